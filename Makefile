@@ -1,0 +1,35 @@
+# Two commands set everything up: `make demo` and `make test`. Each makes .venv, installs, runs.
+# PYTHON=python3.12 make test   picks the interpreter; PIP_CONSTRAINT=constraints/oldest.txt pins the versions.
+
+# The newest supported Python found on PATH (a version manager's shim may be there and not run: so ask it).
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+    $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info)' >/dev/null 2>&1 && { echo $$p; break; }; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.demo
+	$(BIN)/art-classwise quickstart
+
+test: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.10 or newer on PATH; install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
