@@ -1,0 +1,90 @@
+"""art-classwise: robustness class by class, for the Adversarial Robustness Toolbox (ART).
+
+Names are imported when first used: ``import art_classwise`` itself loads neither torch nor ART.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from art_classwise import losses, metrics
+    from art_classwise.attacks import TemperaturePGD
+    from art_classwise.audit import AuditResult, ClassWiseAudit, read_audit
+    from art_classwise.datasets import Dataset, load_dataset
+    from art_classwise.errors import InputError
+    from art_classwise.threat import ThreatModel
+    from art_classwise.trainers import (
+        AdversarialTrainerMARTPyTorch,
+        AdversarialTrainerStandardPyTorch,
+    )
+    from art_classwise.zoo import (
+        as_classifier,
+        build,
+        load_checkpoint,
+        load_robustbench,
+        read_checkpoint,
+        robustbench_names,
+        save_checkpoint,
+    )
+
+_MODULES = ("losses", "metrics")
+_HOMES = {
+    "AdversarialTrainerMARTPyTorch": "trainers",
+    "AdversarialTrainerStandardPyTorch": "trainers",
+    "AuditResult": "audit",
+    "ClassWiseAudit": "audit",
+    "Dataset": "datasets",
+    "InputError": "errors",
+    "TemperaturePGD": "attacks",
+    "ThreatModel": "threat",
+    "as_classifier": "zoo",
+    "build": "zoo",
+    "load_checkpoint": "zoo",
+    "load_dataset": "datasets",
+    "load_robustbench": "zoo",
+    "read_audit": "audit",
+    "read_checkpoint": "zoo",
+    "robustbench_names": "zoo",
+    "save_checkpoint": "zoo",
+}
+
+__all__ = [
+    "AdversarialTrainerMARTPyTorch",
+    "AdversarialTrainerStandardPyTorch",
+    "AuditResult",
+    "ClassWiseAudit",
+    "Dataset",
+    "InputError",
+    "TemperaturePGD",
+    "ThreatModel",
+    "__version__",
+    "as_classifier",
+    "build",
+    "load_checkpoint",
+    "load_dataset",
+    "load_robustbench",
+    "losses",
+    "metrics",
+    "read_audit",
+    "read_checkpoint",
+    "robustbench_names",
+    "save_checkpoint",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

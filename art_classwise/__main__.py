@@ -1,0 +1,5 @@
+"""``python -m art_classwise``."""
+
+from art_classwise.cli import main
+
+main()

@@ -1,0 +1,88 @@
+"""Losses, as pure functions of logits and labels with one value per example.
+
+What an attack ascends and what training descends are the same vocabulary; a class weight is then a
+multiplication. Throughout: ``logits`` and ``logits_adv`` float (n, C), ``y`` int64 (n,), result (n,).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["cross_entropy", "kl", "margin", "mart", "soft_margin", "standard", "temperature", "trades"]
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Return -log p_y, with p the softmax of the logits."""
+    return functional.cross_entropy(logits, y, reduction="none")
+
+
+def temperature(logits: Tensor, y: Tensor, inverse_temperature: float) -> Tensor:
+    """Return the cross-entropy of sharpened confidences, -log softmax(logits / T)_y.
+
+    Tian et al. 2021 (arXiv 2105.14240), Temperature-PGD; ``inverse_temperature`` is their 1/T > 1.
+
+    In float32 the gradient of this loss is exactly zero once the network is confident enough.
+    :func:`soft_margin` rises in the same direction and keeps its gradient: attacks ascend that one.
+    """
+    return cross_entropy(logits * inverse_temperature, y)
+
+
+def soft_margin(logits: Tensor, y: Tensor, inverse_temperature: float = 1.0) -> Tensor:
+    """Return T log sum_{k != y} exp(z_k / T) - z_y: what the temperature cross-entropy is a function of.
+
+    With m this value and s = 1/T, the cross-entropy of softmax(s z) is log(1 + exp(s m)). It rises with m,
+    so both have the same gradient up to a positive factor per example, s p(not y). That factor is what
+    underflows in float32 for a confident network; here it is absent. s -> infinity gives :func:`margin`
+    (the CW direction), s = 1 plain PGD, s -> 0 the mean of the other logits.
+    """
+    if inverse_temperature == float("inf"):
+        return margin(logits, y)
+    others = _without(logits * inverse_temperature, y).logsumexp(1) / inverse_temperature
+    return others - _of(logits, y)
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Return max_{k != y} z_k - z_y (Carlini and Wagner 2017): above 0 if and only if misclassified."""
+    return _without(logits, y).amax(1) - _of(logits, y)
+
+
+def kl(logits: Tensor, logits_adv: Tensor) -> Tensor:
+    """Return KL(p || p') between the clean prediction p and the prediction under attack p'."""
+    log_p, log_p_adv = logits.log_softmax(1), logits_adv.log_softmax(1)
+    return (log_p.exp() * (log_p - log_p_adv)).sum(1)
+
+
+def standard(logits_adv: Tensor, y: Tensor) -> Tensor:
+    """Return standard adversarial training's loss, CE(p', y) (Madry et al. 2018)."""
+    return cross_entropy(logits_adv, y)
+
+
+def trades(logits: Tensor, logits_adv: Tensor, y: Tensor, beta: float = 6.0) -> Tensor:
+    """Return CE(p, y) + beta KL(p || p') (Zhang et al. 2019, TRADES, eq. 5 with 1/lambda = beta)."""
+    return cross_entropy(logits, y) + beta * kl(logits, logits_adv)
+
+
+def mart(logits: Tensor, logits_adv: Tensor, y: Tensor, beta: float = 5.0) -> Tensor:
+    """Return BCE(p', y) + beta KL(p || p') (1 - p_y) (Wang et al. 2020, MART, section 3).
+
+    BCE is the boosted cross-entropy -log p'_y - log(1 - max_{k != y} p'_k). Gradients flow through the
+    weight 1 - p_y, as in the published implementation.
+    """
+    log_p_adv = logits_adv.log_softmax(1)
+    runner_up = _without(logits_adv, y).argmax(1)
+    # log(1 - p'_k) as a sum over the other classes: 1 - p'_k itself loses all digits where p'_k is near 1.
+    log_not_runner_up = _without(log_p_adv, runner_up).logsumexp(1)
+    boosted = -_of(log_p_adv, y) - log_not_runner_up
+    weight: Tensor = 1 - _of(logits.softmax(1), y)
+    return boosted + beta * kl(logits, logits_adv) * weight
+
+
+def _of(logits: Tensor, y: Tensor) -> Tensor:
+    return logits.gather(1, y[:, None])[:, 0]
+
+
+def _without(logits: Tensor, y: Tensor) -> Tensor:
+    """Set column y to -inf, out of reach of max and logsumexp."""
+    return logits.scatter(1, y[:, None], -torch.inf)
