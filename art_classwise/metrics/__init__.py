@@ -1,0 +1,8 @@
+"""Metrics: pure functions of labels and predictions, arrays in, DataFrames out."""
+
+from art_classwise.metrics.accuracy import class_accuracy
+from art_classwise.metrics.confusion import confusion
+from art_classwise.metrics.disparity import disparity
+from art_classwise.metrics.intervals import wilson
+
+__all__ = ["class_accuracy", "confusion", "disparity", "wilson"]

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix, recall_score
+
+from art_classwise import InputError, metrics
+
+Y = np.random.default_rng(0).integers(0, 5, 200)
+Y_PRED = np.where(np.random.default_rng(1).random(200) < 0.6, Y, np.random.default_rng(2).integers(0, 5, 200))
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.999])
+def test_wilson_equals_scipy(confidence):
+    for k, n in [(0, 1), (1, 1), (0, 50), (50, 50), (3, 10), (311, 1000), (999, 1000)]:
+        expected = binomtest(k, n).proportion_ci(confidence, method="wilson")
+        low, high = metrics.wilson(k, n, confidence)
+        assert (float(low), float(high)) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_wilson_of_nothing_is_nan():
+    low, high = metrics.wilson([0, 1], [0, 2])
+    assert np.isnan(low[0])
+    assert np.isnan(high[0])
+    assert low[1] < 0.5 < high[1]
+
+
+@pytest.mark.parametrize("confidence", [0, 1, -1, 95, float("nan")])
+def test_wilson_refuses_a_confidence_out_of_range(confidence):
+    with pytest.raises(InputError, match="between 0 and 1"):
+        metrics.wilson(1, 2, confidence)
+
+
+@pytest.mark.parametrize(("k", "n"), [(-1, 2), (3, 2)])
+def test_wilson_refuses_impossible_counts(k, n):
+    with pytest.raises(InputError, match="between 0 and the number of trials"):
+        metrics.wilson(k, n)
+
+
+def test_class_accuracy_equals_scikit_learns_recall():
+    table = metrics.class_accuracy(Y, Y_PRED, 5)
+    assert table["accuracy"].to_numpy() == pytest.approx(recall_score(Y, Y_PRED, average=None))
+    assert table["n"].tolist() == np.bincount(Y).tolist()
+    assert (table["low"] < table["accuracy"]).all()
+    assert (table["accuracy"] < table["high"]).all()
+
+
+def test_absent_class_is_nan_and_never_zero():
+    table = metrics.class_accuracy([0, 0, 2], [0, 1, 2], 4, classes=["a", "b", "c", "d"])
+    assert table["n"].to_dict() == {"a": 2, "b": 0, "c": 1, "d": 0}
+    assert table.loc[["b", "d"], ["accuracy", "low", "high"]].isna().all(axis=None)
+
+
+def test_confusion_equals_scikit_learns():
+    assert (metrics.confusion(Y, Y_PRED, 5, normalize=False).to_numpy() == confusion_matrix(Y, Y_PRED)).all()
+    shares = metrics.confusion(Y, Y_PRED, 5, classes=list("abcde"))
+    assert shares.to_numpy() == pytest.approx(confusion_matrix(Y, Y_PRED, normalize="true"))
+    assert (shares.index.name, shares.columns.name) == ("class", "predicted")
+
+
+def test_confusion_of_an_absent_class_is_nan():
+    table = metrics.confusion([0, 0, 2], [1, 1, 2], 3)
+    assert table.loc[0].tolist() == [0, 1, 0]
+    assert table.loc[1].isna().all()
+
+
+def test_disparity_of_a_worked_example():
+    """The figures of CIFAR-10 class accuracies worked out by hand beside the definitions."""
+    measures = metrics.disparity([0.524, 0.678, 0.311, 0.318, 0.339, 0.369, 0.376, 0.468, 0.592, 0.576])
+    expected = {
+        "mean": 0.4551,
+        "worst": 0.311,
+        "cv": 0.01547,
+        "sd": 0.1244,
+        "mcd": 0.367,
+        "nsd": 0.2733,
+        "gini": 0.1530,
+    }
+    for name, value in expected.items():
+        assert measures[name] == pytest.approx(value, abs=5e-5), name
+    assert measures["tail20"] == pytest.approx((0.311 + 0.318) / 2)
+    sample = metrics.disparity([0.524, 0.678, 0.311, 0.318, 0.339, 0.369, 0.376, 0.468, 0.592, 0.576], ddof=1)
+    assert sample["nsd"] == pytest.approx(0.2881, abs=5e-5)
+    assert sample["cv"] == measures["cv"]
+
+
+def test_disparity_leaves_absent_classes_out():
+    assert metrics.disparity([0.2, np.nan, 0.4]).to_dict() == metrics.disparity([0.2, 0.4]).to_dict()
+
+
+def test_disparity_of_equal_and_of_zero_accuracies():
+    equal = metrics.disparity([0.5] * 4)
+    assert equal[["cv", "mcd", "sd", "nsd", "gini"]].tolist() == [0] * 5
+    zero = metrics.disparity([0.0, 0.0])
+    assert zero["worst"] == 0
+    assert zero[["nsd", "gini"]].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: metrics.class_accuracy([], [], 3), "at least one example"),
+        (lambda: metrics.class_accuracy([0, 1], [0], 3), "differ in length"),
+        (lambda: metrics.class_accuracy([0, 3], [0, 1], 3), "Label 3 of example 1 is outside"),
+        (lambda: metrics.class_accuracy([0, 1], [0, -1], 3), "Label -1 of example 1"),
+        (lambda: metrics.class_accuracy([0, 1.5], [0, 1], 3), "whole numbers"),
+        (lambda: metrics.class_accuracy(["cat"], ["cat"], 3), "whole numbers"),
+        (lambda: metrics.class_accuracy([0], [0], 3, classes=["a"]), "3 classes, but 1 class names"),
+        (lambda: metrics.confusion([0], [0], 3, classes=["a"]), "3 classes, but 1 class names"),
+        (lambda: metrics.confusion([], [], 3), "at least one example"),
+        (lambda: metrics.disparity([np.nan]), "without examples"),
+        (lambda: metrics.disparity([]), "without examples"),
+        (lambda: metrics.disparity([0.5, 52.4]), r"fractions in \[0, 1\], but got 52.4"),
+        (lambda: metrics.disparity([0.5], ddof=2), "0 .population. or 1 .sample."),
+    ],
+)
+def test_bad_input_is_named(call, says):
+    with pytest.raises(InputError, match=says):
+        call()
