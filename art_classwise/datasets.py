@@ -1,0 +1,417 @@
+"""Labelled images by name: x float32 (n, C, H, W) in [0, 1], y int64 (n,), class names."""
+
+from __future__ import annotations
+
+import os
+import sys
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from art_classwise.errors import InputError, unknown
+
+__all__ = ["DATASETS", "Dataset", "LazyImages", "load_dataset"]
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_DIGITS = tuple(str(d) for d in range(10))
+
+
+class LazyImages:
+    """Images on disk that read as an array: indexing returns float32 (k, C, H, W) in [0, 1].
+
+    For sets that don't fit in memory: what isn't indexed isn't read. ``np.asarray`` reads all of it.
+
+    Args:
+        read: Returns image i as float32 (C, H, W) in [0, 1].
+        indices: Which images, in which order.
+        image_shape: (C, H, W).
+    """
+
+    dtype = np.dtype(np.float32)
+    ndim = 4
+
+    def __init__(
+        self,
+        read: Callable[[int], npt.NDArray[np.float32]],
+        indices: npt.NDArray[np.int64],
+        image_shape: tuple[int, int, int],
+    ) -> None:
+        self._read, self._indices, self._image_shape = read, indices, image_shape
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(n, C, H, W)."""
+        return (len(self), *self._image_shape)
+
+    def __getitem__(self, key: slice | npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        chosen = self._indices[key]
+        images = np.empty((len(chosen), *self._image_shape), dtype=np.float32)
+        for row, i in enumerate(chosen):
+            image = self._read(int(i))
+            if image.shape != self._image_shape:
+                raise InputError(
+                    f"Image {i} has shape {image.shape}, but the first has {self._image_shape}: "
+                    "images must be of one size; load_dataset(..., image_size=N) resizes and crops them."
+                )
+            images[row] = image
+        return images
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return self[:].astype(dtype or np.float32, copy=False)
+
+    def take(self, rows: npt.NDArray[Any]) -> LazyImages:
+        """Return these rows, still unread."""
+        return LazyImages(self._read, self._indices[rows], self._image_shape)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled images.
+
+    Attributes:
+        x: float32 (n, C, H, W) in [0, 1]: an array, or :class:`LazyImages`.
+        y: int64 (n,), from 0 to C - 1.
+        classes: The names of the C classes, without repetition.
+        name: E.g. ``"cifar10"``.
+        split: E.g. ``"test"``.
+        ids: int64 (n,), each example's number in the whole set.
+
+    Raises:
+        InputError: x and y differ in length or are empty, x has another shape or type, isn't finite or lies
+            outside [0, 1], a label is no class, or class names repeat.
+    """
+
+    x: npt.NDArray[np.float32] | LazyImages = field(repr=False)
+    y: npt.NDArray[np.int64] = field(repr=False)
+    classes: tuple[str, ...]
+    name: str = "data"
+    split: str = "test"
+    ids: npt.NDArray[np.int64] = field(repr=False, default_factory=lambda: np.empty(0, np.int64))
+
+    def __post_init__(self) -> None:
+        from art_classwise._estimator import check_labels
+
+        if len(self.x) == 0:
+            raise InputError(f"The data set {self.name!r} is empty: it needs at least one example.")
+        repeated = {c for c in self.classes if self.classes.count(c) > 1} if len(self.classes) < 5000 else set()
+        if repeated:
+            raise InputError(f"Class names must differ, but {sorted(repeated)[0]!r} stands there twice.")
+        object.__setattr__(self, "y", check_labels(self.y, len(self.x), len(self.classes)))
+        if len(self.ids) == 0:
+            object.__setattr__(self, "ids", np.arange(len(self.x)))
+        if isinstance(self.x, np.ndarray):
+            _check_images(self.x)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape of an image, (C, H, W)."""
+        channels, height, width = self.x.shape[1:]
+        return channels, height, width
+
+    def take(self, rows: npt.NDArray[Any]) -> Dataset:
+        """Return these examples, with the numbers (``ids``) they had."""
+        x = self.x.take(rows) if isinstance(self.x, LazyImages) else self.x[rows]
+        return replace(self, x=x, y=self.y[rows], ids=self.ids[rows])
+
+    def first(self, n_examples: int) -> Dataset:
+        """Return n examples: the first n, or evenly spaced ones where the set is sorted by class.
+
+        The first n is what RobustBench evaluates on; of a set sorted by class it would be one class only.
+
+        Raises:
+            InputError: The set has fewer, or n isn't a whole number above 0.
+        """
+        if not isinstance(n_examples, (int, np.integer)) or n_examples < 1:
+            raise InputError(f"The number of examples must be a whole number of at least 1, but got {n_examples!r}.")
+        if n_examples > len(self):
+            raise InputError(f"{self.name} ({self.split}) has {len(self)} examples, but {n_examples} were asked for.")
+        if bool(np.all(np.diff(self.y) >= 0)):
+            return self.take(np.arange(n_examples) * len(self) // n_examples)
+        return self.take(np.arange(n_examples))
+
+    def of_classes(self, classes: Iterable[str | int]) -> Dataset:
+        """Return the examples of these classes (names or numbers); the numbering of classes stays.
+
+        Raises:
+            InputError: A class is unknown, or none of the examples is of these classes.
+        """
+        numbers = [self.class_number(c) for c in classes]
+        rows = np.flatnonzero(np.isin(self.y, numbers))
+        if len(rows) == 0:
+            raise InputError(f"No example of {self.name} ({self.split}) is of the classes asked for.")
+        return self.take(rows)
+
+    def class_number(self, name: str | int) -> int:
+        """Return the number of a class given by name or number.
+
+        Raises:
+            InputError: There is no such class.
+        """
+        text = str(name)
+        if text in self.classes:
+            return self.classes.index(text)
+        if text.isdigit() and int(text) < len(self.classes):
+            return int(text)
+        raise unknown("class", name, self.classes)
+
+
+def load_dataset(
+    name: str | os.PathLike[str],
+    split: str = "test",
+    *,
+    root: str | os.PathLike[str] | None = None,
+    n_examples: int | None = None,
+    classes: str | Sequence[str] | None = None,
+    image_size: int | None = None,
+    download: bool = True,
+) -> Dataset:
+    """Load a data set by name, or the user's own from an ``.npz`` file or an image folder.
+
+    Args:
+        name: ``"digits"`` (bundled with scikit-learn), ``"mnist"``, ``"cifar10"``, ``"cifar100"``, ``"svhn"``,
+            ``"stl10"``, ``"imagenet"``; or the path of an ``.npz`` file with arrays ``x`` and ``y`` (and
+            ``classes``, if you like); or of a folder with one subfolder of images per class.
+        split: ``"train"`` or ``"test"`` (of ImageNet, its validation set). A path has no splits.
+        root: Folder with the downloaded sets; ``$ART_CLASSWISE_DATA``, else ``data``, if absent. ImageNet lies
+            in ``root/imagenet/train`` and ``root/imagenet/val``.
+        n_examples: How many; see :meth:`Dataset.first`.
+        classes: For a path: the class names, or the name of the set whose class names they are.
+        image_size: For a folder: resize each image's shorter side to 8/7 of this and crop its centre to this.
+        download: Whether a missing set may be downloaded (never ImageNet); where from is printed.
+
+    Returns:
+        The data set. Image folders are read when indexed, image by image; all else sits in memory.
+
+    Raises:
+        InputError: Unknown name or split, missing or unreadable files, images or labels out of range.
+
+    Example:
+        >>> data = load_dataset("digits", split="test")
+        >>> data.x.shape, data.y.dtype, data.classes[:3]
+        ((797, 1, 8, 8), dtype('int64'), ('0', '1', '2'))
+    """
+    text = os.fspath(name)
+    if split not in ("train", "test"):
+        raise unknown("split", split, ("train", "test"))
+    folder = Path(root if root is not None else os.environ.get("ART_CLASSWISE_DATA", "data"))
+    if text in DATASETS:
+        if classes is not None or (image_size is not None and text != "imagenet"):
+            raise InputError(f"{text} has its own class names and image size: they can't be given.")
+        data = DATASETS[text](folder, split, download, image_size or 224)
+    elif Path(text).is_dir():
+        data = _image_folder(Path(text), Path(text).name, split, image_size, classes)
+    elif text.endswith(".npz"):
+        data = _npz(Path(text), split, classes)
+    else:
+        raise unknown(
+            "data set",
+            text,
+            DATASETS,
+            hint="Or give the path of an .npz file, or of an existing image folder.",
+        )
+    return data if n_examples is None else data.first(n_examples)
+
+
+def _digits(root: Path, split: str, download: bool, image_size: int) -> Dataset:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    x, y = load_digits(return_X_y=True)
+    # It has no official split: 1,000 to train, 797 to test, stratified, always the same.
+    train, test = train_test_split(np.arange(len(y)), train_size=1000, stratify=y, random_state=0)
+    rows = np.sort(train if split == "train" else test)
+    images = (x[rows] / 16).astype(np.float32).reshape(-1, 1, 8, 8)
+    return Dataset(images, y[rows].astype(np.int64), _DIGITS, "digits", split, rows)
+
+
+def _torchvision(
+    name: str, class_name: str, url: str, arguments: dict[str, dict[str, Any]], classes: tuple[str, ...]
+) -> Callable[[Path, str, bool, int], Dataset]:
+    def load(root: Path, split: str, download: bool, image_size: int) -> Dataset:
+        from torchvision import datasets
+
+        make = getattr(datasets, class_name)
+        try:
+            source = make(root, download=False, **arguments[split])
+        except RuntimeError as missing:
+            how = (
+                f"load_dataset({name!r}, root=...) looks there; fetch it from {url} by hand, "
+                f"or copy a folder that torchvision.datasets.{class_name} made."
+            )
+            if not download:
+                raise InputError(f"{name} ({split}) is not in {root.absolute()}. {how}") from missing
+            print(f"Downloading {name} from {url} to {root.absolute()}", file=sys.stderr)
+            try:
+                source = make(root, download=True, **arguments[split])
+            except (OSError, RuntimeError) as failed:
+                raise InputError(
+                    f"{name} ({split}) is not in {root.absolute()}, and could not be downloaded "
+                    f"({str(failed).splitlines()[0]}). {how}"
+                ) from failed
+        x = np.asarray(source.data)
+        y = np.asarray(source.targets if hasattr(source, "targets") else source.labels)
+        names = tuple(source.classes) if name == "cifar100" else classes
+        return Dataset(_to_float(x, f"{name} ({split})"), y.astype(np.int64), names, name, split)
+
+    return load
+
+
+def _imagenet(root: Path, split: str, download: bool, image_size: int) -> Dataset:
+    folder = root / "imagenet" / {"train": "train", "test": "val"}[split]
+    if not folder.is_dir():
+        raise InputError(
+            f"imagenet ({split}) is not in {folder.absolute()}: it may not be redistributed. Get it from "
+            "https://image-net.org/download.php and unpack it to one folder of images per class (n01440764, ...)."
+        )
+    data = _image_folder(folder, "imagenet", split, image_size, None)
+    return replace(data, classes=_imagenet_names(data.classes))
+
+
+def _imagenet_names(folders: tuple[str, ...]) -> tuple[str, ...]:
+    """The words for the 1,000 WordNet ids, which come in the same (sorted) order; two words stand twice."""
+    from torchvision.models import ResNet18_Weights
+
+    words: list[str] = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
+    if len(folders) != len(words):
+        return folders
+    return tuple(
+        f"{word} ({folder})" if words.count(word) > 1 else word for word, folder in zip(words, folders, strict=True)
+    )
+
+
+def _image_folder(
+    folder: Path, name: str, split: str, image_size: int | None, classes: str | Sequence[str] | None
+) -> Dataset:
+    from PIL import Image
+    from torchvision import transforms
+    from torchvision.datasets import ImageFolder
+
+    try:
+        source = ImageFolder(str(folder))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{folder} must hold one subfolder per class, each with at least one image: {error}"
+        ) from error
+    steps: list[Any] = []
+    if image_size is not None:
+        if image_size < 1:
+            raise InputError(f"`image_size` must be at least 1, but got {image_size!r}.")
+        # RobustBench's ImageNet preprocessing: resize 256, crop 224, and its ratio for other sizes.
+        steps = [transforms.Resize(round(image_size * 256 / 224)), transforms.CenterCrop(image_size)]
+    to_tensor = transforms.Compose([*steps, transforms.ToTensor()])
+
+    def read(i: int) -> npt.NDArray[np.float32]:
+        path = source.samples[i][0]
+        try:
+            with Image.open(path) as image:
+                pixels: npt.NDArray[np.float32] = to_tensor(image.convert("RGB")).numpy()
+        except (OSError, SyntaxError) as error:
+            raise InputError(f"{path} can't be read as an image: {error}") from error
+        return pixels
+
+    channels, height, width = read(0).shape
+    x = LazyImages(read, np.arange(len(source.samples)), (channels, height, width))
+    y = np.asarray(source.targets, dtype=np.int64)
+    return Dataset(x, y, _class_names(classes, source.classes, len(source.classes)), name, split)
+
+
+def _npz(path: Path, split: str, classes: str | Sequence[str] | None) -> Dataset:
+    if not path.is_file():
+        raise InputError(f"There is no file {path.absolute()}.")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            missing = {"x", "y"} - set(arrays.files)
+            if missing:
+                raise InputError(
+                    f"{path} must hold arrays named x and y, but it holds {', '.join(arrays.files) or 'nothing'}: "
+                    "write it with numpy.savez(path, x=images, y=labels)."
+                )
+            x, y = arrays["x"], arrays["y"]
+            own = [str(c) for c in arrays["classes"]] if "classes" in arrays.files else None
+    except (OSError, zipfile.BadZipFile, EOFError) as error:
+        raise InputError(f"{path} is not a readable .npz file: {error}") from error
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{path} holds Python objects, which are not loaded: {error}") from error
+    if len(y) == 0 or len(x) == 0:
+        raise InputError(f"{path} is empty: it needs at least one example.")
+    one_hot = y.ndim == 2 and y.shape[1] > 1
+    n_classes = len(own) if own else y.shape[1] if one_hot else _count_classes(y, path)
+    names = _class_names(classes, own or [str(c) for c in range(n_classes)], n_classes)
+    return Dataset(_to_float(x, str(path)), y, names, path.stem, split)
+
+
+def _count_classes(y: npt.NDArray[Any], path: Path) -> int:
+    if not np.issubdtype(y.dtype, np.number) or not np.isfinite(y).all():
+        raise InputError(f"{path}: labels must be whole numbers, but got {y.dtype} such as {y.flat[0]!r}.")
+    return max(0, int(y.max())) + 1
+
+
+def _class_names(given: str | Sequence[str] | None, found: Sequence[str], n_classes: int) -> tuple[str, ...]:
+    if given is None:
+        return tuple(found)
+    if isinstance(given, str):
+        known = {"digits": _DIGITS, "mnist": _DIGITS, "svhn": _DIGITS, "cifar10": CIFAR10_CLASSES}
+        known["stl10"] = _STL10_CLASSES
+        if given not in known:
+            raise unknown("set of class names", given, known, hint="Or give a list of names.")
+        given = known[given]
+    if len(given) < n_classes:
+        raise InputError(f"The labels have {n_classes} classes, but {len(given)} class names were given.")
+    return tuple(given)
+
+
+def _to_float(x: npt.NDArray[Any], source: str) -> npt.NDArray[np.float32]:
+    """Bring images to float32 (n, C, H, W): grey (n, H, W), channels last and uint8 are recognised."""
+    if x.ndim == 3:
+        x = x[:, None]
+    if x.ndim != 4:
+        raise InputError(f"{source}: images must be (n, C, H, W), (n, H, W, C) or (n, H, W), but got {x.shape}.")
+    if x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):
+        x = x.transpose(0, 3, 1, 2)
+    if x.dtype == np.uint8:
+        return np.ascontiguousarray(x).astype(np.float32) / np.float32(255)
+    if not np.issubdtype(x.dtype, np.floating):
+        raise InputError(f"{source}: images must be uint8, or floats in [0, 1], but got {x.dtype}.")
+    return np.ascontiguousarray(x, dtype=np.float32)
+
+
+def _check_images(x: npt.NDArray[Any]) -> None:
+    if x.ndim != 4 or x.dtype != np.float32:
+        raise InputError(f"x must be float32 of shape (n, C, H, W), but got {x.dtype} of shape {x.shape}.")
+    low, high = float(x.min()), float(x.max())  # NaN passes through both
+    if not (np.isfinite(low) and np.isfinite(high)):
+        first = int((~np.isfinite(x)).reshape(len(x), -1).any(1).argmax())
+        raise InputError(f"Example {first} has a pixel that is not finite.")
+    if low < 0 or high > 1:
+        hint = " Divide by 255?" if low >= 0 and 1 < high <= 255 else " Undo the normalisation: models do their own."
+        raise InputError(f"Pixels must lie in [0, 1], but they go from {low:g} to {high:g}.{hint}")
+
+
+_STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
+_BY_TRAIN = {"train": {"train": True}, "test": {"train": False}}
+_BY_SPLIT = {"train": {"split": "train"}, "test": {"split": "test"}}
+
+DATASETS: dict[str, Callable[[Path, str, bool, int], Dataset]] = {
+    "digits": _digits,
+    "mnist": _torchvision("mnist", "MNIST", "https://ossci-datasets.s3.amazonaws.com/mnist/", _BY_TRAIN, _DIGITS),
+    "cifar10": _torchvision(
+        "cifar10", "CIFAR10", "https://www.cs.toronto.edu/~kriz/cifar.html", _BY_TRAIN, CIFAR10_CLASSES
+    ),
+    "cifar100": _torchvision("cifar100", "CIFAR100", "https://www.cs.toronto.edu/~kriz/cifar.html", _BY_TRAIN, ()),
+    "svhn": _torchvision("svhn", "SVHN", "http://ufldl.stanford.edu/housenumbers/", _BY_SPLIT, _DIGITS),
+    "stl10": _torchvision("stl10", "STL10", "https://cs.stanford.edu/~acoates/stl10/", _BY_SPLIT, _STL10_CLASSES),
+    "imagenet": _imagenet,
+}
