@@ -1,0 +1,209 @@
+"""RobustBench's models, through a guard that makes its released packages import and its loading safe."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import pickle
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from art_classwise._state import preserved_random_state
+from art_classwise.errors import InputError, unknown
+from art_classwise.zoo._files import check_weights_file
+from art_classwise.zoo.classifier import as_classifier
+
+__all__ = ["load_robustbench", "robustbench", "robustbench_names"]
+
+_SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {
+    "cifar10": ((3, 32, 32), 10),
+    "cifar100": ((3, 32, 32), 100),
+    "imagenet": ((3, 224, 224), 1000),
+}
+_THREATS = ("Linf", "L2", "corruptions")
+
+
+def robustbench(submodule: str = "") -> Any:
+    """Import RobustBench, or a submodule of it such as ``"model_zoo"``.
+
+    RobustBench 1.1.1 imports ``autoattack`` but installs ``pyautoattack``: the name is provided while it
+    imports, and taken away again. Where the real ``autoattack`` is installed, that one is used.
+
+    Raises:
+        InputError: It can't be imported.
+    """
+    try:
+        # Its own imports warn of what it can't mend: pkg_resources, timm's old paths.
+        with _autoattack_named(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module(f"robustbench.{submodule}" if submodule else "robustbench")
+    except ImportError as error:
+        raise InputError(
+            f"RobustBench can't be imported ({error}). Install it beside the setuptools it needs: "
+            'pip install robustbench "setuptools<81"'
+        ) from error
+
+
+@contextmanager
+def _autoattack_named() -> Iterator[None]:
+    if "autoattack" in sys.modules or importlib.util.find_spec("autoattack") is not None:
+        yield
+        return
+    before = set(sys.modules)
+    package = importlib.import_module("pyautoattack")
+    state = importlib.import_module("pyautoattack.state")
+    sys.modules["autoattack"], sys.modules["autoattack.state"] = package, state
+    try:
+        yield
+    finally:
+        for name in [n for n in sys.modules if n.partition(".")[0] == "autoattack" and n not in before]:
+            del sys.modules[name]
+
+
+def robustbench_names(dataset: str = "cifar10", threat_model: str = "Linf") -> tuple[str, ...]:
+    """Return the names of RobustBench's models for a data set and a threat model.
+
+    Raises:
+        InputError: It has no such data set or threat model.
+    """
+    return tuple(_table(dataset, threat_model))
+
+
+def load_robustbench(
+    name: str,
+    dataset: str = "cifar10",
+    threat_model: str = "Linf",
+    model_dir: str | os.PathLike[str] = "models",
+    *,
+    unsafe_weights: bool = False,
+    device: str | None = None,
+) -> Any:
+    """Load a model of RobustBench's zoo as an ART classifier.
+
+    Its file is looked for at ``{model_dir}/{dataset}/{threat_model}/{name}.pt`` (ensembles: ``{name}_m0.pt``,
+    ``_m1.pt``, ...); if it is there, no network is used.
+
+    Args:
+        name: As in RobustBench's tables, e.g. ``"Wong2020Fast"``.
+        dataset: ``"cifar10"``, ``"cifar100"`` or ``"imagenet"``.
+        threat_model: ``"Linf"``, ``"L2"`` or ``"corruptions"``.
+        model_dir: Folder of the zoo.
+        unsafe_weights: Also load files that hold more than weights. Such a file may run any program:
+            only where you trust its author.
+        device: As for :func:`as_classifier`.
+
+    Returns:
+        An ART ``PyTorchClassifier`` in eval mode.
+
+    Raises:
+        InputError: Unknown model, data set or threat model; the weights are not there and can't be fetched; the
+            file is a web page, cut short, or of another model; or it holds more than weights.
+    """
+    listed = _entry(name, dataset, threat_model).get("gdrive_id")  # a list for an ensemble, None for timm's models
+    drive_ids: list[str | None] = listed if isinstance(listed, list) else [listed]
+    folder = Path(model_dir) / dataset / threat_model
+    files = [folder / f"{name}{f'_m{i}' if isinstance(listed, list) else ''}.pt" for i in range(len(drive_ids))]
+    for file, drive_id in zip(files, drive_ids, strict=True):
+        if file.exists() or drive_id is not None:
+            _fetch(file, drive_id, name)
+    shape, n_classes = _SHAPES[dataset]
+    utils = robustbench("utils")
+    try:
+        # Models draw their first weights from the global random state; files are opened by torch.load.
+        load = partial(torch.load, weights_only=not unsafe_weights)
+        patched = mock.patch.object(torch, "load", load)
+        with preserved_random_state(), patched, redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if listed is None and files[0].exists():  # RobustBench itself would fetch it again
+                module = _timm_model(name, dataset, threat_model, n_classes, files[0])
+            else:
+                module = utils.load_model(name, model_dir=str(model_dir), dataset=dataset, threat_model=threat_model)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{files[0].absolute()} holds more than weights ({_first_line(error)}). If you trust its author, load it "
+            "with unsafe_weights=True."
+        ) from error
+    except Exception as error:  # of torch, timm, requests and the models' own code: of any kind
+        if not files[0].exists():
+            raise InputError(
+                f"{name} could not be fetched ({_first_line(error)}). Its weights are not on Google Drive: see where "
+                f"from above, and save them as {files[0].absolute()}."
+            ) from error
+        raise InputError(
+            f"{name} can't be loaded from {files[0].absolute()}: {_first_line(error)} Is it the file of another model? "
+            f"Move it away to fetch it anew{_by_hand(drive_ids, files)}"
+        ) from error
+    return as_classifier(module, shape, n_classes, device=device)
+
+
+def _timm_model(name: str, dataset: str, threat_model: str, n_classes: int, file: Path) -> Any:
+    timm = importlib.import_module("timm")
+    registered = f"{name.lower().replace('-', '_')}_{dataset}_{threat_model.lower()}"
+    return timm.create_model(registered, num_classes=n_classes, pretrained=False, checkpoint_path=str(file)).eval()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _table(dataset: str, threat_model: str) -> dict[str, Any]:
+    if dataset not in _SHAPES:
+        raise unknown("RobustBench data set", dataset, _SHAPES)
+    if threat_model not in _THREATS:
+        raise unknown("RobustBench threat model", threat_model, _THREATS)
+    enums, tables = robustbench("model_zoo.enums"), robustbench("model_zoo").model_dicts
+    by_threat = tables[enums.BenchmarkDataset(dataset)]
+    threat = enums.ThreatModel(threat_model)
+    if threat not in by_threat:
+        have = ", ".join(t.value for t in by_threat)
+        raise InputError(f"RobustBench has no {threat_model} models for {dataset}; it has {have}.")
+    table: dict[str, Any] = by_threat[threat]
+    return table
+
+
+def _entry(name: str, dataset: str, threat_model: str) -> dict[str, Any]:
+    table = _table(dataset, threat_model)
+    if name not in table:
+        raise unknown(f"RobustBench model for {dataset} {threat_model}", name, table)
+    entry: dict[str, Any] = table[name]
+    return entry
+
+
+def _drive_url(drive_id: str) -> str:
+    return f"https://drive.google.com/uc?id={drive_id}"
+
+
+def _by_hand(drive_ids: list[str | None], files: list[Path]) -> str:
+    pairs = [f"{_drive_url(i)} to {f.absolute()}" for i, f in zip(drive_ids, files, strict=True) if i is not None]
+    return f", or save {', '.join(pairs)}." if pairs else "."
+
+
+def _fetch(file: Path, drive_id: str | None, name: str) -> None:
+    """See that a file of weights is there and looks like one; download it if it is missing."""
+    by_hand = "" if drive_id is None else f" Fetch it by hand: save {_drive_url(drive_id)} as {file.absolute()}."
+    if file.exists() or drive_id is None:
+        check_weights_file(file, f"Delete it to download it anew.{by_hand}")
+        return
+    print(f"Downloading {name} from {_drive_url(drive_id)} to {file.absolute()}", file=sys.stderr)
+    aside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with redirect_stdout(sys.stderr):
+            robustbench("utils").download_gdrive_new(drive_id, aside)
+    except Exception as error:  # gdown and requests raise many kinds
+        aside.unlink(missing_ok=True)
+        raise InputError(f"{name} could not be downloaded ({_first_line(error)}).{by_hand}") from error
+    try:
+        check_weights_file(aside, f"The download of {name} failed.{by_hand}")
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
