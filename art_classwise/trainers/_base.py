@@ -1,0 +1,174 @@
+"""What all trainers share: ART's contract around the loop."""
+
+from __future__ import annotations
+
+import abc
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from art.defences.trainer import Trainer
+from art.estimators.classification import PyTorchClassifier
+
+from art_classwise import _estimator
+from art_classwise._state import evaluating
+from art_classwise.errors import InputError, check_whole
+from art_classwise.threat import ThreatModel
+from art_classwise.trainers import _loop
+
+__all__ = ["SearchTrainer"]
+
+
+class SearchTrainer(Trainer, abc.ABC):
+    """Adversarial training of an ART ``PyTorchClassifier``, with the optimizer it was made with.
+
+    A subclass names its objective, and documents its parameters.
+    """
+
+    def __init__(
+        self,
+        classifier: Any,
+        norm: float | str = np.inf,
+        eps: float = 8 / 255,
+        eps_step: float | None = None,
+        max_iter: int = 10,
+        seed: int = 0,
+        verbose: bool = True,
+    ) -> None:
+        if not isinstance(classifier, PyTorchClassifier):
+            raise InputError(
+                f"The classifier must be an ART PyTorchClassifier, but is a {type(classifier).__name__}; "
+                "as_classifier() makes one of any torch module."
+            )
+        if classifier.optimizer is None:
+            raise InputError(
+                "The classifier has no optimizer: make it with one, as_classifier(..., optimizer=torch.optim.SGD(...))."
+            )
+        super().__init__(classifier)
+        threat = ThreatModel.from_art(norm, eps)
+        step = threat.eps / 4 if eps_step is None else eps_step
+        if not 0 < step < math.inf:
+            raise InputError(f"`eps_step` must be a finite number above 0, but got {eps_step!r}.")
+        check_whole("max_iter", max_iter, 1)
+        check_whole("seed", seed, 0)
+        self.inner = _loop.InnerSearch(threat, step, max_iter, self._start)
+        self.seed = seed
+        self.verbose = verbose
+
+    _start = "uniform"
+
+    @abc.abstractmethod
+    def _objective(self) -> _loop.Objective:
+        """Return what training descends."""
+
+    def fit(
+        self,
+        x: npt.NDArray[Any],
+        y: npt.NDArray[Any],
+        validation_data: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None,
+        batch_size: int = 128,
+        nb_epochs: int = 20,
+        scheduler: _loop.Stepper | None = None,
+        **kwargs: Any,
+    ) -> pd.DataFrame:
+        """Train on arrays.
+
+        Args:
+            x: Images within the classifier's ``clip_values``, (n, C, H, W).
+            y: Labels, indices (n,) or one-hot (n, C).
+            validation_data: Images and labels to measure on after each epoch, per class, under the same attack.
+            batch_size: Examples per step; the last batch may be smaller.
+            nb_epochs: Number of epochs.
+            scheduler: Anything with ``step``, called after each epoch.
+            **kwargs: None are known.
+
+        Returns:
+            The history: see :func:`art_classwise.trainers._loop.train`.
+
+        Raises:
+            InputError: Images or labels are out of range or of different length; a parameter is out of range.
+            FloatingPointError: The loss became NaN or infinite.
+        """
+        _no_more(kwargs)
+        check_whole("batch_size", batch_size, 1)
+        images, labels = self._to_device(x, y)
+        validation = None
+        if validation_data is not None:
+            validation = _loop.in_order(*self._to_device(*validation_data), batch_size)
+        batches = _loop.shuffled(images, labels, batch_size, self.seed)
+        return self._train(batches, math.ceil(len(images) / batch_size), nb_epochs, scheduler, validation)
+
+    def fit_generator(
+        self, generator: Any, nb_epochs: int = 20, scheduler: _loop.Stepper | None = None, **kwargs: Any
+    ) -> pd.DataFrame:
+        """Train on an ART ``DataGenerator``; otherwise as :meth:`fit`."""
+        _no_more(kwargs)
+        if generator.size is None:
+            raise InputError("The generator must know its size: the number of examples in an epoch.")
+        n_batches = math.ceil(generator.size / generator.batch_size)
+        device, n_classes = self._classifier.device, self._classifier.nb_classes
+        batches = _loop.from_generator(generator, n_batches, n_classes, device)
+        return self._train(batches, n_batches, nb_epochs, scheduler, None)
+
+    def predict(self, x: npt.NDArray[Any], **kwargs: Any) -> npt.NDArray[np.float32]:
+        """Return the classifier's logits (n, C); its mode stays as it was."""
+        with evaluating(self._classifier.model):
+            logits: npt.NDArray[np.float32] = self._classifier.predict(x, **kwargs)
+        return logits
+
+    def _to_device(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        images = np.ascontiguousarray(x, dtype=np.float32)
+        if len(images) == 0:
+            raise InputError("There is no example to train on: x is empty.")
+        labels = _estimator.check_labels(y, len(images), self._classifier.nb_classes)
+        device = self._classifier.device
+        low, high = _estimator.clip_bounds(self._classifier, torch.device("cpu"))
+        smallest, largest = float(low.min()), float(high.max())
+        if not (smallest <= images.min() and images.max() <= largest):
+            raise InputError(
+                f"x must be finite and within the classifier's clip_values [{smallest:g}, {largest:g}], "
+                f"but goes from {images.min():g} to {images.max():g}."
+            )
+        if math.isfinite(smallest) and math.isfinite(largest):
+            self.inner.threat.check_radius(smallest, largest, images[0].size)
+        return torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
+
+    def _train(
+        self,
+        batches: _loop.Batches,
+        n_batches: int,
+        nb_epochs: int,
+        scheduler: _loop.Stepper | None,
+        validation: _loop.Batches | None,
+    ) -> pd.DataFrame:
+        check_whole("nb_epochs", nb_epochs, 1)
+        if scheduler is not None and not callable(getattr(scheduler, "step", None)):
+            raise InputError(f"`scheduler` must have a method step(), but {type(scheduler).__name__} has none.")
+        low, high = _estimator.clip_bounds(self._classifier, self._classifier.device)
+        return _loop.train(
+            _estimator.logits_module(self._classifier),
+            self._classifier.optimizer,
+            self._objective(),
+            batches,
+            n_classes=self._classifier.nb_classes,
+            nb_epochs=nb_epochs,
+            n_batches=n_batches,
+            low=low,
+            high=high,
+            seed=self.seed,
+            scheduler=scheduler,
+            validation=validation,
+            verbose=self.verbose,
+            name=type(self).__name__.removeprefix("AdversarialTrainer").removesuffix("PyTorch"),
+        )
+
+
+def _no_more(kwargs: dict[str, Any]) -> None:
+    if kwargs:
+        raise InputError(
+            f"Unknown argument {', '.join(kwargs)}: fit takes x, y, validation_data, batch_size, nb_epochs "
+            "and scheduler; the attack is set when the trainer is made."
+        )
