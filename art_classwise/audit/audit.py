@@ -1,0 +1,197 @@
+"""Run attacks on models and write down what each did to each example."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from art.evaluations.evaluation import Evaluation
+from tqdm.auto import tqdm
+
+from art_classwise import _estimator, losses
+from art_classwise._state import evaluating, preserved_random_state
+from art_classwise.attacks._base import SearchAttack
+from art_classwise.attacks.ladder import AttackFactory, ladder
+from art_classwise.audit.provenance import environment, parameters
+from art_classwise.audit.result import AuditResult
+from art_classwise.audit.store import check_output_folder, write_audit
+from art_classwise.datasets import Dataset
+from art_classwise.errors import InputError, check_whole
+from art_classwise.threat import ThreatModel
+
+__all__ = ["ClassWiseAudit"]
+
+_SHARD = 500  # examples; other packages' attacks draw their randomness per shard
+
+
+class ClassWiseAudit(Evaluation):
+    """An audit of models under attacks, kept example by example.
+
+    Whether an example withstood is decided in float32 and eval mode, after the attack's result is brought back
+    into the ball and into [0, 1]. An example that is misclassified without attack has not withstood.
+
+    Args:
+        threat: E.g. ``"Linf:8/255"``, in the units of images in [0, 1].
+        attacks: What :func:`art_classwise.attacks.ladder` takes: a ladder, names, or functions by name.
+        store: Folder to write the outcomes to.
+        seed: Of the attacks.
+        batch_size: Examples attacked at once.
+        verbose: Show a progress bar.
+        command: The command line that runs the audit, kept with its outcomes and shown in its report.
+
+    Raises:
+        InputError: The threat model or an attack is unknown or out of range, or the folder can't be written.
+    """
+
+    def __init__(
+        self,
+        threat: ThreatModel | str,
+        attacks: str | Sequence[str] | Mapping[str, AttackFactory] = "quick",
+        *,
+        store: str | os.PathLike[str] | None = None,
+        seed: int = 0,
+        batch_size: int = 256,
+        verbose: bool = True,
+        command: str | None = None,
+    ) -> None:
+        check_whole("batch_size", batch_size, 1)
+        check_whole("seed", seed, 0)
+        self.threat = ThreatModel.parse(threat)
+        self.attacks = ladder(attacks, self.threat, seed=seed, batch_size=batch_size)
+        self.store = None if store is None else check_output_folder(store)
+        self.seed = seed
+        self.batch_size = batch_size
+        self.verbose = verbose
+        self.command = command
+
+    def evaluate(self, models: Mapping[str, Any], data: Dataset) -> AuditResult:
+        """Attack every example of ``data`` on every model with every attack.
+
+        Args:
+            models: ART ``PyTorchClassifier`` s by the names they shall have in the tables.
+            data: The examples.
+
+        Returns:
+            The outcomes. The models, and the global random state, are as they were.
+
+        Raises:
+            InputError: There is no model, a model doesn't fit the data or doesn't return logits, an attack
+                returns something else than images, or the radius covers the whole range [0, 1].
+        """
+        if not isinstance(models, Mapping) or not models:
+            raise InputError("`models` must be a dict of at least one ART classifier by name.")
+        for name, classifier in models.items():
+            _check_fit(name, classifier, data)
+        self.threat.check_radius(0.0, 1.0, int(np.prod(data.input_shape)))
+        parts, described = [], {}
+        shards = [np.arange(a, min(a + _SHARD, len(data))) for a in range(0, len(data), _SHARD)]
+        total = len(models) * len(self.attacks) * len(data)
+        with tqdm(total=total, desc="audit", unit="attack", disable=not self.verbose) as bar:
+            for name, classifier in models.items():
+                attacks = {a: make(classifier) for a, make in self.attacks.items()}
+                described = {a: parameters(attack) for a, attack in attacks.items()}
+                bar.set_description(f"audit {name}")
+                for rows in shards:
+                    for table in self._shard(classifier, attacks, data.take(rows), int(rows[0])):
+                        table.insert(0, "model", name)
+                        parts.append(table)
+                        bar.update(len(table))
+        outcomes = pd.concat(parts, ignore_index=True)
+        for column, order in (("model", list(models)), ("attack", list(self.attacks))):
+            outcomes[column] = pd.Categorical(outcomes[column], categories=order)
+        result = AuditResult(
+            outcomes=outcomes,
+            classes=data.classes,
+            threat=self.threat,
+            info={
+                "dataset": data.name,
+                "split": data.split,
+                "n_examples": len(data),
+                "seed": self.seed,
+                "attacks": described,
+                "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+                "environment": environment(),
+                "command": self.command,
+            },
+        )
+        if self.store is not None:
+            write_audit(result, self.store)
+        return result
+
+    def _shard(self, classifier: Any, attacks: Mapping[str, Any], data: Dataset, first: int) -> list[pd.DataFrame]:
+        x, y = np.asarray(data.x[:]), data.y
+        clean = self._logits(classifier, x)
+        tables = []
+        for name, attack in attacks.items():
+            extra = {"example_ids": data.ids} if isinstance(attack, SearchAttack) else {}
+            with preserved_random_state(zlib.crc32(f"{self.seed} {name} {first}".encode())):
+                x_adv = np.asarray(attack.generate(x, y, **extra), dtype=np.float32)
+            if x_adv.shape != x.shape or not np.isfinite(x_adv).all():
+                raise InputError(
+                    f"The attack {name!r} must return finite images of shape {x.shape}, but returned "
+                    f"{'values that are not finite' if x_adv.shape == x.shape else f'shape {x_adv.shape}'}."
+                )
+            original = torch.from_numpy(x)
+            inside = self.threat.project(torch.from_numpy(x_adv), original, torch.tensor(0.0), torch.tensor(1.0))
+            attacked = self._logits(classifier, inside.numpy())
+            labels = torch.from_numpy(y)
+            prediction, adversarial = clean.argmax(1), attacked.argmax(1)
+            tables.append(
+                pd.DataFrame(
+                    {
+                        "attack": name,
+                        "example": data.ids.astype(np.int64),
+                        "label": y.astype(np.int32),
+                        "clean_prediction": prediction.numpy().astype(np.int32),
+                        "prediction": adversarial.numpy().astype(np.int32),
+                        "withstood": ((prediction == labels) & (adversarial == labels)).numpy(),
+                        "clean_margin": -losses.margin(clean, labels).numpy(),
+                        "margin": -losses.margin(attacked, labels).numpy(),
+                        "perturbation": self.threat.size(inside - original).numpy(),
+                        "zero_gradient": np.asarray(getattr(attack, "zero_gradient", np.zeros(len(y), bool))),
+                    }
+                )
+            )
+        return tables
+
+    def _logits(self, classifier: Any, x: npt.NDArray[np.float32]) -> torch.Tensor:
+        """Return float32 logits on the CPU, in eval mode."""
+        module, device = _estimator.logits_module(classifier), classifier.device
+        batches = torch.from_numpy(x).split(self.batch_size)
+        with evaluating(module):
+            parts = [_estimator.predict_logits(module, b.to(device), classifier.nb_classes).cpu() for b in batches]
+        logits = torch.cat(parts)
+        finite = logits.isfinite().all(1)
+        if not finite.all():
+            raise InputError(
+                f"The model returns logits that are not finite, first for example {int(finite.int().argmin())}."
+            )
+        return logits
+
+
+def _check_fit(name: str, classifier: Any, data: Dataset) -> None:
+    from art.estimators.classification import PyTorchClassifier
+
+    if not isinstance(name, str) or not name.strip():
+        raise InputError(f"A model's name must be a text that isn't empty, but got {name!r}.")
+    if not isinstance(classifier, PyTorchClassifier):
+        raise InputError(
+            f"The model {name!r} must be an ART PyTorchClassifier, but is a {type(classifier).__name__}; "
+            "as_classifier() makes one of any torch module."
+        )
+    if classifier.nb_classes != len(data.classes):
+        raise InputError(
+            f"The model {name!r} has {classifier.nb_classes} classes, but {data.name} has {len(data.classes)}."
+        )
+    if tuple(classifier.input_shape) != data.input_shape:
+        raise InputError(
+            f"The model {name!r} takes images of shape {tuple(classifier.input_shape)}, but those of {data.name} "
+            f"have shape {data.input_shape}."
+        )

@@ -1,0 +1,63 @@
+"""Where numbers come from: versions, hardware, parameters."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["environment", "parameters"]
+
+_PACKAGES = (
+    "art-classwise",
+    "adversarial-robustness-toolbox",
+    "torch",
+    "torchvision",
+    "robustbench",
+    "numpy",
+)
+
+
+def environment() -> dict[str, Any]:
+    """Return versions and hardware, as plain values."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "versions": versions,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu_cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpus": gpus,
+    }
+
+
+def parameters(attack: Any) -> dict[str, Any]:
+    """Return an ART attack's class and parameters, as plain values."""
+    values = {"class": f"{type(attack).__module__}.{type(attack).__qualname__}"}
+    for name in attack.attack_params:
+        if name not in ("verbose", "batch_size", "summary_writer"):  # change nothing but time
+            values[name] = _plain(getattr(attack, name, None))
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no infinity
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return repr(value)

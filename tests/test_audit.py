@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from art.attacks.evasion import FastGradientMethod
+from torch import nn
+
+import art_classwise as acw
+from art_classwise import InputError
+from art_classwise.attacks import ladder
+from art_classwise.audit import WORST_CASE
+
+CLASSES = ("ant", "bee", "cow", "doe")
+
+
+@pytest.fixture
+def data(images):
+    y = np.random.default_rng(3).integers(0, 3, 16)  # no example of "doe"
+    return acw.Dataset(images, y, CLASSES, ids=np.arange(100, 116))
+
+
+@pytest.fixture
+def result(classifier, data):
+    return acw.ClassWiseAudit("Linf:0.02", ("fgsm", "pgd-20"), verbose=False).evaluate({"net": classifier}, data)
+
+
+def logits(classifier, x):
+    with torch.no_grad():
+        return classifier.model(torch.from_numpy(x)).numpy()
+
+
+def test_outcomes_equal_a_plain_loop(classifier, data, result):
+    assert list(result.outcomes["attack"]) == ["fgsm"] * 16 + ["pgd-20"] * 16
+    clean = logits(classifier, data.x)
+    rows = np.arange(16)
+    for attack, make in ladder(("fgsm", "pgd-20"), "Linf:0.02").items():
+        x_adv = make(classifier).generate(data.x, data.y, example_ids=data.ids)
+        attacked = logits(classifier, x_adv)
+        table = result.outcomes[result.outcomes["attack"] == attack]
+        assert table["model"].tolist() == ["net"] * 16
+        assert table["example"].tolist() == list(range(100, 116))
+        assert table["label"].tolist() == data.y.tolist()
+        assert table["clean_prediction"].tolist() == clean.argmax(1).tolist()
+        assert table["prediction"].tolist() == attacked.argmax(1).tolist()
+        right = (clean.argmax(1) == data.y) & (attacked.argmax(1) == data.y)
+        assert table["withstood"].tolist() == right.tolist()
+        for column, values in (("clean_margin", clean), ("margin", attacked)):
+            others = values.copy()
+            others[rows, data.y] = -np.inf
+            np.testing.assert_allclose(table[column], values[rows, data.y] - others.max(1), atol=1e-5)
+        size = np.abs(x_adv - data.x).reshape(16, -1).max(1)
+        np.testing.assert_allclose(table["perturbation"], size, atol=1e-7)
+        assert not table["zero_gradient"].any()
+
+
+def test_fgsm_is_one_step_of_full_length_from_x(classifier, data, result):
+    x = torch.from_numpy(data.x).requires_grad_()
+    loss = nn.functional.cross_entropy(classifier.model(x), torch.from_numpy(data.y))
+    (gradient,) = torch.autograd.grad(loss, x)
+    expected = (x + 0.02 * gradient.sign()).clamp(0, 1).detach().numpy()
+    fgsm = ladder("fgsm", "Linf:0.02")["fgsm"](classifier)
+    np.testing.assert_allclose(fgsm.generate(data.x, data.y), expected, atol=1e-6)
+
+
+def test_by_class_counts_outcomes(result, data):
+    table = result.by_class()
+    assert table.index.names == ["model", "attack", "class"]
+    assert len(table) == 3 * 4
+    for attack in ("fgsm", "pgd-20"):
+        rows = result.outcomes[result.outcomes["attack"] == attack]
+        for k, name in enumerate(CLASSES[:3]):
+            own = rows[rows["label"] == k]
+            row = table.loc[("net", attack, name)]
+            assert row["n"] == len(own)
+            assert row["robust"] == pytest.approx(own["withstood"].mean())
+            assert row["clean"] == pytest.approx((own["clean_prediction"] == k).mean())
+            low, high = acw.metrics.wilson(own["withstood"].sum(), len(own))
+            assert (row["low"], row["high"]) == pytest.approx((float(low), float(high)))
+        absent = table.loc[("net", attack, "doe")]
+        assert absent["n"] == 0
+        assert absent.drop("n").isna().all()
+
+
+def test_all_attacks_together_are_the_conjunction(result):
+    wide = result.outcomes.pivot(index="example", columns="attack", values="withstood").all(axis=1)
+    labels = result.outcomes.drop_duplicates("example").set_index("example")["label"]
+    expected = wide.groupby(labels).mean()
+    found = result.class_table("net", WORST_CASE)["robust"]
+    assert found.to_numpy()[:3] == pytest.approx(expected.to_numpy())
+    assert (found[:3] <= result.class_table("net", "pgd-20")["robust"][:3]).all()
+
+
+def test_summary_names_the_worst_class(result):
+    table = result.class_table("net", "fgsm")
+    summary = result.summary("fgsm").loc["net"]
+    assert summary["worst"] == table["robust"].min()
+    assert table.loc[summary["worst_class"], "robust"] == summary["worst"]
+    assert summary["mean"] == pytest.approx(table["robust"].mean())
+    assert summary["mcd"] == pytest.approx(table["robust"].max() - table["robust"].min())
+
+
+def test_confusion_is_of_the_predictions_under_attack(result):
+    rows = result.outcomes[result.outcomes["attack"] == "pgd-20"]
+    expected = acw.metrics.confusion(rows["label"], rows["prediction"], 4, classes=CLASSES)
+    pd.testing.assert_frame_equal(result.confusion("net", "pgd-20"), expected)
+
+
+def test_batch_size_and_company_change_nothing(classifier, data):
+    audit = {"threat": "Linf:0.02", "attacks": ("pgd-20", "tpgd5-20"), "verbose": False}
+    whole = acw.ClassWiseAudit(**audit).evaluate({"net": classifier}, data).outcomes
+    small = acw.ClassWiseAudit(**audit, batch_size=3).evaluate({"net": classifier}, data).outcomes
+    alone = acw.ClassWiseAudit(**audit).evaluate({"net": classifier}, data.take(np.arange(5, 9))).outcomes
+    exact = ["example", "label", "clean_prediction", "prediction", "withstood"]
+    pd.testing.assert_frame_equal(small[exact], whole[exact])
+    some = whole[whole["example"].between(105, 108)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(alone[exact], some[exact])
+    pd.testing.assert_frame_equal(small, whole, rtol=1e-3, atol=1e-4)
+
+
+class Cheat:
+    """An 'attack' that returns what it likes."""
+
+    attack_params = ()
+
+    def __init__(self, x_adv):
+        self.x_adv = x_adv
+
+    def generate(self, x, y):
+        return self.x_adv(x)
+
+
+def test_what_leaves_the_ball_is_brought_back_before_the_verdict(classifier, data):
+    audit = acw.ClassWiseAudit("Linf:0.001", {"cheat": lambda c: Cheat(lambda x: 1 - x + 5)}, verbose=False)
+    outcomes = audit.evaluate({"net": classifier}, data).outcomes
+    assert outcomes["perturbation"].max() <= 0.001 + 1e-6
+    attacked = logits(classifier, np.clip(data.x + 0.001, 0, 1))
+    assert outcomes["prediction"].tolist() == attacked.argmax(1).tolist()
+
+
+def test_misclassified_without_attack_has_not_withstood(classifier, data):
+    """Even if the attack happens to mend it."""
+    identity = acw.ClassWiseAudit("Linf:0.001", {"identity": lambda c: Cheat(lambda x: x)}, verbose=False)
+    outcomes = identity.evaluate({"net": classifier}, data).outcomes
+    wrong = outcomes["clean_prediction"] != outcomes["label"]
+    assert wrong.any()
+    assert outcomes["withstood"].tolist() == (~wrong).tolist()
+
+
+@pytest.mark.parametrize(
+    ("x_adv", "says"), [(lambda x: x[:3], "shape"), (lambda x: x * np.nan, "values that are not finite")]
+)
+def test_a_broken_attack_is_named(classifier, data, x_adv, says):
+    audit = acw.ClassWiseAudit("Linf:0.1", {"broken": lambda c: Cheat(x_adv)}, verbose=False)
+    with pytest.raises(InputError, match=f"'broken' must return finite images .*{says}"):
+        audit.evaluate({"net": classifier}, data)
+
+
+def test_arts_own_attacks_take_part_and_are_seeded(classifier, data):
+    attacks = {"art-fgsm": lambda c: FastGradientMethod(c, eps=0.05, num_random_init=2)}
+    tables = []
+    for seed in (0, 0, 1):
+        np.random.seed(len(tables))
+        audit = acw.ClassWiseAudit("Linf:0.05", attacks, seed=seed, verbose=False)
+        tables.append(audit.evaluate({"net": classifier}, data).outcomes)
+    pd.testing.assert_frame_equal(tables[0], tables[1])
+    assert not tables[0]["margin"].equals(tables[2]["margin"])
+    assert audit.evaluate({"net": classifier}, data).info["attacks"]["art-fgsm"]["eps"] == 0.05
+
+
+def test_leaves_everything_as_it_was(classifier, data):
+    classifier.model.train()
+    classifier.model[1].eval()
+    modes = [m.training for m in classifier.model.modules()]
+    buffers = classifier.model[1].running_mean.clone()
+    states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
+    acw.ClassWiseAudit("Linf:0.05", "quick", verbose=False).evaluate({"net": classifier}, data)
+    assert [m.training for m in classifier.model.modules()] == modes
+    assert torch.equal(classifier.model[1].running_mean, buffers)
+    assert all(p.requires_grad and p.grad is None for p in classifier.model.parameters())
+    assert random.getstate() == states[0]
+    assert np.array_equal(np.random.get_state()[1], states[1])
+    assert torch.equal(torch.get_rng_state(), states[2])
+
+
+def test_ladder_names_set_the_parameters(classifier):
+    made = {n: f(classifier) for n, f in ladder(["pgd-7", "margin-3", "tpgd2.5-9"], "L2:0.5", seed=4).items()}
+    assert [a.max_iter for a in made.values()] == [7, 3, 9]
+    assert [a.inverse_temperature for a in made.values()] == [1.0, float("inf"), 2.5]
+    assert {(a.norm, a.eps, a.eps_step, a.num_random_init, a.seed) for a in made.values()} == {(2, 0.5, 0.125, 1, 4)}
+    assert list(ladder("quick", "Linf:0.1")) == ["fgsm", "pgd-10"]
+
+
+@pytest.mark.parametrize(
+    ("attacks", "says"),
+    [
+        ("pdg-20", "Unknown attack 'pdg-20'. Did you mean pgd-20"),
+        (["fgsm", "cw"], "Unknown attack 'cw'"),
+        ("pgd-0", "Unknown attack"),
+        ("pgd", "Steps follow the hyphen"),
+        ("tpgd0-20", "Unknown attack"),
+        (["fgsm", "fgsm"], "named twice"),
+        ([], "no attack"),
+        ({}, "no attack"),
+        ("", "Unknown attack ''"),
+    ],
+)
+def test_unknown_attacks_are_named(attacks, says):
+    with pytest.raises(InputError, match=says):
+        acw.ClassWiseAudit("Linf:0.1", attacks)
+
+
+def test_bad_input_is_named(classifier, data, digits, tmp_path):
+    audit = acw.ClassWiseAudit("Linf:0.1", "fgsm", verbose=False)
+    nan = acw.as_classifier(classifier.model, (3, 6, 6), 4, device="cpu")
+    for call, says in [
+        (lambda: acw.ClassWiseAudit("Linf"), "norm:radius"),
+        (lambda: acw.ClassWiseAudit("Linf:0.1", batch_size=0), "`batch_size`"),
+        (lambda: acw.ClassWiseAudit("Linf:0.1", seed=-1), "`seed`"),
+        (lambda: audit.evaluate({}, data), "at least one ART classifier"),
+        (lambda: audit.evaluate(classifier, data), "dict of at least one ART classifier"),
+        (lambda: audit.evaluate({"": classifier}, data), "a text that isn't empty"),
+        (lambda: audit.evaluate({"net": classifier.model}, data), "must be an ART PyTorchClassifier"),
+        (lambda: audit.evaluate({"net": classifier}, digits), "has 4 classes, but digits has 10"),
+        (
+            lambda: audit.evaluate({"net": classifier}, acw.Dataset(digits.x, digits.y % 4, CLASSES)),
+            r"takes images of shape \(3, 6, 6\)",
+        ),
+        (lambda: acw.ClassWiseAudit("Linf:8", "fgsm").evaluate({"n": classifier}, data), "did you mean"),
+    ]:
+        with pytest.raises(InputError, match=says):
+            call()
+    with torch.no_grad():
+        nan.model[5].bias[0] = float("nan")
+    with pytest.raises(InputError, match="logits that are not finite, first for example 0"):
+        audit.evaluate({"net": nan}, data)
+
+
+def test_unknown_names_of_a_result_are_named(result):
+    with pytest.raises(InputError, match="Unknown model 'nut'. Did you mean net"):
+        result.confusion("nut", "fgsm")
+    with pytest.raises(InputError, match="Unknown attack 'pgd20'. Did you mean pgd-20"):
+        result.summary("pgd20")
+
+
+def test_round_trip_through_a_folder(result, tmp_path):
+    result.save(tmp_path / "a" / "b")
+    again = acw.read_audit(tmp_path / "a" / "b")
+    pd.testing.assert_frame_equal(again.outcomes, result.outcomes)
+    assert (again.classes, again.threat, again.info) == (result.classes, result.threat, result.info)
+    pd.testing.assert_frame_equal(again.by_class(), result.by_class())
+    assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == ["manifest.json", "outcomes.parquet"]
+
+
+def test_store_is_written_by_evaluate(classifier, data, tmp_path):
+    result = acw.ClassWiseAudit("Linf:0.1", "fgsm", store=tmp_path, verbose=False).evaluate({"a": classifier}, data)
+    pd.testing.assert_frame_equal(acw.read_audit(tmp_path).outcomes, result.outcomes)
+
+
+def test_a_damaged_store_is_named(result, tmp_path):
+    import json
+
+    with pytest.raises(InputError, match=r"holds no audit: there is no manifest\.json"):
+        acw.read_audit(tmp_path)
+    result.save(tmp_path)
+    table, manifest = tmp_path / "outcomes.parquet", tmp_path / "manifest.json"
+    whole, text = table.read_bytes(), manifest.read_text()
+    table.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"outcomes\.parquet is damaged"):
+        acw.read_audit(tmp_path)
+    pd.DataFrame({"model": ["a"]}).to_parquet(table)
+    with pytest.raises(InputError, match="other columns than an audit's"):
+        acw.read_audit(tmp_path)
+    table.write_bytes(whole)
+    manifest.write_text(text[:40])
+    with pytest.raises(InputError, match=r"manifest\.json is damaged"):
+        acw.read_audit(tmp_path)
+    manifest.write_text(json.dumps(json.loads(text) | {"info": {"seed": 0}}))
+    with pytest.raises(InputError, match=r"manifest\.json is damaged: KeyError\('attacks'"):
+        acw.read_audit(tmp_path)
+    manifest.write_text(json.dumps(json.loads(text) | {"schema": 99}))
+    with pytest.raises(InputError, match="schema 99"):
+        acw.read_audit(tmp_path)
+    manifest.write_text(json.dumps(json.loads(text) | {"models": ["other"]}))
+    with pytest.raises(InputError, match="name different models"):
+        acw.read_audit(tmp_path)
+    manifest.write_text(json.dumps(json.loads(text) | {"classes": ["one"]}))
+    with pytest.raises(InputError, match="labels outside the 1 classes"):
+        acw.read_audit(tmp_path)
+
+
+def test_a_folder_that_can_not_be_written_is_found_before_the_work(classifier, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="can't be written .*: choose another"):
+        acw.ClassWiseAudit("Linf:0.1", store=tmp_path / "file" / "runs")
