@@ -1,0 +1,79 @@
+"""The whole job in one function: train two networks on handwritten digits, attack them, see them class by class."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import Any
+
+import torch
+
+from art_classwise.audit import AuditResult, ClassWiseAudit
+from art_classwise.audit.store import check_output_folder
+from art_classwise.datasets import load_dataset
+from art_classwise.errors import check_whole
+from art_classwise.report.page import write_report
+from art_classwise.threat import ThreatModel
+from art_classwise.trainers import AdversarialTrainerMARTPyTorch, AdversarialTrainerStandardPyTorch
+from art_classwise.zoo import as_classifier, build, save_checkpoint
+
+__all__ = ["quickstart"]
+
+THREAT = ThreatModel("Linf", 0.1)
+ATTACKS = ("fgsm", "pgd-20", "tpgd5-20")
+
+
+def quickstart(
+    out: str | os.PathLike[str] = "runs/quickstart",
+    *,
+    nb_epochs: int = 30,
+    seed: int = 0,
+    verbose: bool = True,
+) -> AuditResult:
+    """Train by standard adversarial training and by MART on scikit-learn's digits, and audit both.
+
+    Args:
+        out: Folder for the outcomes, the report (see :func:`art_classwise.report.write_report`) and the two
+            checkpoints.
+        nb_epochs: Epochs of each training.
+        seed: Of everything random.
+        verbose: Show progress bars.
+
+    Returns:
+        The audit of both models on the 797 test digits at Linf 0.1.
+
+    Raises:
+        InputError: The folder can't be written, or an argument is out of range.
+    """
+    check_whole("nb_epochs", nb_epochs, 1)
+    check_whole("seed", seed, 0)
+    folder = check_output_folder(out)
+    train, test = load_dataset("digits", "train"), load_dataset("digits", "test")
+    trainers: dict[str, Any] = {
+        "standard AT": AdversarialTrainerStandardPyTorch,
+        "MART": AdversarialTrainerMARTPyTorch,
+    }
+    models = {}
+    for name, trainer in trainers.items():
+        network = build("digits-cnn", train.input_shape, len(train.classes), seed=seed)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+        classifier = as_classifier(network, train.input_shape, len(train.classes), optimizer=optimizer, device="cpu")
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, nb_epochs)
+        trainer(classifier, eps=THREAT.eps, seed=seed, verbose=verbose).fit(
+            train.x, train.y, batch_size=64, nb_epochs=nb_epochs, scheduler=schedule
+        )
+        recipe = {"method": name, "nb_epochs": nb_epochs, "seed": seed, "data": train.name}
+        save_checkpoint(
+            folder / f"{name.replace(' ', '-').lower()}.pt",
+            classifier,
+            architecture="digits-cnn",
+            classes=train.classes,
+            threat=THREAT,
+            recipe=recipe,
+        )
+        models[name] = classifier
+    command = shlex.join(["art-classwise", "quickstart", "--out", str(folder), "--seed", str(seed)])
+    audit = ClassWiseAudit(THREAT, ATTACKS, store=folder, seed=seed, verbose=verbose, command=command)
+    result = audit.evaluate(models, test)
+    write_report(result, folder)
+    return result

@@ -1,0 +1,126 @@
+"""Figures. Each takes a table and an optional ``ax``, and returns the axes."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from art_classwise.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from art_classwise.audit.result import AuditResult
+
+__all__ = ["class_accuracy", "models_by_class", "to_svg"]
+
+# Okabe and Ito's palette, told apart by all common kinds of colour vision, and in grey by their lightness.
+CLEAN, ROBUST, WORST = "#56B4E9", "#0072B2", "#D55E00"
+_MOST_CLASSES = 40
+
+
+def class_accuracy(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> Axes:
+    """Draw each class's robust accuracy as a bar with its interval, and its clean accuracy as a tick.
+
+    The worst class is on top, in another colour. Of more than 40 classes the 40 worst are drawn.
+
+    Args:
+        table: A row per class: ``n``, ``clean``, ``robust``, ``low``, ``high``; e.g.
+            ``result.class_table(model, attack)``.
+        ax: Where to draw; a new figure of fitting height if absent.
+        title: Above the axes.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: No class has an example.
+    """
+    measured = table[table["n"] > 0].sort_values("robust", kind="stable")
+    if len(measured) == 0:
+        raise InputError("There is nothing to draw: no class has an example.")
+    shown = measured.head(_MOST_CLASSES)
+    if ax is None:
+        from matplotlib import pyplot
+
+        _, ax = pyplot.subplots(figsize=(6, _height(len(shown))), layout="constrained")
+    position = np.arange(len(shown))
+    robust = shown["robust"].to_numpy() * 100
+    colors = [WORST, *[ROBUST] * (len(shown) - 1)]
+    ax.barh(position, robust, color=colors, height=0.72)
+    ax.hlines(position, shown["low"] * 100, shown["high"] * 100, color="black", lw=1.2)
+    clean = ax.scatter(shown["clean"] * 100, position, marker="|", s=120, color=CLEAN, lw=2.5, zorder=3, clip_on=False)
+    ax.set_yticks(position, [_shorten(str(c)) for c in shown.index])
+    ax.get_yticklabels()[0].set(color=WORST, fontweight="bold")  # a bar of 0 % shows no colour
+    ax.set(xlim=(0, 100), ylim=(len(shown) - 0.4, -0.6), xlabel="accuracy (%)")
+    if title:
+        ax.set_title(_shorten(title, 48), loc="left", fontsize="medium", fontweight="bold")
+    mean = float(measured["robust"].mean() * 100)
+    line = ax.axvline(mean, color="0.35", lw=1, ls=(0, (4, 3)), zorder=0)
+    ax.legend(
+        [clean, ax.patches[-1], ax.patches[0], line],
+        ["clean", "robust, with 95 % interval", "robust, worst class", f"mean robust, {mean:.1f} %"],
+        loc="upper right",  # under the names too, where there is room
+        bbox_to_anchor=(1.0, -0.5 / _height(len(shown))),
+        ncols=2,
+        frameon=False,
+        fontsize="small",
+    )
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_ylabel("class" if len(shown) == len(measured) else f"the {len(shown)} weakest of {len(measured)} classes")
+    return ax
+
+
+def models_by_class(result: AuditResult, models: Sequence[str] | None = None, attack: str = "all attacks") -> Figure:
+    """Draw :func:`class_accuracy` for models of an audit side by side, on one scale.
+
+    Args:
+        result: The audit.
+        models: Which models; all if absent.
+        attack: The attack to draw.
+
+    Returns:
+        A figure of its own, not known to pyplot.
+    """
+    drawn = result.models if models is None else tuple(models)
+    n_classes = min(len(result.classes), _MOST_CLASSES)
+    columns = min(len(drawn), 2)
+    rows = -(-len(drawn) // columns)
+    figure = Figure(figsize=(5.2 * columns, _height(n_classes) * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for model, ax in zip(drawn, axes.flat, strict=False):
+        class_accuracy(result.class_table(model, attack), ax, title=model)
+    for ax in axes.flat[len(drawn) :]:
+        ax.set_axis_off()
+    return figure
+
+
+def to_svg(figure: Figure, prefix: str = "") -> str:
+    """Return the figure as an SVG element with real text, the same bytes each time.
+
+    Args:
+        figure: The figure.
+        prefix: Put before each id, so that several figures can stand on one page.
+    """
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "art-classwise", "font.family": "sans-serif"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    text = buffer.getvalue()
+    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", text[text.index("<svg") :])
+
+
+def _height(n_classes: int) -> float:
+    return 1.5 + 0.26 * n_classes
+
+
+def _shorten(text: str, length: int = 24) -> str:
+    """Cut the middle out of a long name, whose end often tells it apart; a dollar sign would start mathematics."""
+    half = (length - 1) // 2
+    return (text if len(text) <= length else f"{text[:half]}…{text[-half:]}").replace("$", r"\$")

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import art_classwise as acw
+from art_classwise import cli
+from art_classwise.quickstart import quickstart
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run the command line in this process, in an empty folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["art-classwise", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        return (exit_.value.code or 0, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "mine.pt"
+    network = acw.build("digits-cnn", (1, 8, 8), 10, seed=0)
+    acw.save_checkpoint(
+        path, network, architecture="digits-cnn", classes=[str(d) for d in range(10)], input_shape=(1, 8, 8)
+    )
+    return path
+
+
+def test_quickstart_as_a_user_runs_it(tmp_path):
+    """The whole of it in a process of its own; its tables are read back from disk."""
+    command = [sys.executable, "-W", "error", "-m", "art_classwise", "quickstart", "--out", "here"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "here"
+    result = acw.read_audit(out)
+    assert result.models == ("standard AT", "MART")
+    assert result.attacks == ("fgsm", "pgd-20", "tpgd5-20")
+    assert len(result.outcomes) == 2 * 3 * 797
+    csv = pd.read_csv(out / "by_class.csv", dtype={"class": str})
+    for model in result.models:
+        table = result.class_table(model)
+        # Both learned, both withstand, and the classes differ visibly: the intervals of best and worst are apart.
+        assert table["clean"].min() > 0.9
+        assert 0.7 < table["robust"].mean() < 0.97
+        assert table.loc[table["robust"].idxmin(), "high"] < table.loc[table["robust"].idxmax(), "low"]
+        assert (table["robust"] <= table["clean"]).all()
+        saved = csv[(csv["model"] == model) & (csv["attack"] == "all attacks")].set_index("class")
+        np.testing.assert_allclose(saved["robust"], table["robust"])
+        assert f"{model}: accuracy in % at Linf:0.1, worst class first" in done.stdout
+        lines = done.stdout.partition(f"{model}: accuracy")[2].splitlines()
+        first_row = next(line for line in lines if line.strip()[:1].isdigit())
+        assert first_row.split()[0] == table["robust"].idxmin()
+    for name in ("report.html", "by_class.png", "by_class.csv", "outcomes.parquet"):
+        assert (out / name).stat().st_size > 1000
+        assert f"here{os.sep}{name}" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "%|" in done.stderr  # progress while it worked
+    assert acw.load_checkpoint(out / "mart.pt").nb_classes == 10
+
+
+def test_quickstart_gives_the_same_numbers_each_time(tmp_path):
+    random_state = torch.get_rng_state()
+    first, again = (quickstart(tmp_path / name, nb_epochs=2, verbose=False) for name in "ab")
+    pd.testing.assert_frame_equal(first.outcomes, again.outcomes)
+    other = quickstart(tmp_path / "c", nb_epochs=2, seed=1, verbose=False)
+    assert not other.outcomes["margin"].equals(first.outcomes["margin"])
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_train_audit_report(run, tmp_path):
+    for method in ("standard", "mart"):
+        code, out, _ = run("train", method, "--epochs", 2, "--threat", "Linf:0.1", "--out", f"m/{method}.pt", "--quiet")
+        assert code == 0
+        assert f"checkpoint  m{os.sep}{method}.pt" in out
+    assert acw.read_checkpoint(tmp_path / "m" / "mart.pt").recipe["beta"] == 5.0
+    code, out, err = run(
+        *("audit", "--model", "m/standard.pt", "--model", "second=m/mart.pt", "--threat", "Linf:0.1"),
+        *("--attacks", "fgsm, margin-5", "--examples", 100, "--class", 3, "--class", 8, "--out", "runs/a", "--quiet"),
+    )
+    assert (code, err) == (0, "")
+    result = acw.read_audit("runs/a")
+    assert result.models == ("standard", "second")
+    assert result.attacks == ("fgsm", "margin-5")
+    assert result.class_table("second").query("n > 0").index.tolist() == ["3", "8"]
+    assert result.info["command"].startswith("art-classwise audit --model m/standard.pt")
+    before = (tmp_path / "runs" / "a" / "report.html").read_text()
+    code, again, _ = run("report", "runs/a")
+    assert (code, again) == (0, out)
+    assert (tmp_path / "runs" / "a" / "report.html").read_text() == before
+    assert "art-classwise audit --model m/standard.pt" in before
+
+
+def test_audit_of_robustbench_on_own_npz(run, tmp_path, monkeypatch):
+    from art_classwise.zoo import robustbench
+
+    asked = []
+
+    def load(*arguments, unsafe_weights):
+        asked.append((arguments, unsafe_weights))
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))
+        return acw.as_classifier(network, (3, 32, 32), 10)
+
+    monkeypatch.setattr("art_classwise.zoo.load_robustbench", load)
+    assert robustbench
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "my.npz", x=rng.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8), y=rng.integers(0, 10, 12))
+    code, out, err = run(
+        *("audit", "--model", "robustbench:cifar10/Wong2020Fast", "--dataset", "my.npz", "--class-names", "cifar10"),
+        *("--quiet", "--unsafe-weights"),
+    )
+    assert code == 0, err
+    assert asked == [(("Wong2020Fast", "cifar10", "Linf", Path("models")), True)]
+    assert "airplane" in out
+
+
+BAD = [
+    (("audit", "--model", "{ckpt}", "--dataset", "cifar11"), "Unknown data set 'cifar11'. Did you mean cifar10"),
+    (("audit", "--model", "mien"), "Unknown model 'mien'. Give the file of a checkpoint"),
+    (("audit", "--model", "mine.pt"), "There is no file"),
+    (("audit", "--model", "robustbench:digits/Wong"), "Unknown RobustBench data set 'digits'"),
+    (("audit", "--model", "robustbench:cifar10/Wong2020"), "Did you mean Wong2020Fast"),
+    (("audit", "--model", "{ckpt}", "--attacks", "pdg-20"), "Unknown attack 'pdg-20'. Did you mean pgd-20"),
+    (("audit", "--model", "{ckpt}", "--attacks", "fgsm,"), "Unknown attack ''"),
+    (("audit", "--model", "{ckpt}", "--class", "cat"), "Unknown class 'cat'. Known: 0, 1, 2"),
+    (("audit", "--model", "{ckpt}", "--threat", "Linf:-0.1"), "above 0"),
+    (("audit", "--model", "{ckpt}", "--threat", "Linf:0"), "above 0"),
+    (("audit", "--model", "{ckpt}", "--threat", "Linf:nan"), "finite number above 0"),
+    (("audit", "--model", "{ckpt}", "--threat", "Linf:8"), 'did you mean "Linf:8/255"'),
+    (("audit", "--model", "{ckpt}", "--threat", "L1:8"), "Unknown norm 'L1'"),
+    (("audit", "--model", "{ckpt}", "--examples", "0"), "at least 1"),
+    (("audit", "--model", "{ckpt}", "--examples", "1000"), "has 797 examples"),
+    (("audit", "--model", "{ckpt}", "--model", "{ckpt}"), "Two models are named 'mine'"),
+    (("audit", "--model", "{ckpt}", "--out", "file/runs"), "can't be written"),
+    (("audit", "--model", "{ckpt}", "--batch-size", "0"), "`batch_size`"),
+    (("audit", "--model", "{ckpt}", "--dataset", "outside.npz"), r"Pixels must lie in [0, 1]"),
+    (("audit", "--model", "{ckpt}", "--dataset", "nan.npz"), "not finite"),
+    (("audit", "--model", "{ckpt}", "--dataset", "length.npz"), "4 examples, but 3 labels"),
+    (("audit", "--model", "{ckpt}", "--dataset", "label.npz"), "outside the 10 classes"),
+    (("audit", "--model", "{ckpt}", "--dataset", "empty.npz"), "is empty"),
+    (("audit", "--model", "{ckpt}", "--dataset", "shape.npz"), "takes images of shape (1, 8, 8)"),
+    (("audit", "--model", "other.pt"), "of another architecture than the architecture 'digits-cnn'"),
+    (("quickstart", "--out", "file"), "can't be written"),
+    (("quickstart", "--seed", "-1"), "`seed`"),
+    (("train", "mart", "--out", "file/x.pt"), "can't be written"),
+    (("train", "mart", "--out", "."), "must be a file"),
+    (("train", "mart", "--out", "x.pt", "--arch", "resnet19"), "Did you mean resnet18"),
+    (("train", "mart", "--out", "x.pt", "--arch", "resnet18"), "colour images of 32 x 32"),
+    (("train", "mart", "--out", "x.pt", "--epochs", "0"), "`nb_epochs`"),
+    (("train", "mart", "--out", "x.pt", "--lr", "nan"), "--lr must be"),
+    (("train", "mart", "--out", "x.pt", "--beta", "-1"), "`beta`"),
+    (("train", "mart", "--out", "x.pt", "--threat", "Linf:8"), 'did you mean "Linf:8/255"'),
+    (("train", "mrt", "--out", "x.pt"), "mrt"),
+    (("report", "nowhere"), "holds no audit"),
+    (("audti",), "audti"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), BAD, ids=[" ".join(a) for a, _ in BAD])
+def test_bad_input_is_one_sentence_and_exit_code_2(run, checkpoint, tmp_path, arguments, says):
+    (tmp_path / "file").write_text("in the way")
+    x, y = np.random.default_rng(0).random((4, 8, 8)), np.arange(4)
+    names = np.array([str(d) for d in range(10)])
+    for name, arrays in {
+        "outside": (x * 255, y),
+        "nan": (x * np.nan, y),
+        "length": (x, y[:3]),
+        "label": (x, y + 8),
+        "empty": (x[:0], y[:0]),
+        "shape": (x[:, :5], y),
+    }.items():
+        np.savez(tmp_path / f"{name}.npz", x=arrays[0], y=arrays[1], classes=names)
+    content = torch.load(checkpoint, weights_only=True)
+    content["state_dict"] = {"weight": torch.zeros(3)}
+    torch.save(content, tmp_path / "other.pt")
+    code, out, err = run(*[a.format(ckpt=checkpoint) for a in arguments])
+    assert code == 2
+    assert says in err
+    assert out == ""
+    assert "Traceback" not in err
+    if not err.lstrip().startswith("Usage"):  # typer's own words for a mistyped command or choice
+        message = err.splitlines()[-1]
+        assert message.startswith("error: ")
+        assert [line for line in err.splitlines() if line.startswith("error")] == [message]
+
+
+def test_help_lists_the_commands_and_version_is_said(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    for command in ("quickstart", "train", "audit", "report"):
+        assert command in out
+    assert run("--version")[1].strip() == f"art-classwise {acw.__version__}"
+    assert run()[0] in (0, 2)  # no command: the help
+
+
+def test_module_is_runnable():
+    done = subprocess.run([sys.executable, "-m", "art_classwise", "--version"], capture_output=True, check=True)
+    assert acw.__version__ in done.stdout.decode()
+
+
+def test_a_bug_of_ours_keeps_its_traceback(run, monkeypatch):
+    def broken(*arguments, **options):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("art_classwise.quickstart.quickstart", broken)
+    with pytest.raises(ZeroDivisionError):
+        run("quickstart")
