@@ -1,0 +1,87 @@
+"""The package as a whole: quick to import, complete in its names, and its README true."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import art_classwise as acw
+
+ROOT = Path(__file__).parents[1]
+
+
+def loaded_after(statement):
+    code = f"import sys; {statement}; print(*sorted({{m.partition('.')[0] for m in sys.modules}}))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_import_loads_nothing_heavy():
+    """What makes `import art_classwise` and `--help` quick: no torch, ART, pandas or matplotlib."""
+    heavy = {"torch", "art", "pandas", "matplotlib", "scipy", "sklearn", "robustbench", "pyarrow", "numpy"}
+    assert loaded_after("import art_classwise") & heavy == set()
+    assert loaded_after("import art_classwise.cli") & heavy == set()
+
+
+def test_public_names_are_there():
+    assert set(acw.__all__) <= set(dir(acw))
+    for name in acw.__all__:
+        assert getattr(acw, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Claswise'"):
+        _ = acw.Claswise
+
+
+def test_every_public_name_is_documented():
+    for name in acw.__all__:
+        if name != "__version__":
+            assert (getattr(acw, name).__doc__ or "").strip(), name
+
+
+def test_version_is_in_the_changelog():
+    assert f"## {acw.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def readme_blocks(language):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def test_python_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = readme_blocks("python")
+    assert len(blocks) >= 2
+    names: dict = {}  # one after the other, as a reader would paste them
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+
+
+def test_commands_of_the_readme_exist():
+    commands = re.findall(r"^art-classwise (\w+)", "\n".join(readme_blocks("sh")), re.MULTILINE)
+    assert set(commands) == {"quickstart", "train", "audit", "report"}
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", "\n".join(readme_blocks("sh")), re.MULTILINE):
+        assert f"\n{target}:" in makefile
+
+
+def test_files_the_readme_links_to_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / target).exists(), target
+
+
+def test_lower_bounds_are_the_ones_tested():
+    """constraints/oldest.txt pins each bound of pyproject.toml to the same version."""
+    bounds = dict(re.findall(r'^    "([\w-]+)>=([\d.]+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
+    pins = dict(re.findall(r"^([\w-]+)==([\d.]+)", (ROOT / "constraints" / "oldest.txt").read_text(), re.MULTILINE))
+    tools = {"pytest", "pytest-timeout", "hypothesis", "ruff", "mypy"}
+
+    def numbers(version):
+        parts = [int(p) for p in version.split(".")]
+        while parts and parts[-1] == 0:
+            parts.pop()
+        return parts
+
+    assert {n: numbers(v) for n, v in bounds.items() if n not in tools} == {n: numbers(v) for n, v in pins.items()}
