@@ -6,15 +6,12 @@ import shlex
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from art_classwise import __version__
 from art_classwise.errors import InputError
-
-if TYPE_CHECKING:
-    from art_classwise.audit import AuditResult
 
 __all__ = ["app", "main"]
 
@@ -61,12 +58,15 @@ Threat = Annotated[str, typer.Option("--threat", help="Norm and radius on [0, 1]
 
 
 def main() -> None:
-    """Run the command line; what the user got wrong is one line on stderr and exit code 2."""
+    """Run the command line; what the user got wrong is one line on stderr and exit code 2, a failing disk code 1."""
     try:
         app()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _version(wanted: bool) -> None:
@@ -92,10 +92,10 @@ def quickstart(
 ) -> None:
     """Train two small networks on handwritten digits, attack them, and see them class by class."""
     from art_classwise.quickstart import quickstart as run
-    from art_classwise.report import report_files
+    from art_classwise.report import print_tables, report_files
 
     result = run(out, seed=seed, verbose=not quiet)
-    _print_tables(result)
+    print_tables(result)
     _say_where(report_files(out))
 
 
@@ -197,7 +197,7 @@ def audit(
     """Attack models on a test set and write down, class by class, what withstood."""
     from art_classwise.audit import ClassWiseAudit
     from art_classwise.datasets import load_dataset
-    from art_classwise.report import report_files, write_report
+    from art_classwise.report import print_tables, report_files, write_report
 
     names = [a.strip() for a in attacks.split(",")]
     job = ClassWiseAudit(
@@ -220,7 +220,7 @@ def audit(
         models[name] = classifier
     result = job.evaluate(models, data)
     write_report(result, out)
-    _print_tables(result)
+    print_tables(result)
     _say_where(report_files(out))
 
 
@@ -231,12 +231,12 @@ def report(
     """Write an audit's report, picture and table anew from its outcomes."""
     from art_classwise.audit import read_audit
     from art_classwise.audit.store import check_output_folder
-    from art_classwise.report import report_files, write_report
+    from art_classwise.report import print_tables, report_files, write_report
 
     result = read_audit(folder)
     check_output_folder(folder)
     write_report(result, folder)
-    _print_tables(result)
+    print_tables(result)
     _say_where(report_files(folder))
 
 
@@ -258,54 +258,6 @@ def _load_model(text: str, dataset: str, norm: str, model_dir: Path, unsafe_weig
     if not Path(source).exists() and not source.endswith(".pt"):
         raise InputError(f"Unknown model {source!r}. Give the file of a checkpoint (*.pt), or robustbench:NAME.")
     return label or Path(source).stem, load_checkpoint(source)
-
-
-def _print_tables(result: AuditResult) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from art_classwise.audit import WORST_CASE
-
-    def percent(fraction: float) -> str:
-        return "–" if fraction != fraction else f"{100 * fraction:.1f}"
-
-    def interval(value: float, low: float, high: float) -> str:
-        return "–" if value != value else f"{percent(value)} ({100 * low:.0f}–{100 * high:.0f})"
-
-    console = Console()
-    # What fits beside class, n and the two columns with intervals (52 characters).
-    room = console.width - 52 - max(0, max(len(c) for c in result.classes) - 8)
-    shown = [a for i, a in enumerate(result.attacks) if sum(len(b) + 2 for b in result.attacks[: i + 1]) <= room]
-    left_out = len(result.attacks) - len(shown)
-    for name in result.models:
-        under = {a: result.class_table(name, a)["robust"] for a in shown}
-        rows = result.class_table(name).sort_values("robust", kind="stable", na_position="last")
-        mean = rows["robust"].mean()
-        table = Table(
-            title=Text(f"{name}: accuracy in % at {result.threat}, worst class first", "bold"),
-            caption=Text(
-                f"mean over classes under all attacks: {percent(mean)}; brackets: 95 % intervals"
-                + (f"; {left_out} more attacks in by_class.csv" if left_out else "")
-            ),
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-        )
-        table.add_column("class", overflow="ellipsis", no_wrap=True, max_width=16)
-        for column in ("n", "clean", *shown, WORST_CASE):
-            table.add_column(Text(column), justify="right", no_wrap=True)
-        for i, (label, row) in enumerate(rows.iterrows()):
-            each = [percent(under[a][str(label)]) for a in shown]
-            table.add_row(
-                Text(str(label)),
-                str(int(row["n"])),
-                interval(row["clean"], row["clean_low"], row["clean_high"]),
-                *each,
-                interval(row["robust"], row["low"], row["high"]),
-                style="bold red" if i == 0 else None,
-            )
-        console.print(table)
 
 
 def _say_where(files: dict[str, Path]) -> None:

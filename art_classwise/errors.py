@@ -6,7 +6,7 @@ import difflib
 import numbers
 from collections.abc import Iterable
 
-__all__ = ["InputError", "check_whole", "unknown"]
+__all__ = ["DivergenceError", "InputError", "check_whole", "unknown"]
 
 
 class InputError(ValueError):
@@ -15,6 +15,10 @@ class InputError(ValueError):
     The command line prints it after ``error:`` and exits with code 2; any other exception is a bug of ours
     and keeps its traceback.
     """
+
+
+class DivergenceError(InputError, FloatingPointError):
+    """Training diverged: the loss became NaN or infinite."""
 
 
 def unknown(kind: str, name: object, known: Iterable[object], *, hint: str = "") -> InputError:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from art.attacks.evasion import FastGradientMethod
+from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 import art_classwise as acw
@@ -233,6 +234,12 @@ def test_bad_input_is_named(classifier, data, digits, tmp_path):
     ]:
         with pytest.raises(InputError, match=says):
             call()
+    for clip_values in (None, (0, 255)):
+        other = PyTorchClassifier(
+            classifier.model, nn.CrossEntropyLoss(), (3, 6, 6), 4, clip_values=clip_values, device_type="cpu"
+        )
+        with pytest.raises(InputError, match=r"has clip_values .* make the classifier with clip_values=\(0, 1\)"):
+            audit.evaluate({"net": other}, data)
     with torch.no_grad():
         nan.model[5].bias[0] = float("nan")
     with pytest.raises(InputError, match="logits that are not finite, first for example 0"):

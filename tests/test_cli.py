@@ -210,6 +210,19 @@ def test_module_is_runnable():
     assert acw.__version__ in done.stdout.decode()
 
 
+def test_divergence_and_a_failing_disk_are_sentences_too(run, checkpoint, monkeypatch):
+    code, _, err = run("train", "mart", "--out", "x.pt", "--lr", "1e30", "--epochs", "2", "--quiet")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "error: The loss became" in err
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    code, _, err = run("audit", "--model", checkpoint, "--examples", "10", "--quiet")
+    assert (code, err) == (1, "error: [Errno 28] No space left on device\n")
+
+
 def test_a_bug_of_ours_keeps_its_traceback(run, monkeypatch):
     def broken(*arguments, **options):
         raise ZeroDivisionError

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 import art_classwise as acw
 from art_classwise import InputError
 from art_classwise.audit import WORST_CASE, AuditResult
-from art_classwise.report import class_accuracy, render
+from art_classwise.report import class_accuracy, print_tables, render
 from art_classwise.report.figures import WORST, models_by_class, to_svg
 
 HOSTILE = "<script>alert('class')</script>\n$x_{$ & \"quotes\""
@@ -174,3 +174,26 @@ def test_nothing_to_draw_is_named():
     table = pd.DataFrame({"n": [0], "clean": [np.nan], "robust": [np.nan], "low": [np.nan], "high": [np.nan]})
     with pytest.raises(InputError, match="nothing to draw"):
         class_accuracy(table)
+
+
+def test_terminal_tables_fit_80_columns_and_can_not_be_hijacked(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    hostile = "\x1b[31mred\rover\nwritten"
+    print_tables(make_result([hostile, *[f"a rather long name of a class, number {k}" for k in range(60)]]))
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "\x1b" not in out
+    assert "\r" not in out
+    assert "\N{REPLACEMENT CHARACTER}[31mred" in out
+    assert "41 more classes in by_class.csv" in out
+    assert out.count("a rather long n…") == 2 * 20 - out.count("[31mred")
+
+
+def test_terminal_table_is_worst_first_and_absent_last(capsys, result):
+    print_tables(result)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    names = [row[0] for row in rows if row and row[0] in result.classes]
+    for i, model in enumerate(result.models):
+        expected = result.class_table(model)["robust"].sort_values(kind="stable").index.tolist()
+        assert names[4 * i : 4 * i + 4] == expected
+    assert [row for row in rows if row and row[0] == "doe"] == [["doe", "0", "–", "–", "–"]] * 2

@@ -120,9 +120,11 @@ class SearchAttack(EvasionAttack, abc.ABC):
         for begin in tqdm(starts, desc=type(self).__name__, leave=False, disable=not self.verbose):
             part = slice(begin, begin + self.batch_size)
             x_part = torch.from_numpy(images[part]).to(device)
-            with evaluating(module):
-                logits = _estimator.predict_logits(module, x_part, self.estimator.nb_classes)
-            y_part = logits.argmax(1) if labels is None else torch.from_numpy(labels[part]).to(device)
+            if labels is None:
+                with evaluating(module):
+                    y_part = _estimator.predict_logits(module, x_part, self.estimator.nb_classes).argmax(1)
+            else:
+                y_part = torch.from_numpy(labels[part]).to(device)
             mask_part = None if masks is None else torch.from_numpy(masks[part].copy()).to(device)
             x_adv, zero = self._attack_batch(module, x_part, y_part, ids[part], low, high, mask_part)
             found[part] = x_adv.cpu().numpy()

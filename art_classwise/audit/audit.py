@@ -186,6 +186,12 @@ def _check_fit(name: str, classifier: Any, data: Dataset) -> None:
             f"The model {name!r} must be an ART PyTorchClassifier, but is a {type(classifier).__name__}; "
             "as_classifier() makes one of any torch module."
         )
+    low, high = classifier.clip_values if classifier.clip_values is not None else (-np.inf, np.inf)
+    if not (np.all(np.asarray(low) == 0) and np.all(np.asarray(high) == 1)):
+        raise InputError(
+            f"The model {name!r} has clip_values {classifier.clip_values}, but an audit's images lie in [0, 1]: "
+            "make the classifier with clip_values=(0, 1)."
+        )
     if classifier.nb_classes != len(data.classes):
         raise InputError(
             f"The model {name!r} has {classifier.nb_classes} classes, but {data.name} has {len(data.classes)}."

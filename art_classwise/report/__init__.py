@@ -2,5 +2,6 @@
 
 from art_classwise.report.figures import class_accuracy
 from art_classwise.report.page import render, report_files, write_report
+from art_classwise.report.terminal import print_tables
 
-__all__ = ["class_accuracy", "render", "report_files", "write_report"]
+__all__ = ["class_accuracy", "print_tables", "render", "report_files", "write_report"]

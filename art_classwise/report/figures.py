@@ -12,12 +12,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from art_classwise.audit.result import WORST_CASE, AuditResult
 from art_classwise.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from art_classwise.audit.result import AuditResult
 
 __all__ = ["class_accuracy", "models_by_class", "to_svg"]
 
@@ -78,7 +77,7 @@ def class_accuracy(table: pd.DataFrame, ax: Axes | None = None, *, title: str = 
     return ax
 
 
-def models_by_class(result: AuditResult, models: Sequence[str] | None = None, attack: str = "all attacks") -> Figure:
+def models_by_class(result: AuditResult, models: Sequence[str] | None = None, attack: str = WORST_CASE) -> Figure:
     """Draw :func:`class_accuracy` for models of an audit side by side, on one scale.
 
     Args:

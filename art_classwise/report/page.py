@@ -5,15 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import pandas as pd
 
+from art_classwise.audit.result import WORST_CASE, AuditResult
 from art_classwise.report import figures
-
-if TYPE_CHECKING:
-    from art_classwise.audit.result import AuditResult
 
 __all__ = ["render", "report_files", "write_report"]
 
@@ -27,8 +25,6 @@ def render(result: AuditResult) -> str:
     Returns:
         The page; names of classes, models and attacks are escaped.
     """
-    from art_classwise.audit.result import WORST_CASE
-
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("art_classwise", "report"),
         autoescape=True,

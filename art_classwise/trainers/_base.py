@@ -90,7 +90,7 @@ class SearchTrainer(Trainer, abc.ABC):
 
         Raises:
             InputError: Images or labels are out of range or of different length; a parameter is out of range.
-            FloatingPointError: The loss became NaN or infinite.
+            DivergenceError: The loss became NaN or infinite.
         """
         _no_more(kwargs)
         check_whole("batch_size", batch_size, 1)

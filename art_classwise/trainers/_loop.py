@@ -18,7 +18,7 @@ from art_classwise import losses
 from art_classwise._estimator import check_logits
 from art_classwise._state import evaluating, preserved, preserved_random_state
 from art_classwise.attacks._search import search
-from art_classwise.errors import InputError
+from art_classwise.errors import DivergenceError, InputError
 from art_classwise.threat import ThreatModel
 
 __all__ = ["Batches", "InnerSearch", "Objective", "Stepper", "train"]
@@ -130,7 +130,7 @@ def train(
         (the worst class's robust accuracy) and ``val_robust_<k>`` for each class k.
 
     Raises:
-        FloatingPointError: The loss became NaN or infinite.
+        DivergenceError: The loss became NaN or infinite.
         InputError: The module doesn't return logits (n, C).
     """
     device = next(module.parameters()).device
@@ -162,7 +162,7 @@ def train(
                 raise InputError("There is no batch to train on.")
             mean_loss = float(loss_sum) / seen  # the epoch's one wait for the device
             if not math.isfinite(mean_loss):
-                raise FloatingPointError(
+                raise DivergenceError(
                     f"The loss became {mean_loss} in epoch {epoch + 1}: lower the learning rate, or clip gradients."
                 )
             row = {

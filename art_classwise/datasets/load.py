@@ -1,169 +1,25 @@
-"""Labelled images by name: x float32 (n, C, H, W) in [0, 1], y int64 (n,), class names."""
+"""Data sets by name, from torchvision, a user's file or a folder of images."""
 
 from __future__ import annotations
 
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from art_classwise.datasets.dataset import Dataset, LazyImages
 from art_classwise.errors import InputError, unknown
 
-__all__ = ["DATASETS", "Dataset", "LazyImages", "load_dataset"]
+__all__ = ["DATASETS", "load_dataset"]
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _DIGITS = tuple(str(d) for d in range(10))
-
-
-class LazyImages:
-    """Images on disk that read as an array: indexing returns float32 (k, C, H, W) in [0, 1].
-
-    For sets that don't fit in memory: what isn't indexed isn't read. ``np.asarray`` reads all of it.
-
-    Args:
-        read: Returns image i as float32 (C, H, W) in [0, 1].
-        indices: Which images, in which order.
-        image_shape: (C, H, W).
-    """
-
-    dtype = np.dtype(np.float32)
-    ndim = 4
-
-    def __init__(
-        self,
-        read: Callable[[int], npt.NDArray[np.float32]],
-        indices: npt.NDArray[np.int64],
-        image_shape: tuple[int, int, int],
-    ) -> None:
-        self._read, self._indices, self._image_shape = read, indices, image_shape
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """(n, C, H, W)."""
-        return (len(self), *self._image_shape)
-
-    def __getitem__(self, key: slice | npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        chosen = self._indices[key]
-        images = np.empty((len(chosen), *self._image_shape), dtype=np.float32)
-        for row, i in enumerate(chosen):
-            image = self._read(int(i))
-            if image.shape != self._image_shape:
-                raise InputError(
-                    f"Image {i} has shape {image.shape}, but the first has {self._image_shape}: "
-                    "images must be of one size; load_dataset(..., image_size=N) resizes and crops them."
-                )
-            images[row] = image
-        return images
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        return self[:].astype(dtype or np.float32, copy=False)
-
-    def take(self, rows: npt.NDArray[Any]) -> LazyImages:
-        """Return these rows, still unread."""
-        return LazyImages(self._read, self._indices[rows], self._image_shape)
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Labelled images.
-
-    Attributes:
-        x: float32 (n, C, H, W) in [0, 1]: an array, or :class:`LazyImages`.
-        y: int64 (n,), from 0 to C - 1.
-        classes: The names of the C classes, without repetition.
-        name: E.g. ``"cifar10"``.
-        split: E.g. ``"test"``.
-        ids: int64 (n,), each example's number in the whole set.
-
-    Raises:
-        InputError: x and y differ in length or are empty, x has another shape or type, isn't finite or lies
-            outside [0, 1], a label is no class, or class names repeat.
-    """
-
-    x: npt.NDArray[np.float32] | LazyImages = field(repr=False)
-    y: npt.NDArray[np.int64] = field(repr=False)
-    classes: tuple[str, ...]
-    name: str = "data"
-    split: str = "test"
-    ids: npt.NDArray[np.int64] = field(repr=False, default_factory=lambda: np.empty(0, np.int64))
-
-    def __post_init__(self) -> None:
-        from art_classwise._estimator import check_labels
-
-        if len(self.x) == 0:
-            raise InputError(f"The data set {self.name!r} is empty: it needs at least one example.")
-        repeated = {c for c in self.classes if self.classes.count(c) > 1} if len(self.classes) < 5000 else set()
-        if repeated:
-            raise InputError(f"Class names must differ, but {sorted(repeated)[0]!r} stands there twice.")
-        object.__setattr__(self, "y", check_labels(self.y, len(self.x), len(self.classes)))
-        if len(self.ids) == 0:
-            object.__setattr__(self, "ids", np.arange(len(self.x)))
-        if isinstance(self.x, np.ndarray):
-            _check_images(self.x)
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """Shape of an image, (C, H, W)."""
-        channels, height, width = self.x.shape[1:]
-        return channels, height, width
-
-    def take(self, rows: npt.NDArray[Any]) -> Dataset:
-        """Return these examples, with the numbers (``ids``) they had."""
-        x = self.x.take(rows) if isinstance(self.x, LazyImages) else self.x[rows]
-        return replace(self, x=x, y=self.y[rows], ids=self.ids[rows])
-
-    def first(self, n_examples: int) -> Dataset:
-        """Return n examples: the first n, or evenly spaced ones where the set is sorted by class.
-
-        The first n is what RobustBench evaluates on; of a set sorted by class it would be one class only.
-
-        Raises:
-            InputError: The set has fewer, or n isn't a whole number above 0.
-        """
-        if not isinstance(n_examples, (int, np.integer)) or n_examples < 1:
-            raise InputError(f"The number of examples must be a whole number of at least 1, but got {n_examples!r}.")
-        if n_examples > len(self):
-            raise InputError(f"{self.name} ({self.split}) has {len(self)} examples, but {n_examples} were asked for.")
-        if bool(np.all(np.diff(self.y) >= 0)):
-            return self.take(np.arange(n_examples) * len(self) // n_examples)
-        return self.take(np.arange(n_examples))
-
-    def of_classes(self, classes: Iterable[str | int]) -> Dataset:
-        """Return the examples of these classes (names or numbers); the numbering of classes stays.
-
-        Raises:
-            InputError: A class is unknown, or none of the examples is of these classes.
-        """
-        numbers = [self.class_number(c) for c in classes]
-        rows = np.flatnonzero(np.isin(self.y, numbers))
-        if len(rows) == 0:
-            raise InputError(f"No example of {self.name} ({self.split}) is of the classes asked for.")
-        return self.take(rows)
-
-    def class_number(self, name: str | int) -> int:
-        """Return the number of a class given by name or number.
-
-        Raises:
-            InputError: There is no such class.
-        """
-        text = str(name)
-        if text in self.classes:
-            return self.classes.index(text)
-        if text.isdigit() and int(text) < len(self.classes):
-            return int(text)
-        raise unknown("class", name, self.classes)
 
 
 def load_dataset(
@@ -386,18 +242,6 @@ def _to_float(x: npt.NDArray[Any], source: str) -> npt.NDArray[np.float32]:
     if not np.issubdtype(x.dtype, np.floating):
         raise InputError(f"{source}: images must be uint8, or floats in [0, 1], but got {x.dtype}.")
     return np.ascontiguousarray(x, dtype=np.float32)
-
-
-def _check_images(x: npt.NDArray[Any]) -> None:
-    if x.ndim != 4 or x.dtype != np.float32:
-        raise InputError(f"x must be float32 of shape (n, C, H, W), but got {x.dtype} of shape {x.shape}.")
-    low, high = float(x.min()), float(x.max())  # NaN passes through both
-    if not (np.isfinite(low) and np.isfinite(high)):
-        first = int((~np.isfinite(x)).reshape(len(x), -1).any(1).argmax())
-        raise InputError(f"Example {first} has a pixel that is not finite.")
-    if low < 0 or high > 1:
-        hint = " Divide by 255?" if low >= 0 and 1 < high <= 255 else " Undo the normalisation: models do their own."
-        raise InputError(f"Pixels must lie in [0, 1], but they go from {low:g} to {high:g}.{hint}")
 
 
 _STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")

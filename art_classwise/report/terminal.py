@@ -1,0 +1,66 @@
+"""An audit in the terminal."""
+
+from __future__ import annotations
+
+import math
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from art_classwise.audit.result import WORST_CASE, AuditResult
+
+__all__ = ["print_tables"]
+
+
+_MOST_CLASSES = 20
+_NAME_WIDTH = 16
+
+
+def print_tables(result: AuditResult) -> None:
+    """Print a table per model, its worst classes first; 80 columns wide where nothing says otherwise."""
+    console = Console()
+    widest = min(_NAME_WIDTH, max(8, *(len(c) for c in result.classes)))
+    room = console.width - 44 - widest  # beside class, n and the two columns with intervals
+    shown = [a for i, a in enumerate(result.attacks) if sum(len(b) + 2 for b in result.attacks[: i + 1]) <= room]
+    for name in result.models:
+        under = {a: result.class_table(name, a)["robust"] for a in shown}
+        rows = result.class_table(name).sort_values("robust", kind="stable", na_position="last")
+        notes = [f"mean over classes under all attacks: {_percent(rows['robust'].mean())}", "brackets: 95 % intervals"]
+        if len(rows) > _MOST_CLASSES:
+            notes.append(f"{len(rows) - _MOST_CLASSES} more classes in by_class.csv")
+        if len(shown) < len(result.attacks):
+            notes.append(f"{len(result.attacks) - len(shown)} more attacks in by_class.csv")
+        table = Table(
+            title=Text(f"{_printable(name)}: accuracy in % at {result.threat}, worst class first", "bold"),
+            caption=Text("; ".join(notes)),
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+        )
+        table.add_column("class", overflow="ellipsis", no_wrap=True, max_width=_NAME_WIDTH)
+        for column in ("n", "clean", *shown, WORST_CASE):
+            table.add_column(Text(_printable(column)), justify="right", no_wrap=True)
+        for i, (label, row) in enumerate(rows.head(_MOST_CLASSES).iterrows()):
+            table.add_row(
+                Text(_printable(str(label))),
+                str(int(row["n"])),
+                _interval(row["clean"], row["clean_low"], row["clean_high"]),
+                *[_percent(under[a][str(label)]) for a in shown],
+                _interval(row["robust"], row["low"], row["high"]),
+                style="bold red" if i == 0 else None,
+            )
+        console.print(table)
+
+
+def _percent(fraction: float) -> str:
+    return "–" if math.isnan(fraction) else f"{100 * fraction:.1f}"
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    return "–" if math.isnan(value) else f"{_percent(value)} ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def _printable(text: str) -> str:
+    """Replace what would move the cursor or colour the terminal: names come from files of others."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
