@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from art_classwise.errors import InputError
 
-__all__ = ["check_labels", "check_logits", "clip_bounds", "logits_module", "predict_logits"]
+__all__ = ["check_labels", "check_logits", "check_shape", "clip_bounds", "logits_module", "predict_logits"]
 
 
 def logits_module(estimator: Any) -> nn.Module:
@@ -60,6 +60,19 @@ def clip_bounds(estimator: Any, device: torch.device) -> tuple[Tensor, Tensor]:
         torch.as_tensor(low, dtype=torch.float32, device=device),
         torch.as_tensor(high, dtype=torch.float32, device=device),
     )
+
+
+def check_shape(images: npt.NDArray[Any], estimator: Any) -> None:
+    """Check that images (n, ...) have the shape that the estimator takes.
+
+    Raises:
+        InputError: They haven't.
+    """
+    if images.shape[1:] != tuple(estimator.input_shape):
+        raise InputError(
+            f"The classifier takes images of shape {tuple(estimator.input_shape)}, but x holds images of shape "
+            f"{images.shape[1:]}: is the channel the first axis of an image?"
+        )
 
 
 def check_labels(y: npt.ArrayLike, n_examples: int, n_classes: int) -> npt.NDArray[np.int64]:

@@ -65,13 +65,16 @@ def preserved_random_state(seed: int | None = None) -> Iterator[None]:
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     # Where CUDA isn't in use there is no state to save, and asking for it would make a context.
-    devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    cuda = torch.cuda.is_initialized()
+    devices = range(torch.cuda.device_count() if cuda else 0)
     with torch.random.fork_rng(devices=list(devices)):
         try:
             if seed is not None:
                 random.seed(seed)
                 np.random.seed(seed % 2**32)  # noqa: NPY002
-                torch.manual_seed(seed)
+                torch.default_generator.manual_seed(seed)
+                if cuda:  # else torch.manual_seed would queue a seed for when CUDA starts, after the block
+                    torch.cuda.manual_seed_all(seed)
             yield
         finally:
             random.setstate(python_state)

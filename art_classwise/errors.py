@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import math
 import numbers
 from collections.abc import Iterable
 
-__all__ = ["DivergenceError", "InputError", "check_whole", "unknown"]
+__all__ = ["DivergenceError", "InputError", "check_name", "check_positive", "check_seed", "check_whole", "unknown"]
 
 
 class InputError(ValueError):
@@ -50,5 +51,41 @@ def check_whole(name: str, value: object, least: int) -> None:
     Raises:
         InputError: It isn't.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < least:
         raise InputError(f"`{name}` must be a whole number of at least {least}, but got {value!r}.")
+
+
+def check_seed(value: object) -> None:
+    """Check that a seed is a whole number from 0 to 2**63 - 1, what torch and NumPy both take.
+
+    Raises:
+        InputError: It isn't.
+    """
+    check_whole("seed", value, 0)
+    if isinstance(value, numbers.Integral) and int(value) >= 2**63:
+        raise InputError(f"`seed` must be below 2**63, but got {value!r}.")
+
+
+def check_positive(name: str, value: object, *, finite: bool = True) -> None:
+    """Check that an argument is a number above 0.
+
+    Raises:
+        InputError: It isn't, or ``finite`` is asked for and it is infinite.
+    """
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (number and float(value) > 0 and (math.isfinite(float(value)) or not finite)):  # type: ignore[arg-type]
+        raise InputError(f"`{name}` must be a {'finite ' if finite else ''}number above 0, but got {value!r}.")
+
+
+def check_name(kind: str, name: object) -> None:
+    """Check that a name, of a model, say, can stand in tables, files and pages.
+
+    Raises:
+        InputError: It is empty, no text, or can't be written as UTF-8.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise InputError(f"A {kind} name must be a text that isn't empty, but got {name!r}.")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"The {kind} name {name!r} holds bytes that are not UTF-8: choose another.") from None

@@ -37,7 +37,7 @@ def soft_margin(logits: Tensor, y: Tensor, inverse_temperature: float = 1.0) -> 
     underflows in float32 for a confident network; here it is absent. s -> infinity gives :func:`margin`
     (the CW direction), s = 1 plain PGD, s -> 0 the mean of the other logits.
     """
-    if inverse_temperature == float("inf"):
+    if inverse_temperature > 1e30:  # the product would overflow, and the limit is reached long before
         return margin(logits, y)
     others = _without(logits * inverse_temperature, y).logsumexp(1) / inverse_temperature
     return others - _of(logits, y)

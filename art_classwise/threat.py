@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -16,7 +17,7 @@ from art_classwise.errors import InputError, unknown
 __all__ = ["Norm", "ThreatModel"]
 
 Norm = Literal["Linf", "L2"]
-_NORMS: dict[str, Norm] = {"linf": "Linf", "inf": "Linf", "l2": "L2", "2": "L2"}
+_NORMS: dict[str, Norm] = {"linf": "Linf", "l2": "L2"}
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,13 @@ class ThreatModel:
     def __post_init__(self) -> None:
         if self.norm not in _NORMS.values():
             raise unknown("norm", self.norm, ("Linf", "L2"))
-        if not (isinstance(self.eps, (int, float)) and math.isfinite(self.eps) and self.eps > 0):
+        number = isinstance(self.eps, numbers.Real) and not isinstance(self.eps, bool)
+        if not (number and math.isfinite(self.eps) and self.eps > 0):
             raise InputError(
                 f"The radius must be a finite number above 0, but got {self.eps!r}. "
                 'Give it in the units of the images, e.g. "Linf:8/255" for images in [0, 1].'
             )
+        object.__setattr__(self, "eps", float(self.eps))
 
     @classmethod
     def parse(cls, text: str | ThreatModel) -> ThreatModel:
@@ -80,10 +83,11 @@ class ThreatModel:
         Raises:
             InputError: The norm is neither, or the radius is out of range.
         """
-        key = str(int(norm)) if isinstance(norm, (int, float)) and math.isfinite(norm) else str(norm).lower()
-        if key not in _NORMS:
-            raise InputError(f'`norm` must be np.inf, "inf" or 2, but got {norm!r}.')
-        return cls(_NORMS[key], float(eps))
+        if norm in (np.inf, "inf"):
+            return cls("Linf", eps)
+        if norm == 2:
+            return cls("L2", eps)
+        raise InputError(f'`norm` must be np.inf, "inf" or 2, but got {norm!r}.')
 
     def __str__(self) -> str:
         in_grey_levels = Fraction(self.eps).limit_denominator(255)

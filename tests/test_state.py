@@ -25,6 +25,15 @@ def test_random_state_is_put_back_and_the_seed_decides_inside():
     assert inside[0] == inside[1] != inside[2]
 
 
+def test_no_seed_is_queued_for_a_cuda_that_is_not_in_use(monkeypatch):
+    """torch.manual_seed would queue one, and the user's later draws on the GPU would follow it."""
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: False)
+    for name in ("torch.cuda.manual_seed", "torch.cuda.manual_seed_all", "torch.cuda._lazy_call"):
+        monkeypatch.setattr(name, lambda *a, **k: pytest.fail("touched CUDA"))
+    with preserved_random_state(3):
+        torch.rand(1)
+
+
 def test_random_state_is_put_back_after_an_error():
     state = torch.get_rng_state()
 

@@ -36,11 +36,12 @@ def test_inverse_temperature_1_is_pgd(classifier, images, labels, norm, eps):
 
 
 def test_large_inverse_temperature_follows_the_margin(classifier, images, labels):
-    sharp, margin = (
+    sharp, sharper, margin = (
         TemperaturePGD(classifier, eps=0.05, max_iter=10, inverse_temperature=s, **QUIET).generate(images, labels)
-        for s in (1e4, float("inf"))
+        for s in (1e4, 1e38, float("inf"))
     )
     np.testing.assert_allclose(sharp, margin, atol=1e-5)
+    assert np.array_equal(sharper, margin)
 
 
 def test_temperatures_differ(classifier, images, labels):
@@ -85,16 +86,19 @@ def test_random_starts_depend_on_the_example_alone(classifier, images, labels):
     assert np.abs(other - whole).max() > 0.05
 
 
-def test_restarts_keep_the_most_wrong(classifier, images, labels):
-    def margins(n_restarts):
-        attack = TemperaturePGD(
-            classifier, eps=0.05, eps_step=0.02, max_iter=1, num_random_init=n_restarts, inverse_temperature=1, **QUIET
-        )
-        logits = torch.from_numpy(classifier.predict(attack.generate(images, labels)))
-        return losses.soft_margin(logits, torch.from_numpy(labels)).numpy()
+@pytest.mark.parametrize("targeted", [False, True])
+def test_restarts_keep_the_most_wrong(classifier, images, own, targeted):
+    """By the margin, above 0 where it succeeded: a soft margin may be large for a failure."""
+    y = (own + 1) % 4 if targeted else own
+    parameters = {"eps": 0.05, "eps_step": 0.02, "max_iter": 1, "inverse_temperature": 0.2, "targeted": targeted}
 
-    one, many = margins(1), margins(6)
-    assert (many >= one - 1e-5).all()
+    def wrongness(**options):
+        x_adv = TemperaturePGD(classifier, **parameters, **options, **QUIET).generate(images, y)
+        margin = losses.margin(torch.from_numpy(classifier.predict(x_adv)), torch.from_numpy(y)).numpy()
+        return -margin if targeted else margin
+
+    one, many = wrongness(), wrongness(num_random_init=6)
+    assert (many >= one - 1e-5).all()  # the first of six restarts is the one of a single
     assert (many > one + 1e-3).any()
 
 
@@ -118,6 +122,8 @@ def test_keeps_arts_contract(classifier, images, labels, own):
     assert np.array_equal(attack.generate(images, np.eye(4)[labels]), x_adv)
     assert np.array_equal(attack.generate(x=images, y=labels), x_adv)
     assert np.array_equal(attack.generate(images), attack.generate(images, own))
+    flipped = attack.generate(images[..., ::-1], labels)  # a view with a negative stride
+    assert np.array_equal(flipped, attack.generate(images[..., ::-1].copy(), labels))
     assert np.array_equal(attack.generate(images.astype(np.float64), labels), x_adv)
     assert attack.generate(images[:1], labels[:1]).shape == (1, 3, 6, 6)
     mask = np.zeros((3, 6, 6))
@@ -199,6 +205,12 @@ def test_leaves_everything_as_it_was(classifier, images, labels):
     [
         ("norm", 1),
         ("norm", "L3"),
+        ("norm", 2.9),
+        ("eps", "8/255"),
+        ("eps", None),
+        ("eps_step", "1/255"),
+        ("inverse_temperature", "5"),
+        ("seed", 2**63),
         ("eps", 0),
         ("eps", -0.1),
         ("eps", float("nan")),
@@ -234,6 +246,7 @@ def test_bad_arrays_are_named(classifier, images, labels):
         (images, labels + 4, {}, "outside the 4 classes"),
         (images, np.zeros((16, 7)), {}, "one-hot"),
         (images[:0], labels[:0], {}, "x is empty"),
+        (images.transpose(0, 2, 3, 1), labels, {}, r"shape \(3, 6, 6\), but x holds images of shape \(6, 6, 3\)"),
         (broken, labels, {}, "Example 3 has a value that is not finite"),
         (outside, labels, {}, "Example 4 has values from .* to 255, outside"),
         (images, labels, {"mask": np.ones((5, 5))}, r"mask of shape \(5, 5\)"),
@@ -297,3 +310,10 @@ def test_published_networks_hold_and_fall_as_published(shared, mnist_root):
         attack = TemperaturePGD(classifier, eps=0.3, eps_step=0.02, max_iter=40, inverse_temperature=1, **QUIET)
         with evaluating(network):
             assert low <= accuracy(classifier, attack.generate(data.x, data.y), data.y) <= high
+
+
+def test_labels_that_are_given_cost_no_forward_pass(classifier, images, labels):
+    passes = []
+    classifier.model.register_forward_hook(lambda *_: passes.append(1))
+    TemperaturePGD(classifier, eps=0.1, max_iter=3, **QUIET).generate(images, labels)
+    assert len(passes) == 3

@@ -15,10 +15,10 @@ from art.estimators.pytorch import PyTorchEstimator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from art_classwise import _estimator
+from art_classwise import _estimator, losses
 from art_classwise._state import evaluating
 from art_classwise.attacks._search import search
-from art_classwise.errors import InputError, check_whole
+from art_classwise.errors import InputError, check_positive, check_seed, check_whole
 from art_classwise.threat import ThreatModel
 
 __all__ = ["SearchAttack"]
@@ -105,7 +105,7 @@ class SearchAttack(EvasionAttack, abc.ABC):
             raise InputError(f"generate() got {', '.join(kwargs)}; it takes x, y, mask and example_ids.")
         module, device = _estimator.logits_module(self.estimator), self.estimator.device
         low, high = _estimator.clip_bounds(self.estimator, device)
-        images = np.asarray(x, dtype=np.float32)
+        images = np.ascontiguousarray(x, dtype=np.float32)
         self._check_images(images, low, high)
         labels = None if y is None else _estimator.check_labels(y, len(x), self.estimator.nb_classes)
         if labels is None and self.targeted:
@@ -135,6 +135,13 @@ class SearchAttack(EvasionAttack, abc.ABC):
     def threat(self) -> ThreatModel:
         """The threat model: the attack's norm and radius."""
         return ThreatModel.from_art(self.norm, self.eps)
+
+    def _wrongness(self, module: nn.Module, x_adv: Tensor, y: Tensor) -> Tensor:
+        """Return what restarts compete for: above 0 if and only if the attack succeeded."""
+        with evaluating(module):
+            logits = _estimator.predict_logits(module, x_adv, self.estimator.nb_classes)
+        margin = losses.margin(logits, y)
+        return -margin if self.targeted else margin
 
     def _ascended(self, logits: Tensor, y: Tensor) -> Tensor:
         loss = self._loss(_estimator.check_logits(logits, len(y), self.estimator.nb_classes), y)
@@ -171,8 +178,7 @@ class SearchAttack(EvasionAttack, abc.ABC):
             zero |= result.zero_gradient
             if self.num_random_init <= 1:
                 return result.x_adv, zero
-            with evaluating(module), torch.no_grad():
-                value = self._ascended(module(result.x_adv), y)
+            value = self._wrongness(module, result.x_adv, y)
             better = value > best_value
             best_value = torch.where(better, value, best_value)
             chosen = better.view(-1, *[1] * (x.dim() - 1))
@@ -193,6 +199,7 @@ class SearchAttack(EvasionAttack, abc.ABC):
     def _check_images(self, images: npt.NDArray[np.float32], low: Tensor, high: Tensor) -> None:
         if len(images) == 0:
             raise InputError("There is no example to attack: x is empty.")
+        _estimator.check_shape(images, self.estimator)
         finite = np.isfinite(images).reshape(len(images), -1).all(1)
         if not finite.all():
             raise InputError(f"Example {int(finite.argmin())} has a value that is not finite.")
@@ -218,10 +225,11 @@ class SearchAttack(EvasionAttack, abc.ABC):
     def _check_params(self) -> None:
         super()._check_params()
         ThreatModel.from_art(self.norm, self.eps)  # checks both
-        if self.eps_step is not None and not 0 < self.eps_step < float("inf"):
-            raise InputError(f"`eps_step` must be a finite number above 0, but got {self.eps_step!r}.")
-        for name, least in (("max_iter", 1), ("num_random_init", 0), ("batch_size", 1), ("seed", 0)):
+        if self.eps_step is not None:
+            check_positive("eps_step", self.eps_step)
+        for name, least in (("max_iter", 1), ("num_random_init", 0), ("batch_size", 1)):
             check_whole(name, getattr(self, name), least)
+        check_seed(self.seed)
         for name in ("targeted", "verbose"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"`{name}` must be True or False, but got {getattr(self, name)!r}.")

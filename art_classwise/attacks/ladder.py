@@ -8,13 +8,16 @@ from functools import partial
 from typing import Any
 
 from art_classwise.attacks.temperature_pgd import TemperaturePGD
-from art_classwise.errors import InputError, unknown
+from art_classwise.errors import InputError, check_name, unknown
 from art_classwise.threat import ThreatModel
 
-__all__ = ["AttackFactory", "ladder"]
+__all__ = ["WORST_CASE", "AttackFactory", "ladder"]
 
 AttackFactory = Callable[[Any], Any]
 """An ART classifier -> an ART evasion attack on it."""
+
+WORST_CASE = "all attacks"
+"""The name, in tables, of the attack that succeeds where any attack of an audit does."""
 
 _LADDERS = {"quick": ("fgsm", "pgd-10")}
 _PATTERN = re.compile(r"(?P<family>pgd|margin|tpgd(?P<inverse_temperature>\d+(\.\d+)?))-(?P<steps>\d+)")
@@ -31,7 +34,7 @@ def ladder(
     """Return attacks by name, each a function from a classifier to an attack on it.
 
     Args:
-        attacks: A ladder (``"quick"``: FGSM, PGD-10), or attack names, or your own functions by name. Names:
+        attacks: A ladder (``"quick"``: FGSM, PGD-10), or names of attacks and ladders, or your own functions by name:
             ``"fgsm"`` (one step of length eps from x), ``"pgd-20"`` (20 steps of eps / 4, a random start),
             ``"margin-20"`` (the same, ascending the margin), ``"tpgd5-20"`` (Temperature-PGD with 1/T = 5).
         threat: Norm and radius.
@@ -44,11 +47,27 @@ def ladder(
     Raises:
         InputError: A name is unknown or stands twice, or there is no attack.
     """
+    chosen: dict[str, AttackFactory]
     if isinstance(attacks, Mapping):
         chosen = dict(attacks)
+        for name, make in chosen.items():
+            check_name("attack", name)
+            if name == WORST_CASE:
+                raise InputError(f"The attack name {WORST_CASE!r} stands for all attacks together: choose another.")
+            if not callable(make):
+                raise InputError(
+                    f"The attack {name!r} must be a function from a classifier to an attack on it, such as "
+                    f"lambda c: TemperaturePGD(c, eps=8 / 255), but is a {type(make).__name__}."
+                )
     else:
-        names = _LADDERS.get(attacks, (attacks,)) if isinstance(attacks, str) else tuple(attacks)
-        repeated = [n for n in names if list(names).count(n) > 1]
+        if not isinstance(attacks, (str, Sequence)) or not all(isinstance(a, str) for a in attacks):
+            raise InputError(
+                "`attacks` must be a ladder, attack names, or a dict of functions by name, such as "
+                '{"mine": lambda c: TemperaturePGD(c, eps=8 / 255)}, ' + f"but got {attacks!r}."
+            )
+        asked = (attacks,) if isinstance(attacks, str) else attacks
+        names = [name for ask in asked for name in _LADDERS.get(ask, (ask,))]
+        repeated = [n for n in names if names.count(n) > 1]
         if repeated:
             raise InputError(f"The attack {repeated[0]!r} is named twice.")
         shared: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "verbose": False}

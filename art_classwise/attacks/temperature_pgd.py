@@ -9,7 +9,7 @@ from torch import Tensor
 
 from art_classwise import losses
 from art_classwise.attacks._base import SearchAttack
-from art_classwise.errors import InputError
+from art_classwise.errors import check_positive
 
 __all__ = ["TemperaturePGD"]
 
@@ -77,5 +77,4 @@ class TemperaturePGD(SearchAttack):
 
     def _check_params(self) -> None:
         super()._check_params()
-        if not self.inverse_temperature > 0:
-            raise InputError(f"`inverse_temperature` must be above 0, but got {self.inverse_temperature!r}.")
+        check_positive("inverse_temperature", self.inverse_temperature, finite=False)
