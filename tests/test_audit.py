@@ -172,16 +172,22 @@ def test_arts_own_attacks_take_part_and_are_seeded(classifier, data):
     assert audit.evaluate({"net": classifier}, data).info["attacks"]["art-fgsm"]["eps"] == 0.05
 
 
-def test_leaves_everything_as_it_was(classifier, data):
+@pytest.mark.parametrize("attacks", ["quick", {"art": lambda c: FastGradientMethod(c, eps=0.05)}])
+def test_leaves_everything_as_it_was(classifier, data, attacks):
+    """Also under ART's attacks, which change mode and gradients."""
     classifier.model.train()
     classifier.model[1].eval()
+    classifier.model[5].weight.grad = seven = torch.full_like(classifier.model[5].weight, 7.0)
     modes = [m.training for m in classifier.model.modules()]
     buffers = classifier.model[1].running_mean.clone()
     states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
-    acw.ClassWiseAudit("Linf:0.05", "quick", verbose=False).evaluate({"net": classifier}, data)
+    acw.ClassWiseAudit("Linf:0.05", attacks, verbose=False).evaluate({"net": classifier}, data)
     assert [m.training for m in classifier.model.modules()] == modes
     assert torch.equal(classifier.model[1].running_mean, buffers)
-    assert all(p.requires_grad and p.grad is None for p in classifier.model.parameters())
+    assert all(p.requires_grad for p in classifier.model.parameters())
+    assert classifier.model[5].weight.grad is seven
+    assert torch.equal(seven, torch.full_like(seven, 7.0))
+    assert classifier.model[0].weight.grad is None
     assert random.getstate() == states[0]
     assert np.array_equal(np.random.get_state()[1], states[1])
     assert torch.equal(torch.get_rng_state(), states[2])
@@ -193,6 +199,7 @@ def test_ladder_names_set_the_parameters(classifier):
     assert [a.inverse_temperature for a in made.values()] == [1.0, float("inf"), 2.5]
     assert {(a.norm, a.eps, a.eps_step, a.num_random_init, a.seed) for a in made.values()} == {(2, 0.5, 0.125, 1, 4)}
     assert list(ladder("quick", "Linf:0.1")) == ["fgsm", "pgd-10"]
+    assert list(ladder(["quick", "pgd-20"], "Linf:0.1")) == ["fgsm", "pgd-10", "pgd-20"]
 
 
 @pytest.mark.parametrize(
@@ -207,6 +214,13 @@ def test_ladder_names_set_the_parameters(classifier):
         ([], "no attack"),
         ({}, "no attack"),
         ("", "Unknown attack ''"),
+        (["quick", "pgd-10"], "'pgd-10' is named twice"),
+        ({"all attacks": lambda c: c}, "stands for all attacks together"),
+        ({"": lambda c: c}, "a text that isn't empty"),
+        ({1: lambda c: c}, "a text that isn't empty, but got 1"),
+        ({"a": 3}, "'a' must be a function from a classifier to an attack on it, .* but is a int"),
+        (lambda c: c, "must be a ladder, attack names, or a dict"),
+        ([3], "must be a ladder, attack names, or a dict"),
     ],
 )
 def test_unknown_attacks_are_named(attacks, says):
@@ -221,6 +235,14 @@ def test_bad_input_is_named(classifier, data, digits, tmp_path):
         (lambda: acw.ClassWiseAudit("Linf"), "norm:radius"),
         (lambda: acw.ClassWiseAudit("Linf:0.1", batch_size=0), "`batch_size`"),
         (lambda: acw.ClassWiseAudit("Linf:0.1", seed=-1), "`seed`"),
+        (lambda: acw.ClassWiseAudit("Linf:0.1", seed=2**63), "`seed` must be below"),
+        (lambda: audit.evaluate({"\udcff": classifier}, data), "not UTF-8: choose another"),
+        (
+            lambda: acw.ClassWiseAudit(
+                "Linf:0.1", {"aimed": lambda c: acw.TemperaturePGD(c, targeted=True)}, verbose=False
+            ).evaluate({"net": classifier}, data),
+            "'aimed' is targeted: it would drive each example towards its true label",
+        ),
         (lambda: audit.evaluate({}, data), "at least one ART classifier"),
         (lambda: audit.evaluate(classifier, data), "dict of at least one ART classifier"),
         (lambda: audit.evaluate({"": classifier}, data), "a text that isn't empty"),
@@ -303,3 +325,58 @@ def test_a_folder_that_can_not_be_written_is_found_before_the_work(classifier, t
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="can't be written .*: choose another"):
         acw.ClassWiseAudit("Linf:0.1", store=tmp_path / "file" / "runs")
+
+
+def test_every_example_has_a_start_of_its_own_beyond_the_first_shard(classifier, monkeypatch):
+    """Two equal images, one in each of two shards, are attacked from different starts."""
+    from art_classwise.audit import audit as module
+
+    monkeypatch.setattr(module, "_SHARD", 3)
+    x = np.tile(np.full((1, 3, 6, 6), 0.5, np.float32), (4, 1, 1, 1))
+    data = acw.Dataset(x, np.zeros(4, int), CLASSES)
+    outcomes = acw.ClassWiseAudit("Linf:0.05", "pgd-1", verbose=False).evaluate({"net": classifier}, data).outcomes
+    assert outcomes["example"].tolist() == [0, 1, 2, 3]
+    assert outcomes["margin"].nunique() == 4
+
+
+class Saturated(nn.Module):
+    """Constant where the first pixel is dark: there no gradient is to be had."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(torch.where(x[:, :1, :1, :1] < 0.5, torch.zeros_like(x), x))
+
+
+def test_zero_gradients_are_kept_and_shown(network, data):
+    from art_classwise.report import render
+
+    data.x[:, 0, 0, 0] = np.where(np.arange(16) < 4, 0.2, 0.8)
+    saturated = acw.as_classifier(Saturated(network), (3, 6, 6), 4, device="cpu")
+    result = acw.ClassWiseAudit("Linf:0.05", "fgsm", verbose=False).evaluate({"net": saturated}, data)
+    assert result.outcomes["zero_gradient"].tolist() == [True] * 4 + [False] * 12
+    assert "<td>25.0 %</td>" in render(result)
+
+
+def test_probabilities_in_place_of_logits_are_warned_of(network, data):
+    softmax = acw.as_classifier(nn.Sequential(network, nn.Softmax(1)), (3, 6, 6), 4, device="cpu")
+    with pytest.warns(UserWarning, match="seems to return probabilities"):
+        acw.ClassWiseAudit("Linf:0.05", "fgsm", verbose=False).evaluate({"net": softmax}, data)
+
+
+def test_arts_black_box_attack_takes_part(classifier, data):
+    """Its parameters hold the classifier itself, which is no parameter."""
+    from art.attacks.evasion import SquareAttack
+
+    attacks = {"square": lambda c: SquareAttack(c, eps=0.05, max_iter=5, verbose=False)}
+    result = acw.ClassWiseAudit("Linf:0.05", attacks, verbose=False).evaluate({"net": classifier}, data)
+    assert result.info["attacks"]["square"]["max_iter"] == 5
+    assert "estimator" not in result.info["attacks"]["square"]
+
+
+def test_a_command_with_bytes_that_are_no_text_is_kept(classifier, data, tmp_path):
+    audit = acw.ClassWiseAudit("Linf:0.1", "fgsm", store=tmp_path, verbose=False, command="audit --out \udcff")
+    audit.evaluate({"net": classifier}, data).to_html(tmp_path / "report.html")
+    assert acw.read_audit(tmp_path).info["command"] == r"audit --out \udcff"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 import os
+import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,19 +17,19 @@ from art.evaluations.evaluation import Evaluation
 from tqdm.auto import tqdm
 
 from art_classwise import _estimator, losses
-from art_classwise._state import evaluating, preserved_random_state
+from art_classwise._state import evaluating, preserved, preserved_random_state
 from art_classwise.attacks._base import SearchAttack
 from art_classwise.attacks.ladder import AttackFactory, ladder
 from art_classwise.audit.provenance import environment, parameters
 from art_classwise.audit.result import AuditResult
 from art_classwise.audit.store import check_output_folder, write_audit
 from art_classwise.datasets import Dataset
-from art_classwise.errors import InputError, check_whole
+from art_classwise.errors import InputError, check_name, check_seed, check_whole
 from art_classwise.threat import ThreatModel
 
 __all__ = ["ClassWiseAudit"]
 
-_SHARD = 500  # examples; other packages' attacks draw their randomness per shard
+_SHARD = 512  # examples; other packages' attacks draw their randomness per shard
 
 
 class ClassWiseAudit(Evaluation):
@@ -42,7 +43,7 @@ class ClassWiseAudit(Evaluation):
         attacks: What :func:`art_classwise.attacks.ladder` takes: a ladder, names, or functions by name.
         store: Folder to write the outcomes to.
         seed: Of the attacks.
-        batch_size: Examples attacked at once.
+        batch_size: Examples attacked at once, at most 512.
         verbose: Show a progress bar.
         command: The command line that runs the audit, kept with its outcomes and shown in its report.
 
@@ -62,7 +63,7 @@ class ClassWiseAudit(Evaluation):
         command: str | None = None,
     ) -> None:
         check_whole("batch_size", batch_size, 1)
-        check_whole("seed", seed, 0)
+        check_seed(seed)
         self.threat = ThreatModel.parse(threat)
         self.attacks = ladder(attacks, self.threat, seed=seed, batch_size=batch_size)
         self.store = None if store is None else check_output_folder(store)
@@ -95,7 +96,7 @@ class ClassWiseAudit(Evaluation):
         total = len(models) * len(self.attacks) * len(data)
         with tqdm(total=total, desc="audit", unit="attack", disable=not self.verbose) as bar:
             for name, classifier in models.items():
-                attacks = {a: make(classifier) for a, make in self.attacks.items()}
+                attacks = {a: _untargeted(a, make(classifier)) for a, make in self.attacks.items()}
                 described = {a: parameters(attack) for a, attack in attacks.items()}
                 bar.set_description(f"audit {name}")
                 for rows in shards:
@@ -118,20 +119,25 @@ class ClassWiseAudit(Evaluation):
                 "attacks": described,
                 "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
                 "environment": environment(),
-                "command": self.command,
+                "command": None if self.command is None else self.command.encode(errors="backslashreplace").decode(),
             },
         )
         if self.store is not None:
             write_audit(result, self.store)
         return result
 
-    def _shard(self, classifier: Any, attacks: Mapping[str, Any], data: Dataset, first: int) -> list[pd.DataFrame]:
+    def _shard(self, classifier: Any, attacks: Mapping[str, Any], data: Dataset, first: int) -> Iterator[pd.DataFrame]:
         x, y = np.asarray(data.x[:]), data.y
         clean = self._logits(classifier, x)
-        tables = []
+        if first == 0:
+            _warn_of_probabilities(clean)
         for name, attack in attacks.items():
             extra = {"example_ids": data.ids} if isinstance(attack, SearchAttack) else {}
-            with preserved_random_state(zlib.crc32(f"{self.seed} {name} {first}".encode())):
+            # ART's attacks leave the model in eval mode and write gradients into its weights.
+            with (
+                preserved(classifier.model),
+                preserved_random_state(zlib.crc32(f"{self.seed} {name} {first}".encode())),
+            ):
                 x_adv = np.asarray(attack.generate(x, y, **extra), dtype=np.float32)
             if x_adv.shape != x.shape or not np.isfinite(x_adv).all():
                 raise InputError(
@@ -140,26 +146,11 @@ class ClassWiseAudit(Evaluation):
                 )
             original = torch.from_numpy(x)
             inside = self.threat.project(torch.from_numpy(x_adv), original, torch.tensor(0.0), torch.tensor(1.0))
-            attacked = self._logits(classifier, inside.numpy())
-            labels = torch.from_numpy(y)
-            prediction, adversarial = clean.argmax(1), attacked.argmax(1)
-            tables.append(
-                pd.DataFrame(
-                    {
-                        "attack": name,
-                        "example": data.ids.astype(np.int64),
-                        "label": y.astype(np.int32),
-                        "clean_prediction": prediction.numpy().astype(np.int32),
-                        "prediction": adversarial.numpy().astype(np.int32),
-                        "withstood": ((prediction == labels) & (adversarial == labels)).numpy(),
-                        "clean_margin": -losses.margin(clean, labels).numpy(),
-                        "margin": -losses.margin(attacked, labels).numpy(),
-                        "perturbation": self.threat.size(inside - original).numpy(),
-                        "zero_gradient": np.asarray(getattr(attack, "zero_gradient", np.zeros(len(y), bool))),
-                    }
-                )
-            )
-        return tables
+            table = _outcomes(data, clean, self._logits(classifier, inside.numpy()))
+            table.insert(0, "attack", name)
+            table["perturbation"] = self.threat.size(inside - original).numpy()
+            table["zero_gradient"] = np.asarray(getattr(attack, "zero_gradient", np.zeros(len(y), bool)))
+            yield table
 
     def _logits(self, classifier: Any, x: npt.NDArray[np.float32]) -> torch.Tensor:
         """Return float32 logits on the CPU, in eval mode."""
@@ -176,11 +167,27 @@ class ClassWiseAudit(Evaluation):
         return logits
 
 
+def _outcomes(data: Dataset, clean: torch.Tensor, attacked: torch.Tensor) -> pd.DataFrame:
+    """Return the columns that follow from labels, clean logits and logits under attack, (n, C) each."""
+    labels = torch.from_numpy(data.y)
+    prediction, adversarial = clean.argmax(1), attacked.argmax(1)
+    return pd.DataFrame(
+        {
+            "example": data.ids.astype(np.int64),
+            "label": data.y.astype(np.int32),
+            "clean_prediction": prediction.numpy().astype(np.int32),
+            "prediction": adversarial.numpy().astype(np.int32),
+            "withstood": ((prediction == labels) & (adversarial == labels)).numpy(),
+            "clean_margin": -losses.margin(clean, labels).numpy(),
+            "margin": -losses.margin(attacked, labels).numpy(),
+        }
+    )
+
+
 def _check_fit(name: str, classifier: Any, data: Dataset) -> None:
     from art.estimators.classification import PyTorchClassifier
 
-    if not isinstance(name, str) or not name.strip():
-        raise InputError(f"A model's name must be a text that isn't empty, but got {name!r}.")
+    check_name("model", name)
     if not isinstance(classifier, PyTorchClassifier):
         raise InputError(
             f"The model {name!r} must be an ART PyTorchClassifier, but is a {type(classifier).__name__}; "
@@ -200,4 +207,22 @@ def _check_fit(name: str, classifier: Any, data: Dataset) -> None:
         raise InputError(
             f"The model {name!r} takes images of shape {tuple(classifier.input_shape)}, but those of {data.name} "
             f"have shape {data.input_shape}."
+        )
+
+
+def _untargeted(name: str, attack: Any) -> Any:
+    if getattr(attack, "targeted", False):
+        raise InputError(
+            f"The attack {name!r} is targeted: it would drive each example towards its true label. "
+            "Make it with targeted=False."
+        )
+    return attack
+
+
+def _warn_of_probabilities(outputs: torch.Tensor) -> None:
+    if bool((outputs >= 0).all()) and torch.allclose(outputs.sum(1), torch.ones(len(outputs)), atol=1e-4):
+        warnings.warn(
+            "The model seems to return probabilities. Gradients vanish through a softmax, so gradient attacks look "
+            "weaker than they are: return logits, or log-probabilities.",
+            stacklevel=4,
         )

@@ -46,7 +46,8 @@ def parameters(attack: Any) -> dict[str, Any]:
     """Return an ART attack's class and parameters, as plain values."""
     values = {"class": f"{type(attack).__module__}.{type(attack).__qualname__}"}
     for name in attack.attack_params:
-        if name not in ("verbose", "batch_size", "summary_writer"):  # change nothing but time
+        # These change nothing but time, or are no parameter but the model.
+        if name not in ("verbose", "batch_size", "summary_writer", "estimator", "classifier"):
             values[name] = _plain(getattr(attack, name, None))
     return values
 
@@ -60,4 +61,6 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
-    return repr(value)
+    if isinstance(value, np.ndarray) and value.size <= 100:
+        return _plain(value.tolist())
+    return f"{type(value).__module__}.{type(value).__qualname__}"  # repr() may be endless, or hold an address

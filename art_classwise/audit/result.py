@@ -12,14 +12,13 @@ import numpy as np
 import pandas as pd
 
 from art_classwise import metrics
+from art_classwise._files import written_aside
+from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.errors import InputError, unknown
 from art_classwise.metrics.accuracy import class_counts
 from art_classwise.threat import ThreatModel
 
 __all__ = ["WORST_CASE", "AuditResult"]
-
-WORST_CASE = "all attacks"
-"""The name of the attack that succeeds where any of the audit's attacks does."""
 
 
 @dataclass(frozen=True)
@@ -152,13 +151,15 @@ class AuditResult:
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write :meth:`by_class` as a CSV file."""
-        self.by_class().to_csv(path)
+        with written_aside(Path(path)) as aside:
+            self.by_class().to_csv(aside)
 
     def to_html(self, path: str | os.PathLike[str]) -> None:
         """Write the report, one HTML file that needs no other."""
         from art_classwise.report.page import render
 
-        Path(path).write_text(render(self), encoding="utf-8")
+        with written_aside(Path(path)) as aside:
+            aside.write_text(render(self), encoding="utf-8")
 
     def _rows(self, model: str, attack: str) -> pd.DataFrame:
         if model not in self.models:

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from art_classwise._files import written_aside
 from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel
 
@@ -74,16 +75,13 @@ def write_audit(result: AuditResult, folder: Path) -> None:
         "attacks": list(result.attacks),
         "info": result.info,
     }
-    aside = folder / f".{_OUTCOMES}.{os.getpid()}.tmp"
     try:
-        pq.write_table(table, aside, compression="zstd")
-        aside.replace(folder / _OUTCOMES)
-        aside.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        aside.replace(folder / _MANIFEST)
+        with written_aside(folder / _OUTCOMES) as aside:
+            pq.write_table(table, aside, compression="zstd")
+        with written_aside(folder / _MANIFEST) as aside:
+            aside.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"The outcomes can't be written to {folder.absolute()}: {error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def read_audit(folder: str | os.PathLike[str]) -> AuditResult:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from art_classwise.audit.result import WORST_CASE, AuditResult
 from art_classwise.errors import InputError
+from art_classwise.report._names import shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,20 +53,29 @@ def class_accuracy(table: pd.DataFrame, ax: Axes | None = None, *, title: str = 
         _, ax = pyplot.subplots(figsize=(6, _height(len(shown))), layout="constrained")
     position = np.arange(len(shown))
     robust = shown["robust"].to_numpy() * 100
-    colors = [WORST, *[ROBUST] * (len(shown) - 1)]
-    ax.barh(position, robust, color=colors, height=0.72)
+    is_worst = robust == robust[0]  # several, where they tie
+    bars = ax.barh(position, robust, color=np.where(is_worst, WORST, ROBUST), height=0.72)
     ax.hlines(position, shown["low"] * 100, shown["high"] * 100, color="black", lw=1.2)
     clean = ax.scatter(shown["clean"] * 100, position, marker="|", s=120, color=CLEAN, lw=2.5, zorder=3, clip_on=False)
-    ax.set_yticks(position, [_shorten(str(c)) for c in shown.index])
-    ax.get_yticklabels()[0].set(color=WORST, fontweight="bold")  # a bar of 0 % shows no colour
+    ax.set_yticks(position, [_label(str(c)) for c in shown.index])
+    for label in np.asarray(ax.get_yticklabels())[is_worst]:
+        label.set(color=WORST, fontweight="bold")  # a bar of 0 % shows no colour
     ax.set(xlim=(0, 100), ylim=(len(shown) - 0.4, -0.6), xlabel="accuracy (%)")
     if title:
-        ax.set_title(_shorten(title, 48), loc="left", fontsize="medium", fontweight="bold")
+        ax.set_title(_label(title, 48), loc="left", fontsize="medium", fontweight="bold")
     mean = float(measured["robust"].mean() * 100)
     line = ax.axvline(mean, color="0.35", lw=1, ls=(0, (4, 3)), zorder=0)
+    entries = {
+        "clean": clean,
+        "robust, with 95 % interval": bars[-1],
+        "robust, worst class": bars[0],
+        f"mean robust, {mean:.1f} %": line,
+    }
+    if is_worst.all():
+        del entries["robust, with 95 % interval"]
     ax.legend(
-        [clean, ax.patches[-1], ax.patches[0], line],
-        ["clean", "robust, with 95 % interval", "robust, worst class", f"mean robust, {mean:.1f} %"],
+        entries.values(),
+        entries.keys(),
         loc="upper right",  # under the names too, where there is room
         bbox_to_anchor=(1.0, -0.5 / _height(len(shown))),
         ncols=2,
@@ -119,7 +129,5 @@ def _height(n_classes: int) -> float:
     return 1.5 + 0.26 * n_classes
 
 
-def _shorten(text: str, length: int = 24) -> str:
-    """Cut the middle out of a long name, whose end often tells it apart; a dollar sign would start mathematics."""
-    half = (length - 1) // 2
-    return (text if len(text) <= length else f"{text[:half]}…{text[-half:]}").replace("$", r"\$")
+def _label(text: str, length: int = 24) -> str:
+    return shorten(text, length).replace("$", r"\$")  # which would start mathematics

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
 
+from art_classwise._files import written_aside
 from art_classwise.audit.result import WORST_CASE, AuditResult
 from art_classwise.report import figures
 
@@ -62,7 +64,9 @@ def write_report(result: AuditResult, folder: Path) -> None:
     """
     files = report_files(folder)
     result.to_html(files["report"])
-    figures.models_by_class(result).savefig(files["picture"], dpi=150)
+    with written_aside(files["picture"]) as aside, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box, in the picture alone
+        figures.models_by_class(result).savefig(aside, dpi=150, format="png")
     result.to_csv(files["table"])
 
 
@@ -79,6 +83,11 @@ def _model(result: AuditResult, name: str, prefix: str) -> dict[str, Any]:
         ],
         "clean": measured["clean"].mean(),
         "robust": measured["robust"].mean(),
+        "ties": int((measured["robust"] == measured["robust"].iloc[0]).sum()) - 1,
+        "zero_gradient": {
+            attack: float(rows["zero_gradient"].mean())
+            for attack, rows in result.outcomes[result.outcomes["model"] == name].groupby("attack", observed=True)
+        },
         "worst": {"name": measured.index[0], **measured.iloc[0].to_dict()},
         "best": {"name": measured.index[-1], **measured.iloc[-1].to_dict()},
     }

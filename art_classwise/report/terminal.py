@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from art_classwise.audit.result import WORST_CASE, AuditResult
+from art_classwise.report._names import printable, shorten
 
 __all__ = ["print_tables"]
 
@@ -33,17 +34,17 @@ def print_tables(result: AuditResult) -> None:
         if len(shown) < len(result.attacks):
             notes.append(f"{len(result.attacks) - len(shown)} more attacks in by_class.csv")
         table = Table(
-            title=Text(f"{_printable(name)}: accuracy in % at {result.threat}, worst class first", "bold"),
+            title=Text(f"{printable(name)}: accuracy in % at {result.threat}, worst class first", "bold"),
             caption=Text("; ".join(notes)),
             box=box.SIMPLE_HEAD,
             pad_edge=False,
         )
-        table.add_column("class", overflow="ellipsis", no_wrap=True, max_width=_NAME_WIDTH)
+        table.add_column("class", no_wrap=True)
         for column in ("n", "clean", *shown, WORST_CASE):
-            table.add_column(Text(_printable(column)), justify="right", no_wrap=True)
+            table.add_column(Text(printable(column)), justify="right", no_wrap=True)
         for i, (label, row) in enumerate(rows.head(_MOST_CLASSES).iterrows()):
             table.add_row(
-                Text(_printable(str(label))),
+                Text(shorten(printable(str(label)), _NAME_WIDTH)),
                 str(int(row["n"])),
                 _interval(row["clean"], row["clean_low"], row["clean_high"]),
                 *[_percent(under[a][str(label)]) for a in shown],
@@ -59,8 +60,3 @@ def _percent(fraction: float) -> str:
 
 def _interval(value: float, low: float, high: float) -> str:
     return "–" if math.isnan(value) else f"{_percent(value)} ({100 * low:.0f}–{100 * high:.0f})"
-
-
-def _printable(text: str) -> str:
-    """Replace what would move the cursor or colour the terminal: names come from files of others."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
