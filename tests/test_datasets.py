@@ -4,6 +4,7 @@ import urllib.error
 
 import numpy as np
 import pytest
+import torch
 import torchvision
 from PIL import Image
 from torchvision import transforms
@@ -64,6 +65,7 @@ def test_class_names_of_own_npz(tmp_path):
 
 
 IMAGES = RNG.random((3, 1, 4, 4))
+F32 = IMAGES.astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +86,13 @@ IMAGES = RNG.random((3, 1, 4, 4))
         ({"x": IMAGES[0, 0], "y": [0, 1, 1, 1]}, r"but got \(4, 4\)"),
         ({"x": IMAGES.astype(np.int64), "y": [0, 1, 1]}, "uint8, or floats in .*, but got int64"),
         ({"x": np.array([{}]), "y": [0]}, "holds Python objects, which are not loaded"),
+        ({"x": IMAGES, "y": [0, 4_000_000_000, 1]}, "label 4000000000 of example 1 is surely no class"),
+        ({"x": IMAGES, "y": np.array([0, 2**64 - 1, 1], np.uint64)}, "of example 1 is surely no class"),
+        ({"x": np.float32(1), "y": [0]}, "is empty"),
+        ({"x": IMAGES, "y": 0}, "is empty"),
+        ({"x": IMAGES, "y": [0, 1, 1], "classes": "ab"}, r"classes must be a list of names, but got shape \(\)"),
+        ({"x": IMAGES, "y": [0, 1, 1], "classes": [["a", "b"]]}, "classes must be a list of names"),
+        ({"x": IMAGES, "y": [0, 1, 1], "classes": ["a", ""]}, "A class name must be a text that isn't empty"),
     ],
 )
 def test_bad_npz_is_named(tmp_path, arrays, says):
@@ -95,7 +104,13 @@ def test_bad_npz_is_named(tmp_path, arrays, says):
 def test_files_that_are_no_npz(tmp_path):
     (tmp_path / "page.npz").write_text("<html>")
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 cut")
-    for name in ("page", "cut"):
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    np.savez_compressed(tmp_path / "corrupt.npz", x=RNG.random((50, 1, 4, 4)), y=np.arange(50) % 2)
+    content = bytearray((tmp_path / "corrupt.npz").read_bytes())
+    content[200:400] = bytes(200)
+    (tmp_path / "corrupt.npz").write_bytes(content)
+    for name in ("page", "cut", "array", "corrupt"):
         with pytest.raises(InputError, match=f"{name}.npz"):
             load_dataset(tmp_path / f"{name}.npz")
     with pytest.raises(InputError, match="There is no file .*missing.npz"):
@@ -114,7 +129,13 @@ def test_files_that_are_no_npz(tmp_path):
         (lambda: load_dataset("digits", classes="cifar10"), "its own class names"),
         (lambda: load_dataset("digits").of_classes(["10"]), "Unknown class '10'"),
         (lambda: load_dataset("digits").of_classes(["-1"]), "Unknown class '-1'"),
+        (lambda: load_dataset("digits").of_classes(["²"]), "Unknown class '²'"),
         (lambda: Dataset(IMAGES, np.zeros(3, int), ("a", "b")), "must be float32"),
+        (lambda: Dataset((IMAGES * 255).tolist(), np.zeros(3, int), ("a", "b")), "must be float32"),
+        (lambda: Dataset(torch.from_numpy(IMAGES * 255).float(), np.zeros(3, int), ("a", "b")), "Divide by 255"),
+        (lambda: Dataset(F32, np.zeros(3, int), ("a",) * 6000), "'a' stands there twice"),
+        (lambda: Dataset(F32, np.zeros(3, int), ("a", "b\udcff")), "not UTF-8"),
+        (lambda: Dataset(F32, np.zeros(3, int), ("a", "b"), ids=np.arange(2)), "3 examples, but 2 ids"),
         (lambda: Dataset(IMAGES[:0].astype(np.float32), np.zeros(0, int), ("a", "b")), "is empty"),
     ],
 )
@@ -158,6 +179,10 @@ def test_image_folder_is_read_when_indexed(folder):
     part = data.take(np.array([9, 2]))
     assert [tuple(np.rint(image[:, 0, 0] * 255)) for image in part.x[:]] == [(2, 1, 7), (0, 2, 7)]
     assert np.asarray(data.x).shape == data.x.shape
+    assert data.x[-1].shape == (3, 20, 30)
+    assert [tuple(np.rint(image[:, 0, 0] * 255))[:2] for image in data.x] == [
+        (c, i) for c in range(3) for i in range(4)
+    ]
     assert data.first(3).y.tolist() == [0, 1, 2]  # sorted by class: evenly spaced
     (folder / "ape" / "0.png").write_text("no image")  # nothing but what is indexed is read
     assert data.x[1:3].shape == (2, 3, 20, 30)
@@ -170,6 +195,21 @@ def test_image_folder_with_images_of_two_sizes(folder):
     with pytest.raises(InputError, match=r"Image 5 has shape \(3, 25, 25\), .* image_size=N"):
         load_dataset(folder).x[:]
     assert load_dataset(folder, image_size=14).x[:].shape == (12, 3, 14, 14)
+
+
+def test_grey_and_16_bit_images_keep_their_channel_and_their_values(tmp_path):
+    for name, dtype in (("eight", np.uint8), ("sixteen", np.uint16)):
+        (tmp_path / name).mkdir()
+        half = np.full((4, 4), np.iinfo(dtype).max // 2, dtype)
+        Image.fromarray(half).save(tmp_path / name / "a.png")
+    data = load_dataset(tmp_path)
+    assert data.x.shape == (2, 1, 4, 4)
+    np.testing.assert_allclose(data.x[:], 0.5, atol=0.005)
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "eight" / "b.tiff")
+    with pytest.raises(InputError, match=r"b\.tiff holds floats, whose range is unknown"):
+        load_dataset(tmp_path).x[:]
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "eight" / "0.png")  # now a class begins in colour
+    assert load_dataset(tmp_path).x.shape[1] == 3
 
 
 def test_empty_folders_are_named(tmp_path):

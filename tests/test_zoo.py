@@ -63,6 +63,11 @@ def test_bad_architectures_are_named(arguments, says):
         acw.build(*arguments)
 
 
+class Asserting(nn.Module):
+    def forward(self, x):
+        raise AssertionError("of 224 only")
+
+
 class Tuple(nn.Module):
     def forward(self, x):
         return x, x
@@ -77,6 +82,15 @@ def test_as_classifier_checks_the_module(network):
         acw.as_classifier(Tuple(), (3, 6, 6), 5)
     with pytest.raises(InputError, match='"cpu" or "cuda", but got \'gpu\''):
         acw.as_classifier(network, (3, 6, 6), 4, device="gpu")
+    with pytest.raises(InputError, match=r"must be a torch\.nn\.Module, but is a str"):
+        acw.as_classifier("network", (3, 6, 6), 4)
+    with pytest.raises(InputError, match=r"`input_shape` must be the shape of an image"):
+        acw.as_classifier(network, 6, 4)
+    with pytest.raises(InputError, match="`n_classes` must be a whole number of at least 2"):
+        acw.as_classifier(network, (3, 6, 6), 1)
+    with pytest.raises(InputError, match="can't take images .*: of 224 only"):
+        acw.as_classifier(Asserting(), (3, 6, 6), 4)
+    assert acw.as_classifier(network, (3, 6, 6), 4, device=torch.device("cpu")).device.type == "cpu"
     network.train()
     mean = network[1].running_mean.clone()
     assert acw.as_classifier(network, (3, 6, 6), 4).nb_classes == 4

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from art_classwise.errors import InputError, unknown
+from art_classwise.errors import InputError, check_name, unknown
 
 __all__ = ["Dataset", "LazyImages"]
 
@@ -44,7 +44,10 @@ class LazyImages:
         """(n, C, H, W)."""
         return (len(self), *self._image_shape)
 
-    def __getitem__(self, key: slice | npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    def __getitem__(self, key: int | slice | npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        if isinstance(key, (int, np.integer)):  # one image, (C, H, W); IndexError past the end ends an iteration
+            image: npt.NDArray[np.float32] = self[np.array([range(len(self))[key]])][0]
+            return image
         chosen = self._indices[key]
         images = np.empty((len(chosen), *self._image_shape), dtype=np.float32)
         for row, i in enumerate(chosen):
@@ -94,14 +97,19 @@ class Dataset:
 
         if len(self.x) == 0:
             raise InputError(f"The data set {self.name!r} is empty: it needs at least one example.")
-        repeated = {c for c in self.classes if self.classes.count(c) > 1} if len(self.classes) < 5000 else set()
-        if repeated:
-            raise InputError(f"Class names must differ, but {sorted(repeated)[0]!r} stands there twice.")
+        if len(set(self.classes)) < len(self.classes):
+            repeated = next(c for i, c in enumerate(self.classes) if c in self.classes[:i])
+            raise InputError(f"Class names must differ, but {repeated!r} stands there twice.")
+        for name in self.classes:
+            check_name("class", name)
         object.__setattr__(self, "y", check_labels(self.y, len(self.x), len(self.classes)))
         if len(self.ids) == 0:
             object.__setattr__(self, "ids", np.arange(len(self.x)))
-        if isinstance(self.x, np.ndarray):
-            _check_images(self.x)
+        if len(self.ids) != len(self.x):
+            raise InputError(f"There are {len(self.x)} examples, but {len(self.ids)} ids.")
+        if not isinstance(self.x, LazyImages):
+            object.__setattr__(self, "x", np.asarray(self.x))
+            _check_images(np.asarray(self.x))
 
     def __len__(self) -> int:
         return len(self.x)
@@ -154,7 +162,7 @@ class Dataset:
         text = str(name)
         if text in self.classes:
             return self.classes.index(text)
-        if text.isdigit() and int(text) < len(self.classes):
+        if text.isascii() and text.isdecimal() and int(text) < len(self.classes):
             return int(text)
         raise unknown("class", name, self.classes)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from art_classwise.datasets.dataset import Dataset, LazyImages
-from art_classwise.errors import InputError, unknown
+from art_classwise.errors import InputError, check_whole, unknown
 
 __all__ = ["DATASETS", "load_dataset"]
 
@@ -57,7 +56,7 @@ def load_dataset(
         >>> data.x.shape, data.y.dtype, data.classes[:3]
         ((797, 1, 8, 8), dtype('int64'), ('0', '1', '2'))
     """
-    text = os.fspath(name)
+    text = os.path.expanduser(os.fspath(name))
     if split not in ("train", "test"):
         raise unknown("split", split, ("train", "test"))
     folder = Path(root if root is not None else os.environ.get("ART_CLASSWISE_DATA", "data"))
@@ -161,19 +160,32 @@ def _image_folder(
         ) from error
     steps: list[Any] = []
     if image_size is not None:
-        if image_size < 1:
-            raise InputError(f"`image_size` must be at least 1, but got {image_size!r}.")
+        check_whole("image_size", image_size, 1)
         # RobustBench's ImageNet preprocessing: resize 256, crop 224, and its ratio for other sizes.
         steps = [transforms.Resize(round(image_size * 256 / 224)), transforms.CenterCrop(image_size)]
     to_tensor = transforms.Compose([*steps, transforms.ToTensor()])
 
-    def read(i: int) -> npt.NDArray[np.float32]:
+    def open_image(i: int, mode: str) -> Any:
         path = source.samples[i][0]
         try:
-            with Image.open(path) as image:
-                pixels: npt.NDArray[np.float32] = to_tensor(image.convert("RGB")).numpy()
+            with Image.open(path) as opened:
+                image: Image.Image = opened
+                if image.mode == "F":
+                    raise InputError(
+                        f"{path} holds floats, whose range is unknown: save it as 8 or 16 bits, or as .npz."
+                    )
+                if image.mode.startswith("I"):  # 16 bits, which convert() would clip at 255
+                    image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+                return image.convert(mode)
         except (OSError, SyntaxError) as error:
             raise InputError(f"{path} can't be read as an image: {error}") from error
+
+    # Grey if the first image of every class is; ImageNet's networks take colours, though some images are grey.
+    firsts = np.unique(source.targets, return_index=True)[1]
+    grey = name != "imagenet" and all(_is_grey(source.samples[i][0]) for i in firsts)
+
+    def read(i: int) -> npt.NDArray[np.float32]:
+        pixels: npt.NDArray[np.float32] = to_tensor(open_image(i, "L" if grey else "RGB")).numpy()
         return pixels
 
     channels, height, width = read(0).shape
@@ -182,37 +194,57 @@ def _image_folder(
     return Dataset(x, y, _class_names(classes, source.classes, len(source.classes)), name, split)
 
 
+def _is_grey(path: str) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
+    except (OSError, SyntaxError):
+        return False  # it is reported once it is read
+
+
 def _npz(path: Path, split: str, classes: str | Sequence[str] | None) -> Dataset:
     if not path.is_file():
         raise InputError(f"There is no file {path.absolute()}.")
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            missing = {"x", "y"} - set(arrays.files)
-            if missing:
-                raise InputError(
-                    f"{path} must hold arrays named x and y, but it holds {', '.join(arrays.files) or 'nothing'}: "
-                    "write it with numpy.savez(path, x=images, y=labels)."
-                )
-            x, y = arrays["x"], arrays["y"]
-            own = [str(c) for c in arrays["classes"]] if "classes" in arrays.files else None
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
-        raise InputError(f"{path} is not a readable .npz file: {error}") from error
+        with path.open("rb") as file:
+            if file.read(2) != b"PK":
+                raise InputError(f"{path} is not an .npz file: write it with numpy.savez(path, x=images, y=labels).")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                missing = {"x", "y"} - set(arrays.files)
+                if missing:
+                    raise InputError(
+                        f"{path} must hold arrays named x and y, but it holds {', '.join(arrays.files) or 'nothing'}: "
+                        "write it with numpy.savez(path, x=images, y=labels)."
+                    )
+                x, y = arrays["x"], arrays["y"]
+                own = arrays["classes"] if "classes" in arrays.files else None
     except InputError:
         raise
-    except ValueError as error:
-        raise InputError(f"{path} holds Python objects, which are not loaded: {error}") from error
-    if len(y) == 0 or len(x) == 0:
-        raise InputError(f"{path} is empty: it needs at least one example.")
+    except Exception as error:  # a damaged file breaks NumPy's reader in many ways
+        if "allow_pickle" in str(error):
+            raise InputError(f"{path} holds Python objects, which are not loaded: save plain arrays.") from error
+        raise InputError(f"{path} is a damaged .npz file: {str(error) or type(error).__name__}") from error
+    if x.ndim == 0 or y.ndim == 0 or len(x) == 0 or len(y) == 0:
+        raise InputError(f"{path} is empty: it needs at least one image in x and one label in y.")
+    if own is not None and (own.ndim != 1 or len(own) == 0):
+        raise InputError(f"{path}: classes must be a list of names, but got shape {own.shape}.")
     one_hot = y.ndim == 2 and y.shape[1] > 1
-    n_classes = len(own) if own else y.shape[1] if one_hot else _count_classes(y, path)
-    names = _class_names(classes, own or [str(c) for c in range(n_classes)], n_classes)
+    n_classes = len(own) if own is not None else y.shape[1] if one_hot else _count_classes(y, path)
+    found = [str(c) for c in (range(n_classes) if own is None else own)]
+    names = _class_names(classes, found, n_classes)
     return Dataset(_to_float(x, str(path)), y, names, path.stem, split)
 
 
 def _count_classes(y: npt.NDArray[Any], path: Path) -> int:
     if not np.issubdtype(y.dtype, np.number) or not np.isfinite(y).all():
         raise InputError(f"{path}: labels must be whole numbers, but got {y.dtype} such as {y.flat[0]!r}.")
-    return max(0, int(y.max())) + 1
+    largest = int(y.max())
+    if largest >= 10_000:  # no set has as many; a wrapped -1 or a wrong column has
+        raise InputError(f"{path}: label {largest} of example {int(y.argmax())} is surely no class.")
+    return max(0, largest) + 1
 
 
 def _class_names(given: str | Sequence[str] | None, found: Sequence[str], n_classes: int) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from art_classwise._state import preserved_random_state
-from art_classwise.errors import InputError, unknown
+from art_classwise.errors import InputError, check_seed, unknown
 
 __all__ = ["ARCHITECTURES", "build"]
 
@@ -45,6 +45,7 @@ def build(name: str, input_shape: Sequence[int], n_classes: int, *, seed: int | 
 
     if seed is None:
         return make()
+    check_seed(seed)
     with preserved_random_state(seed):
         return make()
 

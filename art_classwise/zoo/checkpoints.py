@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from art_classwise._files import written_aside
 from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel
 from art_classwise.zoo._files import load_weights
@@ -86,15 +87,10 @@ def save_checkpoint(
         "state_dict": weights,
     }
     target = Path(path)
-    aside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(target)
+        with written_aside(target) as aside:
+            torch.save(content, aside)
     except (OSError, RuntimeError) as error:
-        aside.unlink(missing_ok=True) if aside.parent.is_dir() else None
         raise InputError(f"The checkpoint can't be written to {target.absolute()}: {error}") from error
 
 
@@ -129,7 +125,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         raise InputError(f"{Path(path).absolute()} is damaged: {error!r} in its description. {_ADVICE}") from error
 
 
-def load_checkpoint(path: str | os.PathLike[str], module: nn.Module | None = None, *, device: str | None = None) -> Any:
+def load_checkpoint(
+    path: str | os.PathLike[str], module: nn.Module | None = None, *, device: str | torch.device | None = None
+) -> Any:
     """Load a checkpoint as an ART classifier.
 
     Args:

@@ -10,7 +10,7 @@ from torch import nn
 
 from art_classwise._estimator import check_logits
 from art_classwise._state import evaluating
-from art_classwise.errors import InputError
+from art_classwise.errors import InputError, check_whole
 
 __all__ = ["as_classifier"]
 
@@ -21,7 +21,7 @@ def as_classifier(
     n_classes: int,
     *,
     optimizer: torch.optim.Optimizer | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
 ) -> Any:
     """Wrap a module for ART.
 
@@ -30,7 +30,8 @@ def as_classifier(
         input_shape: Shape of an image, (C, H, W).
         n_classes: Number of classes.
         optimizer: Needed for training only.
-        device: ``"cpu"`` or ``"cuda"``; the GPU where there is one, if absent. The module moves there.
+        device: ``"cpu"`` or ``"cuda"`` (torch's current one); the GPU where there is one, if absent. The module
+            moves there.
 
     Returns:
         An ``art.estimators.classification.PyTorchClassifier`` with clip values (0, 1) and cross-entropy.
@@ -41,16 +42,19 @@ def as_classifier(
     """
     from art.estimators.classification import PyTorchClassifier
 
-    if device not in (None, "cpu", "cuda"):
-        raise InputError(f'`device` must be "cpu" or "cuda", but got {device!r}.')
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError('`device="cuda"` was asked for, but torch sees no CUDA GPU; use device="cpu".')
-    shape = tuple(int(side) for side in input_shape)
+    on_cpu = _is_cpu(device)
+    if not isinstance(module, nn.Module):
+        raise InputError(f"The module must be a torch.nn.Module, but is a {type(module).__name__}.")
+    check_whole("n_classes", n_classes, 2)
+    try:
+        shape = tuple(int(side) for side in input_shape)
+    except (TypeError, ValueError):
+        raise InputError(f"`input_shape` must be the shape of an image, (C, H, W), but got {input_shape!r}.") from None
     tensor = next((t for t in [*module.parameters(), *module.buffers()]), torch.empty(0))
     with evaluating(module), torch.no_grad():
         try:
             logits = module(torch.zeros(1, *shape, device=tensor.device))
-        except (RuntimeError, ValueError, TypeError) as error:
+        except Exception as error:  # of the module's own code: of any kind
             raise InputError(f"The module can't take images of shape {shape}: {str(error).splitlines()[0]}") from error
     check_logits(logits, 1, n_classes)
     return PyTorchClassifier(
@@ -60,5 +64,22 @@ def as_classifier(
         input_shape=shape,
         nb_classes=n_classes,
         clip_values=(0.0, 1.0),
-        device_type="cpu" if device == "cpu" else "gpu",
+        device_type="cpu" if on_cpu else "gpu",
     )
+
+
+def _is_cpu(device: str | torch.device | None) -> bool:
+    """Whether the CPU is asked for; of several GPUs, ART takes torch's current one."""
+    if device is None:
+        return False
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError):
+        wanted = None
+    if wanted is None or wanted.type not in ("cpu", "cuda"):
+        raise InputError(f'`device` must be "cpu" or "cuda", but got {device!r}.')
+    if wanted.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f'`device={str(wanted)!r}` was asked for, but torch sees no CUDA GPU; use device="cpu".')
+    if wanted.type == "cuda" and wanted.index not in (None, torch.cuda.current_device()):
+        raise InputError(f"ART uses torch's current GPU: call torch.cuda.set_device({wanted.index}) first.")
+    return wanted.type == "cpu"

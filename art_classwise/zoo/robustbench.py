@@ -17,6 +17,7 @@ from unittest import mock
 
 import torch
 
+from art_classwise._files import written_aside
 from art_classwise._state import preserved_random_state
 from art_classwise.errors import InputError, unknown
 from art_classwise.zoo._files import check_weights_file
@@ -85,7 +86,7 @@ def load_robustbench(
     model_dir: str | os.PathLike[str] = "models",
     *,
     unsafe_weights: bool = False,
-    device: str | None = None,
+    device: str | torch.device | None = None,
 ) -> Any:
     """Load a model of RobustBench's zoo as an ART classifier.
 
@@ -194,16 +195,13 @@ def _fetch(file: Path, drive_id: str | None, name: str) -> None:
         check_weights_file(file, f"Delete it to download it anew.{by_hand}")
         return
     print(f"Downloading {name} from {_drive_url(drive_id)} to {file.absolute()}", file=sys.stderr)
-    aside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with redirect_stdout(sys.stderr):
-            robustbench("utils").download_gdrive_new(drive_id, aside)
+        with written_aside(file) as aside:
+            with redirect_stdout(sys.stderr):
+                robustbench("utils").download_gdrive_new(drive_id, aside)
+            check_weights_file(aside, f"The download of {name} failed.{by_hand}")
+    except InputError:
+        raise
     except Exception as error:  # gdown and requests raise many kinds
-        aside.unlink(missing_ok=True)
         raise InputError(f"{name} could not be downloaded ({_first_line(error)}).{by_hand}") from error
-    try:
-        check_weights_file(aside, f"The download of {name} failed.{by_hand}")
-        aside.replace(file)
-    finally:
-        aside.unlink(missing_ok=True)
