@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import shlex
 import sys
+import warnings
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,19 +56,32 @@ ClassNames = Annotated[
         show_default=False,
     ),
 ]
+ImageSize = Annotated[
+    int | None,
+    typer.Option("--image-size", help="For a folder: resize and crop images to this size.", show_default=False),
+]
 Threat = Annotated[str, typer.Option("--threat", help="Norm and radius on [0, 1], e.g. Linf:8/255 or L2:0.5.")]
 
 
 def main() -> None:
     """Run the command line; what the user got wrong is one line on stderr and exit code 2, a failing disk code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Unicode gets "?", not an error
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _version(wanted: bool) -> None:
@@ -112,8 +127,11 @@ def train(
     batch_size: Annotated[int, typer.Option("--batch-size")] = 128,
     lr: Annotated[float, typer.Option("--lr", help="Highest learning rate; a cosine takes it to 0.")] = 0.05,
     steps: Annotated[int, typer.Option("--steps", help="Steps of the training attack.")] = 10,
-    beta: Annotated[float, typer.Option("--beta", help="MART's weight of the KL term.")] = 5.0,
+    beta: Annotated[
+        float | None, typer.Option("--beta", help="MART's weight of the KL term; 5, if not given.", show_default=False)
+    ] = None,
     class_names: ClassNames = None,
+    image_size: ImageSize = None,
     data_dir: Root = None,
     seed: Seed = 0,
     quiet: Quiet = False,
@@ -131,10 +149,12 @@ def train(
     ball = ThreatModel.parse(threat)
     if not 0 < lr < float("inf"):
         raise InputError(f"--lr must be a finite number above 0, but got {lr}.")
+    if beta is not None and method is not Method.mart:
+        raise InputError(f"--beta is a parameter of mart; {method.value} has none.")
     if out.is_dir():
         raise InputError(f"--out must be a file, such as {out / (method.value + '.pt')}, but {out} is a folder.")
     check_output_folder(out.absolute().parent)
-    data = load_dataset(dataset, "train", root=data_dir, classes=_split_names(class_names))
+    data = load_dataset(dataset, "train", root=data_dir, classes=_split_names(class_names), image_size=image_size)
     network = build(arch, data.input_shape, len(data.classes), seed=seed)
     optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
     classifier = as_classifier(network, data.input_shape, len(data.classes), optimizer=optimizer)
@@ -143,8 +163,8 @@ def train(
     recipe |= {"batch_size": batch_size, "steps": steps, "seed": seed}
     trainer: AdversarialTrainerMARTPyTorch | AdversarialTrainerStandardPyTorch
     if method is Method.mart:
-        trainer = AdversarialTrainerMARTPyTorch(classifier, beta=beta, verbose=not quiet, **options)
-        recipe["beta"] = beta
+        recipe["beta"] = 5.0 if beta is None else beta
+        trainer = AdversarialTrainerMARTPyTorch(classifier, beta=recipe["beta"], verbose=not quiet, **options)
     else:
         trainer = AdversarialTrainerStandardPyTorch(classifier, verbose=not quiet, **options)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs))
@@ -184,6 +204,7 @@ def audit(
     ] = None,
     out: Out = Path("runs/audit"),
     class_names: ClassNames = None,
+    image_size: ImageSize = None,
     data_dir: Root = None,
     model_dir: Annotated[Path, typer.Option("--model-dir", help="Folder of RobustBench's weights.")] = Path("models"),
     batch_size: Annotated[int, typer.Option("--batch-size")] = 256,
@@ -209,7 +230,7 @@ def audit(
         verbose=not quiet,
         command=shlex.join(["art-classwise", *sys.argv[1:]]),
     )
-    data = load_dataset(dataset, "test", root=data_dir, classes=_split_names(class_names))
+    data = load_dataset(dataset, "test", root=data_dir, classes=_split_names(class_names), image_size=image_size)
     data = data.of_classes(class_) if class_ else data
     data = data.first(examples) if examples is not None else data
     models = {}
@@ -248,14 +269,14 @@ def _load_model(text: str, dataset: str, norm: str, model_dir: Path, unsafe_weig
     from art_classwise.zoo import load_checkpoint, load_robustbench
 
     label, separator, source = text.partition("=")
-    if not separator or "/" in label:
+    if not separator or Path(text).is_file():
         label, source = "", text
     kind, colon, name = source.partition(":")
     if colon and kind == "robustbench":
         zoo, slash, short = name.rpartition("/")
         classifier = load_robustbench(short, zoo if slash else dataset, norm, model_dir, unsafe_weights=unsafe_weights)
         return label or short, classifier
-    if not Path(source).exists() and not source.endswith(".pt"):
+    if not source.endswith(".pt") and not Path(source).is_file():
         raise InputError(f"Unknown model {source!r}. Give the file of a checkpoint (*.pt), or robustbench:NAME.")
     return label or Path(source).stem, load_checkpoint(source)
 

@@ -11,7 +11,7 @@ import torch
 from art_classwise.audit import AuditResult, ClassWiseAudit
 from art_classwise.audit.store import check_output_folder
 from art_classwise.datasets import load_dataset
-from art_classwise.errors import check_whole
+from art_classwise.errors import check_seed, check_whole
 from art_classwise.report.page import write_report
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers import AdversarialTrainerMARTPyTorch, AdversarialTrainerStandardPyTorch
@@ -46,7 +46,7 @@ def quickstart(
         InputError: The folder can't be written, or an argument is out of range.
     """
     check_whole("nb_epochs", nb_epochs, 1)
-    check_whole("seed", seed, 0)
+    check_seed(seed)
     folder = check_output_folder(out)
     train, test = load_dataset("digits", "train"), load_dataset("digits", "test")
     trainers: dict[str, Any] = {

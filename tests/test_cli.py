@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,44 @@ def test_train_audit_report(run, tmp_path):
     assert "art-classwise audit --model m/standard.pt" in before
 
 
+def test_options_reach_what_they_set(run, checkpoint, tmp_path):
+    for seed in (0, 5):
+        options = ("--attacks", "pgd-1", "--examples", 40, "--threat", "Linf:0.2", "--seed", seed, "--quiet")
+        assert run("audit", "--model", checkpoint, *options, "--out", f"s{seed}")[0] == 0
+    first, other = acw.read_audit("s0"), acw.read_audit("s5")
+    assert (first.info["seed"], other.info["seed"]) == (0, 5)
+    assert not first.outcomes["margin"].equals(other.outcomes["margin"])
+    losses = set()
+    for option in (("--steps", 1), ("--steps", 9), ("--lr", 0.2), ("--batch-size", 50), ("--seed", 3), ("--beta", 0)):
+        code, out, err = run(
+            "train", "mart", "--epochs", 1, "--threat", "Linf:0.1", "--out", "x.pt", "--quiet", *option
+        )
+        assert code == 0, err
+        losses.add(out.splitlines()[0])
+        assert acw.read_checkpoint("x.pt").recipe[option[0][2:].replace("-", "_")] == option[1]
+    assert len(losses) == 6
+
+
+def test_a_path_with_an_equals_sign_is_a_path(run, checkpoint, tmp_path):
+    (tmp_path / "lr=0.1").mkdir()
+    for path in ("lr=0.1.pt", "lr=0.1/x.pt"):
+        (tmp_path / path).write_bytes(checkpoint.read_bytes())
+        assert run("audit", "--model", path, "--examples", 10, "--quiet", "--out", "r")[0] == 0
+        assert acw.read_audit("r").models == (Path(path).stem,)
+
+
+def test_warnings_are_one_line(run, checkpoint, monkeypatch, tmp_path):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10), torch.nn.Softmax(1))
+    classifier = acw.as_classifier(network, (1, 8, 8), 10)
+    monkeypatch.setattr("art_classwise.zoo.load_checkpoint", lambda path: classifier)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")  # as a user's interpreter has it
+        code, _, err = run("audit", "--model", checkpoint, "--examples", 10, "--quiet")
+    assert code == 0
+    assert err.startswith("warning: The model seems to return probabilities.")
+    assert err.count("\n") == 1
+
+
 def test_audit_of_robustbench_on_own_npz(run, tmp_path, monkeypatch):
     from art_classwise.zoo import robustbench
 
@@ -130,6 +169,11 @@ BAD = [
     (("audit", "--model", "{ckpt}", "--dataset", "cifar11"), "Unknown data set 'cifar11'. Did you mean cifar10"),
     (("audit", "--model", "mien"), "Unknown model 'mien'. Give the file of a checkpoint"),
     (("audit", "--model", "mine.pt"), "There is no file"),
+    (("audit", "--model", ""), "Unknown model ''"),
+    (("audit", "--model", "{ckpt}", "--class", "²"), "Unknown class '²'"),
+    (("audit", "--model", "{ckpt}", "--image-size", "8"), "image size: they can't be given"),
+    (("train", "standard", "--beta", "3", "--out", "x.pt"), "--beta is a parameter of mart; standard has none"),
+    (("train", "mart", "--seed", "99999999999999999999", "--out", "x.pt"), "`seed` must be below 2**63"),
     (("audit", "--model", "robustbench:digits/Wong"), "Unknown RobustBench data set 'digits'"),
     (("audit", "--model", "robustbench:cifar10/Wong2020"), "Did you mean Wong2020Fast"),
     (("audit", "--model", "{ckpt}", "--attacks", "pdg-20"), "Unknown attack 'pdg-20'. Did you mean pgd-20"),

@@ -158,6 +158,44 @@ def test_attack_runs_in_eval_mode_and_weights_train_in_train_mode(train_set):
     assert modes == [attack, attack, step, step]
 
 
+def test_batchnorm_and_dropout_train(train_set):
+    """The step is made in train mode: running statistics move."""
+    classifier = make()
+    acw.AdversarialTrainerStandardPyTorch(classifier, **SMALL).fit(train_set.x[:64], train_set.y[:64], nb_epochs=1)
+    assert int(classifier.model.norm.num_batches_tracked) == 1  # and not once per step of the attack
+    assert not torch.equal(classifier.model.norm.running_mean, torch.zeros(8))
+
+
+@pytest.mark.parametrize(("trainer", "largest"), [(TRAINERS[0], 0.05), (TRAINERS[1], 0.01)])
+def test_the_attack_starts_where_the_papers_do(trainer, largest, train_set, monkeypatch):
+    """Madry: uniform in the ball; MART's implementation: x + 0.001 N(0, 1)."""
+    from art_classwise.trainers import _loop
+
+    starts = []
+
+    def spy(module, x, y, *arguments, start, **options):
+        starts.append((start - x).abs())
+        return real(module, x, y, *arguments, start=start, **options)
+
+    real = _loop.search
+    monkeypatch.setattr(_loop, "search", spy)
+    trainer(make(), **SMALL).fit(train_set.x[:64], train_set.y[:64], nb_epochs=1)
+    assert 0.8 * largest > starts[0].mean() > 0.05 * largest
+    assert starts[0].max() <= largest
+
+
+def test_each_epoch_has_an_order_of_its_own(train_set):
+    from art_classwise.trainers._loop import shuffled
+
+    x = torch.arange(50)
+    orders = [
+        torch.cat([b for b, _ in shuffled(x, x, 8, seed)(epoch)]).tolist() for seed, epoch in [(0, 0), (0, 1), (1, 0)]
+    ]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert orders[0] != orders[1]
+    assert orders[0] != orders[2]
+
+
 def test_leaves_mode_flags_and_gradients(train_set):
     classifier = make()
     network = classifier.model
@@ -267,7 +305,7 @@ def test_bad_input_is_named(trainer, train_set):
     x, y = train_set.x[:8], train_set.y[:8]
     no_optimizer = acw.as_classifier(Convolutional(), (1, 8, 8), 10, device="cpu")
     blackbox = BlackBoxClassifier(lambda x: np.ones((len(x), 10)), (1, 8, 8), 10)
-    fit = trainer(classifier, **SMALL).fit
+    fit, generator = trainer(classifier, **SMALL).fit, trainer(classifier, **SMALL).fit_generator
     for call, says in [
         (lambda: trainer(no_optimizer), "has no optimizer: make it with one"),
         (lambda: trainer(blackbox), "must be an ART PyTorchClassifier, but is a BlackBoxClassifier"),
@@ -283,7 +321,16 @@ def test_bad_input_is_named(trainer, train_set):
         (lambda: fit(x * np.nan, y), "must be finite"),
         (lambda: fit(x, y, batch_size=0), "`batch_size`"),
         (lambda: fit(x, y, nb_epochs=0), "`nb_epochs`"),
-        (lambda: fit(x, y, scheduler=3), "must have a method step"),
+        (lambda: fit(x, y, scheduler=3), "an object with a method step"),
+        (lambda: fit(x, y, scheduler=Counting), "an object with a method step"),
+        (
+            lambda: fit(x, y, scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau(classifier.optimizer)),
+            "needs metrics",
+        ),
+        (lambda: fit(x, y, validation_data=(x,)), "must be a pair"),
+        (lambda: fit(x.transpose(0, 2, 3, 1), y), r"images of shape \(1, 8, 8\), but x holds"),
+        (lambda: generator([(x, y)]), "must be an ART DataGenerator that knows its size"),
+        (lambda: generator(NumpyDataGenerator(x * 255, np.eye(10)[y], batch_size=8)), "but goes from 0 to 255"),
         (lambda: fit(x, y, epochs=3), "Unknown argument epochs"),
         (lambda: trainer(classifier, eps=8, verbose=False).fit(x, y), 'did you mean "Linf:8/255"'),
     ]:

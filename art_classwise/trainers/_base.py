@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import abc
+import inspect
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from art.data_generators import DataGenerator
 from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
 
 from art_classwise import _estimator
 from art_classwise._state import evaluating
-from art_classwise.errors import InputError, check_whole
+from art_classwise.errors import InputError, check_positive, check_seed, check_whole
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers import _loop
 
@@ -50,10 +53,9 @@ class SearchTrainer(Trainer, abc.ABC):
         super().__init__(classifier)
         threat = ThreatModel.from_art(norm, eps)
         step = threat.eps / 4 if eps_step is None else eps_step
-        if not 0 < step < math.inf:
-            raise InputError(f"`eps_step` must be a finite number above 0, but got {eps_step!r}.")
+        check_positive("eps_step", step)
         check_whole("max_iter", max_iter, 1)
-        check_whole("seed", seed, 0)
+        check_seed(seed)
         self.inner = _loop.InnerSearch(threat, step, max_iter, self._start)
         self.seed = seed
         self.verbose = verbose
@@ -97,6 +99,8 @@ class SearchTrainer(Trainer, abc.ABC):
         images, labels = self._to_device(x, y)
         validation = None
         if validation_data is not None:
+            if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
+                raise InputError("`validation_data` must be a pair (x, y).")
             validation = _loop.in_order(*self._to_device(*validation_data), batch_size)
         batches = _loop.shuffled(images, labels, batch_size, self.seed)
         return self._train(batches, math.ceil(len(images) / batch_size), nb_epochs, scheduler, validation)
@@ -104,13 +108,19 @@ class SearchTrainer(Trainer, abc.ABC):
     def fit_generator(
         self, generator: Any, nb_epochs: int = 20, scheduler: _loop.Stepper | None = None, **kwargs: Any
     ) -> pd.DataFrame:
-        """Train on an ART ``DataGenerator``; otherwise as :meth:`fit`."""
+        """Train on an ART ``DataGenerator`` that knows its size; otherwise as :meth:`fit`."""
         _no_more(kwargs)
-        if generator.size is None:
-            raise InputError("The generator must know its size: the number of examples in an epoch.")
+        if not isinstance(generator, DataGenerator) or generator.size is None:
+            raise InputError(
+                "The generator must be an ART DataGenerator that knows its size, such as "
+                "art.data_generators.PyTorchDataGenerator(loader, size, batch_size)."
+            )
         n_batches = math.ceil(generator.size / generator.batch_size)
-        device, n_classes = self._classifier.device, self._classifier.nb_classes
-        batches = _loop.from_generator(generator, n_batches, n_classes, device)
+
+        def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            for _ in range(n_batches):
+                yield self._to_device(*generator.get_batch())
+
         return self._train(batches, n_batches, nb_epochs, scheduler, None)
 
     def predict(self, x: npt.NDArray[Any], **kwargs: Any) -> npt.NDArray[np.float32]:
@@ -123,6 +133,7 @@ class SearchTrainer(Trainer, abc.ABC):
         images = np.ascontiguousarray(x, dtype=np.float32)
         if len(images) == 0:
             raise InputError("There is no example to train on: x is empty.")
+        _estimator.check_shape(images, self._classifier)
         labels = _estimator.check_labels(y, len(images), self._classifier.nb_classes)
         device = self._classifier.device
         low, high = _estimator.clip_bounds(self._classifier, torch.device("cpu"))
@@ -145,8 +156,7 @@ class SearchTrainer(Trainer, abc.ABC):
         validation: _loop.Batches | None,
     ) -> pd.DataFrame:
         check_whole("nb_epochs", nb_epochs, 1)
-        if scheduler is not None and not callable(getattr(scheduler, "step", None)):
-            raise InputError(f"`scheduler` must have a method step(), but {type(scheduler).__name__} has none.")
+        _check_scheduler(scheduler)
         low, high = _estimator.clip_bounds(self._classifier, self._classifier.device)
         return _loop.train(
             _estimator.logits_module(self._classifier),
@@ -163,6 +173,22 @@ class SearchTrainer(Trainer, abc.ABC):
             validation=validation,
             verbose=self.verbose,
             name=type(self).__name__.removeprefix("AdversarialTrainer").removesuffix("PyTorch"),
+        )
+
+
+def _check_scheduler(scheduler: object) -> None:
+    if scheduler is None:
+        return
+    step = getattr(scheduler, "step", None)
+    if isinstance(scheduler, type) or not callable(step):
+        raise InputError(f"`scheduler` must be an object with a method step(), but got {scheduler!r}.")
+    needed = [
+        p for p in inspect.signature(step).parameters.values() if p.default is p.empty and p.kind < p.VAR_POSITIONAL
+    ]
+    if needed:
+        raise InputError(
+            f"`scheduler.step()` is called without arguments after each epoch, but that of {type(scheduler).__name__} "
+            f"needs {needed[0].name}: wrap it in an object whose step() takes none."
         )
 
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -235,18 +235,5 @@ def in_order(x: Tensor, y: Tensor, batch_size: int) -> Batches:
     def batches(epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
         for begin in range(0, len(x), batch_size):
             yield x[begin : begin + batch_size], y[begin : begin + batch_size]
-
-    return batches
-
-
-def from_generator(generator: Any, n_batches: int, n_classes: int, device: torch.device) -> Batches:
-    """Return the batches of an ART ``DataGenerator``."""
-    from art_classwise._estimator import check_labels
-
-    def batches(epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
-        for _ in range(n_batches):
-            x, y = generator.get_batch()
-            labels = check_labels(y, len(x), n_classes)
-            yield torch.as_tensor(x, dtype=torch.float32, device=device), torch.from_numpy(labels).to(device)
 
     return batches
