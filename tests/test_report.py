@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 import art_classwise as acw
 from art_classwise import InputError
 from art_classwise.audit import WORST_CASE, AuditResult
-from art_classwise.report import class_accuracy, print_tables, render
+from art_classwise.report import class_accuracy, print_tables, render, write_report
 from art_classwise.report.figures import WORST, models_by_class, to_svg
 
 HOSTILE = "<script>alert('class')</script>\n$x_{$ & \"quotes\""
@@ -168,7 +168,7 @@ def test_figure_stays_readable_with_many_and_long_names(n_classes):
         gaps = np.diff(sorted(b.y0 for b in boxes))
         assert len(boxes) <= 40
         assert len(gaps) == 0 or gaps.min() >= boxes[0].height * 0.95  # no text over text
-        assert ax.legend_.get_window_extent().y1 < ax.xaxis.label.get_window_extent().y1
+        assert ax.legend_.get_window_extent().y1 <= ax.xaxis.label.get_window_extent().y0 + 2
 
 
 def test_svg_is_well_formed_and_repeatable_with_real_text():
@@ -179,6 +179,13 @@ def test_svg_is_well_formed_and_repeatable_with_real_text():
     texts = [t.text for t in root.iter("{http://www.w3.org/2000/svg}text")]
     assert "bee" in texts
     assert all(i.startswith("p-") for e in root.iter() if (i := e.get("id")))
+
+
+def test_names_in_any_script_are_drawn_without_a_warning(tmp_path, capsys):
+    result = make_result(["\N{CJK UNIFIED IDEOGRAPH-732B}", "\N{CJK UNIFIED IDEOGRAPH-72AC}", "x"], models=("only",))
+    write_report(result, tmp_path)
+    assert "\N{CJK UNIFIED IDEOGRAPH-732B}" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["by_class.csv", "by_class.png", "report.html"]
 
 
 def test_nothing_to_draw_is_named():

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from art_classwise.audit.result import WORST_CASE, AuditResult
 from art_classwise.errors import InputError
@@ -19,7 +22,7 @@ from art_classwise.report._names import shorten
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["class_accuracy", "models_by_class", "to_svg"]
+__all__ = ["class_accuracy", "models_by_class", "to_png", "to_svg"]
 
 # Okabe and Ito's palette, told apart by all common kinds of colour vision, and in grey by their lightness.
 CLEAN, ROBUST, WORST = "#56B4E9", "#0072B2", "#D55E00"
@@ -77,7 +80,8 @@ def class_accuracy(table: pd.DataFrame, ax: Axes | None = None, *, title: str = 
         entries.values(),
         entries.keys(),
         loc="upper right",  # under the names too, where there is room
-        bbox_to_anchor=(1.0, -0.5 / _height(len(shown))),
+        bbox_to_anchor=(1.0, 0.0),
+        bbox_transform=ax.transAxes + ScaledTranslation(0, -34 / 72, ax.figure.dpi_scale_trans),
         ncols=2,
         frameon=False,
         fontsize="small",
@@ -120,9 +124,21 @@ def to_svg(figure: Figure, prefix: str = "") -> str:
     """
     buffer = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "art-classwise", "font.family": "sans-serif"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        _save(figure, buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     text = buffer.getvalue()
     return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", text[text.index("<svg") :])
+
+
+def to_png(figure: Figure, path: Path) -> None:
+    """Write the figure as a PNG file of 150 dots per inch."""
+    _save(figure, path, format="png", dpi=150)
+
+
+def _save(figure: Figure, target: io.StringIO | Path, **options: Any) -> None:
+    with warnings.catch_warnings():
+        # Names in other scripts: a browser has a font for them, and a picture shows a box.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(target, **options)
 
 
 def _height(n_classes: int) -> float:

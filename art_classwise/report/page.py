@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +63,8 @@ def write_report(result: AuditResult, folder: Path) -> None:
     """
     files = report_files(folder)
     result.to_html(files["report"])
-    with written_aside(files["picture"]) as aside, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box, in the picture alone
-        figures.models_by_class(result).savefig(aside, dpi=150, format="png")
+    with written_aside(files["picture"]) as aside:
+        figures.to_png(figures.models_by_class(result), aside)
     result.to_csv(files["table"])
 
 

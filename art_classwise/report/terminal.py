@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -22,9 +23,9 @@ _NAME_WIDTH = 16
 def print_tables(result: AuditResult) -> None:
     """Print a table per model, its worst classes first; 80 columns wide where nothing says otherwise."""
     console = Console()
-    widest = min(_NAME_WIDTH, max(8, *(len(c) for c in result.classes)))
+    widest = min(_NAME_WIDTH, max(8, *(cell_len(c) for c in result.classes)))
     room = console.width - 44 - widest  # beside class, n and the two columns with intervals
-    shown = [a for i, a in enumerate(result.attacks) if sum(len(b) + 2 for b in result.attacks[: i + 1]) <= room]
+    shown = [a for i, a in enumerate(result.attacks) if sum(cell_len(b) + 2 for b in result.attacks[: i + 1]) <= room]
     for name in result.models:
         under = {a: result.class_table(name, a)["robust"] for a in shown}
         rows = result.class_table(name).sort_values("robust", kind="stable", na_position="last")
