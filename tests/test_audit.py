@@ -379,6 +379,7 @@ def test_arts_black_box_attack_takes_part(classifier, data):
 
 
 def test_a_command_with_bytes_that_are_no_text_is_kept(classifier, data, tmp_path):
-    audit = acw.ClassWiseAudit("Linf:0.1", "fgsm", store=tmp_path, verbose=False, command="audit --out \udcff")
-    audit.evaluate({"net": classifier}, data).to_html(tmp_path / "report.html")
-    assert acw.read_audit(tmp_path).info["command"] == r"audit --out \udcff"
+    folder = tmp_path / "\udcff"
+    audit = acw.ClassWiseAudit("Linf:0.1", "fgsm", store=folder, verbose=False, command="audit --out \udcff")
+    audit.evaluate({"net": classifier}, data).to_html(folder / "report.html")
+    assert acw.read_audit(folder).info["command"] == r"audit --out \udcff"

@@ -76,8 +76,8 @@ def write_audit(result: AuditResult, folder: Path) -> None:
         "info": result.info,
     }
     try:
-        with written_aside(folder / _OUTCOMES) as aside:
-            pq.write_table(table, aside, compression="zstd")
+        with written_aside(folder / _OUTCOMES) as aside, aside.open("wb") as file:
+            pq.write_table(table, file, compression="zstd")  # by a path, Arrow takes UTF-8 names only
         with written_aside(folder / _MANIFEST) as aside:
             aside.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
@@ -113,7 +113,8 @@ def read_audit(folder: str | os.PathLike[str]) -> AuditResult:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path / _MANIFEST} is damaged: {error!r}.") from error
     try:
-        table = pq.read_table(path / _OUTCOMES)
+        with (path / _OUTCOMES).open("rb") as file:
+            table = pq.read_table(file)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path / _OUTCOMES} is damaged: {error}.") from error
     if not table.schema.equals(SCHEMA):

@@ -76,12 +76,14 @@ def class_accuracy(table: pd.DataFrame, ax: Axes | None = None, *, title: str = 
     }
     if is_worst.all():
         del entries["robust, with 95 % interval"]
+    figure = ax.figure
+    assert figure is not None
     ax.legend(
         entries.values(),
         entries.keys(),
         loc="upper right",  # under the names too, where there is room
         bbox_to_anchor=(1.0, 0.0),
-        bbox_transform=ax.transAxes + ScaledTranslation(0, -34 / 72, ax.figure.dpi_scale_trans),
+        bbox_transform=ax.transAxes + ScaledTranslation(0, -34 / 72, figure.dpi_scale_trans),
         ncols=2,
         frameon=False,
         fontsize="small",
