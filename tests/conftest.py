@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 
@@ -63,3 +64,45 @@ def images() -> np.ndarray:
 @pytest.fixture
 def labels() -> np.ndarray:
     return np.random.default_rng(1).integers(0, 4, 16)
+
+
+@pytest.fixture
+def data(images: np.ndarray) -> acw.Dataset:
+    """Sixteen examples of four classes, none of them of the last."""
+    y = np.random.default_rng(3).integers(0, 3, 16)
+    return acw.Dataset(images, y, ("ant", "bee", "cow", "doe"), ids=np.arange(100, 116))
+
+
+@pytest.fixture
+def result(classifier, data: acw.Dataset) -> acw.AuditResult:
+    return acw.ClassWiseAudit("Linf:0.02", ("fgsm", "pgd-20"), verbose=False).evaluate({"net": classifier}, data)
+
+
+@pytest.fixture
+def bad_weights(tmp_path: Path) -> list[tuple[Path, str]]:
+    """Files that are no weights to be loaded, and what an error must say of each."""
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    files = {
+        "page.pt": b"<!DOCTYPE html><html>Quota exceeded</html>",
+        "empty.pt": b"",
+        "text.pt": b"hello, this is no checkpoint",
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    torch.save({"a": torch.zeros(50_000)}, folder / "whole.pt")
+    (folder / "cut.pt").write_bytes((folder / "whole.pt").read_bytes()[:9000])
+    torch.save({"args": argparse.Namespace(lr=0.1)}, folder / "more.pt")
+    torch.save({"a": torch.zeros(3)}, folder / "legacy.pt", _use_new_zipfile_serialization=False)
+    (folder / "legacy_cut.pt").write_bytes((folder / "legacy.pt").read_bytes()[:100])
+    cases = [
+        ("page.pt", "holds a web page"),
+        ("empty.pt", "is empty"),
+        ("text.pt", "not a file of torch weights .it begins with b'hello"),
+        ("cut.pt", "is cut short"),
+        ("more.pt", "holds more than weights"),
+        ("legacy_cut.pt", "damaged"),
+        ("missing.pt", "There is no file"),
+        ("legacy.pt", "holds weights, but is no art-classwise checkpoint"),
+    ]
+    return [(folder / name, says) for name, says in cases]
