@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-__all__ = ["evaluating", "frozen", "preserved", "preserved_random_state"]
+__all__ = ["evaluating", "frozen", "one_thread", "preserved", "preserved_random_state"]
 
 
 @contextmanager
@@ -79,3 +79,14 @@ def preserved_random_state(seed: int | None = None) -> Iterator[None]:
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread: sums are then taken in one order, whatever the number of cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

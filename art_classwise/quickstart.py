@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from art_classwise._state import one_thread
 from art_classwise.audit import AuditResult, ClassWiseAudit
 from art_classwise.audit.store import check_output_folder
 from art_classwise.datasets import load_dataset
@@ -23,6 +24,7 @@ THREAT = ThreatModel("Linf", 0.1)
 ATTACKS = ("fgsm", "pgd-20", "tpgd5-20")
 
 
+@one_thread()  # networks as small gain little from more, and the numbers are the same on any number of cores
 def quickstart(
     out: str | os.PathLike[str] = "runs/quickstart",
     *,

@@ -73,8 +73,17 @@ def test_quickstart_as_a_user_runs_it(tmp_path):
 
 
 def test_quickstart_gives_the_same_numbers_each_time(tmp_path):
-    random_state = torch.get_rng_state()
-    first, again = (quickstart(tmp_path / name, nb_epochs=2, verbose=False) for name in "ab")
+    """On any number of cores."""
+    random_state, threads = torch.get_rng_state(), torch.get_num_threads()
+    results = []
+    try:
+        for n in (1, 4):
+            torch.set_num_threads(n)
+            results.append(quickstart(tmp_path / str(n), nb_epochs=2, verbose=False))
+            assert torch.get_num_threads() == n
+    finally:
+        torch.set_num_threads(threads)
+    first, again = results
     pd.testing.assert_frame_equal(first.outcomes, again.outcomes)
     other = quickstart(tmp_path / "c", nb_epochs=2, seed=1, verbose=False)
     assert not other.outcomes["margin"].equals(first.outcomes["margin"])
