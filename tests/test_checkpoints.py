@@ -82,3 +82,14 @@ def test_files_that_are_no_checkpoint_are_recognised(tmp_path, bad_weights):
             acw.load_checkpoint(path)
     with pytest.raises(InputError, match="is not a file"):
         acw.load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"), [({"version": 99}, "of version 99"), ({"version": None}, "of version None")]
+)
+def test_checkpoint_of_another_version_is_named(saved, change, says):
+    path, _ = saved
+    content = torch.load(path, weights_only=True)
+    torch.save({k: v for k, v in (content | change).items() if v is not None}, path)
+    with pytest.raises(InputError, match=says):
+        acw.load_checkpoint(path)

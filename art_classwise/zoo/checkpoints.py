@@ -106,9 +106,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             f"{Path(path).absolute()} holds weights, but is no art-classwise checkpoint. Load them into your "
             "module with torch.load and load_state_dict, and wrap it with as_classifier()."
         )
-    if content["version"] != _VERSION:
+    if content.get("version") != _VERSION:
         raise InputError(
-            f"{Path(path).absolute()} is a checkpoint of version {content['version']}; this release reads "
+            f"{Path(path).absolute()} is a checkpoint of version {content.get('version')}; this release reads "
             f"version {_VERSION}. Update art-classwise."
         )
     try:
