@@ -1,4 +1,4 @@
-"""The border to ART: its estimators as plain torch modules, its labels as indices."""
+"""The border to ART: its estimators as plain torch modules, and what they take."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from art_classwise.errors import InputError
+from art_classwise.threat import ThreatModel
 
-__all__ = ["check_labels", "check_logits", "check_shape", "clip_bounds", "logits_module", "predict_logits"]
+__all__ = ["check_classifier", "check_images", "check_logits", "clip_bounds", "logits_module", "predict_logits"]
 
 
 def logits_module(estimator: Any) -> nn.Module:
@@ -62,45 +63,59 @@ def clip_bounds(estimator: Any, device: torch.device) -> tuple[Tensor, Tensor]:
     )
 
 
-def check_shape(images: npt.NDArray[Any], estimator: Any) -> None:
-    """Check that images (n, ...) have the shape that the estimator takes.
+def check_classifier(what: str, classifier: Any) -> None:
+    """Check that something is an ART ``PyTorchClassifier``.
 
     Raises:
-        InputError: They haven't.
+        InputError: It isn't.
     """
+    from art.estimators.classification import PyTorchClassifier  # seconds, which building a network needn't wait
+
+    if not isinstance(classifier, PyTorchClassifier):
+        raise InputError(
+            f"{what} must be an ART PyTorchClassifier, but is a {type(classifier).__name__}; "
+            "as_classifier() makes one of any torch module."
+        )
+
+
+def check_images(
+    images: npt.NDArray[np.float32], estimator: Any, threat: ThreatModel, *, tolerance: float = 0.0
+) -> None:
+    """Check that images (n, ...) are what the estimator takes, and that the radius suits their range.
+
+    Args:
+        images: The images.
+        estimator: An ART classifier.
+        threat: The threat model they are to be attacked within.
+        tolerance: By how much a value may miss ``clip_values``: rounding, in images that were computed.
+
+    Raises:
+        InputError: There is none; they are of another shape, not finite or outside ``clip_values``; or the radius
+            covers the whole range.
+    """
+    if len(images) == 0:
+        raise InputError("There is no example: x is empty.")
     if images.shape[1:] != tuple(estimator.input_shape):
         raise InputError(
             f"The classifier takes images of shape {tuple(estimator.input_shape)}, but x holds images of shape "
             f"{images.shape[1:]}: is the channel the first axis of an image?"
         )
-
-
-def check_labels(y: npt.ArrayLike, n_examples: int, n_classes: int) -> npt.NDArray[np.int64]:
-    """Return labels as int64 (n,) from indices (n,), (n, 1) or one-hot (n, C).
-
-    Raises:
-        InputError: The shape is none of these, the length isn't ``n_examples``, or a label is no class.
-    """
-    array = np.asarray(y)
-    if len(array) != n_examples:
-        raise InputError(f"x and y differ in length: {n_examples} examples, but {len(array)} labels.")
-    if array.ndim == 2 and array.shape[1] == n_classes and n_classes > 1:
-        array = array.argmax(1)
-    elif array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        raise InputError(f"Labels must be indices (n,) or one-hot (n, {n_classes}), but got shape {array.shape}.")
-    if not np.issubdtype(array.dtype, np.integer):
-        if not (np.issubdtype(array.dtype, np.number) and bool(np.all(array == np.floor(array)))):
-            raise InputError(f"Labels must be whole numbers, but got {array.dtype} such as {array[0]!r}.")
-        array = array.astype(np.int64)
-    outside = (array < 0) | (array >= n_classes)
-    if outside.any():
-        first = int(outside.argmax())
+    finite = np.isfinite(images).reshape(len(images), -1).all(1)
+    if not finite.all():
+        raise InputError(f"Example {int(finite.argmin())} has a value that is not finite: x must be finite.")
+    if estimator.clip_values is None:
+        return
+    low, high = (np.asarray(bound, dtype=np.float32) for bound in estimator.clip_values)
+    inside = ((images >= low - tolerance) & (images <= high + tolerance)).reshape(len(images), -1).all(1)
+    if not inside.all():
+        first = int(inside.argmin())
         raise InputError(
-            f"Label {array[first]} of example {first} is outside the {n_classes} classes 0 to {n_classes - 1}."
+            f"x must lie within the classifier's clip_values [{low.min():g}, {high.max():g}], but goes from "
+            f"{images.min():g} to {images.max():g}. Example {first} has values from {images[first].min():g} to "
+            f"{images[first].max():g}, outside of it: scale the images."
         )
-    return array.astype(np.int64)
+    if np.isfinite(low).all() and np.isfinite(high).all():
+        threat.check_radius(float(low.min()), float(high.max()), images[0].size)
 
 
 def check_logits(logits: Any, n_examples: int, n_classes: int) -> Tensor:

@@ -1,13 +1,34 @@
-"""Files that are whole or not there."""
+"""Folders that can be written, and files that are whole or not there."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["written_aside"]
+from art_classwise.errors import InputError
+
+__all__ = ["check_output_folder", "written_aside"]
+
+
+def check_output_folder(folder: str | os.PathLike[str]) -> Path:
+    """Make the folder, and see that a file can be written there, before any work is done.
+
+    Raises:
+        InputError: It can't be made or written.
+    """
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path, prefix=".write-test-"):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"The folder {path.absolute()} can't be written ({error.strerror}): choose another."
+        ) from error
+    return path
 
 
 @contextmanager

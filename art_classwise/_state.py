@@ -14,10 +14,8 @@ __all__ = ["evaluating", "frozen", "one_thread", "preserved", "preserved_random_
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put ``module`` in eval mode; restore the mode of every submodule (some may be frozen in eval)."""
-    modes = [(m, m.training) for m in module.modules()]
-    module.eval()
+def _modes_kept(module: nn.Module) -> Iterator[None]:
+    modes = [(m, m.training) for m in module.modules()]  # of each: some may be frozen in eval mode
     try:
         yield
     finally:
@@ -26,11 +24,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Stop gradients at the parameters, so that only the input's gradient is computed."""
+def _flags_kept(module: nn.Module) -> Iterator[None]:
     flags = [(p, p.requires_grad) for p in module.parameters()]
-    for parameter, _ in flags:
-        parameter.requires_grad_(False)
     try:
         yield
     finally:
@@ -39,20 +34,33 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put ``module`` in eval mode; restore the mode of every submodule on exit."""
+    with _modes_kept(module):
+        module.eval()
+        yield
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Stop gradients at the parameters, so that only the input's gradient is computed."""
+    with _flags_kept(module):
+        module.requires_grad_(False)
+        yield
+
+
+@contextmanager
 def preserved(module: nn.Module) -> Iterator[None]:
     """Restore every submodule's mode and every parameter's requires_grad flag and gradient on exit."""
-    modes = [(m, m.training) for m in module.modules()]
-    parameters = [(p, p.requires_grad, p.grad) for p in module.parameters()]
-    for parameter, _, _ in parameters:
+    gradients = [(p, p.grad) for p in module.parameters()]
+    for parameter, _ in gradients:
         parameter.grad = None  # the caller's gradient is set aside, not written to
-    try:
-        yield
-    finally:
-        for submodule, mode in modes:
-            submodule.training = mode
-        for parameter, flag, gradient in parameters:
-            parameter.requires_grad_(flag)
-            parameter.grad = gradient
+    with _modes_kept(module), _flags_kept(module):
+        try:
+            yield
+        finally:
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
 
 
 @contextmanager

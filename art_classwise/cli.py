@@ -140,7 +140,7 @@ def train(
     import numpy as np
     import torch
 
-    from art_classwise.audit.store import check_output_folder
+    from art_classwise._files import check_output_folder
     from art_classwise.datasets import load_dataset
     from art_classwise.threat import ThreatModel
     from art_classwise.trainers import AdversarialTrainerMARTPyTorch, AdversarialTrainerStandardPyTorch
@@ -250,8 +250,8 @@ def report(
     folder: Annotated[Path, typer.Argument(help="The folder of an audit.")],
 ) -> None:
     """Write an audit's report, picture and table anew from its outcomes."""
+    from art_classwise._files import check_output_folder
     from art_classwise.audit import read_audit
-    from art_classwise.audit.store import check_output_folder
     from art_classwise.report import print_tables, report_files, write_report
 
     result = read_audit(folder)

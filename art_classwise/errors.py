@@ -7,7 +7,16 @@ import math
 import numbers
 from collections.abc import Iterable
 
-__all__ = ["DivergenceError", "InputError", "check_name", "check_positive", "check_seed", "check_whole", "unknown"]
+__all__ = [
+    "DivergenceError",
+    "InputError",
+    "check_name",
+    "check_positive",
+    "check_seed",
+    "check_whole",
+    "first_line",
+    "unknown",
+]
 
 
 class InputError(ValueError):
@@ -45,6 +54,12 @@ def unknown(kind: str, name: object, known: Iterable[object], *, hint: str = "")
     return InputError(f"Unknown {kind} {str(name)!r}. {advice}{' ' + hint if hint else ''}")
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, to be quoted in one of ours; its kind, if it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
 def check_whole(name: str, value: object, least: int) -> None:
     """Check that an argument is a whole number of at least ``least``.
 
@@ -72,9 +87,11 @@ def check_positive(name: str, value: object, *, finite: bool = True) -> None:
     Raises:
         InputError: It isn't, or ``finite`` is asked for and it is infinite.
     """
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not (number and float(value) > 0 and (math.isfinite(float(value)) or not finite)):  # type: ignore[arg-type]
-        raise InputError(f"`{name}` must be a {'finite ' if finite else ''}number above 0, but got {value!r}.")
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        number = float(value)
+        if number > 0 and (math.isfinite(number) or not finite):
+            return
+    raise InputError(f"`{name}` must be a {'finite ' if finite else ''}number above 0, but got {value!r}.")
 
 
 def check_name(kind: str, name: object) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from art_classwise._files import check_output_folder
 from art_classwise._state import one_thread
 from art_classwise.audit import AuditResult, ClassWiseAudit
-from art_classwise.audit.store import check_output_folder
 from art_classwise.datasets import load_dataset
 from art_classwise.errors import check_seed, check_whole
 from art_classwise.report.page import write_report

@@ -58,8 +58,12 @@ def test_bad_architectures_are_named(arguments, says):
 
 
 class Asserting(nn.Module):
+    def __init__(self, *says):
+        super().__init__()
+        self.says = says
+
     def forward(self, x):
-        raise AssertionError("of 224 only")
+        raise AssertionError(*self.says)
 
 
 class Tuple(nn.Module):
@@ -83,6 +87,8 @@ def test_as_classifier_checks_the_module(network):
     with pytest.raises(InputError, match="`n_classes` must be a whole number of at least 2"):
         acw.as_classifier(network, (3, 6, 6), 1)
     with pytest.raises(InputError, match="can't take images .*: of 224 only"):
+        acw.as_classifier(Asserting("of 224 only"), (3, 6, 6), 4)
+    with pytest.raises(InputError, match="can't take images .*: AssertionError"):
         acw.as_classifier(Asserting(), (3, 6, 6), 4)
     assert acw.as_classifier(network, (3, 6, 6), 4, device=torch.device("cpu")).device.type == "cpu"
     network.train()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from art_classwise import _estimator, losses
+from art_classwise._labels import check_labels
 from art_classwise._state import evaluating
 from art_classwise.attacks._search import search
 from art_classwise.errors import InputError, check_positive, check_seed, check_whole
@@ -106,8 +107,8 @@ class SearchAttack(EvasionAttack, abc.ABC):
         module, device = _estimator.logits_module(self.estimator), self.estimator.device
         low, high = _estimator.clip_bounds(self.estimator, device)
         images = np.ascontiguousarray(x, dtype=np.float32)
-        self._check_images(images, low, high)
-        labels = None if y is None else _estimator.check_labels(y, len(x), self.estimator.nb_classes)
+        _estimator.check_images(images, self.estimator, self.threat, tolerance=1e-6)
+        labels = None if y is None else check_labels(y, len(x), self.estimator.nb_classes)
         if labels is None and self.targeted:
             raise InputError("A targeted attack needs the target labels: generate(x, y).")
         masks = None if mask is None else self._broadcast_mask(np.asarray(mask), images.shape)
@@ -195,25 +196,6 @@ class SearchAttack(EvasionAttack, abc.ABC):
             generator.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))
             starts[i] = self.threat.random_start(here[i : i + 1], generator)[0]
         return starts.to(x.device)
-
-    def _check_images(self, images: npt.NDArray[np.float32], low: Tensor, high: Tensor) -> None:
-        if len(images) == 0:
-            raise InputError("There is no example to attack: x is empty.")
-        _estimator.check_shape(images, self.estimator)
-        finite = np.isfinite(images).reshape(len(images), -1).all(1)
-        if not finite.all():
-            raise InputError(f"Example {int(finite.argmin())} has a value that is not finite.")
-        smallest, largest = low.cpu().numpy(), high.cpu().numpy()
-        if np.all(np.isfinite(smallest)) and np.all(np.isfinite(largest)):
-            inside = ((images >= smallest - 1e-6) & (images <= largest + 1e-6)).reshape(len(images), -1).all(1)
-            if not inside.all():
-                first = images[int(inside.argmin())]
-                raise InputError(
-                    f"Example {int(inside.argmin())} has values from {first.min():g} to {first.max():g}, outside "
-                    f"the classifier's clip_values [{smallest.min():g}, {largest.max():g}]: scale the images."
-                )
-            n_features = int(np.prod(images.shape[1:]))
-            self.threat.check_radius(float(smallest.min()), float(largest.max()), n_features)
 
     @staticmethod
     def _broadcast_mask(mask: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

@@ -17,12 +17,13 @@ from art.evaluations.evaluation import Evaluation
 from tqdm.auto import tqdm
 
 from art_classwise import _estimator, losses
+from art_classwise._files import check_output_folder
 from art_classwise._state import evaluating, preserved, preserved_random_state
 from art_classwise.attacks._base import SearchAttack
 from art_classwise.attacks.ladder import AttackFactory, ladder
 from art_classwise.audit.provenance import environment, parameters
 from art_classwise.audit.result import AuditResult
-from art_classwise.audit.store import check_output_folder, write_audit
+from art_classwise.audit.store import write_audit
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError, check_name, check_seed, check_whole
 from art_classwise.threat import ThreatModel
@@ -185,14 +186,8 @@ def _outcomes(data: Dataset, clean: torch.Tensor, attacked: torch.Tensor) -> pd.
 
 
 def _check_fit(name: str, classifier: Any, data: Dataset) -> None:
-    from art.estimators.classification import PyTorchClassifier
-
     check_name("model", name)
-    if not isinstance(classifier, PyTorchClassifier):
-        raise InputError(
-            f"The model {name!r} must be an ART PyTorchClassifier, but is a {type(classifier).__name__}; "
-            "as_classifier() makes one of any torch module."
-        )
+    _estimator.check_classifier(f"The model {name!r}", classifier)
     low, high = classifier.clip_values if classifier.clip_values is not None else (-np.inf, np.inf)
     if not (np.all(np.asarray(low) == 0) and np.all(np.asarray(high) == 1)):
         raise InputError(

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from art_classwise import metrics
-from art_classwise._files import written_aside
+from art_classwise._files import check_output_folder, written_aside
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.errors import InputError, unknown
 from art_classwise.metrics.accuracy import class_counts
@@ -145,7 +145,7 @@ class AuditResult:
         Raises:
             InputError: The folder can't be written.
         """
-        from art_classwise.audit.store import check_output_folder, write_audit
+        from art_classwise.audit.store import write_audit
 
         write_audit(self, check_output_folder(folder))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from art_classwise.threat import ThreatModel
 if TYPE_CHECKING:
     from art_classwise.audit.result import AuditResult
 
-__all__ = ["check_output_folder", "read_audit", "write_audit"]
+__all__ = ["read_audit", "write_audit"]
 
 _OUTCOMES, _MANIFEST, _SCHEMA_VERSION = "outcomes.parquet", "manifest.json", 1
 _INFO = {"dataset", "split", "n_examples", "seed", "attacks", "created", "environment", "command"}
@@ -39,24 +38,6 @@ SCHEMA = pa.schema(
         ("zero_gradient", pa.bool_()),
     ]
 )
-
-
-def check_output_folder(folder: str | os.PathLike[str]) -> Path:
-    """Make the folder, and see that a file can be written there, before any work is done.
-
-    Raises:
-        InputError: It can't be made or written.
-    """
-    path = Path(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path, prefix=".write-test-"):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"The folder {path.absolute()} can't be written ({error.strerror}): choose another."
-        ) from error
-    return path
 
 
 def write_audit(result: AuditResult, folder: Path) -> None:

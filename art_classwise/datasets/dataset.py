@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from art_classwise.errors import InputError, check_name, unknown
+from art_classwise._labels import check_labels
+from art_classwise.errors import InputError, check_name, check_whole, unknown
 
 __all__ = ["Dataset", "LazyImages"]
 
@@ -93,8 +94,6 @@ class Dataset:
     ids: npt.NDArray[np.int64] = field(repr=False, default_factory=lambda: np.empty(0, np.int64))
 
     def __post_init__(self) -> None:
-        from art_classwise._estimator import check_labels
-
         if len(self.x) == 0:
             raise InputError(f"The data set {self.name!r} is empty: it needs at least one example.")
         if len(set(self.classes)) < len(self.classes):
@@ -133,8 +132,7 @@ class Dataset:
         Raises:
             InputError: The set has fewer, or n isn't a whole number above 0.
         """
-        if not isinstance(n_examples, (int, np.integer)) or n_examples < 1:
-            raise InputError(f"The number of examples must be a whole number of at least 1, but got {n_examples!r}.")
+        check_whole("n_examples", n_examples, 1)
         if n_examples > len(self):
             raise InputError(f"{self.name} ({self.split}) has {len(self)} examples, but {n_examples} were asked for.")
         if bool(np.all(np.diff(self.y) >= 0)):

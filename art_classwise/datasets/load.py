@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from art_classwise.datasets.dataset import Dataset, LazyImages
-from art_classwise.errors import InputError, check_whole, unknown
+from art_classwise.errors import InputError, check_whole, first_line, unknown
 
 __all__ = ["DATASETS", "load_dataset"]
 
@@ -112,7 +112,7 @@ def _torchvision(
             except (OSError, RuntimeError) as failed:
                 raise InputError(
                     f"{name} ({split}) is not in {root.absolute()}, and could not be downloaded "
-                    f"({str(failed).splitlines()[0]}). {how}"
+                    f"({first_line(failed)}). {how}"
                 ) from failed
         x = np.asarray(source.data)
         y = np.asarray(source.targets if hasattr(source, "targets") else source.labels)
@@ -226,7 +226,7 @@ def _npz(path: Path, split: str, classes: str | Sequence[str] | None) -> Dataset
     except Exception as error:  # a damaged file breaks NumPy's reader in many ways
         if "allow_pickle" in str(error):
             raise InputError(f"{path} holds Python objects, which are not loaded: save plain arrays.") from error
-        raise InputError(f"{path} is a damaged .npz file: {str(error) or type(error).__name__}") from error
+        raise InputError(f"{path} is a damaged .npz file: {first_line(error)}") from error
     if x.ndim == 0 or y.ndim == 0 or len(x) == 0 or len(y) == 0:
         raise InputError(f"{path} is empty: it needs at least one image in x and one label in y.")
     if own is not None and (own.ndim != 1 or len(own) == 0):

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from art_classwise._estimator import check_labels
+from art_classwise._labels import check_labels, class_names
 from art_classwise.errors import InputError
 from art_classwise.metrics.intervals import wilson
 
@@ -60,9 +60,7 @@ def class_counts(
     confidence: float = 0.95,
 ) -> pd.DataFrame:
     """Return the share of ``correct`` examples of each class, as :func:`class_accuracy` does."""
-    names = list(range(n_classes)) if classes is None else list(classes)
-    if len(names) != n_classes:
-        raise InputError(f"There are {n_classes} classes, but {len(names)} class names.")
+    names = class_names(classes, n_classes)
     n = np.bincount(y, minlength=n_classes)
     k = np.bincount(y, weights=correct, minlength=n_classes)
     low, high = wilson(k, n, confidence)

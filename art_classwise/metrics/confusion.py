@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from art_classwise.errors import InputError
+from art_classwise._labels import class_names
 from art_classwise.metrics.accuracy import check_pair
 
 __all__ = ["confusion"]
@@ -39,9 +39,7 @@ def confusion(
         InputError: Labels out of range or of different length, no labels at all, or the wrong number of names.
     """
     truth, predicted = check_pair(y, y_pred, n_classes)
-    names = list(range(n_classes)) if classes is None else list(classes)
-    if len(names) != n_classes:
-        raise InputError(f"There are {n_classes} classes, but {len(names)} class names.")
+    names = class_names(classes, n_classes)
     counts = np.bincount(truth * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
     table = pd.DataFrame(counts, index=pd.Index(names, name="class"), columns=pd.Index(names, name="predicted"))
     if not normalize:

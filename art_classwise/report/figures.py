@@ -17,7 +17,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from art_classwise.audit.result import WORST_CASE, AuditResult
 from art_classwise.errors import InputError
-from art_classwise.report._names import shorten
+from art_classwise.report._text import shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import pandas as pd
 
 from art_classwise._files import written_aside
 from art_classwise.audit.result import WORST_CASE, AuditResult
 from art_classwise.report import figures
+from art_classwise.report._text import percent
 
 __all__ = ["render", "report_files", "write_report"]
 
@@ -33,7 +33,7 @@ def render(result: AuditResult) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = _percent
+    environment.filters["percent"] = percent
     csv = io.StringIO()
     result.by_class().to_csv(csv)
     return environment.get_template("page.html.j2").render(
@@ -89,7 +89,3 @@ def _model(result: AuditResult, name: str, prefix: str) -> dict[str, Any]:
         "worst": {"name": measured.index[0], **measured.iloc[0].to_dict()},
         "best": {"name": measured.index[-1], **measured.iloc[-1].to_dict()},
     }
-
-
-def _percent(fraction: float) -> str:
-    return "–" if pd.isna(fraction) else f"{100 * fraction:.1f}"

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from art_classwise.audit.result import WORST_CASE, AuditResult
-from art_classwise.report._names import printable, shorten
+from art_classwise.report._text import percent, printable, shorten
 
 __all__ = ["print_tables"]
 
@@ -29,7 +29,7 @@ def print_tables(result: AuditResult) -> None:
     for name in result.models:
         under = {a: result.class_table(name, a)["robust"] for a in shown}
         rows = result.class_table(name).sort_values("robust", kind="stable", na_position="last")
-        notes = [f"mean over classes under all attacks: {_percent(rows['robust'].mean())}", "brackets: 95 % intervals"]
+        notes = [f"mean over classes under all attacks: {percent(rows['robust'].mean())}", "brackets: 95 % intervals"]
         if len(rows) > _MOST_CLASSES:
             notes.append(f"{len(rows) - _MOST_CLASSES} more classes in by_class.csv")
         if len(shown) < len(result.attacks):
@@ -48,16 +48,12 @@ def print_tables(result: AuditResult) -> None:
                 Text(shorten(printable(str(label)), _NAME_WIDTH)),
                 str(int(row["n"])),
                 _interval(row["clean"], row["clean_low"], row["clean_high"]),
-                *[_percent(under[a][str(label)]) for a in shown],
+                *[percent(under[a][str(label)]) for a in shown],
                 _interval(row["robust"], row["low"], row["high"]),
                 style="bold red" if i == 0 else None,
             )
         console.print(table)
 
 
-def _percent(fraction: float) -> str:
-    return "–" if math.isnan(fraction) else f"{100 * fraction:.1f}"
-
-
 def _interval(value: float, low: float, high: float) -> str:
-    return "–" if math.isnan(value) else f"{_percent(value)} ({100 * low:.0f}–{100 * high:.0f})"
+    return "–" if math.isnan(value) else f"{percent(value)} ({100 * low:.0f}–{100 * high:.0f})"

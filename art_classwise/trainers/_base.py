@@ -14,9 +14,9 @@ import pandas as pd
 import torch
 from art.data_generators import DataGenerator
 from art.defences.trainer import Trainer
-from art.estimators.classification import PyTorchClassifier
 
 from art_classwise import _estimator
+from art_classwise._labels import check_labels
 from art_classwise._state import evaluating
 from art_classwise.errors import InputError, check_positive, check_seed, check_whole
 from art_classwise.threat import ThreatModel
@@ -41,11 +41,7 @@ class SearchTrainer(Trainer, abc.ABC):
         seed: int = 0,
         verbose: bool = True,
     ) -> None:
-        if not isinstance(classifier, PyTorchClassifier):
-            raise InputError(
-                f"The classifier must be an ART PyTorchClassifier, but is a {type(classifier).__name__}; "
-                "as_classifier() makes one of any torch module."
-            )
+        _estimator.check_classifier("The classifier", classifier)
         if classifier.optimizer is None:
             raise InputError(
                 "The classifier has no optimizer: make it with one, as_classifier(..., optimizer=torch.optim.SGD(...))."
@@ -131,20 +127,9 @@ class SearchTrainer(Trainer, abc.ABC):
 
     def _to_device(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[torch.Tensor, torch.Tensor]:
         images = np.ascontiguousarray(x, dtype=np.float32)
-        if len(images) == 0:
-            raise InputError("There is no example to train on: x is empty.")
-        _estimator.check_shape(images, self._classifier)
-        labels = _estimator.check_labels(y, len(images), self._classifier.nb_classes)
+        _estimator.check_images(images, self._classifier, self.inner.threat)
+        labels = check_labels(y, len(images), self._classifier.nb_classes)
         device = self._classifier.device
-        low, high = _estimator.clip_bounds(self._classifier, torch.device("cpu"))
-        smallest, largest = float(low.min()), float(high.max())
-        if not (smallest <= images.min() and images.max() <= largest):
-            raise InputError(
-                f"x must be finite and within the classifier's clip_values [{smallest:g}, {largest:g}], "
-                f"but goes from {images.min():g} to {images.max():g}."
-            )
-        if math.isfinite(smallest) and math.isfinite(largest):
-            self.inner.threat.check_radius(smallest, largest, images[0].size)
         return torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
 
     def _train(

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from art_classwise.errors import InputError
+from art_classwise.errors import InputError, first_line
 
 __all__ = ["check_weights_file", "load_weights"]
 
@@ -57,8 +57,8 @@ def load_weights(path: Path, advice: str) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        first = str(error).strip().splitlines()[0]
-        raise InputError(f"{path.absolute()} holds more than weights, or is damaged: {first} {advice}") from error
+        raise InputError(
+            f"{path.absolute()} holds more than weights, or is damaged: {first_line(error)} {advice}"
+        ) from error
     except (RuntimeError, EOFError, KeyError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path.absolute()} is damaged: {first}. {advice}") from error
+        raise InputError(f"{path.absolute()} is damaged: {first_line(error)}. {advice}") from error

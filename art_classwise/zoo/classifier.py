@@ -10,7 +10,7 @@ from torch import nn
 
 from art_classwise._estimator import check_logits
 from art_classwise._state import evaluating
-from art_classwise.errors import InputError, check_whole
+from art_classwise.errors import InputError, check_whole, first_line
 
 __all__ = ["as_classifier"]
 
@@ -55,7 +55,7 @@ def as_classifier(
         try:
             logits = module(torch.zeros(1, *shape, device=tensor.device))
         except Exception as error:  # of the module's own code: of any kind
-            raise InputError(f"The module can't take images of shape {shape}: {str(error).splitlines()[0]}") from error
+            raise InputError(f"The module can't take images of shape {shape}: {first_line(error)}") from error
     check_logits(logits, 1, n_classes)
     return PyTorchClassifier(
         model=module,

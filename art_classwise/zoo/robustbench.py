@@ -19,7 +19,7 @@ import torch
 
 from art_classwise._files import written_aside
 from art_classwise._state import preserved_random_state
-from art_classwise.errors import InputError, unknown
+from art_classwise.errors import InputError, first_line, unknown
 from art_classwise.zoo._files import check_weights_file
 from art_classwise.zoo.classifier import as_classifier
 
@@ -130,17 +130,17 @@ def load_robustbench(
                 module = utils.load_model(name, model_dir=str(model_dir), dataset=dataset, threat_model=threat_model)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{files[0].absolute()} holds more than weights ({_first_line(error)}). If you trust its author, load it "
+            f"{files[0].absolute()} holds more than weights ({first_line(error)}). If you trust its author, load it "
             "with unsafe_weights=True."
         ) from error
     except Exception as error:  # of torch, timm, requests and the models' own code: of any kind
         if not files[0].exists():
             raise InputError(
-                f"{name} could not be fetched ({_first_line(error)}). Its weights are not on Google Drive: see where "
+                f"{name} could not be fetched ({first_line(error)}). Its weights are not on Google Drive: see where "
                 f"from above, and save them as {files[0].absolute()}."
             ) from error
         raise InputError(
-            f"{name} can't be loaded from {files[0].absolute()}: {_first_line(error)} Is it the file of another model? "
+            f"{name} can't be loaded from {files[0].absolute()}: {first_line(error)} Is it the file of another model? "
             f"Move it away to fetch it anew{_by_hand(drive_ids, files)}"
         ) from error
     return as_classifier(module, shape, n_classes, device=device)
@@ -150,10 +150,6 @@ def _timm_model(name: str, dataset: str, threat_model: str, n_classes: int, file
     timm = importlib.import_module("timm")
     registered = f"{name.lower().replace('-', '_')}_{dataset}_{threat_model.lower()}"
     return timm.create_model(registered, num_classes=n_classes, pretrained=False, checkpoint_path=str(file)).eval()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _table(dataset: str, threat_model: str) -> dict[str, Any]:
@@ -204,4 +200,4 @@ def _fetch(file: Path, drive_id: str | None, name: str) -> None:
     except InputError:
         raise
     except Exception as error:  # gdown and requests raise many kinds
-        raise InputError(f"{name} could not be downloaded ({_first_line(error)}).{by_hand}") from error
+        raise InputError(f"{name} could not be downloaded ({first_line(error)}).{by_hand}") from error

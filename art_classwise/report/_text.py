@@ -1,8 +1,15 @@
-"""Names of classes and models, made fit to be shown."""
+"""Names and numbers, made fit to be shown."""
 
 from __future__ import annotations
 
-__all__ = ["printable", "shorten"]
+import math
+
+__all__ = ["percent", "printable", "shorten"]
+
+
+def percent(fraction: float) -> str:
+    """Write a fraction in percent, without the sign; a dash where nothing is known."""
+    return "–" if math.isnan(fraction) else f"{100 * fraction:.1f}"
 
 
 def shorten(text: str, length: int) -> str:

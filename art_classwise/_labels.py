@@ -1,0 +1,53 @@
+"""Labels and class names, as all that counts by class takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from art_classwise.errors import InputError
+
+__all__ = ["check_labels", "class_names"]
+
+
+def check_labels(y: npt.ArrayLike, n_examples: int, n_classes: int) -> npt.NDArray[np.int64]:
+    """Return labels as int64 (n,) from indices (n,), (n, 1) or one-hot (n, C).
+
+    Raises:
+        InputError: The shape is none of these, the length isn't ``n_examples``, or a label is no class.
+    """
+    array = np.asarray(y)
+    if len(array) != n_examples:
+        raise InputError(f"x and y differ in length: {n_examples} examples, but {len(array)} labels.")
+    if array.ndim == 2 and array.shape[1] == n_classes and n_classes > 1:
+        array = array.argmax(1)
+    elif array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise InputError(f"Labels must be indices (n,) or one-hot (n, {n_classes}), but got shape {array.shape}.")
+    if not np.issubdtype(array.dtype, np.integer):
+        if not (np.issubdtype(array.dtype, np.number) and bool(np.all(array == np.floor(array)))):
+            raise InputError(f"Labels must be whole numbers, but got {array.dtype} such as {array[0]!r}.")
+        array = array.astype(np.int64)
+    outside = (array < 0) | (array >= n_classes)
+    if outside.any():
+        first = int(outside.argmax())
+        raise InputError(
+            f"Label {array[first]} of example {first} is outside the {n_classes} classes 0 to {n_classes - 1}."
+        )
+    return array.astype(np.int64)
+
+
+def class_names(classes: Sequence[str] | None, n_classes: int) -> list[str] | list[int]:
+    """Return the names of the classes; their numbers if there are no names.
+
+    Raises:
+        InputError: There are names, but not as many as classes.
+    """
+    if classes is None:
+        return list(range(n_classes))
+    if len(classes) != n_classes:
+        raise InputError(f"There are {n_classes} classes, but {len(classes)} class names.")
+    return list(classes)
