@@ -10,7 +10,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["cross_entropy", "kl", "margin", "mart", "soft_margin", "standard", "temperature", "trades"]
+__all__ = [
+    "cross_entropy",
+    "dlr",
+    "dlr_targeted",
+    "kl",
+    "margin",
+    "mart",
+    "soft_margin",
+    "standard",
+    "temperature",
+    "trades",
+]
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -46,6 +57,26 @@ def soft_margin(logits: Tensor, y: Tensor, inverse_temperature: float = 1.0) -> 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """Return max_{k != y} z_k - z_y (Carlini and Wagner 2017): above 0 if and only if misclassified."""
     return _without(logits, y).amax(1) - _of(logits, y)
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the difference of logits ratio, (max_{k != y} z_k - z_y) / (z_(1) - z_(3)).
+
+    Croce and Hein 2020 (arXiv 2003.01690), eq. 6, with z_(i) the i-th largest logit: a margin that scaling the
+    logits doesn't change. It needs 3 classes.
+    """
+    largest = logits.topk(3, dim=1).values
+    return margin(logits, y) / (largest[:, 0] - largest[:, 2] + 1e-12)
+
+
+def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Return (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2), for a target class t (n,).
+
+    Croce and Hein 2020 (arXiv 2003.01690), eq. 7. It needs 4 classes.
+    """
+    largest = logits.topk(4, dim=1).values
+    scale = largest[:, 0] - (largest[:, 2] + largest[:, 3]) / 2
+    return (_of(logits, target) - _of(logits, y)) / (scale + 1e-12)
 
 
 def kl(logits: Tensor, logits_adv: Tensor) -> Tensor:

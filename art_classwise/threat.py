@@ -1,9 +1,10 @@
-"""The threat model: a norm and a radius, and the three operations on tensors that a search needs."""
+"""The threat model: a norm and a radius, and the operations on tensors that a search needs."""
 
 from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -14,10 +15,14 @@ from torch import Tensor
 
 from art_classwise.errors import InputError, unknown
 
-__all__ = ["Norm", "ThreatModel"]
+__all__ = ["Norm", "ThreatModel", "Uniform"]
 
-Norm = Literal["Linf", "L2"]
-_NORMS: dict[str, Norm] = {"linf": "Linf", "l2": "L2"}
+Norm = Literal["Linf", "L2", "L1"]
+_NORMS: dict[str, Norm] = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+_ART_NORMS: dict[float, Norm] = {np.inf: "Linf", 2: "L2", 1: "L1"}
+
+Uniform = Callable[..., Tensor]
+"""The sides of a shape -> float32 drawn uniformly from (0, 1), new ones at each call."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class ThreatModel:
     """All perturbations of an image that an attacker may choose: ``||x_adv - x||_norm <= eps``.
 
     Args:
-        norm: ``"Linf"`` or ``"L2"``.
+        norm: ``"Linf"``, ``"L2"`` or ``"L1"``.
         eps: Radius, in the units of the images (``8 / 255`` on images in [0, 1]).
 
     Raises:
@@ -43,7 +48,7 @@ class ThreatModel:
 
     def __post_init__(self) -> None:
         if self.norm not in _NORMS.values():
-            raise unknown("norm", self.norm, ("Linf", "L2"))
+            raise unknown("norm", self.norm, tuple(_NORMS.values()))
         number = isinstance(self.eps, numbers.Real) and not isinstance(self.eps, bool)
         if not (number and math.isfinite(self.eps) and self.eps > 0):
             raise InputError(
@@ -66,7 +71,7 @@ class ThreatModel:
             raise InputError(f'A threat model is written "norm:radius", e.g. "Linf:8/255", but got {str(text)!r}.')
         key = norm.strip().lower()
         if key not in _NORMS:
-            raise unknown("norm", norm, ("Linf", "L2"))
+            raise unknown("norm", norm, tuple(_NORMS.values()))
         try:
             numerator, slash, denominator = radius.partition("/")
             eps = float(numerator) / float(denominator) if slash else float(radius)
@@ -78,16 +83,15 @@ class ThreatModel:
 
     @classmethod
     def from_art(cls, norm: float | str, eps: float) -> ThreatModel:
-        """Read ART's way to write a norm: ``np.inf``, ``"inf"`` or ``2``.
+        """Read ART's way to write a norm: ``np.inf``, ``"inf"``, ``2`` or ``1``.
 
         Raises:
-            InputError: The norm is neither, or the radius is out of range.
+            InputError: The norm is none of them, or the radius is out of range.
         """
-        if norm in (np.inf, "inf"):
-            return cls("Linf", eps)
-        if norm == 2:
-            return cls("L2", eps)
-        raise InputError(f'`norm` must be np.inf, "inf" or 2, but got {norm!r}.')
+        known = np.inf if norm == "inf" else norm
+        if not isinstance(known, numbers.Real) or isinstance(known, bool) or float(known) not in _ART_NORMS:
+            raise InputError(f'`norm` must be np.inf, "inf", 2 or 1, but got {norm!r}.')
+        return cls(_ART_NORMS[float(known)], eps)
 
     def __str__(self) -> str:
         in_grey_levels = Fraction(self.eps).limit_denominator(255)
@@ -96,8 +100,8 @@ class ThreatModel:
 
     @property
     def art_norm(self) -> float:
-        """The norm as ART writes it: ``np.inf`` or ``2``."""
-        return np.inf if self.norm == "Linf" else 2
+        """The norm as ART writes it: ``np.inf``, ``2`` or ``1``."""
+        return {"Linf": np.inf, "L2": 2, "L1": 1}[self.norm]
 
     def check_radius(self, low: float, high: float, n_features: int) -> None:
         """Refuse a radius that reaches across the whole box of images: surely it is in other units.
@@ -111,7 +115,7 @@ class ThreatModel:
             InputError: The ball around any image holds every image.
         """
         width = high - low
-        diameter = width if self.norm == "Linf" else width * math.sqrt(n_features)
+        diameter = width * {"Linf": 1.0, "L2": math.sqrt(n_features), "L1": float(n_features)}[self.norm]
         if self.eps >= diameter:
             in_units = f'; did you mean "{self.norm}:{self.eps:g}/255"?' if high <= 1 < self.eps else "."
             raise InputError(
@@ -122,57 +126,104 @@ class ThreatModel:
     def size(self, delta: Tensor) -> Tensor:
         """Return the norm of each perturbation: (n, ...) -> (n,)."""
         flat = delta.flatten(1)
-        return flat.abs().amax(1) if self.norm == "Linf" else flat.norm(dim=1)
+        if self.norm == "Linf":
+            return flat.abs().amax(1)
+        return flat.abs().sum(1) if self.norm == "L1" else torch.linalg.vector_norm(flat, dim=1)
 
-    def project(self, x_adv: Tensor, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """Bring ``x_adv`` into the box [low, high], then into the ball around ``x``.
+    def project(self, x_adv: Tensor, x: Tensor, low: Tensor, high: Tensor, eps: Tensor | None = None) -> Tensor:
+        """Bring ``x_adv`` into the box [low, high] and the ball around ``x``.
 
-        ``x`` lies in the box, so the second step doesn't leave it. For L2 the second step scales the
-        perturbation (the projection onto the ball).
+        For Linf and L1 this is the projection onto their intersection, the nearest point of it. For L2 the
+        point is clipped to the box, then its perturbation scaled, as everybody does; ``x`` lies in the box, so the
+        second step doesn't leave it.
 
         Args:
             x_adv: (n, ...) points.
             x: (n, ...) centres, inside the box.
             low: Lower bound of the box, broadcastable to ``x``.
             high: Upper bound of the box, broadcastable to ``x``.
+            eps: Radii in place of the threat model's: (n, 1, ..., 1); for Linf of any shape that broadcasts to ``x``.
 
         Returns:
             (n, ...) points inside both.
         """
+        if self.norm == "L1":
+            radius = x.new_full((len(x),), self.eps) if eps is None else eps.flatten()
+            return (x + _project_l1(x_adv - x, low - x, high - x, radius.expand(len(x)))).clamp(low, high)
         delta = torch.clamp(x_adv, low, high) - x
         if self.norm == "Linf":
-            return x + delta.clamp(-self.eps, self.eps)
-        return x + delta * _per_example(self.eps / self.size(delta).clamp_min(self.eps), x)
+            delta = delta.clamp(-self.eps, self.eps) if eps is None else delta.clamp(-eps, eps)
+            return (x + delta).clamp(low, high)  # again: the sum may miss the box by a rounding
+        size = _per_example(self.size(delta), x).clamp_min(torch.finfo(x.dtype).tiny)
+        return (x + delta * ((self.eps if eps is None else eps) / size).clamp_max(1)).clamp(low, high)
 
-    def steepest(self, gradient: Tensor) -> Tensor:
-        """Return the direction of unit norm along which the gradient rises most: sign, or g / ||g||.
+    def steepest(self, gradient: Tensor, coordinates: Tensor | None = None) -> Tensor:
+        """Return the direction of unit norm along which to step.
 
-        A zero gradient gives a zero step.
+        Linf: the sign; L2: g / ||g||: there the loss rises most. For L1 that would be the one largest coordinate,
+        which makes no headway; there the sign of the largest coordinates (Tramer and Boneh 2019, arXiv 1904.13000,
+        the SLIDE attack). A zero gradient gives a zero step.
+
+        Args:
+            gradient: (n, ...).
+            coordinates: For L1: (n,) int64, how many coordinates of each example a step changes; 1 % if absent.
         """
         if self.norm == "Linf":
             return gradient.sign()
+        if self.norm == "L1":
+            flat = gradient.flatten(1)
+            if coordinates is None:
+                coordinates = torch.full((len(flat),), max(1, round(flat.shape[1] / 100)), device=flat.device)
+            threshold = flat.abs().sort(dim=1, descending=True).values.gather(1, coordinates[:, None] - 1)
+            chosen = torch.where(flat.abs() >= threshold, flat.sign(), 0.0)
+            return (chosen / chosen.abs().sum(1, keepdim=True).clamp_min(1)).view_as(gradient)
         # Scaled by the largest entry first: squares of gradients below 1e-23 vanish in float32.
         scaled = gradient / _per_example(gradient.flatten(1).abs().amax(1), gradient).clamp_min(
             torch.finfo(gradient.dtype).tiny
         )
         return scaled / _per_example(self.size(scaled), gradient).clamp_min(0.5)
 
-    def random_start(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def random_start(self, x: Tensor, uniform: Uniform | None = None, eps: Tensor | None = None) -> Tensor:
         """Return points drawn uniformly from the ball around each of ``x`` (n, ...), not yet in the box.
 
         Args:
             x: (n, ...) centres.
-            generator: On the device of ``x``; the global one if absent.
+            uniform: Draws numbers on the device of ``x``; ``torch.rand`` there if absent.
+            eps: Radii in place of the threat model's, as for :meth:`project`.
         """
-
-        def draw(*shape: int) -> Tensor:
-            return torch.rand(shape, generator=generator, device=x.device, dtype=x.dtype)
-
+        draw = uniform or (lambda *shape: torch.rand(shape, device=x.device, dtype=x.dtype))
+        radius: Tensor | float = self.eps if eps is None else eps
         if self.norm == "Linf":
-            return x + self.eps * (2 * draw(*x.shape) - 1)
-        direction = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        radius = self.eps * draw(len(x)) ** (1 / x[0].numel())
-        return x + direction * _per_example(radius / self.size(direction), x)
+            return x + radius * (2 * draw(*x.shape) - 1)
+        # The direction of a normal vector is uniform on the L2 sphere, that of a Laplace vector on the L1 sphere;
+        # the radius of a uniform point of a ball in d dimensions has the density of u^(1/d).
+        u = draw(*x.shape).clamp(2**-24, 1 - 2**-24)  # torch.rand may give 0, whose quantile is infinite
+        direction = torch.special.ndtri(u) if self.norm == "L2" else (u - 0.5).sign() * (1 - (2 * u - 1).abs()).log()
+        distance = _per_example(draw(len(x)) ** (1 / x[0].numel()) / self.size(direction), x)
+        return x + direction * (radius * distance)
+
+
+def _project_l1(delta: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
+    """Return the nearest points to ``delta`` (n, ...) with low <= point <= high and ||point||_1 <= eps (n,).
+
+    Given low <= 0 <= high. The box alone if that suffices; else the Karush-Kuhn-Tucker conditions give
+    sign(delta) min(cap, max(|delta| - t, 0)) with cap the room to the box and one t > 0 per point (Croce and Hein
+    2021, arXiv 2103.01208, section 3). The L1 norm falls with t, so t is found by bisection, to float32's last digits.
+    """
+    size = delta.abs()
+    cap = torch.where(delta >= 0, high, -low).expand_as(delta)
+    shape = (-1, *[1] * (delta.dim() - 1))
+    under, over = torch.zeros_like(eps), size.flatten(1).amax(1)
+    fits = torch.minimum(size, cap).flatten(1).sum(1) <= eps
+    for _ in range(_BISECTIONS):
+        middle = (under + over) / 2
+        too_far = torch.minimum(cap, (size - middle.view(shape)).clamp_min(0)).flatten(1).sum(1) > eps
+        under, over = torch.where(too_far, middle, under), torch.where(too_far, over, middle)
+    threshold = torch.where(fits, 0.0, over).view(shape)
+    return delta.sign() * torch.minimum(cap, (size - threshold).clamp_min(0))
+
+
+_BISECTIONS = 30
 
 
 def _per_example(values: Tensor, like: Tensor) -> Tensor:

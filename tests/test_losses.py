@@ -126,3 +126,24 @@ def test_one_example_is_a_batch(batch):
     logits, logits_adv, y = (t[:1] for t in batch)
     assert losses.mart(logits, logits_adv, y).shape == (1,)
     assert losses.trades(logits, logits_adv, y).shape == (1,)
+
+
+def test_dlr_is_croce_and_heins(batch):
+    logits, _, y = batch
+    expected = []
+    for z, k in zip(logits.tolist(), y.tolist(), strict=True):
+        ordered = sorted(z, reverse=True)
+        others = max(v for j, v in enumerate(z) if j != k)
+        expected.append(-(z[k] - others) / (ordered[0] - ordered[2] + 1e-12))
+    assert losses.dlr(logits, y).tolist() == pytest.approx(expected)
+    assert losses.dlr(7 * logits, y).tolist() == pytest.approx(expected)  # what it is for
+
+
+def test_targeted_dlr_is_croce_and_heins(batch):
+    logits, _, y = batch
+    target = (y + 1) % C
+    expected = []
+    for z, k, t in zip(logits.tolist(), y.tolist(), target.tolist(), strict=True):
+        ordered = sorted(z, reverse=True)
+        expected.append(-(z[k] - z[t]) / (ordered[0] - (ordered[2] + ordered[3]) / 2 + 1e-12))
+    assert losses.dlr_targeted(logits, y, target).tolist() == pytest.approx(expected)

@@ -55,7 +55,7 @@ class InnerSearch:
     ) -> Tensor:
         """Return adversarial inputs (n, ...) for a batch; the module's mode is as before afterwards."""
         if self.start == "uniform":
-            start = self.threat.random_start(x, generator)
+            start = self.threat.random_start(x, lambda *shape: torch.rand(shape, generator=generator, device=x.device))
         else:
             start = x + 0.001 * torch.randn(x.shape, generator=generator, device=x.device)
         return search(
