@@ -9,42 +9,71 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from art_classwise._state import evaluating, float32
 from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel
 
-__all__ = ["check_classifier", "check_images", "check_logits", "clip_bounds", "logits_module", "predict_logits"]
+__all__ = ["check_classifier", "check_images", "check_logits", "clip_bounds", "exact_logits", "logits_module"]
 
 
-def logits_module(estimator: Any) -> nn.Module:
+def logits_module(estimator: Any, model: nn.Module | None = None) -> nn.Module:
     """Return the estimator as a module from images to logits, ART's preprocessing included.
 
+    Where a preprocessing defence is written in NumPy, its gradient is ART's estimate of it, for most the identity
+    (BPDA; Athalye et al. 2018, arXiv 1802.00420).
+
     Args:
-        estimator: An ART ``PyTorchClassifier``.
-
-    Raises:
-        InputError: A preprocessing defence is not written in PyTorch, so no gradient flows through it.
+        estimator: An ART ``PyTorchClassifier``; of other classifiers the module predicts without gradients.
+        model: Stands in for the estimator's model, if given.
     """
-    operations = [p for p in estimator.preprocessing_operations if not _is_identity(p)]
-    if not operations:
-        return cast(nn.Module, estimator.model)
-    if not estimator.all_framework_preprocessing:
-        named = ", ".join(type(p).__name__ for p in operations)
-        raise InputError(
-            f"No gradient flows through the preprocessing {named}: use ART's PyTorch version of it "
-            "(e.g. SpatialSmoothingPyTorch), or attack the classifier without it."
-        )
-    return _WithPreprocessing(estimator)
+    from art.estimators.pytorch import PyTorchEstimator  # seconds, as in check_classifier
+
+    if not isinstance(estimator, PyTorchEstimator):
+        return _Predictions(estimator)
+    inner = cast(nn.Module, estimator.model) if model is None else model
+    if all(_is_identity(p) for p in estimator.preprocessing_operations):
+        return inner
+    return _WithPreprocessing(estimator, inner)
 
 
-class _WithPreprocessing(nn.Module):
+class _Predictions(nn.Module):
     def __init__(self, estimator: Any) -> None:
         super().__init__()
-        self.model = estimator.model
         self._estimator = estimator
 
     def forward(self, x: Tensor) -> Tensor:
-        preprocessed, _ = self._estimator._apply_preprocessing(x, y=None, fit=False, no_grad=False)
+        return torch.from_numpy(np.asarray(self._estimator.predict(x.numpy()), dtype=np.float32))
+
+
+class _WithPreprocessing(nn.Module):
+    def __init__(self, estimator: Any, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._estimator = estimator
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._estimator.all_framework_preprocessing:
+            preprocessed, _ = self._estimator._apply_preprocessing(x, y=None, fit=False, no_grad=False)
+        else:
+            preprocessed = _NumpyPreprocessing.apply(x, self._estimator)
         return cast(Tensor, self.model(preprocessed))
+
+
+class _NumpyPreprocessing(torch.autograd.Function):
+    """ART's preprocessing on arrays. It waits for the device, forth and back: it computes on the CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, estimator: Any) -> Tensor:
+        ctx.images, ctx.estimator = x.detach().cpu().numpy(), estimator
+        preprocessed, _ = estimator._apply_preprocessing(ctx.images, y=None, fit=False)
+        return torch.from_numpy(np.asarray(preprocessed, dtype=np.float32)).to(x.device)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        with torch.enable_grad():  # a defence written in PyTorch among them runs backward by itself
+            array = ctx.estimator._apply_preprocessing_gradient(ctx.images, gradient.cpu().numpy())
+        return torch.from_numpy(np.asarray(array, dtype=np.float32)).to(gradient.device), None
 
 
 def _is_identity(operation: Any) -> bool:
@@ -138,6 +167,7 @@ def check_logits(logits: Any, n_examples: int, n_classes: int) -> Tensor:
 
 
 @torch.no_grad()
-def predict_logits(module: nn.Module, x: Tensor, n_classes: int) -> Tensor:
-    """Return float32 logits (n, C) of one batch; the module must be in the mode that is wanted."""
-    return check_logits(module(x), len(x), n_classes).float()
+def exact_logits(module: nn.Module, x: Tensor, n_classes: int) -> Tensor:
+    """Return the logits (n, C) of one batch as a verdict needs them: in eval mode and float32."""
+    with evaluating(module), float32(x.device.type):
+        return check_logits(module(x), len(x), n_classes).float()

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import nn
 
-__all__ = ["evaluating", "frozen", "one_thread", "preserved", "preserved_random_state"]
+__all__ = [
+    "evaluating",
+    "float32",
+    "frozen",
+    "no_seed_for_cuda",
+    "one_thread",
+    "preserved",
+    "preserved_random_state",
+]
 
 
 @contextmanager
@@ -90,6 +100,33 @@ def preserved_random_state(seed: int | None = None) -> Iterator[None]:
 
 
 @contextmanager
+def float32(device_type: str) -> Iterator[None]:
+    """Compute in float32 to the last digit: no autocast, no TF32, no bfloat16 inside of matrix products.
+
+    Args:
+        device_type: ``"cpu"``, ``"cuda"``, ...
+    """
+    with torch.autocast(device_type, enabled=False), ExitStack() as restored:
+        backends: Any = torch.backends  # what it holds differs between versions
+        try:
+            convolutions, products = backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+        except RuntimeError:  # the caller says it in torch 2.9's new way, which forbids asking in the old one
+            places: list[Any] = [backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul, backends.mkldnn.matmul]
+        else:
+            places = []
+            restored.callback(setattr, backends.cudnn, "allow_tf32", convolutions)
+            restored.callback(torch.set_float32_matmul_precision, products)
+            backends.cudnn.allow_tf32 = False
+            torch.set_float32_matmul_precision("highest")
+        if hasattr(backends.mkldnn, "conv"):  # only the new way reaches these
+            places += [backends.mkldnn.conv, backends.mkldnn.rnn]
+        for place in places:
+            restored.callback(setattr, place, "fp32_precision", place.fp32_precision)
+            place.fp32_precision = "ieee"
+        yield
+
+
+@contextmanager
 def one_thread() -> Iterator[None]:
     """Compute with one thread: sums are then taken in one order, whatever the number of cores."""
     threads = torch.get_num_threads()
@@ -98,3 +135,13 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def no_seed_for_cuda() -> Iterator[None]:
+    """Keep others' code from queueing a seed for a CUDA that isn't in use: later draws there would follow it."""
+    if torch.cuda.is_initialized():
+        yield
+        return
+    with patch.object(torch.cuda, "manual_seed_all"), patch.object(torch.cuda.random, "manual_seed"):
+        yield

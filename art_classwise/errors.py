@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "DivergenceError",
+    "GradientMaskingWarning",
     "InputError",
     "check_name",
     "check_positive",
@@ -25,6 +26,10 @@ class InputError(ValueError):
     The command line prints it after ``error:`` and exits with code 2; any other exception is a bug of ours
     and keeps its traceback.
     """
+
+
+class GradientMaskingWarning(UserWarning):
+    """Gradients are zero where they should show the way: the model may be weaker than an attack makes it look."""
 
 
 class DivergenceError(InputError, FloatingPointError):

@@ -14,6 +14,11 @@ from torch import nn
 from art_classwise import ThreatModel, losses
 from art_classwise.attacks._search import search
 
+
+def uniform(generator):
+    return lambda *shape: torch.rand(shape, generator=generator)
+
+
 BOX = {"low": torch.tensor(0.0), "high": torch.tensor(1.0)}
 
 
@@ -73,7 +78,7 @@ def test_result_lies_in_ball_and_box_for_any_shape(norm, eps, step, shape, max_i
         losses.cross_entropy,
         eps_step=step,
         max_iter=max_iter,
-        start=threat.random_start(x, generator),
+        start=threat.random_start(x, uniform(generator)),
         **BOX,
     )
     assert found.x_adv.shape == x.shape
@@ -105,7 +110,7 @@ def test_mask_keeps_pixels(network, images, labels):
         eps_step=0.05,
         max_iter=3,
         mask=mask,
-        start=threat.random_start(x, torch.Generator().manual_seed(0)),
+        start=threat.random_start(x, uniform(torch.Generator().manual_seed(0))),
         **BOX,
     )
     assert torch.equal(found.x_adv[..., 3:], x[..., 3:])
@@ -172,3 +177,59 @@ def test_puts_the_mode_back_after_an_error(network, images, labels):
         )
     assert all(m.training for m in network.modules())
     assert all(p.requires_grad for p in network.parameters())
+
+
+def test_stopped_examples_leave_with_the_iterate_that_stopped_them(network, images, labels):
+    """The others go on as if alone; with radii, steps, masks and momentum of their own."""
+    x, y = torch.from_numpy(images), torch.from_numpy(labels)
+    generator = torch.Generator().manual_seed(0)
+    own = {
+        "eps": torch.rand(16, 1, 1, 1, generator=generator) * 0.2,
+        "eps_step": torch.rand(16, 1, 1, 1, generator=generator) * 0.05,
+        "mask": (torch.rand(16, 3, 6, 6, generator=generator) > 0.3).float(),
+    }
+    start = x + 0.05 * torch.randn(x.shape, generator=generator)
+    shared = {"max_iter": 6, "momentum": 0.9, **BOX}
+    iterates, rows_seen = [], []
+
+    def watch(step, rows, x_adv, gradient):
+        iterates.append(x_adv.clone())
+
+    threat = ThreatModel("Linf", 0.1)
+    whole = search(network, x, y, threat, losses.margin, start=start, **own, **shared, observe=watch)
+    leaves_at = torch.arange(16) % 8  # two at each step, and four never
+
+    def solved(logits, rows):
+        rows_seen.append(rows.tolist())
+        return leaves_at[rows] == len(rows_seen) - 1
+
+    found = search(network, x, y, threat, losses.margin, start=start, **own, **shared, solved=solved, early_stop=True)
+    assert [len(rows) for rows in rows_seen] == [16, 14, 12, 10, 8, 6]
+    assert found.stopped.tolist() == (leaves_at < 6).tolist()
+    for i in range(16):
+        expected = iterates[leaves_at[i]][i] if leaves_at[i] < 6 else whole.x_adv[i]
+        assert torch.allclose(found.x_adv[i], expected, atol=1e-5), i
+    assert not torch.equal(found.x_adv, whole.x_adv)
+
+
+def test_radii_of_each_example_and_pixel_hold(network, images, labels):
+    x, y = torch.from_numpy(images), torch.from_numpy(labels)
+    for norm, shape in (("Linf", (16, 1, 1, 1)), ("Linf", (16, 3, 6, 6)), ("Linf", (3, 1, 1)), ("L2", (16, 1, 1, 1))):
+        eps = torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 0.2
+        eps.view(-1)[0] = 0.0
+        threat = ThreatModel(norm, 0.2)
+        found = search(
+            network, x, y, threat, losses.margin, eps=eps, eps_step=eps, max_iter=4, low=BOX["low"], high=BOX["high"]
+        )
+        delta = found.x_adv - x
+        size = delta.abs() if norm == "Linf" else threat.size(delta).view(-1, 1, 1, 1)
+        assert (size <= eps + 1e-6).all()
+        assert (size > 0.5 * eps).float().mean() > 0.5  # and they are used
+
+
+def test_logits_that_are_not_finite_are_reported():
+    x = torch.full((3, 1, 2, 2), 0.5)
+    x[:, 0, 0, 0] = torch.tensor([0.1, 0.5, 0.9])
+    y = torch.zeros(3, dtype=torch.int64)
+    found = search(Flat(), x, y, ThreatModel("Linf", 0.01), losses.margin, eps_step=0.01, max_iter=2, **BOX)
+    assert found.no_logits.tolist() == [False, False, True]

@@ -310,7 +310,7 @@ def test_bad_input_is_named(trainer, train_set):
         (lambda: trainer(no_optimizer), "has no optimizer: make it with one"),
         (lambda: trainer(blackbox), "must be an ART PyTorchClassifier, but is a BlackBoxClassifier"),
         (lambda: trainer(classifier, eps=0), "above 0"),
-        (lambda: trainer(classifier, norm=1), "`norm`"),
+        (lambda: trainer(classifier, norm=3), "`norm`"),
         (lambda: trainer(classifier, eps_step=-1), "`eps_step`"),
         (lambda: trainer(classifier, max_iter=0), "`max_iter`"),
         (lambda: trainer(classifier, seed=-1), "`seed`"),

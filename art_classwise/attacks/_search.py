@@ -14,10 +14,16 @@ from torch import Tensor, nn
 from art_classwise._state import evaluating, frozen
 from art_classwise.threat import ThreatModel
 
-__all__ = ["Loss", "SearchResult", "search"]
+__all__ = ["Loss", "Observer", "SearchResult", "Solved", "search"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""(n, C) logits and (n,) labels -> (n,) values to ascend."""
+"""(m, C) logits and (m, ...) what they are compared with, labels for most -> (m,) values to ascend."""
+
+Solved = Callable[[Tensor, Tensor], Tensor]
+"""(m, C) logits and the (m,) rows of x that they belong to -> (m,) bool: whose attack has succeeded."""
+
+Observer = Callable[[int, Tensor, Tensor, Tensor], object]
+"""Step, (m,) rows of x still searched for, their points and the gradients there, (m, ...) each."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +31,18 @@ class SearchResult:
     """What a search found.
 
     Attributes:
-        x_adv: (n, ...) the last iterate, inside the ball and the box.
-        zero_gradient: (n,) bool, whether the gradient was all zero or not finite in any step: such an
-            example stood still for that step, and its robustness may be an illusion.
+        x_adv: (n, ...) the last iterates, or where the search stopped early the iterates that made it stop; inside
+            the ball and the box.
+        stopped: (n,) bool, whether the search stopped early.
+        zero_gradient: (n,) bool, whether the gradient was all zero or not finite in any step, the example being
+            unsolved: it stood still for that step, and its robustness may be an illusion.
+        no_logits: (n,) bool, whether a logit was NaN or infinite in any step.
     """
 
     x_adv: Tensor
+    stopped: Tensor
     zero_gradient: Tensor
+    no_logits: Tensor
 
 
 def search(
@@ -41,12 +52,17 @@ def search(
     threat: ThreatModel,
     loss: Loss,
     *,
-    eps_step: float,
+    eps_step: float | Tensor,
     max_iter: int,
     low: Tensor,
     high: Tensor,
+    eps: Tensor | None = None,
     start: Tensor | None = None,
     mask: Tensor | None = None,
+    momentum: float = 0.0,
+    solved: Solved | None = None,
+    early_stop: bool = False,
+    observe: Observer | None = None,
 ) -> SearchResult:
     """Ascend ``loss`` from ``start`` for ``max_iter`` steps within the threat model (Madry et al. 2018, eq. 2).
 
@@ -55,33 +71,105 @@ def search(
     Args:
         module: Maps x to logits (n, C).
         x: (n, ...) the examples, inside the box.
-        y: (n,) int64, passed on to ``loss``.
+        y: (n, ...), passed on to ``loss``: the labels, for most losses.
         threat: Norm and radius.
         loss: What to ascend, one value per example.
-        eps_step: Length of a step, in the units of the radius.
+        eps_step: Length of a step, in the units of the radius; broadcastable to x.
         max_iter: Number of steps.
-        low: Lower bound of the box, broadcastable to x.
-        high: Upper bound of the box, broadcastable to x.
+        low: Lower bound of the box, broadcastable to an example.
+        high: Upper bound of the box, broadcastable to an example.
+        eps: Radii in place of the threat model's: (n, 1, ..., 1), or for Linf broadcastable to x.
         start: (n, ...) where to start; ``x`` if absent. Brought into ball and box first.
         mask: Broadcastable to x; where it is 0 the example stays as it is.
+        momentum: How much of the sum of the past steps' gradients, each divided by its L1 norm, is kept (Dong et
+            al. 2018, arXiv 1710.06081, eq. 6); 0 is none.
+        solved: Whose attack has succeeded; asked at each iterate, if given.
+        early_stop: Let those leave.
+        observe: Called at each step; what it reads makes the host wait.
 
     Returns:
-        The last iterate, and which examples met a zero gradient.
+        The last iterates, who stopped early, who met a zero gradient, and who gave no logits.
     """
-    zero_gradient = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    x_adv = x if start is None else threat.project(start, x, low, high)
+    # With early stop the batch shrinks: all that belongs to an example is one of these, and is taken along.
+    rows = torch.arange(len(x), device=x.device)
+    radii, masks = _each(eps, x), _each(mask, x)
+    steps = _each(eps_step if isinstance(eps_step, Tensor) else x.new_full((1,), eps_step), x)
+    assert steps is not None
+    velocity: Tensor | None = None
+    x_adv = x if start is None else threat.project(start, x, low, high, eps)
     if mask is not None:
         x_adv = torch.where(mask == 0, x, x_adv)
+    coordinates = _coordinates(threat, x, radii, low, high) if threat.norm == "L1" else None
+    found = x_adv.clone()
+    stopped, zero_gradient, no_logits = torch.zeros(3, len(x), dtype=torch.bool, device=x.device)
     with evaluating(module), frozen(module):
-        for _ in range(max_iter):
+        for step in range(max_iter):
             with torch.enable_grad():
                 x_adv = x_adv.detach().requires_grad_()
-                (gradient,) = torch.autograd.grad(loss(module(x_adv), y).sum(), x_adv)
+                logits = module(x_adv)
+                (gradient,) = torch.autograd.grad(loss(logits, y).sum(), x_adv)
             with torch.no_grad():
+                x_adv, logits = x_adv.detach(), logits.detach()
+                no_logits[rows] |= ~(logits < torch.inf).all(1)  # -inf is a class that was taken out
                 largest = gradient.flatten(1).abs().amax(1)
-                zero_gradient |= ~((largest > 0) & largest.isfinite())
+                zero = ~((largest > 0) & largest.isfinite())
+                done = None if solved is None else solved(logits, rows)
+                zero_gradient[rows] |= zero if done is None else zero & ~done
+                if observe is not None:
+                    observe(step, rows, x_adv, gradient)
+                if early_stop and done is not None:
+                    # The one place where the host waits: it must know how many stay, to compute for no others.
+                    (leave,) = done.nonzero(as_tuple=True)
+                    if len(leave):
+                        stopped[rows[leave]] = True
+                        found[rows[leave]] = x_adv[leave]
+                        (stay,) = (~done).nonzero(as_tuple=True)
+                        rows, x, y, x_adv, gradient = (t[stay] for t in (rows, x, y, x_adv, gradient))
+                        steps = steps[stay]
+                        radii, masks, velocity, coordinates = (
+                            None if t is None else t[stay] for t in (radii, masks, velocity, coordinates)
+                        )
+                        if len(stay) == 0:
+                            break
                 gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
-                if mask is not None:
-                    gradient = torch.where(mask == 0, 0.0, gradient)
-                x_adv = threat.project(x_adv + eps_step * threat.steepest(gradient), x, low, high)
-    return SearchResult(x_adv.detach(), zero_gradient)
+                if momentum:
+                    gradient = gradient / _per_example(gradient.flatten(1).abs().sum(1).clamp_min(_TINY), gradient)
+                    velocity = gradient if velocity is None else momentum * velocity + gradient
+                    gradient = velocity
+                if masks is not None:
+                    gradient = torch.where(masks == 0, 0.0, gradient)
+                if threat.norm == "L1":  # else the few coordinates of a step are spent where the box ends
+                    outward = ((x_adv <= low) & (gradient < 0)) | ((x_adv >= high) & (gradient > 0))
+                    gradient = torch.where(outward, 0.0, gradient)
+                x_adv = threat.project(x_adv + steps * threat.steepest(gradient, coordinates), x, low, high, radii)
+    if not early_stop:
+        found = x_adv.detach()
+    elif len(rows):
+        found[rows] = x_adv.detach()
+    return SearchResult(found, stopped, zero_gradient, no_logits)
+
+
+_TINY = torch.finfo(torch.float32).tiny
+
+
+def _coordinates(threat: ThreatModel, x: Tensor, eps: Tensor | None, low: Tensor, high: Tensor) -> Tensor:
+    """Return how many coordinates of each example an L1 step should change: 1 % (SLIDE), more where balls are large.
+
+    At the usual step of eps / 4 a coordinate then moves by at most an eighth of the box: what goes beyond the box is
+    lost.
+    """
+    d = x[0].numel()
+    radii = x.new_full((len(x),), threat.eps) if eps is None else eps.flatten(1)[:, 0]
+    return (2 * radii / (high - low).max()).round().clamp(max(1, round(d / 100)), d).long()
+
+
+def _each(value: Tensor | None, x: Tensor) -> Tensor | None:
+    """Give a tensor that broadcasts to x (n, ...) a first side of n, so that it can be indexed as x is."""
+    if value is None:
+        return None
+    shape = [1] * (x.dim() - value.dim()) + list(value.shape)
+    return value.view(shape).expand(len(x), *shape[1:])
+
+
+def _per_example(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (like.dim() - 1))

@@ -1,4 +1,4 @@
-"""Temperature-PGD, and with it PGD, FGSM and margin PGD, which are its special cases."""
+"""Temperature-PGD: PGD on sharpened confidences."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import numpy as np
 from torch import Tensor
 
 from art_classwise import losses
-from art_classwise.attacks._base import SearchAttack
+from art_classwise.attacks._base import LossAttack
+from art_classwise.attacks._budgets import Budget
+from art_classwise.attacks._fast import Precision
 from art_classwise.errors import check_positive
 
 __all__ = ["TemperaturePGD"]
 
 
-class TemperaturePGD(SearchAttack):
+class TemperaturePGD(LossAttack):
     """PGD on sharpened confidences, softmax(logits / T) (Tian et al. 2021, arXiv 2105.14240).
 
     The sign (or normalised) step removes the factor 1/T from the gradient, so the temperature sets the
@@ -25,15 +27,23 @@ class TemperaturePGD(SearchAttack):
 
     Args:
         estimator: An ART ``PyTorchClassifier`` that returns logits.
-        norm: ``np.inf`` or 2.
-        eps: Radius, in the units of x.
-        eps_step: Length of a step; ``eps / 4`` (2/255 at 8/255) if absent.
+        norm: ``np.inf``, 2 or 1.
+        eps: Radius, in the units of x: a number; an array that broadcasts to x (for L2 and L1 one number per
+            example); or a dict with a number for each class, by true label.
+        eps_step: Length of a step, likewise; ``eps / 4`` (2/255 at 8/255) if absent.
         max_iter: Number of steps.
         inverse_temperature: 1/T, above 0.
-        num_random_init: Number of random starts in the ball; 0 starts at x itself.
+        num_random_init: Number of random starts in the ball; 0 starts at x itself. Of several results the most
+            wrong is kept.
         targeted: Whether ``y`` names the classes to move into.
+        momentum: How much of the past steps' direction is kept (Dong et al. 2018); 0 is none.
+        early_stop: Let an example leave once it succeeds: quicker, for verdicts; not for training or transfer.
         batch_size: Examples attacked at once.
         seed: Of the random starts.
+        precision: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 for networks of a million weights or more on hardware
+            that multiplies it. What counts as success is decided in float32 always.
+        compile: Compile the network with ``torch.compile``: slow to start, for long attacks.
+        summary_writer: As for all attacks of ART: True, a folder or an ART ``SummaryWriter``; needs tensorboardX.
         verbose: Show a progress bar.
 
     Raises:
@@ -41,20 +51,25 @@ class TemperaturePGD(SearchAttack):
         InputError: A parameter is out of range.
     """
 
-    attack_params: ClassVar[list[str]] = [*SearchAttack.attack_params, "inverse_temperature"]
+    attack_params: ClassVar[list[str]] = [*LossAttack.attack_params, "inverse_temperature"]
 
     def __init__(
         self,
         estimator: Any,
         norm: float | str = np.inf,
-        eps: float = 8 / 255,
-        eps_step: float | None = None,
+        eps: Budget = 8 / 255,
+        eps_step: Budget | None = None,
         max_iter: int = 20,
         inverse_temperature: float = 5.0,
         num_random_init: int = 1,
         targeted: bool = False,
+        momentum: float = 0.0,
+        early_stop: bool = False,
         batch_size: int = 128,
         seed: int = 0,
+        precision: Precision = "auto",
+        compile: bool = False,
+        summary_writer: Any = False,
         verbose: bool = True,
     ) -> None:
         super().__init__(
@@ -65,8 +80,13 @@ class TemperaturePGD(SearchAttack):
             max_iter=max_iter,
             num_random_init=num_random_init,
             targeted=targeted,
+            momentum=momentum,
+            early_stop=early_stop,
             batch_size=batch_size,
             seed=seed,
+            precision=precision,
+            compile=compile,
+            summary_writer=summary_writer,
             verbose=verbose,
         )
         self.inverse_temperature = inverse_temperature
