@@ -1,0 +1,32 @@
+"""The same attack on another classifier."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from art_classwise.errors import InputError, first_line
+
+__all__ = ["rebind"]
+
+
+def rebind(attack: Any, estimator: Any) -> Any:
+    """Return an ART attack with the parameters of ``attack`` on ``estimator``; ``attack`` itself if it is on it.
+
+    Raises:
+        InputError: The attack can't be made anew from its ``attack_params``, or not on this estimator.
+    """
+    if attack.estimator is estimator:
+        return attack
+    known = list(inspect.signature(type(attack).__init__).parameters)[2:]  # without self and the estimator
+    values = {name: getattr(attack, name) for name in attack.attack_params if name in known and hasattr(attack, name)}
+    if values.get("summary_writer", False) is None:
+        values["summary_writer"] = False  # what the constructor takes where the attribute says None
+    try:
+        return type(attack)(estimator, **values)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"The {type(attack).__name__} can't be made anew on another classifier ({first_line(error)}): "
+            "give a function from a classifier to the attack on it, by name, "
+            f'such as {{"mine": lambda c: {type(attack).__name__}(c, ...)}}.'
+        ) from error
