@@ -1,0 +1,282 @@
+"""AutoAttack: pyautoattack's members behind ART's interface, searching fast and judged exactly."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from art.attacks.attack import EvasionAttack
+from art.estimators.classification.classifier import ClassifierMixin
+from art.estimators.estimator import BaseEstimator, LossGradientsMixin
+from art.estimators.pytorch import PyTorchEstimator
+from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+from pyautoattack.fab_pt import FABAttack_PT
+from pyautoattack.square import SquareAttack
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from art_classwise import _estimator, losses
+from art_classwise._labels import check_labels
+from art_classwise._state import evaluating, float32, frozen, no_seed_for_cuda, preserved, preserved_random_state
+from art_classwise.attacks._base import check_finite, warn_of_zero_gradients
+from art_classwise.attacks._fast import Precision, check_precision, fast_module
+from art_classwise.errors import InputError, check_seed, check_whole, unknown
+from art_classwise.threat import ThreatModel
+
+__all__ = ["MEMBERS", "AutoAttack"]
+
+_STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
+MEMBERS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
+
+# These search in float32 always. Square leaves an example once its margin is 0, and in bfloat16 two logits are soon
+# equal; FAB walks along the boundary, which in bfloat16 lies elsewhere. Of 92 test images of CIFAR-10 that CNN-A has
+# right, Square alone broke 2 in bfloat16 and 8 in float32, FAB-T 10 and 16 (Linf 2/255), with denied ones run again.
+_FULL_PRECISION = ("fab", "fab-t", "square")
+
+_SILENT = logging.Logger(__name__, level=logging.CRITICAL + 1)  # in no hierarchy: without one, pyautoattack warns
+
+
+class AutoAttack(EvasionAttack):
+    """The attacks of AutoAttack, one after the other, each on the examples that withstood those before it.
+
+    Croce and Hein 2020 (arXiv 2003.01690); for L1, Croce and Hein 2021 (arXiv 2103.01208). The members are
+    pyautoattack's, with the parameters of its standard version. They search on a fast copy of the network; whether
+    an example is broken is decided in float32 on the network itself, at the very point that is returned. What
+    the copy took for a success wrongly is attacked again on the network itself.
+
+    With the same ``seed`` and ``batch_size`` it breaks what ``pyautoattack.AutoAttack`` breaks. As there, random
+    numbers belong to a batch: another batch size gives another, equally strong, attack.
+
+    Args:
+        estimator: An ART ``PyTorchClassifier`` of images (C, H, W), with logits and scalar ``clip_values``.
+        norm: ``np.inf``, 2 or 1.
+        eps: Radius, in the units of x, one for all examples.
+        attacks: ``"standard"`` (apgd-ce, apgd-t, fab-t, square), or one or several of ``"apgd-ce"``, ``"apgd-dlr"``,
+            ``"apgd-t"``, ``"fab"``, ``"fab-t"``, ``"square"``, in the order in which they are to run.
+            ``"standard"`` leaves out what can't be: apgd-t with fewer than four classes, which its loss compares;
+            for L2 and L1, Square on images of fewer than 5 rows. The memory of fab grows with the classes.
+        batch_size: Examples attacked at once.
+        n_iter: Steps of APGD and FAB, per restart and target class.
+        n_queries: Steps of Square.
+        seed: Of each member.
+        precision: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 for networks of a million weights or more on hardware
+            that multiplies it. It is for APGD: FAB and Square always search in float32, as verdicts are decided.
+        verbose: Show a progress bar.
+
+    Attributes:
+        zero_gradient: (n,) bool after :meth:`generate`: whether the margin's gradient at x is all zero or not
+            finite, for the examples that were attacked. Many of them are a sign of masked gradients, and warned of.
+
+    Raises:
+        art.exceptions.EstimatorError: The estimator isn't a PyTorch classifier with loss gradients.
+        InputError: A parameter is out of range, or a member named can't attack this classifier.
+    """
+
+    attack_params: ClassVar[list[str]] = [
+        *EvasionAttack.attack_params,
+        *("norm", "eps", "attacks", "batch_size", "n_iter", "n_queries", "seed", "precision", "verbose"),
+    ]
+    _estimator_requirements = (BaseEstimator, LossGradientsMixin, ClassifierMixin, PyTorchEstimator)
+
+    def __init__(
+        self,
+        estimator: Any,
+        norm: float | str = np.inf,
+        eps: float = 8 / 255,
+        attacks: str | Sequence[str] = "standard",
+        batch_size: int = 250,
+        n_iter: int = 100,
+        n_queries: int = 5000,
+        seed: int = 0,
+        precision: Precision = "auto",
+        verbose: bool = True,
+    ) -> None:
+        super().__init__(estimator=estimator)
+        self.norm = norm
+        self.eps = eps
+        self.attacks = attacks
+        self.batch_size = batch_size
+        self.n_iter = n_iter
+        self.n_queries = n_queries
+        self.seed = seed
+        self.precision = precision
+        self.verbose = verbose
+        self.zero_gradient: npt.NDArray[np.bool_] = np.zeros(0, dtype=bool)
+        self._check_params()
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The threat model: the attack's norm and radius."""
+        return ThreatModel.from_art(self.norm, self.eps)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Names of the attacks that run, in order."""
+        if self.attacks == "standard":
+            return tuple(name for name in _STANDARD if self._obstacle(name) is None)
+        return (self.attacks,) if isinstance(self.attacks, str) else tuple(self.attacks)
+
+    def generate(
+        self, x: npt.NDArray[Any], y: npt.NDArray[Any] | None = None, **kwargs: Any
+    ) -> npt.NDArray[np.float32]:
+        """Return adversarial examples; x itself where the model is wrong already, or where no member succeeds.
+
+        Args:
+            x: (n, C, H, W) images within the estimator's ``clip_values``.
+            y: True labels: indices (n,) or one-hot (n, C). If absent, the model's own predictions.
+            **kwargs: None; masks are refused.
+
+        Returns:
+            float32, of the shape of x.
+
+        Raises:
+            InputError: Labels are out of range or of another length; x is empty, not finite or outside
+                ``clip_values``; the radius covers the whole box; the model doesn't return finite logits (n, C).
+        """
+        images = self._checked(x, kwargs)
+        labels = None if y is None else check_labels(y, len(images), self.estimator.nb_classes)
+        found, predicted = images.copy(), np.empty(len(images), dtype=np.int64)
+        self.zero_gradient = np.zeros(len(images), dtype=bool)
+        model = self.estimator.model
+        with preserved_random_state(self.seed), no_seed_for_cuda(), preserved(model), evaluating(model), frozen(model):
+            exact = _Unit(self.estimator, model)
+            for rows in self._batches(np.arange(len(images))):
+                predicted[rows] = exact.verdict(self._on_device(images[rows]), rows).cpu().numpy()
+            labels = predicted if labels is None else labels
+            robust = predicted == labels
+            attacked = np.flatnonzero(robust)
+            for rows in self._batches(attacked):
+                zero = exact.zero_gradient(self._on_device(images[rows]), self._on_device(labels[rows]))
+                self.zero_gradient[rows] = zero.cpu().numpy()
+            for name in self.members:
+                precision: Precision = "fp32" if name in _FULL_PRECISION else self.precision
+                fast = fast_module(model, self._on_device(images[:2]), precision)
+                searched = exact if fast is model else _Unit(self.estimator, fast)
+                batches = self._batches(np.flatnonzero(robust))
+                for rows in tqdm(batches, desc=f"AutoAttack {name}", leave=False, disable=not self.verbose):
+                    x_batch, y_batch = self._on_device(images[rows]), self._on_device(labels[rows])
+                    points, broken = self._attack(name, searched, exact, rows, x_batch, y_batch)
+                    hit = broken.cpu().numpy()  # the host waits, once per batch: it must know who is left
+                    found[rows[hit]], robust[rows[hit]] = points[broken].cpu().numpy(), False
+        warn_of_zero_gradients(self.zero_gradient[attacked])
+        return found
+
+    def _attack(
+        self, name: str, searched: _Unit, exact: _Unit, rows: npt.NDArray[np.intp], x: Tensor, y: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Run a member on images x (m, C, H, W) of these rows; return points, and who is broken there (m,)."""
+        unit = ((x - exact.low) / exact.width).clamp(0, 1)
+        with torch.no_grad():
+            adversarial = self._member(name, searched, self.eps / exact.width).perturb(unit, y)
+            # A member leaves x as it is unless it succeeds, or unless the network it searches is wrong there.
+            moved = (adversarial != unit).flatten(1).any(1)
+            claimed = moved | (searched(unit).argmax(1) != y)
+            points = self.threat.project(torch.add(exact.low, adversarial, alpha=exact.width), x, exact.low, exact.high)
+            usable = moved & points.isfinite().flatten(1).all(1)  # NaN gradients make points of NaN, "misclassified"
+            points = torch.where(usable.view(-1, 1, 1, 1), points, x)
+        broken = exact.verdict(points, rows) != y
+        denied = claimed & ~broken
+        if searched is not exact and bool(denied.any()):
+            with float32(x.device.type):
+                again = self._attack(name, exact, exact, rows[denied.cpu().numpy()], x[denied], y[denied])
+            points[denied], broken[denied] = again
+        return points, broken
+
+    def _on_device(self, array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.estimator.device)
+
+    def _member(self, name: str, module: nn.Module, eps: float) -> Any:
+        """Return one of pyautoattack's attacks on a module over [0, 1], set as its standard version sets it."""
+        norm, others = self.threat.norm, self.estimator.nb_classes - 1
+        shared: dict[str, Any] = {"norm": norm, "eps": eps, "seed": self.seed, "device": self.estimator.device}
+        if name == "square":
+            return SquareAttack(module, p_init=0.8, n_queries=self.n_queries, resc_schedule=False, **shared)
+        shared["n_iter"] = self.n_iter
+        if name.startswith("fab"):
+            return FABAttack_PT(module, targeted=name == "fab-t", n_target_classes=min(9, others), **shared)
+        shared.update(use_largereps=norm == "L1", logger=_SILENT)
+        if name == "apgd-t":
+            return APGDAttack_targeted(module, n_target_classes=min(5 if norm == "L1" else 9, others), **shared)
+        return APGDAttack(module, loss=name.removeprefix("apgd-"), n_restarts=5 if norm == "L1" else 1, **shared)
+
+    def _batches(self, rows: npt.NDArray[np.intp]) -> list[npt.NDArray[np.intp]]:
+        return [rows[begin : begin + self.batch_size] for begin in range(0, len(rows), self.batch_size)]
+
+    def _checked(self, x: npt.NDArray[Any], kwargs: dict[str, Any]) -> npt.NDArray[np.float32]:
+        if kwargs.pop("mask", None) is not None:
+            raise InputError("AutoAttack changes whole images and takes no mask: PGD and TemperaturePGD do.")
+        if kwargs:
+            raise InputError(f"generate() got {', '.join(kwargs)}; it takes x and y.")
+        images = np.array(x, dtype=np.float32, order="C")
+        _estimator.check_images(images, self.estimator, self.threat, tolerance=1e-6)
+        low, high = self.estimator.clip_values
+        return images.clip(low, high, out=images)  # what missed them by a rounding
+
+    def _obstacle(self, name: str) -> str | None:
+        """Return why a member can't attack this classifier; nothing if it can."""
+        n_classes, (_, height, _) = self.estimator.nb_classes, self.estimator.input_shape
+        compared = {"apgd-t": 4, "apgd-dlr": 3}.get(name, 2)
+        if n_classes < compared:
+            return f'"{name}" compares {compared} classes, and the model has {n_classes}: take "apgd-ce" or "fab-t".'
+        if name == "square" and self.threat.norm != "Linf" and height < 5:
+            return f'"square" needs images of 5 rows or more for {self.threat.norm}, and these have {height}.'
+        return None
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        norm = self.threat.norm  # checks the norm and the radius: one for all examples
+        for parameter in ("batch_size", "n_iter", "n_queries"):  # the L1 schedule cuts the steps in three
+            check_whole(parameter, getattr(self, parameter), 3 if (norm, parameter) == ("L1", "n_iter") else 1)
+        check_seed(self.seed)
+        check_precision(self.precision)
+        if not isinstance(self.verbose, bool):
+            raise InputError(f"`verbose` must be True or False, but got {self.verbose!r}.")
+        bounds = self.estimator.clip_values
+        if np.shape(bounds) != (2,) or not np.isfinite(bounds).all():
+            came = "are absent" if bounds is None else "are infinite or arrays"
+            raise InputError(f"AutoAttack needs clip_values of two finite numbers, such as (0, 1), but they {came}.")
+        if len(self.estimator.input_shape) != 3:
+            raise InputError(f"AutoAttack is for images (C, H, W), but these have shape {self.estimator.input_shape}.")
+        if not isinstance(self.attacks, (str, Sequence)) or len(self.attacks) == 0:
+            raise InputError(f'`attacks` must be "standard" or names of members, but got {self.attacks!r}.')
+        for name in (names := self.members):
+            if name not in MEMBERS:
+                raise unknown("member of AutoAttack", name, MEMBERS, hint='"standard" stands for four of them.')
+            if names.count(name) > 1:
+                raise InputError(f"`attacks` names {name!r} twice.")
+            if (obstacle := self._obstacle(name)) is not None:
+                raise InputError(f"The member {obstacle}")
+
+
+class _Unit(nn.Module):
+    """A classifier as a module over images in [0, 1], which is what members attack."""
+
+    def __init__(self, estimator: Any, model: nn.Module) -> None:
+        super().__init__()
+        self.module = _estimator.logits_module(estimator, model)
+        self.low, self.high = _estimator.clip_bounds(estimator, estimator.device)
+        self.width, self.n_classes = float(self.high - self.low), estimator.nb_classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) == 0:  # Square asks so where all margins are 0; many networks can't
+            return x.new_zeros(0, self.n_classes)
+        logits = self.module(torch.add(self.low, x, alpha=self.width))
+        return _estimator.check_logits(logits, len(x), self.n_classes).clone()  # Square writes into what it gets
+
+    def verdict(self, x: Tensor, rows: npt.NDArray[np.intp]) -> Tensor:
+        """Return what the module takes images x of these rows for, in the classifier's own units, exactly (m,)."""
+        logits = _estimator.exact_logits(self.module, x, self.n_classes)
+        check_finite(~logits.isfinite().all(1), rows)
+        return logits.argmax(1)
+
+    def zero_gradient(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return whether the margin's gradient at images x is all zero or not finite (m,)."""
+        with torch.enable_grad(), float32(x.device.type):
+            x = x.requires_grad_()
+            (gradient,) = torch.autograd.grad(losses.margin(self.module(x), y).sum(), x)
+        largest = gradient.flatten(1).abs().amax(1)
+        return ~((largest > 0) & largest.isfinite())
