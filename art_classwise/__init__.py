@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from art_classwise import losses, metrics
-    from art_classwise.attacks import TemperaturePGD
+    from art_classwise import attacks, losses, metrics
+    from art_classwise.attacks import PGD, AutoAttack, ClassWiseAttack, TemperaturePGD, TransferAttack
     from art_classwise.audit import AuditResult, ClassWiseAudit, read_audit
     from art_classwise.datasets import Dataset, load_dataset
     from art_classwise.errors import InputError
@@ -31,16 +31,20 @@ if TYPE_CHECKING:
         save_checkpoint,
     )
 
-_MODULES = ("losses", "metrics")
+_MODULES = ("attacks", "losses", "metrics")
 _HOMES = {
+    "PGD": "attacks",
     "AdversarialTrainerMARTPyTorch": "trainers",
     "AdversarialTrainerStandardPyTorch": "trainers",
     "AuditResult": "audit",
+    "AutoAttack": "attacks",
+    "ClassWiseAttack": "attacks",
     "ClassWiseAudit": "audit",
     "Dataset": "datasets",
     "InputError": "errors",
     "TemperaturePGD": "attacks",
     "ThreatModel": "threat",
+    "TransferAttack": "attacks",
     "as_classifier": "zoo",
     "build": "zoo",
     "load_checkpoint": "zoo",
@@ -53,16 +57,21 @@ _HOMES = {
 }
 
 __all__ = [
+    "PGD",
     "AdversarialTrainerMARTPyTorch",
     "AdversarialTrainerStandardPyTorch",
     "AuditResult",
+    "AutoAttack",
+    "ClassWiseAttack",
     "ClassWiseAudit",
     "Dataset",
     "InputError",
     "TemperaturePGD",
     "ThreatModel",
+    "TransferAttack",
     "__version__",
     "as_classifier",
+    "attacks",
     "build",
     "load_checkpoint",
     "load_dataset",

@@ -27,6 +27,12 @@ app = typer.Typer(
 )
 
 
+class _Precision(str, Enum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
 class Method(str, Enum):
     """Training methods by name."""
 
@@ -186,14 +192,29 @@ def audit(
         ),
     ],
     dataset: DatasetName = "digits",
-    threat: Threat = "Linf:8/255",
+    threat: Annotated[
+        str | None,
+        typer.Option(
+            "--threat",
+            help="Norm and radius on [0, 1], e.g. Linf:8/255, L2:0.5 or L1:12; the usual one of the data set.",
+            show_default=False,
+        ),
+    ] = None,
     attacks: Annotated[
         str,
         typer.Option(
             "--attacks",
-            help="A ladder (quick), or names with commas between: fgsm, pgd-20, margin-20, tpgd5-20.",
+            help="A ladder (quick, standard, blackbox), or names with commas between: fgsm, pgd-20, pgd-100x5, "
+            "margin-20, tpgd5-20, autoattack, square, transfer-pgd-20.",
         ),
     ] = "quick",
+    surrogate: Annotated[
+        str | None,
+        typer.Option("--surrogate", help="Model that transfer attacks come from, as --model.", show_default=False),
+    ] = None,
+    precision: Annotated[
+        _Precision, typer.Option("--precision", help="Of searches; verdicts are float32 always.")
+    ] = _Precision.auto,
     examples: Annotated[
         int | None,
         typer.Option("--examples", help="How many test examples; all, if not given.", show_default=False),
@@ -216,26 +237,35 @@ def audit(
     quiet: Quiet = False,
 ) -> None:
     """Attack models on a test set and write down, class by class, what withstood."""
+    from art_classwise.attacks import usual_threat
     from art_classwise.audit import ClassWiseAudit
     from art_classwise.datasets import load_dataset
     from art_classwise.report import print_tables, report_files, write_report
+    from art_classwise.threat import ThreatModel
 
     names = [a.strip() for a in attacks.split(",")]
+    data = load_dataset(dataset, "test", root=data_dir, classes=_split_names(class_names), image_size=image_size)
+    data = data.of_classes(class_) if class_ else data
+    data = data.first(examples) if examples is not None else data
+    ball = ThreatModel.parse(threat) if threat is not None else usual_threat(data.name)
+
+    def load(text: str) -> tuple[str, Any]:
+        return _load_model(text, data.name, ball.norm, model_dir, unsafe_weights)
+
     job = ClassWiseAudit(
         threat,
         names[0] if len(names) == 1 else names,
+        surrogate=None if surrogate is None else load(surrogate)[1],
+        precision=precision.value,
         store=out,
         seed=seed,
         batch_size=batch_size,
         verbose=not quiet,
         command=shlex.join(["art-classwise", *sys.argv[1:]]),
     )
-    data = load_dataset(dataset, "test", root=data_dir, classes=_split_names(class_names), image_size=image_size)
-    data = data.of_classes(class_) if class_ else data
-    data = data.first(examples) if examples is not None else data
     models = {}
     for text in model:
-        name, classifier = _load_model(text, data.name, job.threat.norm, model_dir, unsafe_weights)
+        name, classifier = load(text)
         if name in models:
             raise InputError(f"Two models are named {name!r}: name one, e.g. --model mine={text}")
         models[name] = classifier

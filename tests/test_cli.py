@@ -167,7 +167,7 @@ def test_audit_of_robustbench_on_own_npz(run, tmp_path, monkeypatch):
     np.savez(tmp_path / "my.npz", x=rng.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8), y=rng.integers(0, 10, 12))
     code, out, err = run(
         *("audit", "--model", "robustbench:cifar10/Wong2020Fast", "--dataset", "my.npz", "--class-names", "cifar10"),
-        *("--quiet", "--unsafe-weights"),
+        *("--quiet", "--unsafe-weights", "--threat", "Linf:8/255"),
     )
     assert code == 0, err
     assert asked == [(("Wong2020Fast", "cifar10", "Linf", Path("models")), True)]
@@ -192,7 +192,7 @@ BAD = [
     (("audit", "--model", "{ckpt}", "--threat", "Linf:0"), "above 0"),
     (("audit", "--model", "{ckpt}", "--threat", "Linf:nan"), "finite number above 0"),
     (("audit", "--model", "{ckpt}", "--threat", "Linf:8"), 'did you mean "Linf:8/255"'),
-    (("audit", "--model", "{ckpt}", "--threat", "L1:8"), "Unknown norm 'L1'"),
+    (("audit", "--model", "{ckpt}", "--threat", "L3:8"), "Unknown norm 'L3'"),
     (("audit", "--model", "{ckpt}", "--examples", "0"), "at least 1"),
     (("audit", "--model", "{ckpt}", "--examples", "1000"), "has 797 examples"),
     (("audit", "--model", "{ckpt}", "--model", "{ckpt}"), "Two models are named 'mine'"),
@@ -203,7 +203,11 @@ BAD = [
     (("audit", "--model", "{ckpt}", "--dataset", "length.npz"), "4 examples, but 3 labels"),
     (("audit", "--model", "{ckpt}", "--dataset", "label.npz"), "outside the 10 classes"),
     (("audit", "--model", "{ckpt}", "--dataset", "empty.npz"), "is empty"),
-    (("audit", "--model", "{ckpt}", "--dataset", "shape.npz"), "takes images of shape (1, 8, 8)"),
+    (("audit", "--model", "{ckpt}", "--dataset", "shape.npz", "--threat", "L2:1"), "takes images of shape (1, 8, 8)"),
+    (("audit", "--model", "{ckpt}", "--dataset", "shape.npz"), "Give a threat model (--threat"),
+    (("audit", "--model", "{ckpt}", "--attacks", "blackbox"), "needs a model to transfer from"),
+    (("audit", "--model", "{ckpt}", "--attacks", "pgd20"), "Unknown attack 'pgd20'. Did you mean pgd-20"),
+    (("audit", "--model", "{ckpt}", "--precision", "fp16"), "fp16"),
     (("audit", "--model", "other.pt"), "of another architecture than the architecture 'digits-cnn'"),
     (("quickstart", "--out", "file"), "can't be written"),
     (("quickstart", "--seed", "-1"), "`seed`"),

@@ -1,6 +1,19 @@
 """Attacks behind ART's ``EvasionAttack`` interface, and named sets of them."""
 
-from art_classwise.attacks.ladder import AttackFactory, ladder
+from art_classwise.attacks.autoattack import AutoAttack
+from art_classwise.attacks.classwise import ClassWiseAttack
+from art_classwise.attacks.ladder import AttackFactory, ladder, usual_threat
+from art_classwise.attacks.pgd import PGD
 from art_classwise.attacks.temperature_pgd import TemperaturePGD
+from art_classwise.attacks.transfer import TransferAttack
 
-__all__ = ["AttackFactory", "TemperaturePGD", "ladder"]
+__all__ = [
+    "PGD",
+    "AttackFactory",
+    "AutoAttack",
+    "ClassWiseAttack",
+    "TemperaturePGD",
+    "TransferAttack",
+    "ladder",
+    "usual_threat",
+]

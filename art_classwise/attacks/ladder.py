@@ -3,103 +3,207 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
+from art.attacks.attack import EvasionAttack
+
+from art_classwise.attacks._fast import Precision
+from art_classwise.attacks._rebind import rebind
+from art_classwise.attacks.autoattack import MEMBERS, AutoAttack
+from art_classwise.attacks.pgd import PGD
 from art_classwise.attacks.temperature_pgd import TemperaturePGD
+from art_classwise.attacks.transfer import TransferAttack
 from art_classwise.errors import InputError, check_name, unknown
 from art_classwise.threat import ThreatModel
 
-__all__ = ["WORST_CASE", "AttackFactory", "ladder"]
+__all__ = ["WORST_CASE", "AttackFactory", "Attacks", "ladder", "usual_threat"]
 
-AttackFactory = Callable[[Any], Any]
+AttackFactory: TypeAlias = Callable[[Any], Any]
 """An ART classifier -> an ART evasion attack on it."""
+
+Attacks: TypeAlias = str | EvasionAttack | Sequence[str | EvasionAttack] | Mapping[str, AttackFactory | EvasionAttack]
+"""What :func:`ladder` takes."""
 
 WORST_CASE = "all attacks"
 """The name, in tables, of the attack that succeeds where any attack of an audit does."""
 
-_LADDERS = {"quick": ("fgsm", "pgd-10")}
-_PATTERN = re.compile(r"(?P<family>pgd|margin|tpgd(?P<inverse_temperature>\d+(\.\d+)?))-(?P<steps>\d+)")
-_EXAMPLES = (*_LADDERS, "fgsm", "pgd-20", "margin-20", "tpgd5-20")
+_LADDERS = {
+    "quick": ("fgsm", "pgd-10"),
+    "standard": (
+        *("fgsm", "pgd-{steps}", "margin-{steps}"),
+        *(f"tpgd{s}-{{steps}}" for s in (2, 5, 10, 50)),  # Tian et al.'s grid
+        *("pgd-100x5", "autoattack"),
+    ),
+    "blackbox": ("square", "transfer-pgd-{steps}"),
+}
+_SEARCH = re.compile(
+    r"(?P<family>pgd|margin|dlr|kl|tpgd(?P<inverse_temperature>\d+(\.\d+)?))"
+    r"-(?P<steps>[1-9]\d*)(x(?P<restarts>[1-9]\d*))?"
+)
+_EXAMPLES = (
+    *_LADDERS,
+    *("fgsm", "pgd-20", "pgd-100x5", "margin-20", "dlr-20", "kl-20", "tpgd5-20", "transfer-pgd-20"),
+    *("autoattack", *MEMBERS),
+)
+
+
+@dataclass(frozen=True)
+class _Budget:
+    """The threat model, step length and number of steps in use for a data set."""
+
+    threat: ThreatModel
+    eps_step: float
+    steps: int
+
+
+_USUAL = {
+    **dict.fromkeys(("cifar10", "cifar100", "svhn", "stl10"), _Budget(ThreatModel("Linf", 8 / 255), 2 / 255, 20)),
+    "mnist": _Budget(ThreatModel("Linf", 0.3), 0.01, 40),
+    "imagenet": _Budget(ThreatModel("Linf", 4 / 255), 1 / 255, 20),
+    "digits": _Budget(ThreatModel("Linf", 0.1), 0.025, 20),  # the quickstart's; no paper's
+}
+
+
+def usual_threat(dataset: str | None) -> ThreatModel:
+    """Return the threat model that is in use for a data set: Linf 8/255 for CIFAR-10, say.
+
+    Raises:
+        InputError: None is known for it.
+    """
+    return _usual(dataset).threat
+
+
+def _usual(dataset: str | None) -> _Budget:
+    if dataset not in _USUAL:
+        of = "" if dataset is None else f" for {dataset}"
+        raise InputError(
+            'Give a threat model (--threat on the command line), e.g. "Linf:8/255": '
+            f"there is no usual one{of}, only for {', '.join(_USUAL)}."
+        )
+    return _USUAL[dataset]
+
+
+def _stated(threat: ThreatModel) -> _Budget:
+    return _Budget(threat, threat.eps / 4, 20)
 
 
 def ladder(
-    attacks: str | Sequence[str] | Mapping[str, AttackFactory],
-    threat: ThreatModel | str,
+    attacks: Attacks,
+    threat: ThreatModel | str | None = None,
     *,
+    dataset: str | None = None,
+    surrogate: Any = None,
     seed: int = 0,
     batch_size: int = 128,
+    precision: Precision = "auto",
 ) -> dict[str, AttackFactory]:
     """Return attacks by name, each a function from a classifier to an attack on it.
 
+    All of them stop at an example once it is misclassified: they are for verdicts.
+
     Args:
-        attacks: A ladder (``"quick"``: FGSM, PGD-10), or names of attacks and ladders, or your own functions by name:
-            ``"fgsm"`` (one step of length eps from x), ``"pgd-20"`` (20 steps of eps / 4, a random start),
-            ``"margin-20"`` (the same, ascending the margin), ``"tpgd5-20"`` (Temperature-PGD with 1/T = 5).
-        threat: Norm and radius.
-        seed: Of the random starts.
+        attacks: A ladder: ``"quick"`` (FGSM, PGD-10), ``"standard"`` (FGSM, PGD-20, margin PGD, Temperature-PGD with
+            1/T = 2, 5, 10 and 50, PGD-100 with 5 restarts, AutoAttack) or ``"blackbox"`` (Square, and transfer from
+            ``surrogate``). Or names of ladders and attacks, or ART attacks, which are made anew for each classifier,
+            or a dict of attacks or of functions by name. Names are
+
+            - ``"fgsm"``: one step of length eps from x;
+            - ``"pgd-20"``: 20 steps of eps / 4 from a random start; ``"pgd-20x5"``: from five;
+            - ``"margin-20"``, ``"dlr-20"``, ``"kl-20"``: likewise, ascending another loss;
+            - ``"tpgd5-20"``: Temperature-PGD with 1/T = 5;
+            - ``"autoattack"``, and its members ``"apgd-ce"``, ``"apgd-dlr"``, ``"apgd-t"``, ``"fab"``, ``"fab-t"``,
+              ``"square"``;
+            - ``"transfer-"`` before a name of the first four kinds: that attack on ``surrogate``.
+        threat: Norm and radius; if absent, those in use for ``dataset``, with their step length and steps.
+        dataset: A name such as ``"cifar10"``.
+        surrogate: An ART classifier to transfer attacks from.
+        seed: Of the attacks.
         batch_size: Examples attacked at once.
+        precision: Of the searches: see :class:`art_classwise.attacks.PGD`.
 
     Returns:
         The attacks, in the order given.
 
     Raises:
-        InputError: A name is unknown or stands twice, or there is no attack.
+        InputError: A name is unknown or stands twice, there is no attack, no threat model, or no surrogate to
+            transfer from.
     """
-    chosen: dict[str, AttackFactory]
-    if isinstance(attacks, Mapping):
-        chosen = dict(attacks)
-        for name, make in chosen.items():
-            check_name("attack", name)
-            if name == WORST_CASE:
-                raise InputError(f"The attack name {WORST_CASE!r} stands for all attacks together: choose another.")
-            if not callable(make):
-                raise InputError(
-                    f"The attack {name!r} must be a function from a classifier to an attack on it, such as "
-                    f"lambda c: TemperaturePGD(c, eps=8 / 255), but is a {type(make).__name__}."
-                )
-    else:
-        if not isinstance(attacks, (str, Sequence)) or not all(isinstance(a, str) for a in attacks):
-            raise InputError(
-                "`attacks` must be a ladder, attack names, or a dict of functions by name, such as "
-                '{"mine": lambda c: TemperaturePGD(c, eps=8 / 255)}, ' + f"but got {attacks!r}."
-            )
-        asked = (attacks,) if isinstance(attacks, str) else attacks
-        names = [name for ask in asked for name in _LADDERS.get(ask, (ask,))]
-        repeated = [n for n in names if names.count(n) > 1]
-        if repeated:
-            raise InputError(f"The attack {repeated[0]!r} is named twice.")
-        shared: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "verbose": False}
-        chosen = {n: partial(TemperaturePGD, **_parameters(n, ThreatModel.parse(threat)), **shared) for n in names}
+    budget = _usual(dataset) if threat is None else _stated(ThreatModel.parse(threat))
+    shared = {"seed": seed, "batch_size": batch_size, "precision": precision, "verbose": False}
+    chosen: dict[str, AttackFactory] = {}
+    for name, given in _listed(attacks, budget.steps):
+        if name in chosen:
+            raise InputError(f"The attack {name!r} is named twice.")
+        chosen[name] = _factory(name, given, budget, surrogate, shared)
     if not chosen:
         raise InputError("There is no attack: name at least one.")
     return chosen
 
 
-def _parameters(name: str, threat: ThreatModel) -> dict[str, Any]:
-    ball = {"norm": threat.art_norm, "eps": threat.eps}
-    if name == "fgsm":
-        return {
-            **ball,
-            "eps_step": threat.eps,
-            "max_iter": 1,
-            "inverse_temperature": 1.0,
-            "num_random_init": 0,
-        }
-    match = _PATTERN.fullmatch(name)
-    if match is None or int(match["steps"]) < 1 or match["inverse_temperature"] == "0":
-        raise unknown(
-            "attack",
-            name,
-            _EXAMPLES,
-            hint="Steps follow the hyphen; tpgd5-20 is Temperature-PGD with 1/T = 5.",
+def _listed(attacks: Attacks, steps: int) -> Iterable[tuple[str, Any]]:
+    """Give names with what was given for them, or with None where the name says it all."""
+    if isinstance(attacks, Mapping):
+        for name, given in attacks.items():
+            check_name("attack", name)
+            if name == WORST_CASE:
+                raise InputError(f"The attack name {WORST_CASE!r} stands for all attacks together: choose another.")
+            if not callable(given) and not isinstance(given, EvasionAttack):
+                raise InputError(
+                    f"The attack {name!r} must be an ART attack, or a function from a classifier to one, such as "
+                    f"lambda c: PGD(c, eps=8 / 255), but is a {type(given).__name__}."
+                )
+            yield name, given
+        return
+    asked = [attacks] if isinstance(attacks, (str, EvasionAttack)) else attacks
+    if not isinstance(asked, Sequence) or not all(isinstance(a, (str, EvasionAttack)) for a in asked):
+        raise InputError(
+            "`attacks` must be a ladder, attack names, ART attacks, or a dict of attacks or functions by name, such as "
+            '{"mine": lambda c: PGD(c, eps=8 / 255)}, ' + f"but got {attacks!r}."
         )
-    inverse_temperature = {"pgd": 1.0, "margin": float("inf")}.get(match["family"])
-    return {
-        **ball,
-        "eps_step": threat.eps / 4,
-        "max_iter": int(match["steps"]),
-        "inverse_temperature": inverse_temperature or float(match["inverse_temperature"]),
-        "num_random_init": 1,
-    }
+    for ask in asked:
+        if isinstance(ask, EvasionAttack):
+            yield type(ask).__name__, ask
+        else:
+            for name in _LADDERS.get(ask, (ask,)):
+                yield name.format(steps=steps), None
+
+
+def _factory(name: str, given: Any, budget: _Budget, surrogate: Any, shared: dict[str, Any]) -> AttackFactory:
+    if isinstance(given, EvasionAttack):
+        return partial(rebind, given)
+    if given is not None:
+        made: AttackFactory = given
+        return made
+    ball: dict[str, Any] = {"norm": budget.threat.art_norm, "eps": budget.threat.eps}
+    if name == "autoattack" or name in MEMBERS:
+        return partial(AutoAttack, **ball, attacks="standard" if name == "autoattack" else name, **shared)
+    if not name.startswith("transfer-"):
+        make, parameters = _search(name, budget)
+        return partial(make, **ball, **parameters, early_stop=True, **shared)
+    make, parameters = _search(name.removeprefix("transfer-"), budget)
+    if surrogate is None:
+        raise InputError(
+            f"The attack {name!r} needs a model to transfer from: give `surrogate`, an ART classifier "
+            '(on the command line --surrogate), or take "square" alone.'
+        )
+    return partial(TransferAttack, attack=make(surrogate, **ball, **parameters, **shared))
+
+
+def _search(name: str, budget: _Budget) -> tuple[type[PGD] | type[TemperaturePGD], dict[str, Any]]:
+    """Return the class and parameters of an attack that is a search."""
+    if name == "fgsm":
+        return PGD, {"eps_step": budget.threat.eps, "max_iter": 1, "num_random_init": 0}
+    match = _SEARCH.fullmatch(name)
+    if match is None or (match["inverse_temperature"] and float(match["inverse_temperature"]) == 0):
+        hint = "Steps follow the hyphen, restarts an x; tpgd5-20 is Temperature-PGD with 1/T = 5."
+        raise unknown("attack", name, _EXAMPLES, hint=hint)
+    steps = int(match["steps"])
+    # A short attack with a long one's steps would end inside of the ball.
+    step = budget.eps_step if steps >= budget.steps else budget.threat.eps / 4
+    parameters = {"eps_step": step, "max_iter": steps, "num_random_init": int(match["restarts"] or 1)}
+    if match["inverse_temperature"]:
+        return TemperaturePGD, {**parameters, "inverse_temperature": float(match["inverse_temperature"])}
+    return PGD, {**parameters, "loss": {"pgd": "cross_entropy"}.get(match["family"], match["family"])}

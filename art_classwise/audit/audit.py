@@ -6,7 +6,8 @@ import datetime
 import os
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,14 @@ from tqdm.auto import tqdm
 
 from art_classwise import _estimator, losses
 from art_classwise._files import check_output_folder
-from art_classwise._state import evaluating, preserved, preserved_random_state
-from art_classwise.attacks._base import SearchAttack
-from art_classwise.attacks.ladder import AttackFactory, ladder
+from art_classwise._state import preserved, preserved_random_state
+from art_classwise.attacks._fast import Precision
+from art_classwise.attacks.ladder import Attacks, ladder, usual_threat
 from art_classwise.audit.provenance import environment, parameters
 from art_classwise.audit.result import AuditResult
 from art_classwise.audit.store import write_audit
 from art_classwise.datasets import Dataset
-from art_classwise.errors import InputError, check_name, check_seed, check_whole
+from art_classwise.errors import GradientMaskingWarning, InputError, check_name, check_seed, check_whole
 from art_classwise.threat import ThreatModel
 
 __all__ = ["ClassWiseAudit"]
@@ -40,8 +41,10 @@ class ClassWiseAudit(Evaluation):
     into the ball and into [0, 1]. An example that is misclassified without attack has not withstood.
 
     Args:
-        threat: E.g. ``"Linf:8/255"``, in the units of images in [0, 1].
-        attacks: What :func:`art_classwise.attacks.ladder` takes: a ladder, names, or functions by name.
+        threat: E.g. ``"Linf:8/255"``, in the units of images in [0, 1]; if absent, the one in use for the data set.
+        attacks: What :func:`art_classwise.attacks.ladder` takes: a ladder, names, ART attacks, or functions by name.
+        surrogate: An ART classifier that the ladder's transfer attacks come from.
+        precision: Of the ladder's searches: see :class:`art_classwise.attacks.PGD`. Verdicts are float32 always.
         store: Folder to write the outcomes to.
         seed: Of the attacks.
         batch_size: Examples attacked at once, at most 512.
@@ -54,9 +57,11 @@ class ClassWiseAudit(Evaluation):
 
     def __init__(
         self,
-        threat: ThreatModel | str,
-        attacks: str | Sequence[str] | Mapping[str, AttackFactory] = "quick",
+        threat: ThreatModel | str | None = None,
+        attacks: Attacks = "quick",
         *,
+        surrogate: Any = None,
+        precision: Precision = "auto",
         store: str | os.PathLike[str] | None = None,
         seed: int = 0,
         batch_size: int = 256,
@@ -65,8 +70,11 @@ class ClassWiseAudit(Evaluation):
     ) -> None:
         check_whole("batch_size", batch_size, 1)
         check_seed(seed)
-        self.threat = ThreatModel.parse(threat)
-        self.attacks = ladder(attacks, self.threat, seed=seed, batch_size=batch_size)
+        self.threat = None if threat is None else ThreatModel.parse(threat)
+        self._ladder = partial(
+            ladder, attacks, surrogate=surrogate, seed=seed, batch_size=batch_size, precision=precision
+        )
+        self._ladder(self.threat or "Linf:8/255")  # a wrong name is better known now
         self.store = None if store is None else check_output_folder(store)
         self.seed = seed
         self.batch_size = batch_size
@@ -91,27 +99,29 @@ class ClassWiseAudit(Evaluation):
             raise InputError("`models` must be a dict of at least one ART classifier by name.")
         for name, classifier in models.items():
             _check_fit(name, classifier, data)
-        self.threat.check_radius(0.0, 1.0, int(np.prod(data.input_shape)))
+        threat = self.threat or usual_threat(data.name)
+        threat.check_radius(0.0, 1.0, int(np.prod(data.input_shape)))
+        factories = self._ladder(self.threat, dataset=data.name)
         parts, described = [], {}
         shards = [np.arange(a, min(a + _SHARD, len(data))) for a in range(0, len(data), _SHARD)]
-        total = len(models) * len(self.attacks) * len(data)
+        total = len(models) * len(factories) * len(data)
         with tqdm(total=total, desc="audit", unit="attack", disable=not self.verbose) as bar:
             for name, classifier in models.items():
-                attacks = {a: _untargeted(a, make(classifier)) for a, make in self.attacks.items()}
+                attacks = {a: _untargeted(a, make(classifier)) for a, make in factories.items()}
                 described = {a: parameters(attack) for a, attack in attacks.items()}
                 bar.set_description(f"audit {name}")
                 for rows in shards:
-                    for table in self._shard(classifier, attacks, data.take(rows), int(rows[0])):
+                    for table in self._shard(classifier, attacks, threat, data.take(rows), int(rows[0])):
                         table.insert(0, "model", name)
                         parts.append(table)
                         bar.update(len(table))
         outcomes = pd.concat(parts, ignore_index=True)
-        for column, order in (("model", list(models)), ("attack", list(self.attacks))):
+        for column, order in (("model", list(models)), ("attack", list(factories))):
             outcomes[column] = pd.Categorical(outcomes[column], categories=order)
         result = AuditResult(
             outcomes=outcomes,
             classes=data.classes,
-            threat=self.threat,
+            threat=threat,
             info={
                 "dataset": data.name,
                 "split": data.split,
@@ -127,18 +137,22 @@ class ClassWiseAudit(Evaluation):
             write_audit(result, self.store)
         return result
 
-    def _shard(self, classifier: Any, attacks: Mapping[str, Any], data: Dataset, first: int) -> Iterator[pd.DataFrame]:
+    def _shard(
+        self, classifier: Any, attacks: Mapping[str, Any], threat: ThreatModel, data: Dataset, first: int
+    ) -> Iterator[pd.DataFrame]:
         x, y = np.asarray(data.x[:]), data.y
         clean = self._logits(classifier, x)
         if first == 0:
             _warn_of_probabilities(clean)
         for name, attack in attacks.items():
-            extra = {"example_ids": data.ids} if isinstance(attack, SearchAttack) else {}
+            extra = {"example_ids": data.ids} if getattr(attack, "uses_example_ids", False) else {}
             # ART's attacks leave the model in eval mode and write gradients into its weights.
             with (
                 preserved(classifier.model),
                 preserved_random_state(zlib.crc32(f"{self.seed} {name} {first}".encode())),
+                warnings.catch_warnings(),
             ):
+                warnings.simplefilter("ignore", GradientMaskingWarning)  # the outcomes say it, example by example
                 x_adv = np.asarray(attack.generate(x, y, **extra), dtype=np.float32)
             if x_adv.shape != x.shape or not np.isfinite(x_adv).all():
                 raise InputError(
@@ -146,19 +160,19 @@ class ClassWiseAudit(Evaluation):
                     f"{'values that are not finite' if x_adv.shape == x.shape else f'shape {x_adv.shape}'}."
                 )
             original = torch.from_numpy(x)
-            inside = self.threat.project(torch.from_numpy(x_adv), original, torch.tensor(0.0), torch.tensor(1.0))
+            inside = threat.project(torch.from_numpy(x_adv), original, torch.tensor(0.0), torch.tensor(1.0))
             table = _outcomes(data, clean, self._logits(classifier, inside.numpy()))
             table.insert(0, "attack", name)
-            table["perturbation"] = self.threat.size(inside - original).numpy()
-            table["zero_gradient"] = np.asarray(getattr(attack, "zero_gradient", np.zeros(len(y), bool)))
+            table["perturbation"] = threat.size(inside - original).numpy()
+            zero = np.asarray(getattr(attack, "zero_gradient", []), dtype=bool)
+            table["zero_gradient"] = zero if len(zero) == len(y) else np.zeros(len(y), dtype=bool)
             yield table
 
     def _logits(self, classifier: Any, x: npt.NDArray[np.float32]) -> torch.Tensor:
         """Return float32 logits on the CPU, in eval mode."""
         module, device = _estimator.logits_module(classifier), classifier.device
         batches = torch.from_numpy(x).split(self.batch_size)
-        with evaluating(module):
-            parts = [_estimator.predict_logits(module, b.to(device), classifier.nb_classes).cpu() for b in batches]
+        parts = [_estimator.exact_logits(module, b.to(device), classifier.nb_classes).cpu() for b in batches]
         logits = torch.cat(parts)
         finite = logits.isfinite().all(1)
         if not finite.all():

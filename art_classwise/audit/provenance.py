@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 import torch
+from art.attacks.attack import EvasionAttack
 
 __all__ = ["environment", "parameters"]
 
@@ -45,9 +47,11 @@ def environment() -> dict[str, Any]:
 def parameters(attack: Any) -> dict[str, Any]:
     """Return an ART attack's class and parameters, as plain values."""
     values = {"class": f"{type(attack).__module__}.{type(attack).__qualname__}"}
+    unsaid = {"verbose", "summary_writer", "estimator", "classifier"}  # no parameters of what is computed
+    if getattr(attack, "uses_example_ids", False):
+        unsaid.add("batch_size")  # others draw their random numbers by the batch
     for name in attack.attack_params:
-        # These change nothing but time, or are no parameter but the model.
-        if name not in ("verbose", "batch_size", "summary_writer", "estimator", "classifier"):
+        if name not in unsaid:
             values[name] = _plain(getattr(attack, name, None))
     return values
 
@@ -59,6 +63,10 @@ def _plain(value: Any) -> Any:
         return str(value)  # JSON has no infinity
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, EvasionAttack):  # an attack within another: a transfer's
+        return parameters(value)
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     if isinstance(value, np.ndarray) and value.size <= 100:

@@ -1,0 +1,85 @@
+"""The transfer attack: adversarial examples made on another model."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from art.attacks.attack import EvasionAttack
+from art.estimators.classification.classifier import ClassifierMixin
+from art.estimators.estimator import BaseEstimator
+
+from art_classwise.errors import InputError
+
+__all__ = ["TransferAttack"]
+
+
+class TransferAttack(EvasionAttack):
+    """Attack a surrogate, and hand what comes of it to the model (Papernot et al. 2016, arXiv 1605.07277).
+
+    A black-box attack: the model is never asked for a gradient.
+
+    Args:
+        estimator: The ART classifier under attack.
+        attack: An ART evasion attack on the surrogate, such as ``PGD(surrogate, eps=8 / 255)``. Without early
+            stop: what barely fools the surrogate seldom fools another.
+
+    Raises:
+        art.exceptions.EstimatorError: The estimator is no classifier.
+        InputError: ``attack`` is no evasion attack, or the surrogate takes other images or has other classes.
+    """
+
+    attack_params: ClassVar[list[str]] = [*EvasionAttack.attack_params, "attack"]
+    _estimator_requirements = (BaseEstimator, ClassifierMixin)
+
+    def __init__(self, estimator: Any, attack: Any) -> None:
+        super().__init__(estimator=estimator)
+        self.attack = attack
+        self._check_params()
+
+    @property
+    def uses_example_ids(self) -> bool:
+        """Whether :meth:`generate` takes ``example_ids``: where the surrogate's attack does."""
+        return getattr(self.attack, "uses_example_ids", False)
+
+    def generate(
+        self, x: npt.NDArray[Any], y: npt.NDArray[Any] | None = None, **kwargs: Any
+    ) -> npt.NDArray[np.float32]:
+        """Return the surrogate's adversarial examples, clipped to the model's ``clip_values``.
+
+        Args:
+            x: (n, ...) examples.
+            y: Labels, as the surrogate's attack takes them. If absent, what the model takes x for.
+            **kwargs: Passed on to the surrogate's attack.
+
+        Returns:
+            float32, of the shape of x.
+        """
+        if y is None and not self.attack.targeted:
+            y = self.estimator.predict(np.asarray(x, dtype=np.float32)).argmax(1)
+        x_adv = np.asarray(self.attack.generate(np.asarray(x, dtype=np.float32), y, **kwargs), dtype=np.float32)
+        return x_adv if self.estimator.clip_values is None else np.clip(x_adv, *self.estimator.clip_values)
+
+    @property
+    def targeted(self) -> bool:
+        """Whether the surrogate's attack is targeted."""
+        return bool(getattr(self.attack, "targeted", False))
+
+    @property
+    def zero_gradient(self) -> npt.NDArray[np.bool_]:
+        """What the surrogate's attack says of its gradients, (n,) bool; empty if it says nothing."""
+        return np.asarray(getattr(self.attack, "zero_gradient", []), dtype=bool)
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        if not isinstance(self.attack, EvasionAttack):
+            raise InputError(
+                "`attack` must be an ART evasion attack on the surrogate, such as PGD(surrogate, eps=8 / 255), "
+                f"but got {self.attack!r}."
+            )
+        surrogate = self.attack.estimator
+        for what, name in (("images of shape", "input_shape"), ("classes:", "nb_classes")):
+            theirs, ours = getattr(surrogate, name), getattr(self.estimator, name)
+            if theirs != ours:
+                raise InputError(f"The surrogate has {what} {theirs}, but the model {ours}.")
