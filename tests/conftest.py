@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from torch import nn
 import art_classwise as acw
 
 SHARED = Path(os.environ.get("ART_CLASSWISE_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Small networks gain nothing from a second one, and lose much where another process has the core."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +42,30 @@ def mnist_root(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for packed in (shared / "data" / "mnist").glob("*.gz"):
         (raw / packed.stem).write_bytes(gzip.decompress(packed.read_bytes()))
     return root
+
+
+@pytest.fixture(scope="session")
+def cifar10(shared: Path) -> acw.Dataset:
+    """The first 1,000 test images: the first tiles of the mosaic, which is 100 wide."""
+    from PIL import Image
+
+    with Image.open(shared / "data" / "cifar10" / "test.webp") as mosaic:
+        rows = np.asarray(mosaic.convert("RGB").crop((0, 0, 3200, 320)))
+    x = rows.reshape(10, 32, 100, 32, 3).transpose(0, 2, 4, 1, 3).reshape(1000, 3, 32, 32).astype(np.float32) / 255
+    y = np.load(shared / "data" / "cifar10" / "labels.npz")["test_y"][:1000]
+    classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    return acw.Dataset(np.ascontiguousarray(x), y.astype(np.int64), classes, name="cifar10")
+
+
+@pytest.fixture(scope="session")
+def published(shared: Path):
+    """Loads a published network by name: see evaluations/published.py."""
+    spec = importlib.util.spec_from_file_location(
+        "published", Path(__file__).parents[1] / "evaluations" / "published.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda name: module.load_published(name, shared / "checkpoints", device="cpu")
 
 
 @pytest.fixture(scope="session")
