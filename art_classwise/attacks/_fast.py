@@ -100,7 +100,7 @@ def _copy(module: nn.Module, x: Tensor) -> nn.Module | None:
     if hooked or not any(isinstance(m, _BATCH_NORMS) for m in module.modules()):
         return copied
     try:
-        folded = _fold_batch_norms(copy.deepcopy(copied))
+        folded = _fold_batch_norms(copied)
         with float32(x.device.type):
             expected, got = module(x), folded(x)
         same = torch.allclose(got, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
@@ -110,7 +110,10 @@ def _copy(module: nn.Module, x: Tensor) -> nn.Module | None:
 
 
 def _fold_batch_norms(module: nn.Module) -> fx.GraphModule:
-    """Fold each batch norm into the convolution before it, where each is used once and for the other."""
+    """Fold each batch norm into the convolution before it, where each is used once and for the other.
+
+    The module stays whole: tracing makes a new tree of its layers, in which fused ones stand in for both.
+    """
     traced = fx.symbolic_trace(module)
     calls = Counter(id(_called(traced, node)) for node in traced.graph.nodes)
     for node in traced.graph.nodes:
