@@ -55,7 +55,7 @@ class _WithPreprocessing(nn.Module):
         if self._estimator.all_framework_preprocessing:
             preprocessed, _ = self._estimator._apply_preprocessing(x, y=None, fit=False, no_grad=False)
         else:
-            preprocessed = _NumpyPreprocessing.apply(x, self._estimator)
+            preprocessed = cast(Any, _NumpyPreprocessing).apply(x, self._estimator)
         return cast(Tensor, self.model(preprocessed))
 
 

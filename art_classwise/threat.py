@@ -198,7 +198,9 @@ class ThreatModel:
         # The direction of a normal vector is uniform on the L2 sphere, that of a Laplace vector on the L1 sphere;
         # the radius of a uniform point of a ball in d dimensions has the density of u^(1/d).
         u = draw(*x.shape).clamp(2**-24, 1 - 2**-24)  # torch.rand may give 0, whose quantile is infinite
-        direction = torch.special.ndtri(u) if self.norm == "L2" else (u - 0.5).sign() * (1 - (2 * u - 1).abs()).log()
+        direction: Tensor = (
+            torch.special.ndtri(u) if self.norm == "L2" else (u - 0.5).sign() * (1 - (2 * u - 1).abs()).log()
+        )
         distance = _per_example(draw(len(x)) ** (1 / x[0].numel()) / self.size(direction), x)
         return x + direction * (radius * distance)
 

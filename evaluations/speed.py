@@ -2,9 +2,9 @@
 
     python evaluations/speed.py --cifar10 cifar10_test.npz --checkpoints FOLDER --torchattacks FOLDER
 
-Each case runs in a process of its own, one after the other: a call to warm up, then whole calls of ``generate``,
-their median. torchattacks' wheel brings a package ``robustbench`` that overwrites the real one, so install it aside:
-``pip install --no-deps --target FOLDER torchattacks``. Without --cifar10 and --checkpoints the cases that need
+Each case runs in a process of its own, in several rounds: a call to warm up, then whole calls of ``generate``; the
+table has their median. torchattacks' wheel brings a package ``robustbench`` that overwrites the real one, so install
+it aside: ``pip install --no-deps --target FOLDER torchattacks``. Without --cifar10 and --checkpoints cases that need
 them are left out. On a CUDA GPU: ``--size full`` (larger batches, WideResNet-28-10, matrix rate).
 """
 
@@ -41,20 +41,19 @@ def main() -> None:
     if arguments.case:
         print(json.dumps(_run_case(arguments)))
         return
-    rows = []
-    for case in _cases(arguments):
-        print("running", *case, flush=True)
-        child = [sys.executable, __file__, *sys.argv[1:], "--case", *case]
-        done = subprocess.run(child, capture_output=True, text=True)
-        if done.returncode:
-            print("  left out:", (done.stderr.strip() or "no message").splitlines()[-1], flush=True)
-            continue
-        rows.append(
-            {"benchmark": case[0], "network": case[1], "attack": case[2]} | json.loads(done.stdout.splitlines()[-1])
-        )
-    if not rows:
+    results: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for round_ in range(arguments.rounds):  # by turns, so that a slow minute of the machine meets all cases alike
+        for case in _cases(arguments):
+            print("round", round_ + 1, "of", arguments.rounds, *case, flush=True)
+            child = [sys.executable, __file__, *sys.argv[1:], "--case", *case]
+            done = subprocess.run(child, capture_output=True, text=True)
+            if done.returncode:
+                print("  left out:", (done.stderr.strip() or "no message").splitlines()[-1], flush=True)
+            else:
+                results.setdefault(case, []).append(json.loads(done.stdout.splitlines()[-1]))
+    if not results:
         sys.exit("error: no case ran")
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame([_summary(case, measured) for case, measured in results.items()])
     seconds = table["seconds"]
     for other in ("ART", "torchattacks"):
         theirs = table[table["attack"] == other].set_index(["benchmark", "network"])["seconds"]
@@ -69,6 +68,24 @@ def main() -> None:
     print(
         f"\n{_hardware()}; {_versions()}; bfloat16 matrix products here: {_matrix_rate():.3g} TFLOP/s\n{arguments.out}"
     )
+
+
+def _summary(case: tuple[str, str, str], measured: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a row of the table: of the seconds of all rounds their median and range."""
+    seconds = [s for one in measured for s in one["seconds"]]
+    one, median = measured[0], statistics.median(seconds)
+    steps = one["n"] * one["steps"]
+    return {
+        **dict(zip(("benchmark", "network", "attack"), case, strict=True)),
+        **{key: one[key] for key in ("n", "steps", "eps x 255", "robust %")},
+        "calls": len(seconds),
+        "seconds": median,
+        "fastest": min(seconds),
+        "slowest": max(seconds),
+        "images x steps / s": steps / median,
+        "TFLOP/s": one["FLOP per image"] * steps / median / 1e12 if "early" not in case[2] else None,
+        "peak MiB": max(m["peak MiB"] for m in measured),
+    }
 
 
 def _cases(arguments: argparse.Namespace) -> list[tuple[str, str, str]]:
@@ -92,7 +109,7 @@ def _cases(arguments: argparse.Namespace) -> list[tuple[str, str, str]]:
 def _run_case(arguments: argparse.Namespace) -> dict[str, Any]:
     benchmark, name, attack = arguments.case
     full, device = arguments.size == "full", "cuda" if torch.cuda.is_available() else "cpu"
-    eps, steps, repeats = EPS, 10 if benchmark == "pgd-10" else 20, 3
+    eps, steps, repeats = EPS, 10 if benchmark == "pgd-10" else 20, 2
     if benchmark == "pgd-10":
         n = {"resnet18": 512, "wrn-28-10": 256}[name] if full else 64
         classifier = acw.as_classifier(acw.build(name, (3, 32, 32), 10, seed=0).eval(), (3, 32, 32), 10)
@@ -101,7 +118,7 @@ def _run_case(arguments: argparse.Namespace) -> dict[str, Any]:
     else:
         n, repeats = (
             (10_000 if full else 1_000 if benchmark == "precision" else 128),
-            1 if benchmark == "precision" else 3,
+            1 if benchmark == "precision" else 2,
         )
         data = acw.load_dataset(arguments.cifar10, classes="cifar10", n_examples=n)
         x, y = np.asarray(data.x[:]), data.y
@@ -121,18 +138,14 @@ def _run_case(arguments: argparse.Namespace) -> dict[str, Any]:
             for b in np.array_split(x_adv, -(-n // 250))
         ]
     robust = float((torch.cat(logits).argmax(1).numpy() == y).mean())
-    median = statistics.median(seconds)
-    flops = _flops_per_image(classifier, x) * n * steps
     return {
         "n": n,
         "steps": steps,
         "eps x 255": eps * 255,
-        "seconds": median,
-        "slowest": max(seconds),
-        "images x steps / s": n * steps / median,
-        "TFLOP/s": flops / median / 1e12 if "early" not in attack else None,
-        "peak MiB": peak / 2**20,
         "robust %": 100 * robust if benchmark != "pgd-10" else None,
+        "seconds": seconds,
+        "FLOP per image": _flops_per_image(classifier, x),
+        "peak MiB": peak / 2**20,
     }
 
 
@@ -233,6 +246,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--checkpoints", help="folder of the published networks' weights")
     parser.add_argument("--torchattacks", help="folder torchattacks was installed into")
     parser.add_argument("--compiled", action="store_true", help="also with torch.compile (needs a C++ compiler)")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", default=str(Path(__file__).with_name("speed.csv")))
     parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()

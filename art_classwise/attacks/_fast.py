@@ -55,7 +55,7 @@ def fast_module(module: nn.Module, x: Tensor, precision: Precision = "auto", *, 
         return _Searched(module, bf16=bf16, channels_last=False)
     channels_last = x.dim() == 4 and any(isinstance(m, nn.Conv2d) for m in copied.modules())
     if channels_last:
-        copied.to(memory_format=torch.channels_last)
+        cast(Any, copied).to(memory_format=torch.channels_last)  # older torch doesn't type it
     if bf16:
         # Autocast would round frozen weights anew at each step. Other layers keep their weights and its rules.
         for layer in copied.modules():
