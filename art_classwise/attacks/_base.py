@@ -180,8 +180,8 @@ class SearchAttack(EvasionAttack, abc.ABC):
             model = fast_module(estimator.model, sample, self.precision, compile=self.compile)
             fast = exact if model is estimator.model else _estimator.logits_module(estimator, model)
         return Problem(
-            exact=_Without(exact, excluded) if excluded else exact,
-            fast=_Without(fast, excluded) if excluded else fast,
+            exact=_Without(exact, excluded, device) if excluded else exact,
+            fast=_Without(fast, excluded, device) if excluded else fast,
             images=images,
             labels=None if y is None else check_labels(y, len(images), estimator.nb_classes),
             ids=ids.astype(np.int64),
@@ -461,15 +461,18 @@ def not_finite(logits: Tensor) -> Tensor:
 class _Without(nn.Module):
     """A network without some of its classes: their logits are -inf."""
 
-    def __init__(self, module: nn.Module, excluded: tuple[int, ...]) -> None:
+    excluded: Tensor
+
+    def __init__(self, module: nn.Module, excluded: tuple[int, ...], device: torch.device) -> None:
         super().__init__()
-        self.module, self.excluded = module, excluded
+        self.module = module
+        self.register_buffer("excluded", torch.tensor(excluded, device=device))  # there, once, and not at each step
 
     def forward(self, x: Tensor) -> Any:
         logits = self.module(x)
         if not isinstance(logits, Tensor) or logits.dim() != 2:
             return logits  # the search will say what it is
-        return logits.index_fill(1, torch.tensor(self.excluded, device=logits.device), -torch.inf)
+        return logits.index_fill(1, self.excluded, -torch.inf)
 
 
 def warn_of_zero_gradients(zero_gradient: npt.NDArray[np.bool_]) -> None:
