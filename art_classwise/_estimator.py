@@ -105,6 +105,11 @@ def check_classifier(what: str, classifier: Any) -> None:
             f"{what} must be an ART PyTorchClassifier, but is a {type(classifier).__name__}; "
             "as_classifier() makes one of any torch module."
         )
+    if type(classifier).predict is not PyTorchClassifier.predict:
+        raise InputError(
+            f"{what} is a {type(classifier).__name__}, which predicts otherwise than by its network's logits: "
+            "what is measured here would be that network's robustness, not the defence's."
+        )
 
 
 def check_images(

@@ -221,7 +221,7 @@ def test_bad_input_is_named(classifier, data, digits, tmp_path):
             audit.evaluate({"net": other}, data)
     with torch.no_grad():
         nan.model[5].bias[0] = float("nan")
-    with pytest.raises(InputError, match="logits that are not finite, first for example 0"):
+    with pytest.raises(InputError, match="logits that are not finite, first for example 100"):
         audit.evaluate({"net": nan}, data)
 
 
@@ -288,3 +288,31 @@ def test_arts_black_box_attack_takes_part(classifier, data):
     result = acw.ClassWiseAudit("Linf:0.05", attacks, verbose=False).evaluate({"net": classifier}, data)
     assert result.info["attacks"]["square"]["max_iter"] == 5
     assert "estimator" not in result.info["attacks"]["square"]
+
+
+def test_an_attack_for_a_smaller_ball_is_warned_of(classifier, data):
+    audit = acw.ClassWiseAudit("Linf:0.1", {"weak": lambda c: acw.PGD(c, eps=0.01, verbose=False)}, verbose=False)
+    with pytest.warns(UserWarning, match="'weak' searches within norm inf and eps 0.01, the audit is for Linf:0.1"):
+        audit.evaluate({"net": classifier}, data)
+    audit = acw.ClassWiseAudit("Linf:0.1", {"l2": lambda c: acw.PGD(c, norm=2, eps=0.1, verbose=False)}, verbose=False)
+    with pytest.warns(UserWarning, match="norm 2"):
+        audit.evaluate({"net": classifier}, data)
+
+
+def test_defences_that_predict_otherwise_than_by_logits_are_refused(network, data):
+    from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
+
+    smoothed = PyTorchRandomizedSmoothing(
+        network, nn.CrossEntropyLoss(), (3, 6, 6), 4, clip_values=(0, 1), device_type="cpu"
+    )
+    with pytest.raises(InputError, match="predicts otherwise than by its network's logits"):
+        acw.ClassWiseAudit("Linf:0.1", "fgsm", verbose=False).evaluate({"net": smoothed}, data)
+
+
+def test_precision_reaches_the_attacks(classifier, data, monkeypatch):
+    from art_classwise.attacks import _base
+
+    asked = []
+    monkeypatch.setattr(_base, "fast_module", lambda module, x, precision, compile: asked.append(precision) or module)
+    acw.ClassWiseAudit("Linf:0.1", "fgsm", precision="bf16", verbose=False).evaluate({"net": classifier}, data)
+    assert asked == ["bf16"]

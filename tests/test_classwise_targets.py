@@ -13,6 +13,7 @@ from art.estimators.classification import BlackBoxClassifier, PyTorchClassifier
 from art.exceptions import EstimatorError
 from torch import nn
 
+import art_classwise as acw
 from art_classwise import PGD, ClassWiseAttack, InputError, as_classifier
 
 QUIET = {"verbose": False}
@@ -333,3 +334,42 @@ def test_another_attack_leaves_the_network_as_it_was(network, classifier, attack
         assert torch.equal(gradient, torch.ones_like(gradient))
         assert network[0].weight.grad is None
     assert isinstance(classifier, PyTorchClassifier)
+
+
+@pytest.fixture
+def trained(digits):
+    network = acw.build("digits-cnn", (1, 8, 8), 10, seed=0)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    classifier = acw.as_classifier(network, (1, 8, 8), 10, optimizer=optimizer, device="cpu")
+    train = acw.load_dataset("digits", "train")
+    classifier.fit(train.x, train.y, batch_size=64, nb_epochs=3)
+    return classifier
+
+
+def test_an_attack_that_computes_with_logits_works_without_excluded_classes(trained, digits):
+    """ART's Carlini and Wagner multiplies them by zero, where minus infinity would make NaN."""
+    from art.attacks.evasion import CarliniL2Method
+
+    chosen = np.flatnonzero(digits.y != 8)[:4]
+    x, y = digits.x[chosen], digits.y[chosen]
+    attack = CarliniL2Method(trained, targeted=True, max_iter=30, learning_rate=0.05, verbose=False)
+    options = {"norm": 2, "eps": 3.0, "targets": 1, "attack": attack, "verbose": False}
+    whole = ClassWiseAttack(trained, **options).reach(x, y).any(1).mean()
+    without = ClassWiseAttack(trained, **options, excluded=(8,)).reach(x, y).any(1).mean()
+    assert whole > 0.5
+    assert without >= whole - 0.2
+
+
+def test_a_replacement_is_told_of_the_mask_and_of_the_examples(trained, digits):
+    x, y = digits.x[:20], digits.y[:20]
+    mask = np.zeros((1, 8, 8), np.float32)
+    mask[:, 2:6, 2:6] = 1
+    own = PGD(trained, eps=0.6, targeted=True, verbose=False)
+    attack = ClassWiseAttack(trained, eps=0.6, attack=own, batch_size=7, verbose=False)
+    found = attack.reach(x, y, mask=mask)
+    directly = ClassWiseAttack(trained, eps=0.6, loss="cross_entropy", verbose=False).reach(x, y, mask=mask)
+    assert directly.sum() > 10
+    assert found.sum() >= 0.9 * directly.sum()
+    attack = ClassWiseAttack(trained, eps=0.2, attack=own, batch_size=64, verbose=False)
+    again = ClassWiseAttack(trained, eps=0.2, attack=own, batch_size=7, verbose=False)
+    assert np.array_equal(attack.reach(x, y), again.reach(x, y))

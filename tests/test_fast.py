@@ -344,3 +344,24 @@ def test_float32_keeps_the_old_way_to_say_it_readable():
             assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+class ExactHead(nn.Module):
+    """Leaves autocast for its last layer, as many networks do."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 8, 3), nn.Linear(128, 4)
+
+    def forward(self, x):
+        h = self.body(x).relu().flatten(1)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.head(h.float())
+
+
+def test_networks_that_leave_autocast_can_be_searched_in_bf16():
+    torch.manual_seed(0)
+    network, x = ExactHead().eval(), torch.rand(5, 3, 6, 6)
+    fast = fast_module(network, x, "bf16")
+    with torch.no_grad():
+        assert torch.allclose(fast(x), network(x), atol=0.05)

@@ -16,14 +16,15 @@ def made(classifier, *arguments, **options):
 
 
 def test_names_set_the_parameters(classifier):
-    attacks = made(classifier, ["pgd-7", "margin-3", "tpgd2.5-9x4", "dlr-2", "kl-2"], "L2:0.5", seed=4, batch_size=9)
+    names = ["pgd-7", "margin-3", "tpgd2.5-9x4", "dlr-2", "kl-2"]
+    attacks = made(classifier, names, "L2:0.5", seed=4, batch_size=9, precision="bf16")
     assert [type(a) for a in attacks.values()] == [PGD, PGD, TemperaturePGD, PGD, PGD]
     assert [a.max_iter for a in attacks.values()] == [7, 3, 9, 2, 2]
     assert [a.num_random_init for a in attacks.values()] == [1, 1, 4, 1, 1]
     assert attacks["tpgd2.5-9x4"].inverse_temperature == 2.5
     assert [attacks[n].loss for n in ("pgd-7", "margin-3", "dlr-2", "kl-2")] == ["cross_entropy", "margin", "dlr", "kl"]
-    same = {(a.norm, a.eps, a.eps_step, a.seed, a.batch_size, a.early_stop) for a in attacks.values()}
-    assert same == {(2, 0.5, 0.125, 4, 9, True)}
+    same = {(a.norm, a.eps, a.eps_step, a.seed, a.batch_size, a.early_stop, a.precision) for a in attacks.values()}
+    assert same == {(2, 0.5, 0.125, 4, 9, True, "bf16")}
     fgsm = made(classifier, "fgsm", "Linf:0.1")["fgsm"]
     assert (fgsm.max_iter, fgsm.eps_step, fgsm.num_random_init) == (1, 0.1, 0)
     whole, square = made(classifier, ["autoattack", "square"], "L1:3", seed=4).values()
@@ -110,7 +111,10 @@ def test_transfers_come_from_the_surrogate(classifier, network, images, labels):
         ("tpgd0.0-20", "Unknown attack"),
         ("transfer-pgd-20", "needs a model to transfer from: give `surrogate`"),
         ("blackbox", "needs a model to transfer from"),
-        ("transfer-square", "Unknown attack 'square'"),
+        ("transfer-square", "Unknown attack 'transfer-square'. After transfer- stands fgsm or a search"),
+        ("transfer-", "Unknown attack 'transfer-'"),
+        ("{foo}", "Unknown attack '{foo}'"),
+        ("pgd-{steps}", "Unknown attack 'pgd-{steps}'"),
         ("autoatack", "Did you mean autoattack"),
         (["fgsm", "fgsm"], "named twice"),
         ([], "no attack"),

@@ -11,6 +11,7 @@ from art.summary_writer import SummaryWriter
 from torch import nn
 from torch.nn import functional
 
+import art_classwise as acw
 from art_classwise import InputError, as_classifier
 from art_classwise.attacks import PGD
 from art_classwise.errors import GradientMaskingWarning
@@ -295,3 +296,33 @@ def test_the_temperature_cross_entropy_has_plain_pgds_direction_where_it_underfl
     attack = PGD(confident, eps=0.2, max_iter=10, **QUIET)
     assert wrong(confident, attack.generate(images, y), y).all()
     assert not attack.zero_gradient.any()
+
+
+def test_early_stop_finds_as_much_where_the_caller_computes_roughly(digits):
+    """Under autocast (as under TF32) logits claim what float32 denies: the search must then go on in float32."""
+    network = acw.build("digits-cnn", (1, 8, 8), 10, seed=0)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    classifier = acw.as_classifier(network, (1, 8, 8), 10, optimizer=optimizer, device="cpu")
+    train = acw.load_dataset("digits", "train")
+    trainer = acw.AdversarialTrainerStandardPyTorch(classifier, eps=0.1, max_iter=3, verbose=False)
+    trainer.fit(train.x, train.y, batch_size=64, nb_epochs=5)
+    attack = PGD(classifier, eps=0.1, eps_step=0.002, max_iter=60, early_stop=True, **QUIET)
+    x, y = digits.x[:300], digits.y[:300]
+    plain = wrong(classifier, attack.generate(x, y), y).sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = attack.generate(x, y)
+    assert 20 < plain < 280
+    assert abs(int(wrong(classifier, rough, y).sum()) - int(plain)) <= 2
+
+
+def test_minus_infinity_is_a_fault_where_no_class_is_excluded(images, labels):
+    """Such as the logarithm of a softmax that underflows."""
+    build = nn.Sequential(nn.Flatten(), nn.Linear(108, 4), Underflowing())
+    classifier = acw.as_classifier(build, (3, 6, 6), 4, device="cpu")
+    with pytest.raises(InputError, match="not finite, first for example 0"):
+        PGD(classifier, **QUIET).generate(images, labels)
+
+
+class Underflowing(nn.Module):
+    def forward(self, x):
+        return (1e4 * x).softmax(1).log()

@@ -58,8 +58,6 @@ def test_a_longer_ladder_breaks_all_that_a_shorter_one_breaks(published, cifar10
     assert not (standard.all(axis=1) & ~quick.all(axis=1)).any()
     assert not (standard["pgd-20"] & ~quick["pgd-10"]).any()
     assert not (standard["pgd-100x5"] & ~standard["pgd-20"]).any()
-    rates = standard.T.cumprod().T.mean()
-    assert rates.is_monotonic_decreasing
     assert quick.all(axis=1).mean() > 0.2  # there was something left to break
 
 

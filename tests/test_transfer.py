@@ -12,6 +12,7 @@ from art.estimators.regression import BlackBoxRegressor
 from art.exceptions import EstimatorError
 from torch import nn
 
+import art_classwise as acw
 from art_classwise import PGD, AutoAttack, ClassWiseAttack, InputError, TemperaturePGD, TransferAttack, as_classifier
 from art_classwise.attacks._rebind import rebind
 
@@ -193,3 +194,26 @@ def test_attacks_that_cannot_be_made_anew_say_what_to_do(classifier, black_box, 
         rebind(Needy(surrogate, {}), classifier)
     with pytest.raises(InputError, match="The PGD can't be made anew"):  # it needs gradients
         rebind(PGD(surrogate), black_box)
+
+
+class Holding(EvasionAttack):
+    """Holds attacks, as ART's AutoAttack does."""
+
+    attack_params = ("attacks",)
+    _estimator_requirements = ()
+
+    def __init__(self, estimator, attacks):
+        super().__init__(estimator=estimator)
+        self.attacks = attacks
+
+    def generate(self, x, y=None, **kwargs):
+        return self.attacks[0].generate(x, y)
+
+
+def test_what_an_attack_holds_is_made_anew_with_it(classifier, network):
+    other = acw.as_classifier(network, (3, 6, 6), 4, device="cpu")
+    third = acw.as_classifier(network, (3, 6, 6), 4, device="cpu")
+    held = Holding(classifier, [acw.PGD(classifier, eps=0.07, verbose=False), acw.PGD(third, verbose=False)])
+    again = rebind(held, other)
+    assert [a.estimator for a in again.attacks] == [other, third]  # a surrogate's stays
+    assert again.attacks[0].eps == 0.07

@@ -21,16 +21,16 @@ from tqdm.auto import tqdm
 
 from art_classwise import _estimator, losses
 from art_classwise._labels import check_labels
-from art_classwise._state import evaluating, preserved
+from art_classwise._state import evaluating, float32, preserved
 from art_classwise.attacks import _budgets
 from art_classwise.attacks._budgets import Budget
 from art_classwise.attacks._fast import Precision, check_precision, fast_module
 from art_classwise.attacks._random import ExampleUniform
-from art_classwise.attacks._search import Loss, Observer, SearchResult, Solved, search
+from art_classwise.attacks._search import Loss, Observer, SearchResult, Solved, not_finite, search
 from art_classwise.errors import GradientMaskingWarning, InputError, check_positive, check_seed, check_whole
 from art_classwise.threat import ThreatModel
 
-__all__ = ["Found", "LossAttack", "Problem", "SearchAttack", "check_finite", "not_finite", "warn_of_zero_gradients"]
+__all__ = ["Found", "LossAttack", "Problem", "SearchAttack", "check_finite", "warn_of_zero_gradients"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Problem:
         high: Upper bound of the box.
         device: Where the network lies.
         n_classes: Number of logits.
+        n_excluded: Number of classes that were taken out: their logits are minus infinity.
     """
 
     exact: nn.Module
@@ -60,6 +61,7 @@ class Problem:
     high: Tensor
     device: torch.device
     n_classes: int
+    n_excluded: int = 0
 
     def on_device(self, rows: Any, array: npt.NDArray[Any] | None = None) -> Tensor:
         """Return rows of an array, of the images if none is given, where the network lies."""
@@ -190,6 +192,7 @@ class SearchAttack(EvasionAttack, abc.ABC):
             high=high,
             device=device,
             n_classes=estimator.nb_classes,
+            n_excluded=len(excluded),
         )
 
     def _search(
@@ -246,11 +249,12 @@ class SearchAttack(EvasionAttack, abc.ABC):
                 solved=lambda logits, left: solved(logits, these[left]),
                 early_stop=early_stop,
                 observe=self._observer(problem, rows, y, these, restart),
+                n_excluded=problem.n_excluded,
             )
 
         everyone = torch.arange(len(x), device=x.device)
         result = run(problem.fast, everyone, start)
-        check_finite(result.no_logits, rows)
+        check_finite(result.no_logits, problem.ids[rows])
         x_adv, zero = result.x_adv, result.zero_gradient
         logits = self._exact(problem, rows, x_adv, everyone) if judge else None
         if early_stop:
@@ -258,7 +262,8 @@ class SearchAttack(EvasionAttack, abc.ABC):
             judged = self._exact(problem, rows, x_adv, claimed) if logits is None else logits[claimed]
             denied = claimed[~solved(judged, claimed)]
             if len(denied):
-                again = run(problem.exact, denied, x_adv[denied])
+                with float32(x.device.type):  # else it would claim at once what has just been denied
+                    again = run(problem.exact, denied, x_adv[denied])
                 x_adv[denied] = again.x_adv
                 zero[denied] |= again.zero_gradient
                 if logits is not None:
@@ -271,7 +276,7 @@ class SearchAttack(EvasionAttack, abc.ABC):
         if len(these) == 0:
             return points.new_zeros(0, problem.n_classes)  # many networks can't take an empty batch
         logits = problem.logits(points[these])
-        check_finite(not_finite(logits), rows[these.cpu().numpy()])
+        check_finite(not_finite(logits, problem.n_excluded), problem.ids[rows[these.cpu().numpy()]])
         return logits
 
     def _budget(self, name: str, rows: npt.NDArray[np.intp], problem: Problem, y: Tensor) -> float | Tensor:
@@ -453,11 +458,6 @@ def _among(solves: Solved, left: Tensor, logits: Tensor, these: Tensor) -> Tenso
     return solves(logits, left[these])
 
 
-def not_finite(logits: Tensor) -> Tensor:
-    """Return which rows have NaN or infinity; minus infinity is a class that was taken out."""
-    return ~(logits < torch.inf).all(1)
-
-
 class _Without(nn.Module):
     """A network without some of its classes: their logits are -inf."""
 
@@ -487,14 +487,14 @@ def warn_of_zero_gradients(zero_gradient: npt.NDArray[np.bool_]) -> None:
         )
 
 
-def check_finite(no_logits: Tensor, rows: npt.NDArray[np.intp]) -> None:
-    """Check that no example of the rows (m,) was given logits that aren't finite (m,).
+def check_finite(no_logits: Tensor, ids: npt.NDArray[Any]) -> None:
+    """Check that no example of these numbers (m,) was given logits that aren't finite (m,).
 
     Raises:
         InputError: One was; the first is named.
     """
     if bool(no_logits.any()):  # the host waits, once per search
-        first = int(rows[no_logits.cpu().numpy()].min())
+        first = int(ids[no_logits.cpu().numpy()].min())
         raise InputError(
             f"The model returns logits that are not finite, first for example {first}: "
             "look for a division or a logarithm in it that meets 0."

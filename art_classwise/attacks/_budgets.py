@@ -89,7 +89,7 @@ def of_batch(
     ones = [1] * (len(shape) - 1)
     if isinstance(budget, Mapping):
         size = max(int(y.max()), *budget) + 1  # the host waits, once per batch
-        table = torch.full((size,), math.nan)
+        table = torch.full((size,), math.nan, dtype=torch.float32)
         for k, value in budget.items():
             table[k] = value
         values = table.to(y.device)[y]

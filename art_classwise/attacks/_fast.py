@@ -40,7 +40,7 @@ def fast_module(module: nn.Module, x: Tensor, precision: Precision = "auto", *, 
         x: (n, ...) images, on the device.
         precision: ``"auto"`` is bf16 for networks of a million weights or more where the hardware multiplies
             bfloat16, else fp32.
-        compile: Compile with ``torch.compile``: slow to start, for long searches.
+        compile: Compile with ``torch.compile``: slow to start, at each call, for long searches.
 
     Returns:
         The copy, in eval mode with frozen weights; ``module`` itself if there is nothing to gain.
@@ -56,14 +56,21 @@ def fast_module(module: nn.Module, x: Tensor, precision: Precision = "auto", *, 
     channels_last = x.dim() == 4 and any(isinstance(m, nn.Conv2d) for m in copied.modules())
     if channels_last:
         cast(Any, copied).to(memory_format=torch.channels_last)  # older torch doesn't type it
+    searched = _Searched(copied, bf16=bf16, channels_last=channels_last)
     if bf16:
         # Autocast would round frozen weights anew at each step. Other layers keep their weights and its rules.
-        for layer in copied.modules():
-            if type(layer) in (*_CONVOLUTIONS, nn.Linear):
-                layer.to(torch.bfloat16)
+        layers = [layer for layer in copied.modules() if type(layer) in (*_CONVOLUTIONS, nn.Linear)]
+        for layer in layers:
+            layer.to(torch.bfloat16)
+        try:
+            with torch.no_grad():
+                searched(x[:2])
+        except RuntimeError:  # it leaves autocast somewhere, and there types must agree
+            for layer in layers:
+                layer.to(torch.float32)  # rounded once: what is found is looked at exactly anyway
     if compile:
-        copied = cast(nn.Module, torch.compile(copied))
-    return _Searched(copied, bf16=bf16, channels_last=channels_last)
+        searched.module = cast(nn.Module, torch.compile(copied))
+    return searched
 
 
 class _Searched(nn.Module):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from art.attacks.attack import EvasionAttack
+
 from art_classwise.errors import InputError, first_line
 
 __all__ = ["rebind"]
@@ -19,7 +21,11 @@ def rebind(attack: Any, estimator: Any) -> Any:
     if attack.estimator is estimator:
         return attack
     known = list(inspect.signature(type(attack).__init__).parameters)[2:]  # without self and the estimator
-    values = {name: getattr(attack, name) for name in attack.attack_params if name in known and hasattr(attack, name)}
+    values = {
+        name: _within(getattr(attack, name), attack.estimator, estimator)
+        for name in attack.attack_params
+        if name in known and hasattr(attack, name)
+    }
     if values.get("summary_writer", False) is None:
         values["summary_writer"] = False  # what the constructor takes where the attribute says None
     try:
@@ -30,3 +36,12 @@ def rebind(attack: Any, estimator: Any) -> Any:
             "give a function from a classifier to the attack on it, by name, "
             f'such as {{"mine": lambda c: {type(attack).__name__}(c, ...)}}.'
         ) from error
+
+
+def _within(value: Any, old: Any, new: Any) -> Any:
+    """Rebind what attacks a parameter holds, such as those of ART's AutoAttack; a surrogate's stay where they are."""
+    if isinstance(value, EvasionAttack):
+        return rebind(value, new) if value.estimator is old else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(_within(v, old, new) for v in value)
+    return value

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from art_classwise._state import evaluating, frozen
 from art_classwise.threat import ThreatModel
 
-__all__ = ["Loss", "Observer", "SearchResult", "Solved", "search"]
+__all__ = ["Loss", "Observer", "SearchResult", "Solved", "not_finite", "search"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(m, C) logits and (m, ...) what they are compared with, labels for most -> (m,) values to ascend."""
@@ -63,6 +63,7 @@ def search(
     solved: Solved | None = None,
     early_stop: bool = False,
     observe: Observer | None = None,
+    n_excluded: int = 0,
 ) -> SearchResult:
     """Ascend ``loss`` from ``start`` for ``max_iter`` steps within the threat model (Madry et al. 2018, eq. 2).
 
@@ -86,6 +87,7 @@ def search(
         solved: Whose attack has succeeded; asked at each iterate, if given.
         early_stop: Let those leave.
         observe: Called at each step; what it reads makes the host wait.
+        n_excluded: Number of classes that were taken out of the module: their logits are minus infinity.
 
     Returns:
         The last iterates, who stopped early, who met a zero gradient, and who gave no logits.
@@ -110,7 +112,7 @@ def search(
                 (gradient,) = torch.autograd.grad(loss(logits, y).sum(), x_adv)
             with torch.no_grad():
                 x_adv, logits = x_adv.detach(), logits.detach()
-                no_logits[rows] |= ~(logits < torch.inf).all(1)  # -inf is a class that was taken out
+                no_logits[rows] |= not_finite(logits, n_excluded)
                 largest = gradient.flatten(1).abs().amax(1)
                 zero = ~((largest > 0) & largest.isfinite())
                 done = None if solved is None else solved(logits, rows)
@@ -150,6 +152,11 @@ def search(
 
 
 _TINY = torch.finfo(torch.float32).tiny
+
+
+def not_finite(logits: Tensor, n_excluded: int = 0) -> Tensor:
+    """Return which rows (m,) of logits (m, C) have NaN or infinity beside those of the classes taken out."""
+    return logits.isfinite().sum(1) < logits.shape[1] - n_excluded
 
 
 def _coordinates(threat: ThreatModel, x: Tensor, eps: Tensor | None, low: Tensor, high: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
@@ -171,7 +172,10 @@ class AutoAttack(EvasionAttack):
         """Run a member on images x (m, C, H, W) of these rows; return points, and who is broken there (m,)."""
         unit = ((x - exact.low) / exact.width).clamp(0, 1)
         with torch.no_grad():
-            adversarial = self._member(name, searched, self.eps / exact.width).perturb(unit, y)
+            # Where nothing is rounded on purpose, nothing shall be: verdicts would deny it, and none would search on.
+            exactly = name in _FULL_PRECISION or searched is exact
+            with float32(x.device.type) if exactly else nullcontext():
+                adversarial = self._member(name, searched, self.eps / exact.width).perturb(unit, y)
             # A member leaves x as it is unless it succeeds, or unless the network it searches is wrong there.
             moved = (adversarial != unit).flatten(1).any(1)
             claimed = moved | (searched(unit).argmax(1) != y)
@@ -181,8 +185,7 @@ class AutoAttack(EvasionAttack):
         broken = exact.verdict(points, rows) != y
         denied = claimed & ~broken
         if searched is not exact and bool(denied.any()):
-            with float32(x.device.type):
-                again = self._attack(name, exact, exact, rows[denied.cpu().numpy()], x[denied], y[denied])
+            again = self._attack(name, exact, exact, rows[denied.cpu().numpy()], x[denied], y[denied])
             points[denied], broken[denied] = again
         return points, broken
 

@@ -22,10 +22,11 @@ from art_classwise import losses
 from art_classwise._estimator import check_logits
 from art_classwise._state import preserved, preserved_random_state
 from art_classwise.attacks import _budgets
-from art_classwise.attacks._base import Found, Problem, SearchAttack, check_finite, not_finite, warn_of_zero_gradients
+from art_classwise.attacks._base import Found, Problem, SearchAttack, check_finite, warn_of_zero_gradients
 from art_classwise.attacks._budgets import Budget
 from art_classwise.attacks._fast import Precision
 from art_classwise.attacks._rebind import rebind
+from art_classwise.attacks._search import not_finite
 from art_classwise.errors import InputError, check_whole, unknown
 
 __all__ = ["ClassWiseAttack", "Targets"]
@@ -67,7 +68,7 @@ class ClassWiseAttack(SearchAttack):
         seed: Of the random starts; with ``attack``, of the global random state during it.
         precision: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 for networks of a million weights or more on hardware
             that multiplies it. What counts as success is decided in float32 always.
-        compile: Compile the network with ``torch.compile``: slow to start, for long attacks.
+        compile: Compile the network with ``torch.compile``, at each call: for long attacks.
         summary_writer: As for all attacks of ART: True, a folder or an ART ``SummaryWriter``; needs tensorboardX.
         verbose: Show a progress bar.
 
@@ -232,8 +233,11 @@ class ClassWiseAttack(SearchAttack):
         """Let the attack that was given do it, and bring what it returns into ball, box and mask."""
         rows, x = block.rows[examples.cpu().numpy()], block.x[examples]
         one_hot = np.eye(problem.n_classes, dtype=np.float32)[targets.cpu().numpy()]
+        extra: dict[str, Any] = {} if problem.mask is None else {"mask": problem.mask[rows]}
+        if getattr(attack, "uses_example_ids", False):
+            extra["example_ids"] = problem.ids[rows]
         with preserved_random_state(self.seed):
-            x_adv = np.asarray(attack.generate(problem.images[rows], one_hot), dtype=np.float32)
+            x_adv = np.asarray(attack.generate(problem.images[rows], one_hot, **extra), dtype=np.float32)
         if x_adv.shape != x.shape or not np.isfinite(x_adv).all():
             raise InputError(f"The {type(attack).__name__} must return finite images of shape {tuple(x.shape)}.")
         eps = _budgets.of_batch("eps", self.eps, rows, problem.images.shape, block.y[examples])
@@ -249,7 +253,7 @@ class ClassWiseAttack(SearchAttack):
         if not isinstance(self.estimator, PyTorchEstimator):
             raise InputError("`excluded` masks logits of a PyTorch model: with `attack`, give a PyTorchClassifier.")
         masked = PyTorchClassifier(
-            problem.exact,
+            _Finite(problem.exact),
             nn.CrossEntropyLoss(),
             self.estimator.input_shape,
             problem.n_classes,
@@ -337,6 +341,17 @@ class ClassWiseAttack(SearchAttack):
             raise InputError(f"Class {gone[0]} is both a target and excluded.")
 
 
+class _Finite(nn.Module):
+    """A network whose masked logits are low, but finite: other attacks multiply them by zero."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nan_to_num(self.module(x), nan=torch.nan, posinf=torch.inf, neginf=-1e4)
+
+
 class _Block:
     """A batch of examples, and what has been found for them so far.
 
@@ -354,6 +369,7 @@ class _Block:
         self.rows = rows
         self.x = problem.on_device(rows)
         self.clean = problem.logits(self.x)
+        self._ids, self._n_excluded = problem.ids[rows], problem.n_excluded
         self.y = self.clean.argmax(1) if problem.labels is None else problem.on_device(rows, problem.labels)
         self.allowed = allowed(self.y, problem.n_classes)
         self.reached = torch.zeros_like(self.allowed)
@@ -390,7 +406,7 @@ class _Block:
     def add(self, examples: Tensor, found: Found) -> None:
         """Take note of points found for examples (k,), one of them perhaps several times."""
         assert found.logits is not None
-        check_finite(not_finite(found.logits), self.rows[examples.cpu().numpy()])
+        check_finite(not_finite(found.logits, self._n_excluded), self._ids[examples.cpu().numpy()])
         allowed, prediction = self.allowed[examples], found.logits.argmax(1)
         hit, was_reached = _of(allowed, prediction), self.reached.any(1)
         self.zero_gradient[examples[found.zero_gradient]] = True

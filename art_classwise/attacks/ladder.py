@@ -167,8 +167,9 @@ def _listed(attacks: Attacks, steps: int) -> Iterable[tuple[str, Any]]:
         if isinstance(ask, EvasionAttack):
             yield type(ask).__name__, ask
         else:
-            for name in _LADDERS.get(ask, (ask,)):
-                yield name.format(steps=steps), None
+            yield from (
+                ((name.format(steps=steps), None) for name in _LADDERS[ask]) if ask in _LADDERS else [(ask, None)]
+            )
 
 
 def _factory(name: str, given: Any, budget: _Budget, surrogate: Any, shared: dict[str, Any]) -> AttackFactory:
@@ -183,7 +184,13 @@ def _factory(name: str, given: Any, budget: _Budget, surrogate: Any, shared: dic
     if not name.startswith("transfer-"):
         make, parameters = _search(name, budget)
         return partial(make, **ball, **parameters, early_stop=True, **shared)
-    make, parameters = _search(name.removeprefix("transfer-"), budget)
+    try:
+        make, parameters = _search(name.removeprefix("transfer-"), budget)
+    except InputError:
+        raise InputError(
+            f"Unknown attack {name!r}. After transfer- stands fgsm or a search by its steps, as in transfer-pgd-20, "
+            "transfer-margin-20 or transfer-tpgd5-20."
+        ) from None
     if surrogate is None:
         raise InputError(
             f"The attack {name!r} needs a model to transfer from: give `surrogate`, an ART classifier "

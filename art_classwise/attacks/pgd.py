@@ -51,7 +51,7 @@ class PGD(LossAttack):
         seed: Of the random starts.
         precision: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 for networks of a million weights or more on hardware
             that multiplies it. What counts as success is decided in float32 always.
-        compile: Compile the network with ``torch.compile``: slow to start, for long attacks.
+        compile: Compile the network with ``torch.compile``, at each call: for long attacks.
         summary_writer: As for all attacks of ART: True, a folder or an ART ``SummaryWriter``; needs tensorboardX.
         verbose: Show a progress bar.
 

@@ -79,7 +79,8 @@ class TransferAttack(EvasionAttack):
                 f"but got {self.attack!r}."
             )
         surrogate = self.attack.estimator
-        for what, name in (("images of shape", "input_shape"), ("classes:", "nb_classes")):
-            theirs, ours = getattr(surrogate, name), getattr(self.estimator, name)
+        shapes = tuple(surrogate.input_shape), tuple(self.estimator.input_shape)
+        counts = surrogate.nb_classes, self.estimator.nb_classes
+        for what, (theirs, ours) in (("images of shape", shapes), ("classes:", counts)):
             if theirs != ours:
                 raise InputError(f"The surrogate has {what} {theirs}, but the model {ours}.")

@@ -107,7 +107,7 @@ class ClassWiseAudit(Evaluation):
         total = len(models) * len(factories) * len(data)
         with tqdm(total=total, desc="audit", unit="attack", disable=not self.verbose) as bar:
             for name, classifier in models.items():
-                attacks = {a: _untargeted(a, make(classifier)) for a, make in factories.items()}
+                attacks = {a: _checked(a, make(classifier), threat) for a, make in factories.items()}
                 described = {a: parameters(attack) for a, attack in attacks.items()}
                 bar.set_description(f"audit {name}")
                 for rows in shards:
@@ -141,7 +141,7 @@ class ClassWiseAudit(Evaluation):
         self, classifier: Any, attacks: Mapping[str, Any], threat: ThreatModel, data: Dataset, first: int
     ) -> Iterator[pd.DataFrame]:
         x, y = np.asarray(data.x[:]), data.y
-        clean = self._logits(classifier, x)
+        clean = self._logits(classifier, x, data.ids)
         if first == 0:
             _warn_of_probabilities(clean)
         for name, attack in attacks.items():
@@ -161,14 +161,14 @@ class ClassWiseAudit(Evaluation):
                 )
             original = torch.from_numpy(x)
             inside = threat.project(torch.from_numpy(x_adv), original, torch.tensor(0.0), torch.tensor(1.0))
-            table = _outcomes(data, clean, self._logits(classifier, inside.numpy()))
+            table = _outcomes(data, clean, self._logits(classifier, inside.numpy(), data.ids))
             table.insert(0, "attack", name)
             table["perturbation"] = threat.size(inside - original).numpy()
             zero = np.asarray(getattr(attack, "zero_gradient", []), dtype=bool)
             table["zero_gradient"] = zero if len(zero) == len(y) else np.zeros(len(y), dtype=bool)
             yield table
 
-    def _logits(self, classifier: Any, x: npt.NDArray[np.float32]) -> torch.Tensor:
+    def _logits(self, classifier: Any, x: npt.NDArray[np.float32], ids: npt.NDArray[np.int64]) -> torch.Tensor:
         """Return float32 logits on the CPU, in eval mode."""
         module, device = _estimator.logits_module(classifier), classifier.device
         batches = torch.from_numpy(x).split(self.batch_size)
@@ -177,7 +177,7 @@ class ClassWiseAudit(Evaluation):
         finite = logits.isfinite().all(1)
         if not finite.all():
             raise InputError(
-                f"The model returns logits that are not finite, first for example {int(finite.int().argmin())}."
+                f"The model returns logits that are not finite, first for example {ids[int(finite.int().argmin())]}."
             )
         return logits
 
@@ -219,12 +219,22 @@ def _check_fit(name: str, classifier: Any, data: Dataset) -> None:
         )
 
 
-def _untargeted(name: str, attack: Any) -> Any:
+def _checked(name: str, attack: Any, threat: ThreatModel) -> Any:
     if getattr(attack, "targeted", False):
         raise InputError(
             f"The attack {name!r} is targeted: it would drive each example towards its true label. "
             "Make it with targeted=False."
         )
+    searched = getattr(attack, "attack", attack)  # a transfer's is within
+    norm, eps = getattr(searched, "norm", None), getattr(searched, "eps", None)
+    if isinstance(norm, (int, float, str)) and isinstance(eps, float):
+        other = (norm != threat.art_norm and str(norm) != str(threat.art_norm)) or eps < 0.99 * threat.eps
+        if other:
+            warnings.warn(
+                f"The attack {name!r} searches within norm {norm} and eps {eps:g}, the audit is for {threat}: "
+                "it may miss what the threat model allows.",
+                stacklevel=3,
+            )
     return attack
 
 
