@@ -15,7 +15,7 @@ from torch import Tensor
 
 from art_classwise.errors import InputError, unknown
 
-__all__ = ["Norm", "ThreatModel", "Uniform"]
+__all__ = ["Norm", "ThreatModel", "Uniform", "per_example"]
 
 Norm = Literal["Linf", "L2", "L1"]
 _NORMS: dict[str, Norm] = {"linf": "Linf", "l2": "L2", "l1": "L1"}
@@ -154,7 +154,7 @@ class ThreatModel:
         if self.norm == "Linf":
             delta = delta.clamp(-self.eps, self.eps) if eps is None else delta.clamp(-eps, eps)
             return (x + delta).clamp(low, high)  # again: the sum may miss the box by a rounding
-        size = _per_example(self.size(delta), x).clamp_min(torch.finfo(x.dtype).tiny)
+        size = per_example(self.size(delta), x).clamp_min(torch.finfo(x.dtype).tiny)
         return (x + delta * ((self.eps if eps is None else eps) / size).clamp_max(1)).clamp(low, high)
 
     def steepest(self, gradient: Tensor, coordinates: Tensor | None = None) -> Tensor:
@@ -178,10 +178,10 @@ class ThreatModel:
             chosen = torch.where(flat.abs() >= threshold, flat.sign(), 0.0)
             return (chosen / chosen.abs().sum(1, keepdim=True).clamp_min(1)).view_as(gradient)
         # Scaled by the largest entry first: squares of gradients below 1e-23 vanish in float32.
-        scaled = gradient / _per_example(gradient.flatten(1).abs().amax(1), gradient).clamp_min(
+        scaled = gradient / per_example(gradient.flatten(1).abs().amax(1), gradient).clamp_min(
             torch.finfo(gradient.dtype).tiny
         )
-        return scaled / _per_example(self.size(scaled), gradient).clamp_min(0.5)
+        return scaled / per_example(self.size(scaled), gradient).clamp_min(0.5)
 
     def random_start(self, x: Tensor, uniform: Uniform | None = None, eps: Tensor | None = None) -> Tensor:
         """Return points drawn uniformly from the ball around each of ``x`` (n, ...), not yet in the box.
@@ -201,7 +201,7 @@ class ThreatModel:
         direction: Tensor = (
             torch.special.ndtri(u) if self.norm == "L2" else (u - 0.5).sign() * (1 - (2 * u - 1).abs()).log()
         )
-        distance = _per_example(draw(len(x)) ** (1 / x[0].numel()) / self.size(direction), x)
+        distance = per_example(draw(len(x)) ** (1 / x[0].numel()) / self.size(direction), x)
         return x + direction * (radius * distance)
 
 
@@ -228,6 +228,6 @@ def _project_l1(delta: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor
 _BISECTIONS = 30
 
 
-def _per_example(values: Tensor, like: Tensor) -> Tensor:
-    """Shape (n,) values so that they broadcast over (n, ...)."""
+def per_example(values: Tensor, like: Tensor) -> Tensor:
+    """Shape (n,) values so that they broadcast over ``like`` (n, ...)."""
     return values.view(-1, *[1] * (like.dim() - 1))

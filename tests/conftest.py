@@ -98,6 +98,12 @@ def labels() -> np.ndarray:
 
 
 @pytest.fixture
+def own(classifier, images: np.ndarray) -> np.ndarray:
+    """The network's own predictions, as labels that it gets right."""
+    return classifier.predict(images).argmax(1)
+
+
+@pytest.fixture
 def data(images: np.ndarray) -> acw.Dataset:
     """Sixteen examples of four classes, none of them of the last."""
     y = np.random.default_rng(3).integers(0, 3, 16)

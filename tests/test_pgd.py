@@ -20,11 +20,6 @@ def build(module, n_classes=4):
     return as_classifier(module, SHAPE, n_classes, device="cpu")
 
 
-@pytest.fixture
-def own(classifier, images):
-    return classifier.predict(images).argmax(1)
-
-
 def wrong(classifier, x, y):
     return classifier.predict(x).argmax(1) != y
 

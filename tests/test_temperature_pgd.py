@@ -21,12 +21,6 @@ def accuracy(classifier, x, y):
     return float((classifier.predict(x).argmax(1) == y).mean())
 
 
-@pytest.fixture
-def own(classifier, images):
-    """The network's own predictions, as labels that it gets right."""
-    return classifier.predict(images).argmax(1)
-
-
 @pytest.mark.parametrize(("norm", "eps"), [(np.inf, 0.05), (2, 0.7)])
 def test_inverse_temperature_1_is_pgd(classifier, images, labels, norm, eps):
     art = ProjectedGradientDescentPyTorch(classifier, norm=norm, eps=eps, eps_step=eps / 4, max_iter=10, verbose=False)

@@ -28,7 +28,7 @@ from art_classwise.attacks._fast import Precision, check_precision, fast_module
 from art_classwise.attacks._random import ExampleUniform
 from art_classwise.attacks._search import Loss, Observer, SearchResult, Solved, not_finite, search
 from art_classwise.errors import GradientMaskingWarning, InputError, check_positive, check_seed, check_whole
-from art_classwise.threat import ThreatModel
+from art_classwise.threat import ThreatModel, per_example
 
 __all__ = ["Found", "LossAttack", "Problem", "SearchAttack", "check_finite", "warn_of_zero_gradients"]
 
@@ -364,12 +364,12 @@ class LossAttack(SearchAttack):
         found = np.empty_like(problem.images)
         self.zero_gradient = np.zeros(len(found), dtype=bool)
         begins = range(0, len(found), self.batch_size)
-        for begin in tqdm(begins, desc=type(self).__name__, leave=False, disable=not self.verbose):
-            rows = np.arange(begin, min(begin + self.batch_size, len(found)))
-            batch = problem.on_device(rows)
-            with preserved(self.estimator.model):  # ART's summary writer changes its mode
+        with preserved(self.estimator.model):  # ART's summary writer changes its mode
+            for begin in tqdm(begins, desc=type(self).__name__, leave=False, disable=not self.verbose):
+                rows = np.arange(begin, min(begin + self.batch_size, len(found)))
+                batch = problem.on_device(rows)
                 x_adv, zero = self._attack(problem, rows, batch, problem.label(rows, batch))
-            found[rows], self.zero_gradient[rows] = x_adv.cpu().numpy(), zero.cpu().numpy()
+                found[rows], self.zero_gradient[rows] = x_adv.cpu().numpy(), zero.cpu().numpy()
         if self.summary_writer is not None:
             self.summary_writer.reset()
         warn_of_zero_gradients(self.zero_gradient)
@@ -426,7 +426,7 @@ class LossAttack(SearchAttack):
                 break
             new = wrongness(found.logits, left)
             better = new > value[left]
-            best[left] = torch.where(_per_example(better, x), found.x_adv, best[left])
+            best[left] = torch.where(per_example(better, x), found.x_adv, best[left])
             value[left] = torch.where(better, new, value[left])
             solved[left] = new > 0
         return best, zero
@@ -499,10 +499,6 @@ def check_finite(no_logits: Tensor, ids: npt.NDArray[Any]) -> None:
             f"The model returns logits that are not finite, first for example {first}: "
             "look for a division or a logarithm in it that meets 0."
         )
-
-
-def _per_example(values: Tensor, like: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (like.dim() - 1))
 
 
 def _broadcast_mask(mask: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

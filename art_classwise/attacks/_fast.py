@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,10 +16,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from art_classwise._state import evaluating, float32
 from art_classwise.errors import InputError
 
-__all__ = ["PRECISIONS", "Precision", "check_precision", "fast_module"]
+__all__ = ["Precision", "check_precision", "fast_module"]
 
 Precision = Literal["auto", "fp32", "bf16"]
-PRECISIONS = ("auto", "fp32", "bf16")
 
 _LARGE = 1_000_000
 """Weights from which on a copy pays: smaller networks gain less than the copying costs."""
@@ -144,10 +143,10 @@ def _called(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 
 
 def check_precision(precision: object) -> None:
-    """Check that ``precision`` is one of :data:`PRECISIONS`.
+    """Check that ``precision`` is a :data:`Precision`.
 
     Raises:
         InputError: It isn't.
     """
-    if precision not in PRECISIONS:
+    if precision not in get_args(Precision):
         raise InputError(f'`precision` must be "auto", "fp32" or "bf16", but got {precision!r}.')

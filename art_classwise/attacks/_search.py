@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from art_classwise._state import evaluating, frozen
-from art_classwise.threat import ThreatModel
+from art_classwise.threat import ThreatModel, per_example
 
-__all__ = ["Loss", "Observer", "SearchResult", "Solved", "not_finite", "search"]
+__all__ = ["Loss", "Observer", "SearchResult", "Solved", "not_finite", "search", "shows_no_way"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(m, C) logits and (m, ...) what they are compared with, labels for most -> (m,) values to ascend."""
@@ -113,8 +113,7 @@ def search(
             with torch.no_grad():
                 x_adv, logits = x_adv.detach(), logits.detach()
                 no_logits[rows] |= not_finite(logits, n_excluded)
-                largest = gradient.flatten(1).abs().amax(1)
-                zero = ~((largest > 0) & largest.isfinite())
+                zero = shows_no_way(gradient)
                 done = None if solved is None else solved(logits, rows)
                 zero_gradient[rows] |= zero if done is None else zero & ~done
                 if observe is not None:
@@ -135,7 +134,7 @@ def search(
                             break
                 gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
                 if momentum:
-                    gradient = gradient / _per_example(gradient.flatten(1).abs().sum(1).clamp_min(_TINY), gradient)
+                    gradient = gradient / per_example(gradient.flatten(1).abs().sum(1).clamp_min(_TINY), gradient)
                     velocity = gradient if velocity is None else momentum * velocity + gradient
                     gradient = velocity
                 if masks is not None:
@@ -152,6 +151,12 @@ def search(
 
 
 _TINY = torch.finfo(torch.float32).tiny
+
+
+def shows_no_way(gradient: Tensor) -> Tensor:
+    """Return which gradients (m, ...) are all zero or not finite (m,)."""
+    largest = gradient.flatten(1).abs().amax(1)
+    return ~((largest > 0) & largest.isfinite())
 
 
 def not_finite(logits: Tensor, n_excluded: int = 0) -> Tensor:
@@ -176,7 +181,3 @@ def _each(value: Tensor | None, x: Tensor) -> Tensor | None:
         return None
     shape = [1] * (x.dim() - value.dim()) + list(value.shape)
     return value.view(shape).expand(len(x), *shape[1:])
-
-
-def _per_example(values: Tensor, like: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (like.dim() - 1))

@@ -25,6 +25,7 @@ from art_classwise._labels import check_labels
 from art_classwise._state import evaluating, float32, frozen, no_seed_for_cuda, preserved, preserved_random_state
 from art_classwise.attacks._base import check_finite, warn_of_zero_gradients
 from art_classwise.attacks._fast import Precision, check_precision, fast_module
+from art_classwise.attacks._search import shows_no_way
 from art_classwise.errors import InputError, check_seed, check_whole, unknown
 from art_classwise.threat import ThreatModel
 
@@ -281,5 +282,4 @@ class _Unit(nn.Module):
         with torch.enable_grad(), float32(x.device.type):
             x = x.requires_grad_()
             (gradient,) = torch.autograd.grad(losses.margin(self.module(x), y).sum(), x)
-        largest = gradient.flatten(1).abs().amax(1)
-        return ~((largest > 0) & largest.isfinite())
+        return shows_no_way(gradient)

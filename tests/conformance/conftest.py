@@ -93,9 +93,3 @@ ball_search = _fixture([c for c in CASES if c.searches and c.norm != np.inf])
 from_x = _fixture([c for c in CASES if c.searches and c.name != "PGD-kl"])
 linf_from_x = _fixture([c for c in CASES if c.searches and c.name != "PGD-kl" and c.norm == np.inf])
 targeted = _fixture([c for c in CASES if c.targeted])
-
-
-@pytest.fixture
-def own(classifier, images) -> np.ndarray:
-    """The network's own predictions: labels that it gets right."""
-    return classifier.predict(images).argmax(1)
