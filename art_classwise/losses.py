@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from art_classwise.errors import InputError, unknown
+
 __all__ = [
     "cross_entropy",
     "dlr",
@@ -24,9 +26,17 @@ __all__ = [
 ]
 
 
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Return -log p_y, with p the softmax of the logits."""
-    return functional.cross_entropy(logits, y, reduction="none")
+def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Return -log p_y, with p the softmax of the logits.
+
+    ``label_smoothing`` s in [0, 1] makes it (1 - s) (-log p_y) + s mean_k(-log p_k) (Szegedy et al. 2016).
+
+    Raises:
+        InputError: ``label_smoothing`` is no number from 0 to 1.
+    """
+    if not 0 <= label_smoothing <= 1:
+        raise InputError(f"`label_smoothing` must be from 0 to 1, but got {label_smoothing!r}.")
+    return functional.cross_entropy(logits, y, reduction="none", label_smoothing=label_smoothing)
 
 
 def temperature(logits: Tensor, y: Tensor, inverse_temperature: float) -> Tensor:
@@ -85,29 +95,88 @@ def kl(logits: Tensor, logits_adv: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_p_adv)).sum(1)
 
 
-def standard(logits_adv: Tensor, y: Tensor) -> Tensor:
+_kl = kl  # `mart` has a switch of that name
+
+
+def standard(logits_adv: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Return standard adversarial training's loss, CE(p', y) (Madry et al. 2018)."""
-    return cross_entropy(logits_adv, y)
+    return cross_entropy(logits_adv, y, label_smoothing)
 
 
-def trades(logits: Tensor, logits_adv: Tensor, y: Tensor, beta: float = 6.0) -> Tensor:
-    """Return CE(p, y) + beta KL(p || p') (Zhang et al. 2019, TRADES, eq. 5 with 1/lambda = beta)."""
-    return cross_entropy(logits, y) + beta * kl(logits, logits_adv)
+def trades(logits: Tensor, logits_adv: Tensor, y: Tensor, beta: float = 6.0, label_smoothing: float = 0.0) -> Tensor:
+    """Return CE(p, y) + beta KL(p || p') (Zhang et al. 2019, TRADES, eq. 5 with 1/lambda = beta).
+
+    ``label_smoothing`` is that of the cross-entropy.
+    """
+    return cross_entropy(logits, y, label_smoothing) + beta * kl(logits, logits_adv)
 
 
-def mart(logits: Tensor, logits_adv: Tensor, y: Tensor, beta: float = 5.0) -> Tensor:
+def mart(
+    logits: Tensor | None,
+    logits_adv: Tensor,
+    y: Tensor,
+    beta: float = 5.0,
+    *,
+    boosted: bool = True,
+    on: str = "adversarial",
+    kl: bool = True,
+    weighted: bool = True,
+    exact: bool = False,
+    label_smoothing: float = 0.0,
+) -> Tensor:
     """Return BCE(p', y) + beta KL(p || p') (1 - p_y) (Wang et al. 2020, MART, section 3).
 
-    BCE is the boosted cross-entropy -log p'_y - log(1 - max_{k != y} p'_k). Gradients flow through the
-    weight 1 - p_y, as in the published implementation.
+    BCE is the boosted cross-entropy -log p'_y - log(1 - max_{k != y} p'_k). Gradients flow through p and through
+    the weight 1 - p_y, as in the published implementation. The switches are the paper's ablations.
+
+    Args:
+        logits: Of the clean inputs; may be None where neither the KL term nor ``on`` asks for them.
+        logits_adv: Of the inputs under attack.
+        y: The labels.
+        beta: Factor of the KL term.
+        boosted: BCE as the first term; otherwise plain cross-entropy.
+        on: What the first term sees: the ``"adversarial"`` or the ``"clean"`` logits.
+        kl: Whether there is a KL term.
+        weighted: Whether its weight is 1 - p_y; otherwise 1.
+        exact: Use the constants by which the published implementation keeps its logarithms finite:
+            -log(1.0001 - p'_k + 1e-12) in BCE, so at most 9.21; log(p' + 1e-12) in KL; 1.0000001 - p_y as its
+            weight. Otherwise the loss is the formula itself, computed from log-softmax.
+        label_smoothing: Of the cross-entropy, which is BCE's first part; its second part stays as it is.
+
+    Raises:
+        InputError: ``on`` is neither of the two, ``label_smoothing`` is out of range, or the clean logits are
+            needed and None.
     """
-    log_p_adv = logits_adv.log_softmax(1)
-    runner_up = _without(logits_adv, y).argmax(1)
-    # log(1 - p'_k) as a sum over the other classes: 1 - p'_k itself loses all digits where p'_k is near 1.
-    log_not_runner_up = _without(log_p_adv, runner_up).logsumexp(1)
-    boosted = -_of(log_p_adv, y) - log_not_runner_up
-    weight: Tensor = 1 - _of(logits.softmax(1), y)
-    return boosted + beta * kl(logits, logits_adv) * weight
+    if on not in ("adversarial", "clean"):
+        raise unknown("value of `on`", on, ("adversarial", "clean"))
+    if logits is None:
+        if kl or on == "clean":
+            raise InputError('MART needs the clean logits unless kl=False and on="adversarial": pass `logits`.')
+        logits = logits_adv  # nothing below reads it
+    seen = logits if on == "clean" else logits_adv
+    first = cross_entropy(seen, y, label_smoothing)
+    if boosted:
+        first = first - _log_not_runner_up(seen, y, exact)
+    if not kl:
+        return first
+    p = logits.softmax(1)
+    if exact:
+        # p log p from log-softmax: the gradient of log(p) alone is NaN where p underflows.
+        divergence = (p * (logits.log_softmax(1) - (logits_adv.softmax(1) + 1e-12).log())).sum(1)
+    else:
+        divergence = _kl(logits, logits_adv)
+    if weighted:
+        divergence = divergence * ((1.0000001 if exact else 1.0) - _of(p, y))
+    return first + beta * divergence
+
+
+def _log_not_runner_up(logits: Tensor, y: Tensor, exact: bool) -> Tensor:
+    """Return log(1 - p_k) (n,), with k the likeliest class but y."""
+    runner_up = _without(logits, y).argmax(1)
+    if exact:
+        return (1.0001 - _of(logits.softmax(1), runner_up) + 1e-12).log()
+    # As a sum over the other classes: 1 - p_k itself loses all digits where p_k is near 1.
+    return _without(logits.log_softmax(1), runner_up).logsumexp(1)
 
 
 def _of(logits: Tensor, y: Tensor) -> Tensor:
