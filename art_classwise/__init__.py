@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from art_classwise.trainers import (
         AdversarialTrainerMARTPyTorch,
         AdversarialTrainerStandardPyTorch,
+        AdversarialTrainerTRADESPyTorch,
     )
     from art_classwise.zoo import (
         as_classifier,
@@ -36,6 +37,7 @@ _HOMES = {
     "PGD": "attacks",
     "AdversarialTrainerMARTPyTorch": "trainers",
     "AdversarialTrainerStandardPyTorch": "trainers",
+    "AdversarialTrainerTRADESPyTorch": "trainers",
     "AuditResult": "audit",
     "AutoAttack": "attacks",
     "ClassWiseAttack": "attacks",
@@ -60,6 +62,7 @@ __all__ = [
     "PGD",
     "AdversarialTrainerMARTPyTorch",
     "AdversarialTrainerStandardPyTorch",
+    "AdversarialTrainerTRADESPyTorch",
     "AuditResult",
     "AutoAttack",
     "ClassWiseAttack",

@@ -22,7 +22,7 @@ def check_output_folder(folder: str | os.PathLike[str]) -> Path:
     path = Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path, prefix=".write-test-"):
+        with tempfile.TemporaryFile(dir=path):  # nameless: a process killed here leaves nothing
             pass
     except OSError as error:
         raise InputError(

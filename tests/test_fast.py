@@ -12,7 +12,7 @@ import art_classwise as acw
 from art_classwise import InputError
 from art_classwise._state import float32
 from art_classwise.attacks import _fast
-from art_classwise.attacks._fast import check_precision, fast_module
+from art_classwise.attacks._fast import FastCopy, check_precision, fast_module
 
 
 @pytest.fixture
@@ -365,3 +365,96 @@ def test_networks_that_leave_autocast_can_be_searched_in_bf16():
     fast = fast_module(network, x, "bf16")
     with torch.no_grad():
         assert torch.allclose(fast(x), network(x), atol=0.05)
+
+
+def moved_on(module, seed=5):
+    """Weights and statistics as they are some training later."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(0.3 * torch.randn(p.shape, generator=generator))
+        for name, buffer in module.named_buffers():
+            if buffer.is_floating_point():
+                noise = torch.rand(buffer.shape, generator=generator)
+                buffer.copy_(0.3 + noise if "var" in name else 0.3 * noise)
+    return module
+
+
+def tied_layers(m, x):
+    return m.n(m.c(x)) - m.d(x).tanh()
+
+
+def tied_to(convolution):
+    other = conv()
+    other.weight = convolution.weight
+    return other
+
+
+SHARED = {
+    "a layer used twice": (lambda m, x: m.n(m.c(m.c(x))), {"c": conv(), "n": norm()}),
+    "weights tied to those of a folded layer": (tied_layers, {"c": (c := conv()), "n": norm(), "d": tied_to(c)}),
+    "weights tied to those of a folded layer after it": (
+        tied_layers,
+        {"d": (d := conv()), "c": tied_to(d), "n": norm()},
+    ),
+    "one layer under two names": (tied_layers, {"c": (e := conv()), "n": norm(), "d": e}),
+}
+FOLLOWED = {**FOLDED, **KEPT, **SHARED}
+
+
+@pytest.mark.usefixtures("every_network_is_large")
+@pytest.mark.parametrize("sample", ["rand", "zeros"])
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_a_copy_follows_its_source(name, sample):
+    """Made of a network as training begins, when batch norms are the identity; asked when it has been trained."""
+    forward, parts = copy.deepcopy(FOLLOWED[name])
+    module = Own(forward, **parts).eval()
+    made = FastCopy(module, IMAGES if sample == "rand" else torch.zeros_like(IMAGES), "fp32")
+    for seed in range(2):
+        moved_on(module, seed)
+        got, expected = (logits_and_gradient(m, IMAGES) for m in (made.of(module), module))
+        assert_same(got[0], expected[0], rtol=1e-3)
+        assert_same(got[1], expected[1], rtol=1e-3)
+
+
+@pytest.mark.usefixtures("every_network_is_large")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["resnet18", "preactresnet18", "digits-cnn"])
+def test_a_copy_that_follows_is_what_a_new_one_would_be(name, precision):
+    shape = (1, 8, 8) if name == "digits-cnn" else (3, 32, 32)
+    module, x = acw.build(name, shape, 5, seed=0).eval(), rand(2, *shape)
+    made = FastCopy(module, x, precision)
+    first = made.of(None)(x).detach()
+    for source in (trained(module), acw.build(name, shape, 5, seed=1)):  # another one of the same structure
+        new = fast_module(source.eval(), x, precision)
+        assert torch.equal(made.of(source)(x), new(x))
+        assert batch_norms(source) == 0 or (new(x) - first).abs().max() > 0
+        assert {p.dtype for p in made.of(source).parameters()} == {p.dtype for p in new.parameters()}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_is_not_copied_is_searched_as_it_is_now(precision, network):
+    """A small network in float32, and one that can't be copied."""
+
+    class Locked(nn.Sequential):
+        def __deepcopy__(self, memo):
+            raise TypeError("cannot pickle '_thread.lock' object")
+
+    for module in (Locked(network), network):
+        made = FastCopy(module, rand(2, 3, 6, 6), precision)
+        moved_on(trained(module))
+        expected = logits_and_gradient(module, rand(2, 3, 6, 6))
+        for got, of in zip(logits_and_gradient(made.of(module), rand(2, 3, 6, 6)), expected, strict=True):
+            assert_same(got.float(), of, rtol=1e-6 if precision == "fp32" else 0.1)
+
+
+@pytest.mark.usefixtures("every_network_is_large")
+def test_following_leaves_the_source_as_it_is(network):
+    made = FastCopy(network, rand(2, 3, 6, 6), "fp32")
+    trained(network).train()
+    state = copy.deepcopy(network.state_dict())
+    assert not any(p.requires_grad for p in made.of(network).parameters())
+    made.of(network)(rand(2, 3, 6, 6))
+    assert network.training
+    assert all(p.requires_grad and p.grad is None for p in network.parameters())
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())

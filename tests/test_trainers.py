@@ -6,17 +6,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from art.attacks.evasion import UniversalPerturbation
 from art.data_generators import NumpyDataGenerator
 from art.defences.trainer import Trainer
 from art.estimators.classification import BlackBoxClassifier
 from torch import nn
-from torch.nn import functional
 
 import art_classwise as acw
 from art_classwise import InputError
 from art_classwise._state import evaluating
+from art_classwise.trainers import _adversary
 
-TRAINERS = [acw.AdversarialTrainerStandardPyTorch, acw.AdversarialTrainerMARTPyTorch]
+STANDARD, TRADES, MART = (
+    acw.AdversarialTrainerStandardPyTorch,
+    acw.AdversarialTrainerTRADESPyTorch,
+    acw.AdversarialTrainerMARTPyTorch,
+)
+TRAINERS = [STANDARD, TRADES, MART]
 SMALL = {"eps": 0.05, "max_iter": 2, "verbose": False}
 
 
@@ -57,9 +63,9 @@ def test_fit_raises_clean_and_robust_accuracy(trainer, module, train_set, digits
     classifier = make(module, lr=0.05)
     validation = digits.first(200)
     history = trainer(classifier, **SMALL).fit(
-        train_set.x, train_set.y, validation_data=(validation.x, validation.y), batch_size=64, nb_epochs=8
+        train_set.x, train_set.y, validation_data=(validation.x, validation.y), batch_size=64, nb_epochs=14
     )
-    assert history["epoch"].tolist() == list(range(1, 9))
+    assert history["epoch"].tolist() == list(range(1, 15))
     assert history["loss"].iloc[-1] < history["loss"].iloc[0]
     assert history["robust"].iloc[-1] > 0.6
     assert history["val_clean"].iloc[-1] > 0.8
@@ -102,44 +108,11 @@ def test_same_seed_same_bits_and_one_hot_labels_change_nothing(trainer, train_se
     assert not torch.equal(weights(other), results[0][0])
 
 
-def literal_step(network, optimizer, x, y, x_adv, beta):
-    """MART's step as its formula stands, in double precision but for the network."""
-    network.train()
-    optimizer.zero_grad()
-    logits, logits_adv = network(x).double(), network(x_adv).double()
-    p, p_adv = functional.softmax(logits, 1), functional.softmax(logits_adv, 1)
-    rows = torch.arange(len(x))
-    others = p_adv.clone()
-    others[rows, y] = 0
-    bce = -torch.log(p_adv[rows, y]) - torch.log(1 - others.max(1).values)
-    divergence = (p * (torch.log(p) - torch.log(p_adv))).sum(1)
-    (bce + beta * divergence * (1 - p[rows, y])).mean().backward()
-    optimizer.step()
-
-
-def test_one_step_of_mart_is_the_papers(train_set):
-    ours, theirs = make(), make()
-    x, y = train_set.x[:32], train_set.y[:32]
-    trainer = acw.AdversarialTrainerMARTPyTorch(ours, beta=5.0, **SMALL)
-    seen = []
-    inner = trainer.inner
-
-    class Spy:
-        threat = inner.threat
-
-        def __call__(self, *args):
-            seen.append((args[1].clone(), args[2].clone(), inner(*args)))
-            return seen[-1][2]
-
-    trainer.inner = Spy()
-    trainer.fit(x, y, batch_size=32, nb_epochs=1)
-    assert len(seen) == 1
-    assert (seen[0][2] - seen[0][0]).abs().mean() > 0.005  # the attack did move
-    literal_step(theirs.model, theirs.optimizer, *seen[0], 5.0)
-    torch.testing.assert_close(weights(ours), weights(theirs), rtol=1e-5, atol=1e-6)
-
-
-def test_attack_runs_in_eval_mode_and_weights_train_in_train_mode(train_set):
+@pytest.mark.parametrize(
+    ("trainer", "options", "looks", "passes"),
+    [(STANDARD, {}, 0, 1), (TRADES, {}, 1, 1), (MART, {}, 0, 1), (MART, {"exact": True}, 0, 2)],
+)
+def test_attack_runs_in_eval_mode_and_weights_train_in_train_mode(trainer, options, looks, passes, train_set):
     modes = []
 
     class Watch(nn.Module):
@@ -153,47 +126,33 @@ def test_attack_runs_in_eval_mode_and_weights_train_in_train_mode(train_set):
 
     classifier = make(Watch)
     modes.clear()
-    acw.AdversarialTrainerMARTPyTorch(classifier, **SMALL).fit(train_set.x[:32], train_set.y[:32], nb_epochs=1)
-    attack, step = (False, True, False), (True, False, True)
-    assert modes == [attack, attack, step, step]
+    trainer(classifier, **SMALL, **options).fit(train_set.x[:32], train_set.y[:32], nb_epochs=1)
+    look, attack, step = (False, False, True), (False, True, False), (True, False, True)
+    assert modes == [look] * looks + [attack] * 2 + [step] * passes
 
 
 def test_batchnorm_and_dropout_train(train_set):
     """The step is made in train mode: running statistics move."""
     classifier = make()
-    acw.AdversarialTrainerStandardPyTorch(classifier, **SMALL).fit(train_set.x[:64], train_set.y[:64], nb_epochs=1)
+    STANDARD(classifier, **SMALL).fit(train_set.x[:64], train_set.y[:64], nb_epochs=1)
     assert int(classifier.model.norm.num_batches_tracked) == 1  # and not once per step of the attack
     assert not torch.equal(classifier.model.norm.running_mean, torch.zeros(8))
 
 
-@pytest.mark.parametrize(("trainer", "largest"), [(TRAINERS[0], 0.05), (TRAINERS[1], 0.01)])
+@pytest.mark.parametrize(("trainer", "largest"), [(STANDARD, 0.05), (TRADES, 0.01), (MART, 0.01)])
 def test_the_attack_starts_where_the_papers_do(trainer, largest, train_set, monkeypatch):
-    """Madry: uniform in the ball; MART's implementation: x + 0.001 N(0, 1)."""
-    from art_classwise.trainers import _loop
-
+    """Madry: uniform in the ball; TRADES and MART: x + 0.001 N(0, 1)."""
     starts = []
 
     def spy(module, x, y, *arguments, start, **options):
         starts.append((start - x).abs())
         return real(module, x, y, *arguments, start=start, **options)
 
-    real = _loop.search
-    monkeypatch.setattr(_loop, "search", spy)
+    real = _adversary.search
+    monkeypatch.setattr(_adversary, "search", spy)
     trainer(make(), **SMALL).fit(train_set.x[:64], train_set.y[:64], nb_epochs=1)
     assert 0.8 * largest > starts[0].mean() > 0.05 * largest
     assert starts[0].max() <= largest
-
-
-def test_each_epoch_has_an_order_of_its_own(train_set):
-    from art_classwise.trainers._loop import shuffled
-
-    x = torch.arange(50)
-    orders = [
-        torch.cat([b for b, _ in shuffled(x, x, 8, seed)(epoch)]).tolist() for seed, epoch in [(0, 0), (0, 1), (1, 0)]
-    ]
-    assert all(sorted(order) == list(range(50)) for order in orders)
-    assert orders[0] != orders[1]
-    assert orders[0] != orders[2]
 
 
 def test_leaves_mode_flags_and_gradients(train_set):
@@ -205,7 +164,7 @@ def test_leaves_mode_flags_and_gradients(train_set):
     frozen = network.features.bias.detach().clone()
     network.head.weight.grad = torch.ones_like(network.head.weight)
     modes = [m.training for m in network.modules()]
-    acw.AdversarialTrainerStandardPyTorch(classifier, **SMALL).fit(train_set.x[:64], train_set.y[:64], nb_epochs=1)
+    STANDARD(classifier, **SMALL).fit(train_set.x[:64], train_set.y[:64], nb_epochs=1)
     assert [m.training for m in network.modules()] == modes
     assert not network.features.bias.requires_grad
     assert torch.equal(network.features.bias, frozen)
@@ -217,43 +176,28 @@ def test_validation_does_not_change_training(train_set, digits):
     results = []
     for validation in (None, (digits.x[:50], digits.y[:50])):
         classifier = make(sequential)
-        acw.AdversarialTrainerMARTPyTorch(classifier, **SMALL).fit(
-            train_set.x, train_set.y, nb_epochs=2, validation_data=validation
-        )
+        MART(classifier, **SMALL).fit(train_set.x, train_set.y, nb_epochs=2, validation_data=validation)
         results.append(weights(classifier))
     assert torch.equal(results[0], results[1])
 
 
 def test_class_absent_from_validation_is_nan(train_set, digits):
     some = digits.of_classes(["0", "1"])
-    history = acw.AdversarialTrainerStandardPyTorch(make(), **SMALL).fit(
+    history = STANDARD(make(), **SMALL).fit(
         train_set.x[:64], train_set.y[:64], nb_epochs=1, validation_data=(some.x, some.y)
     )
     assert history[[f"val_robust_{k}" for k in range(2, 10)]].isna().all(axis=None)
     assert history["val_worst"].notna().all()
 
 
-class Counting:
-    def __init__(self):
-        self.steps = 0
-
+class Stepper:
     def step(self):
-        self.steps += 1
-
-
-def test_any_object_with_step_is_a_scheduler(train_set):
-    counting, classifier = Counting(), make()
-    trainer = acw.AdversarialTrainerStandardPyTorch(classifier, **SMALL)
-    trainer.fit(train_set.x[:64], train_set.y[:64], nb_epochs=3, scheduler=counting)
-    assert counting.steps == 3
-    schedule = torch.optim.lr_scheduler.ExponentialLR(classifier.optimizer, 0.5)
-    history = trainer.fit(train_set.x[:64], train_set.y[:64], nb_epochs=3, scheduler=schedule)
-    assert history["learning_rate"].tolist() == pytest.approx([0.1, 0.05, 0.025])
+        """Any learning-rate scheduler."""
 
 
 def test_last_small_batch_single_example_and_one_class_are_fine(train_set):
     classifier = make(sequential)
-    trainer = acw.AdversarialTrainerMARTPyTorch(classifier, **SMALL)
+    trainer = MART(classifier, **SMALL)
     assert np.isfinite(trainer.fit(train_set.x[:65], train_set.y[:65], batch_size=64, nb_epochs=1)["loss"]).all()
     assert np.isfinite(trainer.fit(train_set.x[:1], train_set.y[:1], nb_epochs=1)["loss"]).all()
     zeros = train_set.of_classes([0])
@@ -262,7 +206,7 @@ def test_last_small_batch_single_example_and_one_class_are_fine(train_set):
 
 def test_is_an_art_trainer(train_set):
     classifier = make()
-    trainer = acw.AdversarialTrainerMARTPyTorch(classifier, **SMALL)
+    trainer = MART(classifier, **SMALL)
     assert isinstance(trainer, Trainer)
     assert trainer.get_classifier() is classifier
     classifier.model.train()
@@ -287,16 +231,34 @@ def test_arts_standardisation_is_part_of_training(train_set):
         device_type="cpu",
     )
     for classifier in (plain, standardised):
-        acw.AdversarialTrainerStandardPyTorch(classifier, **SMALL).fit(train_set.x, train_set.y, nb_epochs=3)
+        STANDARD(classifier, **SMALL).fit(train_set.x, train_set.y, nb_epochs=3)
     assert (standardised.predict(train_set.x).argmax(1) == train_set.y).mean() > 0.8
     assert not torch.equal(weights(plain), weights(standardised))
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_epoch(train_set):
     classifier = make(lr=1e30)
-    with pytest.raises(FloatingPointError, match="in epoch [12]: lower the learning rate"):
-        acw.AdversarialTrainerStandardPyTorch(classifier, **SMALL).fit(train_set.x, train_set.y, nb_epochs=2)
+    before = weights(classifier)
+    trainer = STANDARD(classifier, **SMALL)
+    with pytest.raises(FloatingPointError, match="in epoch 1, batch 2: lower the learning rate.*it came with again"):
+        trainer.fit(train_set.x, train_set.y, nb_epochs=2)
     assert all(p.requires_grad for p in classifier.model.parameters())
+    assert torch.equal(weights(classifier), before)
+    classifier.optimizer.param_groups[0]["lr"] = 0.1  # as it says
+    assert np.isfinite(trainer.fit(train_set.x, train_set.y, nb_epochs=2)["loss"]).all()
+
+
+def test_weights_of_the_epoch_before_come_back(train_set):
+    classifier, ends = make(), []
+
+    class Explode:
+        def step(self):
+            ends.append(weights(classifier))
+            classifier.optimizer.param_groups[0]["lr"] = 1e30 if len(ends) == 2 else 0.1
+
+    with pytest.raises(FloatingPointError, match=r"in epoch 3, batch \d.*weights from after epoch 2 again"):
+        STANDARD(classifier, **SMALL).fit(train_set.x, train_set.y, nb_epochs=4, scheduler=Explode())
+    assert torch.equal(weights(classifier), ends[1])
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
@@ -322,11 +284,11 @@ def test_bad_input_is_named(trainer, train_set):
         (lambda: fit(x, y, batch_size=0), "`batch_size`"),
         (lambda: fit(x, y, nb_epochs=0), "`nb_epochs`"),
         (lambda: fit(x, y, scheduler=3), "an object with a method step"),
-        (lambda: fit(x, y, scheduler=Counting), "an object with a method step"),
-        (
-            lambda: fit(x, y, scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau(classifier.optimizer)),
-            "needs metrics",
-        ),
+        (lambda: fit(x, y, scheduler=Stepper), "an object with a method step"),
+        (lambda: fit(x, y, scheduler=Stepper(), scheduler_interval="batch"), "Unknown scheduler_interval 'batch'"),
+        (lambda: fit(x, y, keep="best"), "keep weights by 'best'. Did you mean"),
+        (lambda: fit(x, y, keep="robust"), '`keep="robust"` needs `validation_data`'),
+        (lambda: fit(x, y, resume=True), "`resume=True` needs a `checkpoint_dir`"),
         (lambda: fit(x, y, validation_data=(x,)), "must be a pair"),
         (lambda: fit(x.transpose(0, 2, 3, 1), y), r"images of shape \(1, 8, 8\), but x holds"),
         (lambda: generator([(x, y)]), "must be an ART DataGenerator that knows its size"),
@@ -338,7 +300,53 @@ def test_bad_input_is_named(trainer, train_set):
             call()
 
 
-@pytest.mark.parametrize("beta", [-1, float("nan"), float("inf")])
-def test_mart_refuses_beta(beta):
-    with pytest.raises(InputError, match="`beta` must be a finite number of at least 0"):
-        acw.AdversarialTrainerMARTPyTorch(make(), beta=beta)
+OPTIONS = {
+    "crop_padding": [-1, 1.5, True],
+    "flip": ["yes", 1],
+    "label_smoothing": [1, -0.1, float("nan"), "a"],
+    "gradient_clip": [0, -1, float("nan"), "a"],
+    "ema_decay": [1, -0.1, float("nan"), "a"],
+    "awp_gamma": [-1, float("inf"), float("nan"), "a"],
+    "awp_warmup": [-1, 0.5],
+    "precision": ["fp16", None, 16],
+    "compile": ["yes", 1],
+    "num_workers": [-1, 0.5],
+    "verbose": ["yes"],
+    "seed": [-1, 2**63, 0.5],
+    "attack": ["pgd", UniversalPerturbation],
+}
+OWN = {
+    TRADES: {"beta": [-1, float("nan"), float("inf"), "a", True]},
+    MART: {
+        "beta": [-1, float("nan"), float("inf"), "a", True],
+        "on": ["both", None],
+        "attacked": ["none", None],
+        **{key: ["yes", 1] for key in ("boosted", "kl", "weighted", "exact")},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("trainer", "option"), [(t, o) for t in TRAINERS for o in ({**OPTIONS, **OWN[t]} if t in OWN else OPTIONS)]
+)
+def test_options_out_of_range_are_named(trainer, option):
+    classifier = make()
+    for value in {**OPTIONS, **OWN.get(trainer, {})}[option]:
+        with pytest.raises(InputError, match=f"`{option}`") as raised:
+            trainer(classifier, **{option: value})
+        message = str(raised.value)
+        assert message.endswith((".", "?"))
+        assert "\n" not in message
+        assert ",," not in message
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_optimizers_that_cannot_train_are_refused(trainer):
+    network, other = Convolutional(), Convolutional()
+    for optimizer, says in [
+        (torch.optim.LBFGS(network.parameters()), "The step of the optimizer LBFGS needs closure"),
+        (torch.optim.SGD(other.parameters(), lr=0.1), "holds none of the classifier's weights"),
+    ]:
+        classifier = acw.as_classifier(network, (1, 8, 8), 10, optimizer=optimizer, device="cpu")
+        with pytest.raises(InputError, match=says):
+            trainer(classifier)

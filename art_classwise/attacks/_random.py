@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import math
+import zlib
+
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["ExampleUniform"]
+from art_classwise.threat import Uniform
+
+__all__ = ["ExampleUniform", "derive", "gaussian"]
 
 _MASK = 0xFFFFFFFF
+
+
+def derive(seed: int, purpose: str, number: int = 0) -> int:
+    """Return a seed from 0 to 2**63 - 1 for a purpose, such as ``"order"``, and a number of it, such as an epoch."""
+    words = np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), number]).generate_state(1, np.uint64)
+    return int(words[0] >> np.uint64(1))
+
+
+def gaussian(uniform: Uniform, *shape: int) -> Tensor:
+    """Return float32 from N(0, 1), of two uniform draws (Box and Muller 1958)."""
+    return (-2 * uniform(*shape).log()).sqrt() * (2 * math.pi * uniform(*shape)).cos()
 
 
 class ExampleUniform:

@@ -2,74 +2,51 @@
 
 from __future__ import annotations
 
-import math
+import inspect
 import time
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, Protocol, cast
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
-from art_classwise import losses
-from art_classwise._estimator import check_logits
+from art_classwise import _ranks
+from art_classwise._estimator import check_logits, exact_logits
 from art_classwise._state import evaluating, preserved, preserved_random_state
-from art_classwise.attacks._search import search
+from art_classwise.attacks._fast import FastCopy, Precision
+from art_classwise.attacks._random import ExampleUniform, derive
 from art_classwise.errors import DivergenceError, InputError
-from art_classwise.threat import ThreatModel
+from art_classwise.trainers._adversary import Adversary
+from art_classwise.trainers._checkpoint import TrainingFile, plain
+from art_classwise.trainers._data import Batch, Source
+from art_classwise.trainers._history import ClassCounts, EpochStatistics, Scalars
+from art_classwise.trainers._weights import (
+    WeightPerturbation,
+    all_finite,
+    averaged,
+    share_buffers,
+    snapshot,
+    synchronised,
+)
 
-__all__ = ["Batches", "InnerSearch", "Objective", "Stepper", "train"]
+__all__ = ["Interval", "Keep", "Objective", "Settings", "Stepper", "Training", "needs"]
 
-Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
-"""Epoch, from 0 -> its batches of images and labels, on the device."""
+Interval = Literal["epoch", "step"]
+Keep = Literal["last", "robust", "robust+worst"]
 
 
 class Stepper(Protocol):
     """Any learning-rate scheduler: what has a ``step``."""
 
-    def step(self) -> object:
-        """Go on by one epoch."""
-
-
-@dataclass(frozen=True)
-class InnerSearch:
-    """The attack inside training: cross-entropy, ascended from a start near x.
-
-    Attributes:
-        threat: Norm and radius.
-        eps_step: Length of a step.
-        max_iter: Number of steps.
-        start: ``"uniform"`` in the ball (Madry et al. 2018) or ``"gaussian"``, x + 0.001 N(0, 1) (TRADES, MART).
-    """
-
-    threat: ThreatModel
-    eps_step: float
-    max_iter: int
-    start: str
-
-    def __call__(
-        self, module: nn.Module, x: Tensor, y: Tensor, low: Tensor, high: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        """Return adversarial inputs (n, ...) for a batch; the module's mode is as before afterwards."""
-        if self.start == "uniform":
-            start = self.threat.random_start(x, lambda *shape: torch.rand(shape, generator=generator, device=x.device))
-        else:
-            start = x + 0.001 * torch.randn(x.shape, generator=generator, device=x.device)
-        return search(
-            module,
-            x,
-            y,
-            self.threat,
-            losses.cross_entropy,
-            eps_step=self.eps_step,
-            max_iter=self.max_iter,
-            low=low,
-            high=high,
-            start=start,
-        ).x_adv
+    @property
+    def step(self) -> Callable[..., object]:
+        """Goes on by one epoch or step."""
 
 
 @dataclass(frozen=True)
@@ -78,162 +55,395 @@ class Objective:
 
     Attributes:
         loss: (logits or None, logits under attack, labels) -> (n,).
-        uses_clean: Whether ``loss`` needs the clean logits, a second forward pass.
-        inner: The attack.
+        uses_clean: Whether ``loss`` needs the clean logits.
+        adversary: The attack.
+        two_passes: Whether clean and adversarial images are two forward passes, so that batch norm sees two
+            batches, as in most published implementations; else one pass, of both.
     """
 
     loss: Callable[[Tensor | None, Tensor, Tensor], Tensor]
     uses_clean: bool
-    inner: InnerSearch
+    adversary: Adversary
+    two_passes: bool = False
 
 
-def train(
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    objective: Objective,
-    batches: Batches,
-    *,
-    n_classes: int,
-    nb_epochs: int,
-    n_batches: int,
-    low: Tensor,
-    high: Tensor,
-    seed: int,
-    scheduler: Stepper | None = None,
-    validation: Batches | None = None,
-    verbose: bool = True,
-    name: str = "training",
-) -> pd.DataFrame:
-    """Train and return the history, a row per epoch.
+@dataclass(frozen=True)
+class Settings:
+    """How to train, whatever the objective: see :class:`art_classwise.trainers.AdversarialTrainer`."""
 
-    The module's weights change; its mode, requires_grad flags, gradients and the global random state don't.
+    gradient_clip: float | None = None
+    ema_decay: float | None = None
+    awp_gamma: float = 0.0
+    awp_warmup: int = 0
+    precision: Precision = "auto"
+    compile: bool = False
+    seed: int = 0
+
+
+_GLANCE = 50
+"""Batches between two looks at the loss: each makes the CPU wait for the device."""
+
+
+class Training:
+    """A training: its network, what is made of it, and how far it is.
 
     Args:
-        module: Maps images to logits.
-        optimizer: Of the module's parameters.
-        objective: What to descend, and the attack inside.
-        batches: The training batches of each epoch.
+        model: The network whose weights are trained, on its device.
+        module: Maps images to logits by way of the model.
+        optimizer: Of the model's parameters.
+        objective: What to descend.
+        settings: How.
+        validation_adversary: The attack to validate under.
         n_classes: Number of classes.
-        nb_epochs: Number of epochs.
-        n_batches: Number of batches in an epoch, for the progress bar.
-        low: Lower bound of the box of images.
-        high: Upper bound of the box of images.
-        seed: Of starts, dropout and whatever else is random in the module.
-        scheduler: Its ``step`` is called after each epoch.
-        validation: Batches to measure on after each epoch.
-        verbose: Show a progress bar.
-        name: What the progress bar calls it.
-
-    Returns:
-        Columns ``epoch`` (from 1), ``loss``, ``robust`` (training examples under the inner attack),
-        ``learning_rate``, ``images_per_second``; with validation ``val_clean``, ``val_robust``, ``val_worst``
-        (the worst class's robust accuracy) and ``val_robust_<k>`` for each class k.
+        sample: (n, ...) an image or two, on the device.
+        scheduler: Anything with ``step``.
+        scheduler_interval: Whether it is called after each epoch or after each step.
+        keep: Which epoch's weights the model has in the end.
 
     Raises:
-        DivergenceError: The loss became NaN or infinite.
-        InputError: The module doesn't return logits (n, C).
+        InputError: The network can't be copied, but weights are to be averaged.
     """
-    device = next(module.parameters()).device
-    generator = torch.Generator(device).manual_seed(seed)
-    rows: list[dict[str, float]] = []
-    bar = tqdm(total=nb_epochs * n_batches, desc=name, unit="batch", disable=not verbose)
-    with bar, preserved(module), preserved_random_state(seed):
-        for epoch in range(nb_epochs):
-            began = time.perf_counter()
-            # Sums stay on the device; they are read once per epoch, so that no batch waits for the CPU.
-            loss_sum = torch.zeros((), device=device, dtype=torch.float64)
-            withstood = torch.zeros((), device=device, dtype=torch.int64)
-            seen = 0
-            for x, y in batches(epoch):
-                module.train()
-                x_adv = objective.inner(module, x, y, low, high, generator)
-                optimizer.zero_grad()
-                logits = check_logits(module(x), len(x), n_classes) if objective.uses_clean else None
-                logits_adv = check_logits(module(x_adv), len(x), n_classes)
-                loss = objective.loss(logits, logits_adv, y)
-                loss.mean().backward()
-                optimizer.step()
-                with torch.no_grad():
-                    loss_sum += loss.sum()
-                    withstood += (logits_adv.argmax(1) == y).sum()
-                seen += len(x)
-                bar.update()
-            if seen == 0:
-                raise InputError("There is no batch to train on.")
-            mean_loss = float(loss_sum) / seen  # the epoch's one wait for the device
-            if not math.isfinite(mean_loss):
-                raise DivergenceError(
-                    f"The loss became {mean_loss} in epoch {epoch + 1}: lower the learning rate, or clip gradients."
+
+    def __init__(
+        self,
+        model: nn.Module,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        objective: Objective,
+        settings: Settings,
+        validation_adversary: Adversary,
+        n_classes: int,
+        sample: Tensor,
+        scheduler: Stepper | None = None,
+        scheduler_interval: Interval = "epoch",
+        keep: Keep = "last",
+    ) -> None:
+        self._model, self._module, self._optimizer = model, module, optimizer
+        self._objective, self._settings, self._validation_adversary = objective, settings, validation_adversary
+        self._n_classes, self._scheduler, self._interval, self._keep = n_classes, scheduler, scheduler_interval, keep
+        self._device = sample.device
+        self._fast = FastCopy(self._module, sample, settings.precision, compile=settings.compile)
+        self._average = None if settings.ema_decay is None else averaged(model, settings.ema_decay)
+        own = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        self._trained = [p for p in model.parameters() if p.requires_grad and id(p) in own]
+        self._awp = WeightPerturbation(self._trained, settings.awp_gamma) if settings.awp_gamma else None
+        self._sample = sample
+        self._network = self._module  # run() puts it on many devices, and compiles it
+        self._learning_rate: float | Tensor = 0.0  # of the last step
+        self._epoch = 0
+        self._rows: list[dict[str, float]] = []
+        self._kept: tuple[float, int, dict[str, Tensor]] | None = None  # score, epoch, weights
+
+    def run(
+        self,
+        source: Source,
+        validation: Source | None,
+        nb_epochs: int,
+        *,
+        file: TrainingFile | None = None,
+        resume: bool = False,
+        scalars: Scalars,
+        verbose: bool = True,
+        name: str = "training",
+    ) -> pd.DataFrame:
+        """Train to the last epoch and return the history, a row per epoch.
+
+        The model's weights change; its modes, requires_grad flags, gradients and the global random state don't.
+
+        Args:
+            source: The training batches.
+            validation: Batches to measure on after each epoch.
+            nb_epochs: Number of epochs.
+            file: Where the state is kept after each epoch.
+            resume: Whether to go on from what the file holds.
+            scalars: Where each row is written to.
+            verbose: Show a progress bar.
+            name: What the progress bar calls it.
+
+        Raises:
+            DivergenceError: The loss or a weight became NaN or infinite. The model has the weights of the epoch before.
+            InputError: The module doesn't return logits (n, C), or the file can't be read or written.
+        """
+        if file is not None:
+            state = _ranks.from_main(lambda: file.read(resume))
+            if state is not None:
+                self._load(state, source)
+        total = nb_epochs * source.n_examples
+        with ExitStack() as stack:
+            bar = stack.enter_context(
+                tqdm(
+                    total=total,
+                    initial=min(total, self._epoch * source.n_examples),
+                    desc=f"{name}: first batch{' (compiling)' if self._settings.compile else ''}",
+                    unit="img",
+                    unit_scale=True,
+                    disable=not verbose or not _ranks.is_main(),
                 )
-            row = {
-                "epoch": epoch + 1,
-                "loss": mean_loss,
-                "robust": float(withstood) / seen,
-                "learning_rate": optimizer.param_groups[0]["lr"],
-                "images_per_second": seen / (time.perf_counter() - began),
-            }
-            if validation is not None:
-                row |= _validate(module, validation(epoch), objective.inner, n_classes, low, high, seed)
-            rows.append(row)
-            bar.set_postfix(loss=f"{mean_loss:.3f}", robust=f"{row['robust']:.1%}")
-            if scheduler is not None:
-                scheduler.step()
-        optimizer.zero_grad()
-    return pd.DataFrame(rows).astype({"epoch": int})
+            )
+            stack.enter_context(preserved(self._model))
+            # What the optimizer doesn't hold needs no gradient.
+            self._model.requires_grad_(False)
+            for weight in self._trained:
+                weight.requires_grad_()
+            stack.enter_context(synchronised(self._model, self._device))
+            self._lay_out(stack)
+            while self._epoch < nb_epochs:
+                row = self._one_epoch(source, validation, nb_epochs, bar, name)
+                scalars.write(row)
+                if file is not None:
+                    _ranks.from_main(lambda: file.write(self._state()))
+            self._optimizer.zero_grad()
+        if self._average is not None:
+            self._model.load_state_dict(self._evaluated().state_dict())
+        kept_epoch = self._epoch
+        if self._kept is not None:
+            _, kept_epoch, weights = self._kept
+            self._model.load_state_dict(weights)
+        history = pd.DataFrame(self._rows).astype({"epoch": int})
+        history.attrs["kept_epoch"] = kept_epoch
+        return history
 
+    def _lay_out(self, stack: ExitStack) -> None:
+        """Make of the module what is trained: laid out channels last, on many devices, compiled."""
+        if self._fast.channels_last:
+            convolutions = [m.weight for m in self._model.modules() if isinstance(m, nn.Conv2d)]
+            if all(w.is_contiguous() for w in convolutions):
+                layout: Any = self._model.to
+                layout(memory_format=torch.channels_last)
+                stack.callback(layout, memory_format=torch.contiguous_format)
+        network: nn.Module = self._module
+        if _ranks.world() > 1:
+            network = self._on_many_devices()
+        if self._settings.compile:
+            network = cast(nn.Module, torch.compile(network))
+        self._network = network
 
-def _validate(
-    module: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    inner: InnerSearch,
-    n_classes: int,
-    low: Tensor,
-    high: Tensor,
-    seed: int,
-) -> dict[str, float]:
-    clean: list[Tensor] = []
-    robust: list[Tensor] = []
-    labels: list[Tensor] = []
-    with evaluating(module):
-        for x, y in batches:
-            # A generator of its own, begun anew: measuring must not change the training that follows.
-            generator = torch.Generator(x.device).manual_seed(seed)
-            x_adv = inner(module, x, y, low, high, generator)
-            with torch.no_grad():
-                clean.append(module(x).argmax(1) == y)
-                robust.append(module(x_adv).argmax(1) == y)
-            labels.append(y)
-    y_all, withstood = torch.cat(labels).cpu().numpy(), torch.cat(robust).cpu().numpy()
-    n = np.bincount(y_all, minlength=n_classes)
-    by_class = np.bincount(y_all, weights=withstood, minlength=n_classes) / np.where(n > 0, n, np.nan)
-    return {
-        "val_clean": float(torch.cat(clean).float().mean()),
-        "val_robust": float(withstood.mean()),
-        "val_worst": float(np.nanmin(by_class)),
-        **{f"val_robust_{k}": float(a) for k, a in enumerate(by_class)},
-    }
+    def _on_many_devices(self) -> nn.Module:
+        """Return the module with gradients averaged over all processes, which begin as the main one is."""
+        with torch.enable_grad(), evaluating(self._module):
+            gradients = torch.autograd.grad(self._module(self._sample).sum(), self._trained, allow_unused=True)
+        # Buffers aren't shared at each pass: of two passes the second would overwrite what the first still needs.
+        arguments = inspect.signature(DistributedDataParallel).parameters
+        name = (
+            "forward_sync_buffers" if "forward_sync_buffers" in arguments else "broadcast_buffers"
+        )  # as torch's age is
+        options: dict[str, Any] = {name: False, "find_unused_parameters": any(g is None for g in gradients)}
+        network = DistributedDataParallel(self._module, **options)
+        share_buffers(self._model, as_main=True)
+        return network
 
+    def _one_epoch(
+        self, source: Source, validation: Source | None, nb_epochs: int, bar: Any, name: str
+    ) -> dict[str, float]:
+        """Train for an epoch, validate, move the schedule on, and choose what is kept; return the history's row."""
+        good = snapshot(self._evaluated())
+        seed = self._settings.seed
+        try:
+            with preserved_random_state(derive(seed, "epoch", self._epoch)):
+                row = self._descend(source, bar, f"{name} {self._epoch + 1}/{nb_epochs}")
+        except DivergenceError:
+            self._model.load_state_dict(good)
+            self._optimizer.state.clear()  # a momentum that isn't finite would ruin the next attempt, too
+            raise
+        if validation is not None:
+            with preserved_random_state(derive(seed, "validation")):
+                row |= self._validate(validation)
+        if self._scheduler is not None and self._interval == "epoch":
+            self._step_scheduler(row)
+        self._epoch += 1
+        self._rows.append(row)
+        if self._keep != "last":
+            score = row["val_robust"] + (row["val_worst"] if self._keep == "robust+worst" else 0.0)
+            if self._kept is None or score > self._kept[0]:
+                self._kept = (score, self._epoch, snapshot(self._evaluated()))
+        bar.set_postfix({k: f"{row[k]:.3f}" for k in ("loss", "robust", "val_robust", "val_worst") if k in row})
+        return row
 
-def shuffled(x: Tensor, y: Tensor, batch_size: int, seed: int) -> Batches:
-    """Return batches in an order drawn from (seed, epoch) alone, the last one perhaps smaller."""
+    def _descend(self, source: Source, bar: Any, title: str) -> dict[str, float]:
+        began = time.perf_counter()
+        statistics = EpochStatistics(self._n_classes, source.n_batches, self._device)
+        for number, batch in enumerate(source.batches(self._epoch)):
+            self._step(batch, number, statistics)
+            if number == 0:
+                bar.set_description(title)
+            bar.update(batch.size)
+            if (number + 1) % _GLANCE == 0 or number + 1 == source.n_batches:
+                bad = statistics.bad_batch()
+                if bad is not None:
+                    raise self._diverged(f"The loss was NaN or infinite in epoch {self._epoch + 1}, batch {bad}")
+        if not bool(all_finite(self._model)):
+            raise self._diverged(f"A weight became NaN or infinite in epoch {self._epoch + 1}")
+        for model in (self._model, self._evaluated()):
+            share_buffers(model)
+        row = {"epoch": float(self._epoch + 1), **statistics.row()}
+        row["learning_rate"] = float(self._learning_rate)
+        row["images_per_second"] = source.n_examples / (time.perf_counter() - began)
+        return row
 
-    def batches(epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed(
-            int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint32)[0])
+    def _step(self, batch: Batch, number: int, statistics: EpochStatistics) -> None:
+        """Attack a batch and take one step. Nothing in here waits for the device."""
+        starts = ExampleUniform(derive(self._settings.seed, "starts", self._epoch), 0, batch.ids)
+        x_adv = self._objective.adversary(self._fast.of(self._module), batch.x, batch.y, starts)
+        self._model.train()
+        if self._awp is not None and self._epoch >= self._settings.awp_warmup:
+            buffers = [b.clone() for b in self._model.buffers()]
+            self._backward(batch, x_adv)
+            for buffer, before in zip(self._model.buffers(), buffers, strict=True):
+                buffer.copy_(before)  # batch norm has seen this batch once, as without the perturbation
+            with self._awp.perturbed():
+                values, logits, logits_adv = self._backward(batch, x_adv)
+        else:
+            values, logits, logits_adv = self._backward(batch, x_adv)
+        if self._settings.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self._trained, self._settings.gradient_clip)
+        self._optimizer.step()
+        if self._average is not None:
+            self._average.update_parameters(self._model)
+        statistics.add(number, values.detach(), batch.y, logits, logits_adv)
+        self._learning_rate = self._optimizer.param_groups[0]["lr"]
+        if self._scheduler is not None and self._interval == "step":
+            self._scheduler.step()
+
+    def _backward(self, batch: Batch, x_adv: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Set the gradients; return losses (m,) and the logits."""
+        self._optimizer.zero_grad()
+        n, objective = len(batch.x), self._objective
+        with _two_or_more(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._fast.bf16):
+            if not objective.uses_clean:
+                clean, adversarial = None, self._network(x_adv)
+            elif objective.two_passes:
+                clean, adversarial = self._network(batch.x), self._network(x_adv)
+            else:
+                both = check_logits(self._network(torch.cat([batch.x, x_adv])), 2 * n, self._n_classes)
+                clean, adversarial = both.chunk(2)
+        logits = None if clean is None else check_logits(clean, n, self._n_classes).float()
+        logits_adv = check_logits(adversarial, n, self._n_classes).float()
+        values = objective.loss(logits, logits_adv, batch.y)
+        # The mean over the whole batch: of the processes' gradients DDP takes the mean again.
+        (values.sum() * (_ranks.world() / batch.size)).backward()
+        return values, logits, logits_adv
+
+    def _validate(self, validation: Source) -> dict[str, float]:
+        counts = ClassCounts(self._n_classes, self._device)
+        with self._average_in_place():
+            searched = self._fast.of(self._module)
+            for batch in validation.batches(0):
+                starts = ExampleUniform(derive(self._settings.seed, "validation"), 0, batch.ids)
+                x_adv = self._validation_adversary(searched, batch.x, batch.y, starts)
+                logits, logits_adv = (exact_logits(self._module, x, self._n_classes) for x in (batch.x, x_adv))
+                # Withstood: right without the attack as well.
+                right = logits.argmax(1, keepdim=True) == batch.y[:, None]
+                counts.add(batch.y, logits, torch.where(right, logits_adv, logits))
+        row = counts.row("val_")
+        by_class = pd.Series([row[f"val_robust_{k}"] for k in range(self._n_classes)])
+        return row | {"val_worst": float(by_class.min())}  # absent classes are NaN, which min passes over
+
+    @contextmanager
+    def _average_in_place(self) -> Iterator[None]:
+        """Let the averaged weights take the place of the model's, so that any attack on the model meets them."""
+        if self._average is None:
+            yield
+            return
+        trained = snapshot(self._model)
+        self._model.load_state_dict(self._average.module.state_dict())
+        try:
+            yield
+        finally:
+            self._model.load_state_dict(trained)
+
+    def _evaluated(self) -> nn.Module:
+        """Return the network that counts: the average, where there is one."""
+        return self._model if self._average is None else self._average.module
+
+    def _step_scheduler(self, row: dict[str, float]) -> None:
+        assert self._scheduler is not None
+        if not needs(self._scheduler.step):
+            self._scheduler.step()
+            return
+        # Such as ReduceLROnPlateau, which is told how the training goes.
+        rising = getattr(self._scheduler, "mode", "min") == "max"
+        self._scheduler.step(row.get("val_robust", row["robust"]) if rising else row["loss"])
+
+    def _diverged(self, what: str) -> DivergenceError:
+        return DivergenceError(
+            f"{what}: lower the learning rate, or clip gradients (gradient_clip=1.0). "
+            f"The classifier has the weights from after epoch {self._epoch} again."
+            if self._epoch
+            else f"{what}: lower the learning rate, or clip gradients (gradient_clip=1.0). "
+            "The classifier has the weights it came with again."
         )
-        order = torch.randperm(len(x), generator=generator).to(x.device)
-        for begin in range(0, len(x), batch_size):
-            rows = order[begin : begin + batch_size]
-            yield x[rows], y[rows]
 
-    return batches
+    def _state(self) -> dict[str, Any]:
+        """Return what a file needs to hold. No random state: each epoch's draws follow from (seed, epoch)."""
+        score, kept_epoch, kept = self._kept or (None, None, None)
+        return {
+            "epoch": self._epoch,
+            "weights": self._model.state_dict(),
+            "averages": None if self._average is None else self._average.module.state_dict(),
+            "n_averaged": 0 if self._average is None else int(self._average.n_averaged),
+            "optimizer": plain(self._optimizer.state_dict()),
+            "scheduler": self._scheduler_state(),
+            "history": self._rows,
+            "kept_score": score,
+            "kept_epoch": kept_epoch,
+            "kept_weights": kept,
+        }
+
+    def _scheduler_state(self) -> Any:
+        try:
+            return (
+                plain(cast(Any, self._scheduler).state_dict()) if hasattr(self._scheduler, "load_state_dict") else None
+            )
+        except TypeError:
+            return None
+
+    def _load(self, state: dict[str, Any], source: Source) -> None:
+        self._model.load_state_dict(state["weights"])
+        if self._average is not None:
+            self._average.module.load_state_dict(state["averages"])
+            self._average.n_averaged.fill_(state["n_averaged"])
+        if self._scheduler is not None:
+            if state["scheduler"] is not None:
+                cast(Any, self._scheduler).load_state_dict(state["scheduler"])
+            else:
+                self._replay_scheduler(state["history"], source.n_batches)
+        self._optimizer.load_state_dict(state["optimizer"])
+        for epoch in range(state["epoch"]):
+            with preserved_random_state(derive(self._settings.seed, "epoch", epoch)):
+                source.skip(epoch)
+        self._epoch, self._rows = state["epoch"], [dict(row) for row in state["history"]]
+        if state["kept_weights"] is not None:
+            weights = {k: v.to(self._device) for k, v in state["kept_weights"].items()}
+            self._kept = (state["kept_score"], state["kept_epoch"], weights)
+
+    def _replay_scheduler(self, rows: list[dict[str, float]], n_batches: int) -> None:
+        """Bring a scheduler whose state can't be stored to where it was, by its own steps."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, that the optimizer hasn't stepped before
+            for row in rows:
+                for _ in range(n_batches if self._interval == "step" else 1):
+                    if self._interval == "step":
+                        cast(Stepper, self._scheduler).step()
+                    else:
+                        self._step_scheduler(row)
 
 
-def in_order(x: Tensor, y: Tensor, batch_size: int) -> Batches:
-    """Return batches as the examples stand."""
+@contextmanager
+def _two_or_more() -> Iterator[None]:
+    """Say of a batch too small for batch norm what to do about it."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            "A batch of one example has no variance, which the network's batch norm divides by: take a larger "
+            "`batch_size`, or more examples."
+        ) from error
 
-    def batches(epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
-        for begin in range(0, len(x), batch_size):
-            yield x[begin : begin + batch_size], y[begin : begin + batch_size]
 
-    return batches
+def needs(call: Callable[..., object]) -> list[str]:
+    """Return the names of the arguments that a call can't do without."""
+    various = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(call).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in various]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Any, Literal, get_args
 
-import numpy as np
 from torch import Tensor
 
 from art_classwise import losses
-from art_classwise.errors import InputError
-from art_classwise.trainers._base import SearchTrainer
+from art_classwise.errors import InputError, unknown
+from art_classwise.trainers._adversary import Adversary, Attacked
+from art_classwise.trainers._base import SearchTrainer, check_beta
 from art_classwise.trainers._loop import Objective
 
 __all__ = ["AdversarialTrainerMARTPyTorch"]
@@ -20,20 +19,23 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
     """MART: training that weighs misclassified examples more (Wang et al., ICLR 2020).
 
     Descends :func:`art_classwise.losses.mart`; the attack ascends cross-entropy in eval mode from
-    x + 0.001 N(0, 1), as the published implementation does.
+    x + 0.001 N(0, 1), as the published implementation does. The switches are those of the paper's ablations.
 
     Args:
         classifier: An ART ``PyTorchClassifier`` with an optimizer.
         beta: Weight of the KL term, 0 or above; the paper's is 5 for ResNet-18 and 6 for WRN-34-10.
-        norm: ``np.inf`` or 2.
-        eps: Radius of the training attack, in the units of x.
-        eps_step: Length of its steps; ``eps / 4`` if absent.
-        max_iter: Number of its steps.
-        seed: Of the order of examples, the random starts and dropout.
-        verbose: Show a progress bar.
+        boosted: Boosted cross-entropy as the first term; plain cross-entropy otherwise.
+        on: Whether the first term is taken on ``"adversarial"`` or on ``"clean"`` images.
+        kl: Whether there is a KL term.
+        weighted: Whether the KL term is weighted by 1 - p_y, which is what makes it aware of misclassification.
+        attacked: Which training examples are attacked: ``"all"``, or those that the network gets right without
+            the attack (``"correct"``), or wrong (``"misclassified"``); the others stay as they are.
+        exact: Follow the published implementation to the letter: its two forward passes (as ``two_passes``) and
+            its constants.
+        **options: As for :class:`SearchTrainer`: ``eps``, ``max_iter``, ``crop_padding``, ``seed``, ...
 
     Raises:
-        InputError: The classifier isn't a PyTorch classifier or has no optimizer, or a parameter is out of range.
+        InputError: One of these is out of range; and as :class:`SearchTrainer`.
     """
 
     _start = "gaussian"
@@ -42,21 +44,55 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
         self,
         classifier: Any,
         beta: float = 5.0,
-        norm: float | str = np.inf,
-        eps: float = 8 / 255,
-        eps_step: float | None = None,
-        max_iter: int = 10,
-        seed: int = 0,
-        verbose: bool = True,
+        *,
+        boosted: bool = True,
+        on: Literal["adversarial", "clean"] = "adversarial",
+        kl: bool = True,
+        weighted: bool = True,
+        attacked: Attacked = "all",
+        exact: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(classifier, norm, eps, eps_step, max_iter, seed, verbose)
-        if not 0 <= beta < math.inf:
-            raise InputError(f"`beta` must be a finite number of at least 0, but got {beta!r}.")
-        self.beta = beta
+        super().__init__(classifier, **options)
+        self.beta = check_beta(beta)
+        self.boosted, self.on, self.kl, self.weighted, self.exact = boosted, on, kl, weighted, exact
+        self.attacked: Attacked = attacked
+        for name in ("boosted", "kl", "weighted", "exact"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"`{name}` must be True or False, but got {getattr(self, name)!r}.")
+        if on not in ("adversarial", "clean"):
+            raise unknown("kind of images for the first term, `on`,", on, ("adversarial", "clean"))
+        if attacked not in get_args(Attacked):
+            raise unknown("choice of `attacked` examples", attacked, get_args(Attacked))
+        if self.attack is not None and attacked != "all":
+            raise InputError("`attacked` chooses for the built-in attack, and can't be combined with `attack`.")
 
-    def _objective(self) -> Objective:
+    @property
+    def _attacked(self) -> Attacked:
+        return self.attacked
+
+    def _objective(self, adversary: Adversary) -> Objective:
         def loss(logits: Tensor | None, logits_adv: Tensor, y: Tensor) -> Tensor:
-            assert logits is not None
-            return losses.mart(logits, logits_adv, y, self.beta)
+            return losses.mart(
+                logits,
+                logits_adv,
+                y,
+                self.beta,
+                boosted=self.boosted,
+                on=self.on,
+                kl=self.kl,
+                weighted=self.weighted,
+                exact=self.exact,
+                label_smoothing=self.label_smoothing,
+            )
 
-        return Objective(loss, uses_clean=True, inner=self.inner)
+        return Objective(
+            loss,
+            uses_clean=self.kl or self.on == "clean",
+            adversary=adversary,
+            two_passes=self.two_passes or self.exact,
+        )
+
+    def _recipe(self) -> dict[str, Any]:
+        names = ("beta", "boosted", "on", "kl", "weighted", "attacked", "exact")
+        return {name: getattr(self, name) for name in names}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from art_classwise import losses
+from art_classwise.trainers._adversary import Adversary
 from art_classwise.trainers._base import SearchTrainer
 from art_classwise.trainers._loop import Objective
 
@@ -14,23 +17,21 @@ __all__ = ["AdversarialTrainerStandardPyTorch"]
 class AdversarialTrainerStandardPyTorch(SearchTrainer):
     """Standard adversarial training: cross-entropy on adversarial inputs (Madry et al. 2018, eq. 2.1).
 
-    The attack ascends cross-entropy from a uniform start in the ball.
+    The attack ascends cross-entropy from a uniform start in the ball. Clean images aren't classified.
 
     Args:
         classifier: An ART ``PyTorchClassifier`` with an optimizer.
-        norm: ``np.inf`` or 2.
-        eps: Radius of the training attack, in the units of x.
-        eps_step: Length of its steps; ``eps / 4`` if absent.
-        max_iter: Number of its steps.
-        seed: Of the order of examples, the random starts and dropout.
-        verbose: Show a progress bar.
+        **options: As for :class:`SearchTrainer`: ``eps``, ``max_iter``, ``crop_padding``, ``seed``, ...
 
     Raises:
-        InputError: The classifier isn't a PyTorch classifier or has no optimizer, or a parameter is out of range.
+        InputError: As :class:`SearchTrainer`.
     """
 
-    def _objective(self) -> Objective:
+    def _objective(self, adversary: Adversary) -> Objective:
         def loss(logits: Tensor | None, logits_adv: Tensor, y: Tensor) -> Tensor:
-            return losses.standard(logits_adv, y)
+            return losses.standard(logits_adv, y, self.label_smoothing)
 
-        return Objective(loss, uses_clean=False, inner=self.inner)
+        return Objective(loss, uses_clean=False, adversary=adversary)
+
+    def _recipe(self) -> dict[str, Any]:
+        return {}

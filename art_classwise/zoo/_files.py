@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,9 @@ def check_weights_file(path: Path, advice: str) -> None:
     elif head.lstrip()[:1] == b"<":
         holds = "holds a web page, not weights (a download that met a login or quota page)"
     elif head.startswith(b"PK"):
-        if zipfile.is_zipfile(path):
-            return
+        with suppress(zipfile.BadZipFile):
+            if zipfile.is_zipfile(path):
+                return
         holds = "is cut short (a download that broke off)"
     elif head.startswith((_LEGACY_PICKLE, b"\x80\x03", b"\x80\x04", b"\x80\x05")):
         return
@@ -60,5 +62,5 @@ def load_weights(path: Path, advice: str) -> Any:
         raise InputError(
             f"{path.absolute()} holds more than weights, or is damaged: {first_line(error)} {advice}"
         ) from error
-    except (RuntimeError, EOFError, KeyError, ValueError) as error:
+    except Exception as error:  # of any kind: what a damaged pickle makes its reader do, nobody foresees
         raise InputError(f"{path.absolute()} is damaged: {first_line(error)}. {advice}") from error

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from art_classwise import _ranks
 from art_classwise._estimator import check_logits
 from art_classwise._state import evaluating
 from art_classwise.errors import InputError, check_whole, first_line
@@ -31,7 +32,7 @@ def as_classifier(
         n_classes: Number of classes.
         optimizer: Needed for training only.
         device: ``"cpu"`` or ``"cuda"`` (torch's current one); the GPU where there is one, if absent. The module
-            moves there.
+            moves there. Under ``torchrun`` each process takes a GPU of its own.
 
     Returns:
         An ``art.estimators.classification.PyTorchClassifier`` with clip values (0, 1) and cross-entropy.
@@ -42,6 +43,8 @@ def as_classifier(
     """
     from art.estimators.classification import PyTorchClassifier
 
+    if device is None or str(device) == "cuda":
+        _ranks.use_own_gpu()
     on_cpu = _is_cpu(device)
     if not isinstance(module, nn.Module):
         raise InputError(f"The module must be a torch.nn.Module, but is a {type(module).__name__}.")

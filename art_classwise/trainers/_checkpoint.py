@@ -1,0 +1,208 @@
+"""The state of a training on disk: written aside and renamed, so that a killed one goes on where it stopped."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from art_classwise._files import check_output_folder, written_aside
+from art_classwise.errors import InputError, first_line
+from art_classwise.zoo._files import load_weights
+
+__all__ = ["TrainingFile", "describe_optimizer", "describe_scheduler", "plain", "trained_weights"]
+
+_FORMAT, _VERSION = "art-classwise training", 1
+_KEYS = (
+    *("recipe", "epoch", "weights", "averages", "n_averaged", "optimizer", "scheduler", "history"),
+    *("kept_score", "kept_epoch", "kept_weights"),
+)
+_ADVICE = "It is written by fit(checkpoint_dir=...)."
+
+
+class TrainingFile:
+    """The file of a training's state.
+
+    Args:
+        folder: Where it lies; made if missing.
+        recipe: All that decides what the training ends with: plain values, nested.
+
+    Raises:
+        InputError: The folder can't be written.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], recipe: Mapping[str, Any]) -> None:
+        self.path = check_output_folder(folder) / "training.pt"
+        self._recipe = dict(recipe)
+
+    def read(self, resume: bool) -> dict[str, Any] | None:
+        """Return the state saved last, or none if there is none yet.
+
+        Raises:
+            InputError: There is one but ``resume`` isn't asked for; or it is damaged, or of another recipe.
+        """
+        for left in self.path.parent.glob(f".{self.path.name}.*.tmp"):  # of a process killed while it wrote
+            left.unlink(missing_ok=True)
+        if not self.path.exists():
+            return None
+        state = _read(self.path)
+        if not resume:
+            raise InputError(
+                f"{self.path} holds a training after epoch {state['epoch']}: go on with it, fit(..., resume=True), "
+                "or choose another `checkpoint_dir`."
+            )
+        differences = _differences(state["recipe"], self._recipe)
+        if differences:
+            raise InputError(
+                f"{self.path} is of another recipe and can't be resumed with this one: {'; '.join(differences[:3])}"
+                f"{f'; and {len(differences) - 3} more' if len(differences) > 3 else ''}. Train as then, or choose "
+                "another `checkpoint_dir`."
+            )
+        return state
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Replace the file once the new one is whole.
+
+        Raises:
+            InputError: It can't be written, on a full disk, say; the old file is as it was.
+        """
+        content = {"format": _FORMAT, "version": _VERSION, "recipe": self._recipe, **state}
+        try:
+            with written_aside(self.path) as aside, aside.open("wb") as file:
+                torch.save(content, file)
+        except (OSError, RuntimeError) as raised:
+            # Closing its archive, torch raises a RuntimeError in place of what the system said.
+            error = raised.__context__ if isinstance(raised.__context__, OSError) else raised
+            why = getattr(error, "strerror", None) or first_line(error)
+            before = (
+                f"The one of epoch {state['epoch'] - 1} is intact" if self.path.exists() else "There was none before"
+            )
+            raise InputError(
+                f"The training's state after epoch {state['epoch']} can't be written to {self.path.absolute()}: {why}. "
+                f"{before}: make room, and go on with resume=True."
+            ) from error
+
+
+def trained_weights(
+    checkpoint_dir: str | os.PathLike[str], which: Literal["last", "kept"] = "kept"
+) -> dict[str, Tensor]:
+    """Return weights from the folder of a training, running or finished, for ``module.load_state_dict``.
+
+    Args:
+        checkpoint_dir: The folder given to ``fit``.
+        which: ``"kept"``, those of the epoch that ``keep`` chose so far; ``"last"``, those of the last epoch. Both
+            are averages, where the training averages weights.
+
+    Returns:
+        A state dict, on the CPU.
+
+    Raises:
+        InputError: The folder holds no training, or it is damaged.
+    """
+    if which not in ("last", "kept"):
+        raise InputError(f'`which` must be "last" or "kept", but got {which!r}.')
+    state = _read(Path(checkpoint_dir) / "training.pt")
+    kept: dict[str, Tensor] | None = state["kept_weights"] if which == "kept" else None
+    last: dict[str, Tensor] = state["weights"] if state["averages"] is None else state["averages"]
+    return last if kept is None else kept
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = load_weights(path, _ADVICE)
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise InputError(f"{path.absolute()} is no state of a training. {_ADVICE}")
+    if content.get("version") != _VERSION:
+        raise InputError(
+            f"{path.absolute()} is of version {content.get('version')}; this release reads version {_VERSION}."
+        )
+    missing = [key for key in _KEYS if key not in content]
+    if missing:
+        raise InputError(f"{path.absolute()} is damaged: it lacks {', '.join(missing)}. {_ADVICE}")
+    return content
+
+
+def _differences(then: Any, now: Any, name: str = "") -> list[str]:
+    """Return what differs between two nested dicts, in words."""
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        keys = [*then, *(k for k in now if k not in then)]
+        return [
+            d for key in keys for d in _differences(then.get(key), now.get(key), f"{name}.{key}" if name else str(key))
+        ]
+    return [] if _same(then, now) else [f"{name} was {then!r}, but is {now!r}"]
+
+
+def _same(then: Any, now: Any) -> bool:
+    """Return whether two plain values are equal: tuples and lists alike, tensors element by element."""
+    if isinstance(then, (list, tuple)) and isinstance(now, (list, tuple)):
+        return len(then) == len(now) and all(map(_same, then, now))
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        return then.keys() == now.keys() and all(_same(then[k], now[k]) for k in then)
+    if isinstance(then, Tensor) and isinstance(now, Tensor):
+        return torch.equal(then, now)
+    return bool(then == now)
+
+
+def plain(value: Any, without: frozenset[str] = frozenset()) -> Any:
+    """Return a copy of nested values as a file can hold them safely, NumPy's numbers as Python's.
+
+    Args:
+        value: Numbers, strings, tensors, and lists, tuples and dicts of them.
+        without: Keys of dicts to leave out, at any depth.
+
+    Raises:
+        TypeError: There is something else among them.
+    """
+    if isinstance(value, np.generic):  # first: a float64 is a float as well
+        return value.item()
+    if value is None or isinstance(value, (str, int, float, bool, Tensor)):
+        return value
+    if isinstance(value, Counter):  # MultiStepLR's: it needs one back
+        return Counter(dict(value))
+    if isinstance(value, Mapping):
+        return {k: plain(v, without) for k, v in value.items() if k not in without}
+    if isinstance(value, (list, tuple)):
+        return type(value)(plain(v, without) for v in value) if type(value) in (list, tuple) else [*map(plain, value)]
+    raise TypeError(f"{type(value).__name__} can't be stored safely")
+
+
+def describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return what an optimizer is, apart from where a schedule has taken it."""
+    groups = []
+    for group in optimizer.param_groups:
+        told = {k: v for k, v in group.items() if k not in ("params", "lr", "initial_lr", "momentum", "betas")}
+        told["lr"] = group.get("initial_lr", group["lr"])
+        if "momentum" in group:
+            told["momentum"] = group.get("base_momentum", group["momentum"])
+        if "betas" in group:
+            told["betas"] = [group.get("base_momentum", group["betas"][0]), *group["betas"][1:]]
+        told = {k: v.item() if isinstance(v, Tensor) and v.numel() == 1 else v for k, v in told.items()}
+        told["parameters"] = [list(p.shape) for p in group["params"]]
+        groups.append({k: v for k, v in told.items() if isinstance(v, (str, int, float, bool, list, type(None)))})
+    return {"name": type(optimizer).__name__, **{str(i): group for i, group in enumerate(groups)}}
+
+
+_MOVING = frozenset(
+    {
+        *("last_epoch", "_step_count", "_last_lr", "_get_lr_called_within_step", "_is_initial"),
+        *("best", "num_bad_epochs", "cooldown_counter", "T_cur", "T_i"),
+    }
+)
+
+
+def describe_scheduler(scheduler: Any) -> dict[str, Any] | None:
+    """Return what a schedule is, apart from where it stands; its name alone where it doesn't say more."""
+    if scheduler is None:
+        return None
+    state = scheduler.state_dict() if hasattr(scheduler, "state_dict") else {}
+    told: dict[str, Any] = {"name": type(scheduler).__name__}
+    for key in state.keys() - _MOVING:
+        with suppress(TypeError):  # a function, say
+            told[str(key)] = plain(state[key], _MOVING)
+    return told

@@ -1,0 +1,131 @@
+"""What is done to weights beside descending: averages, perturbation, copies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from art_classwise import _ranks
+from art_classwise.errors import InputError, first_line
+
+__all__ = ["WeightPerturbation", "all_finite", "averaged", "share_buffers", "snapshot", "synchronised"]
+
+
+def averaged(model: nn.Module, decay: float) -> AveragedModel:
+    """Return an exponential moving average of the model's weights and buffers, to be updated after each step.
+
+    In step t the decay is at most (1 + t) / (10 + t), so that the weights it began with are soon forgotten
+    (as in TensorFlow's ExponentialMovingAverage).
+
+    Raises:
+        InputError: The model can't be copied.
+    """
+    made: list[AveragedModel] = []
+
+    def update(averages: Any, values: Any, n_averaged: Tensor | int) -> None:
+        steps = int(made[0].n_averaged)  # on the CPU: the argument is a copy on the device, which is to be waited for
+        keep = min(decay, (1 + steps) / (10 + steps))
+        if torch.is_floating_point(averages[0]):
+            torch._foreach_lerp_(averages, values, 1 - keep)
+        else:
+            for average, value in zip(averages, values, strict=True):
+                average.copy_(value)
+
+    try:
+        average = AveragedModel(model, multi_avg_fn=torch.no_grad()(update), use_buffers=True)
+    except Exception as error:  # whatever can't be copied
+        raise InputError(f"`ema_decay` needs a network that copy.deepcopy can copy: {first_line(error)}") from error
+    made.append(average.requires_grad_(False).eval())
+    return average
+
+
+class WeightPerturbation:
+    """Adversarial weight perturbation (Wu et al. 2020, arXiv 2004.05884): the step before the step.
+
+    Each weight of two dimensions or more, a layer's, is moved along the gradient of the loss, by ``gamma`` times the
+    layer's norm; the gradient is then taken there, and the weights put back.
+
+    Args:
+        parameters: The network's.
+        gamma: Length of the perturbation, relative to the weights.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], gamma: float) -> None:
+        self._weights = [p for p in parameters if p.requires_grad and p.dim() > 1]
+        self._gamma = gamma
+
+    @contextmanager
+    def perturbed(self) -> Iterator[None]:
+        """Move the weights along the gradients they hold, for the block."""
+        with torch.no_grad():
+            before = [w.detach().clone() for w in self._weights]  # to be put back to the bit
+            for weight in self._weights:
+                if weight.grad is not None:
+                    length = weight.grad.norm().clamp_min(1e-20)  # a zero gradient moves nothing
+                    weight.add_(weight.grad * (self._gamma * weight.norm() / length))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for weight, value in zip(self._weights, before, strict=True):
+                    weight.copy_(value)
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of the model's weights and buffers."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def all_finite(model: nn.Module) -> Tensor:
+    """Return whether all weights are finite, () bool, without waiting for the device."""
+    return torch.stack([p.detach().isfinite().all() for p in model.parameters()]).all()
+
+
+@torch.no_grad()
+def share_buffers(model: nn.Module, *, as_main: bool = False) -> None:
+    """Give all processes the mean of their buffers: batch norm's running statistics differ where it isn't shared.
+
+    Args:
+        model: The network, in this process.
+        as_main: Give them those of the main process instead, of whole numbers, too.
+    """
+    if _ranks.world() == 1:
+        return
+    for buffer in model.buffers():
+        if as_main:
+            dist.broadcast(buffer, 0)
+        elif buffer.is_floating_point():  # in float64: the mean of equal numbers is then that number
+            buffer.copy_(_ranks.sum_(buffer.double()) / _ranks.world())
+
+
+class synchronised:  # noqa: N801 - a context manager
+    """Within the block batch norms see the batches of all processes, on GPUs: the same training on any number.
+
+    The layers stand in for the network's own and share their weights and statistics.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self._model = model
+        self._needed = _ranks.world() > 1 and device.type == "cuda"
+        self._own: list[tuple[nn.Module, str, nn.Module]] = []
+
+    def __enter__(self) -> None:
+        if not self._needed:
+            return
+        norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+        for parent in list(self._model.modules()):
+            for name, child in list(parent.named_children()):
+                if type(child) in norms:
+                    self._own.append((parent, name, child))
+                    setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+
+    def __exit__(self, *_: object) -> None:
+        for parent, name, child in self._own:
+            setattr(parent, name, child)
+        self._own = []

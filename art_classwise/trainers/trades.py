@@ -1,0 +1,47 @@
+"""TRADES: a trade-off between accuracy and robustness."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from art_classwise import losses
+from art_classwise.trainers._adversary import Adversary
+from art_classwise.trainers._base import SearchTrainer, check_beta
+from art_classwise.trainers._loop import Objective
+
+__all__ = ["AdversarialTrainerTRADESPyTorch"]
+
+
+class AdversarialTrainerTRADESPyTorch(SearchTrainer):
+    """TRADES: cross-entropy on clean inputs, and closeness of predictions (Zhang et al. 2019, arXiv 1901.08573, eq. 5).
+
+    Descends :func:`art_classwise.losses.trades`; the attack ascends the KL divergence from the clean prediction, in
+    eval mode, from x + 0.001 N(0, 1) (their algorithm 1).
+
+    Args:
+        classifier: An ART ``PyTorchClassifier`` with an optimizer.
+        beta: Weight of the KL term, 0 or above; the paper's 1 / lambda, which is 6 for CIFAR-10 and 1 for MNIST.
+        **options: As for :class:`SearchTrainer`: ``eps``, ``max_iter``, ``crop_padding``, ``seed``, ...
+
+    Raises:
+        InputError: ``beta`` is out of range; and as :class:`SearchTrainer`.
+    """
+
+    _start = "gaussian"
+    _ascended = "kl"
+
+    def __init__(self, classifier: Any, beta: float = 6.0, **options: Any) -> None:
+        super().__init__(classifier, **options)
+        self.beta = check_beta(beta)
+
+    def _objective(self, adversary: Adversary) -> Objective:
+        def loss(logits: Tensor | None, logits_adv: Tensor, y: Tensor) -> Tensor:
+            assert logits is not None
+            return losses.trades(logits, logits_adv, y, self.beta, self.label_smoothing)
+
+        return Objective(loss, uses_clean=True, adversary=adversary, two_passes=self.two_passes)
+
+    def _recipe(self) -> dict[str, Any]:
+        return {"beta": self.beta}
