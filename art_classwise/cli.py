@@ -5,15 +5,22 @@ from __future__ import annotations
 import io
 import shlex
 import sys
+import textwrap
 import warnings
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from art_classwise import __version__
-from art_classwise.errors import InputError
+from art_classwise.errors import InputError, check_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from art_classwise.datasets import Dataset
+    from art_classwise.trainers.recipes import Recipe
 
 __all__ = ["app", "main"]
 
@@ -37,7 +44,19 @@ class Method(str, Enum):
     """Training methods by name."""
 
     standard = "standard"
+    trades = "trades"
     mart = "mart"
+
+
+class _RecipeName(str, Enum):
+    paper = "paper"
+    fast = "fast"
+
+
+class _Keep(str, Enum):
+    last = "last"
+    robust = "robust"
+    robust_worst = "robust+worst"
 
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results.", show_default=True)]
@@ -66,7 +85,18 @@ ImageSize = Annotated[
     int | None,
     typer.Option("--image-size", help="For a folder: resize and crop images to this size.", show_default=False),
 ]
-Threat = Annotated[str, typer.Option("--threat", help="Norm and radius on [0, 1], e.g. Linf:8/255 or L2:0.5.")]
+
+
+_RECIPE, _WEIGHTS, _RUN = "Recipe (what is given here replaces the recipe's own)", "Choice of weights", "Run"
+
+
+def _in(panel: str) -> dict[str, Any]:
+    return {"rich_help_panel": panel, "show_default": False}
+
+
+def _of_recipe(flag: str, says: str) -> Any:
+    """An option whose default is the recipe's."""
+    return typer.Option(flag, help=says, **_in(_RECIPE))
 
 
 def main() -> None:
@@ -122,19 +152,80 @@ def quickstart(
 
 @app.command()
 def train(
-    method: Annotated[Method, typer.Argument(help="Adversarial training method.")],
+    method: Annotated[Method, typer.Argument(help="Standard adversarial training, TRADES, MART.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="The checkpoint file to write, e.g. mart.pt.")],
     dataset: DatasetName = "digits",
     arch: Annotated[
         str, typer.Option("--arch", help="digits-cnn, mnist-cnn, resnet18, preactresnet18, wrn-34-10, ...")
     ] = "digits-cnn",
-    threat: Threat = "Linf:8/255",
-    epochs: Annotated[int, typer.Option("--epochs")] = 30,
-    batch_size: Annotated[int, typer.Option("--batch-size")] = 128,
-    lr: Annotated[float, typer.Option("--lr", help="Highest learning rate; a cosine takes it to 0.")] = 0.05,
-    steps: Annotated[int, typer.Option("--steps", help="Steps of the training attack.")] = 10,
+    recipe: Annotated[
+        _RecipeName | None,
+        typer.Option(
+            "--recipe",
+            help="paper: the one published for method, architecture and data set; fast: one learning-rate cycle of 30 "
+            "epochs, in bfloat16 and compiled where that pays. Without: a cosine from 0.05, 30 epochs, Linf:8/255.",
+            show_default=False,
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    epochs: Annotated[int | None, _of_recipe("--epochs", "Epochs.")] = None,
+    batch_size: Annotated[int | None, _of_recipe("--batch-size", "Examples per step, of all processes.")] = None,
+    lr: Annotated[float | None, _of_recipe("--lr", "Highest learning rate.")] = None,
+    threat: Annotated[
+        str | None, _of_recipe("--threat", "Norm and radius on [0, 1], e.g. Linf:8/255 or L2:0.5.")
+    ] = None,
+    steps: Annotated[int | None, _of_recipe("--steps", "Steps of the training attack.")] = None,
     beta: Annotated[
-        float | None, typer.Option("--beta", help="MART's weight of the KL term; 5, if not given.", show_default=False)
+        float | None, _of_recipe("--beta", "Weight of the KL term of TRADES and MART; usually 6 and 5.")
+    ] = None,
+    awp: Annotated[
+        float, typer.Option("--awp", help="Perturb weights, too, by this share; 0.005 is usual.", **_in(_RECIPE))
+    ] = 0.0,
+    ema: Annotated[
+        float | None,
+        typer.Option("--ema", help="Average the weights with this decay, e.g. 0.995.", **_in(_RECIPE)),
+    ] = None,
+    precision: Annotated[
+        _Precision | None,
+        typer.Option("--precision", help="auto: bfloat16 where the hardware multiplies it.", **_in(_RECIPE)),
+    ] = None,
+    compile_: Annotated[
+        bool | None,
+        typer.Option("--compile/--no-compile", help="Compile the network; slow to start.", **_in(_RECIPE)),
+    ] = None,
+    validation: Annotated[
+        int,
+        typer.Option(
+            "--validation",
+            help="Hold out this many training examples, in proportion to the classes, and measure on them after each "
+            "epoch.",
+            rich_help_panel=_WEIGHTS,
+        ),
+    ] = 0,
+    keep: Annotated[
+        _Keep | None,
+        typer.Option(
+            "--keep",
+            help="Which epoch's weights to save: the last, the most robust, or the best in average plus worst class; "
+            "robust, if there is --validation.",
+            show_default=False,
+            rich_help_panel=_WEIGHTS,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on where a training with this --out stopped; its state lies beside it, in mart.training for "
+            "mart.pt.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False,
+    workers: Annotated[
+        int, typer.Option("--workers", help="Processes that read images from disk.", rich_help_panel=_RUN)
+    ] = 0,
+    tensorboard: Annotated[
+        Path | None, typer.Option("--tensorboard", help="Folder for TensorBoard's curves.", **_in(_RUN))
     ] = None,
     class_names: ClassNames = None,
     image_size: ImageSize = None,
@@ -142,43 +233,132 @@ def train(
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Train a network adversarially and save it as a checkpoint."""
-    import numpy as np
-    import torch
+    """Train a network adversarially and save it as a checkpoint, with its history as CSV beside it.
 
-    from art_classwise._files import check_output_folder
+    Under torchrun, training is shared by all processes.
+    """
+    from art_classwise import trainers
+    from art_classwise._files import check_output_folder, written_aside
+    from art_classwise._ranks import is_main
     from art_classwise.datasets import load_dataset
-    from art_classwise.threat import ThreatModel
-    from art_classwise.trainers import AdversarialTrainerMARTPyTorch, AdversarialTrainerStandardPyTorch
     from art_classwise.zoo import as_classifier, build, save_checkpoint
 
-    ball = ThreatModel.parse(threat)
-    if not 0 < lr < float("inf"):
-        raise InputError(f"--lr must be a finite number above 0, but got {lr}.")
-    if beta is not None and method is not Method.mart:
-        raise InputError(f"--beta is a parameter of mart; {method.value} has none.")
+    chosen = _chosen_recipe(method, recipe, arch, dataset, threat).override(
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        steps=steps,
+        beta=beta,
+        precision=None if precision is None else precision.value,
+        compile=compile_,
+    )
+    if keep not in (None, _Keep.last) and not validation:
+        raise InputError(f"--keep {keep.value} needs examples to choose by: give --validation, e.g. --validation 1000.")
+    kept = keep.value if keep is not None else "robust" if validation else "last"
     if out.is_dir():
         raise InputError(f"--out must be a file, such as {out / (method.value + '.pt')}, but {out} is a folder.")
     check_output_folder(out.absolute().parent)
+    stem = out.name.removesuffix(".pt")
+    state, curve = out.with_name(f"{stem}.training"), out.with_name(f"{stem}.csv")
+    if not resume and (state / "training.pt").exists():
+        raise InputError(
+            f"{state} holds a training already: go on with it, --resume, choose another --out, or remove that folder."
+        )
     data = load_dataset(dataset, "train", root=data_dir, classes=_split_names(class_names), image_size=image_size)
+    data, held_out = _hold_out(data, validation, seed)
     network = build(arch, data.input_shape, len(data.classes), seed=seed)
-    optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
+    optimizer = chosen.optimizer(network)
     classifier = as_classifier(network, data.input_shape, len(data.classes), optimizer=optimizer)
-    options: dict[str, Any] = {"norm": ball.art_norm, "eps": ball.eps, "max_iter": steps, "seed": seed}
-    recipe: dict[str, Any] = {"method": method.value, "dataset": data.name, "epochs": epochs, "lr": lr}
-    recipe |= {"batch_size": batch_size, "steps": steps, "seed": seed}
-    trainer: AdversarialTrainerMARTPyTorch | AdversarialTrainerStandardPyTorch
-    if method is Method.mart:
-        recipe["beta"] = 5.0 if beta is None else beta
-        trainer = AdversarialTrainerMARTPyTorch(classifier, beta=recipe["beta"], verbose=not quiet, **options)
-    else:
-        trainer = AdversarialTrainerStandardPyTorch(classifier, verbose=not quiet, **options)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs))
-    history = trainer.fit(np.asarray(data.x), data.y, batch_size=batch_size, nb_epochs=epochs, scheduler=schedule)
-    save_checkpoint(out, classifier, architecture=arch, classes=data.classes, threat=ball, recipe=recipe)
+    schedule, interval = chosen.scheduler(optimizer, len(data))
+    makers: dict[Method, Any] = {
+        Method.standard: trainers.AdversarialTrainerStandardPyTorch,
+        Method.trades: trainers.AdversarialTrainerTRADESPyTorch,
+        Method.mart: trainers.AdversarialTrainerMARTPyTorch,
+    }
+    options = chosen.trainer_options(network)
+    trainer = makers[method](
+        classifier,
+        **options,
+        ema_decay=ema,
+        awp_gamma=awp,
+        num_workers=workers,
+        summary_writer=False if tensorboard is None else str(tensorboard),
+        seed=seed,
+        verbose=not quiet,
+    )
+    history = trainer.fit(
+        data.x,
+        data.y,
+        validation_data=None if held_out is None else (held_out.x, held_out.y),
+        batch_size=chosen.batch_size,
+        nb_epochs=chosen.epochs,
+        scheduler=schedule,
+        scheduler_interval=interval,
+        keep=kept,
+        checkpoint_dir=state,
+        resume=resume,
+    )
+    if not is_main():
+        return
+    used = chosen.as_dict() | {"compile": options["compile"], "ema": ema, "awp": awp, "seed": seed}
+    used |= {"dataset": data.name, "validation": validation, "keep": kept, "epoch": int(history.attrs["kept_epoch"])}
+    save_checkpoint(out, classifier, architecture=arch, classes=data.classes, threat=chosen.threat, recipe=used)
+    with written_aside(curve) as aside:
+        history.to_csv(aside, index=False)
+    _say_training(history, chosen, kept)
+    for what, path in {"checkpoint": out, "history": curve, "training": state}.items():
+        print(f"{what:<10}  {path}")
+
+
+def _chosen_recipe(method: Method, name: _RecipeName | None, arch: str, dataset: str, threat: str | None) -> Recipe:
+    from art_classwise.datasets import DATASETS
+    from art_classwise.threat import ThreatModel
+    from art_classwise.trainers.recipes import fast_recipe, paper_recipe, plain_recipe
+
+    ball = None if threat is None else ThreatModel.parse(threat)
+    known = dataset if dataset in DATASETS else Path(dataset).stem  # the name it will have once it is loaded
+    if name is _RecipeName.fast:
+        return fast_recipe(method.value, known, architecture=arch, threat=ball)
+    recipe = plain_recipe(method.value) if name is None else paper_recipe(method.value, arch, known)
+    return recipe.override(threat=ball)
+
+
+def _hold_out(data: Dataset, n_examples: int, seed: int) -> tuple[Dataset, Dataset | None]:
+    """Part a data set into what is trained on and n examples, drawn from each class in proportion to its size."""
+    import numpy as np
+
+    check_whole("--validation", n_examples, 0)
+    if n_examples == 0:
+        return data, None
+    if n_examples >= len(data):
+        raise InputError(
+            f"--validation {n_examples} leaves nothing to train on: {data.name} has {len(data)} training examples."
+        )
+    order = np.random.default_rng(seed).permutation(len(data))
+    place = np.empty(len(data))  # of each example within its class, from 0 to 1
+    for k in range(len(data.classes)):
+        of_class = order[data.y[order] == k]
+        place[of_class] = (np.arange(len(of_class)) + 0.5) / max(1, len(of_class))
+    chosen = np.zeros(len(data), dtype=bool)
+    chosen[order[np.argsort(place[order], kind="stable")[:n_examples]]] = True
+    return data.take(np.flatnonzero(~chosen)), data.take(np.flatnonzero(chosen))
+
+
+def _say_training(history: pd.DataFrame, recipe: Recipe, kept: str) -> None:
     last = history.iloc[-1]
-    print(f"After {epochs} epochs: loss {last['loss']:.3f}, {last['robust']:.1%} of the training examples withstood.")
-    print(f"checkpoint  {out}")
+    print(
+        f"After {len(history)} epochs: loss {last['loss']:.3f}, "
+        f"{last['robust']:.1%} of the training examples withstood."
+    )
+    if "val_robust" in history:
+        epoch = int(history.attrs["kept_epoch"])
+        row = history.set_index("epoch").loc[epoch]
+        print(
+            f"Validation at epoch {epoch}: clean {row['val_clean']:.1%}, robust {row['val_robust']:.1%}, "
+            f"worst class {row['val_worst']:.1%}."
+        )
+        print(f"The weights are those of epoch {epoch} (--keep {kept}).")
+    print(textwrap.fill(f"{'recipe':<10}  {recipe.name}: {recipe.source}", 80, subsequent_indent=" " * 12))
 
 
 @app.command()

@@ -14,6 +14,8 @@ import torch
 import art_classwise as acw
 from art_classwise import cli
 from art_classwise.quickstart import quickstart
+from art_classwise.trainers import trained_weights
+from art_classwise.trainers._checkpoint import TrainingFile
 
 
 @pytest.fixture
@@ -91,11 +93,16 @@ def test_quickstart_gives_the_same_numbers_each_time(tmp_path):
 
 
 def test_train_audit_report(run, tmp_path):
-    for method in ("standard", "mart"):
+    for method in ("standard", "trades", "mart"):
         code, out, _ = run("train", method, "--epochs", 2, "--threat", "Linf:0.1", "--out", f"m/{method}.pt", "--quiet")
         assert code == 0
-        assert f"checkpoint  m{os.sep}{method}.pt" in out
-    assert acw.read_checkpoint(tmp_path / "m" / "mart.pt").recipe["beta"] == 5.0
+        assert "After 2 epochs: loss " in out
+        for what, name in (("checkpoint", "pt"), ("history", "csv"), ("training", "training")):
+            assert f"{what:<10}  m{os.sep}{method}.{name}" in out
+        assert pd.read_csv(tmp_path / "m" / f"{method}.csv")["epoch"].tolist() == [1, 2]
+    recipe = acw.read_checkpoint(tmp_path / "m" / "mart.pt").recipe
+    assert recipe["beta"] == 5.0
+    assert (recipe["recipe"], recipe["method"], recipe["dataset"], recipe["epoch"]) == ("plain", "mart", "digits", 2)
     code, out, err = run(
         *("audit", "--model", "m/standard.pt", "--model", "second=m/mart.pt", "--threat", "Linf:0.1"),
         *("--attacks", "fgsm, margin-5", "--examples", 100, "--class", 3, "--class", 8, "--out", "runs/a", "--quiet"),
@@ -121,14 +128,190 @@ def test_options_reach_what_they_set(run, checkpoint, tmp_path):
     assert (first.info["seed"], other.info["seed"]) == (0, 5)
     assert not first.outcomes["margin"].equals(other.outcomes["margin"])
     losses = set()
-    for option in (("--steps", 1), ("--steps", 9), ("--lr", 0.2), ("--batch-size", 50), ("--seed", 3), ("--beta", 0)):
+    options = (("--steps", 1), ("--steps", 9), ("--lr", 0.2), ("--batch-size", 50), ("--seed", 3), ("--beta", 0))
+    for i, option in enumerate((*options, ("--awp", 0.01), ("--validation", 100))):
         code, out, err = run(
-            "train", "mart", "--epochs", 1, "--threat", "Linf:0.1", "--out", "x.pt", "--quiet", *option
+            "train", "mart", "--epochs", 1, "--threat", "Linf:0.1", "--out", f"{i}.pt", "--quiet", *option
         )
         assert code == 0, err
         losses.add(out.splitlines()[0])
-        assert acw.read_checkpoint("x.pt").recipe[option[0][2:].replace("-", "_")] == option[1]
-    assert len(losses) == 6
+        assert acw.read_checkpoint(f"{i}.pt").recipe[option[0][2:].replace("-", "_")] == option[1]
+    assert len(losses) == 8
+
+
+@pytest.fixture
+def stopped(run, monkeypatch):
+    """Run `train` up to the call of fit: what the trainer and fit were given."""
+
+    def call(method, *arguments):
+        given = {}
+
+        class Stub:
+            def __init__(self, classifier, **options):
+                given.update(options, optimizer=classifier.optimizer)
+
+            def fit(self, x, y, **options):
+                given.update(options, n=len(x))
+                raise acw.InputError("stopped")
+
+        name = {"standard": "Standard", "trades": "TRADES", "mart": "MART"}[method]
+        monkeypatch.setattr(f"art_classwise.trainers.AdversarialTrainer{name}PyTorch", Stub)
+        code, _, err = run("train", method, "--out", "x.pt", *arguments)
+        assert (code, err) == (2, "error: stopped\n")
+        return given
+
+    return call
+
+
+def test_trainer_and_fit_get_what_is_asked_for(stopped):
+    plain = stopped("standard")
+    assert (plain["eps"], plain["eps_step"], plain["max_iter"], plain["seed"]) == (8 / 255, None, 10, 0)
+    assert (plain["batch_size"], plain["nb_epochs"], plain["scheduler_interval"]) == (128, 30, "epoch")
+    assert (plain["keep"], plain["validation_data"], plain["resume"]) == ("last", None, False)
+    assert (plain["ema_decay"], plain["awp_gamma"], plain["precision"], plain["compile"]) == (None, 0, "auto", False)
+    assert (plain["summary_writer"], plain["num_workers"], plain["verbose"]) == (False, 0, True)
+    assert (plain["crop_padding"], plain["flip"], plain["n"]) == (0, False, 1000)
+    assert plain["checkpoint_dir"] == Path("x.training")
+    assert "beta" not in plain
+    asked = stopped(
+        *("trades", "--epochs", 3, "--batch-size", 32, "--lr", 0.3, "--threat", "L2:0.5", "--steps", 4, "--beta", 2),
+        *("--validation", 90, "--ema", 0.9, "--awp", 0.005, "--precision", "bf16", "--compile", "--workers", 2),
+        *("--tensorboard", "logs", "--resume", "--seed", 7, "--quiet"),
+    )
+    assert (asked["norm"], asked["eps"], asked["max_iter"], asked["beta"]) == (2, 0.5, 4, 2)
+    assert (asked["batch_size"], asked["nb_epochs"], asked["n"]) == (32, 3, 910)
+    assert asked["optimizer"].param_groups[0]["initial_lr"] == 0.3
+    assert (asked["keep"], len(asked["validation_data"][0]), asked["resume"]) == ("robust", 90, True)
+    assert (asked["ema_decay"], asked["awp_gamma"]) == (0.9, 0.005)
+    assert (asked["precision"], asked["compile"]) == ("bf16", True)
+    assert (asked["summary_writer"], asked["num_workers"]) == ("logs", 2)
+    assert (asked["seed"], asked["verbose"]) == (7, False)
+    assert stopped("mart", "--validation", 90, "--keep", "robust+worst")["keep"] == "robust+worst"
+    assert stopped("mart", "--validation", 90, "--keep", "last")["keep"] == "last"
+
+
+def test_recipes_and_what_replaces_their_options(stopped, tmp_path):
+    fast = stopped("mart", "--recipe", "fast")
+    assert (fast["eps"], fast["nb_epochs"], fast["beta"], fast["exact"]) == (0.1, 30, 5, False)
+    assert fast["scheduler_interval"] == "step"
+    assert fast["scheduler"].total_steps == 30 * 8
+    assert fast["compile"] is torch.cuda.is_available()
+    assert stopped("mart", "--recipe", "fast", "--no-compile")["compile"] is False
+    held_out = stopped("mart", "--recipe", "fast", "--epochs", 5, "--validation", 200)
+    assert held_out["scheduler"].total_steps == 5 * 7
+    # A file with the name of a data set is taken for it, as in audits.
+    x = np.zeros((8, 28, 28), dtype=np.float32)
+    np.savez(tmp_path / "mnist.npz", x=x, y=np.arange(8), classes=np.array([str(d) for d in range(10)]))
+    mnist = ("--dataset", "mnist.npz", "--arch", "mnist-cnn", "--recipe", "paper")
+    paper = stopped("trades", *mnist)
+    assert (paper["eps"], paper["eps_step"], paper["max_iter"], paper["beta"]) == (0.3, 0.01, 40, 1.0)
+    assert (paper["nb_epochs"], paper["optimizer"].param_groups[0]["lr"]) == (100, 0.01)
+    assert stopped("mart", *mnist)["exact"] is True
+    other = stopped("trades", *mnist, "--threat", "Linf:0.2", "--epochs", 2, "--lr", 0.1, "--batch-size", 4)
+    assert (other["eps"], other["eps_step"], other["max_iter"]) == (0.2, None, 40)
+    assert (other["nb_epochs"], other["batch_size"], other["optimizer"].param_groups[0]["lr"]) == (2, 4, 0.1)
+
+
+def test_the_recipe_is_saved_and_said(run, tmp_path):
+    code, out, err = run("train", "trades", "--recipe", "fast", "--epochs", 2, "--out", "fast.pt", "--quiet")
+    assert code == 0, err
+    saved = acw.read_checkpoint("fast.pt")
+    assert saved.threat == acw.ThreatModel("Linf", 0.1)
+    assert (saved.recipe["recipe"], saved.recipe["schedule"], saved.recipe["lr"]) == ("fast", "one-cycle", 0.05)
+    assert (saved.recipe["epochs"], saved.recipe["beta"], saved.recipe["eps_step"]) == (2, 6.0, 0.025)
+    assert f"recipe      fast: {saved.recipe['source']}" in out
+    assert pd.read_csv("fast.csv")["learning_rate"].iloc[-1] < 0.05 / 25
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_weights_are_chosen_on_held_out_examples(run):
+    code, out, err = run(
+        *("train", "standard", "--epochs", 6, "--lr", 0.3, "--threat", "Linf:0.1", "--steps", 2, "--quiet"),
+        *("--validation", 200, "--keep", "robust+worst", "--tensorboard", "logs", "--out", "v.pt"),
+    )
+    assert code == 0, err
+    history = pd.read_csv("v.csv").set_index("epoch")
+    best = int((history["val_robust"] + history["val_worst"]).idxmax())
+    assert acw.read_checkpoint("v.pt").recipe["epoch"] == best
+    row = history.loc[best]
+    assert f"Validation at epoch {best}: clean {row['val_clean']:.1%}, robust {row['val_robust']:.1%}, " in out
+    assert f"worst class {row['val_worst']:.1%}." in out
+    assert f"The weights are those of epoch {best} (--keep robust+worst)." in out
+    kept = trained_weights("v.training", "kept")
+    for name, weights in acw.read_checkpoint("v.pt").state_dict.items():
+        assert torch.equal(weights, kept[name])
+    assert any(Path("logs").glob("events*"))
+
+
+@pytest.mark.parametrize("sizes", [(50, 50, 50), (400, 40, 4), (3, 0, 7)])
+@pytest.mark.parametrize("n", [1, 9, 0])
+def test_held_out_examples_are_of_all_classes(sizes, n):
+    """In proportion: of each class, the share held out differs from n's share by less than one example."""
+    y = np.random.default_rng(0).permutation(np.repeat(np.arange(3), sizes))
+    data = acw.Dataset(np.zeros((len(y), 1, 2, 2), np.float32), y, ("a", "b", "c"))
+    left, held_out = cli._hold_out(data, n, seed=0)
+    if n == 0:
+        assert (left, held_out) == (data, None)
+        return
+    assert sorted([*left.ids, *held_out.ids]) == list(range(len(y)))
+    assert len(held_out) == n
+    for k in range(3):
+        assert abs((held_out.y == k).sum() - sizes[k] * n / len(y)) <= 1
+    assert cli._hold_out(data, n, seed=0)[1].ids.tolist() == held_out.ids.tolist()
+    assert any(cli._hold_out(data, n, seed)[1].ids.tolist() != held_out.ids.tolist() for seed in (1, 2, 3))
+
+
+def test_a_stopped_training_goes_on(run, monkeypatch, tmp_path):
+    """Interrupted after two epochs of four, and resumed, it ends with the same weights and history."""
+    options = ("train", "mart", "--epochs", 4, "--threat", "Linf:0.1", "--steps", 2, "--quiet")
+    assert run(*options, "--out", "whole.pt")[0] == 0
+    write = TrainingFile.write
+
+    def until_the_second(self, state):
+        write(self, state)
+        if state["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingFile, "write", until_the_second)
+    assert run(*options, "--out", "cut.pt")[0] != 0
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert not Path("cut.pt").exists()
+    code, _, err = run(*options, "--out", "cut.pt")
+    assert code == 2
+    assert err.startswith("error: cut.training holds a training already: go on with it, --resume")
+    assert run(*options, "--out", "cut.pt", "--resume", "--lr", 0.1)[0] == 2  # another recipe
+    code, out, err = run(*options, "--out", "cut.pt", "--resume")
+    assert code == 0, err
+    assert "After 4 epochs" in out
+    whole, resumed = acw.read_checkpoint("whole.pt"), acw.read_checkpoint("cut.pt")
+    assert resumed.recipe == whole.recipe
+    for name, weights in whole.state_dict.items():
+        assert torch.equal(weights, resumed.state_dict[name])
+    histories = [pd.read_csv(f"{name}.csv").drop(columns="images_per_second") for name in ("whole", "cut")]
+    pd.testing.assert_frame_equal(*histories)
+    assert run(*options, "--out", "new.pt", "--resume")[0] == 0  # nothing to go on with: starts anew
+    assert pd.read_csv("new.csv")["epoch"].tolist() == [1, 2, 3, 4]
+
+
+def test_only_the_first_process_writes_and_speaks(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("RANK", "1")
+    assert run("train", "standard", "--epochs", 1, "--steps", 1, "--out", "x.pt") == (0, "", "")
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == []
+
+
+def test_train_under_torchrun(tmp_path):
+    """Two processes: one checkpoint, one report."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    command += ["art_classwise", "train", "trades", "--epochs", "2", "--steps", "2", "--threat", "Linf:0.1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*command, "--out", "two.pt"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("After 2 epochs") == 1
+    assert acw.read_checkpoint(tmp_path / "two.pt").recipe["method"] == "trades"
+    assert len(pd.read_csv(tmp_path / "two.csv")) == 2
 
 
 def test_a_path_with_an_equals_sign_is_a_path(run, checkpoint, tmp_path):
@@ -181,7 +364,10 @@ BAD = [
     (("audit", "--model", ""), "Unknown model ''"),
     (("audit", "--model", "{ckpt}", "--class", "²"), "Unknown class '²'"),
     (("audit", "--model", "{ckpt}", "--image-size", "8"), "image size: they can't be given"),
-    (("train", "standard", "--beta", "3", "--out", "x.pt"), "--beta is a parameter of mart; standard has none"),
+    (
+        ("train", "standard", "--beta", "3", "--out", "x.pt"),
+        "`beta` is a parameter of trades and mart; standard has none",
+    ),
     (("train", "mart", "--seed", "99999999999999999999", "--out", "x.pt"), "`seed` must be below 2**63"),
     (("audit", "--model", "robustbench:digits/Wong"), "Unknown RobustBench data set 'digits'"),
     (("audit", "--model", "robustbench:cifar10/Wong2020"), "Did you mean Wong2020Fast"),
@@ -215,8 +401,28 @@ BAD = [
     (("train", "mart", "--out", "."), "must be a file"),
     (("train", "mart", "--out", "x.pt", "--arch", "resnet19"), "Did you mean resnet18"),
     (("train", "mart", "--out", "x.pt", "--arch", "resnet18"), "colour images of 32 x 32"),
-    (("train", "mart", "--out", "x.pt", "--epochs", "0"), "`nb_epochs`"),
-    (("train", "mart", "--out", "x.pt", "--lr", "nan"), "--lr must be"),
+    (("train", "mart", "--out", "x.pt", "--epochs", "0"), "`epochs` must be"),
+    (("train", "mart", "--out", "x.pt", "--lr", "nan"), "`lr` must be"),
+    (("train", "mart", "--out", "x.pt", "--batch-size", "0"), "`batch_size` must be"),
+    (("train", "mart", "--out", "x.pt", "--steps", "0"), "`steps` must be"),
+    (("train", "mart", "--out", "x.pt", "--ema", "1"), "`ema_decay` must be"),
+    (("train", "mart", "--out", "x.pt", "--awp", "-1"), "`awp_gamma` must be"),
+    (("train", "mart", "--out", "x.pt", "--workers", "-1"), "`num_workers` must be"),
+    (("train", "mart", "--out", "x.pt", "--precision", "fp16"), "fp16"),
+    (("train", "mart", "--out", "x.pt", "--recipe", "papr"), "papr"),
+    (("train", "mart", "--out", "x.pt", "--recipe", "paper"), "no published recipe of mart for digits-cnn on digits"),
+    (("train", "mart", "--out", "x.pt", "--recipe", "paper"), "only for resnet18 on cifar10, wrn-34-10 on cifar10"),
+    (("train", "mart", "--out", "x.pt", "--recipe", "paper"), "--recipe fast"),
+    (("train", "mart", "--out", "x.pt", "--recipe", "fast", "--dataset", "shape.npz"), "Give a threat model"),
+    (("train", "mart", "--out", "x.pt", "--recipe", "fast", "--dataset", "cifar11"), "no usual one for cifar11"),
+    (("train", "mart", "--out", "x.pt", "--dataset", "cifar11"), "Unknown data set 'cifar11'"),
+    (("train", "mart", "--out", "x.pt", "--keep", "robust"), "--keep robust needs examples to choose by"),
+    (("train", "mart", "--out", "x.pt", "--keep", "best"), "best"),
+    (("train", "mart", "--out", "x.pt", "--validation", "1000"), "--validation 1000 leaves nothing to train on"),
+    (("train", "mart", "--out", "x.pt", "--validation", "-1"), "`--validation` must be"),
+    (("train", "mart", "--out", "done.pt"), "done.training holds a training already: go on with it, --resume"),
+    (("train", "mart", "--out", "done.pt", "--resume"), "is not a file of torch weights"),
+    (("train", "mart", "--out", "file.pt"), "can't be written"),
     (("train", "mart", "--out", "x.pt", "--beta", "-1"), "`beta`"),
     (("train", "mart", "--out", "x.pt", "--threat", "Linf:8"), 'did you mean "Linf:8/255"'),
     (("train", "mrt", "--out", "x.pt"), "mrt"),
@@ -228,6 +434,9 @@ BAD = [
 @pytest.mark.parametrize(("arguments", "says"), BAD, ids=[" ".join(a) for a, _ in BAD])
 def test_bad_input_is_one_sentence_and_exit_code_2(run, checkpoint, tmp_path, arguments, says):
     (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file.training").write_text("in the way")
+    (tmp_path / "done.training").mkdir()
+    (tmp_path / "done.training" / "training.pt").write_text("what was trained")
     x, y = np.random.default_rng(0).random((4, 8, 8)), np.arange(4)
     names = np.array([str(d) for d in range(10)])
     for name, arrays in {
@@ -270,7 +479,7 @@ def test_module_is_runnable():
 def test_divergence_and_a_failing_disk_are_sentences_too(run, checkpoint, monkeypatch):
     code, _, err = run("train", "mart", "--out", "x.pt", "--lr", "1e30", "--epochs", "2", "--quiet")
     assert (code, err.count("\n")) == (2, 1)
-    assert "error: The loss became" in err
+    assert "error: The loss was NaN or infinite in epoch 1" in err
 
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")

@@ -1,0 +1,367 @@
+"""Training recipes: the published ones with their sources, a fast one, and a plain one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
+
+from art_classwise.attacks import usual_threat
+from art_classwise.errors import InputError, check_positive, check_whole, unknown
+from art_classwise.threat import ThreatModel
+
+__all__ = ["Method", "Recipe", "fast_recipe", "paper_recipe", "plain_recipe"]
+
+Method = Literal["standard", "trades", "mart"]
+Schedule = Literal["decay", "cosine", "one-cycle"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained: optimizer, schedule, training attack, augmentation.
+
+    Attributes:
+        name: ``"paper"``, ``"fast"`` or ``"plain"``.
+        method: Which trainer it is for.
+        source: Where the numbers come from.
+        threat: Norm and radius of the training attack.
+        eps_step: Length of its steps; a quarter of the radius if absent.
+        steps: Number of its steps.
+        beta: Weight of the KL term of TRADES and MART; None for standard adversarial training.
+        epochs: Number of epochs.
+        batch_size: Examples per step of the optimizer.
+        lr: SGD's learning rate, the highest one of the schedule.
+        momentum: SGD's.
+        weight_decay: SGD's.
+        nesterov: Whether momentum is Nesterov's.
+        schedule: ``"decay"``: as ``decay`` says; ``"cosine"``: to 0, epoch by epoch; ``"one-cycle"``: step by step
+            from lr / 25 up to lr for the first three tenths, then down to almost 0 (Smith and Topin 2017, arXiv
+            1708.07120).
+        decay: Pairs (first, factor): from epoch ``first`` on, counted from 1, the learning rate is ``factor * lr``.
+        decay_unit: Whether ``first`` counts epochs or steps of the optimizer.
+        crop_padding: Pixels of zero padding before a random crop; 0 for none.
+        flip: Whether images are flipped at random.
+        two_passes: As the trainers' option.
+        exact: Whether MART follows its published implementation to the letter.
+        precision: As the trainers' option.
+        compile: Whether to compile the network; None: where it is on a CUDA device.
+
+    Raises:
+        InputError: A number is out of range.
+    """
+
+    name: str
+    method: Method
+    source: str
+    threat: ThreatModel
+    eps_step: float | None = None
+    steps: int = 10
+    beta: float | None = None
+    epochs: int = 30
+    batch_size: int = 128
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    nesterov: bool = False
+    schedule: Schedule = "cosine"
+    decay: tuple[tuple[int, float], ...] = ()
+    decay_unit: Literal["epoch", "step"] = "epoch"
+    crop_padding: int = 0
+    flip: bool = False
+    two_passes: bool = False
+    exact: bool = False
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool | None = False
+
+    def __post_init__(self) -> None:
+        check_positive("lr", self.lr)
+        for name in ("epochs", "batch_size", "steps"):
+            check_whole(name, getattr(self, name), 1)
+
+    def override(self, **given: Any) -> Recipe:
+        """Return the recipe with other values for these attributes; None leaves an attribute as it is.
+
+        A new ``threat`` without a new ``eps_step`` makes a step a quarter of the new radius.
+
+        Raises:
+            InputError: A number is out of range, or ``beta`` is given for standard adversarial training.
+        """
+        changes = {name: value for name, value in given.items() if value is not None}
+        if "beta" in changes and self.beta is None:
+            raise InputError(f"`beta` is a parameter of trades and mart; {self.method} has none.")
+        if "threat" in changes and changes["threat"] != self.threat:
+            changes.setdefault("eps_step", None)
+        return replace(self, **changes)
+
+    def optimizer(self, module: nn.Module) -> torch.optim.SGD:
+        """Return the optimizer of a module's parameters."""
+        return torch.optim.SGD(
+            module.parameters(),
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.nesterov,
+        )
+
+    def scheduler(
+        self, optimizer: torch.optim.Optimizer, n_examples: int
+    ) -> tuple[LRScheduler, Literal["epoch", "step"]]:
+        """Return the schedule, and whether it steps after each epoch or after each step of the optimizer.
+
+        Args:
+            optimizer: As :meth:`optimizer` made it.
+            n_examples: Number of training examples.
+
+        Returns:
+            ``fit``'s ``scheduler`` and ``scheduler_interval``.
+        """
+        if self.schedule == "decay":
+            return LambdaLR(optimizer, _Decay(self.decay)), self.decay_unit
+        if self.schedule == "cosine":
+            return CosineAnnealingLR(optimizer, self.epochs), "epoch"
+        steps = self.epochs * math.ceil(n_examples / self.batch_size)
+        return OneCycleLR(optimizer, self.lr, total_steps=steps, cycle_momentum=False), "step"
+
+    def trainer_options(self, module: nn.Module | None = None) -> dict[str, Any]:
+        """Return the options for the trainer of this method.
+
+        Args:
+            module: The network, on the device it is trained on: it decides where ``compile`` is None. If absent,
+                whether there is a CUDA device decides.
+        """
+        options: dict[str, Any] = {
+            "norm": self.threat.art_norm,
+            "eps": self.threat.eps,
+            "eps_step": self.eps_step,
+            "max_iter": self.steps,
+            "crop_padding": self.crop_padding,
+            "flip": self.flip,
+            "two_passes": self.two_passes,
+            "precision": self.precision,
+            "compile": _on_cuda(module) if self.compile is None else self.compile,
+        }
+        if self.beta is not None:
+            options["beta"] = self.beta
+        if self.method == "mart":
+            options["exact"] = self.exact
+        return options
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, for a checkpoint's ``recipe``."""
+        values = asdict(self)
+        step = self.threat.eps / 4 if self.eps_step is None else self.eps_step
+        decay = [list(pair) for pair in self.decay]
+        return values | {"recipe": values.pop("name"), "threat": str(self.threat), "eps_step": step, "decay": decay}
+
+
+class _Decay:
+    """The factor of the learning rate by epoch (or step). An object, so that a scheduler's state_dict holds it."""
+
+    def __init__(self, decay: tuple[tuple[int, float], ...]) -> None:
+        self.decay = decay
+
+    def __call__(self, done: int) -> float:
+        return next((factor for first, factor in reversed(self.decay) if done + 1 >= first), 1.0)
+
+
+def _on_cuda(module: nn.Module | None) -> bool:
+    parameter = None if module is None else next(module.parameters(), None)
+    return torch.cuda.is_available() if parameter is None else parameter.is_cuda
+
+
+def plain_recipe(method: Method, *, threat: ThreatModel | str = "Linf:8/255") -> Recipe:
+    """Return a recipe to start from: SGD at 0.05, a cosine over 30 epochs, 10 attack steps, no augmentation.
+
+    Args:
+        method: ``"standard"``, ``"trades"`` or ``"mart"``.
+        threat: Norm and radius of the training attack.
+
+    Raises:
+        InputError: The method is unknown, or the threat model can't be read.
+    """
+    return Recipe(
+        "plain",
+        _known(method),
+        "a cosine schedule; no paper's",
+        ThreatModel.parse(threat),
+        beta=_USUAL_BETA[method],
+    )
+
+
+def fast_recipe(
+    method: Method,
+    dataset: str,
+    *,
+    architecture: str | None = None,
+    threat: ThreatModel | str | None = None,
+    epochs: int = 30,
+) -> Recipe:
+    """Return a one-cycle recipe of about 30 epochs; bfloat16 where the hardware has it, compiled on a CUDA device.
+
+    The learning rate peaks at 0.2 for networks with batch norm, as in Wong, Rice, Kolter, "Fast is better than
+    free" (ICLR 2020, arXiv 2001.03994), and at 0.05 for the small networks without it. No paper's.
+
+    Args:
+        method: ``"standard"``, ``"trades"`` or ``"mart"``.
+        dataset: Its name decides on the augmentation, and on the threat model if none is given.
+        architecture: As :func:`art_classwise.build` knows it; if absent, a small network for MNIST and the digits
+            and a ResNet for all else.
+        threat: Norm and radius of the training attack; the ones in use for the data set if absent.
+        epochs: Number of epochs.
+
+    Raises:
+        InputError: The method is unknown, or no threat model is given and none is in use for the data set.
+    """
+    small = architecture in _SMALL if architecture is not None else dataset in _SMALL.values()
+    crop_padding, flip = _AUGMENTATION.get(dataset, (0, False))
+    return Recipe(
+        "fast",
+        _known(method),
+        "a one-cycle schedule; no paper's",
+        usual_threat(dataset) if threat is None else ThreatModel.parse(threat),
+        beta=_USUAL_BETA[method],
+        epochs=epochs,
+        lr=0.05 if small else 0.2,
+        nesterov=True,
+        schedule="one-cycle",
+        crop_padding=crop_padding,
+        flip=flip,
+        compile=None,
+    )
+
+
+def paper_recipe(method: Method, architecture: str, dataset: str) -> Recipe:
+    """Return the published recipe of a method for an architecture and a data set; its ``source`` says whose.
+
+    Args:
+        method: ``"standard"``, ``"trades"`` or ``"mart"``.
+        architecture: As :func:`art_classwise.build` knows it.
+        dataset: As :func:`art_classwise.load_dataset` knows it.
+
+    Raises:
+        InputError: The method is unknown, or no recipe of it is published for these two.
+    """
+    _known(method)
+    if (method, architecture, dataset) not in _PAPERS:
+        there = [f"{a} on {d}" for m, a, d in _PAPERS if m == method]
+        raise InputError(
+            f"There is no published recipe of {method} for {architecture} on {dataset}, only for "
+            f"{', '.join(there)}. Take the fast recipe (--recipe fast on the command line), or set each option."
+        )
+    return _PAPERS[method, architecture, dataset]
+
+
+def _known(method: str) -> Method:
+    if method not in get_args(Method):
+        raise unknown("method", method, get_args(Method))
+    return cast(Method, method)
+
+
+_USUAL_BETA = {"standard": None, "trades": 6.0, "mart": 5.0}
+_SMALL = {"digits-cnn": "digits", "mnist-cnn": "mnist"}
+"""Networks without batch norm, and what they are for."""
+_AUGMENTATION = {  # a ninth to an eighth of the side; digits and house numbers would be others when mirrored
+    "cifar10": (4, True),
+    "cifar100": (4, True),
+    "svhn": (4, False),
+    "stl10": (12, True),
+}
+
+_LINF_8 = ThreatModel("Linf", 8 / 255)
+_TRADES_CIFAR = Recipe(
+    "paper",
+    "trades",
+    "Zhang et al., ICML 2019: the authors' script for CIFAR-10",
+    ThreatModel("Linf", 0.031),
+    eps_step=0.007,
+    beta=6.0,
+    epochs=76,
+    lr=0.1,
+    weight_decay=2e-4,
+    schedule="decay",
+    decay=((75, 0.1), (90, 0.01), (100, 0.001)),
+    crop_padding=4,
+    flip=True,
+    two_passes=True,
+)
+_TRADES_MNIST = Recipe(
+    "paper",
+    "trades",
+    "Zhang et al., ICML 2019: the authors' script for MNIST",
+    ThreatModel("Linf", 0.3),
+    eps_step=0.01,
+    steps=40,
+    beta=1.0,
+    epochs=100,
+    lr=0.01,
+    weight_decay=0.0,
+    schedule="decay",
+    decay=((55, 0.1), (75, 0.01), (90, 0.001)),
+    two_passes=True,
+)
+_MART_RESNET = replace(
+    _TRADES_CIFAR,
+    method="mart",
+    source="Wang et al., ICLR 2020: the authors' script for ResNet-18",
+    beta=5.0,
+    epochs=120,
+    lr=0.01,
+    weight_decay=3.5e-3,
+    exact=True,
+)
+_MART_WIDE = replace(
+    _MART_RESNET,
+    source="Wang et al., ICLR 2020: the authors' script for WRN-34-10",
+    beta=6.0,
+    epochs=90,
+    lr=0.1,
+    weight_decay=7e-4,
+)
+_MART_MNIST = replace(
+    _TRADES_MNIST,
+    method="mart",
+    # Others' accounts say epochs, learning rate and attack. They don't say the rest.
+    source="second-hand, not checked against Wang et al., ICLR 2020; beta is theirs for ResNet-18, batch size, "
+    "momentum and no weight decay are TRADES' for MNIST",
+    beta=5.0,
+    epochs=50,
+    decay=((20, 0.1), (40, 0.01)),
+    exact=True,
+)
+_STANDARD = Recipe(
+    "paper",
+    "standard",
+    "Rice, Wong, Kolter, ICML 2020, for PreActResNet-18; there images are also standardised, and attacked in "
+    "training mode",
+    _LINF_8,
+    eps_step=2 / 255,
+    epochs=200,
+    lr=0.1,
+    schedule="decay",
+    decay=((101, 0.1), (151, 0.01)),  # after 100 and after 150 epochs
+    crop_padding=4,
+    flip=True,
+)
+_STANDARD_WIDE = replace(
+    _STANDARD,
+    source="Madry et al., ICLR 2018, for a wide ResNet with as many blocks; there images are also standardised",
+    steps=7,
+    epochs=205,  # 80,000 steps are 204.6
+    weight_decay=2e-4,
+    decay=((40_001, 0.1), (60_001, 0.01)),
+    decay_unit="step",
+)
+_PAPERS: dict[tuple[str, str, str], Recipe] = {
+    ("standard", "preactresnet18", "cifar10"): _STANDARD,
+    ("standard", "resnet18", "cifar10"): _STANDARD,
+    ("standard", "wrn-34-10", "cifar10"): _STANDARD_WIDE,
+    ("trades", "wrn-34-10", "cifar10"): _TRADES_CIFAR,
+    ("trades", "mnist-cnn", "mnist"): _TRADES_MNIST,
+    ("mart", "resnet18", "cifar10"): _MART_RESNET,
+    ("mart", "wrn-34-10", "cifar10"): _MART_WIDE,
+    ("mart", "mnist-cnn", "mnist"): _MART_MNIST,
+}

@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+import art_classwise as acw
+from art_classwise import trainers
+from art_classwise.trainers.recipes import fast_recipe, paper_recipe, plain_recipe
+
+TRAINERS = {"standard": "Standard", "trades": "TRADES", "mart": "MART"}
+
+
+def rates(recipe, n_examples):
+    """The learning rate of each step of each epoch, as the training loop drives a scheduler."""
+    optimizer = recipe.optimizer(nn.Linear(1, 1))
+    scheduler, interval = recipe.scheduler(optimizer, n_examples)
+    by_epoch = []
+    for _ in range(recipe.epochs):
+        by_epoch.append([])
+        for _ in range(math.ceil(n_examples / recipe.batch_size)):
+            by_epoch[-1].append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            if interval == "step":
+                scheduler.step()
+        if interval == "epoch":
+            scheduler.step()
+    return by_epoch
+
+
+def falling(*stages):
+    """Stages (rate, number of epochs) -> the rate of each epoch."""
+    return [rate for rate, epochs in stages for _ in range(epochs)]
+
+
+# As published: the rate of each epoch; batch, momentum, weight decay; eps, step, steps; beta; padding, flip; exact.
+PUBLISHED = {
+    ("mart", "resnet18", "cifar10"): (
+        falling((0.01, 74), (1e-3, 15), (1e-4, 10), (1e-5, 21)),
+        (128, 0.9, 3.5e-3),
+        (0.031, 0.007, 10),
+        5.0,
+        (4, True),
+        True,
+    ),
+    ("mart", "wrn-34-10", "cifar10"): (
+        falling((0.1, 74), (0.01, 15), (1e-3, 1)),
+        (128, 0.9, 7e-4),
+        (0.031, 0.007, 10),
+        6.0,
+        (4, True),
+        True,
+    ),
+    ("mart", "mnist-cnn", "mnist"): (
+        falling((0.01, 19), (1e-3, 20), (1e-4, 11)),
+        (128, 0.9, 0.0),
+        (0.3, 0.01, 40),
+        5.0,
+        (0, False),
+        True,
+    ),
+    ("trades", "wrn-34-10", "cifar10"): (
+        falling((0.1, 74), (0.01, 2)),
+        (128, 0.9, 2e-4),
+        (0.031, 0.007, 10),
+        6.0,
+        (4, True),
+        False,
+    ),
+    ("trades", "mnist-cnn", "mnist"): (
+        falling((0.01, 54), (1e-3, 20), (1e-4, 15), (1e-5, 11)),
+        (128, 0.9, 0.0),
+        (0.3, 0.01, 40),
+        1.0,
+        (0, False),
+        False,
+    ),
+    ("standard", "resnet18", "cifar10"): (
+        falling((0.1, 100), (0.01, 50), (1e-3, 50)),
+        (128, 0.9, 5e-4),
+        (8 / 255, 2 / 255, 10),
+        None,
+        (4, True),
+        False,
+    ),
+}
+PUBLISHED["standard", "preactresnet18", "cifar10"] = PUBLISHED["standard", "resnet18", "cifar10"]
+
+
+@pytest.mark.parametrize("of", PUBLISHED, ids="-".join)
+def test_paper_recipes_are_the_published_ones(of):
+    learning_rates, (batch, momentum, weight_decay), (eps, step, steps), beta, augmentation, exact = PUBLISHED[of]
+    recipe = paper_recipe(*of)
+    assert [rate for epoch in rates(recipe, 2 * batch) for rate in epoch[:1]] == pytest.approx(learning_rates)
+    assert all(len(set(epoch)) == 1 for epoch in rates(recipe, 2 * batch))
+    group = recipe.optimizer(nn.Linear(1, 1)).param_groups[0]
+    assert (recipe.batch_size, group["momentum"], group["weight_decay"]) == (batch, momentum, weight_decay)
+    assert group["nesterov"] is False
+    options = recipe.trainer_options()
+    assert (options["norm"], options["eps"], options["eps_step"], options["max_iter"]) == (math.inf, eps, step, steps)
+    assert options.get("beta") == beta
+    assert (options["crop_padding"], options["flip"]) == augmentation
+    assert options.get("exact", False) is exact
+    assert options["two_passes"] is (of[0] != "standard")
+    assert options["compile"] is False
+
+
+def test_madrys_wide_network_decays_by_steps():
+    """80,000 steps of 128 examples, a tenth of the rate after 40,000 and again after 60,000."""
+    recipe = paper_recipe("standard", "wrn-34-10", "cifar10")
+    by_step = [rate for epoch in rates(recipe, 50_000) for rate in epoch]
+    assert 80_000 <= len(by_step) < 80_000 + 50_000 / 128
+    assert by_step[:80_000] == pytest.approx(falling((0.1, 40_000), (0.01, 20_000), (1e-3, 20_000)))
+    assert (recipe.steps, recipe.eps_step, recipe.weight_decay) == (7, 2 / 255, 2e-4)
+
+
+def test_what_is_second_hand_says_so():
+    assert paper_recipe("mart", "mnist-cnn", "mnist").source.startswith("second-hand")
+    for of in PUBLISHED:
+        if of != ("mart", "mnist-cnn", "mnist"):
+            assert "second-hand" not in paper_recipe(*of).source
+            assert " et al., " in paper_recipe(*of).source or "Rice" in paper_recipe(*of).source
+
+
+@pytest.mark.parametrize("n_examples", [1000, 1024])
+def test_fast_is_one_cycle(n_examples):
+    recipe = fast_recipe("mart", "cifar10")
+    by_epoch = rates(recipe, n_examples)
+    by_step = [rate for epoch in by_epoch for rate in epoch]
+    assert len(by_epoch) == 30
+    assert len(by_step) == 30 * 8
+    peak = by_step.index(max(by_step))
+    assert by_step[peak] == pytest.approx(0.2)
+    assert peak == 72 - 1  # three tenths of 240 steps
+    assert by_step[0] == pytest.approx(0.2 / 25)
+    assert by_step[-1] < 1e-5
+    assert by_step[: peak + 1] == sorted(by_step[: peak + 1])
+    assert by_step[peak:] == sorted(by_step[peak:], reverse=True)
+    group = recipe.optimizer(nn.Linear(1, 1)).param_groups[0]
+    assert (group["nesterov"], group["momentum"], group["weight_decay"]) == (True, 0.9, 5e-4)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 7])
+@pytest.mark.parametrize("n_examples", [1, 100, 300])
+def test_a_cycle_may_be_short(epochs, n_examples):
+    by_step = [rate for epoch in rates(fast_recipe("standard", "digits", epochs=epochs), n_examples) for rate in epoch]
+    assert min(by_step) > 0
+    assert max(by_step) <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("dataset", "threat", "augmentation", "lr"),
+    [
+        ("cifar10", "Linf:8/255", (4, True), 0.2),
+        ("cifar100", "Linf:8/255", (4, True), 0.2),
+        ("svhn", "Linf:8/255", (4, False), 0.2),
+        ("stl10", "Linf:8/255", (12, True), 0.2),
+        ("mnist", "Linf:0.3", (0, False), 0.05),
+        ("digits", "Linf:0.1", (0, False), 0.05),
+    ],
+)
+def test_fast_suits_the_data(dataset, threat, augmentation, lr):
+    recipe = fast_recipe("standard", dataset)
+    assert str(recipe.threat) == threat
+    assert (recipe.crop_padding, recipe.flip) == augmentation
+    assert recipe.lr == lr
+    assert recipe.precision == "auto"
+
+
+def test_fast_suits_the_architecture():
+    assert fast_recipe("mart", "own", architecture="digits-cnn", threat="L2:1").lr == 0.05
+    assert fast_recipe("mart", "mnist", architecture="resnet18").lr == 0.2
+
+
+def test_fast_compiles_on_cuda_alone():
+    recipe = fast_recipe("trades", "cifar10")
+    assert recipe.trainer_options(nn.Linear(1, 1))["compile"] is False
+    on_cuda = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(is_cuda=True)]))
+    assert recipe.trainer_options(on_cuda)["compile"] is True
+    assert recipe.override(compile=False).trainer_options(on_cuda)["compile"] is False
+    assert recipe.override(compile=True).trainer_options(nn.Linear(1, 1))["compile"] is True
+    assert recipe.trainer_options()["compile"] is torch.cuda.is_available()
+
+
+def test_plain_is_a_cosine_from_0_05():
+    recipe = plain_recipe("standard").override(epochs=4)
+    assert [epoch[0] for epoch in rates(recipe, 10)] == pytest.approx(
+        [0.05 * (1 + math.cos(math.pi * k / 4)) / 2 for k in range(4)]
+    )
+    assert plain_recipe("mart").beta == 5
+    assert plain_recipe("trades").beta == 6
+    assert plain_recipe("standard").beta is None
+
+
+def test_override():
+    recipe = paper_recipe("mart", "resnet18", "cifar10")
+    assert recipe.override(epochs=None, beta=None) == recipe
+    assert recipe.override(threat=acw.ThreatModel("Linf", 0.031)) == recipe
+    other = recipe.override(threat=acw.ThreatModel("L2", 0.5), epochs=3, beta=0.0)
+    assert (other.eps_step, other.epochs, other.beta, other.lr) == (None, 3, 0.0, 0.01)
+    assert recipe.override(threat=acw.ThreatModel("L2", 0.5), eps_step=0.2).eps_step == 0.2
+    assert recipe.epochs == 120
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [paper_recipe(*of) for of in PUBLISHED] + [fast_recipe("mart", "digits"), plain_recipe("standard")],
+    ids=lambda r: f"{r.method}-{r.name}",
+)
+def test_schedules_survive_a_file(recipe):
+    """Resumed after a third of the epochs, the rates are those of an uninterrupted training."""
+    n_examples, done = 3 * recipe.batch_size, recipe.epochs // 3
+
+    def run(from_state):
+        optimizer = recipe.optimizer(nn.Linear(1, 1))
+        scheduler, interval = recipe.scheduler(optimizer, n_examples)
+        if from_state is not None:
+            optimizer.load_state_dict(from_state["optimizer"])
+            scheduler.load_state_dict(from_state["scheduler"])
+        seen = []
+        for epoch in range(0 if from_state is None else done, recipe.epochs):
+            if epoch == done and from_state is None:
+                file = io.BytesIO()
+                torch.save({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, file)
+                file.seek(0)
+                saved.update(torch.load(file, weights_only=True))
+            for _ in range(3):
+                seen.append(optimizer.param_groups[0]["lr"])
+                optimizer.step()
+                if interval == "step":
+                    scheduler.step()
+            if interval == "epoch":
+                scheduler.step()
+        return seen
+
+    saved: dict = {}
+    whole = run(None)
+    assert run(saved) == whole[3 * done :]
+    if recipe.schedule == "decay":  # so that a training can't be resumed with another rule unnoticed
+        assert recipe.decay in saved["scheduler"]["lr_lambdas"][0].values()
+
+
+def test_as_dict_is_plain_and_complete():
+    recipe = paper_recipe("mart", "resnet18", "cifar10")
+    said = recipe.as_dict()
+    assert json.loads(json.dumps(said)) == said
+    assert said["recipe"] == "paper"
+    assert said["threat"] == "Linf:0.031"
+    assert said["decay"] == [[75, 0.1], [90, 0.01], [100, 0.001]]
+    assert set(said) - {"recipe"} == set(vars(recipe)) - {"name"}
+    assert plain_recipe("standard").as_dict()["eps_step"] == pytest.approx(2 / 255)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        *(paper_recipe(*of) for of in PUBLISHED),
+        *(make(m, "digits") for make in (fast_recipe, lambda m, _: plain_recipe(m)) for m in TRAINERS),
+    ],
+    ids=lambda r: f"{r.method}-{r.name}",
+)
+def test_trainers_take_the_options(recipe, network, images, labels):
+    """One epoch of each on the smallest of networks."""
+    recipe = recipe.override(epochs=1, steps=1)
+    optimizer = recipe.optimizer(network)
+    classifier = acw.as_classifier(network, (3, 6, 6), 4, optimizer=optimizer, device="cpu")
+    scheduler, interval = recipe.scheduler(optimizer, len(images))
+    make = getattr(trainers, f"AdversarialTrainer{TRAINERS[recipe.method]}PyTorch")
+    trainer = make(classifier, **recipe.trainer_options(network), verbose=False)
+    history = trainer.fit(
+        images,
+        labels,
+        batch_size=recipe.batch_size,
+        nb_epochs=recipe.epochs,
+        scheduler=scheduler,
+        scheduler_interval=interval,
+    )
+    assert len(history) == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: paper_recipe("mart", "preactresnet18", "cifar10"), "only for resnet18 on cifar10, wrn-34-10 on"),
+        (lambda: paper_recipe("mart", "resnet18", "cifar100"), "--recipe fast"),
+        (lambda: paper_recipe("trades", "digits-cnn", "digits"), "no published recipe of trades for digits-cnn"),
+        (lambda: paper_recipe("mrt", "resnet18", "cifar10"), "Unknown method 'mrt'. Did you mean mart"),
+        (lambda: plain_recipe("tradse"), "Did you mean trades"),
+        (lambda: fast_recipe("at", "digits"), "Unknown method 'at'"),
+        (lambda: fast_recipe("mart", "own"), "Give a threat model"),
+        (lambda: fast_recipe("mart", "digits", threat="Linf:x"), "radius must be a number"),
+        (lambda: fast_recipe("mart", "digits", epochs=0), "`epochs` must be a whole number of at least 1"),
+        (lambda: plain_recipe("standard").override(beta=1.0), "standard has none"),
+        (lambda: plain_recipe("mart").override(lr=math.nan), "`lr` must be a finite number above 0"),
+        (lambda: plain_recipe("mart").override(lr=0.0), "`lr` must be"),
+        (lambda: plain_recipe("mart").override(batch_size=0), "`batch_size` must be"),
+        (lambda: plain_recipe("mart").override(steps=0), "`steps` must be"),
+    ],
+)
+def test_errors_say_what_to_do(call, says):
+    with pytest.raises(acw.InputError) as error:
+        call()
+    assert says in str(error.value)
