@@ -1,11 +1,12 @@
-"""How fast the attacks are, beside ART's and torchattacks' on the same network, images and steps.
+"""How fast attacks and training are, beside others' on the same network, images and steps.
 
-    python evaluations/speed.py --cifar10 cifar10_test.npz --checkpoints FOLDER --torchattacks FOLDER
+    python evaluations/speed.py --only attacks --cifar10 cifar10_test.npz --checkpoints FOLDER --torchattacks FOLDER
+    python evaluations/speed.py --only training
 
-Each case runs in a process of its own, in several rounds: a call to warm up, then whole calls of ``generate``; the
-table has their median. torchattacks' wheel brings a package ``robustbench`` that overwrites the real one, so install
-it aside: ``pip install --no-deps --target FOLDER torchattacks``. Without --cifar10 and --checkpoints cases that need
-them are left out. On a CUDA GPU: ``--size full`` (larger batches, WideResNet-28-10, matrix rate).
+Each case runs in a process of its own, in several rounds: a call to warm up, then whole calls of ``generate``, or whole
+epochs of training; the table has their median. torchattacks' wheel brings a package ``robustbench`` that overwrites the
+real one, so install it aside: ``pip install --no-deps --target FOLDER torchattacks``. Without --cifar10 and
+--checkpoints cases that need them are left out. On a CUDA GPU: ``--size full`` (larger batches, WideResNet-28-10).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from published import load_published
+from training_step import STEPS, TRAINERS, forwards_per_image, time_training
 
 import art_classwise as acw
 
@@ -55,13 +57,13 @@ def main() -> None:
         sys.exit("error: no case ran")
     table = pd.DataFrame([_summary(case, measured) for case, measured in results.items()])
     seconds = table["seconds"]
-    for other in ("ART", "torchattacks"):
-        theirs = table[table["attack"] == other].set_index(["benchmark", "network"])["seconds"]
+    for other in ("ART", "torchattacks", "ART TRADES", "published MART"):
+        theirs = table[table["method"] == other].set_index(["benchmark", "network"])["seconds"]
         beside = [theirs.get((b, n), np.nan) for b, n in zip(table["benchmark"], table["network"], strict=True)]
         table[f"times {other}"] = beside / seconds
     table["hardware"], table["versions"] = _hardware(), _versions()
     table["matrix TFLOP/s"] = _matrix_rate()
-    table["command"] = "python evaluations/speed.py --size " + arguments.size
+    table["command"] = f"python evaluations/speed.py --only {arguments.only} --size {arguments.size}"
     table.to_csv(arguments.out, index=False, float_format="%.4g")
     shown = table.drop(columns=["hardware", "versions", "command", "matrix TFLOP/s"])
     print(shown.to_string(index=False, float_format=lambda v: f"{v:.4g}", na_rep=""))
@@ -76,7 +78,7 @@ def _summary(case: tuple[str, str, str], measured: list[dict[str, Any]]) -> dict
     one, median = measured[0], statistics.median(seconds)
     steps = one["n"] * one["steps"]
     return {
-        **dict(zip(("benchmark", "network", "attack"), case, strict=True)),
+        **dict(zip(("benchmark", "network", "method"), case, strict=True)),
         **{key: one[key] for key in ("n", "steps", "eps x 255", "robust %")},
         "calls": len(seconds),
         "seconds": median,
@@ -89,7 +91,11 @@ def _summary(case: tuple[str, str, str], measured: list[dict[str, Any]]) -> dict
 
 
 def _cases(arguments: argparse.Namespace) -> list[tuple[str, str, str]]:
-    full, others = arguments.size == "full", ("ART", *(("torchattacks",) if arguments.torchattacks else ()))
+    full = arguments.size == "full"
+    if arguments.only == "training":
+        names = (*TRAINERS, *(("ours MART compiled",) if full or arguments.compiled else ()))
+        return [(f"training, batch {b}", "resnet18", name) for b in ((128, 512) if full else (64,)) for name in names]
+    others = ("ART", *(("torchattacks",) if arguments.torchattacks else ()))
     ours = ("ours auto", "ours fp32", *(("ours auto compiled",) if full or arguments.compiled else ()))
     cases = [
         ("pgd-10", network, a)
@@ -108,6 +114,8 @@ def _cases(arguments: argparse.Namespace) -> list[tuple[str, str, str]]:
 
 def _run_case(arguments: argparse.Namespace) -> dict[str, Any]:
     benchmark, name, attack = arguments.case
+    if benchmark.startswith("training"):
+        return _run_training(attack, int(benchmark.split()[-1]), arguments.size == "full")
     full, device = arguments.size == "full", "cuda" if torch.cuda.is_available() else "cpu"
     eps, steps, repeats = EPS, 10 if benchmark == "pgd-10" else 20, 2
     if benchmark == "pgd-10":
@@ -145,6 +153,24 @@ def _run_case(arguments: argparse.Namespace) -> dict[str, Any]:
         "robust %": 100 * robust if benchmark != "pgd-10" else None,
         "seconds": seconds,
         "FLOP per image": _flops_per_image(classifier, x),
+        "peak MiB": peak / 2**20,
+    }
+
+
+def _run_training(name: str, batch_size: int, full: bool) -> dict[str, Any]:
+    """Return a row as an attack's; ``n`` is the images of an epoch, of which there are 50,000 in CIFAR-10."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    n, before = (50 * 512 if full else 4 * batch_size), _peak_memory(device)
+    seconds, classifier, x = time_training(name, n, batch_size, 2)
+    peak = _peak_memory(device) - (0 if device == "cuda" else before)
+    forward = _flops_per_image(classifier, x) / 2
+    return {
+        "n": n,
+        "steps": STEPS,
+        "eps x 255": None,
+        "robust %": None,
+        "seconds": seconds,
+        "FLOP per image": forward * forwards_per_image(name) / STEPS,
         "peak MiB": peak / 2**20,
     }
 
@@ -242,14 +268,17 @@ def _versions() -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", choices=("quick", "full"), default="quick", help="full is for a GPU")
+    parser.add_argument("--only", choices=("attacks", "training"), required=True, help="what to time")
     parser.add_argument("--cifar10", help="an .npz file with CIFAR-10's test set, arrays x and y")
     parser.add_argument("--checkpoints", help="folder of the published networks' weights")
     parser.add_argument("--torchattacks", help="folder torchattacks was installed into")
     parser.add_argument("--compiled", action="store_true", help="also with torch.compile (needs a C++ compiler)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", default=str(Path(__file__).with_name("speed.csv")))
+    parser.add_argument("--out", help="the table; beside this script if absent")
     parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    arguments.out = arguments.out or str(Path(__file__).with_name(f"speed_{arguments.only}.csv"))
+    return arguments
 
 
 if __name__ == "__main__":
