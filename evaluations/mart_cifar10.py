@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from _machine import hardware, versions
 
 import art_classwise as acw
-from art_classwise.trainers import trained_weights
+from art_classwise.trainers import trained_weights, training_history
 from art_classwise.trainers.recipes import Recipe, paper_recipe
 
 EPS = 8 / 255
@@ -118,10 +118,10 @@ def _run(arguments: argparse.Namespace) -> None:
             _train(method, recipes[method], network(arguments.size), images, chosen_on(test), folders[method])
     origin = {"hardware": hardware(), "versions": versions(), "command": _command(arguments)}
     stories = {method: told(recipe) for method, recipe in recipes.items()}
-    states = {method: _state(folder) for method, folder in folders.items()}
+    histories = {method: training_history(folder) for method, folder in folders.items()}
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"mart_cifar10_{arguments.size}_history.csv"
-    _with_origin(history(states), stories, origin).to_csv(path, index=False, float_format="%.5g")
+    _with_origin(joined_history(histories), stories, origin).to_csv(path, index=False, float_format="%.5g")
     print(path)
     if arguments.train_only:
         return
@@ -135,7 +135,8 @@ def _run(arguments: argparse.Namespace) -> None:
             classifier = acw.as_classifier(module.eval(), test.input_shape, len(test.classes))
             parts.append(_attack(f"{method} {weights}", classifier, data, size.batch_size, folder / "outcomes"))
     results = table(joined(parts))
-    epoch_of = {(m, w): s[key] for m, s in states.items() for w, key in (("best", "kept_epoch"), ("last", "epoch"))}
+    epoch_of = {(m, "best"): h.attrs["kept_epoch"] for m, h in histories.items()}
+    epoch_of |= {(m, "last"): len(h) for m, h in histories.items()}
     results.insert(2, "epoch", [epoch_of[pair] for pair in zip(results["method"], results["weights"], strict=True)])
     path = arguments.out / f"mart_cifar10_{arguments.size}.csv"
     _with_origin(results, stories, origin).to_csv(path, index=False, float_format="%.4f")
@@ -223,17 +224,9 @@ def _train(
     )
 
 
-def _state(folder: Path) -> dict[str, Any]:
-    """Return how far a training is, and how it went, without its weights."""
-    trained_weights(folder)  # says what is wrong with the folder, if something is
-    state = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
-    return {key: state[key] for key in ("epoch", "kept_epoch", "history")}
-
-
-def history(states: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def joined_history(histories: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return the histories of all methods in one table, a row per epoch."""
-    parts = [pd.DataFrame(state["history"]).assign(method=method) for method, state in states.items()]
-    rows = pd.concat(parts, ignore_index=True).astype({"epoch": int})
+    rows = pd.concat([h.assign(method=method) for method, h in histories.items()], ignore_index=True)
     return rows[["method", *rows.columns.drop("method")]]
 
 

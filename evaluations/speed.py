@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -28,6 +26,7 @@ import pandas as pd
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+from _machine import hardware, versions
 from published import load_published
 from training_step import STEPS, TRAINERS, forwards_per_image, time_training
 
@@ -61,15 +60,13 @@ def main() -> None:
         theirs = table[table["method"] == other].set_index(["benchmark", "network"])["seconds"]
         beside = [theirs.get((b, n), np.nan) for b, n in zip(table["benchmark"], table["network"], strict=True)]
         table[f"times {other}"] = beside / seconds
-    table["hardware"], table["versions"] = _hardware(), _versions()
+    table["hardware"], table["versions"] = hardware(), versions()
     table["matrix TFLOP/s"] = _matrix_rate()
     table["command"] = f"python evaluations/speed.py --only {arguments.only} --size {arguments.size}"
     table.to_csv(arguments.out, index=False, float_format="%.4g")
     shown = table.drop(columns=["hardware", "versions", "command", "matrix TFLOP/s"])
     print(shown.to_string(index=False, float_format=lambda v: f"{v:.4g}", na_rep=""))
-    print(
-        f"\n{_hardware()}; {_versions()}; bfloat16 matrix products here: {_matrix_rate():.3g} TFLOP/s\n{arguments.out}"
-    )
+    print(f"\n{hardware()}; {versions()}; bfloat16 matrix products here: {_matrix_rate():.3g} TFLOP/s\n{arguments.out}")
 
 
 def _summary(case: tuple[str, str, str], measured: list[dict[str, Any]]) -> dict[str, Any]:
@@ -243,26 +240,6 @@ def _peak_memory(device: str) -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _hardware() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{os.cpu_count()} cores, {_processor()}, {torch.get_num_threads()} threads"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.machine()
-
-
-def _versions() -> str:
-    from importlib.metadata import version
-
-    art = version("adversarial-robustness-toolbox")
-    return f"Python {platform.python_version()}, torch {torch.__version__}, ART {art}"
 
 
 def _arguments() -> argparse.Namespace:

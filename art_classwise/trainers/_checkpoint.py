@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -17,7 +18,15 @@ from art_classwise._files import check_output_folder, written_aside
 from art_classwise.errors import InputError, first_line
 from art_classwise.zoo._files import load_weights
 
-__all__ = ["TrainingFile", "describe_optimizer", "describe_scheduler", "plain", "trained_weights"]
+__all__ = [
+    "TrainingFile",
+    "describe_optimizer",
+    "describe_scheduler",
+    "history_table",
+    "plain",
+    "trained_weights",
+    "training_history",
+]
 
 _FORMAT, _VERSION = "art-classwise training", 1
 _KEYS = (
@@ -112,6 +121,29 @@ def trained_weights(
     kept: dict[str, Tensor] | None = state["kept_weights"] if which == "kept" else None
     last: dict[str, Tensor] = state["weights"] if state["averages"] is None else state["averages"]
     return last if kept is None else kept
+
+
+def training_history(checkpoint_dir: str | os.PathLike[str]) -> pd.DataFrame:
+    """Return the history so far from the folder of a training, running or finished.
+
+    Args:
+        checkpoint_dir: The folder given to ``fit``.
+
+    Returns:
+        As ``fit`` does; ``attrs["kept_epoch"]`` is the epoch that would be kept if it ended now.
+
+    Raises:
+        InputError: The folder holds no training, or it is damaged.
+    """
+    state = _read(Path(checkpoint_dir) / "training.pt")
+    return history_table(state["history"], state["kept_epoch"])
+
+
+def history_table(rows: Sequence[Mapping[str, float]], kept_epoch: int | None) -> pd.DataFrame:
+    """Return the rows as ``fit`` returns them; if none is chosen, the last epoch is kept."""
+    history = pd.DataFrame(list(rows)).astype({"epoch": int})
+    history.attrs["kept_epoch"] = len(history) if kept_epoch is None else kept_epoch
+    return history
 
 
 def _read(path: Path) -> dict[str, Any]:

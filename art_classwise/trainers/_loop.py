@@ -23,7 +23,7 @@ from art_classwise.attacks._fast import FastCopy, Precision
 from art_classwise.attacks._random import ExampleUniform, derive
 from art_classwise.errors import DivergenceError, InputError
 from art_classwise.trainers._adversary import Adversary
-from art_classwise.trainers._checkpoint import TrainingFile, plain
+from art_classwise.trainers._checkpoint import TrainingFile, history_table, plain
 from art_classwise.trainers._data import Batch, Source
 from art_classwise.trainers._history import ClassCounts, EpochStatistics, Scalars
 from art_classwise.trainers._weights import (
@@ -195,13 +195,11 @@ class Training:
             self._optimizer.zero_grad()
         if self._average is not None:
             self._model.load_state_dict(self._evaluated().state_dict())
-        kept_epoch = self._epoch
+        kept_epoch = None
         if self._kept is not None:
             _, kept_epoch, weights = self._kept
             self._model.load_state_dict(weights)
-        history = pd.DataFrame(self._rows).astype({"epoch": int})
-        history.attrs["kept_epoch"] = kept_epoch
-        return history
+        return history_table(self._rows, kept_epoch)
 
     def _lay_out(self, stack: ExitStack) -> None:
         """Make of the module what is trained: laid out channels last, on many devices, compiled."""
