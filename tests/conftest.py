@@ -73,6 +73,11 @@ def digits() -> acw.Dataset:
     return acw.load_dataset("digits", "test")
 
 
+@pytest.fixture(scope="session")
+def train_set() -> acw.Dataset:
+    return acw.load_dataset("digits", "train").first(400)
+
+
 @pytest.fixture
 def network() -> nn.Module:
     """A small smooth network for images (3, 6, 6), 4 classes, with every kind of state."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+import trainable
 from art.data_generators import NumpyDataGenerator, PyTorchDataGenerator
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
+from trainable import SMALL, STANDARD, TRAINERS, weights
 
 import art_classwise as acw
 from art_classwise import InputError
@@ -17,9 +20,6 @@ from art_classwise.datasets.dataset import LazyImages
 from art_classwise.trainers import _data
 from art_classwise.trainers._data import Augmentation, Resident, Streamed, array_source
 
-STANDARD = acw.AdversarialTrainerStandardPyTorch
-TRAINERS = [STANDARD, acw.AdversarialTrainerTRADESPyTorch, acw.AdversarialTrainerMARTPyTorch]
-SMALL = {"eps": 0.05, "max_iter": 2, "verbose": False}
 CPU = torch.device("cpu")
 NONE = Augmentation()
 
@@ -30,13 +30,7 @@ def network(*normalisation):
 
 
 def make(*normalisation):
-    module = network(*normalisation)
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
-    return acw.as_classifier(module, (1, 8, 8), 10, optimizer=optimizer, device="cpu")
-
-
-def weights(classifier):
-    return torch.cat([p.detach().flatten() for p in classifier.model.state_dict().values()])
+    return trainable.make(partial(network, *normalisation))
 
 
 def source(x, y=None, batch_size=8, seed=0, augment=NONE, num_workers=0):

@@ -10,46 +10,12 @@ import torch
 from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
 from art.data_generators import NumpyDataGenerator
 from art.summary_writer import SummaryWriterDefault
-from torch import nn
+from trainable import MART, SMALL, STANDARD, TRAINERS, make
 
 import art_classwise as acw
 from art_classwise import InputError
 from art_classwise._state import evaluating
 from art_classwise.trainers import _loop
-
-STANDARD, TRADES, MART = TRAINERS = [
-    acw.AdversarialTrainerStandardPyTorch,
-    acw.AdversarialTrainerTRADESPyTorch,
-    acw.AdversarialTrainerMARTPyTorch,
-]
-SMALL = {"eps": 0.05, "max_iter": 2, "verbose": False}
-
-
-class Convolutional(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.features = nn.Conv2d(1, 8, 3)
-        self.norm = nn.BatchNorm2d(8)
-        self.head = nn.Linear(8 * 36, 10)
-
-    def forward(self, x):
-        return self.head(self.norm(self.features(x)).relu().flatten(1))
-
-
-def make(lr=0.1):
-    torch.manual_seed(0)
-    network = Convolutional()
-    optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9)
-    return acw.as_classifier(network, (1, 8, 8), 10, optimizer=optimizer, device="cpu")
-
-
-def weights(classifier):
-    return torch.cat([p.detach().flatten() for p in classifier.model.state_dict().values()])
-
-
-@pytest.fixture(scope="module")
-def train_set():
-    return acw.load_dataset("digits", "train").first(400)
 
 
 class Counting:

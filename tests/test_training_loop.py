@@ -5,34 +5,20 @@ from __future__ import annotations
 import copy
 import shutil
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+import trainable
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from trainable import MART, SMALL, STANDARD, TRADES, TRAINERS, Convolutional
 
 import art_classwise as acw
 from art_classwise._state import evaluating
 from art_classwise.attacks import _fast
 from art_classwise.trainers import _adversary
-
-STANDARD = acw.AdversarialTrainerStandardPyTorch
-TRADES = acw.AdversarialTrainerTRADESPyTorch
-MART = acw.AdversarialTrainerMARTPyTorch
-TRAINERS = [STANDARD, TRADES, MART]
-SMALL = {"eps": 0.05, "max_iter": 2, "verbose": False}
-
-
-class Convolutional(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.features = nn.Conv2d(1, 8, 3)
-        self.norm = nn.BatchNorm2d(8)
-        self.head = nn.Linear(8 * 36, 10)
-
-    def forward(self, x):
-        return self.head(self.norm(self.features(x)).relu().flatten(1))
 
 
 def linear():
@@ -43,10 +29,7 @@ def sgd(parameters):
     return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=1e-3)
 
 
-def make(module=Convolutional, optimizer=sgd):
-    torch.manual_seed(0)
-    network = module()
-    return acw.as_classifier(network, (1, 8, 8), 10, optimizer=optimizer(network.parameters()), device="cpu")
+make = partial(trainable.make, optimizer=sgd)
 
 
 def state(network):
@@ -88,7 +71,7 @@ class Seen:
 
 def trained(trainer_class, data, epochs=1, batch_size=40, module=Convolutional, optimizer=sgd, fit=None, **options):
     """Train, and return the classifier, what its attacks saw, and the history."""
-    classifier = make(module, optimizer)
+    classifier = make(module, optimizer=optimizer)
     trainer = trainer_class(classifier, **{**SMALL, **options})
     seen = Seen(trainer)
     history = trainer.fit(data.x, data.y, batch_size=batch_size, nb_epochs=epochs, **(fit or {}))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import abc
 import os
-from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from art.attacks.attack import EvasionAttack
 from art.data_generators import DataGenerator
 from art.defences.trainer import Trainer
 
@@ -23,8 +21,10 @@ from art_classwise.errors import InputError, check_positive, check_seed, check_w
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers import _data, _loop
 from art_classwise.trainers._adversary import Adversary, ArtAdversary, Attacked, InnerSearch
-from art_classwise.trainers._checkpoint import TrainingFile, describe_optimizer, describe_scheduler, plain
+from art_classwise.trainers._checkpoint import TrainingFile, plain
+from art_classwise.trainers._checks import check_attack, check_optimizer, check_range, check_scheduler
 from art_classwise.trainers._history import Scalars, check_summary_writer
+from art_classwise.trainers._recipe import describe_attack, describe_classifier, describe_optimizer, describe_scheduler
 
 __all__ = ["SearchTrainer"]
 
@@ -99,7 +99,7 @@ class SearchTrainer(Trainer, abc.ABC):
         verbose: bool = True,
     ) -> None:
         _estimator.check_classifier("The classifier", classifier)
-        _check_optimizer(classifier)
+        check_optimizer(classifier)
         super().__init__(classifier)
         self.threat = ThreatModel.from_art(norm, eps)
         self.eps_step = self.threat.eps / 4 if eps_step is None else eps_step
@@ -114,18 +114,18 @@ class SearchTrainer(Trainer, abc.ABC):
         for name, flag in (("flip", flip), ("two_passes", two_passes), ("compile", compile), ("verbose", verbose)):
             if not isinstance(flag, bool):
                 raise InputError(f"`{name}` must be True or False, but got {flag!r}.")
-        _check_range("label_smoothing", label_smoothing, 0, 1, "from 0 to below 1")
+        check_range("label_smoothing", label_smoothing, 0, 1, "from 0 to below 1")
         if gradient_clip is not None:
             check_positive("gradient_clip", gradient_clip)
         if ema_decay is not None:
-            _check_range("ema_decay", ema_decay, 0, 1, "from 0 to below 1")
-        _check_range("awp_gamma", awp_gamma, 0, np.inf, "of at least 0")
+            check_range("ema_decay", ema_decay, 0, 1, "from 0 to below 1")
+        check_range("awp_gamma", awp_gamma, 0, np.inf, "of at least 0")
         check_precision(precision)
         check_seed(seed)
         check_summary_writer(summary_writer)
         self.settings = _loop.Settings(gradient_clip, ema_decay, float(awp_gamma), awp_warmup, precision, compile, seed)
         if attack is not None:
-            _check_attack(attack, classifier)
+            check_attack(attack, classifier)
         if (crop_padding or flip) and len(classifier.input_shape) != 3:
             raise InputError(
                 "`crop_padding` and `flip` are for images (C, H, W), but the classifier takes inputs of shape "
@@ -282,7 +282,7 @@ class SearchTrainer(Trainer, abc.ABC):
         resume: bool,
     ) -> pd.DataFrame:
         check_whole("nb_epochs", nb_epochs, 1)
-        _check_scheduler(scheduler, scheduler_interval)
+        check_scheduler(scheduler, scheduler_interval)
         if keep not in get_args(_loop.Keep):
             raise unknown("rule to keep weights by", keep, get_args(_loop.Keep))
         if keep != "last" and validation_data is None:
@@ -313,9 +313,10 @@ class SearchTrainer(Trainer, abc.ABC):
                 "optimizer": describe_optimizer(classifier.optimizer),
                 "scheduler": describe_scheduler(scheduler),
                 "scheduler_interval": scheduler_interval,
+                "classifier": describe_classifier(classifier),
             }
-            file = _training_file(checkpoint_dir, recipe, classifier)
-            if scheduler is not None:  # what torch's schedulers do, too: resumed in this process, it has moved
+            file = TrainingFile(checkpoint_dir, plain(recipe))
+            if hasattr(scheduler, "load_state_dict"):  # as torch's do: resumed in this process, the rate has moved
                 for group in classifier.optimizer.param_groups:
                     group.setdefault("initial_lr", group["lr"])
         training = _loop.Training(
@@ -360,7 +361,7 @@ class SearchTrainer(Trainer, abc.ABC):
 
     def _shared_recipe(self) -> dict[str, Any]:
         if self.attack is not None:
-            attack: dict[str, Any] = {"name": type(self.attack).__name__, **_told(self.attack)}
+            attack = describe_attack(self.attack)
         else:
             attack = {"name": "built-in", "threat": repr(self.threat)}
             attack |= {"eps_step": float(self.eps_step), "max_iter": self.max_iter}
@@ -374,112 +375,9 @@ class SearchTrainer(Trainer, abc.ABC):
         }
 
 
-def _training_file(folder: str | os.PathLike[str], recipe: Mapping[str, Any], classifier: Any) -> TrainingFile:
-    try:
-        plain(classifier.optimizer.state_dict())
-    except TypeError as error:
-        raise InputError(
-            f"The state of the optimizer {type(classifier.optimizer).__name__} can't be kept: {error}. Train without "
-            "`checkpoint_dir`, or with another optimizer."
-        ) from error
-    weights = {name: list(value.shape) for name, value in classifier.model.state_dict().items()}
-    frozen = [name for name, p in classifier.model.named_parameters() if not p.requires_grad]
-    bounds = classifier.clip_values
-    made = {
-        "clip_values": None if bounds is None else [np.asarray(bound).tolist() for bound in bounds],
-        "preprocessing": [_described(operation) for operation in classifier.preprocessing_operations],
-    }
-    return TrainingFile(folder, {**plain(recipe), "weights": weights, "frozen": frozen, "classifier": made})
-
-
-def _described(operation: Any) -> str:
-    """Return a preprocessing step of ART's in words that differ where its parameters do."""
-    names = [n for n in (*getattr(operation, "params", ()), "mean", "std") if hasattr(operation, n)]
-    return f"{type(operation).__name__} { {n: np.asarray(getattr(operation, n)).tolist() for n in names} }"
-
-
-def _told(attack: Any) -> dict[str, Any]:
-    """Return those of an attack's parameters that are plain values."""
-    told = {}
-    for name in attack.attack_params:
-        value = getattr(attack, name, None)
-        if isinstance(value, (str, int, float, bool, np.generic)):
-            told[name] = value
-        elif isinstance(value, np.ndarray):
-            told[name] = value.tolist()
-    return {k: v for k, v in told.items() if k not in ("verbose", "summary_writer", "batch_size")}
-
-
-def _check_optimizer(classifier: Any) -> None:
-    optimizer = classifier.optimizer
-    if optimizer is None:
-        raise InputError(
-            "The classifier has no optimizer: make it with one, as_classifier(..., optimizer=torch.optim.SGD(...))."
-        )
-    needed = _loop.needs(type(optimizer).step.__get__(optimizer))  # the object's own a scheduler may have wrapped
-    if needed:
-        raise InputError(
-            f"The step of the optimizer {type(optimizer).__name__} needs {needed[0]}, to compute the loss several "
-            "times: take one whose step needs nothing, such as torch.optim.SGD or AdamW."
-        )
-    own = {id(p) for p in classifier.model.parameters() if p.requires_grad}
-    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
-        raise InputError(
-            "The optimizer holds none of the classifier's weights that require a gradient, so that nothing would be "
-            "trained: make it of the same network's parameters()."
-        )
-
-
-def _check_attack(attack: Any, classifier: Any) -> None:
-    if not isinstance(attack, EvasionAttack):
-        raise InputError(f"`attack` must be an evasion attack of ART, but is a {type(attack).__name__}.")
-    if getattr(attack, "estimator", None) is not classifier:
-        raise InputError(
-            f"The {type(attack).__name__} must attack the classifier that is trained: make it on that one."
-        )
-    if getattr(attack, "targeted", False):
-        raise InputError(
-            f"The {type(attack).__name__} is targeted, and would be given the true labels as targets: "
-            "training needs an untargeted attack."
-        )
-
-
-def _check_range(name: str, value: Any, low: float, high: float, words: str) -> None:
-    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not (number and low <= value < high):
-        raise InputError(f"`{name}` must be a number {words}, but got {value!r}.")
-
-
-def _check_scheduler(scheduler: Any, interval: object) -> None:
-    if interval not in get_args(_loop.Interval):
-        raise unknown("scheduler_interval", interval, get_args(_loop.Interval))
-    if scheduler is None:
-        return
-    if isinstance(scheduler, type) or not callable(getattr(scheduler, "step", None)):
-        raise InputError(f"`scheduler` must be an object with a method step(), but got {scheduler!r}.")
-    needed = _loop.needs(scheduler.step)
-    most = 1 if interval == "epoch" else 0  # a metric, which there is one of per epoch
-    if len(needed) > most:
-        raise InputError(
-            f"`scheduler.step()` is called {'with a metric at most' if most else 'without arguments'} after each "
-            f"{interval}, but that of {type(scheduler).__name__} needs {', '.join(needed)}: wrap it in an object whose "
-            "step() takes none."
-        )
-
-
 def _no_more(kwargs: dict[str, Any]) -> None:
     if kwargs:
         raise InputError(
             f"Unknown argument {', '.join(kwargs)}: fit takes {', '.join(_FIT)}, checkpoint_dir and resume; "
             "the attack and how to train are set when the trainer is made."
         )
-
-
-def check_beta(beta: Any) -> float:
-    """Return the weight of a KL term if it is one.
-
-    Raises:
-        InputError: It isn't a finite number of at least 0.
-    """
-    _check_range("beta", beta, 0, np.inf, "of at least 0, and finite")
-    return float(beta)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +19,6 @@ from art_classwise.zoo._files import load_weights
 
 __all__ = [
     "TrainingFile",
-    "describe_optimizer",
-    "describe_scheduler",
     "history_table",
     "plain",
     "trained_weights",
@@ -202,39 +199,3 @@ def plain(value: Any, without: frozenset[str] = frozenset()) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(plain(v, without) for v in value) if type(value) in (list, tuple) else [*map(plain, value)]
     raise TypeError(f"{type(value).__name__} can't be stored safely")
-
-
-def describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return what an optimizer is, apart from where a schedule has taken it."""
-    groups = []
-    for group in optimizer.param_groups:
-        told = {k: v for k, v in group.items() if k not in ("params", "lr", "initial_lr", "momentum", "betas")}
-        told["lr"] = group.get("initial_lr", group["lr"])
-        if "momentum" in group:
-            told["momentum"] = group.get("base_momentum", group["momentum"])
-        if "betas" in group:
-            told["betas"] = [group.get("base_momentum", group["betas"][0]), *group["betas"][1:]]
-        told = {k: v.item() if isinstance(v, Tensor) and v.numel() == 1 else v for k, v in told.items()}
-        told["parameters"] = [list(p.shape) for p in group["params"]]
-        groups.append({k: v for k, v in told.items() if isinstance(v, (str, int, float, bool, list, type(None)))})
-    return {"name": type(optimizer).__name__, **{str(i): group for i, group in enumerate(groups)}}
-
-
-_MOVING = frozenset(
-    {
-        *("last_epoch", "_step_count", "_last_lr", "_get_lr_called_within_step", "_is_initial"),
-        *("best", "num_bad_epochs", "cooldown_counter", "T_cur", "T_i"),
-    }
-)
-
-
-def describe_scheduler(scheduler: Any) -> dict[str, Any] | None:
-    """Return what a schedule is, apart from where it stands; its name alone where it doesn't say more."""
-    if scheduler is None:
-        return None
-    state = scheduler.state_dict() if hasattr(scheduler, "state_dict") else {}
-    told: dict[str, Any] = {"name": type(scheduler).__name__}
-    for key in state.keys() - _MOVING:
-        with suppress(TypeError):  # a function, say
-            told[str(key)] = plain(state[key], _MOVING)
-    return told

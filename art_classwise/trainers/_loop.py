@@ -222,9 +222,7 @@ class Training:
             gradients = torch.autograd.grad(self._module(self._sample).sum(), self._trained, allow_unused=True)
         # Buffers aren't shared at each pass: of two passes the second would overwrite what the first still needs.
         arguments = inspect.signature(DistributedDataParallel).parameters
-        name = (
-            "forward_sync_buffers" if "forward_sync_buffers" in arguments else "broadcast_buffers"
-        )  # as torch's age is
+        name = "forward_sync_buffers" if "forward_sync_buffers" in arguments else "broadcast_buffers"  # by torch's age
         options: dict[str, Any] = {name: False, "find_unused_parameters": any(g is None for g in gradients)}
         network = DistributedDataParallel(self._module, **options)
         share_buffers(self._model, as_main=True)

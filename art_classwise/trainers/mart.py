@@ -9,7 +9,8 @@ from torch import Tensor
 from art_classwise import losses
 from art_classwise.errors import InputError, unknown
 from art_classwise.trainers._adversary import Adversary, Attacked
-from art_classwise.trainers._base import SearchTrainer, check_beta
+from art_classwise.trainers._base import SearchTrainer
+from art_classwise.trainers._checks import check_beta
 from art_classwise.trainers._loop import Objective
 
 __all__ = ["AdversarialTrainerMARTPyTorch"]

@@ -1,0 +1,100 @@
+"""Arguments of trainers, looked at before any work is done."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import numpy as np
+from art.attacks.attack import EvasionAttack
+
+from art_classwise.errors import InputError, unknown
+from art_classwise.trainers._loop import Interval, needs
+
+__all__ = ["check_attack", "check_beta", "check_optimizer", "check_range", "check_scheduler"]
+
+
+def check_optimizer(classifier: Any) -> None:
+    """Check that a classifier has an optimizer, of its own weights, whose step needs nothing.
+
+    Raises:
+        InputError: It hasn't.
+    """
+    optimizer = classifier.optimizer
+    if optimizer is None:
+        raise InputError(
+            "The classifier has no optimizer: make it with one, as_classifier(..., optimizer=torch.optim.SGD(...))."
+        )
+    needed = needs(type(optimizer).step.__get__(optimizer))  # the object's own a scheduler may have wrapped
+    if needed:
+        raise InputError(
+            f"The step of the optimizer {type(optimizer).__name__} needs {needed[0]}, to compute the loss several "
+            "times: take one whose step needs nothing, such as torch.optim.SGD or AdamW."
+        )
+    own = {id(p) for p in classifier.model.parameters() if p.requires_grad}
+    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        raise InputError(
+            "The optimizer holds none of the classifier's weights that require a gradient, so that nothing would be "
+            "trained: make it of the same network's parameters()."
+        )
+
+
+def check_attack(attack: Any, classifier: Any) -> None:
+    """Check that an attack can be trained against: ART's, untargeted, on the classifier.
+
+    Raises:
+        InputError: It can't.
+    """
+    if not isinstance(attack, EvasionAttack):
+        raise InputError(f"`attack` must be an evasion attack of ART, but is a {type(attack).__name__}.")
+    if getattr(attack, "estimator", None) is not classifier:
+        raise InputError(
+            f"The {type(attack).__name__} must attack the classifier that is trained: make it on that one."
+        )
+    if getattr(attack, "targeted", False):
+        raise InputError(
+            f"The {type(attack).__name__} is targeted, and would be given the true labels as targets: "
+            "training needs an untargeted attack."
+        )
+
+
+def check_range(name: str, value: Any, low: float, high: float, words: str) -> None:
+    """Check that an argument is a number from ``low`` to below ``high``; ``words`` say so.
+
+    Raises:
+        InputError: It isn't.
+    """
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not (number and low <= value < high):
+        raise InputError(f"`{name}` must be a number {words}, but got {value!r}.")
+
+
+def check_scheduler(scheduler: Any, interval: object) -> None:
+    """Check that a scheduler's step can be called after each epoch or step.
+
+    Raises:
+        InputError: It can't.
+    """
+    if interval not in get_args(Interval):
+        raise unknown("scheduler_interval", interval, get_args(Interval))
+    if scheduler is None:
+        return
+    if isinstance(scheduler, type) or not callable(getattr(scheduler, "step", None)):
+        raise InputError(f"`scheduler` must be an object with a method step(), but got {scheduler!r}.")
+    needed = needs(scheduler.step)
+    most = 1 if interval == "epoch" else 0  # a metric, which there is one of per epoch
+    if len(needed) > most:
+        raise InputError(
+            f"`scheduler.step()` is called {'with a metric at most' if most else 'without arguments'} after each "
+            f"{interval}, but that of {type(scheduler).__name__} needs {', '.join(needed)}: wrap it in an object whose "
+            "step() takes none."
+        )
+
+
+def check_beta(beta: Any) -> float:
+    """Return the weight of a KL term if it is one.
+
+    Raises:
+        InputError: It isn't a finite number of at least 0.
+    """
+    check_range("beta", beta, 0, np.inf, "of at least 0, and finite")
+    return float(beta)

@@ -1,0 +1,91 @@
+"""What decides what a training ends with, in plain values: resumed, it must be the same."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from art_classwise.errors import InputError
+from art_classwise.trainers._checkpoint import plain
+
+__all__ = ["describe_attack", "describe_classifier", "describe_optimizer", "describe_scheduler"]
+
+
+def describe_classifier(classifier: Any) -> dict[str, Any]:
+    """Return the shapes of a classifier's weights, which are frozen, and what is done to images before."""
+    bounds = classifier.clip_values
+    return {
+        "weights": {name: list(value.shape) for name, value in classifier.model.state_dict().items()},
+        "frozen": [name for name, p in classifier.model.named_parameters() if not p.requires_grad],
+        "clip_values": None if bounds is None else [np.asarray(bound).tolist() for bound in bounds],
+        "preprocessing": [_described(operation) for operation in classifier.preprocessing_operations],
+    }
+
+
+def _described(operation: Any) -> str:
+    """Return a preprocessing step of ART's in words that differ where its parameters do."""
+    names = [n for n in (*getattr(operation, "params", ()), "mean", "std") if hasattr(operation, n)]
+    return f"{type(operation).__name__} { {n: np.asarray(getattr(operation, n)).tolist() for n in names} }"
+
+
+def describe_attack(attack: Any) -> dict[str, Any]:
+    """Return the name of an attack of ART, and those of its parameters that are plain values."""
+    told: dict[str, Any] = {"name": type(attack).__name__}
+    for name in attack.attack_params:
+        value = getattr(attack, name, None)
+        if isinstance(value, (str, int, float, bool, np.generic)):
+            told[name] = value
+        elif isinstance(value, np.ndarray):
+            told[name] = value.tolist()
+    return {k: v for k, v in told.items() if k not in ("verbose", "summary_writer", "batch_size")}
+
+
+def describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return what an optimizer is, apart from where a schedule has taken it.
+
+    Raises:
+        InputError: Its state holds what a file can't hold safely.
+    """
+    try:
+        plain(optimizer.state_dict())
+    except TypeError as error:
+        raise InputError(
+            f"The state of the optimizer {type(optimizer).__name__} can't be kept: {error}. Train without "
+            "`checkpoint_dir`, or with another optimizer."
+        ) from error
+    groups = []
+    for group in optimizer.param_groups:
+        told = {k: v for k, v in group.items() if k not in ("params", "lr", "initial_lr", "momentum", "betas")}
+        told["lr"] = group.get("initial_lr", group["lr"])
+        if "momentum" in group:
+            told["momentum"] = group.get("base_momentum", group["momentum"])
+        if "betas" in group:
+            told["betas"] = [group.get("base_momentum", group["betas"][0]), *group["betas"][1:]]
+        told = {k: v.item() if isinstance(v, Tensor) and v.numel() == 1 else v for k, v in told.items()}
+        told["parameters"] = [list(p.shape) for p in group["params"]]
+        groups.append({k: v for k, v in told.items() if isinstance(v, (str, int, float, bool, list, type(None)))})
+    return {"name": type(optimizer).__name__, **{str(i): group for i, group in enumerate(groups)}}
+
+
+_MOVING = frozenset(
+    {
+        *("last_epoch", "_step_count", "_last_lr", "_get_lr_called_within_step", "_is_initial"),
+        *("best", "num_bad_epochs", "cooldown_counter", "T_cur", "T_i"),
+    }
+)
+
+
+def describe_scheduler(scheduler: Any) -> dict[str, Any] | None:
+    """Return what a schedule is, apart from where it stands; its name alone where it doesn't say more."""
+    if scheduler is None:
+        return None
+    state = scheduler.state_dict() if hasattr(scheduler, "state_dict") else {}
+    told: dict[str, Any] = {"name": type(scheduler).__name__}
+    for key in state.keys() - _MOVING:
+        with suppress(TypeError):  # a function, say
+            told[str(key)] = plain(state[key], _MOVING)
+    return told

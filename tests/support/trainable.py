@@ -1,0 +1,42 @@
+"""A small network for the digits and trainers at their smallest, as several test files of training use them."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+import art_classwise as acw
+
+STANDARD, TRADES, MART = TRAINERS = (
+    acw.AdversarialTrainerStandardPyTorch,
+    acw.AdversarialTrainerTRADESPyTorch,
+    acw.AdversarialTrainerMARTPyTorch,
+)
+SMALL = {"eps": 0.05, "max_iter": 2, "verbose": False}
+
+
+class Convolutional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Conv2d(1, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8 * 36, 10)
+
+    def forward(self, x):
+        return self.head(self.norm(self.features(x)).relu().flatten(1))
+
+
+def make(module=Convolutional, lr=0.1, optimizer=None):
+    """An ART classifier of a network with the same weights each time, and SGD if no optimizer's maker is given."""
+    torch.manual_seed(0)
+    network = module()
+    made = (
+        torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9)
+        if optimizer is None
+        else optimizer(network.parameters())
+    )
+    return acw.as_classifier(network, (1, 8, 8), 10, optimizer=made, device="cpu")
+
+
+def weights(classifier):
+    return torch.cat([p.detach().flatten() for p in classifier.model.state_dict().values()])
