@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, cast
 
 import numpy as np
@@ -50,6 +51,10 @@ class _WithPreprocessing(nn.Module):
         super().__init__()
         self.model = model
         self._estimator = estimator
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _WithPreprocessing:
+        """Copy the model alone: ART's estimators, copied, write files and move to the first GPU."""
+        return _WithPreprocessing(self._estimator, copy.deepcopy(self.model, memo))
 
     def forward(self, x: Tensor) -> Tensor:
         if self._estimator.all_framework_preprocessing:

@@ -181,6 +181,10 @@ def train(
     awp: Annotated[
         float, typer.Option("--awp", help="Perturb weights, too, by this share; 0.005 is usual.", **_in(_RECIPE))
     ] = 0.0,
+    gradient_clip: Annotated[
+        float | None,
+        typer.Option("--gradient-clip", help="Largest norm of the gradient, e.g. 1.", **_in(_RECIPE)),
+    ] = None,
     ema: Annotated[
         float | None,
         typer.Option("--ema", help="Average the weights with this decay, e.g. 0.995.", **_in(_RECIPE)),
@@ -264,6 +268,9 @@ def train(
         raise InputError(
             f"{state} holds a training already: go on with it, --resume, choose another --out, or remove that folder."
         )
+    for path in () if resume else (out, curve):
+        if path.exists():
+            raise InputError(f"{path} is there already: choose another --out, or remove it.")
     data = load_dataset(dataset, "train", root=data_dir, classes=_split_names(class_names), image_size=image_size)
     data, held_out = _hold_out(data, validation, seed)
     network = build(arch, data.input_shape, len(data.classes), seed=seed)
@@ -279,6 +286,7 @@ def train(
     trainer = makers[method](
         classifier,
         **options,
+        gradient_clip=gradient_clip,
         ema_decay=ema,
         awp_gamma=awp,
         num_workers=workers,
@@ -300,7 +308,13 @@ def train(
     )
     if not is_main():
         return
-    used = chosen.as_dict() | {"compile": options["compile"], "ema": ema, "awp": awp, "seed": seed}
+    used = chosen.as_dict() | {
+        "compile": options["compile"],
+        "ema": ema,
+        "awp": awp,
+        "gradient_clip": gradient_clip,
+        "seed": seed,
+    }
     used |= {"dataset": data.name, "validation": validation, "keep": kept, "epoch": int(history.attrs["kept_epoch"])}
     save_checkpoint(out, classifier, architecture=arch, classes=data.classes, threat=chosen.threat, recipe=used)
     with written_aside(curve) as aside:

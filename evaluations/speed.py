@@ -155,9 +155,9 @@ def _run_case(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run_training(name: str, batch_size: int, full: bool) -> dict[str, Any]:
-    """Return a row as an attack's; ``n`` is the images of an epoch, of which there are 50,000 in CIFAR-10."""
+    """Return a row as an attack's; ``n`` is the images of an epoch: as many as in CIFAR-10, or four batches."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    n, before = (50 * 512 if full else 4 * batch_size), _peak_memory(device)
+    n, before = (50_000 if full else 4 * batch_size), _peak_memory(device)
     seconds, classifier, x = time_training(name, n, batch_size, 2)
     peak = _peak_memory(device) - (0 if device == "cuda" else before)
     forward = _flops_per_image(classifier, x) / 2

@@ -85,7 +85,6 @@ def _published(classifier: Any, x: np.ndarray, y: np.ndarray, batch_size: int) -
             loss = acw.losses.mart(logits, logits_adv, labels, exact=True).mean()
             loss.backward()
             optimizer.step()
-            loss.item()  # it is logged
 
     return epoch
 

@@ -357,6 +357,15 @@ def test_audit_of_robustbench_on_own_npz(run, tmp_path, monkeypatch):
     assert "airplane" in out
 
 
+@pytest.mark.parametrize("there", ["x.pt", "x.csv"])
+def test_files_that_are_there_are_not_replaced(run, tmp_path, there):
+    (tmp_path / there).write_text("mine")
+    code, _, err = run("train", "mart", "--epochs", 1, "--out", "x.pt", "--quiet")
+    assert code == 2
+    assert f"error: {there} is there already: choose another --out" in err
+    assert (tmp_path / there).read_text() == "mine"
+
+
 BAD = [
     (("audit", "--model", "{ckpt}", "--dataset", "cifar11"), "Unknown data set 'cifar11'. Did you mean cifar10"),
     (("audit", "--model", "mien"), "Unknown model 'mien'. Give the file of a checkpoint"),

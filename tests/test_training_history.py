@@ -314,3 +314,15 @@ def test_attacks_that_cannot_train_are_refused(train_set):
     attack.generate = lambda x, y: x[:3]
     with pytest.raises(InputError, match="one adversarial input for each"):
         STANDARD(classifier, attack=attack, verbose=False).fit(x, y, nb_epochs=1)
+
+
+def test_a_scheduler_that_wants_the_epoch_gets_it(train_set):
+    """As timm's do."""
+
+    class Timms(Counting):
+        def step(self, epoch, metric=None):
+            self.calls.append(epoch)
+
+    scheduler = Timms()
+    STANDARD(make(), **SMALL).fit(train_set.x[:64], train_set.y[:64], nb_epochs=3, scheduler=scheduler)
+    assert scheduler.calls == [1, 2, 3]

@@ -374,7 +374,7 @@ def test_large_networks_train_channels_last_and_are_put_back(layout, train_set):
 
 def test_both_attack_and_step_are_compiled(train_set, monkeypatch):
     compile_, compiled = torch.compile, []
-    monkeypatch.setattr(torch, "compile", lambda m: compiled.append(m) or compile_(m, backend="eager"))
+    monkeypatch.setattr(torch, "compile", lambda m, **how: compiled.append(m) or compile_(m, backend="eager", **how))
     ours, seen, _ = trained(STANDARD, train_set, compile=True)
     assert len(compiled) == 2
     assert ours.model in compiled

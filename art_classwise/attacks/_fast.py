@@ -49,13 +49,22 @@ class FastCopy:
         precision: ``"auto"`` is bf16 for networks of a million weights or more where the hardware multiplies
             bfloat16, else fp32.
         compile: Compile with ``torch.compile``: slow to start, for long searches.
+        dynamic: As for ``torch.compile``: whether batches vary in size.
 
     Attributes:
         bf16: Whether matrix products are computed in bfloat16.
         channels_last: Whether images and weights are laid out so.
     """
 
-    def __init__(self, module: nn.Module, x: Tensor, precision: Precision = "auto", *, compile: bool = False) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        x: Tensor,
+        precision: Precision = "auto",
+        *,
+        compile: bool = False,
+        dynamic: bool | None = None,
+    ) -> None:
         large = sum(p.numel() for p in module.parameters()) >= _LARGE
         self._module = module
         self._copied: nn.Module | None = None
@@ -87,7 +96,7 @@ class FastCopy:
                 for layer in layers:
                     layer.to(torch.float32)  # rounded once: what is found is looked at exactly anyway
         if compile:
-            searched.module = cast(nn.Module, torch.compile(copied))
+            searched.module = cast(nn.Module, torch.compile(copied, dynamic=dynamic))
         self._searched = searched
 
     @torch.no_grad()

@@ -158,6 +158,8 @@ class SearchTrainer(Trainer, abc.ABC):
         """Train on arrays, or on a data set's lazily read images.
 
         Images that fit on the device are held there, as uint8 where that loses nothing; others are read as needed.
+        Each call begins at epoch 1: with the same seed a second one draws the same orders, crops and starts again. All
+        submodules train, also those that were in eval mode; weights that don't require a gradient stay as they are.
         A last batch too small to be shared by all processes, or of one example, joins the one before it.
 
         Args:
@@ -167,8 +169,9 @@ class SearchTrainer(Trainer, abc.ABC):
                 start in the ball, with the training attack's radius and steps, or under ``attack``.
             batch_size: Examples per step, over all processes.
             nb_epochs: Number of epochs.
-            scheduler: Anything with ``step``. One that needs a metric, as ReduceLROnPlateau, gets the training loss, or
-                if its ``mode`` is ``"max"`` the robust accuracy (the validation's, if there is one).
+            scheduler: Anything with ``step``. One that needs an ``epoch`` gets the number of epochs done; one that
+                needs a metric, as ReduceLROnPlateau, gets the training loss, or if its ``mode`` is ``"max"`` the
+                robust accuracy (the validation's, if there is one).
             scheduler_interval: Call it after each ``"epoch"`` or each ``"step"``.
             keep: Which epoch's weights to end with: ``"last"``; ``"robust"``, of the highest ``val_robust``;
                 ``"robust+worst"``, of the highest sum of ``val_robust`` and ``val_worst``, as the literature on
@@ -282,7 +285,7 @@ class SearchTrainer(Trainer, abc.ABC):
         resume: bool,
     ) -> pd.DataFrame:
         check_whole("nb_epochs", nb_epochs, 1)
-        check_scheduler(scheduler, scheduler_interval)
+        check_scheduler(scheduler, scheduler_interval, self._classifier.optimizer)
         if keep not in get_args(_loop.Keep):
             raise unknown("rule to keep weights by", keep, get_args(_loop.Keep))
         if keep != "last" and validation_data is None:

@@ -59,6 +59,8 @@ class TrainingFile:
         if not self.path.exists():
             return None
         state = _read(self.path)
+        if state["epoch"] == 0 and not resume:
+            return None  # nothing has been trained that could be lost
         if not resume:
             raise InputError(
                 f"{self.path} holds a training after epoch {state['epoch']}: go on with it, fit(..., resume=True), "
@@ -138,7 +140,7 @@ def training_history(checkpoint_dir: str | os.PathLike[str]) -> pd.DataFrame:
 
 def history_table(rows: Sequence[Mapping[str, float]], kept_epoch: int | None) -> pd.DataFrame:
     """Return the rows as ``fit`` returns them; if none is chosen, the last epoch is kept."""
-    history = pd.DataFrame(list(rows)).astype({"epoch": int})
+    history = pd.DataFrame(list(rows), columns=None if rows else ["epoch"]).astype({"epoch": int})
     history.attrs["kept_epoch"] = len(history) if kept_epoch is None else kept_epoch
     return history
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import numpy as np
+import torch
 from art.attacks.attack import EvasionAttack
 
 from art_classwise.errors import InputError, unknown
@@ -29,6 +30,18 @@ def check_optimizer(classifier: Any) -> None:
         raise InputError(
             f"The step of the optimizer {type(optimizer).__name__} needs {needed[0]}, to compute the loss several "
             "times: take one whose step needs nothing, such as torch.optim.SGD or AdamW."
+        )
+    other = next((p.dtype for p in classifier.model.parameters() if p.dtype != torch.float32), None)
+    if other is not None:
+        raise InputError(
+            f"The network has weights of {other}: trainers keep them in float32 (call network.float()), and compute in "
+            "bfloat16 where precision says so."
+        )
+    unapplied = [p for p in classifier.preprocessing_operations if p.apply_fit and not p.apply_predict]
+    if unapplied:
+        raise InputError(
+            f"The defence {type(unapplied[0]).__name__} of the classifier is for training only (apply_fit without "
+            "apply_predict), which adversarial training doesn't do: make the classifier without it."
         )
     own = {id(p) for p in classifier.model.parameters() if p.requires_grad}
     if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
@@ -68,7 +81,7 @@ def check_range(name: str, value: Any, low: float, high: float, words: str) -> N
         raise InputError(f"`{name}` must be a number {words}, but got {value!r}.")
 
 
-def check_scheduler(scheduler: Any, interval: object) -> None:
+def check_scheduler(scheduler: Any, interval: object, optimizer: Any) -> None:
     """Check that a scheduler's step can be called after each epoch or step.
 
     Raises:
@@ -80,6 +93,11 @@ def check_scheduler(scheduler: Any, interval: object) -> None:
         return
     if isinstance(scheduler, type) or not callable(getattr(scheduler, "step", None)):
         raise InputError(f"`scheduler` must be an object with a method step(), but got {scheduler!r}.")
+    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
+        raise InputError(
+            f"The {type(scheduler).__name__} is of another optimizer than the classifier's, and would never change its "
+            "learning rate: make it of classifier.optimizer."
+        )
     needed = needs(scheduler.step)
     most = 1 if interval == "epoch" else 0  # a metric, which there is one of per epoch
     if len(needed) > most:
@@ -96,5 +114,7 @@ def check_beta(beta: Any) -> float:
     Raises:
         InputError: It isn't a finite number of at least 0.
     """
+    if isinstance(beta, EvasionAttack):
+        raise InputError(f"`beta` is a number, but got a {type(beta).__name__}: give it as attack=...")
     check_range("beta", beta, 0, np.inf, "of at least 0, and finite")
     return float(beta)

@@ -180,7 +180,8 @@ class Streamed(_Ordered):
         num_workers: int,
     ) -> None:
         super().__init__(len(x), batch_size, seed)
-        self._x, self._y, self._augment, self._device, self._num_workers = _Rows(x), y, augment, device, num_workers
+        self._x, self._y, self._augment = _Rows(x), y.to(device), augment
+        self._device, self._num_workers = device, num_workers
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """See :class:`Source`."""
@@ -193,11 +194,11 @@ class Streamed(_Ordered):
             pin_memory=self._device.type == "cuda",
             generator=torch.Generator(),  # its own: what it draws for its workers must not shift the network's dropout
         )
+        order = order.to(self._device)
         for (part, size), images in zip(parts, loader, strict=True):
-            rows = order[part]
+            ids = order[part]
             x = images.to(self._device, non_blocking=True)
-            ids = rows.to(self._device)
-            yield Batch(self._augment(x, epoch, ids), self._y[rows].to(self._device), ids, size)
+            yield Batch(self._augment(x, epoch, ids), self._y[ids], ids, size)
 
 
 class _Rows(Dataset[Tensor]):

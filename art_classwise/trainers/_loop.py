@@ -27,9 +27,9 @@ from art_classwise.trainers._checkpoint import TrainingFile, history_table, plai
 from art_classwise.trainers._data import Batch, Source
 from art_classwise.trainers._history import ClassCounts, EpochStatistics, Scalars
 from art_classwise.trainers._weights import (
+    WeightAverage,
     WeightPerturbation,
     all_finite,
-    averaged,
     share_buffers,
     snapshot,
     synchronised,
@@ -69,7 +69,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train, whatever the objective: see :class:`art_classwise.trainers.AdversarialTrainer`."""
+    """How to train, whatever the objective: see :class:`art_classwise.trainers.SearchTrainer`."""
 
     gradient_clip: float | None = None
     ema_decay: float | None = None
@@ -122,8 +122,10 @@ class Training:
         self._objective, self._settings, self._validation_adversary = objective, settings, validation_adversary
         self._n_classes, self._scheduler, self._interval, self._keep = n_classes, scheduler, scheduler_interval, keep
         self._device = sample.device
-        self._fast = FastCopy(self._module, sample, settings.precision, compile=settings.compile)
-        self._average = None if settings.ema_decay is None else averaged(model, settings.ema_decay)
+        with torch.no_grad(), evaluating(module):
+            check_logits(module(sample), len(sample), n_classes)
+        self._fast = FastCopy(module, sample, settings.precision, compile=settings.compile, dynamic=False)
+        self._average = None if settings.ema_decay is None else WeightAverage(model, settings.ema_decay)
         own = {id(p) for group in optimizer.param_groups for p in group["params"]}
         self._trained = [p for p in model.parameters() if p.requires_grad and id(p) in own]
         self._awp = WeightPerturbation(self._trained, settings.awp_gamma) if settings.awp_gamma else None
@@ -168,6 +170,8 @@ class Training:
             state = _ranks.from_main(lambda: file.read(resume))
             if state is not None:
                 self._load(state, source)
+            else:  # interrupted in its first epoch, it begins again from the same weights
+                _ranks.from_main(lambda: file.write(self._state()))
         total = nb_epochs * source.n_examples
         with ExitStack() as stack:
             bar = stack.enter_context(
@@ -213,7 +217,7 @@ class Training:
         if _ranks.world() > 1:
             network = self._on_many_devices()
         if self._settings.compile:
-            network = cast(nn.Module, torch.compile(network))
+            network = cast(nn.Module, torch.compile(network, dynamic=False))  # all batches but the last are of one size
         self._network = network
 
     def _on_many_devices(self) -> nn.Module:
@@ -277,7 +281,7 @@ class Training:
         return row
 
     def _step(self, batch: Batch, number: int, statistics: EpochStatistics) -> None:
-        """Attack a batch and take one step. Nothing in here waits for the device."""
+        """Attack a batch and take one step. Nothing of ours in here waits for the device."""
         starts = ExampleUniform(derive(self._settings.seed, "starts", self._epoch), 0, batch.ids)
         x_adv = self._objective.adversary(self._fast.of(self._module), batch.x, batch.y, starts)
         self._model.train()
@@ -294,9 +298,9 @@ class Training:
             nn.utils.clip_grad_norm_(self._trained, self._settings.gradient_clip)
         self._optimizer.step()
         if self._average is not None:
-            self._average.update_parameters(self._model)
+            self._average.update(self._model)
         statistics.add(number, values.detach(), batch.y, logits, logits_adv)
-        self._learning_rate = self._optimizer.param_groups[0]["lr"]
+        self._learning_rate = self._optimizer.param_groups[0].get("lr", float("nan"))
         if self._scheduler is not None and self._interval == "step":
             self._scheduler.step()
 
@@ -353,20 +357,22 @@ class Training:
 
     def _step_scheduler(self, row: dict[str, float]) -> None:
         assert self._scheduler is not None
-        if not needs(self._scheduler.step):
+        needed = needs(self._scheduler.step)
+        if not needed:
             self._scheduler.step()
+            return
+        if "epoch" in needed[0]:
+            self._scheduler.step(int(row["epoch"]))
             return
         # Such as ReduceLROnPlateau, which is told how the training goes.
         rising = getattr(self._scheduler, "mode", "min") == "max"
         self._scheduler.step(row.get("val_robust", row["robust"]) if rising else row["loss"])
 
     def _diverged(self, what: str) -> DivergenceError:
+        again = f"from after epoch {self._epoch}" if self._epoch else "it came with"
         return DivergenceError(
-            f"{what}: lower the learning rate, or clip gradients (gradient_clip=1.0). "
-            f"The classifier has the weights from after epoch {self._epoch} again."
-            if self._epoch
-            else f"{what}: lower the learning rate, or clip gradients (gradient_clip=1.0). "
-            "The classifier has the weights it came with again."
+            f"{what}: lower the learning rate, or clip gradients (gradient_clip=1.0), in a training with a "
+            f"`checkpoint_dir` of its own. The classifier has the weights {again} again."
         )
 
     def _state(self) -> dict[str, Any]:
@@ -376,7 +382,7 @@ class Training:
             "epoch": self._epoch,
             "weights": self._model.state_dict(),
             "averages": None if self._average is None else self._average.module.state_dict(),
-            "n_averaged": 0 if self._average is None else int(self._average.n_averaged),
+            "n_averaged": 0 if self._average is None else self._average.n_averaged,
             "optimizer": plain(self._optimizer.state_dict()),
             "scheduler": self._scheduler_state(),
             "history": self._rows,
@@ -397,7 +403,7 @@ class Training:
         self._model.load_state_dict(state["weights"])
         if self._average is not None:
             self._average.module.load_state_dict(state["averages"])
-            self._average.n_averaged.fill_(state["n_averaged"])
+            self._average.n_averaged = state["n_averaged"]
         if self._scheduler is not None:
             if state["scheduler"] is not None:
                 cast(Any, self._scheduler).load_state_dict(state["scheduler"])

@@ -60,7 +60,8 @@ def describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     groups = []
     for group in optimizer.param_groups:
         told = {k: v for k, v in group.items() if k not in ("params", "lr", "initial_lr", "momentum", "betas")}
-        told["lr"] = group.get("initial_lr", group["lr"])
+        if "lr" in group:
+            told["lr"] = group.get("initial_lr", group["lr"])
         if "momentum" in group:
             told["momentum"] = group.get("base_momentum", group["momentum"])
         if "betas" in group:

@@ -2,47 +2,60 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from art_classwise import _ranks
 from art_classwise.errors import InputError, first_line
 
-__all__ = ["WeightPerturbation", "all_finite", "averaged", "share_buffers", "snapshot", "synchronised"]
+__all__ = ["WeightAverage", "WeightPerturbation", "all_finite", "share_buffers", "snapshot", "synchronised"]
 
 
-def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """Return an exponential moving average of the model's weights and buffers, to be updated after each step.
+class WeightAverage:
+    """An exponential moving average of a model's weights and buffers, to be updated after each step.
 
-    In step t the decay is at most (1 + t) / (10 + t), so that the weights it began with are soon forgotten
-    (as in TensorFlow's ExponentialMovingAverage).
+    After step t, from 0, the decay is at most (1 + t) / (10 + t), so that the weights it began with are soon forgotten
+    (as in TensorFlow's ExponentialMovingAverage); the first update is a copy. torch's own AveragedModel counts its
+    updates where the CPU would wait for the device.
+
+    Args:
+        model: The model.
+        decay: Below 1.
+
+    Attributes:
+        module: A copy of the model, with the average as its weights.
+        n_averaged: Number of updates.
 
     Raises:
         InputError: The model can't be copied.
     """
-    made: list[AveragedModel] = []
 
-    def update(averages: Any, values: Any, n_averaged: Tensor | int) -> None:
-        steps = int(made[0].n_averaged)  # on the CPU: the argument is a copy on the device, which is to be waited for
-        keep = min(decay, (1 + steps) / (10 + steps))
-        if torch.is_floating_point(averages[0]):
-            torch._foreach_lerp_(averages, values, 1 - keep)
-        else:
-            for average, value in zip(averages, values, strict=True):
-                average.copy_(value)
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        try:
+            self.module = copy.deepcopy(model).requires_grad_(False).eval()
+        except Exception as error:  # whatever can't be copied
+            raise InputError(f"`ema_decay` needs a network that copy.deepcopy can copy: {first_line(error)}") from error
+        self.n_averaged = 0
+        self._decay = decay
 
-    try:
-        average = AveragedModel(model, multi_avg_fn=torch.no_grad()(update), use_buffers=True)
-    except Exception as error:  # whatever can't be copied
-        raise InputError(f"`ema_decay` needs a network that copy.deepcopy can copy: {first_line(error)}") from error
-    made.append(average.requires_grad_(False).eval())
-    return average
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take the model's weights of now into the average."""
+        steps = self.n_averaged
+        keep = min(self._decay, (1 + steps) / (10 + steps)) if steps else 0.0
+        values = [t.detach() for t in (*model.parameters(), *model.buffers())]
+        averages = [*self.module.parameters(), *self.module.buffers()]
+        moving = [i for i, a in enumerate(averages) if a.is_floating_point() and steps]
+        if moving:
+            torch._foreach_lerp_([averages[i] for i in moving], [values[i] for i in moving], 1 - keep)
+        for i in set(range(len(averages))) - set(moving):  # the first time, and whole numbers always
+            averages[i].copy_(values[i])
+        self.n_averaged += 1
 
 
 class WeightPerturbation:

@@ -32,7 +32,8 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
         attacked: Which training examples are attacked: ``"all"``, or those that the network gets right without
             the attack (``"correct"``), or wrong (``"misclassified"``); the others stay as they are.
         exact: Follow the published implementation to the letter: its two forward passes (as ``two_passes``) and
-            its constants.
+            its constants. It computed in float32 throughout: that is ``precision="fp32"``. Its attack may begin a
+            little outside the range of images; here it begins inside.
         **options: As for :class:`SearchTrainer`: ``eps``, ``max_iter``, ``crop_padding``, ``seed``, ...
 
     Raises:

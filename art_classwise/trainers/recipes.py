@@ -47,7 +47,7 @@ class Recipe:
         flip: Whether images are flipped at random.
         two_passes: As the trainers' option.
         exact: Whether MART follows its published implementation to the letter.
-        precision: As the trainers' option.
+        precision: As the trainers' option. The published trainings computed in float32, which ``"fp32"`` does.
         compile: Whether to compile the network; None: where it is on a CUDA device.
 
     Raises:
