@@ -285,7 +285,7 @@ def test_the_network_itself_is_left_unchanged(network, precision):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_compiling_keeps_the_logits(monkeypatch, network, precision):
     compile_, compiled = torch.compile, []
-    monkeypatch.setattr(torch, "compile", lambda m: compiled.append(m) or compile_(m, backend="eager"))
+    monkeypatch.setattr(torch, "compile", lambda m, **how: compiled.append(m) or compile_(m, backend="eager", **how))
     x = rand(2, 3, 6, 6)
     module = trained(network)
     copied = fast_module(module, x, precision, compile=True)
