@@ -9,7 +9,7 @@ import torch
 from art.attacks.evasion import UniversalPerturbation
 from art.data_generators import NumpyDataGenerator
 from art.defences.trainer import Trainer
-from art.estimators.classification import BlackBoxClassifier
+from art.estimators.classification import BlackBoxClassifier, PyTorchClassifier
 from torch import nn
 from trainable import MART, SMALL, STANDARD, TRADES, TRAINERS, Convolutional, make, weights
 
@@ -182,20 +182,22 @@ def test_is_an_art_trainer(train_set):
     assert isinstance(history, pd.DataFrame)
 
 
-def test_arts_standardisation_is_part_of_training(train_set):
-    from art.estimators.classification import PyTorchClassifier
-
-    plain, standardised = make(), make()
-    standardised = PyTorchClassifier(
-        standardised.model,
+def standardising(classifier):
+    """The same network behind a standardisation of ART's."""
+    return PyTorchClassifier(
+        classifier.model,
         nn.CrossEntropyLoss(),
         (1, 8, 8),
         10,
-        optimizer=standardised.optimizer,
+        optimizer=classifier.optimizer,
         clip_values=(0, 1),
         preprocessing=(0.5, 0.25),
         device_type="cpu",
     )
+
+
+def test_arts_standardisation_is_part_of_training(train_set):
+    plain, standardised = make(), standardising(make())
     for classifier in (plain, standardised):
         STANDARD(classifier, **SMALL).fit(train_set.x, train_set.y, nb_epochs=3)
     assert (standardised.predict(train_set.x).argmax(1) == train_set.y).mean() > 0.8
@@ -321,7 +323,6 @@ def test_optimizers_that_cannot_train_are_refused(trainer):
 def test_what_would_train_nothing_or_something_else_is_refused(train_set):
     from art.attacks.evasion import ProjectedGradientDescent
     from art.defences.preprocessor import GaussianAugmentation
-    from art.estimators.classification import PyTorchClassifier
 
     classifier, x, y = make(), train_set.x[:8], train_set.y[:8]
     stale = torch.optim.lr_scheduler.StepLR(make().optimizer, 1)
@@ -355,19 +356,7 @@ def test_what_would_train_nothing_or_something_else_is_refused(train_set):
 
 def test_fast_copies_leave_arts_classifiers_alone(train_set, monkeypatch):
     """ART's estimators, copied, write files and move to the first GPU: the network alone is copied."""
-    from art.estimators.classification import PyTorchClassifier
-
-    made = make()
-    classifier = PyTorchClassifier(
-        made.model,
-        nn.CrossEntropyLoss(),
-        (1, 8, 8),
-        10,
-        optimizer=made.optimizer,
-        clip_values=(0, 1),
-        preprocessing=(0.5, 0.25),
-        device_type="cpu",
-    )
-    monkeypatch.setattr(PyTorchClassifier, "save", lambda *_: pytest.fail("ART wrote a file"))
+    classifier = standardising(make())
+    monkeypatch.setattr(type(classifier), "save", lambda *_: pytest.fail("ART wrote a file"))
     STANDARD(classifier, **SMALL, precision="bf16").fit(train_set.x, train_set.y, nb_epochs=4)
     assert (classifier.predict(train_set.x).argmax(1) == train_set.y).mean() > 0.5

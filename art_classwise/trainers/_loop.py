@@ -411,8 +411,7 @@ class Training:
                 self._replay_scheduler(state["history"], source.n_batches)
         self._optimizer.load_state_dict(state["optimizer"])
         for epoch in range(state["epoch"]):
-            with preserved_random_state(derive(self._settings.seed, "epoch", epoch)):
-                source.skip(epoch)
+            source.skip(epoch)
         self._epoch, self._rows = state["epoch"], [dict(row) for row in state["history"]]
         if state["kept_weights"] is not None:
             weights = {k: v.to(self._device) for k, v in state["kept_weights"].items()}

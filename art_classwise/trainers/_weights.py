@@ -117,28 +117,20 @@ def share_buffers(model: nn.Module, *, as_main: bool = False) -> None:
             buffer.copy_(_ranks.sum_(buffer.double()) / _ranks.world())
 
 
-class synchronised:  # noqa: N801 - a context manager
+@contextmanager
+def synchronised(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Within the block batch norms see the batches of all processes, on GPUs: the same training on any number.
 
     The layers stand in for the network's own and share their weights and statistics.
     """
-
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
-        self._model = model
-        self._needed = _ranks.world() > 1 and device.type == "cuda"
-        self._own: list[tuple[nn.Module, str, nn.Module]] = []
-
-    def __enter__(self) -> None:
-        if not self._needed:
-            return
-        norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-        for parent in list(self._model.modules()):
-            for name, child in list(parent.named_children()):
-                if type(child) in norms:
-                    self._own.append((parent, name, child))
-                    setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
-
-    def __exit__(self, *_: object) -> None:
-        for parent, name, child in self._own:
-            setattr(parent, name, child)
-        self._own = []
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    own: list[tuple[nn.Module, str, nn.Module]] = []
+    if _ranks.world() > 1 and device.type == "cuda":
+        own = [(p, name, m) for p in model.modules() for name, m in p.named_children() if type(m) in norms]
+    for parent, name, norm in own:
+        setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(norm))
+    try:
+        yield
+    finally:
+        for parent, name, norm in own:
+            setattr(parent, name, norm)
