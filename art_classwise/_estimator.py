@@ -14,7 +14,7 @@ from art_classwise._state import evaluating, float32
 from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel
 
-__all__ = ["check_classifier", "check_images", "check_logits", "clip_bounds", "exact_logits", "logits_module"]
+__all__ = ["check_classifier", "check_images", "check_logits", "clip_bounds", "exact_logits", "logits_module", "noise"]
 
 
 def logits_module(estimator: Any, model: nn.Module | None = None) -> nn.Module:
@@ -88,6 +88,14 @@ def _is_identity(operation: Any) -> bool:
     return bool(np.all(np.asarray(operation.mean) == 0) and np.all(np.asarray(operation.std) == 1))
 
 
+def noise(estimator: Any) -> Tensor:
+    """Return two images to try a network on: noise, since images that are all alike would hide differences."""
+    low, high = clip_bounds(estimator, torch.device("cpu"))
+    drawn = torch.rand(2, *estimator.input_shape, generator=torch.Generator().manual_seed(0))
+    bounded = bool(low.isfinite().all() and high.isfinite().all())
+    return (low + (high - low) * drawn if bounded else drawn).to(estimator.device)
+
+
 def clip_bounds(estimator: Any, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the estimator's ``clip_values`` as tensors; the whole line where it has none."""
     low, high = estimator.clip_values if estimator.clip_values is not None else (-np.inf, np.inf)
@@ -118,7 +126,12 @@ def check_classifier(what: str, classifier: Any) -> None:
 
 
 def check_images(
-    images: npt.NDArray[np.float32], estimator: Any, threat: ThreatModel, *, tolerance: float = 0.0
+    images: npt.NDArray[np.float32],
+    estimator: Any,
+    threat: ThreatModel,
+    *,
+    tolerance: float = 0.0,
+    name: str = "x",
 ) -> None:
     """Check that images (n, ...) are what the estimator takes, and that the radius suits their range.
 
@@ -127,21 +140,22 @@ def check_images(
         estimator: An ART classifier.
         threat: The threat model they are to be attacked within.
         tolerance: By how much a value may miss ``clip_values``: rounding, in images that were computed.
+        name: What to call them in messages.
 
     Raises:
         InputError: There is none; they are of another shape, not finite or outside ``clip_values``; or the radius
             covers the whole range.
     """
     if len(images) == 0:
-        raise InputError("There is no example: x is empty.")
+        raise InputError(f"There is no example: {name} is empty.")
     if images.shape[1:] != tuple(estimator.input_shape):
         raise InputError(
-            f"The classifier takes images of shape {tuple(estimator.input_shape)}, but x holds images of shape "
+            f"The classifier takes images of shape {tuple(estimator.input_shape)}, but {name} holds images of shape "
             f"{images.shape[1:]}: is the channel the first axis of an image?"
         )
     finite = np.isfinite(images).reshape(len(images), -1).all(1)
     if not finite.all():
-        raise InputError(f"Example {int(finite.argmin())} has a value that is not finite: x must be finite.")
+        raise InputError(f"Example {int(finite.argmin())} has a value that is not finite: {name} must be finite.")
     if estimator.clip_values is None:
         return
     low, high = (np.asarray(bound, dtype=np.float32) for bound in estimator.clip_values)
@@ -149,7 +163,7 @@ def check_images(
     if not inside.all():
         first = int(inside.argmin())
         raise InputError(
-            f"x must lie within the classifier's clip_values [{low.min():g}, {high.max():g}], but goes from "
+            f"{name} must lie within the classifier's clip_values [{low.min():g}, {high.max():g}], but goes from "
             f"{images.min():g} to {images.max():g}. Example {first} has values from {images[first].min():g} to "
             f"{images[first].max():g}, outside of it: scale the images."
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from art_classwise.errors import InputError
 
 __all__ = [
+    "alone",
     "check_same",
     "from_main",
     "is_main",
@@ -29,14 +31,31 @@ __all__ = [
 
 T = TypeVar("T")
 
+_alone = 0  # how many blocks of alone() this process is in
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within the block this process works by itself, as if ``torchrun`` hadn't started others."""
+    global _alone
+    _alone += 1
+    try:
+        yield
+    finally:
+        _alone -= 1
+
 
 def world() -> int:
     """Return the number of processes that ``torchrun`` started; 1 without it."""
-    return dist.get_world_size() if _joined() else int(os.environ.get("WORLD_SIZE", "1"))
+    if _alone:
+        return 1
+    return _started()
 
 
 def rank() -> int:
     """Return this process's number, from 0."""
+    if _alone:
+        return 0
     return dist.get_rank() if _joined() else int(os.environ.get("RANK", "0"))
 
 
@@ -57,7 +76,7 @@ def use_own_gpu() -> None:
         InputError: There are fewer GPUs than processes.
     """
     seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if world() == 1 or seen <= 1:  # of one, each process may see another
+    if _started() == 1 or seen <= 1:  # of one, each process may see another
         return
     if local_rank() >= seen:
         raise InputError(
@@ -142,6 +161,10 @@ def from_main(get: Callable[[], T]) -> T:
         raise held[1]
     result: T = held[0]
     return result
+
+
+def _started() -> int:
+    return dist.get_world_size() if _joined() else int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _joined() -> bool:

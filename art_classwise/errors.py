@@ -12,6 +12,7 @@ __all__ = [
     "GradientMaskingWarning",
     "InputError",
     "check_name",
+    "check_number",
     "check_positive",
     "check_seed",
     "check_whole",
@@ -111,3 +112,18 @@ def check_name(kind: str, name: object) -> None:
         name.encode()
     except UnicodeEncodeError:
         raise InputError(f"The {kind} name {name!r} holds bytes that are not UTF-8: choose another.") from None
+
+
+def check_number(name: str, value: object, low: float, high: float, *, above: bool = False) -> None:
+    """Check that an argument is a number from ``low`` to ``high``; if ``above``, larger than ``low``.
+
+    Raises:
+        InputError: It isn't.
+    """
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        number = float(value)
+        if low <= number <= high and not (above and number == low):
+            return
+    raise InputError(
+        f"`{name}` must be a number {'above' if above else 'from'} {low:g} to {high:g}, but got {value!r}."
+    )

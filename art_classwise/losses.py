@@ -6,6 +6,8 @@ multiplication. Throughout: ``logits`` and ``logits_adv`` float (n, C), ``y`` in
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -13,16 +15,20 @@ from torch.nn import functional
 from art_classwise.errors import InputError, unknown
 
 __all__ = [
+    "bat",
+    "bat_terms",
     "cross_entropy",
     "dlr",
     "dlr_targeted",
     "kl",
     "margin",
     "mart",
+    "mart_terms",
     "soft_margin",
     "standard",
     "temperature",
     "trades",
+    "trades_terms",
 ]
 
 
@@ -108,7 +114,13 @@ def trades(logits: Tensor, logits_adv: Tensor, y: Tensor, beta: float = 6.0, lab
 
     ``label_smoothing`` is that of the cross-entropy.
     """
-    return cross_entropy(logits, y, label_smoothing) + beta * kl(logits, logits_adv)
+    first, second = trades_terms(logits, logits_adv, y, label_smoothing)
+    return first + beta * second
+
+
+def trades_terms(logits: Tensor, logits_adv: Tensor, y: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Return CE(p, y) and KL(p || p'), of which :func:`trades` is the sum with the weight beta."""
+    return cross_entropy(logits, y, label_smoothing), kl(logits, logits_adv)
 
 
 def mart(
@@ -147,6 +159,36 @@ def mart(
         InputError: ``on`` is neither of the two, ``label_smoothing`` is out of range, or the clean logits are
             needed and None.
     """
+    first, second = mart_terms(
+        logits,
+        logits_adv,
+        y,
+        boosted=boosted,
+        on=on,
+        kl=kl,
+        weighted=weighted,
+        exact=exact,
+        label_smoothing=label_smoothing,
+    )
+    return first if second is None else first + beta * second
+
+
+def mart_terms(
+    logits: Tensor | None,
+    logits_adv: Tensor,
+    y: Tensor,
+    *,
+    boosted: bool = True,
+    on: str = "adversarial",
+    kl: bool = True,
+    weighted: bool = True,
+    exact: bool = False,
+    label_smoothing: float = 0.0,
+) -> tuple[Tensor, Tensor | None]:
+    """Return BCE(p', y) and KL(p || p') (1 - p_y), of which :func:`mart` is the sum with the weight beta.
+
+    Args and errors are those of :func:`mart`; without the KL term the second is None.
+    """
     if on not in ("adversarial", "clean"):
         raise unknown("value of `on`", on, ("adversarial", "clean"))
     if logits is None:
@@ -158,7 +200,7 @@ def mart(
     if boosted:
         first = first - _log_not_runner_up(seen, y, exact)
     if not kl:
-        return first
+        return first, None
     p = logits.softmax(1)
     if exact:
         # p log p from log-softmax: the gradient of log(p) alone is NaN where p underflows.
@@ -167,7 +209,38 @@ def mart(
         divergence = _kl(logits, logits_adv)
     if weighted:
         divergence = divergence * ((1.0000001 if exact else 1.0) - _of(p, y))
-    return first + beta * divergence
+    return first, divergence
+
+
+def bat(logits: Tensor, logits_first: Tensor, logits_last: Tensor, y: Tensor, beta: float = 6.0) -> Tensor:
+    """Return CE(p_l, y) + KL(p_l || U) + KL(p_f || U) + beta KL(p || p_f) (Sun et al. 2023, BAT).
+
+    U is the uniform distribution. Sun et al., "Improving Robust Fairness via Balance Adversarial Training", AAAI 2023
+    (arXiv 2209.07534).
+
+    Args:
+        logits: Of the clean inputs.
+        logits_first: Of the first iterate of the attack that is misclassified, p_f.
+        logits_last: Of the last iterate before it, still classified correctly, p_l.
+        y: The labels.
+        beta: Factor of the last term.
+    """
+    first, second = bat_terms(logits, logits_first, logits_last, y)
+    return first + beta * second
+
+
+def bat_terms(
+    logits: Tensor, logits_first: Tensor, logits_last: Tensor, y: Tensor, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Return CE(p_l, y) + KL(p_l || U) + KL(p_f || U), and KL(p || p_f): see :func:`bat`."""
+    first = cross_entropy(logits_last, y, label_smoothing) + _above_uniform(logits_last) + _above_uniform(logits_first)
+    return first, kl(logits, logits_first)
+
+
+def _above_uniform(logits: Tensor) -> Tensor:
+    """Return KL(p || U) (n,), from 0 to log C."""
+    log_p = logits.log_softmax(1)
+    return (log_p.exp() * log_p).sum(1) + math.log(logits.shape[1])
 
 
 def _log_not_runner_up(logits: Tensor, y: Tensor, exact: bool) -> Tensor:
