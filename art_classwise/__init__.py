@@ -13,14 +13,19 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from art_classwise import attacks, losses, metrics
     from art_classwise.attacks import PGD, AutoAttack, ClassWiseAttack, TemperaturePGD, TransferAttack
-    from art_classwise.audit import AuditResult, ClassWiseAudit, read_audit
-    from art_classwise.datasets import Dataset, load_dataset
+    from art_classwise.audit import AuditResult, ClassExclusionStudy, ClassWiseAudit, ExclusionResult, read_audit
+    from art_classwise.datasets import Dataset, load_dataset, load_unlabeled
     from art_classwise.errors import InputError
+    from art_classwise.head import normalize_head
     from art_classwise.threat import ThreatModel
     from art_classwise.trainers import (
+        AdversarialTrainerBATPyTorch,
+        AdversarialTrainerClassExcludedPyTorch,
         AdversarialTrainerMARTPyTorch,
         AdversarialTrainerStandardPyTorch,
         AdversarialTrainerTRADESPyTorch,
+        NaturalTrainerPyTorch,
+        policies,
     )
     from art_classwise.zoo import (
         as_classifier,
@@ -32,18 +37,23 @@ if TYPE_CHECKING:
         save_checkpoint,
     )
 
-_MODULES = ("attacks", "losses", "metrics")
+_MODULES = {"attacks": "attacks", "losses": "losses", "metrics": "metrics", "policies": "trainers.policies"}
 _HOMES = {
     "PGD": "attacks",
+    "AdversarialTrainerBATPyTorch": "trainers",
+    "AdversarialTrainerClassExcludedPyTorch": "trainers",
     "AdversarialTrainerMARTPyTorch": "trainers",
     "AdversarialTrainerStandardPyTorch": "trainers",
     "AdversarialTrainerTRADESPyTorch": "trainers",
     "AuditResult": "audit",
     "AutoAttack": "attacks",
+    "ClassExclusionStudy": "audit",
     "ClassWiseAttack": "attacks",
     "ClassWiseAudit": "audit",
     "Dataset": "datasets",
+    "ExclusionResult": "audit",
     "InputError": "errors",
+    "NaturalTrainerPyTorch": "trainers",
     "TemperaturePGD": "attacks",
     "ThreatModel": "threat",
     "TransferAttack": "attacks",
@@ -52,6 +62,8 @@ _HOMES = {
     "load_checkpoint": "zoo",
     "load_dataset": "datasets",
     "load_robustbench": "zoo",
+    "load_unlabeled": "datasets",
+    "normalize_head": "head",
     "read_audit": "audit",
     "read_checkpoint": "zoo",
     "robustbench_names": "zoo",
@@ -60,15 +72,20 @@ _HOMES = {
 
 __all__ = [
     "PGD",
+    "AdversarialTrainerBATPyTorch",
+    "AdversarialTrainerClassExcludedPyTorch",
     "AdversarialTrainerMARTPyTorch",
     "AdversarialTrainerStandardPyTorch",
     "AdversarialTrainerTRADESPyTorch",
     "AuditResult",
     "AutoAttack",
+    "ClassExclusionStudy",
     "ClassWiseAttack",
     "ClassWiseAudit",
     "Dataset",
+    "ExclusionResult",
     "InputError",
+    "NaturalTrainerPyTorch",
     "TemperaturePGD",
     "ThreatModel",
     "TransferAttack",
@@ -79,8 +96,11 @@ __all__ = [
     "load_checkpoint",
     "load_dataset",
     "load_robustbench",
+    "load_unlabeled",
     "losses",
     "metrics",
+    "normalize_head",
+    "policies",
     "read_audit",
     "read_checkpoint",
     "robustbench_names",
@@ -90,7 +110,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
+        return importlib.import_module(f"{__name__}.{_MODULES[name]}")
     if name in _HOMES:
         value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
         globals()[name] = value

@@ -28,7 +28,7 @@ import art_classwise as acw
 from art_classwise import InputError, _ranks
 from art_classwise.datasets import LazyImages
 from art_classwise.trainers import trained_weights
-from art_classwise.trainers._data import Augmentation, Resident
+from art_classwise.trainers._data import Augmentation, Resident, Shuffled
 from art_classwise.trainers._weights import synchronised
 
 METHODS = {
@@ -64,7 +64,7 @@ def make_images(n, seed):
     return x, y
 
 
-TRAIN, VALIDATION = make_images(N, 1), make_images(45, 2)
+TRAIN, VALIDATION, UNLABELLED = make_images(N, 1), make_images(45, 2), make_images(61, 3)
 
 
 def plain():
@@ -174,6 +174,33 @@ def sources(folder):
         trainer = acw.AdversarialTrainerMARTPyTorch(classifier, **SMALL, flip=True)
         results[name] = end(classifier, trainer.fit_generator(generator, nb_epochs=3, validation_data=VALIDATION))
     return results
+
+
+def unlabelled(folder):
+    """With images of which an epoch needs more than there are: of a batch of 32, 16 or 10; of the last one less."""
+    x, y = UNLABELLED
+    common = {"x_unlabeled": x, "gamma": 0.5, "validation_data": VALIDATION}
+    results = {
+        "given": train(options=ALL, y_pseudo=(y + (np.arange(61) % 4 == 0)) % CLASSES, **common),
+        "in another ratio": train(y_pseudo=y, unlabeled_fraction=0.3, **common),
+    }
+    for name in ("made", "resumed"):  # when it ended: all that is left to do is to read what it kept
+        classifier = make_classifier(seed=_ranks.rank())
+        trainer = acw.NaturalTrainerPyTorch(classifier, **SMALL)
+        fit = {**common, "batch_size": BATCH, "nb_epochs": 12, "checkpoint_dir": folder / "unlabelled"}
+        results[name] = end(classifier, trainer.fit(*TRAIN, resume=name == "resumed", **fit))
+        results[name] |= {"labels": trainer.pseudo_labels.labels, "confidence": trainer.pseudo_labels.confidence}
+    return results
+
+
+def unlabelled_recorded(folder):
+    """What is attacked in two epochs."""
+    classifier = make_classifier()
+    recorder = Recorder(classifier)
+    trainer = acw.AdversarialTrainerStandardPyTorch(classifier, attack=recorder, verbose=False)
+    x, y = UNLABELLED
+    trainer.fit(*TRAIN, batch_size=BATCH, nb_epochs=2, x_unlabeled=x, y_pseudo=y)
+    return recorder.seen
 
 
 def recorded(folder):
@@ -353,6 +380,7 @@ def runs(tmp_path_factory):
     """The same script, plainly and under torchrun."""
     folder = tmp_path_factory.mktemp("ranks")
     tasks = ["methods", "sources", "recorded", "networks", "starts", "errors", "whole", "stopped", "shown"]
+    tasks += ["unlabelled", "unlabelled_recorded"]
     started = [Run(folder / str(processes), tasks, processes) for processes in (1, 2)]
     return [run.wait() for run in started]
 
@@ -424,6 +452,42 @@ def test_each_example_is_attacked_once_by_one_of_both(runs):
     assert {len(first), len(second)} == {75, 76}  # 4 x 16 and 11 or 12 of the last batch
 
 
+@pytest.mark.parametrize("name", ["given", "in another ratio", "made"])
+def test_training_with_unlabelled_images_is_that_of_one_process(runs, name):
+    (one,), two = (run.of("unlabelled") for run in runs)
+    check_same(one[name], check_both([result[name] for result in two]))
+    losses = one[name]["history"]["loss"]
+    assert losses[-1] < losses[0] - 0.01
+
+
+def test_pseudo_labels_are_made_together_and_kept_by_the_main_process(runs):
+    (one,), (first, second) = (run.of("unlabelled") for run in runs)
+    for name in ("made", "resumed"):
+        for key in ("labels", "confidence"):
+            np.testing.assert_array_equal(first[name][key], second[name][key])
+            np.testing.assert_array_equal(first[name][key], first["made"][key])
+        np.testing.assert_array_equal(one[name]["labels"], first[name]["labels"])
+        np.testing.assert_allclose(one[name]["confidence"], first[name]["confidence"], rtol=0, atol=1e-3)
+    assert (one["made"]["labels"] == UNLABELLED[1]).mean() > 0.8
+    both = check_both([result["resumed"] for result in (first, second)])
+    for key, value in first["made"]["weights"].items():
+        np.testing.assert_array_equal(value, both["weights"][key])
+
+
+def test_each_batch_has_its_labelled_and_unlabelled_examples_once_in_one_of_both(runs):
+    (one,), (first, second) = (run.of("unlabelled_recorded") for run in runs)
+    known = {image.tobytes(): "x" for image in TRAIN[0]} | {image.tobytes(): "u" for image in UNLABELLED[0]}
+    assert len(known) == N + 61
+    assert sorted(one) == sorted(first + second)
+    assert [known[image] for image, _ in one].count("x") == [known[image] for image, _ in one].count("u") == 2 * N
+    for seen in (first, second):  # each takes half of either kind; of the last batch's 7 one takes 3, the other 4
+        kinds = [known[image] for image, _ in seen]
+        assert {kinds.count("x"), kinds.count("u")} <= {2 * 75, 2 * 76}
+    of_images = sorted(key for key, _ in one if known[key] == "u")
+    counts = np.unique(of_images, return_counts=True)[1]
+    assert counts.min() >= counts.max() - 1  # none comes a third time before all have come twice
+
+
 @pytest.mark.parametrize("name", ["mart", "mart, exact"])
 def test_accuracies_by_class_are_those_of_all_examples(runs, name):
     """A share's accuracies, or their mean, would be no whole numbers of the examples of a class."""
@@ -451,10 +515,12 @@ def test_the_main_process_alone_saves_once_per_epoch(runs):
     expected = (
         [name for name in METHODS for _ in range(4)] + ["diverged"] + 2 * ["used"] + 5 * ["whole"] + 3 * ["stopped"]
     )
+    expected += 13 * ["unlabelled"]
     assert alone == first == expected
     assert second == []
     for run in runs:
-        assert sorted(path.name for path in run.folder.glob("*/*")) == ["training.pt"] * (len(METHODS) + 4)
+        files = sorted(path.name for path in run.folder.glob("*/*"))
+        assert files == ["pseudo_labels.npz"] + ["training.pt"] * (len(METHODS) + 5)
         assert {path.name for path in run.folder.glob("*/.*")} == set()  # nothing half written
 
 
@@ -582,7 +648,7 @@ def test_batches_of_all_processes_are_those_of_one(monkeypatch):
         found = []
         for rank in range(processes):
             monkeypatch.setenv("RANK", str(rank))
-            source = Resident(x[:n], y[:n], None, size, 3, Augmentation(), torch.device("cpu"))
+            source = Resident(x[:n], y[:n], None, Shuffled(n, size, 3), Augmentation(), torch.device("cpu"))
             found.append([(batch.ids.tolist(), batch.size) for batch in source.batches(1)])
             assert len(found[-1]) == source.n_batches
         return found
@@ -661,15 +727,16 @@ def test_processes_that_share_a_gpu_are_told(of_two, monkeypatch):
         _ranks.join(torch.device("cuda:0"))
 
 
-def test_each_process_takes_a_gpu_of_its_own(of_two, monkeypatch):
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
     taken = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     _ranks.use_own_gpu()
     assert taken == [1]
-    monkeypatch.setattr(_ranks, "world", lambda: 1)
+    monkeypatch.setenv("WORLD_SIZE", "1")
     _ranks.use_own_gpu()
     assert taken == [1]
 

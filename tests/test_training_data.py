@@ -18,7 +18,7 @@ import art_classwise as acw
 from art_classwise import InputError
 from art_classwise.datasets.dataset import LazyImages
 from art_classwise.trainers import _data
-from art_classwise.trainers._data import Augmentation, Resident, Streamed, array_source
+from art_classwise.trainers._data import Augmentation, Resident, Shuffled, Streamed, array_source
 
 CPU = torch.device("cpu")
 NONE = Augmentation()
@@ -35,7 +35,7 @@ def make(*normalisation):
 
 def source(x, y=None, batch_size=8, seed=0, augment=NONE, num_workers=0):
     y = np.arange(len(x)) % 10 if y is None else y
-    return array_source(x, y, batch_size, seed, augment, CPU, num_workers)
+    return array_source(x, y, Shuffled(len(x), batch_size, seed), augment, CPU, num_workers)
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +97,13 @@ def test_parts_of_images_that_are_held_are_all_looked_at(monkeypatch):
 def test_each_example_comes_once_an_epoch_and_a_last_one_joins_the_batch_before(n, batch_size, sizes, held, grey):
     made = Resident if held else Streamed
     x, y = grey[:n].astype(np.float32), np.arange(n) % 10
-    batches = source(x, y, batch_size) if held else Streamed(x, torch.from_numpy(y), batch_size, 0, NONE, CPU, 0)
+    order = Shuffled(n, batch_size, 0)
+    batches = source(x, y, batch_size) if held else Streamed(x, torch.from_numpy(y), order, NONE, CPU, 0)
     assert isinstance(batches, made)
     assert (batches.n_examples, batches.n_batches) == (n, len(sizes))
     for epoch in range(2):
         drawn = list(batches.batches(epoch))
-        assert [len(b.x) for b in drawn] == [b.size for b in drawn] == sizes
+        assert [len(b.x) for b in drawn] == [b.size for b in drawn] == [b.n_labelled for b in drawn] == sizes
         ids = torch.cat([b.ids for b in drawn])
         assert sorted(ids.tolist()) == list(range(n))
         assert torch.equal(torch.cat([b.x for b in drawn]), torch.from_numpy(x)[ids])
@@ -159,7 +160,8 @@ def lazy(train_set, read=None):
 
 def test_lazy_images_are_read_batch_by_batch(train_set):
     read = []
-    batches = Streamed(lazy(train_set, read), torch.from_numpy(train_set.y), 20, 0, NONE, CPU, 0)
+    order = Shuffled(len(train_set), 20, 0)
+    batches = Streamed(lazy(train_set, read), torch.from_numpy(train_set.y), order, NONE, CPU, 0)
     for number, batch in enumerate(batches.batches(0), start=1):
         assert len(read) == 20 * number
         assert read[-20:] == batch.ids.tolist()
@@ -241,7 +243,7 @@ def watched(trainer):
 
     def adversary(**options):
         attack = real(**options)
-        return lambda module, x, y, uniform: (seen[bool(options)].append(x), attack(module, x, y, uniform))[1]
+        return lambda module, x, *rest: (seen[bool(options)].append(x), attack(module, x, *rest))[1]
 
     trainer._adversary = adversary
     return seen

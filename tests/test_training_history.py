@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -104,13 +105,14 @@ def test_history_is_what_the_batches_were(trainer, generator, train_set):
     def watched(adversary):
         made = objective(adversary)
 
-        def loss(logits, logits_adv, y):
-            values = made.loss(logits, logits_adv, y)
+        def terms(logits, logits_adv, y):
+            first, second = made.terms(logits, logits_adv, y)
+            values = first if second is None else first + made.beta * second
             guesses = [None if z is None else z.argmax(1) == y for z in (logits, logits_adv)]
             given.append((values.detach(), y, *guesses))
-            return values
+            return first, second
 
-        return _loop.Objective(loss, made.uses_clean, adversary, made.two_passes)
+        return replace(made, terms=terms)
 
     fitted._objective = watched
     if generator:
@@ -153,7 +155,7 @@ def test_keep_chooses_the_epoch(keep, epoch, decay, train_set, monkeypatch):
     """Of two epochs with 0.6, and two with 0.85, the first."""
     after = []
 
-    def validate(training, validation):
+    def validate(training, validation, *, averaged):
         after.append({k: v.clone() for k, v in training._evaluated().state_dict().items()})
         robust, worst = SCORES[len(after) - 1]
         return {"val_robust": robust, "val_worst": worst}
@@ -182,7 +184,7 @@ def test_kept_weights_have_the_accuracy_in_their_row(train_set):
 def test_an_attack_that_puts_right_what_was_wrong_does_not_count(train_set):
     classifier = make(lr=1e-9)
     trainer = STANDARD(classifier, **SMALL)
-    trainer._adversary = lambda **_: lambda module, x, y, uniform: x.roll(1, 0)
+    trainer._adversary = lambda **_: lambda module, x, y, uniform, budgets=None: x.roll(1, 0)
     y = train_set.y[:100]
     row = trainer.fit(train_set.x[:100], y, (train_set.x[:100], y), nb_epochs=1).iloc[0]
     with evaluating(classifier.model):

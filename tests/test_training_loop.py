@@ -57,10 +57,10 @@ class Seen:
         def watched(**options):
             adversary, seen = real(**options), self.training if options else self.validation
 
-            def attack(module, x, y, uniform):
+            def attack(module, x, y, uniform, budgets=None):
                 with torch.no_grad(), evaluating(module):
                     right = module(x).argmax(1) == y
-                x_adv = adversary(module, x, y, uniform)
+                x_adv = adversary(module, x, y, uniform, budgets)
                 seen.append((x.clone(), y, x_adv.clone(), right))
                 return x_adv
 
@@ -206,7 +206,7 @@ def test_the_inner_search_ascends_what_the_papers_say(method, train_set, monkeyp
 
     def with_labels(**options):
         adversary = objective(**options)
-        return lambda module, x, y, uniform: (labels.__setitem__(0, y), adversary(module, x, y, uniform))[1]
+        return lambda module, x, y, *rest: (labels.__setitem__(0, y), adversary(module, x, y, *rest))[1]
 
     trainer._adversary = with_labels
     trainer.fit(train_set.x, train_set.y, batch_size=80, nb_epochs=2)
@@ -431,7 +431,7 @@ def test_a_network_that_draws_in_proportion_to_the_image_goes_on_drawing(train_s
     differences = []
     trainer = STANDARD(make(Noisy), precision="fp32", **SMALL)
 
-    def attack(module, x, y, uniform):
+    def attack(module, x, y, uniform, budgets=None):
         with torch.no_grad():
             differences.append((module(x) - module(x)).abs().max())
         return x

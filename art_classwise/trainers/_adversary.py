@@ -18,22 +18,38 @@ from art_classwise.attacks._search import search
 from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel, Uniform, per_example
 
-__all__ = ["Adversary", "ArtAdversary", "Attacked", "InnerSearch"]
+__all__ = ["Adversary", "ArtAdversary", "Attacked", "BoundarySearch", "Budgets", "InnerSearch"]
 
 Attacked = Literal["all", "correct", "misclassified"]
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """What the examples of a batch may be changed by, relative to the threat model's radius and the usual step.
+
+    Attributes:
+        radii: (m,), the radii.
+        steps: (m,), the lengths of the steps.
+    """
+
+    radii: Tensor
+    steps: Tensor
 
 
 class Adversary(Protocol):
     """What makes the adversarial inputs of a batch."""
 
-    def __call__(self, module: nn.Module, x: Tensor, y: Tensor, uniform: Uniform) -> Tensor:
-        """Return adversarial inputs (m, ...).
+    def __call__(
+        self, module: nn.Module, x: Tensor, y: Tensor, uniform: Uniform, budgets: Budgets | None = None
+    ) -> Tensor:
+        """Return adversarial inputs (m, ...), or several for each, one after the other (k m, ...).
 
         Args:
             module: Maps images to logits; it is as before afterwards.
             x: (m, ...) images.
             y: (m,) labels.
             uniform: Draws uniform numbers that belong to the examples.
+            budgets: Each example's own; the threat model's if absent.
         """
 
 
@@ -61,10 +77,30 @@ class InnerSearch:
     loss: Literal["cross_entropy", "kl"] = "cross_entropy"
     attacked: Attacked = "all"
 
-    def __call__(self, module: nn.Module, x: Tensor, y: Tensor, uniform: Uniform) -> Tensor:
+    def __call__(
+        self, module: nn.Module, x: Tensor, y: Tensor, uniform: Uniform, budgets: Budgets | None = None
+    ) -> Tensor:
         """See :class:`Adversary`."""
+        x_adv, clean = self._search(module, x, y, uniform, budgets)
+        if clean is None or self.attacked == "all":
+            return x_adv
+        chosen = (clean.argmax(1) == y) == (self.attacked == "correct")
+        return torch.where(per_example(chosen, x), x_adv, x)
+
+    def _search(
+        self,
+        module: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        uniform: Uniform,
+        budgets: Budgets | None,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the last iterates, and the clean logits where they were needed."""
+        eps = None if budgets is None else self.threat.eps * per_example(budgets.radii, x)
+        step = self.eps_step if budgets is None else self.eps_step * per_example(budgets.steps, x)
         if self.start == "uniform":
-            start = self.threat.random_start(x, uniform)
+            start = self.threat.random_start(x, uniform, eps)
         else:
             start = x + 0.001 * gaussian(uniform, *x.shape)
         compared, clean = y, None
@@ -79,16 +115,49 @@ class InnerSearch:
             compared,
             self.threat,
             _from_clean if self.loss == "kl" else losses.cross_entropy,
-            eps_step=self.eps_step,
+            eps_step=step,
             max_iter=self.max_iter,
             low=self.low,
             high=self.high,
+            eps=eps,
             start=start,
+            **options,
         ).x_adv
-        if clean is None or self.attacked == "all":
-            return x_adv
-        chosen = (clean.argmax(1) == y) == (self.attacked == "correct")
-        return torch.where(per_example(chosen, x), x_adv, x)
+        return x_adv, clean
+
+
+@dataclass(frozen=True)
+class BoundarySearch(InnerSearch):
+    """The search of BAT, which looks for the boundary: of its iterates two, one on each side.
+
+    Sun et al. 2023 (arXiv 2209.07534), section 4. Returned are the first iterates that are misclassified, and after
+    them the last ones before those, (2 m, ...). Where no iterate is misclassified both are the last one; where the
+    first iterate is, the clean image is the one before it.
+    """
+
+    def __call__(
+        self, module: nn.Module, x: Tensor, y: Tensor, uniform: Uniform, budgets: Budgets | None = None
+    ) -> Tensor:
+        """See :class:`Adversary`."""
+        first, before = x.clone(), x.clone()
+        crossed = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        wrong: list[Tensor] = []  # of the iterate that observe is shown next
+
+        def look(logits: Tensor, rows: Tensor) -> Tensor:
+            wrong[:] = [logits.argmax(1) != y]
+            return wrong[0]
+
+        def observe(step: int, rows: Tensor, x_adv: Tensor, gradient: Tensor) -> None:
+            nonlocal first, before, crossed
+            first = torch.where(per_example(crossed, x), first, x_adv)
+            before = torch.where(per_example(crossed | wrong[0], x), before, x_adv)
+            crossed = crossed | wrong[0]
+
+        x_adv, _ = self._search(module, x, y, uniform, budgets, solved=look, observe=observe)
+        with torch.no_grad(), evaluating(module):
+            look(module(x_adv), y)  # the last iterate, which no step follows
+        observe(self.max_iter, y, x_adv, x_adv)
+        return torch.cat([first, before])
 
 
 def _from_clean(logits: Tensor, clean: Tensor) -> Tensor:
@@ -107,8 +176,10 @@ class ArtAdversary:
     attack: Any
     n_classes: int
 
-    def __call__(self, module: nn.Module, x: Tensor, y: Tensor, uniform: Uniform) -> Tensor:
-        """See :class:`Adversary`. The attack draws from the global random state."""
+    def __call__(
+        self, module: nn.Module, x: Tensor, y: Tensor, uniform: Uniform, budgets: Budgets | None = None
+    ) -> Tensor:
+        """See :class:`Adversary`. The attack draws from the global random state, and has its own radius."""
         model = self.attack.estimator.model  # what it attacks, whatever the module is
         one_hot = np.eye(self.n_classes, dtype=np.float32)[y.cpu().numpy()]
         quiet = patch.object(self.attack, "verbose", False) if hasattr(self.attack, "verbose") else nullcontext()

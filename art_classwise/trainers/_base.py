@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import abc
+import copy
 import os
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -17,18 +20,25 @@ from art_classwise import _estimator, _ranks
 from art_classwise._labels import check_labels
 from art_classwise._state import evaluating
 from art_classwise.attacks._fast import Precision, check_precision
-from art_classwise.errors import InputError, check_positive, check_seed, check_whole, unknown
+from art_classwise.errors import InputError, check_number, check_positive, check_seed, check_whole, unknown
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers import _data, _loop
 from art_classwise.trainers._adversary import Adversary, ArtAdversary, Attacked, InnerSearch
-from art_classwise.trainers._checkpoint import TrainingFile, plain
-from art_classwise.trainers._checks import check_attack, check_optimizer, check_range, check_scheduler
+from art_classwise.trainers._checkpoint import TrainingFile, check_begun, plain
+from art_classwise.trainers._checks import check_attack, check_optimizer, check_policy, check_range, check_scheduler
+from art_classwise.trainers._exclusion import excluded_units, leave_out, without_classes
 from art_classwise.trainers._history import Scalars, check_summary_writer
+from art_classwise.trainers._images import check_images
 from art_classwise.trainers._recipe import describe_attack, describe_classifier, describe_optimizer, describe_scheduler
+from art_classwise.trainers.policies import ClassPolicy, Scene
+from art_classwise.trainers.pseudo_labels import PseudoLabels, make_pseudo_labels, read_pseudo_labels
 
 __all__ = ["SearchTrainer"]
 
-_FIT = ("x", "y", "validation_data", "batch_size", "nb_epochs", "scheduler", "scheduler_interval", "keep")
+_FIT = (
+    *("x", "y", "validation_data", "batch_size", "nb_epochs", "scheduler", "scheduler_interval", "keep"),
+    *("checkpoint_dir", "resume", "x_unlabeled", "y_pseudo", "unlabeled_fraction", "gamma"),
+)
 
 
 class SearchTrainer(Trainer, abc.ABC):
@@ -60,6 +70,7 @@ class SearchTrainer(Trainer, abc.ABC):
         awp_warmup: Epochs without it.
         precision: ``"auto"``: bfloat16 matrix products, in attack and step, for networks of a million weights or more
             where the hardware multiplies it; ``"fp32"`` or ``"bf16"`` else.
+        class_policy: A rule that sets class weights and class budgets, one of :mod:`art_classwise.policies`.
         compile: Compile attack and step with ``torch.compile``: a minute or more at the start.
         num_workers: Processes that read images too many to be held.
         summary_writer: Where TensorBoard's values go: True, a folder, an ART ``SummaryWriter``, or whatever has
@@ -73,6 +84,7 @@ class SearchTrainer(Trainer, abc.ABC):
 
     _start: Literal["uniform", "gaussian"] = "uniform"
     _ascended: Literal["cross_entropy", "kl"] = "cross_entropy"
+    _search: type[InnerSearch] = InnerSearch
 
     def __init__(
         self,
@@ -91,6 +103,7 @@ class SearchTrainer(Trainer, abc.ABC):
         ema_decay: float | None = None,
         awp_gamma: float = 0.0,
         awp_warmup: int = 0,
+        class_policy: ClassPolicy | None = None,
         precision: Precision = "auto",
         compile: bool = False,
         num_workers: int = 0,
@@ -126,6 +139,14 @@ class SearchTrainer(Trainer, abc.ABC):
         self.settings = _loop.Settings(gradient_clip, ema_decay, float(awp_gamma), awp_warmup, precision, compile, seed)
         if attack is not None:
             check_attack(attack, classifier)
+        self.class_policy = class_policy
+        self._excluded: tuple[int, ...] = ()  # classes that AdversarialTrainerClassExcludedPyTorch leaves out
+        self.pseudo_labels: PseudoLabels | None = None
+        low, high = _estimator.clip_bounds(classifier, torch.device("cpu"))
+        self._width = float((high - low).max())
+        if class_policy is not None:
+            check_policy(class_policy, attack, ema_decay)
+            class_policy.check_fit(classifier.nb_classes, self.threat, self._width)
         if (crop_padding or flip) and len(classifier.input_shape) != 3:
             raise InputError(
                 "`crop_padding` and `flip` are for images (C, H, W), but the classifier takes inputs of shape "
@@ -153,9 +174,19 @@ class SearchTrainer(Trainer, abc.ABC):
         keep: _loop.Keep = "last",
         checkpoint_dir: str | os.PathLike[str] | None = None,
         resume: bool = False,
+        x_unlabeled: Any = None,
+        y_pseudo: npt.NDArray[Any] | None = None,
+        unlabeled_fraction: float = 0.5,
+        gamma: float = 1.0,
         **kwargs: Any,
     ) -> pd.DataFrame:
-        """Train on arrays, or on a data set's lazily read images.
+        """Train on arrays, or on a data set's lazily read images; with unlabelled images, too, if there are.
+
+        With ``x_unlabeled`` the objective is the sum over labelled examples of l(x, y) and gamma times that over
+        unlabelled ones of l(x, y'), y' their pseudo-labels (Wang et al. 2020, section 3.3, for MART; Carmon et al.
+        2019, arXiv 1905.13736), divided by the number of examples. Each batch has both kinds in the same ratio; an
+        epoch is one pass over the labelled examples, and goes on through the unlabelled ones where the epoch before
+        ended. Which examples come when follows from the seed.
 
         Images that fit on the device are held there, as uint8 where that loses nothing; others are read as needed.
         Each call begins at epoch 1: with the same seed a second one draws the same orders, crops and starts again. All
@@ -163,7 +194,8 @@ class SearchTrainer(Trainer, abc.ABC):
         A last batch too small to be shared by all processes, or of one example, joins the one before it.
 
         Args:
-            x: Images within the classifier's ``clip_values``, (n, C, H, W).
+            x: Images within the classifier's ``clip_values``, (n, C, H, W); read as needed from a
+                :class:`art_classwise.Dataset`, a memory-mapped array or a torch data set of images.
             y: Labels, indices (n,) or one-hot (n, C).
             validation_data: Images and labels to measure on after each epoch: PGD on cross-entropy from a random
                 start in the ball, with the training attack's radius and steps, or under ``attack``.
@@ -180,15 +212,24 @@ class SearchTrainer(Trainer, abc.ABC):
                 :func:`art_classwise.trainers.trained_weights`.
             resume: Go on from the state in ``checkpoint_dir``; start anew if there is none. On the same machine
                 the end is the same, bit for bit, as without the interruption.
+            x_unlabeled: Images without labels, (m, C, H, W), as ``x``; they needn't fit in memory.
+            y_pseudo: Their pseudo-labels, (m,) or (m, C). If absent, a copy of the network is trained naturally on
+                the labelled images for ``nb_epochs`` and predicts them:
+                :func:`art_classwise.trainers.make_pseudo_labels`. ``self.pseudo_labels`` holds them afterwards.
+            unlabeled_fraction: Share of each batch that is unlabelled, above 0 and below 1.
+            gamma: Weight of unlabelled examples, at least 0.
             **kwargs: None are known.
 
         Returns:
-            The history, a row per epoch: ``epoch`` (from 1), ``loss``, ``clean`` (NaN where the method doesn't
-            classify clean images) and ``robust`` (training examples in train mode, before each step), the same by
-            class, ``clean_<k>`` and ``robust_<k>``; ``learning_rate`` (of the last step), ``images_per_second``
-            (without validation); with validation ``val_clean``, ``val_robust``, by class ``val_clean_<k>`` and
-            ``val_robust_<k>``, and ``val_worst``, the worst class's robust accuracy. Absent classes are NaN.
-            ``attrs["kept_epoch"]`` is the epoch whose weights the classifier has.
+            The history, a row per epoch: ``epoch`` (from 1), ``loss`` (the objective, weights included), ``clean`` (NaN
+            where the method doesn't classify clean images) and ``robust`` (labelled training examples in train mode,
+            before each step), the same by class, ``clean_<k>`` and ``robust_<k>``; ``learning_rate`` (of the last
+            step), ``images_per_second`` (without validation); with validation ``val_clean``, ``val_robust``, by class
+            ``val_clean_<k>`` and ``val_robust_<k>``, and ``val_worst``, the worst class's robust accuracy. Absent
+            classes are NaN. With a class policy ``weight_<k>``, ``beta_<k>`` and ``eps_<k>``, the epoch's factors of
+            the first term, the second, and the radius, as far as it sets them; with CFA ``averaged``, whether the
+            epoch's weights were taken into the average. ``attrs["kept_epoch"]`` is the epoch whose weights the
+            classifier has, ``attrs["pseudo_labels"]`` the number and confidence of the pseudo-labels made.
 
         Raises:
             InputError: Images or labels are out of range or of different length; a parameter is out of range; the
@@ -198,16 +239,100 @@ class SearchTrainer(Trainer, abc.ABC):
         """
         _no_more(kwargs)
         check_whole("batch_size", batch_size, 1)
-        images, labels = self._check(x, y)
+        self._check_fit(nb_epochs, validation_data, scheduler, scheduler_interval, keep, checkpoint_dir, resume)
+        images, labels = leave_out(*self._check(x, y), self._excluded, "training examples")
+        validation = self._validation(validation_data)
+        if x_unlabeled is None and y_pseudo is not None:
+            raise InputError("`y_pseudo` is given without `x_unlabeled`, whose labels they would be.")
+        check_range("gamma", gamma, 0, np.inf, "of at least 0, and finite")
+        check_number("unlabeled_fraction", unlabeled_fraction, 0, 1)
+        if x_unlabeled is not None:
+            _data.unlabelled_in(batch_size, unlabeled_fraction)
         augment = _data.Augmentation(self.crop_padding, self.flip, self.seed)
-        _ranks.join(self._classifier.device)
-        source = _data.array_source(
-            images, labels, batch_size, self.seed, augment, self._classifier.device, self.num_workers
-        )
+        device = self._classifier.device
+        _ranks.join(device)
         data = {"n": len(labels), "hash": _data.fingerprint(images, labels), "batch_size": batch_size}
-        return self._train(
-            source, data, nb_epochs, validation_data, scheduler, scheduler_interval, keep, checkpoint_dir, resume
+        options: dict[str, Any] = {"augment": augment, "device": device, "num_workers": self.num_workers}
+        source: _data.Source
+        self.pseudo_labels = None
+        if x_unlabeled is None:
+            order = _data.Shuffled(len(labels), batch_size, self.seed)
+            source = _data.array_source(images, labels, order, **options)
+        else:
+            unlabeled = check_images(x_unlabeled, self._classifier, self.threat, "x_unlabeled")
+            pseudo = self._label(images, labels, unlabeled, y_pseudo, nb_epochs, batch_size, checkpoint_dir, resume)
+            self.pseudo_labels = pseudo
+            data |= {"unlabeled": _data.fingerprint(unlabeled, pseudo.labels), "gamma": float(gamma)}
+            data |= {"unlabeled_fraction": float(unlabeled_fraction)}
+            chosen = leave_out(unlabeled, pseudo.labels, self._excluded, "pseudo-labelled examples")
+            source = _data.mixed_source((images, labels), chosen, unlabeled_fraction, batch_size, self.seed, **options)
+        shares = np.bincount(labels, minlength=self._classifier.nb_classes) / len(labels)
+        history = self._train(
+            source,
+            data,
+            nb_epochs,
+            validation,
+            scheduler,
+            scheduler_interval,
+            keep,
+            checkpoint_dir,
+            resume,
+            shares=torch.from_numpy(shares),
+            gamma=float(gamma),
         )
+        if self.pseudo_labels is not None and y_pseudo is None:
+            history.attrs["pseudo_labels"] = self.pseudo_labels.summary()
+        return history
+
+    def _label(
+        self,
+        x: Any,
+        y: npt.NDArray[np.int64],
+        unlabeled: Any,
+        y_pseudo: Any,
+        nb_epochs: int,
+        batch_size: int,
+        checkpoint_dir: str | os.PathLike[str] | None,
+        resume: bool,
+    ) -> PseudoLabels:
+        """Return the pseudo-labels given, those of the training that is resumed, or new ones."""
+        n_classes = self._classifier.nb_classes
+        if y_pseudo is not None:
+            given = check_labels(
+                y_pseudo, len(unlabeled), n_classes, x_name="x_unlabeled", y_name="y_pseudo", kind="Pseudo-label"
+            )
+            return PseudoLabels(given, np.full(len(given), np.nan, dtype=np.float32), n_classes)
+        file = None if checkpoint_dir is None else Path(checkpoint_dir) / "pseudo_labels.npz"
+        key = (
+            f"{_data.fingerprint(x, y)} {_data.fingerprint(unlabeled, np.zeros(0, np.int64))} {nb_epochs} {batch_size}"
+        )
+        key += f" {self.seed} {self.crop_padding} {self.flip} {list(self._excluded)}"
+        if file is not None and checkpoint_dir is not None:
+            begun = _ranks.from_main(lambda: check_begun(checkpoint_dir, resume))
+            kept = _ranks.from_main(lambda: read_pseudo_labels(file, key) if resume else None)
+            if kept is not None:
+                return kept
+            if begun:
+                raise InputError(
+                    f"{file.absolute()} is missing, damaged, or of other images, epochs or seed than those given: "
+                    "train as then, or choose another `checkpoint_dir`."
+                )
+        made = make_pseudo_labels(
+            self._classifier,
+            x,
+            y,
+            unlabeled,
+            nb_epochs=nb_epochs,
+            batch_size=batch_size,
+            augment=_data.Augmentation(self.crop_padding, self.flip, self.seed),
+            excluded=self._excluded,
+            num_workers=self.num_workers,
+            seed=self.seed,
+            verbose=self.verbose,
+        )
+        if file is not None:
+            _ranks.from_main(lambda: made.write(file, key))
+        return made
 
     def fit_generator(
         self,
@@ -236,15 +361,20 @@ class SearchTrainer(Trainer, abc.ABC):
 
         def convert(x: Any, y: Any) -> tuple[torch.Tensor, torch.Tensor]:
             images, labels = self._check(x, y)
+            stays = ~np.isin(labels, self._excluded)
+            images, labels = images[stays], labels[stays]
             device = self._classifier.device
             return torch.from_numpy(np.asarray(images)).to(device), torch.from_numpy(labels).to(device)
 
+        self._check_fit(nb_epochs, validation_data, scheduler, scheduler_interval, keep, checkpoint_dir, resume)
+        validation = self._validation(validation_data)
+        self.pseudo_labels = None
         augment = _data.Augmentation(self.crop_padding, self.flip, self.seed)
         _ranks.join(self._classifier.device)
-        source = _data.Generated(generator, convert, augment)
+        source = _data.Generated(generator, convert, augment, max(2, _ranks.world()) if self._excluded else 0)
         data = {"n": source.n_examples, "generator": type(generator).__name__, "batch_size": generator.batch_size}
         return self._train(
-            source, data, nb_epochs, validation_data, scheduler, scheduler_interval, keep, checkpoint_dir, resume
+            source, data, nb_epochs, validation, scheduler, scheduler_interval, keep, checkpoint_dir, resume
         )
 
     def predict(self, x: npt.NDArray[Any], **kwargs: Any) -> npt.NDArray[np.float32]:
@@ -253,54 +383,46 @@ class SearchTrainer(Trainer, abc.ABC):
             logits: npt.NDArray[np.float32] = self._classifier.predict(x, **kwargs)
         return logits
 
+    def _validation(self, given: Any) -> tuple[Any, npt.NDArray[np.int64]] | None:
+        """Return the images and labels to validate on, without those of excluded classes."""
+        if given is None:
+            return None
+        return leave_out(*self._check(*given), self._excluded, "validation examples", told=True)
+
     def _check(self, x: Any, y: Any) -> tuple[Any, npt.NDArray[np.int64]]:
         """Return images as a float32 array, or as they are if they are read as needed, and labels (n,)."""
-        x = x.numpy(force=True) if isinstance(x, torch.Tensor) else x
-        lazy = not isinstance(x, np.ndarray) and all(hasattr(x, a) for a in ("__getitem__", "__len__", "shape"))
-        if lazy and len(x) == 0:
-            raise InputError("There is no example: x is empty.")
-        if lazy:
-            _estimator.check_images(np.asarray(x[:2], dtype=np.float32), self._classifier, self.threat)
-        images = x if lazy else np.require(x, np.float32, ["C", "W"])  # torch warns of arrays it may not write to
-        if not lazy:
-            _estimator.check_images(images, self._classifier, self.threat)
+        images = check_images(x, self._classifier, self.threat)
         return images, check_labels(y, len(images), self._classifier.nb_classes)
 
     def _adversary(self, **options: Any) -> Adversary:
         if self.attack is not None:
             return ArtAdversary(self.attack, self._classifier.nb_classes)
         low, high = _estimator.clip_bounds(self._classifier, self._classifier.device)
-        return InnerSearch(self.threat, self.eps_step, self.max_iter, low, high, **options)
+        search = self._search if options else InnerSearch
+        return search(self.threat, self.eps_step, self.max_iter, low, high, **options)
 
     def _train(
         self,
         source: _data.Source,
         data: dict[str, Any],
         nb_epochs: int,
-        validation_data: Any,
+        held_out: tuple[Any, npt.NDArray[np.int64]] | None,
         scheduler: _loop.Stepper | None,
         scheduler_interval: _loop.Interval,
         keep: _loop.Keep,
         checkpoint_dir: str | os.PathLike[str] | None,
         resume: bool,
+        *,
+        shares: torch.Tensor | None = None,
+        gamma: float = 1.0,
     ) -> pd.DataFrame:
-        check_whole("nb_epochs", nb_epochs, 1)
-        check_scheduler(scheduler, scheduler_interval, self._classifier.optimizer)
-        if keep not in get_args(_loop.Keep):
-            raise unknown("rule to keep weights by", keep, get_args(_loop.Keep))
-        if keep != "last" and validation_data is None:
-            raise InputError(f'`keep="{keep}"` needs `validation_data` to choose by.')
-        if resume and checkpoint_dir is None:
-            raise InputError("`resume=True` needs a `checkpoint_dir` to go on from.")
-        classifier = self._classifier
+        classifier, policy = self._classifier, copy.deepcopy(self.class_policy)
         validation = None
-        if validation_data is not None:
-            if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
-                raise InputError("`validation_data` must be a pair (x, y).")
-            images, labels = self._check(*validation_data)
+        if held_out is not None:
+            images, labels = held_out
+            order = _data.Shuffled(len(labels), data["batch_size"], None)
             validation = _data.array_source(
-                *(images, labels, data["batch_size"], None, _data.Augmentation()),
-                *(classifier.device, self.num_workers),
+                images, labels, order, _data.Augmentation(), classifier.device, self.num_workers
             )
             data = {**data, "validation": _data.fingerprint(images, labels)}
         _ranks.check_same("training data", data, classifier.device)
@@ -322,41 +444,81 @@ class SearchTrainer(Trainer, abc.ABC):
             if hasattr(scheduler, "load_state_dict"):  # as torch's do: resumed in this process, the rate has moved
                 for group in classifier.optimizer.param_groups:
                     group.setdefault("initial_lr", group["lr"])
-        training = _loop.Training(
-            classifier.model,
-            _estimator.logits_module(classifier),
-            classifier.optimizer,
-            self._objective(self._adversary(start=self._start, loss=self._ascended, attacked=self._attacked)),
-            self.settings,
-            self._adversary(),
-            classifier.nb_classes,
-            self._sample(),
-            scheduler,
-            scheduler_interval,
-            keep,
-        )
+        module, sample = _estimator.logits_module(classifier), _estimator.noise(classifier)
+        objective = self._objective(self._adversary(start=self._start, loss=self._ascended, attacked=self._attacked))
+        if self._excluded:
+            terms = without_classes(objective.terms, self._excluded, classifier.nb_classes, classifier.device)
+            objective = replace(objective, terms=terms)
         scalars = Scalars(self.summary_writer)
-        try:
-            return training.run(
-                source,
-                validation,
-                nb_epochs,
-                file=file,
-                resume=resume,
-                scalars=scalars,
-                verbose=self.verbose,
-                name=type(self).__name__.removeprefix("AdversarialTrainer").removesuffix("PyTorch"),
+        with excluded_units(
+            *(classifier.model, module, classifier.optimizer, self._excluded, classifier.nb_classes, sample)
+        ):
+            training = _loop.Training(
+                classifier.model,
+                module,
+                classifier.optimizer,
+                objective,
+                self.settings,
+                self._adversary(),
+                self.threat,
+                self._width,
+                classifier.nb_classes,
+                sample,
+                policy,
+                gamma,
+                scheduler,
+                scheduler_interval,
+                keep,
             )
-        finally:
-            scalars.close()
+            try:
+                return training.run(
+                    source,
+                    validation,
+                    nb_epochs,
+                    file=file,
+                    resume=resume,
+                    shares=shares,
+                    scalars=scalars,
+                    verbose=self.verbose,
+                    name=type(self).__name__.removeprefix("AdversarialTrainer").removesuffix("PyTorch"),
+                )
+            finally:
+                scalars.close()
 
-    def _sample(self) -> torch.Tensor:
-        """Return two images to try a network on: noise, since images that are all alike would hide differences."""
-        classifier = self._classifier
-        low, high = _estimator.clip_bounds(classifier, torch.device("cpu"))
-        noise = torch.rand(2, *classifier.input_shape, generator=torch.Generator().manual_seed(0))
-        bounded = bool(low.isfinite().all() and high.isfinite().all())
-        return (low + (high - low) * noise if bounded else noise).to(classifier.device)
+    def _check_fit(
+        self,
+        nb_epochs: int,
+        validation_data: Any,
+        scheduler: _loop.Stepper | None,
+        scheduler_interval: _loop.Interval,
+        keep: _loop.Keep,
+        checkpoint_dir: str | os.PathLike[str] | None,
+        resume: bool,
+    ) -> None:
+        """Check what can be checked before any work is done."""
+        check_whole("nb_epochs", nb_epochs, 1)
+        check_scheduler(scheduler, scheduler_interval, self._classifier.optimizer)
+        if keep not in get_args(_loop.Keep):
+            raise unknown("rule to keep weights by", keep, get_args(_loop.Keep))
+        if keep != "last" and validation_data is None:
+            raise InputError(f'`keep="{keep}"` needs `validation_data` to choose by.')
+        if resume and checkpoint_dir is None:
+            raise InputError("`resume=True` needs a `checkpoint_dir` to go on from.")
+        if validation_data is not None and not (
+            isinstance(validation_data, (tuple, list)) and len(validation_data) == 2
+        ):
+            raise InputError("`validation_data` must be a pair (x, y).")
+        policy = self.class_policy
+        if policy is not None and policy.needs_validation and validation_data is None:
+            raise InputError(
+                f"The class policy {type(policy).__name__} sets weights by class accuracies on validation examples: "
+                "give `validation_data`, some training examples that you hold out."
+            )
+        if policy is not None:
+            n_classes, beta = self._classifier.nb_classes, self._objective(self._adversary()).beta
+            even = torch.full((n_classes,), 1 / n_classes)
+            scene = Scene(n_classes, even, beta, self.threat.eps, nb_epochs, torch.device("cpu"))
+            copy.deepcopy(policy).begin(scene)  # it may say that so few epochs are too few
 
     @property
     def _attacked(self) -> Attacked:
@@ -375,12 +537,14 @@ class SearchTrainer(Trainer, abc.ABC):
                 name: getattr(self.settings, name) for name in ("gradient_clip", "ema_decay", "awp_gamma", "awp_warmup")
             },
             **{name: getattr(self.settings, name) for name in ("precision", "compile")},
+            "class_policy": None if self.class_policy is None else self.class_policy.describe(),
+            "excluded": list(self._excluded),
         }
 
 
 def _no_more(kwargs: dict[str, Any]) -> None:
     if kwargs:
         raise InputError(
-            f"Unknown argument {', '.join(kwargs)}: fit takes {', '.join(_FIT)}, checkpoint_dir and resume; "
+            f"Unknown argument {', '.join(kwargs)}: fit takes {', '.join(_FIT[:-1])} and {_FIT[-1]}; "
             "the attack and how to train are set when the trainer is made."
         )

@@ -19,6 +19,8 @@ from art_classwise.zoo._files import load_weights
 
 __all__ = [
     "TrainingFile",
+    "check_begun",
+    "differences",
     "history_table",
     "plain",
     "trained_weights",
@@ -28,7 +30,7 @@ __all__ = [
 _FORMAT, _VERSION = "art-classwise training", 1
 _KEYS = (
     *("recipe", "epoch", "weights", "averages", "n_averaged", "optimizer", "scheduler", "history"),
-    *("kept_score", "kept_epoch", "kept_weights"),
+    *("kept_score", "kept_epoch", "kept_weights", "policy"),
 )
 _ADVICE = "It is written by fit(checkpoint_dir=...)."
 
@@ -62,15 +64,12 @@ class TrainingFile:
         if state["epoch"] == 0 and not resume:
             return None  # nothing has been trained that could be lost
         if not resume:
+            raise _begun(self.path, state["epoch"])
+        other = differences(state["recipe"], self._recipe)
+        if other:
             raise InputError(
-                f"{self.path} holds a training after epoch {state['epoch']}: go on with it, fit(..., resume=True), "
-                "or choose another `checkpoint_dir`."
-            )
-        differences = _differences(state["recipe"], self._recipe)
-        if differences:
-            raise InputError(
-                f"{self.path} is of another recipe and can't be resumed with this one: {'; '.join(differences[:3])}"
-                f"{f'; and {len(differences) - 3} more' if len(differences) > 3 else ''}. Train as then, or choose "
+                f"{self.path} is of another recipe and can't be resumed with this one: {'; '.join(other[:3])}"
+                f"{f'; and {len(other) - 3} more' if len(other) > 3 else ''}. Train as then, or choose "
                 "another `checkpoint_dir`."
             )
         return state
@@ -98,6 +97,26 @@ class TrainingFile:
             ) from error
 
 
+def check_begun(folder: str | os.PathLike[str], resume: bool) -> bool:
+    """Return whether a folder holds a training that has done an epoch.
+
+    Raises:
+        InputError: It does, but ``resume`` isn't asked for; or its file is damaged.
+    """
+    path = Path(folder) / "training.pt"
+    done = _read(path)["epoch"] if path.exists() else 0
+    if done and not resume:
+        raise _begun(path, done)
+    return bool(done)
+
+
+def _begun(path: Path, epoch: int) -> InputError:
+    return InputError(
+        f"{path} holds a training after epoch {epoch}: go on with it, fit(..., resume=True), or choose another "
+        "`checkpoint_dir`."
+    )
+
+
 def trained_weights(
     checkpoint_dir: str | os.PathLike[str], which: Literal["last", "kept"] = "kept"
 ) -> dict[str, Tensor]:
@@ -118,7 +137,7 @@ def trained_weights(
         raise InputError(f'`which` must be "last" or "kept", but got {which!r}.')
     state = _read(Path(checkpoint_dir) / "training.pt")
     kept: dict[str, Tensor] | None = state["kept_weights"] if which == "kept" else None
-    last: dict[str, Tensor] = state["weights"] if state["averages"] is None else state["averages"]
+    last: dict[str, Tensor] = state["averages"] if state["n_averaged"] else state["weights"]
     return last if kept is None else kept
 
 
@@ -159,12 +178,12 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _differences(then: Any, now: Any, name: str = "") -> list[str]:
+def differences(then: Any, now: Any, name: str = "") -> list[str]:
     """Return what differs between two nested dicts, in words."""
     if isinstance(then, Mapping) and isinstance(now, Mapping):
         keys = [*then, *(k for k in now if k not in then)]
         return [
-            d for key in keys for d in _differences(then.get(key), now.get(key), f"{name}.{key}" if name else str(key))
+            d for key in keys for d in differences(then.get(key), now.get(key), f"{name}.{key}" if name else str(key))
         ]
     return [] if _same(then, now) else [f"{name} was {then!r}, but is {now!r}"]
 

@@ -10,8 +10,9 @@ from art.attacks.attack import EvasionAttack
 
 from art_classwise.errors import InputError, unknown
 from art_classwise.trainers._loop import Interval, needs
+from art_classwise.trainers.policies import ClassPolicy
 
-__all__ = ["check_attack", "check_beta", "check_optimizer", "check_range", "check_scheduler"]
+__all__ = ["check_attack", "check_beta", "check_optimizer", "check_policy", "check_range", "check_scheduler"]
 
 
 def check_optimizer(classifier: Any) -> None:
@@ -67,6 +68,28 @@ def check_attack(attack: Any, classifier: Any) -> None:
         raise InputError(
             f"The {type(attack).__name__} is targeted, and would be given the true labels as targets: "
             "training needs an untargeted attack."
+        )
+
+
+def check_policy(policy: Any, attack: Any, ema_decay: Any) -> None:
+    """Check that something is a class policy, and that it goes with an attack and an average of weights.
+
+    Raises:
+        InputError: It doesn't.
+    """
+    if not isinstance(policy, ClassPolicy):
+        raise InputError(
+            f"`class_policy` must be a policy of art_classwise.policies, such as DAFA(warmup=20), but got {policy!r}."
+        )
+    if policy.sets_budgets and attack is not None:
+        raise InputError(
+            f"The class policy {type(policy).__name__} sets class budgets, which are for the built-in attack: leave "
+            "`attack` out, or choose a policy that sets weights alone."
+        )
+    if policy.averaging is not None and ema_decay is not None:
+        raise InputError(
+            f"The class policy {type(policy).__name__} averages weights itself (FAWA): leave `ema_decay` out, or "
+            "switch fawa off."
         )
 
 

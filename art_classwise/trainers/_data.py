@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,22 @@ from art_classwise._state import preserved_random_state
 from art_classwise.attacks._random import ExampleUniform, derive
 from art_classwise.errors import InputError
 
-__all__ = ["Augmentation", "Batch", "Generated", "Resident", "Source", "Streamed", "array_source", "fingerprint"]
+__all__ = [
+    "Augmentation",
+    "Batch",
+    "Generated",
+    "Mixed",
+    "Order",
+    "Resident",
+    "Shuffled",
+    "Source",
+    "Streamed",
+    "Walked",
+    "array_source",
+    "fingerprint",
+    "mixed_source",
+    "unlabelled_in",
+]
 
 
 class Batch(NamedTuple):
@@ -31,12 +47,14 @@ class Batch(NamedTuple):
         y: int64 (m,) labels.
         ids: int64 (m,) the examples' numbers, which their random draws belong to.
         size: Number of examples in the whole batch, over all processes.
+        n_labelled: How many of ``x``, the first ones, have true labels; those of the others are pseudo-labels.
     """
 
     x: Tensor
     y: Tensor
     ids: Tensor
     size: int
+    n_labelled: int
 
 
 class Source(Protocol):
@@ -84,11 +102,33 @@ class Augmentation:
         return padded[examples, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-class _Ordered:
-    """The order of examples: shuffled by (seed, epoch), or as they stand; shares of each batch for each process."""
+class Order(Protocol):
+    """Which examples are in which batch, and which of them are this process's.
+
+    Attributes:
+        sizes: Number of examples in each batch of an epoch, over all processes.
+    """
+
+    sizes: list[int]
+
+    def shares(self, epoch: int) -> tuple[Tensor, list[slice]]:
+        """Return an epoch's examples, batch after batch (n,), and of each batch this process's part in them."""
+
+
+class Shuffled:
+    """Every example once in an epoch, shuffled by (seed, epoch), or as they stand.
+
+    Args:
+        n_examples: Number of examples.
+        batch_size: Examples per batch, over all processes. A last batch too small to be shared, or to have a variance
+            in batch norm, joins the one before it.
+        seed: Of the order; as they stand if absent.
+
+    Raises:
+        InputError: There are fewer examples, in all or per batch, than processes.
+    """
 
     def __init__(self, n_examples: int, batch_size: int, seed: int | None) -> None:
-        # A last batch too small to be shared, or to have a variance in batch norm, joins the one before it.
         least = max(2, _ranks.world())
         if n_examples < _ranks.world():
             raise InputError(f"{_ranks.world()} processes need as many examples or more, but there are {n_examples}.")
@@ -99,20 +139,58 @@ class _Ordered:
         bounds = [*range(0, n_examples, batch_size), n_examples]
         if len(bounds) > 2 and bounds[-1] - bounds[-2] < least:
             del bounds[-2]
-        self.n_examples, self.n_batches, self._bounds, self._seed = n_examples, len(bounds) - 1, bounds, seed
+        self.sizes = [end - begin for begin, end in itertools.pairwise(bounds)]
+        self._n, self._seed = n_examples, seed
 
-    def shares(self, epoch: int) -> tuple[Tensor, list[tuple[slice, int]]]:
-        """Return the order of examples (n,), and of each batch this process's part in it and the batch's size."""
-        if self._seed is None:
-            order = torch.arange(self.n_examples)
-        else:
-            generator = torch.Generator().manual_seed(derive(self._seed, "order", epoch))
-            order = torch.randperm(self.n_examples, generator=generator)
-        parts = []
-        for begin, end in zip(self._bounds, self._bounds[1:], strict=False):
-            mine = _ranks.share(end - begin)
-            parts.append((slice(begin + mine.start, begin + mine.stop), end - begin))
-        return order, parts
+    def shares(self, epoch: int) -> tuple[Tensor, list[slice]]:
+        """See :class:`Order`."""
+        order = torch.arange(self._n) if self._seed is None else _permutation(self._n, self._seed, "order", epoch)
+        return order, _parts(self.sizes)
+
+
+class Walked:
+    """So many examples in each epoch, going on where the epoch before ended, shuffled anew each time round.
+
+    Args:
+        n_examples: Number of examples.
+        sizes: Number of examples in each batch, over all processes.
+        seed: Of the order.
+    """
+
+    def __init__(self, n_examples: int, sizes: Sequence[int], seed: int) -> None:
+        self.sizes = list(sizes)
+        self._n, self._seed = n_examples, seed
+
+    def shares(self, epoch: int) -> tuple[Tensor, list[slice]]:
+        """See :class:`Order`."""
+        first = epoch * sum(self.sizes)
+        last = first + sum(self.sizes)
+        rounds = range(first // self._n, (last - 1) // self._n + 1)
+        order = torch.cat([_permutation(self._n, self._seed, "unlabelled order", r) for r in rounds])
+        begin = first - rounds.start * self._n
+        return order[begin : begin + last - first], _parts(self.sizes)
+
+
+def _permutation(n: int, seed: int, purpose: str, number: int) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(derive(seed, purpose, number)))
+
+
+def _parts(sizes: Sequence[int]) -> list[slice]:
+    """Return this process's part of each batch, in the order of examples."""
+    parts, begin = [], 0
+    for size in sizes:
+        mine = _ranks.share(size)
+        parts.append(slice(begin + mine.start, begin + mine.stop))
+        begin += size
+    return parts
+
+
+class _Ordered:
+    """Examples in an order that is a function of the epoch's number."""
+
+    def __init__(self, order: Order, first_id: int) -> None:
+        self._order, self._first_id = order, first_id
+        self.n_examples, self.n_batches = sum(order.sizes), len(order.sizes)
 
     def skip(self, epoch: int) -> None:
         """Nothing to do: each epoch's order is a function of its number."""
@@ -125,10 +203,10 @@ class Resident(_Ordered):
         x: float32 (n, ...) images, or uint8 with ``levels``.
         y: int64 (n,) labels.
         levels: What uint8 images are to be divided by.
-        batch_size: Examples per batch, over all processes.
-        seed: Of the order; as they stand if absent.
+        order: Of the examples.
         augment: Of the images.
         device: Where they shall lie.
+        first_id: Number of the first example, which its random draws belong to.
     """
 
     def __init__(
@@ -136,24 +214,26 @@ class Resident(_Ordered):
         x: Tensor,
         y: Tensor,
         levels: float | None,
-        batch_size: int,
-        seed: int | None,
+        order: Order,
         augment: Augmentation,
         device: torch.device,
+        first_id: int = 0,
     ) -> None:
-        super().__init__(len(x), batch_size, seed)
+        super().__init__(order, first_id)
         self._x, self._y, self._augment = x.to(device), y.to(device), augment
         # A tensor: dividing by a number, a GPU multiplies by its inverse, which rounds otherwise.
         self._levels = None if levels is None else torch.tensor(levels, device=device)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """See :class:`Source`."""
-        order, parts = self.shares(epoch)
+        order, parts = self._order.shares(epoch)
         order = order.to(self._x.device)
-        for part, size in parts:
+        for part, size in zip(parts, self._order.sizes, strict=True):
             rows = order[part]
-            x = self._augment(self._x[rows], epoch, rows)
-            yield Batch(x if self._levels is None else x.float() / self._levels, self._y[rows], rows, size)
+            ids = rows + self._first_id
+            x = self._augment(self._x[rows], epoch, ids)
+            x = x if self._levels is None else x.float() / self._levels
+            yield Batch(x, self._y[rows], ids, size, len(rows))
 
 
 class Streamed(_Ordered):
@@ -162,43 +242,67 @@ class Streamed(_Ordered):
     Args:
         x: Indexed by an array of rows it gives images, float32 (m, ...).
         y: int64 (n,) labels.
-        batch_size: Examples per batch, over all processes.
-        seed: Of the order; as they stand if absent.
+        order: Of the examples.
         augment: Of the images, on the device.
         device: Where batches go.
         num_workers: Processes that read.
+        first_id: As for :class:`Resident`.
     """
 
     def __init__(
         self,
         x: Any,
         y: Tensor,
-        batch_size: int,
-        seed: int | None,
+        order: Order,
         augment: Augmentation,
         device: torch.device,
         num_workers: int,
+        first_id: int = 0,
     ) -> None:
-        super().__init__(len(x), batch_size, seed)
+        super().__init__(order, first_id)
         self._x, self._y, self._augment = _Rows(x), y.to(device), augment
         self._device, self._num_workers = device, num_workers
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """See :class:`Source`."""
-        order, parts = self.shares(epoch)
+        order, parts = self._order.shares(epoch)
         loader: DataLoader[Tensor] = DataLoader(
             self._x,
-            sampler=[order[part] for part, _ in parts],
+            sampler=[order[part] for part in parts],
             batch_size=None,  # a sample is a batch
             num_workers=self._num_workers,
             pin_memory=self._device.type == "cuda",
             generator=torch.Generator(),  # its own: what it draws for its workers must not shift the network's dropout
         )
         order = order.to(self._device)
-        for (part, size), images in zip(parts, loader, strict=True):
-            ids = order[part]
+        for part, size, images in zip(parts, self._order.sizes, loader, strict=True):
+            rows = order[part]
+            ids = rows + self._first_id
             x = images.to(self._device, non_blocking=True)
-            yield Batch(self._augment(x, epoch, ids), self._y[ids], ids, size)
+            yield Batch(self._augment(x, epoch, ids), self._y[rows], ids, size, len(rows))
+
+
+class Mixed:
+    """Batches of labelled examples with unlabelled ones after them.
+
+    Args:
+        labelled: An epoch is one pass over these.
+        unlabelled: In as many batches, with pseudo-labels.
+    """
+
+    def __init__(self, labelled: Resident | Streamed, unlabelled: Resident | Streamed) -> None:
+        self._both = labelled, unlabelled
+        self.n_examples = labelled.n_examples + unlabelled.n_examples
+        self.n_batches = labelled.n_batches
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """See :class:`Source`."""
+        for first, second in zip(*(source.batches(epoch) for source in self._both), strict=True):
+            x, y, ids = (torch.cat(pair) for pair in zip(first[:3], second[:3], strict=True))
+            yield Batch(x, y, ids, first.size + second.size, len(first.x))
+
+    def skip(self, epoch: int) -> None:
+        """Nothing to do: each epoch's order is a function of its number."""
 
 
 class _Rows(Dataset[Tensor]):
@@ -216,23 +320,29 @@ class Generated:
 
     Args:
         generator: The generator.
-        convert: Checks images and labels, and takes them to the device.
+        convert: Checks images and labels, takes them to the device, and may leave some out.
         augment: Of the images.
+        least: Batches smaller than this, since examples were left out, join the one before, the first the next one.
     """
 
     def __init__(
-        self, generator: Any, convert: Callable[[Any, Any], tuple[Tensor, Tensor]], augment: Augmentation
+        self,
+        generator: Any,
+        convert: Callable[[Any, Any], tuple[Tensor, Tensor]],
+        augment: Augmentation,
+        least: int = 0,
     ) -> None:
         self._generator, self._convert, self._augment = generator, convert, augment
-        self._n_drawn = 0
+        self._n_drawn, self._least = 0, least
         self.n_examples = int(generator.size)
         self.n_batches = math.ceil(self.n_examples / generator.batch_size)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """See :class:`Source`."""
         seen = 0
-        for _ in range(self.n_batches):
-            x, y = self._convert(*self._draw())
+        for x, y in self._large_enough():
+            if len(x) == 0:
+                raise InputError("The generator gave no example but those of the excluded classes: none is left.")
             if len(x) < _ranks.world():
                 raise InputError(
                     f"The generator gave a batch of {len(x)}, which {_ranks.world()} processes can't share."
@@ -240,7 +350,19 @@ class Generated:
             ids = torch.arange(seen, seen + len(x), device=x.device)
             seen += len(x)
             mine = _ranks.share(len(x))
-            yield Batch(self._augment(x[mine], epoch, ids[mine]), y[mine], ids[mine], len(x))
+            yield Batch(self._augment(x[mine], epoch, ids[mine]), y[mine], ids[mine], len(x), len(y[mine]))
+
+    def _large_enough(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Return an epoch's batches; one that lost so many examples that it is too small joins the one before it."""
+        x, y = self._convert(*self._draw())
+        for _ in range(self.n_batches - 1):
+            more = self._convert(*self._draw())
+            if self._least and min(len(x), len(more[0])) < self._least:
+                x, y = torch.cat([x, more[0]]), torch.cat([y, more[1]])
+                continue
+            yield x, y
+            x, y = more
+        yield x, y
 
     def _draw(self) -> Any:
         """Draw with a random state of its own: attack and dropout must not decide on the order."""
@@ -257,30 +379,80 @@ class Generated:
 def array_source(
     x: Any,
     y: npt.NDArray[np.int64],
-    batch_size: int,
-    seed: int | None,
+    order: Order,
     augment: Augmentation,
     device: torch.device,
     num_workers: int,
+    first_id: int = 0,
 ) -> Resident | Streamed:
     """Return the images as they are best held: on the device if they are in memory and fit there.
 
     Args:
         x: float32 array (n, ...), or anything that gives such by rows.
         y: (n,) labels.
-        batch_size: Examples per batch, over all processes.
-        seed: Of the order; as they stand if absent.
+        order: Of the examples.
         augment: Of the images.
         device: Where batches go.
         num_workers: Processes that read images which aren't held.
+        first_id: Number of the first example, which its random draws belong to.
     """
     labels = torch.from_numpy(y)
     if isinstance(x, np.ndarray):
         levels, whole = _whole_levels(x)
         images = torch.from_numpy(x) if whole is None else whole
         if _fits(images.nbytes, device):
-            return Resident(images, labels, levels, batch_size, seed, augment, device)
-    return Streamed(x, labels, batch_size, seed, augment, device, num_workers)
+            return Resident(images, labels, levels, order, augment, device, first_id)
+    return Streamed(x, labels, order, augment, device, num_workers, first_id)
+
+
+def unlabelled_in(batch_size: int, fraction: float) -> int:
+    """Return how many examples of a batch are unlabelled.
+
+    Raises:
+        InputError: The batch would have no example of one kind.
+    """
+    without = round(fraction * batch_size)
+    if not 0 < without < batch_size:
+        raise InputError(
+            f"With `unlabeled_fraction` {fraction:g} a batch of {batch_size} would have {without} unlabelled examples, "
+            "but it needs one of each kind: take another fraction, or a larger `batch_size`."
+        )
+    return without
+
+
+def mixed_source(
+    labelled: tuple[Any, npt.NDArray[np.int64]],
+    unlabelled: tuple[Any, npt.NDArray[np.int64]],
+    fraction: float,
+    batch_size: int,
+    seed: int,
+    augment: Augmentation,
+    device: torch.device,
+    num_workers: int,
+) -> Mixed:
+    """Return batches of which a fraction is unlabelled; an epoch is one pass over the labelled examples.
+
+    Args:
+        labelled: Images and labels, as for :func:`array_source`.
+        unlabelled: Images and pseudo-labels.
+        fraction: Share of each batch that is unlabelled, above 0 and below 1.
+        batch_size: Examples per batch, of both kinds, over all processes.
+        seed: Of both orders.
+        augment: Of the images.
+        device: Where batches go.
+        num_workers: Processes that read images which aren't held.
+
+    Raises:
+        InputError: A batch would have no example of one kind.
+    """
+    without = unlabelled_in(batch_size, fraction)
+    order = Shuffled(len(labelled[1]), batch_size - without, seed)
+    sizes = [max(1, round(size * without / (batch_size - without))) for size in order.sizes]
+    options: Any = {"augment": augment, "device": device, "num_workers": num_workers}
+    return Mixed(
+        array_source(*labelled, order=order, **options),
+        array_source(*unlabelled, order=Walked(len(unlabelled[1]), sizes, seed), first_id=len(labelled[1]), **options),
+    )
 
 
 def _whole_levels(x: npt.NDArray[np.float32]) -> tuple[float | None, Tensor | None]:

@@ -26,20 +26,23 @@ class ClassCounts:
 
     def __init__(self, n_classes: int, device: torch.device) -> None:
         self._sums = torch.zeros(3, n_classes, dtype=torch.float64, device=device)
-        self._measured_clean = True
+        self._measured = [True, True]
 
     @torch.no_grad()
-    def add(self, y: Tensor, logits: Tensor | None, logits_adv: Tensor) -> None:
-        """Add a batch; ``logits`` are missing where the clean images weren't classified."""
-        self._measured_clean &= logits is not None
-        right_adv = logits_adv.argmax(1) == y
-        right = torch.zeros_like(right_adv) if logits is None else logits.argmax(1) == y
-        self._sums.index_add_(1, y, torch.stack([torch.ones_like(right), right, right_adv]).to(self._sums.dtype))
+    def add(self, y: Tensor, logits: Tensor | None, logits_adv: Tensor | None) -> None:
+        """Add a batch; logits are missing where the clean images, or attacked ones, weren't classified."""
+        counted = [torch.ones_like(y, dtype=torch.bool)]
+        for i, given in enumerate((logits, logits_adv)):
+            self._measured[i] &= given is not None
+            counted.append(torch.zeros_like(counted[0]) if given is None else given.argmax(1) == y)
+        self._sums.index_add_(1, y, torch.stack(counted).to(self._sums.dtype))
 
     def row(self, prefix: str = "") -> dict[str, float]:
         """Return accuracies by name, over all processes; NaN for what wasn't measured, and for absent classes."""
-        n, clean, robust = _ranks.sum_(self._sums.clone()).cpu().numpy()
-        clean = clean if self._measured_clean else np.full_like(clean, np.nan)
+        n, *correct = _ranks.sum_(self._sums.clone()).cpu().numpy()
+        clean, robust = (
+            a if measured else np.full_like(a, np.nan) for a, measured in zip(correct, self._measured, strict=True)
+        )
         by_class = {name: sums / np.where(n > 0, n, np.nan) for name, sums in (("clean", clean), ("robust", robust))}
         return {
             f"{prefix}clean": float(clean.sum() / n.sum()),
@@ -64,11 +67,11 @@ class EpochStatistics:
         self._bad = torch.zeros((), dtype=torch.int64, device=device)  # batches left when it came; 0: none has come
 
     @torch.no_grad()
-    def add(self, number: int, values: Tensor, y: Tensor, logits: Tensor | None, logits_adv: Tensor) -> None:
-        """Add batch ``number``, from 0, with its losses (m,)."""
+    def add(self, number: int, values: Tensor, y: Tensor, logits: Tensor | None, logits_adv: Tensor | None) -> None:
+        """Add batch ``number``, from 0, with its losses, and the labels and logits of those with true labels."""
         total = values.sum()
         self._loss[0] += total
-        self._loss[1] += len(y)
+        self._loss[1] += len(values)
         self._bad = torch.maximum(self._bad, ~total.isfinite() * (self._n_batches - number))
         self.counts.add(y, logits, logits_adv)
 

@@ -19,13 +19,14 @@ __all__ = ["WeightAverage", "WeightPerturbation", "all_finite", "share_buffers",
 class WeightAverage:
     """An exponential moving average of a model's weights and buffers, to be updated after each step.
 
-    After step t, from 0, the decay is at most (1 + t) / (10 + t), so that the weights it began with are soon forgotten
-    (as in TensorFlow's ExponentialMovingAverage); the first update is a copy. torch's own AveragedModel counts its
-    updates where the CPU would wait for the device.
+    With ``warm_up``, after step t, from 0, the decay is at most (1 + t) / (10 + t), so that the weights it began with
+    are soon forgotten (as in TensorFlow's ExponentialMovingAverage). The first update is a copy. torch's own
+    AveragedModel counts its updates where the CPU would wait for the device.
 
     Args:
         model: The model.
         decay: Below 1.
+        warm_up: Whether the decay is smaller at first.
 
     Attributes:
         module: A copy of the model, with the average as its weights.
@@ -35,19 +36,20 @@ class WeightAverage:
         InputError: The model can't be copied.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, *, warm_up: bool = True) -> None:
         try:
             self.module = copy.deepcopy(model).requires_grad_(False).eval()
         except Exception as error:  # whatever can't be copied
             raise InputError(f"`ema_decay` needs a network that copy.deepcopy can copy: {first_line(error)}") from error
         self.n_averaged = 0
-        self._decay = decay
+        self._decay, self._warm_up = decay, warm_up
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take the model's weights of now into the average."""
         steps = self.n_averaged
-        keep = min(self._decay, (1 + steps) / (10 + steps)) if steps else 0.0
+        decay = min(self._decay, (1 + steps) / (10 + steps)) if self._warm_up else self._decay
+        keep = decay if steps else 0.0
         values = [t.detach() for t in (*model.parameters(), *model.buffers())]
         averages = [*self.module.parameters(), *self.module.buffers()]
         moving = [i for i, a in enumerate(averages) if a.is_floating_point() and steps]

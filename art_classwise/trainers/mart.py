@@ -74,12 +74,11 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
         return self.attacked
 
     def _objective(self, adversary: Adversary) -> Objective:
-        def loss(logits: Tensor | None, logits_adv: Tensor, y: Tensor) -> Tensor:
-            return losses.mart(
+        def terms(logits: Tensor | None, logits_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+            return losses.mart_terms(
                 logits,
                 logits_adv,
                 y,
-                self.beta,
                 boosted=self.boosted,
                 on=self.on,
                 kl=self.kl,
@@ -89,7 +88,8 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
             )
 
         return Objective(
-            loss,
+            terms,
+            self.beta if self.kl else None,
             uses_clean=self.kl or self.on == "clean",
             adversary=adversary,
             two_passes=self.two_passes or self.exact,

@@ -11,12 +11,12 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 
 from art_classwise.attacks import usual_threat
-from art_classwise.errors import InputError, check_positive, check_whole, unknown
+from art_classwise.errors import InputError, check_number, check_positive, check_whole, unknown
 from art_classwise.threat import ThreatModel
 
 __all__ = ["Method", "Recipe", "fast_recipe", "paper_recipe", "plain_recipe"]
 
-Method = Literal["standard", "trades", "mart"]
+Method = Literal["standard", "trades", "mart", "bat", "natural"]
 Schedule = Literal["decay", "cosine", "one-cycle"]
 
 
@@ -31,7 +31,7 @@ class Recipe:
         threat: Norm and radius of the training attack.
         eps_step: Length of its steps; a quarter of the radius if absent.
         steps: Number of its steps.
-        beta: Weight of the KL term of TRADES and MART; None for standard adversarial training.
+        beta: Weight of the KL term of TRADES, MART and BAT; None for the others.
         epochs: Number of epochs.
         batch_size: Examples per step of the optimizer.
         lr: SGD's learning rate, the highest one of the schedule.
@@ -49,6 +49,7 @@ class Recipe:
         exact: Whether MART follows its published implementation to the letter.
         precision: As the trainers' option. The published trainings computed in float32, which ``"fp32"`` does.
         compile: Whether to compile the network; None: where it is on a CUDA device.
+        unlabeled_fraction: Share of each batch that is unlabelled, where it is a recipe for semi-supervised training.
 
     Raises:
         InputError: A number is out of range.
@@ -76,11 +77,14 @@ class Recipe:
     exact: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool | None = False
+    unlabeled_fraction: float | None = None
 
     def __post_init__(self) -> None:
         check_positive("lr", self.lr)
         for name in ("epochs", "batch_size", "steps"):
             check_whole(name, getattr(self, name), 1)
+        if self.unlabeled_fraction is not None:
+            check_number("unlabeled_fraction", self.unlabeled_fraction, 0, 1)
 
     def override(self, **given: Any) -> Recipe:
         """Return the recipe with other values for these attributes; None leaves an attribute as it is.
@@ -92,7 +96,9 @@ class Recipe:
         """
         changes = {name: value for name, value in given.items() if value is not None}
         if "beta" in changes and self.beta is None:
-            raise InputError(f"`beta` is a parameter of trades and mart; {self.method} has none.")
+            raise InputError(f"`beta` is a parameter of trades, mart and bat; {self.method} has none.")
+        if "threat" in changes:
+            changes["threat"] = ThreatModel.parse(changes["threat"])
         if "threat" in changes and changes["threat"] != self.threat:
             changes.setdefault("eps_step", None)
         return replace(self, **changes)
@@ -108,13 +114,14 @@ class Recipe:
         )
 
     def scheduler(
-        self, optimizer: torch.optim.Optimizer, n_examples: int
+        self, optimizer: torch.optim.Optimizer, n_examples: int, *, batch_size: int | None = None
     ) -> tuple[LRScheduler, Literal["epoch", "step"]]:
         """Return the schedule, and whether it steps after each epoch or after each step of the optimizer.
 
         Args:
             optimizer: As :meth:`optimizer` made it.
-            n_examples: Number of training examples.
+            n_examples: Number of labelled training examples.
+            batch_size: How many of them are in a step; the recipe's batch size if absent.
 
         Returns:
             ``fit``'s ``scheduler`` and ``scheduler_interval``.
@@ -123,7 +130,7 @@ class Recipe:
             return LambdaLR(optimizer, _Decay(self.decay)), self.decay_unit
         if self.schedule == "cosine":
             return CosineAnnealingLR(optimizer, self.epochs), "epoch"
-        steps = self.epochs * math.ceil(n_examples / self.batch_size)
+        steps = self.epochs * math.ceil(n_examples / (batch_size or self.batch_size))
         return OneCycleLR(optimizer, self.lr, total_steps=steps, cycle_momentum=False), "step"
 
     def trainer_options(self, module: nn.Module | None = None) -> dict[str, Any]:
@@ -177,7 +184,7 @@ def plain_recipe(method: Method, *, threat: ThreatModel | str = "Linf:8/255") ->
     """Return a recipe to start from: SGD at 0.05, a cosine over 30 epochs, 10 attack steps, no augmentation.
 
     Args:
-        method: ``"standard"``, ``"trades"`` or ``"mart"``.
+        method: ``"standard"``, ``"trades"``, ``"mart"``, ``"bat"`` or ``"natural"``.
         threat: Norm and radius of the training attack.
 
     Raises:
@@ -206,7 +213,7 @@ def fast_recipe(
     free" (ICLR 2020, arXiv 2001.03994), and at 0.05 for the small networks without it. No paper's.
 
     Args:
-        method: ``"standard"``, ``"trades"`` or ``"mart"``.
+        method: ``"standard"``, ``"trades"``, ``"mart"``, ``"bat"`` or ``"natural"``.
         dataset: Its name decides on the augmentation, and on the threat model if none is given.
         architecture: As :func:`art_classwise.build` knows it; if absent, a small network for MNIST and the digits
             and a ResNet for all else.
@@ -238,7 +245,7 @@ def paper_recipe(method: Method, architecture: str, dataset: str) -> Recipe:
     """Return the published recipe of a method for an architecture and a data set; its ``source`` says whose.
 
     Args:
-        method: ``"standard"``, ``"trades"`` or ``"mart"``.
+        method: ``"standard"``, ``"trades"``, ``"mart"``, ``"bat"`` or ``"natural"``.
         architecture: As :func:`art_classwise.build` knows it.
         dataset: As :func:`art_classwise.load_dataset` knows it.
 
@@ -261,7 +268,7 @@ def _known(method: str) -> Method:
     return cast(Method, method)
 
 
-_USUAL_BETA = {"standard": None, "trades": 6.0, "mart": 5.0}
+_USUAL_BETA = {"standard": None, "trades": 6.0, "mart": 5.0, "bat": 6.0, "natural": None}
 _SMALL = {"digits-cnn": "digits", "mnist-cnn": "mnist"}
 """Networks without batch norm, and what they are for."""
 _AUGMENTATION = {  # a ninth to an eighth of the side; digits and house numbers would be others when mirrored
@@ -321,6 +328,18 @@ _MART_WIDE = replace(
     lr=0.1,
     weight_decay=7e-4,
 )
+_MART_UNLABELED = replace(
+    _MART_WIDE,
+    source="Wang et al., ICLR 2020, with 500,000 unlabelled images, as others tell it: 200 epochs of 50,000 examples, "
+    "of which half are labelled, are 100 passes over those",
+    epochs=100,
+    batch_size=256,
+    weight_decay=5e-4,
+    nesterov=True,
+    schedule="cosine",
+    decay=(),
+    unlabeled_fraction=0.5,
+)
 _MART_MNIST = replace(
     _TRADES_MNIST,
     method="mart",
@@ -363,5 +382,6 @@ _PAPERS: dict[tuple[str, str, str], Recipe] = {
     ("trades", "mnist-cnn", "mnist"): _TRADES_MNIST,
     ("mart", "resnet18", "cifar10"): _MART_RESNET,
     ("mart", "wrn-34-10", "cifar10"): _MART_WIDE,
+    ("mart", "wrn-28-10", "cifar10"): _MART_UNLABELED,
     ("mart", "mnist-cnn", "mnist"): _MART_MNIST,
 }

@@ -28,10 +28,10 @@ class AdversarialTrainerStandardPyTorch(SearchTrainer):
     """
 
     def _objective(self, adversary: Adversary) -> Objective:
-        def loss(logits: Tensor | None, logits_adv: Tensor, y: Tensor) -> Tensor:
-            return losses.standard(logits_adv, y, self.label_smoothing)
+        def terms(logits: Tensor | None, logits_adv: Tensor, y: Tensor) -> tuple[Tensor, None]:
+            return losses.standard(logits_adv, y, self.label_smoothing), None
 
-        return Objective(loss, uses_clean=False, adversary=adversary)
+        return Objective(terms, None, uses_clean=False, adversary=adversary)
 
     def _recipe(self) -> dict[str, Any]:
         return {}

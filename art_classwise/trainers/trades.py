@@ -38,11 +38,11 @@ class AdversarialTrainerTRADESPyTorch(SearchTrainer):
         self.beta = check_beta(beta)
 
     def _objective(self, adversary: Adversary) -> Objective:
-        def loss(logits: Tensor | None, logits_adv: Tensor, y: Tensor) -> Tensor:
+        def terms(logits: Tensor | None, logits_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             assert logits is not None
-            return losses.trades(logits, logits_adv, y, self.beta, self.label_smoothing)
+            return losses.trades_terms(logits, logits_adv, y, self.label_smoothing)
 
-        return Objective(loss, uses_clean=True, adversary=adversary, two_passes=self.two_passes)
+        return Objective(terms, self.beta, uses_clean=True, adversary=adversary, two_passes=self.two_passes)
 
     def _recipe(self) -> dict[str, Any]:
         return {"beta": self.beta}

@@ -1,0 +1,118 @@
+"""CFOL: class focused online learning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from art_classwise import _ranks
+from art_classwise.errors import check_number
+from art_classwise.trainers.policies._base import (
+    Array,
+    ClassPolicy,
+    ClassWeights,
+    Scene,
+    as_given,
+    sum_by_class,
+)
+
+__all__ = ["CFOL", "cfol_probabilities", "cfol_scores"]
+
+
+def cfol_probabilities(scores: Array, gamma: float = 0.5) -> Any:
+    """Return Exp3's distribution over classes, gamma / C + (1 - gamma) softmax(w) (Pethick et al. 2023, algorithm 1).
+
+    Args:
+        scores: (C,) w; -inf leaves a class out.
+        gamma: Share of the uniform distribution.
+
+    Returns:
+        (C,) float64, as ``scores`` were given.
+
+    Example:
+        >>> cfol_probabilities([0.0, 0.0])
+        array([0.5, 0.5])
+    """
+    w = torch.as_tensor(scores, dtype=torch.float64)
+    there = ~w.isneginf()
+    return as_given(torch.where(there, gamma / there.sum(dtype=w.dtype) + (1 - gamma) * w.softmax(0), 0.0), scores)
+
+
+def cfol_scores(scores: Array, y: Array, losses: Array, drawn: Array, eta: float) -> Any:
+    """Return Exp3's scores after examples were drawn: w_y + eta L / P(y) for each (Pethick et al. 2023, algorithm 1).
+
+    Args:
+        scores: (C,) w.
+        y: (m,) the examples' classes.
+        losses: (m,) their losses L, in [0, 1].
+        drawn: (C,) the probabilities P that classes were drawn with.
+        eta: Rate.
+
+    Returns:
+        (C,) float64, as ``scores`` were given.
+
+    Example:
+        >>> cfol_scores([0.0, 0.0], [1, 1], [1.0, 0.0], [0.5, 0.5], eta=0.1)
+        array([0. , 0.2])
+    """
+    w, labels = torch.as_tensor(scores, dtype=torch.float64), torch.as_tensor(y)
+    steps = eta * torch.as_tensor(losses, dtype=torch.float64) / torch.as_tensor(drawn, dtype=torch.float64)[labels]
+    return as_given(w + sum_by_class(labels, steps[:, None], len(w))[:, 0], scores)
+
+
+@dataclass
+class CFOL(ClassPolicy):
+    """CFOL: the Exp3 algorithm over classes, by the attack's successes while training.
+
+    Pethick, Chrysos, Cevher, "Revisiting adversarial training for the worst-performing class", TMLR 2023 (arXiv
+    2302.08872). They draw classes from :func:`cfol_probabilities`; here examples come as they are in the data, and
+    are weighted by C p_y, which has the same expectation where classes are equally frequent. P(y) in
+    :func:`cfol_scores` is accordingly the class's share of the training examples. The loss is 1 where the attack
+    succeeds, else 0.
+
+    Args:
+        eta: Rate per example; 2e-6 is for 150 epochs of 50,000 (as we remember the paper), with fewer examples in all
+            it must be larger by as much: the largest score is about eta times the number of examples seen.
+        gamma: Share of the uniform distribution.
+
+    Raises:
+        InputError: A number is out of range.
+    """
+
+    eta: float = 2e-6
+    gamma: float = 0.5
+
+    def _check(self) -> None:
+        check_number("eta", self.eta, 0, 1000, above=True)
+        check_number("gamma", self.gamma, 0, 1)
+
+    def begin(self, scene: Scene) -> None:
+        """See :class:`ClassPolicy`."""
+        super().begin(scene)
+        self._drawn = scene.shares.to(torch.float64)
+        scores = torch.where(self._drawn > 0, self._zeros(scene.n_classes), -torch.inf)
+        self._state = {"scores": scores, "weights": self._weights(scores)}
+
+    def weigh(self, y: Tensor, logits_adv: Tensor) -> ClassWeights:
+        """See :class:`ClassPolicy`."""
+        scores = self._state["scores"]
+        self._state["weights"] = self._weights(scores)  # these examples were drawn before they are known
+        wrong = logits_adv.argmax(1) != y
+        zero = torch.zeros_like(scores)
+        gained: Tensor = _ranks.sum_(cfol_scores(zero, y, wrong, self._drawn, self.eta))
+        self._state["scores"] = scores + gained
+        return self._in_force()
+
+    def end_epoch(self, epoch: int, row: Mapping[str, float]) -> None:
+        """Nothing to do: each batch moves the scores."""
+
+    def _weights(self, scores: Tensor) -> Tensor:
+        there = ~scores.isneginf()
+        return torch.where(there, there.sum() * cfol_probabilities(scores, self.gamma), 1.0)
+
+    def _in_force(self) -> ClassWeights:
+        return ClassWeights(self._state["weights"], self._state["weights"])

@@ -1,0 +1,134 @@
+"""DAFA: distance-aware fair adversarial training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from art_classwise._labels import check_labels
+from art_classwise.errors import InputError, check_number, check_whole
+from art_classwise.trainers.policies._base import (
+    Array,
+    ClassBudgets,
+    ClassMeans,
+    ClassPolicy,
+    ClassWeights,
+    Scene,
+    as_given,
+)
+
+__all__ = ["DAFA", "dafa_weights"]
+
+
+def dafa_weights(probabilities: Array, y: Array, lamb: float = 1.0) -> Any:
+    """Return DAFA's class weights from predictions under attack (Lee et al. 2024, eq. 5).
+
+    With p_i(j) the mean probability of class j over the examples of class i, each pair of classes shifts weight from
+    the more robust one to the other, the more the closer they are: for p_i(i) < p_j(j), class i gains
+    lamb p_i(j) p_j(j), which class j loses. Their released code subtracts lamb p_j(i) p_i(i) of class j instead.
+
+    Args:
+        probabilities: (n, C) softmax under attack.
+        y: (n,) labels.
+        lamb: How much is shifted.
+
+    Returns:
+        (C,) float64, with mean 1, as ``probabilities`` were given. A class without examples keeps 1.
+
+    Raises:
+        InputError: The shapes don't fit, or a label is no class.
+
+    Example:
+        >>> dafa_weights([[0.5, 0.5], [0.2, 0.8]], [0, 1]).round(3)
+        array([1.4, 0.6])
+    """
+    p = torch.as_tensor(probabilities, dtype=torch.float64)
+    if p.dim() != 2:
+        raise InputError(f"Probabilities must have shape (n, C), but have {tuple(p.shape)}.")
+    n, n_classes = p.shape
+    labels = check_labels(np.asarray(torch.as_tensor(y).cpu()), n, n_classes)
+    sums = torch.zeros(n_classes, 1 + n_classes, dtype=torch.float64, device=p.device)
+    means = ClassMeans(sums)
+    means.add(torch.from_numpy(labels).to(p.device), p)
+    return as_given(_weights(means.take(), lamb), probabilities)
+
+
+def _weights(similarity: Tensor, lamb: float) -> Tensor:
+    """Return the weights (C,) of mean probabilities (C, C), a row per true class, NaN where it has no example."""
+    robust = similarity.diagonal()
+    gain = torch.where(robust[:, None] < robust[None, :], similarity * robust[None, :], 0.0).nan_to_num(0.0)
+    return 1 + lamb * (gain.sum(1) - gain.sum(0))
+
+
+@dataclass
+class DAFA(ClassPolicy):
+    """DAFA: once, after a warm-up, classes get weights and radii by how close they are to which others.
+
+    Lee, Lee, Jang, Park, Bae, Yoon, "DAFA: Distance-Aware Fair Adversarial Training", ICLR 2024 (arXiv 2401.12532).
+    After ``warmup`` epochs :func:`dafa_weights` of the training examples' predictions in the last of them give W; then
+    the first term is weighted by W_c (the KL term isn't), and class budgets and steps are W_c times as large. In
+    the released code the plain radius is applied after the class's where the objective is standard adversarial
+    training, which undoes budgets above it; here it isn't.
+
+    Args:
+        lamb: How much weight is shifted: the paper's 1 for CIFAR-10, 1.5 for CIFAR-100 and STL-10.
+        warmup: Epochs before: 70 of the paper's 110.
+
+    Raises:
+        InputError: A number is out of range.
+    """
+
+    lamb: float = 1.0
+    warmup: int = 70
+
+    def _check(self) -> None:
+        check_number("lamb", self.lamb, 0, 100)
+        check_whole("warmup", self.warmup, 1)
+
+    def begin(self, scene: Scene) -> None:
+        """See :class:`ClassPolicy`."""
+        super().begin(scene)
+        if scene.nb_epochs <= self.warmup:
+            raise InputError(
+                f"DAFA begins after {self.warmup} epochs, but there are {scene.nb_epochs}: train for longer, or take a "
+                "smaller `warmup`."
+            )
+        self._sums = self._zeros(scene.n_classes, 1 + scene.n_classes)
+        self._epochs_done = 0
+        self._state = {"weights": self._ones(), "done": self._zeros(1)}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """See :class:`ClassPolicy`."""
+        super().load(state)
+        self._epochs_done = int(self._state["done"])
+
+    @property
+    def sets_budgets(self) -> bool:
+        """See :class:`ClassPolicy`."""
+        return True
+
+    @property
+    def class_budgets(self) -> ClassBudgets | None:
+        """See :class:`ClassPolicy`."""
+        return ClassBudgets(self._state["weights"], self._state["weights"])
+
+    def weigh(self, y: Tensor, logits_adv: Tensor) -> ClassWeights:
+        """See :class:`ClassPolicy`."""
+        if self._epochs_done == self.warmup - 1:
+            ClassMeans(self._sums).add(y, logits_adv.softmax(1))
+        return self._in_force()
+
+    def end_epoch(self, epoch: int, row: Mapping[str, float]) -> None:
+        """See :class:`ClassPolicy`."""
+        self._epochs_done += 1
+        self._state["done"] += 1
+        if self._epochs_done == self.warmup:
+            self._state["weights"] = _weights(ClassMeans(self._sums).take(), self.lamb)
+
+    def _in_force(self) -> ClassWeights:
+        return ClassWeights(self._state["weights"], None)

@@ -1,0 +1,115 @@
+"""FAAL: fairness-aware adversarial learning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from art_classwise.errors import InputError, check_number
+from art_classwise.trainers.policies._base import Array, ClassMeans, ClassPolicy, ClassWeights, Scene, as_given
+
+__all__ = ["FAAL", "faal_probabilities"]
+
+
+def faal_probabilities(margins: Array, radius: float = 0.5) -> Any:
+    """Return the p of the simplex with the largest sum_c p_c m_c where KL(U || p) <= radius (Zhang et al. 2024, eq. 8).
+
+    The Karush-Kuhn-Tucker conditions give p_c proportional to 1 / (nu - m_c) with one nu above all m_c, and
+    KL(U || p) falls as nu rises: nu is found by narrowing down, to about 1e-9 of its logarithm.
+
+    Args:
+        margins: (C,) class margins, m; NaN, of a class never seen, leaves it out of p and of the uniform U.
+        radius: How far p may be from the uniform distribution.
+
+    Returns:
+        (C,) float64, as ``margins`` were given; 0 for NaN.
+
+    Raises:
+        InputError: ``margins`` isn't a vector, or is empty.
+
+    Example:
+        >>> faal_probabilities([0.0, 0.0, 0.0, 0.0])
+        array([0.25, 0.25, 0.25, 0.25])
+    """
+    m = torch.as_tensor(margins, dtype=torch.float64)
+    if m.dim() != 1 or len(m) == 0:
+        raise InputError(f"Class margins must have shape (C,), but have {tuple(m.shape)}.")
+    seen = ~m.isnan()
+    highest = torch.where(seen, m, -torch.inf).amax()
+    gaps = torch.where(seen, highest - m, 0.0)
+    gaps = gaps / gaps.amax().clamp_min(torch.finfo(m.dtype).tiny)  # from 0 to 1: the solution doesn't change
+    low, high = m.new_full((1,), -60.0), m.new_full((1,), 30.0)  # of log(nu - highest)
+    steps = torch.linspace(0, 1, _POINTS, dtype=m.dtype, device=m.device)
+    for _ in range(_ROUNDS):  # many points in few rounds: each operation on few numbers costs the same
+        points = low + (high - low) * steps
+        far = (_divergence(gaps, seen, points) > radius).sum()  # how many of them lie too far from uniform
+        # Indexed by tensors of one entry: one of no dimension would be read, and the host would wait.
+        high, low = points[far.clamp_max(_POINTS - 1)[None]], points[(far - 1).clamp_min(0)[None]]
+    return as_given(_solution(gaps, seen, high)[0], margins)
+
+
+_POINTS, _ROUNDS = 65, 6  # 90 / 64^6 is 1e-9
+
+
+def _solution(gaps: Tensor, seen: Tensor, points: Tensor) -> Tensor:
+    """Return the distributions (k, C) for points (k,)."""
+    odds = torch.where(seen, 1 / (points.exp()[:, None] + gaps), 0.0)
+    return odds / odds.sum(1, keepdim=True)
+
+
+def _divergence(gaps: Tensor, seen: Tensor, points: Tensor) -> Tensor:
+    """Return KL(U || p) (k,) of the distributions for points (k,)."""
+    n = seen.sum(dtype=gaps.dtype)  # no whole number, whose logarithm would be float32
+    log_p = torch.where(seen, _solution(gaps, seen, points), 1.0).log()
+    return -n.log() - log_p.sum(1) / n
+
+
+@dataclass
+class FAAL(ClassPolicy):
+    """FAAL: each batch weighted by the worst distribution over classes that is near the uniform one.
+
+    Zhang, Zhang, Mu, Huang, Ruan, "Towards Fairness-Aware Adversarial Learning", CVPR 2024 (arXiv 2402.17729). A
+    class's margin is the mean of max_{k != y} p_k - p_y over its attacked examples in the batch; a class absent from a
+    batch keeps its margin. Weights are C :func:`faal_probabilities`. It fine-tunes a robust network, theirs for 2
+    epochs.
+
+    Args:
+        radius: Largest divergence from the uniform distribution.
+
+    Raises:
+        InputError: It is out of range.
+    """
+
+    radius: float = 0.5
+
+    def _check(self) -> None:
+        check_number("radius", self.radius, 0, 100, above=True)
+
+    def begin(self, scene: Scene) -> None:
+        """See :class:`ClassPolicy`."""
+        super().begin(scene)
+        self._sums = self._zeros(scene.n_classes, 2)
+        self._state = {"margins": self._zeros(scene.n_classes) + torch.nan, "weights": self._ones()}
+
+    def weigh(self, y: Tensor, logits_adv: Tensor) -> ClassWeights:
+        """See :class:`ClassPolicy`."""
+        p = logits_adv.softmax(1)
+        own = p.gather(1, y[:, None])
+        others = p.scatter(1, y[:, None], -1.0).amax(1, keepdim=True)
+        means = ClassMeans(self._sums)
+        means.add(y, others - own)
+        margins, state = means.take()[:, 0], self._state
+        state["margins"] = torch.where(margins.isnan(), state["margins"], margins)
+        seen = ~state["margins"].isnan()
+        state["weights"] = torch.where(seen, seen.sum() * faal_probabilities(state["margins"], self.radius), 1.0)
+        return self._in_force()
+
+    def end_epoch(self, epoch: int, row: Mapping[str, float]) -> None:
+        """Nothing to do: each batch sets its own weights."""
+
+    def _in_force(self) -> ClassWeights:
+        return ClassWeights(self._state["weights"], self._state["weights"])

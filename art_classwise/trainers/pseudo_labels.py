@@ -1,0 +1,171 @@
+"""Labels for unlabelled images, by a naturally trained network."""
+
+from __future__ import annotations
+
+import copy
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from art_classwise import _estimator, _ranks
+from art_classwise._files import check_output_folder, written_aside
+from art_classwise._labels import check_labels
+from art_classwise.errors import InputError, check_seed, check_whole, first_line
+from art_classwise.threat import ThreatModel
+from art_classwise.trainers import _data, _loop
+from art_classwise.trainers._adversary import InnerSearch
+from art_classwise.trainers._exclusion import excluded_units, without_classes
+from art_classwise.trainers._history import Scalars
+
+__all__ = ["PseudoLabels", "make_pseudo_labels", "read_pseudo_labels"]
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """Predicted labels of images that have none.
+
+    Attributes:
+        labels: int64 (m,).
+        confidence: float32 (m,) the softmax of each prediction; NaN where the labels were given.
+        n_classes: Number of classes.
+    """
+
+    labels: npt.NDArray[np.int64] = field(repr=False)
+    confidence: npt.NDArray[np.float32] = field(repr=False)
+    n_classes: int
+
+    def by_class(self) -> pd.DataFrame:
+        """Return a row per class: ``n``, how many were given its label, and their mean ``confidence``; NaN for none."""
+        n = np.bincount(self.labels, minlength=self.n_classes)
+        total = np.bincount(self.labels, weights=self.confidence, minlength=self.n_classes)
+        index = pd.RangeIndex(self.n_classes, name="class")
+        return pd.DataFrame({"n": n, "confidence": total / np.where(n > 0, n, np.nan)}, index=index)
+
+    def summary(self) -> dict[str, Any]:
+        """Return how many there are, their mean confidence, and the share with a confidence of 0.9 or more."""
+        return {
+            "n": len(self.labels),
+            "mean_confidence": float(self.confidence.mean()),
+            "confident": float((self.confidence >= 0.9).mean()),
+        }
+
+    def write(self, path: Path, key: str) -> None:
+        """Write them to a file, with a key that tells what they are of.
+
+        Raises:
+            InputError: The file can't be written.
+        """
+        check_output_folder(path.parent)
+        try:
+            with written_aside(path) as aside, aside.open("wb") as file:
+                np.savez(file, labels=self.labels, confidence=self.confidence, n_classes=self.n_classes, key=key)
+        except OSError as error:
+            raise InputError(f"The pseudo-labels can't be written to {path.absolute()}: {error}.") from error
+
+
+def read_pseudo_labels(path: Path, key: str) -> PseudoLabels | None:
+    """Return the pseudo-labels in a file, if there is one with this key."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+            if str(held["key"]) != key:
+                return None
+            return PseudoLabels(held["labels"], held["confidence"], int(held["n_classes"]))
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
+        # None, or damaged, which NumPy says in many ways: they are made again.
+        return None
+
+
+def make_pseudo_labels(
+    classifier: Any,
+    x: Any,
+    y: npt.NDArray[Any],
+    x_unlabeled: Any,
+    *,
+    nb_epochs: int = 30,
+    batch_size: int = 128,
+    lr: float = 0.05,
+    augment: _data.Augmentation | None = None,
+    excluded: tuple[int, ...] = (),
+    num_workers: int = 0,
+    seed: int = 0,
+    verbose: bool = True,
+) -> PseudoLabels:
+    """Train a copy of a classifier's network naturally, and predict labels with it (Carmon et al. 2019, step 1).
+
+    The copy starts from the network's weights of now and descends cross-entropy on clean images with SGD (momentum 0.9,
+    weight decay 5e-4, the learning rate falling along a cosine). The classifier stays as it is.
+
+    Args:
+        classifier: An ART ``PyTorchClassifier``.
+        x: Labelled images (n, C, H, W): an array, or anything that gives such by rows.
+        y: (n,) their labels.
+        x_unlabeled: Images (m, C, H, W) to label, likewise.
+        nb_epochs: Epochs of the natural training.
+        batch_size: Examples per step.
+        lr: The highest learning rate.
+        augment: Of the labelled images, while training.
+        excluded: Classes that are never predicted, and of which ``y`` has none.
+        num_workers: Processes that read images too many to be held.
+        seed: Of the order of examples.
+        verbose: Show a progress bar.
+
+    Raises:
+        InputError: The network can't be copied, a parameter is out of range, or the training diverged.
+    """
+    check_whole("nb_epochs", nb_epochs, 1)
+    check_whole("batch_size", batch_size, 1)
+    check_seed(seed)
+    device, n_classes = classifier.device, classifier.nb_classes
+    try:
+        model = copy.deepcopy(classifier.model)
+    except Exception as error:  # whatever can't be copied
+        raise InputError(
+            f"Pseudo-labels are made by a copy of the network, which can't be copied ({first_line(error)}): give "
+            "`y_pseudo`."
+        ) from error
+    module = _estimator.logits_module(classifier, model)
+    labels = check_labels(y, len(x), n_classes)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    low, high = _estimator.clip_bounds(classifier, device)
+    threat = ThreatModel("Linf", 1.0)  # of no meaning: nothing is attacked
+    sample = _estimator.noise(classifier)
+    terms = without_classes(_loop.natural_terms(), excluded, n_classes, device) if excluded else _loop.natural_terms()
+    _ranks.join(device)
+    order = _data.Shuffled(len(labels), batch_size, seed)
+    source = _data.array_source(x, labels, order, augment or _data.Augmentation(seed=seed), device, num_workers)
+    with excluded_units(model, module, optimizer, excluded, n_classes, sample):
+        training = _loop.Training(
+            model,
+            module,
+            optimizer,
+            objective=_loop.Objective(terms, None, uses_clean=True, adversary=None),
+            settings=_loop.Settings(seed=seed),
+            validation_adversary=InnerSearch(threat, 1.0, 1, low, high),
+            threat=threat,
+            width=1.0,
+            n_classes=n_classes,
+            sample=sample,
+            scheduler=CosineAnnealingLR(optimizer, nb_epochs),
+        )
+        training.run(source, None, nb_epochs, scalars=Scalars(None), verbose=verbose, name="pseudo-labels")
+    with _ranks.alone():
+        found = _predicted(module, x_unlabeled, device, n_classes, num_workers)
+    return PseudoLabels(*_ranks.from_main(lambda: found), n_classes)
+
+
+def _predicted(
+    module: torch.nn.Module, x: Any, device: torch.device, n_classes: int, num_workers: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    nothing = np.zeros(len(x), dtype=np.int64)
+    order = _data.Shuffled(len(x), 512, None)
+    source = _data.array_source(x, nothing, order, _data.Augmentation(), device, num_workers)
+    parts = [_estimator.exact_logits(module, b.x, n_classes).softmax(1).max(1) for b in source.batches(0)]
+    confidence, labels = (torch.cat(pair).cpu().numpy() for pair in zip(*parts, strict=True))
+    return labels.astype(np.int64), confidence.astype(np.float32)
