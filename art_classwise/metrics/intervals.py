@@ -8,7 +8,7 @@ from scipy.special import ndtri
 
 from art_classwise.errors import InputError
 
-__all__ = ["wilson"]
+__all__ = ["paired_difference", "wilson"]
 
 
 def wilson(
@@ -48,3 +48,49 @@ def wilson(
     low = np.where(k == 0, 0 * p, (centre - half) / scale)
     high = np.where(k == trials, p, (centre + half) / scale)
     return low, high
+
+
+def paired_difference(
+    both: npt.ArrayLike, first: npt.ArrayLike, second: npt.ArrayLike, neither: npt.ArrayLike, confidence: float = 0.95
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the difference of two proportions measured on the same trials, with its score interval.
+
+    Newcombe 1998 (Statistics in Medicine 17, 2635-2650), method 10: it squares and adds the Wilson intervals of
+    both, and takes account of how they go together.
+
+    Args:
+        both: Counts of trials that succeeded both times, of any shape.
+        first: Counts of those that succeeded the first time alone.
+        second: Counts of those that succeeded the second time alone.
+        neither: Counts of the others.
+        confidence: Coverage, above 0 and below 1.
+
+    Returns:
+        The difference, first minus second, and its lower and upper end; NaN where there is no trial.
+
+    Raises:
+        InputError: The confidence is out of range, or a count is negative.
+
+    Example:
+        >>> difference, low, high = paired_difference(40, 20, 5, 35)
+        >>> print(f"{difference:.2f} {low:.3f} {high:.3f}")
+        0.15 0.053 0.241
+    """
+    a, b, c, d = np.broadcast_arrays(*(np.asarray(count, float) for count in (both, first, second, neither)))
+    n = a + b + c + d
+    if np.any(np.minimum(np.minimum(a, b), np.minimum(c, d)) < 0):
+        raise InputError("Counts of trials must be at least 0.")
+    (low1, high1), (low2, high2) = wilson(a + b, n, confidence), wilson(a + c, n, confidence)
+    trials = np.where(n > 0, n, np.nan)
+    p1, p2 = (a + b) / trials, (a + c) / trials
+    margins = np.sqrt((a + b) * (c + d) * (a + c) * (b + d))
+    product = a * d - b * c
+    corrected = np.where(product > 0, np.maximum(product - n / 2, 0), product)
+    phi = corrected / np.where(margins > 0, margins, 1)  # with an empty margin there is nothing to go together
+
+    def half(down: npt.NDArray[np.float64], up: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        squared: npt.NDArray[np.float64] = np.maximum(down**2 - 2 * phi * down * up + up**2, 0)
+        return np.sqrt(squared)
+
+    difference = p1 - p2
+    return difference, difference - half(p1 - low1, high2 - p2), difference + half(high1 - p1, p2 - low2)
