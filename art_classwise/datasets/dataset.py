@@ -139,6 +139,36 @@ class Dataset:
             return self.take(np.arange(n_examples) * len(self) // n_examples)
         return self.take(np.arange(n_examples))
 
+    def hold_out(self, n_examples: int, *, seed: int = 0) -> tuple[Dataset, Dataset]:
+        """Part off n examples, drawn from each class in proportion to its size: to validate on, say.
+
+        Args:
+            n_examples: How many; fewer than there are.
+            seed: Of the drawing.
+
+        Returns:
+            The others, and the n examples; both in the order they had.
+
+        Raises:
+            InputError: n isn't a whole number above 0, or nothing would be left.
+
+        Example:
+            >>> data = Dataset(np.zeros((6, 1, 2, 2), np.float32), np.array([0, 0, 0, 0, 1, 1]), ("a", "b"))
+            >>> [part.y.tolist() for part in data.hold_out(3)]
+            [[0, 0, 1], [0, 0, 1]]
+        """
+        check_whole("n_examples", n_examples, 1)
+        if n_examples >= len(self):
+            raise InputError(f"{n_examples} examples can't be held out of {self.name}, which has {len(self)}.")
+        order = np.random.default_rng(seed).permutation(len(self))
+        place = np.empty(len(self))  # of each example within its class, from 0 to 1
+        for k in range(len(self.classes)):
+            of_class = order[self.y[order] == k]
+            place[of_class] = (np.arange(len(of_class)) + 0.5) / max(1, len(of_class))
+        chosen = np.zeros(len(self), dtype=bool)
+        chosen[order[np.argsort(place[order], kind="stable")[:n_examples]]] = True
+        return self.take(np.flatnonzero(~chosen)), self.take(np.flatnonzero(chosen))
+
     def of_classes(self, classes: Iterable[str | int]) -> Dataset:
         """Return the examples of these classes (names or numbers); the numbering of classes stays.
 

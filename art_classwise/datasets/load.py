@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from art_classwise.datasets.dataset import Dataset, LazyImages
-from art_classwise.errors import InputError, check_whole, first_line, unknown
+from art_classwise.datasets.dataset import Dataset
+from art_classwise.datasets.files import image_files, is_grey, read_npz, to_float
+from art_classwise.errors import InputError, first_line, unknown
 
 __all__ = ["DATASETS", "load_dataset"]
 
@@ -37,7 +38,8 @@ def load_dataset(
         name: ``"digits"`` (bundled with scikit-learn), ``"mnist"``, ``"cifar10"``, ``"cifar100"``, ``"svhn"``,
             ``"stl10"``, ``"imagenet"``; or the path of an ``.npz`` file with arrays ``x`` and ``y`` (and
             ``classes``, if you like); or of a folder with one subfolder of images per class.
-        split: ``"train"`` or ``"test"`` (of ImageNet, its validation set). A path has no splits.
+        split: ``"train"`` or ``"test"`` (of ImageNet, its validation set); of STL-10 also ``"unlabeled"``, whose labels
+            are all 0 and mean nothing. A path has no splits.
         root: Folder with the downloaded sets; ``$ART_CLASSWISE_DATA``, else ``data``, if absent. ImageNet lies
             in ``root/imagenet/train`` and ``root/imagenet/val``.
         n_examples: How many; see :meth:`Dataset.first`.
@@ -57,8 +59,9 @@ def load_dataset(
         ((797, 1, 8, 8), dtype('int64'), ('0', '1', '2'))
     """
     text = os.path.expanduser(os.fspath(name))
-    if split not in ("train", "test"):
-        raise unknown("split", split, ("train", "test"))
+    splits = ("train", "test", "unlabeled") if text == "stl10" else ("train", "test")
+    if split not in splits:
+        raise unknown("split", split, splits)
     folder = Path(root if root is not None else os.environ.get("ART_CLASSWISE_DATA", "data"))
     if text in DATASETS:
         if classes is not None or (image_size is not None and text != "imagenet"):
@@ -117,7 +120,8 @@ def _torchvision(
         x = np.asarray(source.data)
         y = np.asarray(source.targets if hasattr(source, "targets") else source.labels)
         names = tuple(source.classes) if name == "cifar100" else classes
-        return Dataset(_to_float(x, f"{name} ({split})"), y.astype(np.int64), names, name, split)
+        y = np.zeros(len(y)) if split == "unlabeled" else y  # torchvision's are -1
+        return Dataset(to_float(x, f"{name} ({split})"), y.astype(np.int64), names, name, split)
 
     return load
 
@@ -148,8 +152,6 @@ def _imagenet_names(folders: tuple[str, ...]) -> tuple[str, ...]:
 def _image_folder(
     folder: Path, name: str, split: str, image_size: int | None, classes: str | Sequence[str] | None
 ) -> Dataset:
-    from PIL import Image
-    from torchvision import transforms
     from torchvision.datasets import ImageFolder
 
     try:
@@ -158,75 +160,18 @@ def _image_folder(
         raise InputError(
             f"{folder} must hold one subfolder per class, each with at least one image: {error}"
         ) from error
-    steps: list[Any] = []
-    if image_size is not None:
-        check_whole("image_size", image_size, 1)
-        # RobustBench's ImageNet preprocessing: resize 256, crop 224, and its ratio for other sizes.
-        steps = [transforms.Resize(round(image_size * 256 / 224)), transforms.CenterCrop(image_size)]
-    to_tensor = transforms.Compose([*steps, transforms.ToTensor()])
-
-    def open_image(i: int, mode: str) -> Any:
-        path = source.samples[i][0]
-        try:
-            with Image.open(path) as opened:
-                image: Image.Image = opened
-                if image.mode == "F":
-                    raise InputError(
-                        f"{path} holds floats, whose range is unknown: save it as 8 or 16 bits, or as .npz."
-                    )
-                if image.mode.startswith("I"):  # 16 bits, which convert() would clip at 255
-                    image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-                return image.convert(mode)
-        except (OSError, SyntaxError) as error:
-            raise InputError(f"{path} can't be read as an image: {error}") from error
-
+    paths = [path for path, _ in source.samples]
     # Grey if the first image of every class is; ImageNet's networks take colours, though some images are grey.
     firsts = np.unique(source.targets, return_index=True)[1]
-    grey = name != "imagenet" and all(_is_grey(source.samples[i][0]) for i in firsts)
-
-    def read(i: int) -> npt.NDArray[np.float32]:
-        pixels: npt.NDArray[np.float32] = to_tensor(open_image(i, "L" if grey else "RGB")).numpy()
-        return pixels
-
-    channels, height, width = read(0).shape
-    x = LazyImages(read, np.arange(len(source.samples)), (channels, height, width))
+    grey = name != "imagenet" and all(is_grey(paths[i]) for i in firsts)
+    x = image_files(paths, grey=grey, image_size=image_size)
     y = np.asarray(source.targets, dtype=np.int64)
     return Dataset(x, y, _class_names(classes, source.classes, len(source.classes)), name, split)
 
 
-def _is_grey(path: str) -> bool:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
-    except (OSError, SyntaxError):
-        return False  # it is reported once it is read
-
-
 def _npz(path: Path, split: str, classes: str | Sequence[str] | None) -> Dataset:
-    if not path.is_file():
-        raise InputError(f"There is no file {path.absolute()}.")
-    try:
-        with path.open("rb") as file:
-            if file.read(2) != b"PK":
-                raise InputError(f"{path} is not an .npz file: write it with numpy.savez(path, x=images, y=labels).")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as arrays:
-                missing = {"x", "y"} - set(arrays.files)
-                if missing:
-                    raise InputError(
-                        f"{path} must hold arrays named x and y, but it holds {', '.join(arrays.files) or 'nothing'}: "
-                        "write it with numpy.savez(path, x=images, y=labels)."
-                    )
-                x, y = arrays["x"], arrays["y"]
-                own = arrays["classes"] if "classes" in arrays.files else None
-    except InputError:
-        raise
-    except Exception as error:  # a damaged file breaks NumPy's reader in many ways
-        if "allow_pickle" in str(error):
-            raise InputError(f"{path} holds Python objects, which are not loaded: save plain arrays.") from error
-        raise InputError(f"{path} is a damaged .npz file: {first_line(error)}") from error
+    arrays = read_npz(path, ("x", "y"))
+    x, y, own = arrays["x"], arrays["y"], arrays.get("classes")
     if x.ndim == 0 or y.ndim == 0 or len(x) == 0 or len(y) == 0:
         raise InputError(f"{path} is empty: it needs at least one image in x and one label in y.")
     if own is not None and (own.ndim != 1 or len(own) == 0):
@@ -235,7 +180,7 @@ def _npz(path: Path, split: str, classes: str | Sequence[str] | None) -> Dataset
     n_classes = len(own) if own is not None else y.shape[1] if one_hot else _count_classes(y, path)
     found = [str(c) for c in (range(n_classes) if own is None else own)]
     names = _class_names(classes, found, n_classes)
-    return Dataset(_to_float(x, str(path)), y, names, path.stem, split)
+    return Dataset(to_float(x, str(path)), y, names, path.stem, split)
 
 
 def _count_classes(y: npt.NDArray[Any], path: Path) -> int:
@@ -261,21 +206,6 @@ def _class_names(given: str | Sequence[str] | None, found: Sequence[str], n_clas
     return tuple(given)
 
 
-def _to_float(x: npt.NDArray[Any], source: str) -> npt.NDArray[np.float32]:
-    """Bring images to float32 (n, C, H, W): grey (n, H, W), channels last and uint8 are recognised."""
-    if x.ndim == 3:
-        x = x[:, None]
-    if x.ndim != 4:
-        raise InputError(f"{source}: images must be (n, C, H, W), (n, H, W, C) or (n, H, W), but got {x.shape}.")
-    if x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):
-        x = x.transpose(0, 3, 1, 2)
-    if x.dtype == np.uint8:
-        return np.ascontiguousarray(x).astype(np.float32) / np.float32(255)
-    if not np.issubdtype(x.dtype, np.floating):
-        raise InputError(f"{source}: images must be uint8, or floats in [0, 1], but got {x.dtype}.")
-    return np.ascontiguousarray(x, dtype=np.float32)
-
-
 _STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 _BY_TRAIN = {"train": {"train": True}, "test": {"train": False}}
 _BY_SPLIT = {"train": {"split": "train"}, "test": {"split": "test"}}
@@ -288,6 +218,12 @@ DATASETS: dict[str, Callable[[Path, str, bool, int], Dataset]] = {
     ),
     "cifar100": _torchvision("cifar100", "CIFAR100", "https://www.cs.toronto.edu/~kriz/cifar.html", _BY_TRAIN, ()),
     "svhn": _torchvision("svhn", "SVHN", "http://ufldl.stanford.edu/housenumbers/", _BY_SPLIT, _DIGITS),
-    "stl10": _torchvision("stl10", "STL10", "https://cs.stanford.edu/~acoates/stl10/", _BY_SPLIT, _STL10_CLASSES),
+    "stl10": _torchvision(
+        "stl10",
+        "STL10",
+        "https://cs.stanford.edu/~acoates/stl10/",
+        _BY_SPLIT | {"unlabeled": {"split": "unlabeled"}},
+        _STL10_CLASSES,
+    ),
     "imagenet": _imagenet,
 }
