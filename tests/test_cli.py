@@ -14,7 +14,7 @@ import torch
 import art_classwise as acw
 from art_classwise import cli
 from art_classwise.quickstart import quickstart
-from art_classwise.trainers import trained_weights
+from art_classwise.trainers import METHODS, trained_weights
 from art_classwise.trainers._checkpoint import TrainingFile
 
 
@@ -154,8 +154,7 @@ def stopped(run, monkeypatch):
                 given.update(options, n=len(x))
                 raise acw.InputError("stopped")
 
-        name = {"standard": "Standard", "trades": "TRADES", "mart": "MART"}[method]
-        monkeypatch.setattr(f"art_classwise.trainers.AdversarialTrainer{name}PyTorch", Stub)
+        monkeypatch.setitem(METHODS, method, Stub)
         code, _, err = run("train", method, "--out", "x.pt", *arguments)
         assert (code, err) == (2, "error: stopped\n")
         return given
@@ -244,21 +243,18 @@ def test_weights_are_chosen_on_held_out_examples(run):
 
 
 @pytest.mark.parametrize("sizes", [(50, 50, 50), (400, 40, 4), (3, 0, 7)])
-@pytest.mark.parametrize("n", [1, 9, 0])
+@pytest.mark.parametrize("n", [1, 9])
 def test_held_out_examples_are_of_all_classes(sizes, n):
     """In proportion: of each class, the share held out differs from n's share by less than one example."""
     y = np.random.default_rng(0).permutation(np.repeat(np.arange(3), sizes))
     data = acw.Dataset(np.zeros((len(y), 1, 2, 2), np.float32), y, ("a", "b", "c"))
-    left, held_out = cli._hold_out(data, n, seed=0)
-    if n == 0:
-        assert (left, held_out) == (data, None)
-        return
+    left, held_out = data.hold_out(n)
     assert sorted([*left.ids, *held_out.ids]) == list(range(len(y)))
     assert len(held_out) == n
     for k in range(3):
         assert abs((held_out.y == k).sum() - sizes[k] * n / len(y)) <= 1
-    assert cli._hold_out(data, n, seed=0)[1].ids.tolist() == held_out.ids.tolist()
-    assert any(cli._hold_out(data, n, seed)[1].ids.tolist() != held_out.ids.tolist() for seed in (1, 2, 3))
+    assert data.hold_out(n, seed=0)[1].ids.tolist() == held_out.ids.tolist()
+    assert any(data.hold_out(n, seed=seed)[1].ids.tolist() != held_out.ids.tolist() for seed in (1, 2, 3))
 
 
 def test_a_stopped_training_goes_on(run, monkeypatch, tmp_path):
@@ -375,7 +371,7 @@ BAD = [
     (("audit", "--model", "{ckpt}", "--image-size", "8"), "image size: they can't be given"),
     (
         ("train", "standard", "--beta", "3", "--out", "x.pt"),
-        "`beta` is a parameter of trades and mart; standard has none",
+        "`beta` is a parameter of trades, mart and bat; standard has none",
     ),
     (("train", "mart", "--seed", "99999999999999999999", "--out", "x.pt"), "`seed` must be below 2**63"),
     (("audit", "--model", "robustbench:digits/Wong"), "Unknown RobustBench data set 'digits'"),

@@ -1,0 +1,219 @@
+"""The command line. Heavy imports happen inside the commands, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import io
+import shlex
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from art_classwise import __version__
+from art_classwise.cli._options import (
+    ClassNames,
+    DatasetName,
+    ImageSize,
+    Out,
+    Precision,
+    Quiet,
+    Root,
+    Seed,
+    say_where,
+    split_names,
+)
+from art_classwise.cli._train import train
+from art_classwise.errors import InputError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="art-classwise",
+    help="Robustness class by class: train, attack, audit.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def main() -> None:
+    """Run the command line; what the user got wrong is one line on stderr and exit code 2, a failing disk code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Unicode gets "?", not an error
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"art-classwise {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def quickstart(
+    out: Out = Path("runs/quickstart"),
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Train two small networks on handwritten digits, attack them, and see them class by class."""
+    from art_classwise.quickstart import quickstart as run
+    from art_classwise.report import print_tables, report_files
+
+    result = run(out, seed=seed, verbose=not quiet)
+    print_tables(result)
+    say_where(report_files(out))
+
+
+app.command()(train)
+
+
+@app.command()
+def audit(
+    model: Annotated[
+        list[str],
+        typer.Option(
+            "--model",
+            help="A checkpoint of `train`, robustbench:NAME or robustbench:DATASET/NAME; "
+            "repeat it for more. MINE=... names it MINE in the tables.",
+        ),
+    ],
+    dataset: DatasetName = "digits",
+    threat: Annotated[
+        str | None,
+        typer.Option(
+            "--threat",
+            help="Norm and radius on [0, 1], e.g. Linf:8/255, L2:0.5 or L1:12; the usual one of the data set.",
+            show_default=False,
+        ),
+    ] = None,
+    attacks: Annotated[
+        str,
+        typer.Option(
+            "--attacks",
+            help="A ladder (quick, standard, blackbox), or names with commas between: fgsm, pgd-20, pgd-100x5, "
+            "margin-20, tpgd5-20, autoattack, square, transfer-pgd-20.",
+        ),
+    ] = "quick",
+    surrogate: Annotated[
+        str | None,
+        typer.Option("--surrogate", help="Model that transfer attacks come from, as --model.", show_default=False),
+    ] = None,
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="Of searches; verdicts are float32 always.")
+    ] = Precision.auto,
+    examples: Annotated[
+        int | None,
+        typer.Option("--examples", help="How many test examples; all, if not given.", show_default=False),
+    ] = None,
+    class_: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="Only examples of this class; give it again for more.", show_default=False),
+    ] = None,
+    out: Out = Path("runs/audit"),
+    class_names: ClassNames = None,
+    image_size: ImageSize = None,
+    data_dir: Root = None,
+    model_dir: Annotated[Path, typer.Option("--model-dir", help="Folder of RobustBench's weights.")] = Path("models"),
+    batch_size: Annotated[int, typer.Option("--batch-size")] = 256,
+    seed: Seed = 0,
+    unsafe_weights: Annotated[
+        bool,
+        typer.Option("--unsafe-weights", help="Also load RobustBench files that can run code: only trusted ones."),
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Attack models on a test set and write down, class by class, what withstood."""
+    from art_classwise.attacks import usual_threat
+    from art_classwise.audit import ClassWiseAudit
+    from art_classwise.datasets import load_dataset
+    from art_classwise.report import print_tables, report_files, write_report
+    from art_classwise.threat import ThreatModel
+
+    names = [a.strip() for a in attacks.split(",")]
+    data = load_dataset(dataset, "test", root=data_dir, classes=split_names(class_names), image_size=image_size)
+    data = data.of_classes(class_) if class_ else data
+    data = data.first(examples) if examples is not None else data
+    ball = ThreatModel.parse(threat) if threat is not None else usual_threat(data.name)
+
+    def load(text: str) -> tuple[str, Any]:
+        return _load_model(text, data.name, ball.norm, model_dir, unsafe_weights)
+
+    job = ClassWiseAudit(
+        threat,
+        names[0] if len(names) == 1 else names,
+        surrogate=None if surrogate is None else load(surrogate)[1],
+        precision=precision.value,
+        store=out,
+        seed=seed,
+        batch_size=batch_size,
+        verbose=not quiet,
+        command=shlex.join(["art-classwise", *sys.argv[1:]]),
+    )
+    models = {}
+    for text in model:
+        name, classifier = load(text)
+        if name in models:
+            raise InputError(f"Two models are named {name!r}: name one, e.g. --model mine={text}")
+        models[name] = classifier
+    result = job.evaluate(models, data)
+    write_report(result, out)
+    print_tables(result)
+    say_where(report_files(out))
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="The folder of an audit.")],
+) -> None:
+    """Write an audit's report, picture and table anew from its outcomes."""
+    from art_classwise._files import check_output_folder
+    from art_classwise.audit import read_audit
+    from art_classwise.report import print_tables, report_files, write_report
+
+    result = read_audit(folder)
+    check_output_folder(folder)
+    write_report(result, folder)
+    print_tables(result)
+    say_where(report_files(folder))
+
+
+def _load_model(text: str, dataset: str, norm: str, model_dir: Path, unsafe_weights: bool) -> tuple[str, Any]:
+    from art_classwise.zoo import load_checkpoint, load_robustbench
+
+    label, separator, source = text.partition("=")
+    if not separator or Path(text).is_file():
+        label, source = "", text
+    kind, colon, name = source.partition(":")
+    if colon and kind == "robustbench":
+        zoo, slash, short = name.rpartition("/")
+        classifier = load_robustbench(short, zoo if slash else dataset, norm, model_dir, unsafe_weights=unsafe_weights)
+        return label or short, classifier
+    if not source.endswith(".pt") and not Path(source).is_file():
+        raise InputError(f"Unknown model {source!r}. Give the file of a checkpoint (*.pt), or robustbench:NAME.")
+    return label or Path(source).stem, load_checkpoint(source)

@@ -1,0 +1,70 @@
+"""Options that several commands have, and what they share."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "ClassNames",
+    "DatasetName",
+    "ImageSize",
+    "Out",
+    "Precision",
+    "Quiet",
+    "Root",
+    "Seed",
+    "say_where",
+    "split_names",
+]
+
+
+class Precision(str, Enum):
+    """How searches compute."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+Out = Annotated[Path, typer.Option("--out", help="Folder for the results.", show_default=True)]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of everything random.")]
+Root = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Folder of the data sets; $ART_CLASSWISE_DATA, else data.", show_default=False),
+]
+DatasetName = Annotated[
+    str,
+    typer.Option(
+        "--dataset",
+        help="digits, mnist, cifar10, cifar100, svhn, stl10, imagenet; an .npz file; an image folder.",
+    ),
+]
+ClassNames = Annotated[
+    str | None,
+    typer.Option(
+        "--class-names",
+        help="For a file or folder: names with commas between, or the data set whose names they are.",
+        show_default=False,
+    ),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option("--image-size", help="For a folder: resize and crop images to this size.", show_default=False),
+]
+
+
+def split_names(text: str | None) -> str | list[str] | None:
+    """Return names with commas between as a list; one alone as it is."""
+    return [name.strip() for name in text.split(",")] if text and "," in text else text
+
+
+def say_where(files: dict[str, Path]) -> None:
+    """Print what lies where."""
+    width = max(9, *(len(what) for what in files))
+    for what, path in files.items():
+        print(f"{what:<{width}} {path}")

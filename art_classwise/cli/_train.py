@@ -1,0 +1,407 @@
+"""The command that trains."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from art_classwise.cli._options import ClassNames, DatasetName, ImageSize, Precision, Quiet, Root, Seed, split_names
+from art_classwise.errors import InputError, check_number, check_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from art_classwise.datasets import Dataset, Unlabeled
+    from art_classwise.trainers.policies import ClassPolicy
+    from art_classwise.trainers.recipes import Recipe
+
+__all__ = ["train"]
+
+
+class Method(str, Enum):
+    """Training methods by name."""
+
+    standard = "standard"
+    trades = "trades"
+    mart = "mart"
+    bat = "bat"
+    natural = "natural"
+
+
+class _RecipeName(str, Enum):
+    paper = "paper"
+    fast = "fast"
+
+
+class _Keep(str, Enum):
+    last = "last"
+    robust = "robust"
+    robust_worst = "robust+worst"
+
+
+_RECIPE, _WEIGHTS, _RUN = "Recipe (what is given here replaces the recipe's own)", "Choice of weights", "Run"
+_CLASSES, _UNLABELED = "Classes", "Unlabelled images"
+
+
+def _in(panel: str) -> dict[str, Any]:
+    return {"rich_help_panel": panel, "show_default": False}
+
+
+def _of_recipe(flag: str, says: str) -> Any:
+    """An option whose default is the recipe's."""
+    return typer.Option(flag, help=says, **_in(_RECIPE))
+
+
+def train(
+    method: Annotated[
+        Method,
+        typer.Argument(help="Standard adversarial training, TRADES, MART, BAT; natural training.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The checkpoint file to write, e.g. mart.pt.")],
+    dataset: DatasetName = "digits",
+    arch: Annotated[
+        str, typer.Option("--arch", help="digits-cnn, mnist-cnn, resnet18, preactresnet18, wrn-34-10, ...")
+    ] = "digits-cnn",
+    recipe: Annotated[
+        _RecipeName | None,
+        typer.Option(
+            "--recipe",
+            help="paper: the one published for method, architecture and data set; fast: one learning-rate cycle of 30 "
+            "epochs, in bfloat16 and compiled where that pays. Without: a cosine from 0.05, 30 epochs, Linf:8/255.",
+            show_default=False,
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    epochs: Annotated[int | None, _of_recipe("--epochs", "Epochs.")] = None,
+    batch_size: Annotated[int | None, _of_recipe("--batch-size", "Examples per step, of all processes.")] = None,
+    lr: Annotated[float | None, _of_recipe("--lr", "Highest learning rate.")] = None,
+    threat: Annotated[
+        str | None, _of_recipe("--threat", "Norm and radius on [0, 1], e.g. Linf:8/255 or L2:0.5.")
+    ] = None,
+    steps: Annotated[int | None, _of_recipe("--steps", "Steps of the training attack.")] = None,
+    beta: Annotated[
+        float | None, _of_recipe("--beta", "Weight of the KL term of TRADES, MART and BAT; usually 6, 5 and 6.")
+    ] = None,
+    awp: Annotated[
+        float, typer.Option("--awp", help="Perturb weights, too, by this share; 0.005 is usual.", **_in(_RECIPE))
+    ] = 0.0,
+    gradient_clip: Annotated[
+        float | None,
+        typer.Option("--gradient-clip", help="Largest norm of the gradient, e.g. 1.", **_in(_RECIPE)),
+    ] = None,
+    ema: Annotated[
+        float | None,
+        typer.Option("--ema", help="Average the weights with this decay, e.g. 0.995.", **_in(_RECIPE)),
+    ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option("--precision", help="auto: bfloat16 where the hardware multiplies it.", **_in(_RECIPE)),
+    ] = None,
+    compile_: Annotated[
+        bool | None,
+        typer.Option("--compile/--no-compile", help="Compile the network; slow to start.", **_in(_RECIPE)),
+    ] = None,
+    class_policy: Annotated[
+        str | None,
+        typer.Option(
+            "--class-policy",
+            help="Set class weights and budgets while training: cfa, cfol, dafa, faal, frl, wat, with parameters as in "
+            "dafa:lamb=1.5,warmup=20; or fixed ones, weights:cat=2 or budgets:cat=4/255.",
+            **_in(_CLASSES),
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exclude",
+            help="Train without this class: its examples and its output unit. Give it again for more.",
+            **_in(_CLASSES),
+        ),
+    ] = None,
+    tau: Annotated[
+        float | None,
+        typer.Option(
+            "--normalize-head",
+            help="After training divide each class's weight vector by its norm to this power, from 0 to 1.",
+            **_in(_CLASSES),
+        ),
+    ] = None,
+    unlabeled: Annotated[
+        str | None,
+        typer.Option(
+            "--unlabeled",
+            help="Images to train on with pseudo-labels: an .npz file (array x, perhaps y_pseudo), a folder, or a data "
+            "set, whose labels aren't looked at.",
+            **_in(_UNLABELED),
+        ),
+    ] = None,
+    labels: Annotated[
+        int | None,
+        typer.Option(
+            "--labels",
+            help="Look at the labels of this many training examples only, in proportion to the classes; the others are "
+            "unlabelled, unless --unlabeled names some.",
+            **_in(_UNLABELED),
+        ),
+    ] = None,
+    unlabeled_fraction: Annotated[
+        float | None,
+        typer.Option(
+            "--unlabeled-fraction", help="Share of each batch that is unlabelled; usually 0.5.", **_in(_UNLABELED)
+        ),
+    ] = None,
+    gamma: Annotated[
+        float, typer.Option("--gamma", help="Weight of unlabelled examples.", rich_help_panel=_UNLABELED)
+    ] = 1.0,
+    validation: Annotated[
+        int,
+        typer.Option(
+            "--validation",
+            help="Hold out this many training examples, in proportion to the classes, and measure on them after each "
+            "epoch.",
+            rich_help_panel=_WEIGHTS,
+        ),
+    ] = 0,
+    keep: Annotated[
+        _Keep | None,
+        typer.Option(
+            "--keep",
+            help="Which epoch's weights to save: the last, the most robust, or the best in average plus worst class; "
+            "robust, if there is --validation.",
+            show_default=False,
+            rich_help_panel=_WEIGHTS,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on where a training with this --out stopped; its state lies beside it, in mart.training for "
+            "mart.pt.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False,
+    workers: Annotated[
+        int, typer.Option("--workers", help="Processes that read images from disk.", rich_help_panel=_RUN)
+    ] = 0,
+    tensorboard: Annotated[
+        Path | None, typer.Option("--tensorboard", help="Folder for TensorBoard's curves.", **_in(_RUN))
+    ] = None,
+    class_names: ClassNames = None,
+    image_size: ImageSize = None,
+    data_dir: Root = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network adversarially and save it as a checkpoint, with its history as CSV beside it.
+
+    Under torchrun, training is shared by all processes.
+    """
+    from art_classwise._files import check_output_folder, written_aside
+    from art_classwise._ranks import is_main
+    from art_classwise.datasets import load_dataset
+    from art_classwise.head import normalize_head
+    from art_classwise.trainers import METHODS, AdversarialTrainerClassExcludedPyTorch
+    from art_classwise.zoo import as_classifier, build, save_checkpoint
+
+    chosen = _chosen_recipe(method, recipe, arch, dataset, threat).override(
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        steps=steps,
+        beta=beta,
+        precision=None if precision is None else precision.value,
+        compile=compile_,
+        unlabeled_fraction=unlabeled_fraction,
+    )
+    if keep not in (None, _Keep.last) and not validation:
+        raise InputError(f"--keep {keep.value} needs examples to choose by: give --validation, e.g. --validation 1000.")
+    if chosen.unlabeled_fraction is not None and unlabeled is None and labels is None:
+        raise InputError(
+            "--unlabeled-fraction is for unlabelled images: give --unlabeled or --labels."
+            if unlabeled_fraction is not None
+            else f"The paper's recipe for {arch} takes unlabelled images: give --unlabeled."
+        )
+    if tau is not None:
+        check_number("--normalize-head", tau, 0, 1)
+    kept = keep.value if keep is not None else "robust" if validation else "last"
+    if out.is_dir():
+        raise InputError(f"--out must be a file, such as {out / (method.value + '.pt')}, but {out} is a folder.")
+    check_output_folder(out.absolute().parent)
+    stem = out.name.removesuffix(".pt")
+    state, curve = out.with_name(f"{stem}.training"), out.with_name(f"{stem}.csv")
+    if not resume and (state / "training.pt").exists():
+        raise InputError(
+            f"{state} holds a training already: go on with it, --resume, choose another --out, or remove that folder."
+        )
+    for path in () if resume else (out, curve):
+        if path.exists():
+            raise InputError(f"{path} is there already: choose another --out, or remove it.")
+    data = load_dataset(dataset, "train", root=data_dir, classes=split_names(class_names), image_size=image_size)
+    policy = _policy(class_policy, data.classes, validation)
+    excluded = [data.class_number(name) for name in exclude or []]
+    if excluded:
+        data = _without(data, excluded)
+    data, held_out = _hold_out(data, validation, seed)
+    data, more = _unlabeled(data, unlabeled, labels, seed, data_dir, image_size)
+    network = build(arch, data.input_shape, len(data.classes), seed=seed)
+    optimizer = chosen.optimizer(network)
+    classifier = as_classifier(network, data.input_shape, len(data.classes), optimizer=optimizer)
+    fraction = 0.5 if chosen.unlabeled_fraction is None else chosen.unlabeled_fraction
+    per_step = chosen.batch_size if more is None else chosen.batch_size - round(fraction * chosen.batch_size)
+    schedule, interval = chosen.scheduler(optimizer, len(data), batch_size=max(1, per_step))
+    options = chosen.trainer_options(network) | {
+        "gradient_clip": gradient_clip,
+        "ema_decay": ema,
+        "awp_gamma": awp,
+        "class_policy": policy,
+        "num_workers": workers,
+        "summary_writer": False if tensorboard is None else str(tensorboard),
+        "seed": seed,
+        "verbose": not quiet,
+    }
+    trainer: Any
+    if excluded:
+        trainer = AdversarialTrainerClassExcludedPyTorch(classifier, excluded, method.value, **options)
+    else:
+        trainer = METHODS[method.value](classifier, **options)
+    images = {} if more is None else {"x_unlabeled": more.x, "y_pseudo": more.y_pseudo, "gamma": gamma}
+    history = trainer.fit(
+        data.x,
+        data.y,
+        validation_data=None if held_out is None else (held_out.x, held_out.y),
+        batch_size=chosen.batch_size,
+        nb_epochs=chosen.epochs,
+        scheduler=schedule,
+        scheduler_interval=interval,
+        keep=kept,
+        checkpoint_dir=state,
+        resume=resume,
+        **images,
+        **({"unlabeled_fraction": fraction} if images else {}),
+    )
+    if not is_main():
+        return
+    used = chosen.as_dict() | {
+        "compile": options["compile"],
+        "ema": ema,
+        "awp": awp,
+        "gradient_clip": gradient_clip,
+        "class_policy": None if policy is None else policy.describe(),
+        "excluded": [data.classes[k] for k in excluded],
+        "normalize_head": tau,
+        "unlabeled": None if more is None else {"from": unlabeled or data.name, "n": len(more.x), "gamma": gamma},
+        "seed": seed,
+    }
+    used |= {"dataset": data.name, "n": len(data), "validation": validation, "keep": kept}
+    used |= {"epoch": int(history.attrs["kept_epoch"])}
+    saved = classifier.model if tau is None else normalize_head(classifier.model, tau)
+    save_checkpoint(
+        out,
+        saved,
+        architecture=arch,
+        classes=data.classes,
+        threat=chosen.threat,
+        recipe=used,
+        input_shape=data.input_shape,
+    )
+    with written_aside(curve) as aside:
+        history.to_csv(aside, index=False)
+    _say_training(history, chosen, kept)
+    for what, path in {"checkpoint": out, "history": curve, "training": state}.items():
+        print(f"{what:<10}  {path}")
+
+
+def _policy(text: str | None, classes: Sequence[str], validation: int) -> ClassPolicy | None:
+    from art_classwise.trainers.policies import parse_policy
+
+    if text is None:
+        return None
+    policy = parse_policy(text, classes)
+    if policy.needs_validation and not validation:
+        raise InputError(
+            f"--class-policy {text} sets weights by class accuracies on examples that are held out: give --validation, "
+            "e.g. --validation 1000."
+        )
+    return policy
+
+
+def _without(data: Dataset, excluded: Sequence[int]) -> Dataset:
+    from art_classwise.trainers._exclusion import check_excluded
+
+    check_excluded(excluded, len(data.classes))
+    return data.of_classes([k for k in range(len(data.classes)) if k not in excluded])
+
+
+def _hold_out(data: Dataset, n_examples: int, seed: int) -> tuple[Dataset, Dataset | None]:
+    check_whole("--validation", n_examples, 0)
+    if n_examples == 0:
+        return data, None
+    if n_examples >= len(data):
+        raise InputError(
+            f"--validation {n_examples} leaves nothing to train on: {data.name} has {len(data)} training examples."
+        )
+    return data.hold_out(n_examples, seed=seed)
+
+
+def _unlabeled(
+    data: Dataset, name: str | None, labels: int | None, seed: int, root: Path | None, image_size: int | None
+) -> tuple[Dataset, Unlabeled | None]:
+    """Return the examples whose labels are looked at, and the unlabelled images, if there shall be some."""
+    from art_classwise.datasets import Unlabeled, load_unlabeled
+
+    rest = data
+    if labels is not None:
+        check_whole("--labels", labels, 1)
+        if labels >= len(data):
+            raise InputError(f"--labels {labels} must be fewer than the training examples, which are {len(data)}.")
+        rest, data = data.hold_out(labels, seed=seed)
+    if name is not None:
+        return data, load_unlabeled(name, root=root, image_size=image_size, grey=data.input_shape[0] == 1)
+    return data, None if labels is None else Unlabeled(rest.x, None)
+
+
+def _chosen_recipe(method: Method, name: _RecipeName | None, arch: str, dataset: str, threat: str | None) -> Recipe:
+    from art_classwise.datasets import DATASETS
+    from art_classwise.threat import ThreatModel
+    from art_classwise.trainers.recipes import fast_recipe, paper_recipe, plain_recipe
+
+    ball = None if threat is None else ThreatModel.parse(threat)
+    known = dataset if dataset in DATASETS else Path(dataset).stem  # the name it will have once it is loaded
+    if name is _RecipeName.fast:
+        return fast_recipe(method.value, known, architecture=arch, threat=ball)
+    recipe = plain_recipe(method.value) if name is None else paper_recipe(method.value, arch, known)
+    return recipe.override(threat=ball)
+
+
+def _say_training(history: pd.DataFrame, recipe: Recipe, kept: str) -> None:
+    last = history.iloc[-1]
+    print(
+        f"After {len(history)} epochs: loss {last['loss']:.3f}, "
+        + (
+            f"{last['clean']:.1%} of the training examples classified correctly."
+            if math.isnan(last["robust"])
+            else f"{last['robust']:.1%} of the training examples withstood."
+        )
+    )
+    made = history.attrs.get("pseudo_labels")
+    if made is not None:
+        print(
+            f"Pseudo-labels: {made['n']:,} images, mean confidence {made['mean_confidence']:.1%}; "
+            f"{made['confident']:.1%} have 90% or more."
+        )
+    if "val_robust" in history:
+        epoch = int(history.attrs["kept_epoch"])
+        row = history.set_index("epoch").loc[epoch]
+        print(
+            f"Validation at epoch {epoch}: clean {row['val_clean']:.1%}, robust {row['val_robust']:.1%}, "
+            f"worst class {row['val_worst']:.1%}."
+        )
+        print(f"The weights are those of epoch {epoch} (--keep {kept}).")
+    print(textwrap.fill(f"{'recipe':<10}  {recipe.name}: {recipe.source}", 80, subsequent_indent=" " * 12))
