@@ -2,6 +2,7 @@
 
     python evaluations/speed.py --only attacks --cifar10 cifar10_test.npz --checkpoints FOLDER --torchattacks FOLDER
     python evaluations/speed.py --only training
+    python evaluations/speed.py --only policies
 
 Each case runs in a process of its own, in several rounds: a call to warm up, then whole calls of ``generate``, or whole
 epochs of training; the table has their median. torchattacks' wheel brings a package ``robustbench`` that overwrites the
@@ -27,6 +28,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _machine import hardware, versions
+from policy_step import time_policies
 from published import load_published
 from training_step import STEPS, TRAINERS, forwards_per_image, time_training
 
@@ -41,6 +43,9 @@ def main() -> None:
     arguments = _arguments()
     if arguments.case:
         print(json.dumps(_run_case(arguments)))
+        return
+    if arguments.only == "policies":
+        _time_policies(arguments)
         return
     results: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for round_ in range(arguments.rounds):  # by turns, so that a slow minute of the machine meets all cases alike
@@ -67,6 +72,22 @@ def main() -> None:
     shown = table.drop(columns=["hardware", "versions", "command", "matrix TFLOP/s"])
     print(shown.to_string(index=False, float_format=lambda v: f"{v:.4g}", na_rep=""))
     print(f"\n{hardware()}; {versions()}; bfloat16 matrix products here: {_matrix_rate():.3g} TFLOP/s\n{arguments.out}")
+
+
+def _time_policies(arguments: argparse.Namespace) -> None:
+    """Print and write what each class policy adds to an epoch."""
+    tables = []
+    for network in ("resnet18", "digits-cnn"):
+        size = (50_000, 128) if arguments.size == "full" else (256, 64) if network == "resnet18" else (1024, 64)
+        table = time_policies(network, *size, arguments.rounds)
+        tables.append(table)
+        print(table.to_string(index=False, float_format=lambda v: f"{v:.4g}"), flush=True)
+    table = pd.concat(tables).assign(hardware=hardware(), versions=versions())
+    table["command"] = (
+        f"python evaluations/speed.py --only policies --size {arguments.size} --rounds {arguments.rounds}"
+    )
+    table.to_csv(arguments.out, index=False, float_format="%.4g")
+    print(f"{hardware()}; {versions()}\n{arguments.out}")
 
 
 def _summary(case: tuple[str, str, str], measured: list[dict[str, Any]]) -> dict[str, Any]:
@@ -245,7 +266,7 @@ def _peak_memory(device: str) -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", choices=("quick", "full"), default="quick", help="full is for a GPU")
-    parser.add_argument("--only", choices=("attacks", "training"), required=True, help="what to time")
+    parser.add_argument("--only", choices=("attacks", "training", "policies"), required=True, help="what to time")
     parser.add_argument("--cifar10", help="an .npz file with CIFAR-10's test set, arrays x and y")
     parser.add_argument("--checkpoints", help="folder of the published networks' weights")
     parser.add_argument("--torchattacks", help="folder torchattacks was installed into")
