@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -60,12 +62,30 @@ def cifar10(shared: Path) -> acw.Dataset:
 @pytest.fixture(scope="session")
 def published(shared: Path):
     """Loads a published network by name: see evaluations/published.py."""
-    spec = importlib.util.spec_from_file_location(
-        "published", Path(__file__).parents[1] / "evaluations" / "published.py"
-    )
+    load_published = script("published").load_published
+    return lambda name: load_published(name, shared / "checkpoints", device="cpu")
+
+
+def script(name: str) -> ModuleType:
+    """A script of evaluations/, as a module."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "evaluations" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return lambda name: module.load_published(name, shared / "checkpoints", device="cpu")
+    return module
+
+
+@pytest.fixture
+def evaluation(monkeypatch: pytest.MonkeyPatch):
+    """Loads a script of evaluations/ by name."""
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the scripts put their own folder there
+
+    def load(name: str) -> ModuleType:
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))  # dataclasses look there
+        module = script(name)
+        monkeypatch.setitem(sys.modules, name, module)
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 import art_classwise as acw
 
-FOLDER = Path(__file__).parents[1] / "evaluations"
-
 
 @pytest.fixture
-def speed(monkeypatch):
-    monkeypatch.setattr(sys, "path", [*sys.path])  # the script puts its own folder there
-    spec = importlib.util.spec_from_file_location("speed", FOLDER / "speed.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def speed(evaluation):
+    return evaluation("speed")
 
 
 def test_operations_of_a_step_are_those_of_the_literature(speed):

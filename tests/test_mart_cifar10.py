@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -20,13 +18,8 @@ FOLDER = Path(__file__).parents[1] / "evaluations"
 
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.setattr(sys, "path", [*sys.path])  # the script puts its own folder there
-    spec = importlib.util.spec_from_file_location("mart_cifar10", FOLDER / "mart_cifar10.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "mart_cifar10", module)  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
+def script(evaluation):
+    return evaluation("mart_cifar10")
 
 
 @pytest.fixture

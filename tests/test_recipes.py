@@ -306,3 +306,26 @@ def test_errors_say_what_to_do(call, says):
     with pytest.raises(acw.InputError) as error:
         call()
     assert says in str(error.value)
+
+
+def test_the_semi_supervised_recipe_passes_half_as_often_over_the_labels():
+    """200 epochs of 50,000 examples in batches of 256, half of them labelled: 128 of the 50,000 labels in a step."""
+    recipe = paper_recipe("mart", "wrn-28-10", "cifar10")
+    assert (recipe.beta, recipe.weight_decay, recipe.nesterov, recipe.unlabeled_fraction) == (6.0, 5e-4, True, 0.5)
+    assert (recipe.threat.eps, recipe.eps_step, recipe.steps) == (0.031, 0.007, 10)
+    per_step = round(recipe.batch_size * (1 - recipe.unlabeled_fraction))
+    examples = recipe.epochs * math.ceil(50_000 / per_step) * recipe.batch_size
+    assert examples == pytest.approx(200 * 50_000, rel=0.01)
+    rates_ = [epoch[0] for epoch in rates(recipe, recipe.batch_size)]
+    assert rates_ == pytest.approx([0.05 * (1 + math.cos(math.pi * k / 100)) for k in range(100)])
+    assert "as others tell it" in recipe.source
+
+
+def test_a_step_schedule_knows_that_part_of_a_batch_is_unlabelled():
+    recipe = fast_recipe("mart", "digits").override(epochs=4, batch_size=64)
+    schedule, interval = recipe.scheduler(recipe.optimizer(nn.Linear(1, 1)), 100, batch_size=48)
+    assert (interval, schedule.total_steps) == ("step", 4 * math.ceil(100 / 48))
+
+
+def test_a_threat_model_may_be_text():
+    assert plain_recipe("mart").override(threat="L2:0.5").threat == acw.ThreatModel("L2", 0.5)
