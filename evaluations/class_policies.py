@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -156,7 +157,7 @@ class Study:
         result = {"dataset": self._dataset, "objective": objective, "policy": policy, "seed": seed}
         result |= self._attacked(module) | {"n": len(self._test), "seconds": time.perf_counter() - began}
         by_class = history.iloc[-1][[f"val_robust_{k}" for k in range(len(self._train.classes))]]
-        result["weakest on validation"] = int(by_class.to_numpy(dtype=float).argmin())
+        result["weakest on validation"] = int(np.nanargmin(by_class.to_numpy(dtype=float)))
         held.write_text(json.dumps(result))
         return result
 

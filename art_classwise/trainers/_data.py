@@ -417,6 +417,11 @@ def unlabelled_in(batch_size: int, fraction: float) -> int:
             f"With `unlabeled_fraction` {fraction:g} a batch of {batch_size} would have {without} unlabelled examples, "
             "but it needs one of each kind: take another fraction, or a larger `batch_size`."
         )
+    if batch_size - without < _ranks.world():
+        raise InputError(
+            f"Of a batch of {batch_size} with `unlabeled_fraction` {fraction:g} {batch_size - without} examples are "
+            f"labelled, which {_ranks.world()} processes can't share: take another fraction, or a larger `batch_size`."
+        )
     return without
 
 
