@@ -6,11 +6,6 @@ Run as a script this file trains alone or under ``torchrun``, for the last tests
 from __future__ import annotations
 
 import copy
-import os
-import pickle
-import subprocess
-import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +13,11 @@ import pytest
 import torch
 from art.data_generators import NumpyDataGenerator
 from art.estimators.classification import PyTorchClassifier
+from processes import alone_and_together, run_as_script
 from torch import nn
 
 import art_classwise as acw
-from art_classwise import InputError, _ranks
+from art_classwise import InputError
 from art_classwise.head import OFF
 from art_classwise.trainers import METHODS, trained_weights
 
@@ -761,27 +757,13 @@ def run(folder):
     classifier = make(plain)
     rows = order(data, [(16, 0), (1, 15), (0, 16), (9, 7), (16, 0)])
     results["generator"] = end(classifier, trainer_of(classifier).fit_generator(generator(data, rows, 16), nb_epochs=2))
-    (folder / f"{_ranks.rank()}.pickle").write_bytes(pickle.dumps(results))
+    return results
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The results of one process, and of each of two."""
-    folder, started = tmp_path_factory.mktemp("ranks"), []
-    for processes in (1, 2):
-        (folder / str(processes)).mkdir()
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if processes == 2 else []
-        command = [sys.executable, *torchrun, __file__, str(folder / str(processes))]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
-    for process in started:
-        try:
-            output, _ = process.communicate(timeout=150)
-        except subprocess.TimeoutExpired:
-            process.terminate()
-            output, _ = process.communicate(timeout=60)
-        assert process.returncode == 0, output.decode()
-    return [[pickle.loads((folder / str(n) / f"{rank}.pickle").read_bytes()) for rank in range(n)] for n in (1, 2)]
+    return alone_and_together(__file__, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", [*METHODS, "generator"])
@@ -798,7 +780,4 @@ def test_two_processes_train_as_one(runs, name):
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    warnings.simplefilter("error")
-    warnings.simplefilter("ignore", ResourceWarning)  # older torch leaves a folder of its own to be cleaned at the end
-    run(Path(sys.argv[1]))
+    run_as_script(run)

@@ -6,18 +6,13 @@ Run as a script this file does the study alone or under ``torchrun``, for the la
 from __future__ import annotations
 
 import json
-import os
-import pickle
-import subprocess
-import sys
-import warnings
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from art.evaluations.evaluation import Evaluation
+from processes import alone_and_together, run_as_script
 from torch import nn
 
 import art_classwise as acw
@@ -616,29 +611,13 @@ def run(folder):
         found = study(store=folder / name, **options).evaluate(TRAIN, TEST, ["ant", "bee"])
         results[name] = {"outcomes": found.audit.outcomes, "homing": found.homing(), "control": found.control}
         results[name] |= {"histories": found.histories, "trained": list(trained)}
-    rank = os.environ.get("RANK", "0")
-    (folder / f"{rank}.pickle").write_bytes(pickle.dumps(results))
+    return results
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The results of one process, and of each of two."""
-    folder, started = tmp_path_factory.mktemp("study"), []
-    for processes in (1, 2):
-        (folder / str(processes)).mkdir()
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if processes == 2 else []
-        command = [sys.executable, *torchrun, __file__, str(folder / str(processes))]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
-    for process in started:
-        try:
-            output, _ = process.communicate(timeout=150)
-        except subprocess.TimeoutExpired:
-            process.terminate()
-            output, _ = process.communicate(timeout=60)
-        assert process.returncode == 0, output.decode()
-        assert output.decode() == "" or processes == 2  # torchrun says something of its own
-    return [[pickle.loads((folder / str(n) / f"{rank}.pickle").read_bytes()) for rank in range(n)] for n in (1, 2)]
+    return alone_and_together(__file__, tmp_path_factory.mktemp("study"))
 
 
 @pytest.mark.parametrize("name", ["cold", "warm"])
@@ -669,7 +648,4 @@ def test_the_store_tells_what_the_study_was(finished):
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    warnings.simplefilter("error")
-    warnings.simplefilter("ignore", ResourceWarning)  # older torch leaves a folder of its own to be cleaned at the end
-    run(Path(sys.argv[1]))
+    run_as_script(run)
