@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,25 @@ def load(
     else:
         data = acw.load_dataset(dataset, split, root=root)
     return data if n_examples is None or n_examples >= len(data) else data.hold_out(n_examples, seed=seed)[1]
+
+
+def arguments_parser(doc: str | None, datasets: Iterable[str], store: str) -> argparse.ArgumentParser:
+    """Return what reads the command line of an experiment.
+
+    Args:
+        doc: The script's docstring.
+        datasets: Names of the data sets that it has sizes for.
+        store: Folder for what is done already.
+    """
+    parser = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
+    parser.add_argument("--dataset", choices=sorted(datasets), required=True)
+    parser.add_argument("--root", help="folder of the data sets")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--store", type=Path, default=Path(store), help="what is done already")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the tables")
+    for name in ("epochs", "n-train", "n-test", "steps"):
+        parser.add_argument(f"--{name}", type=int, help="another size, to try the script")
+    return parser
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float, float]:

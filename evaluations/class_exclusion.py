@@ -25,7 +25,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _machine import hardware, versions
-from _small import THREATS, load, network, over_seeds, shown
+from _small import THREATS, arguments_parser, load, network, over_seeds, shown
 
 import art_classwise as acw
 from art_classwise._ranks import is_main
@@ -102,15 +102,8 @@ def _recipe(dataset: str) -> Recipe:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--dataset", choices=sorted(SIZES), required=True)
-    parser.add_argument("--root", help="folder of the data sets")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = arguments_parser(__doc__, SIZES, "runs/class_exclusion")
     parser.add_argument("--classes", nargs="+", help="names of the classes to exclude; all if absent")
-    parser.add_argument("--store", type=Path, default=Path("runs/class_exclusion"), help="what is done already")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the tables")
-    for name in ("epochs", "n-train", "n-test", "steps"):
-        parser.add_argument(f"--{name}", type=int, help="another size, to try the script")
     return parser.parse_args(argv)
 
 

@@ -34,7 +34,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _machine import hardware, versions
-from _small import THREATS, load, network, over_seeds, shown
+from _small import THREATS, arguments_parser, load, network, over_seeds, shown
 
 import art_classwise as acw
 from art_classwise.trainers import METHODS
@@ -237,15 +237,7 @@ def readable(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--dataset", choices=sorted(SIZES), required=True)
-    parser.add_argument("--root", help="folder of the data sets")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--store", type=Path, default=Path("runs/class_policies"), help="what is done already")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the tables")
-    for name in ("epochs", "n-train", "n-test", "steps"):
-        parser.add_argument(f"--{name}", type=int, help="another size, to try the script")
-    return parser.parse_args(argv)
+    return arguments_parser(__doc__, SIZES, "runs/class_policies").parse_args(argv)
 
 
 if __name__ == "__main__":

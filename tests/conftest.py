@@ -88,6 +88,22 @@ def evaluation(monkeypatch: pytest.MonkeyPatch):
     return load
 
 
+@pytest.fixture
+def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path):
+    """Run the command line in this process, in an empty folder: exit code, stdout, stderr."""
+    from art_classwise import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["art-classwise", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        return (exit_.value.code or 0, *capsys.readouterr())
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def digits() -> acw.Dataset:
     return acw.load_dataset("digits", "test")

@@ -12,24 +12,14 @@ import pytest
 import torch
 
 import art_classwise as acw
-from art_classwise import cli
 from art_classwise.quickstart import quickstart
 from art_classwise.trainers import METHODS, trained_weights
 from art_classwise.trainers._checkpoint import TrainingFile
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run the command line in this process, in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["art-classwise", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        return (exit_.value.code or 0, *capsys.readouterr())
-
-    return call
+def run(command_line):
+    return command_line
 
 
 @pytest.fixture(scope="module")

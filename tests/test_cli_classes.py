@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,24 +11,14 @@ import torch
 from PIL import Image
 
 import art_classwise as acw
-from art_classwise import cli
 from art_classwise.trainers import METHODS, trained_weights
 
 QUICK = ("--threat", "Linf:0.1", "--steps", 1, "--epochs", 3, "--quiet")
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run the command line in this process, in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["art-classwise", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        return (exit_.value.code or 0, *capsys.readouterr())
-
-    return call
+def run(command_line):
+    return command_line
 
 
 @pytest.fixture
