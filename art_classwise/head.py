@@ -40,7 +40,7 @@ def find_head(module: nn.Module, n_classes: int | None = None) -> nn.Linear:
     return fitting[-1]
 
 
-def normalize_head(module: nn.Module, tau: float = 1.0) -> nn.Module:
+def normalize_head(module: nn.Module, tau: float = 1.0, n_classes: int | None = None) -> nn.Module:
     """Return a copy of a network whose class weight vectors are divided by a power of their norms: w_c / ||w_c||^tau.
 
     A repair at inference, inspired by Tian et al. 2021 (arXiv 2105.14240), who find that classes with larger weight
@@ -50,12 +50,14 @@ def normalize_head(module: nn.Module, tau: float = 1.0) -> nn.Module:
     Args:
         module: The network; an ART classifier's is ``classifier.model``.
         tau: From 0, which changes nothing, to 1, after which all norms are 1.
+        n_classes: Number of the network's outputs, to find the layer by: it is the last linear one that was added (with
+            so many outputs, if given).
 
     Returns:
         The copy. It can stand wherever the network did, such as in :func:`art_classwise.as_classifier`.
 
     Raises:
-        InputError: ``tau`` is out of range, or the network has no linear layer or can't be copied.
+        InputError: ``tau`` is out of range, or the network is no module, has no linear layer or can't be copied.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(2, 2, bias=False))
@@ -64,12 +66,16 @@ def normalize_head(module: nn.Module, tau: float = 1.0) -> nn.Module:
         tensor([2.2361, 1.0000], grad_fn=<LinalgVectorNormBackward0>)
     """
     check_number("tau", tau, 0, 1)
-    find_head(module)
+    if not isinstance(module, nn.Module):
+        raise InputError(
+            f"`module` must be a torch module, but is a {type(module).__name__}: of an ART classifier give its `model`."
+        )
+    find_head(module, n_classes)
     try:
         copied = copy.deepcopy(module)
     except Exception as error:  # whatever can't be copied
         raise InputError(f"The network {type(module).__name__} can't be copied: {first_line(error)}") from error
-    head = find_head(copied)
+    head = find_head(copied, n_classes)
     if "weight" not in dict(head.named_parameters(recurse=False)):
         raise InputError(
             f"The weights of the last linear layer of {type(module).__name__} are computed at each pass, by weight "

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,6 +71,15 @@ def arguments_parser(doc: str | None, datasets: Iterable[str], store: str) -> ar
     for name in ("epochs", "n-train", "n-test", "steps"):
         parser.add_argument(f"--{name}", type=int, help="another size, to try the script")
     return parser
+
+
+def check_size(store: Path, size: Mapping[str, Any]) -> None:
+    """Stop if a store holds trainings of another size than this; note there what they are of."""
+    held, told = store / "size.json", json.loads(json.dumps(dict(size)))
+    if held.exists() and json.loads(held.read_text()) != told:
+        sys.exit(f"error: {store} holds trainings of another size: choose another --store, or remove it")
+    store.mkdir(parents=True, exist_ok=True)
+    held.write_text(json.dumps(told))
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float, float]:

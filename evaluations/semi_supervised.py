@@ -3,9 +3,11 @@
     python evaluations/semi_supervised.py --root data
 
 A killed run goes on where it was: trainings lie in --store. Each seed draws other labels, weights and orders. Both
-trainings take the same number of steps with batches of 128, so that the supervised one passes over its labels twice as
-often. Test accuracies are under PGD-40 in steps of a quarter of the radius, and under AutoAttack on some of the images.
-The network has few channels, for two cores.
+trainings take the same number of steps with batches of 128, so that the supervised one passes over its labels twice
+as often, and end with their last weights. Pseudo-labels come from 1,000 steps of natural training. Test accuracies
+are under PGD-40 in steps of a quarter of the radius, and under AutoAttack on some of the images; intervals don't hold
+the error of the test images, which are the same for all seeds. The network has few channels, for two cores, and the
+radius is 0.1: at MNIST's usual 0.3, and at 0.2, so small a network learns little from 1,000 labels either way.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _machine import hardware, versions
-from _small import load, network, over_seeds, shown
+from _small import check_size, load, network, over_seeds, shown
 
 import art_classwise as acw
 from art_classwise.trainers.recipes import plain_recipe
@@ -34,6 +36,9 @@ BATCH, THREAT = 128, "Linf:0.1"
 def main(argv: Sequence[str] | None = None) -> None:
     """Train and attack, write the tables and print them."""
     arguments = _arguments(argv)
+    check_size(
+        arguments.store, {k: v for k, v in vars(arguments).items() if k not in ("root", "store", "out", "seeds")}
+    )
     train = load("mnist", "train", arguments.root, arguments.n_train)
     test = load("mnist", "test", arguments.root, arguments.n_test)
     began, rows = time.perf_counter(), []
@@ -116,11 +121,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--root", help="folder of the data sets")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--labels", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=45, help="passes over the labels in semi-supervised training")
+    parser.add_argument("--epochs", type=int, default=30, help="passes over the labels in semi-supervised training")
     parser.add_argument("--steps", type=int, default=5, help="of the training attack")
     parser.add_argument("--n-train", type=int, help="training images, labelled and unlabelled; all if absent")
-    parser.add_argument("--n-test", type=int, default=4000)
-    parser.add_argument("--n-autoattack", type=int, default=400)
+    parser.add_argument("--n-test", type=int, default=2000)
+    parser.add_argument("--n-autoattack", type=int, default=200)
     parser.add_argument("--store", type=Path, default=Path("runs/semi_supervised"), help="what is done already")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the table")
     return parser.parse_args(argv)

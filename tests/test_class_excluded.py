@@ -581,6 +581,16 @@ def test_examples_with_an_excluded_pseudo_label_are_left_out(data):
         trainer_of(make()).fit(labelled.x, labelled.y, x_unlabeled=alone.x, y_pseudo=alone.y)
 
 
+def test_a_generators_classes_are_taken_as_equally_frequent_but_for_those_excluded(data):
+    """CFOL's weights sum to the number of classes that take part; the others keep 1."""
+    policy = acw.policies.CFOL(eta=0.01)
+    history = trainer_of(make(), class_policy=policy).fit_generator(generator(data, np.arange(48), 16), nb_epochs=2)
+    weights = history.iloc[-1][[f"weight_{k}" for k in range(10)]].to_numpy(dtype=float)
+    assert weights[list(EXCLUDED)].tolist() == [1.0, 1.0]
+    assert weights[KEPT].sum() == pytest.approx(8)
+    assert weights[KEPT].std() > 1e-4
+
+
 # What can't be.
 
 

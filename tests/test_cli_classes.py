@@ -158,7 +158,7 @@ def test_all_of_it_together(run):
         (["--class-policy", "budgets:1=2"], "Linf radii above 0 and at most 1"),
         (
             ["--class-policy", "wat"],
-            "--class-policy wat sets weights by class accuracies on examples that are held out",
+            "--class-policy wat goes by how classes fare on examples that are held out: give --validation",
         ),
         (["--class-policy", "dafa"], "DAFA begins after 70 epochs, but there are 30"),
         (["--exclude", "eight"], "Unknown class 'eight'"),
@@ -176,6 +176,8 @@ def test_all_of_it_together(run):
             ["--unlabeled-fraction", "0.5"],
             "--unlabeled-fraction is for unlabelled images: give --unlabeled or --labels",
         ),
+        (["--gamma", "2"], "--gamma is for unlabelled images: give --unlabeled or --labels"),
+        (["--class-policy", "dafa:warmup=2,warmup=3"], "A name stands twice in"),
         (["--unlabeled", "nowhere.npz"], "There is no file"),
         (["--unlabeled", "big.npz"], "x_unlabeled holds images of shape"),
         (["--unlabeled", "labels.npz"], "Pseudo-label 10 of example 1 is outside the 10 classes"),

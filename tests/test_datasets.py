@@ -283,6 +283,12 @@ def test_a_missing_set_names_the_folder_and_the_way(monkeypatch, tmp_path, capsy
     assert f"Downloading {name} from http" in capsys.readouterr().err
 
 
+def test_other_arrays_of_a_file_are_not_read(tmp_path):
+    """Not even objects, which are never loaded."""
+    np.savez(tmp_path / "more.npz", x=np.zeros((2, 4, 4), np.uint8), y=[0, 1], notes=np.array([{"a": 1}], dtype=object))
+    assert len(load_dataset(tmp_path / "more.npz")) == 2
+
+
 def test_root_comes_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("ART_CLASSWISE_DATA", str(tmp_path / "here"))
     with pytest.raises(InputError, match=str(tmp_path / "here")):

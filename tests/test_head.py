@@ -236,6 +236,24 @@ def test_a_network_that_cannot_be_copied_is_refused():
         acw.normalize_head(nn.Flatten())
 
 
+def test_the_layer_may_be_told_by_its_outputs():
+    """An auxiliary layer that was added after the head would be taken for it."""
+    network = nn.ModuleDict({"head": nn.Linear(5, 4), "auxiliary": nn.Linear(5, 2)})
+    own = {name: layer.weight.clone() for name, layer in network.items()}
+    repaired = acw.normalize_head(network, n_classes=4)
+    torch.testing.assert_close(repaired["head"].weight.norm(dim=1), torch.ones(4))
+    assert torch.equal(repaired["auxiliary"].weight, own["auxiliary"])
+    assert torch.equal(acw.normalize_head(network)["head"].weight, own["head"])
+    with pytest.raises(InputError, match="no linear layer .* with 3 outputs"):
+        acw.normalize_head(network, n_classes=3)
+
+
+def test_a_classifier_is_no_network(train_set):
+    classifier = acw.as_classifier(acw.build("digits-cnn", (1, 8, 8), 10), (1, 8, 8), 10, device="cpu")
+    with pytest.raises(InputError, match="must be a torch module, but is a PyTorchClassifier: .* give its `model`"):
+        acw.normalize_head(classifier)
+
+
 # Switching units off.
 
 

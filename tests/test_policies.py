@@ -575,11 +575,13 @@ def test_policies_that_would_never_take_effect_are_refused():
     with pytest.raises(InputError, match="DAFA begins after 70 epochs, but there are 70: train for longer, or take a"):
         begun(DAFA(), nb_epochs=70)
     begun(DAFA(), nb_epochs=71)
-    with pytest.raises(InputError, match="CFA begins after 10 epochs, but there are 10"):
+    with pytest.raises(InputError, match="CFA's ccm begins after 10 epochs, but there are 10: .* or switch ccm off"):
         begun(CFA(), nb_epochs=10)
-    begun(CFA(), nb_epochs=11)
-    begun(CFA(fawa_start=5), nb_epochs=6)
-    with pytest.raises(InputError, match="CFA begins after 50 epochs"):  # ccr has nothing to weigh
+    with pytest.raises(InputError, match="CFA's fawa begins after 50 epochs, but there are 50: .* `fawa_start`"):
+        begun(CFA(), nb_epochs=50)
+    begun(CFA(), nb_epochs=51)
+    begun(CFA(fawa=False), nb_epochs=11)
+    with pytest.raises(InputError, match="CFA's fawa begins after 50 epochs"):  # ccr has nothing to weigh
         begun(CFA(ccm=False), nb_epochs=50, beta=None)
     with pytest.raises(InputError, match="ccr is for objectives with a second term, such as TRADES"):
         begun(CFA(ccm=False, fawa=False), beta=None)

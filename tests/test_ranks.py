@@ -325,6 +325,7 @@ def diverge(folder):
 def main(folder, tasks):
     torch.set_num_threads(1)
     warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", "The pseudo-labels have a mean confidence")
     warnings.simplefilter("ignore", ResourceWarning)  # older torch leaves a folder of its own to be cleaned at the end
     results, save = {"saved": []}, torch.save
 

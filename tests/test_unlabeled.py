@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import shutil
+import warnings
 from dataclasses import replace
 from functools import partial
 
@@ -27,6 +28,18 @@ from art_classwise.trainers._data import Shuffled, Walked
 from art_classwise.trainers._images import check_images
 from art_classwise.trainers.policies import Fixed
 from art_classwise.trainers.pseudo_labels import PseudoLabels, read_pseudo_labels
+
+# Most networks here learn too little to be confident.
+pytestmark = pytest.mark.filterwarnings("ignore:The pseudo-labels have a mean confidence")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_steps():
+    """Pseudo-labels are made in the training's own number of epochs, however few steps these are."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_base, "_LEAST_STEPS", 1)
+        yield
+
 
 NATURAL, BAT, EXCLUDED = (
     acw.NaturalTrainerPyTorch,
@@ -600,6 +613,51 @@ def test_fit_makes_the_pseudo_labels_it_is_not_given(labelled, unlabelled):
     }
 
 
+def test_few_labels_are_passed_over_until_there_were_a_thousand_steps(monkeypatch, labelled, unlabelled):
+    """A pass over 40 labels in batches of 32 is two steps, and a network learns nothing in six."""
+    asked = []
+
+    def refuse(*_, **options):
+        asked.append(options["nb_epochs"])
+        raise InputError("enough")
+
+    monkeypatch.setattr(_base, "_LEAST_STEPS", 1000)
+    monkeypatch.setattr(_base, "make_pseudo_labels", refuse)
+    x, y = (values[:40] for values in labelled)
+    for epochs in (3, 700):
+        with pytest.raises(InputError, match="enough"):
+            TRADES(make(), **SMALL).fit(x, y, batch_size=32, nb_epochs=epochs, x_unlabeled=unlabelled[0])
+    assert asked == [500, 700]
+
+
+def test_labels_that_will_be_wrong_are_warned_of(monkeypatch, labelled, unlabelled):
+    x, y = labelled
+    for confidence, said in ((0.49, True), (0.51, False)):
+        made = PseudoLabels(unlabelled[1], np.full(len(unlabelled[1]), confidence, np.float32), 10)
+        monkeypatch.setattr(_base, "make_pseudo_labels", lambda *_, made=made, **__: made)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            TRADES(make(), **SMALL).fit(x, y, nb_epochs=1, x_unlabeled=unlabelled[0])
+        assert [str(w.message)[:51] for w in caught] == ["The pseudo-labels have a mean confidence of 49% onl"] * said
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"classifier": 3}, "must be an ART PyTorchClassifier, but is a int"),
+        ({"x": np.zeros((4, 1, 9, 9), np.float32)}, r"shape \(1, 8, 8\), but x holds images of shape \(1, 9, 9\)"),
+        ({"x_unlabeled": np.zeros((4, 8, 8), np.float32)}, r"but x_unlabeled holds images of shape \(8, 8\)"),
+        ({"lr": -1.0}, "`lr` must be a finite number above 0, but got -1.0"),
+        ({"excluded": (8,), "y": np.array([1, 8, 2, 3])}, r"`y` has labels of the excluded classes \[8\]"),
+    ],
+)
+def test_what_can_not_be_labelled_is_named(changed, says):
+    image = np.zeros((4, 1, 8, 8), np.float32)
+    given = {"classifier": make(), "x": image, "y": np.arange(4), "x_unlabeled": image, "verbose": False, **changed}
+    with pytest.raises(InputError, match=says):
+        make_pseudo_labels(**given)
+
+
 def test_pseudo_labels_are_told_by_class():
     labels, confidence = np.array([2, 0, 2, 2, 0]), np.array([0.5, 0.9, 0.75, 1.0, 0.95], np.float32)
     made = PseudoLabels(labels, confidence, 4)
@@ -746,6 +804,17 @@ def test_a_training_killed_before_its_first_step_has_its_pseudo_labels(
         with pytest.raises(KeyboardInterrupt):
             run(labelled, unlabelled, tmp_path)
     monkeypatch.setattr(_base, "make_pseudo_labels", refuse)
+    check_same(run(labelled, unlabelled, tmp_path), whole[0])
+
+
+def test_pseudo_labels_without_a_training_beside_them_may_be_another_networks(labelled, unlabelled, whole, tmp_path):
+    """Nothing tells whose they are: they are made again."""
+    run(labelled, unlabelled, tmp_path)
+    (tmp_path / "training.pt").unlink()
+    with np.load(tmp_path / "pseudo_labels.npz") as held:
+        others = dict(held)
+    others["labels"] = (others["labels"] + 1) % 10
+    np.savez(tmp_path / "pseudo_labels.npz", **others)
     check_same(run(labelled, unlabelled, tmp_path), whole[0])
 
 

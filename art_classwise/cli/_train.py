@@ -157,8 +157,8 @@ def train(
         ),
     ] = None,
     gamma: Annotated[
-        float, typer.Option("--gamma", help="Weight of unlabelled examples.", rich_help_panel=_UNLABELED)
-    ] = 1.0,
+        float | None, typer.Option("--gamma", help="Weight of unlabelled examples; usually 1.", **_in(_UNLABELED))
+    ] = None,
     validation: Annotated[
         int,
         typer.Option(
@@ -228,6 +228,9 @@ def train(
             if unlabeled_fraction is not None
             else f"The paper's recipe for {arch} takes unlabelled images: give --unlabeled."
         )
+    if gamma is not None and unlabeled is None and labels is None:
+        raise InputError("--gamma is for unlabelled images: give --unlabeled or --labels.")
+    gamma = 1.0 if gamma is None else gamma
     if tau is not None:
         check_number("--normalize-head", tau, 0, 1)
     kept = keep.value if keep is not None else "robust" if validation else "last"
@@ -301,7 +304,7 @@ def train(
     }
     used |= {"dataset": data.name, "n": len(data), "validation": validation, "keep": kept}
     used |= {"epoch": int(history.attrs["kept_epoch"])}
-    saved = classifier.model if tau is None else normalize_head(classifier.model, tau)
+    saved = classifier.model if tau is None else normalize_head(classifier.model, tau, len(data.classes))
     save_checkpoint(
         out,
         saved,
@@ -314,6 +317,8 @@ def train(
     with written_aside(curve) as aside:
         history.to_csv(aside, index=False)
     _say_training(history, chosen, kept)
+    if tau is not None:
+        print(f"These are of the network before --normalize-head {tau:g}; audit the checkpoint to see what that does.")
     for what, path in {"checkpoint": out, "history": curve, "training": state}.items():
         print(f"{what:<10}  {path}")
 
@@ -326,7 +331,7 @@ def _policy(text: str | None, classes: Sequence[str], validation: int) -> ClassP
     policy = parse_policy(text, classes)
     if policy.needs_validation and not validation:
         raise InputError(
-            f"--class-policy {text} sets weights by class accuracies on examples that are held out: give --validation, "
+            f"--class-policy {text} goes by how classes fare on examples that are held out: give --validation, "
             "e.g. --validation 1000."
         )
     return policy

@@ -70,12 +70,13 @@ def is_grey(path: str) -> bool:
         return False
 
 
-def read_npz(path: Path, needed: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+def read_npz(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays of an .npz file by name.
 
     Args:
         path: The file.
         needed: Names that must be among them.
+        optional: Names that may be; others aren't read.
 
     Raises:
         InputError: The file is missing or damaged, or lacks one of them.
@@ -94,7 +95,7 @@ def read_npz(path: Path, needed: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
                         f"{path} must hold arrays named {' and '.join(needed)}, but it holds "
                         f"{', '.join(arrays.files) or 'nothing'}: write it with numpy.savez(path, {how})."
                     )
-                return {name: arrays[name] for name in arrays.files}
+                return {name: arrays[name] for name in (*needed, *optional) if name in arrays.files}
     except InputError:
         raise
     except Exception as error:  # a damaged file breaks NumPy's reader in many ways

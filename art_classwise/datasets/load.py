@@ -170,7 +170,7 @@ def _image_folder(
 
 
 def _npz(path: Path, split: str, classes: str | Sequence[str] | None) -> Dataset:
-    arrays = read_npz(path, ("x", "y"))
+    arrays = read_npz(path, ("x", "y"), ("classes",))
     x, y, own = arrays["x"], arrays["y"], arrays.get("classes")
     if x.ndim == 0 or y.ndim == 0 or len(x) == 0 or len(y) == 0:
         raise InputError(f"{path} is empty: it needs at least one image in x and one label in y.")

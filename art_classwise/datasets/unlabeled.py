@@ -66,7 +66,7 @@ def load_unlabeled(
             image_files(paths, grey=is_grey(paths[0]) if grey is None else grey, image_size=image_size), None
         )
     if text.endswith(".npz"):
-        arrays = read_npz(path, ("x",))
+        arrays = read_npz(path, ("x",), ("y_pseudo",))
         if arrays["x"].ndim == 0 or len(arrays["x"]) == 0:
             raise InputError(f"{path} is empty: it needs at least one image in x.")
         return Unlabeled(to_float(arrays["x"], str(path)), arrays.get("y_pseudo"))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import abc
 import copy
+import math
 import os
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -39,6 +41,10 @@ _FIT = (
     *("x", "y", "validation_data", "batch_size", "nb_epochs", "scheduler", "scheduler_interval", "keep"),
     *("checkpoint_dir", "resume", "x_unlabeled", "y_pseudo", "unlabeled_fraction", "gamma"),
 )
+
+
+_LEAST_STEPS = 1000
+"""Of the natural training that makes pseudo-labels: a pass over few labelled examples is few steps."""
 
 
 class SearchTrainer(Trainer, abc.ABC):
@@ -214,22 +220,23 @@ class SearchTrainer(Trainer, abc.ABC):
                 the end is the same, bit for bit, as without the interruption.
             x_unlabeled: Images without labels, (m, C, H, W), as ``x``; they needn't fit in memory.
             y_pseudo: Their pseudo-labels, (m,) or (m, C). If absent, a copy of the network is trained naturally on
-                the labelled images for ``nb_epochs`` and predicts them:
+                the labelled images, for ``nb_epochs`` but 1,000 steps at least, and predicts them:
                 :func:`art_classwise.trainers.make_pseudo_labels`. ``self.pseudo_labels`` holds them afterwards.
             unlabeled_fraction: Share of each batch that is unlabelled, above 0 and below 1.
             gamma: Weight of unlabelled examples, at least 0.
             **kwargs: None are known.
 
         Returns:
-            The history, a row per epoch: ``epoch`` (from 1), ``loss`` (the objective, weights included), ``clean`` (NaN
-            where the method doesn't classify clean images) and ``robust`` (labelled training examples in train mode,
-            before each step), the same by class, ``clean_<k>`` and ``robust_<k>``; ``learning_rate`` (of the last
-            step), ``images_per_second`` (without validation); with validation ``val_clean``, ``val_robust``, by class
-            ``val_clean_<k>`` and ``val_robust_<k>``, and ``val_worst``, the worst class's robust accuracy. Absent
-            classes are NaN. With a class policy ``weight_<k>``, ``beta_<k>`` and ``eps_<k>``, the epoch's factors of
-            the first term, the second, and the radius, as far as it sets them; with CFA ``averaged``, whether the
-            epoch's weights were taken into the average. ``attrs["kept_epoch"]`` is the epoch whose weights the
-            classifier has, ``attrs["pseudo_labels"]`` the number and confidence of the pseudo-labels made.
+            The history, a row per epoch: ``epoch`` (from 1), ``loss`` (the objective, weights included), ``clean``
+            (NaN where the method doesn't classify clean images) and ``robust`` (labelled training examples in train
+            mode, before each step), the same by class, ``clean_<k>`` and ``robust_<k>``; ``learning_rate`` (of the
+            last step), ``images_per_second`` (without validation); with validation ``val_clean``, ``val_robust``, by
+            class ``val_clean_<k>`` and ``val_robust_<k>``, and ``val_worst``, the worst class's robust accuracy.
+            Absent classes are NaN. With a class policy ``weight_<k>``, ``beta_<k>`` and ``eps_<k>``, the epoch's
+            factors of the first term, the second, and the radius (its last batch's), as far as it sets them; with CFA
+            ``averaged``, whether the epoch's weights were taken into the average. ``attrs["kept_epoch"]`` is the
+            epoch whose weights the classifier has, ``attrs["pseudo_labels"]`` the number and confidence of the
+            pseudo-labels made.
 
         Raises:
             InputError: Images or labels are out of range or of different length; a parameter is out of range; the
@@ -309,7 +316,9 @@ class SearchTrainer(Trainer, abc.ABC):
         key += f" {self.seed} {self.crop_padding} {self.flip} {list(self._excluded)}"
         if file is not None and checkpoint_dir is not None:
             begun = _ranks.from_main(lambda: check_begun(checkpoint_dir, resume))
-            kept = _ranks.from_main(lambda: read_pseudo_labels(file, key) if resume else None)
+            # Before there is a state, nothing tells whether they are of this network: they are made again.
+            started = file.parent / "training.pt"
+            kept = _ranks.from_main(lambda: read_pseudo_labels(file, key) if resume and started.exists() else None)
             if kept is not None:
                 return kept
             if begun:
@@ -322,7 +331,7 @@ class SearchTrainer(Trainer, abc.ABC):
             x,
             y,
             unlabeled,
-            nb_epochs=nb_epochs,
+            nb_epochs=max(nb_epochs, math.ceil(_LEAST_STEPS / math.ceil(len(y) / batch_size))),
             batch_size=batch_size,
             augment=_data.Augmentation(self.crop_padding, self.flip, self.seed),
             excluded=self._excluded,
@@ -332,6 +341,13 @@ class SearchTrainer(Trainer, abc.ABC):
         )
         if file is not None:
             _ranks.from_main(lambda: made.write(file, key))
+        confidence = made.summary()["mean_confidence"]
+        if confidence < 0.5 and _ranks.is_main():
+            warnings.warn(
+                f"The pseudo-labels have a mean confidence of {confidence:.0%} only, so many will be wrong: the "
+                "network learnt too little from the labelled examples. Give more of them, or `y_pseudo`.",
+                stacklevel=3,
+            )
         return made
 
     def fit_generator(
@@ -373,8 +389,21 @@ class SearchTrainer(Trainer, abc.ABC):
         _ranks.join(self._classifier.device)
         source = _data.Generated(generator, convert, augment, max(2, _ranks.world()) if self._excluded else 0)
         data = {"n": source.n_examples, "generator": type(generator).__name__, "batch_size": generator.batch_size}
+        # Nothing is known of how many examples there are of each class.
+        n_classes = self._classifier.nb_classes
+        shares = torch.full((n_classes,), 1 / (n_classes - len(self._excluded)))
+        shares[list(self._excluded)] = 0.0
         return self._train(
-            source, data, nb_epochs, validation, scheduler, scheduler_interval, keep, checkpoint_dir, resume
+            source,
+            data,
+            nb_epochs,
+            validation,
+            scheduler,
+            scheduler_interval,
+            keep,
+            checkpoint_dir,
+            resume,
+            shares=shares,
         )
 
     def predict(self, x: npt.NDArray[Any], **kwargs: Any) -> npt.NDArray[np.float32]:
@@ -511,8 +540,8 @@ class SearchTrainer(Trainer, abc.ABC):
         policy = self.class_policy
         if policy is not None and policy.needs_validation and validation_data is None:
             raise InputError(
-                f"The class policy {type(policy).__name__} sets weights by class accuracies on validation examples: "
-                "give `validation_data`, some training examples that you hold out."
+                f"The class policy {type(policy).__name__} goes by how classes fare on validation examples: give "
+                "`validation_data`, some training examples that you hold out."
             )
         if policy is not None:
             n_classes, beta = self._classifier.nb_classes, self._objective(self._adversary()).beta

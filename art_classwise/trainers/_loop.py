@@ -346,7 +346,8 @@ class Training:
                 raise InputError(
                     f"{type(self._policy).__name__} sets the class budget of class {k} to {radius:g} for epoch "
                     f"{self._epoch + 1}, but budgets lie above 0 and at most at {largest:g}: choose parameters by "
-                    f"which the policy changes less. The weights are those from after epoch {self._epoch}."
+                    "which the policy changes less, in a training of its own; it may begin with these weights, which "
+                    f"are those from after epoch {self._epoch}."
                 )
 
     def _step(self, batch: Batch, number: int, statistics: EpochStatistics) -> None:

@@ -26,6 +26,7 @@ class AdversarialTrainerClassExcludedPyTorch(Trainer):
     attacked into it alone. The network keeps an output for each class; those of the excluded ones are switched off in
     its last linear layer (weights 0, bias -10,000), so that they are never predicted and attacks, metrics, reports and
     checkpoints work unchanged. The loss sees the other outputs only.
+    Another trainer would not switch them on again: their weights get no gradient.
 
     Args:
         classifier: An ART ``PyTorchClassifier`` with an optimizer, whose network ends in a linear layer with a bias.
@@ -67,7 +68,7 @@ class AdversarialTrainerClassExcludedPyTorch(Trainer):
             y: Labels, indices (n,) or one-hot (n, C), in the numbering of all classes.
             *arguments: As for :meth:`SearchTrainer.fit`.
             **options: As for :meth:`SearchTrainer.fit`. Validation examples of excluded classes are left out, with a
-                warning; so are examples whose pseudo-label is one.
+                warning; examples whose pseudo-label is one, without.
 
         Returns:
             The history, as there; NaN for excluded classes.

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from art_classwise import _estimator, _ranks
 from art_classwise._files import check_output_folder, written_aside
 from art_classwise._labels import check_labels
-from art_classwise.errors import InputError, check_seed, check_whole, first_line
+from art_classwise.errors import InputError, check_positive, check_seed, check_whole, first_line
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers import _data, _loop
 from art_classwise.trainers._adversary import InnerSearch
@@ -49,11 +49,11 @@ class PseudoLabels:
         return pd.DataFrame({"n": n, "confidence": total / np.where(n > 0, n, np.nan)}, index=index)
 
     def summary(self) -> dict[str, Any]:
-        """Return how many there are, their mean confidence, and the share with a confidence of 0.9 or more."""
+        """Return how many there are, their mean confidence, and the share with 0.9 or more; NaN if given."""
         return {
             "n": len(self.labels),
             "mean_confidence": float(self.confidence.mean()),
-            "confident": float((self.confidence >= 0.9).mean()),
+            "confident": float(np.where(np.isnan(self.confidence), np.nan, self.confidence >= 0.9).mean()),
         }
 
     def write(self, path: Path, key: str) -> None:
@@ -121,7 +121,15 @@ def make_pseudo_labels(
     """
     check_whole("nb_epochs", nb_epochs, 1)
     check_whole("batch_size", batch_size, 1)
+    check_positive("lr", lr)
     check_seed(seed)
+    _estimator.check_classifier("The classifier", classifier)
+    for name, images in (("x", x), ("x_unlabeled", x_unlabeled)):
+        if tuple(images.shape[1:]) != tuple(classifier.input_shape):
+            raise InputError(
+                f"The classifier takes images of shape {tuple(classifier.input_shape)}, but {name} holds images of "
+                f"shape {tuple(images.shape[1:])}."
+            )
     device, n_classes = classifier.device, classifier.nb_classes
     try:
         model = copy.deepcopy(classifier.model)
@@ -132,6 +140,8 @@ def make_pseudo_labels(
         ) from error
     module = _estimator.logits_module(classifier, model)
     labels = check_labels(y, len(x), n_classes)
+    if np.isin(labels, excluded).any():
+        raise InputError(f"`y` has labels of the excluded classes {list(excluded)}: leave those examples out.")
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
     low, high = _estimator.clip_bounds(classifier, device)
     threat = ThreatModel("Linf", 1.0)  # of no meaning: nothing is attacked

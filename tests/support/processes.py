@@ -43,6 +43,7 @@ def run_as_script(get: Callable[[Path], Any]) -> None:
     """Keep what ``get`` returns for the folder on the command line; warnings are errors, as in the tests."""
     torch.set_num_threads(1)
     warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", "The pseudo-labels have a mean confidence")
     warnings.simplefilter("ignore", ResourceWarning)  # older torch leaves a folder of its own to be cleaned at the end
     folder = Path(sys.argv[1])
     (folder / f"{os.environ.get('RANK', '0')}.pickle").write_bytes(pickle.dumps(get(folder)))

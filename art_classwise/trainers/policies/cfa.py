@@ -104,7 +104,6 @@ class CFA(ClassPolicy):
         check_whole("fawa_start", self.fawa_start, 0)
         if not (self.ccm or self.ccr or self.fawa):
             raise InputError("CFA has nothing to do without ccm, ccr and fawa: switch one of them on.")
-        self.needs_validation = self.fawa
 
     def check_fit(self, n_classes: int, threat: ThreatModel, width: float) -> None:
         """See :class:`ClassPolicy`."""
@@ -118,18 +117,26 @@ class CFA(ClassPolicy):
     def begin(self, scene: Scene) -> None:
         """See :class:`ClassPolicy`."""
         super().begin(scene)
-        first = min(
-            [self.begin_after] * (self.ccm or (self.ccr and scene.beta is not None)) + [self.fawa_start] * self.fawa,
-            default=None,
-        )
-        if first is None:
+        starts = {"ccm": self.begin_after} if self.ccm else {}
+        if self.ccr and scene.beta is not None:
+            starts["ccr"] = self.begin_after
+        if self.fawa:
+            starts["fawa"] = self.fawa_start
+        if not starts:
             raise InputError("CFA's ccr is for objectives with a second term, such as TRADES: switch ccm or fawa on.")
-        if scene.nb_epochs <= first:
+        late = [name for name, start in starts.items() if scene.nb_epochs <= start]
+        if late:
             raise InputError(
-                f"CFA begins after {first} epochs, but there are {scene.nb_epochs}: train for longer, or take "
-                "smaller `begin_after` and `fawa_start`."
+                f"CFA's {late[0]} begins after {starts[late[0]]} epochs, but there are {scene.nb_epochs}: train for "
+                f"longer, take a smaller `{'fawa_start' if late[0] == 'fawa' else 'begin_after'}`, or switch "
+                f"{late[0]} off."
             )
         self._state = {"robust": self._zeros(scene.n_classes) + torch.nan, "done": self._zeros(1)}
+
+    @property
+    def needs_validation(self) -> bool:  # type: ignore[override]
+        """See :class:`ClassPolicy`."""
+        return self.fawa
 
     @property
     def averaging(self) -> FairAveraging | None:

@@ -71,7 +71,8 @@ class CFOL(ClassPolicy):
     Pethick, Chrysos, Cevher, "Revisiting adversarial training for the worst-performing class", TMLR 2023 (arXiv
     2302.08872). They draw classes from :func:`cfol_probabilities`; here examples come as they are in the data, and
     are weighted by C p_y, which has the same expectation where classes are equally frequent. P(y) in
-    :func:`cfol_scores` is accordingly the class's share of the training examples. The loss is 1 where the attack
+    :func:`cfol_scores` is accordingly the class's share of the training examples (equal shares, where a generator
+    gives them). The loss is 1 where the attack
     succeeds, else 0.
 
     Args:

@@ -52,6 +52,8 @@ def parse_policy(text: str, classes: Sequence[str]) -> ClassPolicy:
         if not (key.strip() and equals and value.strip()):
             raise InputError(f"A class policy is written {_EXAMPLES}, but got {text!r}.")
     values = {key.strip(): _value(key.strip(), value.strip()) for key, _, value in pairs}
+    if len(values) < len(pairs):
+        raise InputError(f"A name stands twice in {text!r}: give each one value.")
     name = name.strip().lower()
     if name in ("weights", "budgets"):
         if not values:

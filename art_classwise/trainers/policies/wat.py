@@ -42,8 +42,8 @@ class WAT(ClassPolicy):
     Li and Liu, "WAT: Improve the Worst-Class Robustness in Adversarial Training", AAAI 2023 (arXiv 2302.04025). After
     each epoch the objective's mean validation loss of each class, and their mean, are added up; :func:`wat_weights`
     of the sums weigh the next epoch. An example's weight is that of its class plus that of the average, as in the
-    released code; equal sums make it 2 C / (C + 1), which acts on the learning rate. The validation attack is the
-    trainer's.
+    released code; equal sums make it 2 C / (C + 1), which acts on the learning rate. The validation attack is PGD
+    on cross-entropy, with the trainer's radius and steps.
 
     Args:
         eta: Rate of the Hedge algorithm.
