@@ -128,6 +128,21 @@ def test_a_normalised_head_is_saved_and_the_training_keeps_its_own(run):
     assert acw.read_checkpoint("n.pt").recipe["normalize_head"] == 0.5
 
 
+def test_a_training_may_begin_with_a_checkpoint(run):
+    """To fine-tune it: with a rate of almost nothing the weights stay where they were."""
+    assert run("train", "natural", *QUICK, "--out", "first.pt")[0] == 0
+    options = ("--init", "first.pt", "--lr", 1e-9, "--class-policy", "faal")
+    code, _, err = run("train", "trades", *QUICK, *options, "--out", "tuned.pt")
+    assert (code, err) == (0, "")
+    first, tuned = acw.read_checkpoint("first.pt"), acw.read_checkpoint("tuned.pt")
+    for name, weights in first.state_dict.items():
+        torch.testing.assert_close(tuned.state_dict[name], weights, rtol=0, atol=1e-6)
+    assert tuned.recipe["init"] == "first.pt"
+    code, _, err = run("train", "trades", "--arch", "mnist-cnn", "--init", "first.pt", *QUICK, "--out", "x.pt")
+    assert code == 2
+    assert "error: mnist-cnn takes images of 28 x 28" in err
+
+
 def test_natural_training_says_what_it_measured(run):
     code, out, err = run("train", "natural", *QUICK, "--out", "n.pt")
     assert (code, err) == (0, "")
@@ -161,6 +176,7 @@ def test_all_of_it_together(run):
             "--class-policy wat goes by how classes fare on examples that are held out: give --validation",
         ),
         (["--class-policy", "dafa"], "DAFA begins after 70 epochs, but there are 30"),
+        (["--init", "nowhere.pt"], "There is no file"),
         (["--exclude", "eight"], "Unknown class 'eight'"),
         (
             [a for k in range(9) for a in ("--exclude", k)],

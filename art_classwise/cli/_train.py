@@ -78,6 +78,12 @@ def train(
             rich_help_panel=_RECIPE,
         ),
     ] = None,
+    init: Annotated[
+        Path | None,
+        _of_recipe(
+            "--init", "Begin with the weights of this checkpoint, to fine-tune: frl and faal are meant for that."
+        ),
+    ] = None,
     epochs: Annotated[int | None, _of_recipe("--epochs", "Epochs.")] = None,
     batch_size: Annotated[int | None, _of_recipe("--batch-size", "Examples per step, of all processes.")] = None,
     lr: Annotated[float | None, _of_recipe("--lr", "Highest learning rate.")] = None,
@@ -208,7 +214,7 @@ def train(
     from art_classwise.datasets import load_dataset
     from art_classwise.head import normalize_head
     from art_classwise.trainers import METHODS, AdversarialTrainerClassExcludedPyTorch
-    from art_classwise.zoo import as_classifier, build, save_checkpoint
+    from art_classwise.zoo import as_classifier, build, load_checkpoint, save_checkpoint
 
     chosen = _chosen_recipe(method, recipe, arch, dataset, threat).override(
         epochs=epochs,
@@ -254,6 +260,8 @@ def train(
     data, held_out = _hold_out(data, validation, seed)
     data, more = _unlabeled(data, unlabeled, labels, seed, data_dir, image_size)
     network = build(arch, data.input_shape, len(data.classes), seed=seed)
+    if init is not None:
+        load_checkpoint(init, network, device="cpu")
     optimizer = chosen.optimizer(network)
     classifier = as_classifier(network, data.input_shape, len(data.classes), optimizer=optimizer)
     fraction = 0.5 if chosen.unlabeled_fraction is None else chosen.unlabeled_fraction
@@ -300,6 +308,7 @@ def train(
         "excluded": [data.classes[k] for k in excluded],
         "normalize_head": tau,
         "unlabeled": None if more is None else {"from": unlabeled or data.name, "n": len(more.x), "gamma": gamma},
+        "init": None if init is None else str(init),
         "seed": seed,
     }
     used |= {"dataset": data.name, "n": len(data), "validation": validation, "keep": kept}
