@@ -212,7 +212,11 @@ class LiteralFRL(Literal):
         self.natural, self.boundary = (
             [v * min(1, 0.3 / max(sum(phi), 1e-9)) for v in phi] for phi in (self.natural, self.boundary)
         )
-        first, second = ([1 + C * (v - sum(phi) / C) for v in phi] for phi in (self.natural, self.boundary))
+        there = set(TRAIN[1].tolist())  # a class without training examples takes no part
+        first, second = [1.0] * C, [1.0] * C
+        for phi, into in ((self.natural, first), (self.boundary, second)):
+            for k in there:
+                into[k] = 1 + len(there) * (phi[k] - sum(phi[j] for j in there) / len(there))
         if self.beta is None:
             first = [(a + b) / 2 for a, b in zip(first, second, strict=True)]
         self.first, self.second = first, second
@@ -229,7 +233,7 @@ class LiteralWAT(Literal):
             self.sums[k] += value
         self.sums[C] += sum(losses.values()) / len(losses)
         odds = [math.exp(0.5 * self.sums[k]) if k in losses or k == C else 0.0 for k in range(C + 1)]
-        w = [C * v / sum(odds) for v in odds]
+        w = [len(losses) * v / sum(odds) for v in odds]
         self.first = self.second = [w[k] + w[C] for k in range(C)]
 
 
@@ -285,7 +289,7 @@ SHOWN = {  # columns by policy
     **{name: {"weight", "beta"} for name in ("WAT", "FAAL", "CFOL")},
     "DAFA": {"weight", "eps"},
 }
-SHOWN_OF_ONE_TERM = {**SHOWN, "CFA": {"eps"}, "FRL": {"weight", "eps"}}
+SHOWN_OF_ONE_TERM = {name: names - {"beta"} for name, names in SHOWN.items()} | {"CFA": {"eps"}}
 
 
 def literal_training(method, policy, seen, history):
@@ -538,7 +542,7 @@ def test_a_budget_beyond_the_range_of_images_is_refused():
 @pytest.mark.parametrize("policy", [CFA(fawa_start=1), FRL(), WAT()], ids=["CFA", "FRL", "WAT"])
 def test_policies_that_need_validation_ask_for_it(policy):
     trainer = STANDARD(make_classifier(), class_policy=policy, **SMALL)
-    with pytest.raises(InputError, match=f"{type(policy).__name__} sets weights by .* give `validation_data`"):
+    with pytest.raises(InputError, match=f"{type(policy).__name__} goes by how classes fare .* give `validation_data`"):
         trainer.fit(*TRAIN, nb_epochs=20)
 
 
