@@ -563,7 +563,7 @@ def renamed(names):
         (
             {"trainer_options": {"class_policy": acw.policies.WAT()}},
             (TRAIN, TEST, ["ant"]),
-            "The class policy WAT sets weights .*give `validation_data`",
+            "The class policy WAT goes by how classes fare .*give `validation_data`",
         ),
         (
             {},
