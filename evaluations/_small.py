@@ -73,6 +73,16 @@ def arguments_parser(doc: str | None, datasets: Iterable[str], store: str) -> ar
     return parser
 
 
+def command(script: str, arguments: argparse.Namespace) -> str:
+    """Return the command line that a run had, but for its folders."""
+    parts = [f"python evaluations/{Path(script).name}"]
+    for name, value in vars(arguments).items():
+        if value is not None and name not in ("root", "store", "out"):
+            values = value if isinstance(value, list) else [value]
+            parts.append(f"--{name.replace('_', '-')} {' '.join(map(str, values))}")
+    return " ".join(parts)
+
+
 def check_size(store: Path, size: Mapping[str, Any]) -> None:
     """Stop if a store holds trainings of another size than this; note there what they are of."""
     held, told = store / "size.json", json.loads(json.dumps(dict(size)))

@@ -25,7 +25,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _machine import hardware, versions
-from _small import THREATS, arguments_parser, load, network, over_seeds, shown
+from _small import THREATS, arguments_parser, command, load, network, over_seeds, shown
 
 import art_classwise as acw
 from art_classwise._ranks import is_main
@@ -61,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"seed {seed}: {time.perf_counter() - began:.0f} s", flush=True)
     if not is_main():
         return
-    origin = {"hardware": hardware(), "versions": versions(), "n": len(test)}
-    origin["command"] = f"python evaluations/class_exclusion.py --dataset {arguments.dataset} --seeds {arguments.seeds}"
+    origin = {"hardware": hardware(), "versions": versions(), "test examples": len(test)}
+    origin["command"] = command(__file__, arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, tables in (("", pooled), ("_pairs", pairs)):
         path = arguments.out / f"class_exclusion_{arguments.dataset}{name}.csv"

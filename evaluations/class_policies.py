@@ -38,7 +38,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _machine import hardware, versions
-from _small import THREATS, arguments_parser, check_size, load, network, over_seeds, shown
+from _small import THREATS, arguments_parser, check_size, command, load, network, over_seeds, shown
 
 import art_classwise as acw
 from art_classwise.trainers import METHODS
@@ -91,8 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         study.run(*job)
         print(f"{number + 1}/{len(jobs)}", *job, f"{time.perf_counter() - began:.0f} s", flush=True)
     runs = pd.DataFrame([study.run(*job) for job in jobs])
-    origin = {"hardware": hardware(), "versions": versions()}
-    origin["command"] = f"python evaluations/class_policies.py --dataset {arguments.dataset} --seeds {arguments.seeds}"
+    origin = {"hardware": hardware(), "versions": versions(), "command": command(__file__, arguments)}
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, frame in (("", summary(runs)), ("_runs", runs)):
         path = arguments.out / f"class_policies_{arguments.dataset}{name}.csv"

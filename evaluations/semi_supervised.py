@@ -25,7 +25,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _machine import hardware, versions
-from _small import check_size, load, network, over_seeds, shown
+from _small import check_size, command, load, network, over_seeds, shown
 
 import art_classwise as acw
 from art_classwise.trainers.recipes import plain_recipe
@@ -47,8 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows.append(run(kind, seed, train, test, arguments))
             print(kind, "seed", seed, f"{time.perf_counter() - began:.0f} s", flush=True)
     runs = pd.DataFrame(rows)
-    origin = {"hardware": hardware(), "versions": versions()}
-    origin["command"] = f"python evaluations/semi_supervised.py --seeds {arguments.seeds}"
+    origin = {"hardware": hardware(), "versions": versions(), "command": command(__file__, arguments)}
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "semi_supervised_mnist.csv"
     runs.assign(**origin).to_csv(path, index=False, float_format="%.4f")

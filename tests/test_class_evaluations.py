@@ -110,6 +110,8 @@ def test_homing_is_measured_over_seeds(evaluation, tmp_path, capsys):
     pooled = pd.read_csv(tmp_path / "class_exclusion_digits.csv")
     assert set(pooled["excluded"]) <= {1, 8}
     assert pooled["n"].sum() == pairs["n"].sum()
+    assert pooled["n"].max() < 60  # moved examples, not all of the test's
+    assert pooled["test examples"].eq(60).all()
     homed = (pairs["homed"] * pairs["n"]).groupby([pairs["seed"], pairs["excluded"]]).sum()
     for row in pooled.itertuples():
         assert homed[row.seed, row.excluded] == pytest.approx(row.homed * row.n, abs=0.01)
