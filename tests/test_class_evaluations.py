@@ -105,13 +105,14 @@ def test_dividing_a_loss_is_made_up_for_by_rate_and_decay(evaluation):
 
 def test_homing_is_measured_over_seeds(evaluation, tmp_path, capsys):
     script = evaluation("class_exclusion")
-    script.main((*TINY, "--classes", "1", "8", "--store", str(tmp_path / "store"), "--out", str(tmp_path)))
+    learnt = ("--epochs", "12", "--n-train", "600", "--n-test", "200")  # enough for an attack to move some
+    script.main((*TINY, *learnt, "--classes", "1", "8", "--store", str(tmp_path / "store"), "--out", str(tmp_path)))
     pairs = pd.read_csv(tmp_path / "class_exclusion_digits_pairs.csv")
     pooled = pd.read_csv(tmp_path / "class_exclusion_digits.csv")
-    assert set(pooled["excluded"]) <= {1, 8}
+    assert set(pooled["excluded"]) == {1, 8}
     assert pooled["n"].sum() == pairs["n"].sum()
-    assert pooled["n"].max() < 60  # moved examples, not all of the test's
-    assert pooled["test examples"].eq(60).all()
+    assert pooled["n"].max() < 200  # moved examples, not all of the test's
+    assert pooled["test examples"].eq(200).all()
     homed = (pairs["homed"] * pairs["n"]).groupby([pairs["seed"], pairs["excluded"]]).sum()
     for row in pooled.itertuples():
         assert homed[row.seed, row.excluded] == pytest.approx(row.homed * row.n, abs=0.01)
