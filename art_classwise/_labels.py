@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from art_classwise.errors import InputError
+from art_classwise.errors import InputError, unknown
 
-__all__ = ["check_labels", "class_names"]
+__all__ = ["check_labels", "class_names", "class_number"]
 
 
 def check_labels(
@@ -63,3 +63,17 @@ def class_names(classes: Sequence[str] | None, n_classes: int) -> list[str] | li
     if len(classes) != n_classes:
         raise InputError(f"There are {n_classes} classes, but {len(classes)} class names.")
     return list(classes)
+
+
+def class_number(name: str | int, classes: Sequence[str]) -> int:
+    """Return the number of a class given by name or number; a name goes before a number.
+
+    Raises:
+        InputError: There is no such class.
+    """
+    text = str(name)
+    if text in classes:
+        return list(classes).index(text)
+    if text.isascii() and text.isdecimal() and int(text) < len(classes):
+        return int(text)
+    raise unknown("class", name, classes)

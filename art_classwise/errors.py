@@ -114,16 +114,33 @@ def check_name(kind: str, name: object) -> None:
         raise InputError(f"The {kind} name {name!r} holds bytes that are not UTF-8: choose another.") from None
 
 
-def check_number(name: str, value: object, low: float, high: float, *, above: bool = False) -> None:
-    """Check that an argument is a number from ``low`` to ``high``; if ``above``, larger than ``low``.
+def check_number(
+    name: str,
+    value: object,
+    low: float,
+    high: float,
+    *,
+    above: bool = False,
+    below: bool = False,
+    words: str | None = None,
+) -> None:
+    """Check that an argument is a number from ``low`` to ``high``.
+
+    Args:
+        name: Of the argument.
+        value: What was given.
+        low: The smallest number allowed.
+        high: The largest.
+        above: Whether ``low`` itself isn't allowed.
+        below: Whether ``high`` itself isn't.
+        words: What is allowed, in words, where the bounds don't say it well.
 
     Raises:
         InputError: It isn't.
     """
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         number = float(value)
-        if low <= number <= high and not (above and number == low):
+        if low <= number <= high and not (above and number == low) and not (below and number == high):
             return
-    raise InputError(
-        f"`{name}` must be a number {'above' if above else 'from'} {low:g} to {high:g}, but got {value!r}."
-    )
+    bounds = f"{'above' if above else 'from'} {low:g} to {'below ' if below else ''}{high:g}"
+    raise InputError(f"`{name}` must be a number {words or bounds}, but got {value!r}.")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from art_classwise._state import evaluating
 from art_classwise.errors import InputError, check_number, first_line
 
-__all__ = ["find_head", "normalize_head", "switch_off"]
+__all__ = ["check_last", "find_head", "normalize_head", "switch_off"]
 
 OFF = -1e4
 """The logit of a class whose output unit is switched off. Finite, so that no loss or margin becomes NaN; exp of it is 0

@@ -103,6 +103,15 @@ class ThreatModel:
         """The norm as ART writes it: ``np.inf``, ``2`` or ``1``."""
         return {"Linf": np.inf, "L2": 2, "L1": 1}[self.norm]
 
+    def diameter(self, width: float, n_features: int) -> float:
+        """Return the largest norm of a difference of two images.
+
+        Args:
+            width: Of the range of a pixel.
+            n_features: Number of pixels times channels.
+        """
+        return width * {"Linf": 1.0, "L2": math.sqrt(n_features), "L1": float(n_features)}[self.norm]
+
     def check_radius(self, low: float, high: float, n_features: int) -> None:
         """Refuse a radius that reaches across the whole box of images: surely it is in other units.
 
@@ -114,8 +123,7 @@ class ThreatModel:
         Raises:
             InputError: The ball around any image holds every image.
         """
-        width = high - low
-        diameter = width * {"Linf": 1.0, "L2": math.sqrt(n_features), "L1": float(n_features)}[self.norm]
+        diameter = self.diameter(high - low, n_features)
         if self.eps >= diameter:
             in_units = f'; did you mean "{self.norm}:{self.eps:g}/255"?' if high <= 1 < self.eps else "."
             raise InputError(

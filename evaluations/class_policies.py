@@ -182,17 +182,13 @@ class Study:
     ) -> tuple[pd.DataFrame, nn.Module]:
         optimizer = recipe.optimizer(module)
         classifier = acw.as_classifier(module, self._train.input_shape, len(self._train.classes), optimizer=optimizer)
-        schedule, interval = recipe.scheduler(optimizer, len(self._train))
         options = recipe.trainer_options(module)
         trainer = METHODS[recipe.method](classifier, **options, class_policy=policy, seed=seed, verbose=False)
         history = trainer.fit(
             self._train.x,
             self._train.y,
             validation_data=(self._validation.x, self._validation.y),
-            batch_size=recipe.batch_size,
-            nb_epochs=recipe.epochs,
-            scheduler=schedule,
-            scheduler_interval=interval,
+            **recipe.fit_options(optimizer, len(self._train)),
             checkpoint_dir=folder / "training",
             resume=True,
         )

@@ -71,16 +71,12 @@ def run(kind: str, seed: int, train: acw.Dataset, test: acw.Dataset, arguments: 
     module = network("mnist", seed)
     optimizer = recipe.optimizer(module)
     classifier = acw.as_classifier(module, train.input_shape, len(train.classes), optimizer=optimizer)
-    schedule, interval = recipe.scheduler(optimizer, len(labelled))
     trainer = acw.AdversarialTrainerMARTPyTorch(classifier, **recipe.trainer_options(module), seed=seed, verbose=False)
     began = time.perf_counter()
     trainer.fit(
         labelled.x,
         labelled.y,
-        batch_size=BATCH,
-        nb_epochs=recipe.epochs,
-        scheduler=schedule,
-        scheduler_interval=interval,
+        **recipe.fit_options(optimizer, len(labelled)),
         checkpoint_dir=folder / "training",
         resume=True,
         **({"x_unlabeled": rest.x} if semi else {}),

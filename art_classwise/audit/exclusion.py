@@ -296,17 +296,12 @@ class _Work:
             return
         recipe, n_classes = self._recipe(excluded), len(self._train.classes)
         trainer, classifier = self._trainer(excluded)
-        optimizer = classifier.optimizer
         data = self._test if excluded is None else self._test.of_classes([k for k in range(n_classes) if k != excluded])
         n = int((self._train.y != excluded).sum())
-        schedule, interval = recipe.scheduler(optimizer, n)
         trainer.fit(
             self._train.x,
             self._train.y,
-            batch_size=recipe.batch_size,
-            nb_epochs=recipe.epochs,
-            scheduler=schedule,
-            scheduler_interval=interval,
+            **recipe.fit_options(classifier.optimizer, n),
             checkpoint_dir=folder / "training",
             resume=True,
         )

@@ -214,6 +214,7 @@ def train(
     from art_classwise.datasets import load_dataset
     from art_classwise.head import normalize_head
     from art_classwise.trainers import METHODS, AdversarialTrainerClassExcludedPyTorch
+    from art_classwise.trainers._data import unlabelled_in
     from art_classwise.zoo import as_classifier, build, load_checkpoint, save_checkpoint
 
     chosen = _chosen_recipe(method, recipe, arch, dataset, threat).override(
@@ -265,8 +266,7 @@ def train(
     optimizer = chosen.optimizer(network)
     classifier = as_classifier(network, data.input_shape, len(data.classes), optimizer=optimizer)
     fraction = 0.5 if chosen.unlabeled_fraction is None else chosen.unlabeled_fraction
-    per_step = chosen.batch_size if more is None else chosen.batch_size - round(fraction * chosen.batch_size)
-    schedule, interval = chosen.scheduler(optimizer, len(data), batch_size=max(1, per_step))
+    labelled = chosen.batch_size - (0 if more is None else unlabelled_in(chosen.batch_size, fraction))
     options = chosen.trainer_options(network) | {
         "gradient_clip": gradient_clip,
         "ema_decay": ema,
@@ -287,10 +287,7 @@ def train(
         data.x,
         data.y,
         validation_data=None if held_out is None else (held_out.x, held_out.y),
-        batch_size=chosen.batch_size,
-        nb_epochs=chosen.epochs,
-        scheduler=schedule,
-        scheduler_interval=interval,
+        **chosen.fit_options(optimizer, len(data), batch_size=labelled),
         keep=kept,
         checkpoint_dir=state,
         resume=resume,

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from art_classwise._labels import check_labels
-from art_classwise.errors import InputError, check_name, check_whole, unknown
+from art_classwise._labels import check_labels, class_number
+from art_classwise.errors import InputError, check_name, check_whole
 
 __all__ = ["Dataset", "LazyImages"]
 
@@ -187,12 +187,7 @@ class Dataset:
         Raises:
             InputError: There is no such class.
         """
-        text = str(name)
-        if text in self.classes:
-            return self.classes.index(text)
-        if text.isascii() and text.isdecimal() and int(text) < len(self.classes):
-            return int(text)
-        raise unknown("class", name, self.classes)
+        return class_number(name, self.classes)
 
 
 def _check_images(x: npt.NDArray[Any]) -> None:

@@ -27,7 +27,7 @@ from art_classwise.threat import ThreatModel
 from art_classwise.trainers import _data, _loop
 from art_classwise.trainers._adversary import Adversary, ArtAdversary, Attacked, InnerSearch
 from art_classwise.trainers._checkpoint import TrainingFile, check_begun, plain
-from art_classwise.trainers._checks import check_attack, check_optimizer, check_policy, check_range, check_scheduler
+from art_classwise.trainers._checks import check_attack, check_optimizer, check_policy, check_scheduler
 from art_classwise.trainers._exclusion import excluded_units, leave_out, without_classes
 from art_classwise.trainers._history import Scalars, check_summary_writer
 from art_classwise.trainers._images import check_images
@@ -133,12 +133,12 @@ class SearchTrainer(Trainer, abc.ABC):
         for name, flag in (("flip", flip), ("two_passes", two_passes), ("compile", compile), ("verbose", verbose)):
             if not isinstance(flag, bool):
                 raise InputError(f"`{name}` must be True or False, but got {flag!r}.")
-        check_range("label_smoothing", label_smoothing, 0, 1, "from 0 to below 1")
+        check_number("label_smoothing", label_smoothing, 0, 1, below=True)
         if gradient_clip is not None:
             check_positive("gradient_clip", gradient_clip)
         if ema_decay is not None:
-            check_range("ema_decay", ema_decay, 0, 1, "from 0 to below 1")
-        check_range("awp_gamma", awp_gamma, 0, np.inf, "of at least 0")
+            check_number("ema_decay", ema_decay, 0, 1, below=True)
+        check_number("awp_gamma", awp_gamma, 0, np.inf, below=True, words="of at least 0")
         check_precision(precision)
         check_seed(seed)
         check_summary_writer(summary_writer)
@@ -251,7 +251,7 @@ class SearchTrainer(Trainer, abc.ABC):
         validation = self._validation(validation_data)
         if x_unlabeled is None and y_pseudo is not None:
             raise InputError("`y_pseudo` is given without `x_unlabeled`, whose labels they would be.")
-        check_range("gamma", gamma, 0, np.inf, "of at least 0, and finite")
+        check_number("gamma", gamma, 0, np.inf, below=True, words="of at least 0, and finite")
         check_number("unlabeled_fraction", unlabeled_fraction, 0, 1)
         if x_unlabeled is not None:
             _data.unlabelled_in(batch_size, unlabeled_fraction)
@@ -475,9 +475,8 @@ class SearchTrainer(Trainer, abc.ABC):
                     group.setdefault("initial_lr", group["lr"])
         module, sample = _estimator.logits_module(classifier), _estimator.noise(classifier)
         objective = self._objective(self._adversary(start=self._start, loss=self._ascended, attacked=self._attacked))
-        if self._excluded:
-            terms = without_classes(objective.terms, self._excluded, classifier.nb_classes, classifier.device)
-            objective = replace(objective, terms=terms)
+        terms = without_classes(objective.terms, self._excluded, classifier.nb_classes, classifier.device)
+        objective = replace(objective, terms=terms)
         scalars = Scalars(self.summary_writer)
         with excluded_units(
             *(classifier.model, module, classifier.optimizer, self._excluded, classifier.nb_classes, sample)

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from art.attacks.attack import EvasionAttack
 
-from art_classwise.errors import InputError, unknown
+from art_classwise.errors import InputError, check_number, unknown
 from art_classwise.trainers._loop import Interval, needs
 from art_classwise.trainers.policies import ClassPolicy
 
-__all__ = ["check_attack", "check_beta", "check_optimizer", "check_policy", "check_range", "check_scheduler"]
+__all__ = ["check_attack", "check_beta", "check_optimizer", "check_policy", "check_scheduler"]
 
 
 def check_optimizer(classifier: Any) -> None:
@@ -93,17 +93,6 @@ def check_policy(policy: Any, attack: Any, ema_decay: Any) -> None:
         )
 
 
-def check_range(name: str, value: Any, low: float, high: float, words: str) -> None:
-    """Check that an argument is a number from ``low`` to below ``high``; ``words`` say so.
-
-    Raises:
-        InputError: It isn't.
-    """
-    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not (number and low <= value < high):
-        raise InputError(f"`{name}` must be a number {words}, but got {value!r}.")
-
-
 def check_scheduler(scheduler: Any, interval: object, optimizer: Any) -> None:
     """Check that a scheduler's step can be called after each epoch or step.
 
@@ -139,5 +128,5 @@ def check_beta(beta: Any) -> float:
     """
     if isinstance(beta, EvasionAttack):
         raise InputError(f"`beta` is a number, but got a {type(beta).__name__}: give it as attack=...")
-    check_range("beta", beta, 0, np.inf, "of at least 0, and finite")
+    check_number("beta", beta, 0, np.inf, below=True, words="of at least 0, and finite")
     return float(beta)

@@ -73,6 +73,8 @@ def leave_out(
 
 def without_classes(terms: Terms, excluded: tuple[int, ...], n_classes: int, device: torch.device) -> Terms:
     """Return an objective's terms as functions of the logits of the other classes alone."""
+    if not excluded:
+        return terms
     kept = torch.tensor([k for k in range(n_classes) if k not in excluded], device=device)
     place = torch.zeros(n_classes, dtype=torch.int64, device=device)
     place[kept] = torch.arange(len(kept), device=device)

@@ -339,8 +339,7 @@ class Training:
         if budgets is None:
             return
         radii = [self._threat.eps * scale for scale in budgets.radii.tolist()]
-        d = self._sample[0].numel()
-        largest = {"Linf": 1.0, "L2": math.sqrt(d), "L1": float(d)}[self._threat.norm] * self._width
+        largest = self._threat.diameter(self._width, self._sample[0].numel())
         for k, radius in enumerate(radii):
             if not 0 < radius <= largest:
                 raise InputError(

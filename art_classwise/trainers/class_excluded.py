@@ -25,8 +25,8 @@ class AdversarialTrainerClassExcludedPyTorch(Trainer):
     The experiment of Tian et al. 2021 (arXiv 2105.14240, section 4): a class left out shows whose examples could be
     attacked into it alone. The network keeps an output for each class; those of the excluded ones are switched off in
     its last linear layer (weights 0, bias -10,000), so that they are never predicted and attacks, metrics, reports and
-    checkpoints work unchanged. The loss sees the other outputs only.
-    Another trainer would not switch them on again: their weights get no gradient.
+    checkpoints work unchanged. The loss sees the other outputs only. Another trainer would not switch them on again:
+    their weights get no gradient.
 
     Args:
         classifier: An ART ``PyTorchClassifier`` with an optimizer, whose network ends in a linear layer with a bias.

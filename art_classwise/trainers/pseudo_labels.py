@@ -146,7 +146,7 @@ def make_pseudo_labels(
     low, high = _estimator.clip_bounds(classifier, device)
     threat = ThreatModel("Linf", 1.0)  # of no meaning: nothing is attacked
     sample = _estimator.noise(classifier)
-    terms = without_classes(_loop.natural_terms(), excluded, n_classes, device) if excluded else _loop.natural_terms()
+    terms = without_classes(_loop.natural_terms(), excluded, n_classes, device)
     _ranks.join(device)
     order = _data.Shuffled(len(labels), batch_size, seed)
     source = _data.array_source(x, labels, order, augment or _data.Augmentation(seed=seed), device, num_workers)

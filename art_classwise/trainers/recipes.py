@@ -133,6 +133,18 @@ class Recipe:
         steps = self.epochs * math.ceil(n_examples / (batch_size or self.batch_size))
         return OneCycleLR(optimizer, self.lr, total_steps=steps, cycle_momentum=False), "step"
 
+    def fit_options(
+        self, optimizer: torch.optim.Optimizer, n_examples: int, *, batch_size: int | None = None
+    ) -> dict[str, Any]:
+        """Return a trainer's options for ``fit``: batch size, epochs, schedule. Arguments as :meth:`scheduler`."""
+        scheduler, interval = self.scheduler(optimizer, n_examples, batch_size=batch_size)
+        return {
+            "batch_size": self.batch_size,
+            "nb_epochs": self.epochs,
+            "scheduler": scheduler,
+            "scheduler_interval": interval,
+        }
+
     def trainer_options(self, module: nn.Module | None = None) -> dict[str, Any]:
         """Return the options for the trainer of this method.
 

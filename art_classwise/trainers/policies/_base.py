@@ -147,27 +147,27 @@ class ClassPolicy(abc.ABC):
         """The class budgets of the batches to come; None leaves the threat model's."""
         return None
 
-    @abc.abstractmethod
     def weigh(self, y: Tensor, logits_adv: Tensor) -> ClassWeights:
-        """Return the class weights of a batch, and remember what is needed of it.
+        """Return the class weights of a batch, and remember what is needed of it: nothing, unless a policy does.
 
         Args:
             y: (m,) this process's true labels of the batch.
             logits_adv: (m, C) logits under attack, detached.
         """
+        return self._in_force()
 
     def see_validation(self, y: Tensor, values: Tensor) -> None:
         """Remember the objective's values (m,) of a batch of validation examples with labels (m,)."""
         return
 
-    @abc.abstractmethod
     def end_epoch(self, epoch: int, row: Mapping[str, float]) -> None:
-        """Set weights and budgets for the next epoch.
+        """Set weights and budgets for the next epoch; they stay, unless a policy sets them by the epoch.
 
         Args:
             epoch: Number of the epoch that ended, from 1.
             row: Its row of the history.
         """
+        return
 
     def columns(self) -> dict[str, float]:
         """Return the class weights and budgets in force, for the history: ``weight_<k>``, ``beta_<k>``, ``eps_<k>``.
@@ -220,11 +220,13 @@ class ClassMeans:
     """Means by class of what is seen batch by batch, over all processes.
 
     Args:
-        sums: (C, 1 + k) float64, where the numbers of examples and the sums lie; changed in place.
+        n_classes: Number of classes, C.
+        size: How many values are averaged, k.
+        device: Where the sums lie.
     """
 
-    def __init__(self, sums: Tensor) -> None:
-        self._sums = sums
+    def __init__(self, n_classes: int, size: int, device: torch.device) -> None:
+        self._sums = torch.zeros(n_classes, 1 + size, dtype=torch.float64, device=device)
 
     def add(self, y: Tensor, values: Tensor) -> None:
         """Add values (m, k) of examples with labels (m,)."""

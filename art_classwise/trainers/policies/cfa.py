@@ -156,10 +156,6 @@ class CFA(ClassPolicy):
         lambda1 = self.lambda1 if self.lambda1 is not None else 0.5 if self._scene.beta is None else 0.3
         return ClassBudgets(self._calibrated(cfa_budgets(self._state["robust"], lambda1)), self._ones())
 
-    def weigh(self, y: Tensor, logits_adv: Tensor) -> ClassWeights:
-        """See :class:`ClassPolicy`."""
-        return self._in_force()
-
     def end_epoch(self, epoch: int, row: Mapping[str, float]) -> None:
         """See :class:`ClassPolicy`."""
         robust = self._by_class(row, "robust")

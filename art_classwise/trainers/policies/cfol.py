@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,8 +71,7 @@ class CFOL(ClassPolicy):
     2302.08872). They draw classes from :func:`cfol_probabilities`; here examples come as they are in the data, and
     are weighted by C p_y, which has the same expectation where classes are equally frequent. P(y) in
     :func:`cfol_scores` is accordingly the class's share of the training examples (equal shares, where a generator
-    gives them). The loss is 1 where the attack
-    succeeds, else 0.
+    gives them). The loss is 1 where the attack succeeds, else 0.
 
     Args:
         eta: Rate per example; 2e-6 is for 150 epochs of 50,000 (as we remember the paper), with fewer examples in all
@@ -107,9 +105,6 @@ class CFOL(ClassPolicy):
         gained: Tensor = _ranks.sum_(cfol_scores(zero, y, wrong, self._drawn, self.eta))
         self._state["scores"] = scores + gained
         return self._in_force()
-
-    def end_epoch(self, epoch: int, row: Mapping[str, float]) -> None:
-        """Nothing to do: each batch moves the scores."""
 
     def _weights(self, scores: Tensor) -> Tensor:
         there = ~scores.isneginf()

@@ -52,8 +52,7 @@ def dafa_weights(probabilities: Array, y: Array, lamb: float = 1.0) -> Any:
         raise InputError(f"Probabilities must have shape (n, C), but have {tuple(p.shape)}.")
     n, n_classes = p.shape
     labels = check_labels(np.asarray(torch.as_tensor(y).cpu()), n, n_classes)
-    sums = torch.zeros(n_classes, 1 + n_classes, dtype=torch.float64, device=p.device)
-    means = ClassMeans(sums)
+    means = ClassMeans(n_classes, n_classes, p.device)
     means.add(torch.from_numpy(labels).to(p.device), p)
     return as_given(_weights(means.take(), lamb), probabilities)
 
@@ -98,7 +97,7 @@ class DAFA(ClassPolicy):
                 f"DAFA begins after {self.warmup} epochs, but there are {scene.nb_epochs}: train for longer, or take a "
                 "smaller `warmup`."
             )
-        self._sums = self._zeros(scene.n_classes, 1 + scene.n_classes)
+        self._means = ClassMeans(scene.n_classes, scene.n_classes, scene.device)
         self._epochs_done = 0
         self._state = {"weights": self._ones(), "done": self._zeros(1)}
 
@@ -120,7 +119,7 @@ class DAFA(ClassPolicy):
     def weigh(self, y: Tensor, logits_adv: Tensor) -> ClassWeights:
         """See :class:`ClassPolicy`."""
         if self._epochs_done == self.warmup - 1:
-            ClassMeans(self._sums).add(y, logits_adv.softmax(1))
+            self._means.add(y, logits_adv.softmax(1))
         return self._in_force()
 
     def end_epoch(self, epoch: int, row: Mapping[str, float]) -> None:
@@ -128,7 +127,7 @@ class DAFA(ClassPolicy):
         self._epochs_done += 1
         self._state["done"] += 1
         if self._epochs_done == self.warmup:
-            self._state["weights"] = _weights(ClassMeans(self._sums).take(), self.lamb)
+            self._state["weights"] = _weights(self._means.take(), self.lamb)
 
     def _in_force(self) -> ClassWeights:
         return ClassWeights(self._state["weights"], None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +91,7 @@ class FAAL(ClassPolicy):
     def begin(self, scene: Scene) -> None:
         """See :class:`ClassPolicy`."""
         super().begin(scene)
-        self._sums = self._zeros(scene.n_classes, 2)
+        self._means = ClassMeans(scene.n_classes, 1, scene.device)
         self._state = {"margins": self._zeros(scene.n_classes) + torch.nan, "weights": self._ones()}
 
     def weigh(self, y: Tensor, logits_adv: Tensor) -> ClassWeights:
@@ -100,16 +99,12 @@ class FAAL(ClassPolicy):
         p = logits_adv.softmax(1)
         own = p.gather(1, y[:, None])
         others = p.scatter(1, y[:, None], -1.0).amax(1, keepdim=True)
-        means = ClassMeans(self._sums)
-        means.add(y, others - own)
-        margins, state = means.take()[:, 0], self._state
+        self._means.add(y, others - own)
+        margins, state = self._means.take()[:, 0], self._state
         state["margins"] = torch.where(margins.isnan(), state["margins"], margins)
         seen = ~state["margins"].isnan()
         state["weights"] = torch.where(seen, seen.sum() * faal_probabilities(state["margins"], self.radius), 1.0)
         return self._in_force()
-
-    def end_epoch(self, epoch: int, row: Mapping[str, float]) -> None:
-        """Nothing to do: each batch sets its own weights."""
 
     def _in_force(self) -> ClassWeights:
         return ClassWeights(self._state["weights"], self._state["weights"])

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel
@@ -101,13 +100,6 @@ class Fixed(ClassPolicy):
         """See :class:`ClassPolicy`."""
         radii = self._state.get("radii")
         return None if radii is None else ClassBudgets(radii, radii)
-
-    def weigh(self, y: Tensor, logits_adv: Tensor) -> ClassWeights:
-        """See :class:`ClassPolicy`."""
-        return self._in_force()
-
-    def end_epoch(self, epoch: int, row: Mapping[str, float]) -> None:
-        """Nothing to do."""
 
     def _in_force(self) -> ClassWeights:
         weights = self._state.get("weights")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from art_classwise.errors import InputError, check_number
 from art_classwise.threat import ThreatModel
@@ -130,10 +129,6 @@ class FRL(ClassPolicy):
     def class_budgets(self) -> ClassBudgets | None:
         """See :class:`ClassPolicy`."""
         return ClassBudgets(frl_budgets(self._state["margin"]), self._ones()) if self.alpha2 else None
-
-    def weigh(self, y: Tensor, logits_adv: Tensor) -> ClassWeights:
-        """See :class:`ClassPolicy`."""
-        return self._in_force()
 
     def end_epoch(self, epoch: int, row: Mapping[str, float]) -> None:
         """See :class:`ClassPolicy`."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+from art_classwise._labels import class_number
 from art_classwise.errors import InputError, unknown
 from art_classwise.trainers.policies._base import ClassPolicy
 from art_classwise.trainers.policies.cfa import CFA
@@ -58,7 +59,7 @@ def parse_policy(text: str, classes: Sequence[str]) -> ClassPolicy:
     if name in ("weights", "budgets"):
         if not values:
             raise InputError(f"{name} by class are written {name}:{classes[0]}=..., but got {text!r}.")
-        numbers: Any = {_number(key, classes): value for key, value in values.items()}
+        numbers: Any = {class_number(key, classes): value for key, value in values.items()}
         if len(numbers) < len(pairs):
             raise InputError(f"A class stands twice in {text!r}: give each one value.")
         return Fixed(**{name: numbers})
@@ -87,11 +88,3 @@ def _value(key: str, text: str) -> Any:
         return float(numerator) / float(denominator) if slash else float(text)
     except (ValueError, ZeroDivisionError):
         raise InputError(f"`{key}` must be a number, a fraction, true or false, but got {text!r}.") from None
-
-
-def _number(key: str, classes: Sequence[str]) -> int:
-    if key in classes:
-        return list(classes).index(key)
-    if key.isascii() and key.isdecimal() and int(key) < len(classes):
-        return int(key)
-    raise unknown("class", key, classes)

@@ -61,24 +61,20 @@ class WAT(ClassPolicy):
     def begin(self, scene: Scene) -> None:
         """See :class:`ClassPolicy`."""
         super().begin(scene)
-        self._sums = self._zeros(scene.n_classes, 2)
+        self._means = ClassMeans(scene.n_classes, 1, scene.device)
         self._state = {
             "cumulated": self._zeros(scene.n_classes + 1),
             "last": self._zeros(scene.n_classes) + torch.nan,
             "weights": self._ones(),
         }
 
-    def weigh(self, y: Tensor, logits_adv: Tensor) -> ClassWeights:
-        """See :class:`ClassPolicy`."""
-        return self._in_force()
-
     def see_validation(self, y: Tensor, values: Tensor) -> None:
         """See :class:`ClassPolicy`."""
-        ClassMeans(self._sums).add(y, values[:, None])
+        self._means.add(y, values[:, None])
 
     def end_epoch(self, epoch: int, row: Mapping[str, float]) -> None:
         """See :class:`ClassPolicy`."""
-        seen, state = ClassMeans(self._sums).take()[:, 0], self._state
+        seen, state = self._means.take()[:, 0], self._state
         state["last"] = torch.where(seen.isnan(), state["last"], seen)
         state["cumulated"] += torch.cat([state["last"], state["last"].nanmean()[None]])
         weights = wat_weights(state["cumulated"], self.eta)
