@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import art_classwise as acw
+from art_classwise._passes import Passes
 
 SHARED = Path(os.environ.get("ART_CLASSWISE_SHARED", Path(__file__).parents[2] / "shared"))
 
@@ -126,6 +127,15 @@ def network() -> nn.Module:
 @pytest.fixture
 def classifier(network: nn.Module):
     return acw.as_classifier(network, (3, 6, 6), 4, device="cpu")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many examples a network was asked about, in each pass: not what a pass is filled up with."""
+    sizes: list[int] = []
+    forward = Passes.forward
+    monkeypatch.setattr(Passes, "forward", lambda self, x: sizes.append(len(x)) or forward(self, x))
+    return sizes
 
 
 @pytest.fixture

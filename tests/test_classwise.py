@@ -257,44 +257,31 @@ def test_a_radius_by_class_is_that_of_the_true_class(classifier, x, y):
         assert np.abs(x_adv[rows] - x[rows]).max() <= eps + 1e-6
 
 
-@pytest.fixture
-def rows_forwarded():
-    """Give a classifier of C classes, and the sizes of all batches that its network is given."""
-
-    def make(module, shape, n_classes):
-        sizes = []
-        classifier = as_classifier(module, shape, n_classes, device="cpu")
-        module.register_forward_hook(lambda m, args, out: sizes.append(len(args[0])))
-        return classifier, sizes
-
-    return make
-
-
 @pytest.mark.parametrize("restarts", [0, 2])
-def test_cost_is_linear_in_k_and_no_batch_exceeds_the_batch_size(rows_forwarded, restarts):
+def test_cost_is_linear_in_k_and_no_batch_exceeds_the_batch_size(asked, restarts):
     """1000 classes; the ball is so small that nothing is solved: k targets cost k searches of every example."""
-    classifier, sizes = rows_forwarded(linear(6, 1000), (1, 2, 3), 1000)
+    classifier = as_classifier(linear(6, 1000), (1, 2, 3), 1000, device="cpu")
     x = np.random.default_rng(0).random((10, 1, 2, 3), dtype=np.float32)
     for k in (1, 2, 4):
-        sizes.clear()
+        asked.clear()
         attack = ClassWiseAttack(
             classifier, eps=1e-7, max_iter=3, targets=k, num_random_init=restarts, batch_size=4, **QUIET
         )
         assert not attack.reach(x).any()
-        assert sum(sizes) == 10 + max(1, restarts) * k * 10 * (3 + 1)  # the clean verdicts; steps and a verdict each
-        assert max(sizes) == 4
+        assert sum(asked) == 10 + max(1, restarts) * k * 10 * (3 + 1)  # the clean verdicts; steps and a verdict each
+        assert max(asked) == 4
 
 
-def test_solved_examples_leave(rows_forwarded, network, x, y):
-    classifier, sizes = rows_forwarded(network, (3, 6, 6), 4)
+def test_solved_examples_leave(asked, network, x, y):
+    classifier = as_classifier(network, (3, 6, 6), 4, device="cpu")
     y = predictions(classifier, x)
     steps, n = 20, len(x)
 
     def cost(run, **options):
         attack = ClassWiseAttack(classifier, eps=0.5, max_iter=steps, **options, **QUIET)
-        sizes.clear()
+        asked.clear()
         result = getattr(attack, run)(x, y)
-        rows = sum(sizes)
+        rows = sum(asked)
         return rows, result
 
     rows, x_adv = cost("generate", num_random_init=5)
@@ -308,20 +295,20 @@ def test_solved_examples_leave(rows_forwarded, network, x, y):
     assert rows <= once[0] + 4 * missing * (steps + 1)  # a restart is for those that are left
     wrong = (y + 1) % 4
     attack = ClassWiseAttack(classifier, eps=0.5, **QUIET)
-    sizes.clear()
+    asked.clear()
     attack.generate(x, wrong)
-    assert sum(sizes) == n  # misclassified already: one verdict, no search
+    assert sum(asked) == n  # misclassified already: one verdict, no search
 
 
-def test_generate_takes_any_target_on_the_way_to_another(rows_forwarded):
+def test_generate_takes_any_target_on_the_way_to_another(asked):
     """With 50 classes many lie on the way to the one aimed at: generate leaves there, reach goes on."""
-    classifier, sizes = rows_forwarded(linear(6, 50), (1, 2, 3), 50)
+    classifier = as_classifier(linear(6, 50), (1, 2, 3), 50, device="cpu")
     x = np.random.default_rng(0).random((40, 1, 2, 3), dtype=np.float32)
     cost = {}
     for run in ("reach", "generate"):
-        sizes.clear()
+        asked.clear()
         getattr(ClassWiseAttack(classifier, eps=0.3, eps_step=0.01, max_iter=20, targets=1, **QUIET), run)(x)
-        cost[run] = sum(sizes)
+        cost[run] = sum(asked)
     assert cost["generate"] < cost["reach"]
 
 

@@ -222,7 +222,7 @@ def test_black_box_attacks_need_no_gradients(network, classifier, monkeypatch, x
         inner = SimBA(model, attack="px", max_iter=100, epsilon=0.3, targeted=True, **QUIET)
     else:
         model = black_box_of(classifier)
-        inner = HopSkipJump(model, targeted=True, norm=np.inf, max_iter=2, max_eval=20, init_eval=5, **QUIET)
+        inner = HopSkipJump(model, targeted=True, norm=np.inf, max_iter=2, max_eval=100, init_eval=100, **QUIET)
     x = x[:4]
     y = predictions(classifier, x)
     classwise = ClassWiseAttack(model, eps=0.3, attack=inner, **QUIET)

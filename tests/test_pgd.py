@@ -203,42 +203,34 @@ def test_early_stop_is_never_weaker(norm, restarts, loss, classifier, images, ow
     assert 0 < plain.mean() < 1
 
 
-@pytest.fixture
-def rows(network):
-    """How many rows went through the network, in each pass."""
-    counted = []
-    network.register_forward_hook(lambda module, inputs, output: counted.append(len(inputs[0])))
-    return counted
-
-
-def test_without_early_stop_every_example_costs_every_step(classifier, images, own, rows):
+def test_without_early_stop_every_example_costs_every_step(classifier, images, own, asked):
     PGD(classifier, eps=0.1, max_iter=7, batch_size=10, **QUIET).generate(images, own)
-    assert rows == [10] * 7 + [6] * 7
+    assert asked == [10] * 7 + [6] * 7
 
 
-def test_broken_examples_cost_no_further_passes(network, classifier, images, own, rows):
+def test_broken_examples_cost_no_further_passes(network, classifier, images, own, asked):
     attack = PGD(classifier, eps=0.1, eps_step=0.02, max_iter=7, early_stop=True, **QUIET)
     attack.generate(images, own)
-    searched = rows[1:-1]  # before all a pass for those that are wrong already, at the end one for who has left
-    assert rows[0] == 16
-    assert rows[-1] == wrong(classifier, attack.generate(images, own), own).sum()
+    searched = asked[1:-1]  # before all a pass for those that are wrong already, at the end one for who has left
+    assert asked[0] == 16
+    assert asked[-1] == wrong(classifier, attack.generate(images, own), own).sum()
     assert searched == sorted(searched, reverse=True)
     assert searched[-1] < 8
-    del rows[:]
+    del asked[:]
     attack.generate(images, (own + 1) % 4)
-    assert rows == [16]  # all of them wrong already
+    assert asked == [16]  # all of them wrong already
 
 
-def test_restarts_attack_only_what_is_left(classifier, images, own, rows):
+def test_restarts_attack_only_what_is_left(classifier, images, own, asked):
     options = {"eps": 0.05, "max_iter": 5, "early_stop": True, **QUIET}
     one = PGD(classifier, **options).generate(images, own)
     left = int((~wrong(classifier, one, own)).sum())
     assert 0 < left < 16
-    del rows[:]
+    del asked[:]
     three = PGD(classifier, num_random_init=3, **options).generate(images, own)
-    first = rows.index(left, 7 if rows.count(left) > 1 else 0)
-    assert max(rows[first:]) <= left
-    assert sum(rows) < 16 * (1 + 5 + 1) + 2 * left * (5 + 1) + 1
+    first = asked.index(left, 7 if asked.count(left) > 1 else 0)
+    assert max(asked[first:]) <= left
+    assert sum(asked) < 16 * (1 + 5 + 1) + 2 * left * (5 + 1) + 1
     broken = wrong(classifier, one, own)
     assert np.array_equal(three[broken], one[broken])  # the first success stays
     assert (wrong(classifier, three, own) >= broken).all()

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from art_classwise import _estimator, losses
 from art_classwise._labels import check_labels
+from art_classwise._passes import Passes
 from art_classwise._state import evaluating, float32, preserved
 from art_classwise.attacks import _budgets
 from art_classwise.attacks._budgets import Budget
@@ -176,11 +177,11 @@ class SearchAttack(EvasionAttack, abc.ABC):
         if len(ids) != len(images):
             raise InputError(f"example_ids must have one number per example: {len(images)}, not {len(ids)}.")
         low, high = _estimator.clip_bounds(estimator, device)
-        exact = fast = _estimator.logits_module(estimator)
+        exact = fast = Passes(_estimator.logits_module(estimator))
         if search:
             sample = torch.from_numpy(images[:2].copy()).to(device)
             model = fast_module(estimator.model, sample, self.precision, compile=self.compile)
-            fast = exact if model is estimator.model else _estimator.logits_module(estimator, model)
+            fast = exact if model is estimator.model else Passes(_estimator.logits_module(estimator, model))
         return Problem(
             exact=_Without(exact, excluded, device) if excluded else exact,
             fast=_Without(fast, excluded, device) if excluded else fast,

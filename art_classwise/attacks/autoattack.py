@@ -15,17 +15,18 @@ from art.estimators.classification.classifier import ClassifierMixin
 from art.estimators.estimator import BaseEstimator, LossGradientsMixin
 from art.estimators.pytorch import PyTorchEstimator
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
-from pyautoattack.fab_pt import FABAttack_PT
-from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from art_classwise import _estimator, losses
 from art_classwise._labels import check_labels
+from art_classwise._passes import Passes
 from art_classwise._state import evaluating, float32, frozen, no_seed_for_cuda, preserved, preserved_random_state
 from art_classwise.attacks._base import check_finite, warn_of_zero_gradients
+from art_classwise.attacks._fab import FABAttack_PT
 from art_classwise.attacks._fast import Precision, check_precision, fast_module
 from art_classwise.attacks._search import shows_no_way
+from art_classwise.attacks._square import SquareAttack
 from art_classwise.errors import InputError, check_seed, check_whole, unknown
 from art_classwise.threat import ThreatModel
 
@@ -46,9 +47,9 @@ class AutoAttack(EvasionAttack):
     """The attacks of AutoAttack, one after the other, each on the examples that withstood those before it.
 
     Croce and Hein 2020 (arXiv 2003.01690); for L1, Croce and Hein 2021 (arXiv 2103.01208). The members are
-    pyautoattack's, with the parameters of its standard version. They search on a fast copy of the network; whether
-    an example is broken is decided in float32 on the network itself, at the very point that is returned. What
-    the copy took for a success wrongly is attacked again on the network itself.
+    pyautoattack's, with the parameters of its standard version; FAB's and Square's steps are made faster. They search
+    on a fast copy of the network; whether an example is broken is decided in float32 on the network itself, at the very
+    point that is returned. What the copy took for a success wrongly is attacked again on the network itself.
 
     With the same ``seed`` and ``batch_size`` it breaks what ``pyautoattack.AutoAttack`` breaks. As there, random
     numbers belong to a batch: another batch size gives another, equally strong, attack.
@@ -67,6 +68,8 @@ class AutoAttack(EvasionAttack):
         seed: Of each member.
         precision: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 for networks of a million weights or more on hardware
             that multiplies it. It is for APGD: FAB and Square always search in float32, as verdicts are decided.
+        micro_batch_size: Examples per pass through the network; none means all of the batch. Where it is smaller,
+            passes for gradients are computed twice. It is for memory's sake, and changes no outcome.
         verbose: Show a progress bar.
 
     Attributes:
@@ -80,7 +83,8 @@ class AutoAttack(EvasionAttack):
 
     attack_params: ClassVar[list[str]] = [
         *EvasionAttack.attack_params,
-        *("norm", "eps", "attacks", "batch_size", "n_iter", "n_queries", "seed", "precision", "verbose"),
+        *("norm", "eps", "attacks", "batch_size", "n_iter", "n_queries", "seed", "precision", "micro_batch_size"),
+        "verbose",
     ]
     _estimator_requirements = (BaseEstimator, LossGradientsMixin, ClassifierMixin, PyTorchEstimator)
 
@@ -95,6 +99,7 @@ class AutoAttack(EvasionAttack):
         n_queries: int = 5000,
         seed: int = 0,
         precision: Precision = "auto",
+        micro_batch_size: int | None = None,
         verbose: bool = True,
     ) -> None:
         super().__init__(estimator=estimator)
@@ -106,6 +111,7 @@ class AutoAttack(EvasionAttack):
         self.n_queries = n_queries
         self.seed = seed
         self.precision = precision
+        self.micro_batch_size = micro_batch_size
         self.verbose = verbose
         self.zero_gradient: npt.NDArray[np.bool_] = np.zeros(0, dtype=bool)
         self._check_params()
@@ -145,7 +151,7 @@ class AutoAttack(EvasionAttack):
         self.zero_gradient = np.zeros(len(images), dtype=bool)
         model = self.estimator.model
         with preserved_random_state(self.seed), no_seed_for_cuda(), preserved(model), evaluating(model), frozen(model):
-            exact = _Unit(self.estimator, model)
+            exact = _Unit(self.estimator, model, self.micro_batch_size)
             for rows in self._batches(np.arange(len(images))):
                 predicted[rows] = exact.verdict(self._on_device(images[rows]), rows).cpu().numpy()
             labels = predicted if labels is None else labels
@@ -157,7 +163,7 @@ class AutoAttack(EvasionAttack):
             for name in self.members:
                 precision: Precision = "fp32" if name in _FULL_PRECISION else self.precision
                 fast = fast_module(model, self._on_device(images[:2]), precision)
-                searched = exact if fast is model else _Unit(self.estimator, fast)
+                searched = exact if fast is model else _Unit(self.estimator, fast, self.micro_batch_size)
                 batches = self._batches(np.flatnonzero(robust))
                 for rows in tqdm(batches, desc=f"AutoAttack {name}", leave=False, disable=not self.verbose):
                     x_batch, y_batch = self._on_device(images[rows]), self._on_device(labels[rows])
@@ -235,6 +241,8 @@ class AutoAttack(EvasionAttack):
         norm = self.threat.norm  # checks the norm and the radius: one for all examples
         for parameter in ("batch_size", "n_iter", "n_queries"):  # the L1 schedule cuts the steps in three
             check_whole(parameter, getattr(self, parameter), 3 if (norm, parameter) == ("L1", "n_iter") else 1)
+        if self.micro_batch_size is not None:
+            check_whole("micro_batch_size", self.micro_batch_size, 1)
         check_seed(self.seed)
         check_precision(self.precision)
         if not isinstance(self.verbose, bool):
@@ -259,9 +267,9 @@ class AutoAttack(EvasionAttack):
 class _Unit(nn.Module):
     """A classifier as a module over images in [0, 1], which is what members attack."""
 
-    def __init__(self, estimator: Any, model: nn.Module) -> None:
+    def __init__(self, estimator: Any, model: nn.Module, micro_batch_size: int | None) -> None:
         super().__init__()
-        self.module = _estimator.logits_module(estimator, model)
+        self.module = Passes(_estimator.logits_module(estimator, model), micro_batch_size)
         self.low, self.high = _estimator.clip_bounds(estimator, estimator.device)
         self.width, self.n_classes = float(self.high - self.low), estimator.nb_classes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ def ladder(
         dataset: A name such as ``"cifar10"``.
         surrogate: An ART classifier to transfer attacks from.
         seed: Of the attacks.
-        batch_size: Examples attacked at once.
+        batch_size: Examples computed at once; what an attack finds doesn't depend on it.
         precision: Of the searches: see :class:`art_classwise.attacks.PGD`.
 
     Returns:
@@ -180,7 +181,8 @@ def _factory(name: str, given: Any, budget: _Budget, surrogate: Any, shared: dic
         return made
     ball: dict[str, Any] = {"norm": budget.threat.art_norm, "eps": budget.threat.eps}
     if name == "autoattack" or name in MEMBERS:
-        return partial(AutoAttack, **ball, attacks="standard" if name == "autoattack" else name, **shared)
+        members = "standard" if name == "autoattack" else name
+        return partial(_autoattack, **ball, attacks=members, **shared)
     if not name.startswith("transfer-"):
         make, parameters = _search(name, budget)
         return partial(make, **ball, **parameters, early_stop=True, **shared)
@@ -197,6 +199,15 @@ def _factory(name: str, given: Any, budget: _Budget, surrogate: Any, shared: dic
             '(on the command line --surrogate), or take "square" alone.'
         )
     return partial(TransferAttack, attack=make(surrogate, **ball, **parameters, **shared))
+
+
+def _autoattack(classifier: Any, *, batch_size: int, **options: Any) -> AutoAttack:
+    """Return AutoAttack with random numbers that don't depend on how many examples are computed at once.
+
+    They belong to its batches, so these are of one size: 64 MiB of images, which fit where the network does.
+    """
+    batch = min(512, max(16, 2**24 // math.prod(classifier.input_shape)))
+    return AutoAttack(classifier, batch_size=batch, micro_batch_size=batch_size, **options)
 
 
 def _search(name: str, budget: _Budget) -> tuple[type[PGD] | type[TemperaturePGD], dict[str, Any]]:

@@ -222,6 +222,7 @@ BAD = {
     "attacks": ("nonsense", (), None, ("apgd-ce", "apgd-ce")),
     "n_iter": (0, 1.5, None, True),
     "n_queries": (0, 1.5, None, True),
+    "micro_batch_size": (0, -1, 1.5, True, "8"),
 }
 
 

@@ -1,0 +1,127 @@
+"""Passes through a network: bounded, filled up, and out of memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import art_classwise as acw
+from art_classwise._passes import Passes, computing_at_most, is_out_of_memory, usual_batch_size
+
+
+def logits_and_gradients(module, x):
+    x = x.clone().requires_grad_()
+    logits = module(x)
+    (gradient,) = torch.autograd.grad(logits.square().sum(), x)
+    return logits.detach(), gradient
+
+
+@pytest.mark.parametrize("architecture", ["digits-cnn", "mnist-cnn"])
+def test_an_example_has_the_same_bits_in_any_batch(architecture):
+    """On a CPU: alone, among others, at the batch's end. Unfilled, alone differs."""
+    shape = (1, 8, 8) if architecture == "digits-cnn" else (1, 28, 28)
+    network = acw.build(architecture, shape, 10, seed=0).eval().requires_grad_(False)
+    x = torch.rand(50, *shape, generator=torch.Generator().manual_seed(0))
+    expected = logits_and_gradients(Passes(network), x)
+    for size in (1, 2, 7, 16, 33):
+        for begin in (0, 50 - size):
+            some = slice(begin, begin + size)
+            found = logits_and_gradients(Passes(network), x[some])
+            assert all(torch.equal(f, e[some]) for f, e in zip(found, expected, strict=True))
+    assert not torch.equal(logits_and_gradients(network, x[:1])[1], expected[1][:1])
+
+
+@pytest.mark.parametrize("most", [1, 5, 16, 49, 50])
+def test_a_bound_changes_nothing_but_memory(network, most):
+    network.requires_grad_(False)
+    x = torch.rand(50, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    seen = []
+    network.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    expected = logits_and_gradients(Passes(network), x)
+    seen.clear()
+    found = logits_and_gradients(Passes(network, most), x)
+    assert all(torch.equal(f, e) for f, e in zip(found, expected, strict=True))
+    assert max(seen) == max(16, -(-most // 16) * 16)
+    with torch.no_grad():
+        seen.clear()
+        assert torch.equal(Passes(network, most)(x), expected[0])
+    assert len(seen) == -(-50 // most)  # without gradients each pass is computed once
+
+
+def test_a_pass_holds_no_more_than_its_activations(network):
+    """Two backward passes through one graph, as FAB asks for, are computed anew as often."""
+    network.requires_grad_(False)
+    x = torch.rand(20, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for most in (None, 6):
+        leaf = x.clone().requires_grad_()
+        logits = Passes(network, most)(leaf)
+        gradients.append(
+            [torch.autograd.grad(logits[:, k].sum(), leaf, retain_graph=True)[0] for k in range(logits.shape[1])]
+        )
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_what_is_no_tensor_of_logits_is_passed_on():
+    class Pair(nn.Module):
+        def forward(self, x):
+            return x, x
+
+    class Mean(nn.Module):
+        def forward(self, x):
+            return x.mean(0, keepdim=True)
+
+    x = torch.rand(5, 3)
+    assert isinstance(Passes(Pair())(x), tuple)
+    assert isinstance(Passes(Pair(), 2)(x), tuple)
+    assert Passes(Mean())(x).shape == (1, 3)
+    assert Passes(nn.Linear(3, 2))(torch.empty(0, 3)).shape == (0, 2)
+
+
+def test_usual_batch_sizes_are_powers_of_two_by_the_images():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    sizes = [usual_batch_size(cpu, s) for s in ((1, 8, 8), (3, 32, 32), (3, 96, 96), (3, 224, 224))]
+    assert sizes == [512, 256, 32, 16]
+    assert [usual_batch_size(gpu, s) for s in ((3, 32, 32), (3, 224, 224))] == [512, 256]
+
+
+def test_batch_sizes_of_attacks_are_bounded_and_put_back(classifier):
+    within = acw.TransferAttack(classifier, acw.PGD(classifier, batch_size=64, verbose=False))
+    whole = acw.AutoAttack(classifier, batch_size=100)
+    small = acw.PGD(classifier, batch_size=4)
+    with computing_at_most(within, 8), computing_at_most(whole, 8), computing_at_most(small, 8):
+        assert within.attack.batch_size == 8
+        assert (whole.batch_size, whole.micro_batch_size) == (100, 8)  # random numbers belong to its batches
+        assert small.batch_size == 4
+    assert (within.attack.batch_size, whole.micro_batch_size) == (64, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_it"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (MemoryError(), True),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory"),
+            True,
+        ),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_says_that_memory_is_out(error, is_it):
+    assert is_out_of_memory(error) is is_it
+
+
+@pytest.mark.parametrize("member", ["apgd-ce", "apgd-t", "fab-t", "fab", "square"])
+def test_autoattack_finds_the_same_in_small_passes(classifier, images, own, member):
+    found = [
+        acw.AutoAttack(
+            classifier, eps=0.05, attacks=member, n_iter=6, n_queries=20, micro_batch_size=most, verbose=False
+        ).generate(images, own)
+        for most in (None, 3)
+    ]
+    np.testing.assert_array_equal(*found)
+    assert (found[0] != images).any()
