@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +12,9 @@ import torch
 from art_classwise._files import check_output_folder
 from art_classwise._state import one_thread
 from art_classwise.audit import AuditResult, ClassWiseAudit
+from art_classwise.audit.store import Store
 from art_classwise.datasets import load_dataset
-from art_classwise.errors import check_seed, check_whole
+from art_classwise.errors import InputError, check_seed, check_whole
 from art_classwise.report.page import write_report
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers import AdversarialTrainerMARTPyTorch, AdversarialTrainerStandardPyTorch
@@ -45,11 +47,12 @@ def quickstart(
         The audit of both models on the 797 test digits at Linf 0.1.
 
     Raises:
-        InputError: The folder can't be written, or an argument is out of range.
+        InputError: The folder can't be written or holds another audit, or an argument is out of range.
     """
     check_whole("nb_epochs", nb_epochs, 1)
     check_seed(seed)
     folder = check_output_folder(out)
+    _check_own(folder)
     train, test = load_dataset("digits", "train"), load_dataset("digits", "test")
     trainers: dict[str, Any] = {
         "standard AT": AdversarialTrainerStandardPyTorch,
@@ -75,7 +78,17 @@ def quickstart(
         )
         models[name] = classifier
     command = shlex.join(["art-classwise", "quickstart", "--out", str(folder), "--seed", str(seed)])
-    audit = ClassWiseAudit(THREAT, ATTACKS, store=folder, seed=seed, verbose=verbose, command=command)
+    audit = ClassWiseAudit(THREAT, ATTACKS, seed=seed, verbose=verbose, command=command)
     result = audit.evaluate(models, test)
+    result.save(folder, overwrite=True)
     write_report(result, folder)
     return result
+
+
+def _check_own(folder: Path) -> None:
+    """Check, before any work, that no other audit's outcomes would be replaced: an earlier quickstart's may be."""
+    if not (folder / "manifest.json").exists():
+        return
+    commands = Store(folder).manifest().commands
+    if not any(shlex.split(command)[1:2] == ["quickstart"] for command in commands):
+        raise InputError(f"{folder.absolute()} holds another audit: choose another folder (--out on the command line).")

@@ -1,13 +1,18 @@
-"""How fast attacks and training are, beside others' on the same network, images and steps.
+"""How fast attacks, training and audits are, beside others' on the same network, images and steps.
 
     python evaluations/speed.py --only attacks --cifar10 cifar10_test.npz --checkpoints FOLDER --torchattacks FOLDER
     python evaluations/speed.py --only training
     python evaluations/speed.py --only policies
+    python evaluations/speed.py --only audit --cifar10 cifar10_test.npz --checkpoints FOLDER
+    python evaluations/speed.py --only scaling --cifar10 cifar10_test.npz --checkpoints FOLDER
+    python evaluations/speed.py --only memory
 
 Each case runs in a process of its own, in several rounds: a call to warm up, then whole calls of ``generate``, or whole
 epochs of training; the table has their median. torchattacks' wheel brings a package ``robustbench`` that overwrites the
 real one, so install it aside: ``pip install --no-deps --target FOLDER torchattacks``. Without --cifar10 and
---checkpoints cases that need them are left out. On a CUDA GPU: ``--size full`` (larger batches, WideResNet-28-10).
+--checkpoints cases that need them are left out. On a CUDA GPU: ``--size full`` (larger batches, WideResNet-28-10;
+audits of 10,000 images on the ResNet-18 given as --model). ``scaling`` is an audit by one process and by several,
+``memory`` what an audit of an image folder takes: see audit_speed.py.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ import pandas as pd
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+import audit_speed
 from _machine import hardware, versions
 from policy_step import time_policies
 from published import load_published
@@ -35,6 +41,7 @@ from training_step import STEPS, TRAINERS, forwards_per_image, time_training
 import art_classwise as acw
 
 EPS, STEP = 8 / 255, 2 / 255
+CHOICES = ("attacks", "training", "policies", *audit_speed.TABLES)
 VERDICT_EPS = 0.9 / 255  # at which pyautoattack's natural ResNet-18 withstands PGD-20 on about half of the images
 
 
@@ -46,6 +53,9 @@ def main() -> None:
         return
     if arguments.only == "policies":
         _time_policies(arguments)
+        return
+    if arguments.only in audit_speed.TABLES:
+        _write(audit_speed.measure(arguments), arguments)
         return
     results: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for round_ in range(arguments.rounds):  # by turns, so that a slow minute of the machine meets all cases alike
@@ -82,10 +92,17 @@ def _time_policies(arguments: argparse.Namespace) -> None:
         table = time_policies(network, *size, rounds)
         tables.append(table)
         print(table.to_string(index=False, float_format=lambda v: f"{v:.4g}"), flush=True)
-    table = pd.concat(tables).assign(hardware=hardware(), versions=versions())
-    table["command"] = (
-        f"python evaluations/speed.py --only policies --size {arguments.size} --rounds {arguments.rounds}"
-    )
+    _write(pd.concat(tables), arguments, show=False)
+
+
+def _write(table: pd.DataFrame, arguments: argparse.Namespace, *, show: bool = True) -> None:
+    """Write a table with where, with what and how it was measured, and print it if it hasn't been."""
+    if show:
+        print(table.to_string(index=False, float_format=lambda v: f"{v:.4g}", na_rep=""))
+    command = f"python evaluations/speed.py --only {arguments.only} --size {arguments.size} --rounds {arguments.rounds}"
+    command += f" --processes {arguments.processes}" if arguments.only == "scaling" else ""
+    command += f" --model {Path(arguments.model).name}" if arguments.model else ""
+    table = table.assign(hardware=hardware(), versions=versions(), command=command)
     table.to_csv(arguments.out, index=False, float_format="%.4g")
     print(f"{hardware()}; {versions()}\n{arguments.out}")
 
@@ -266,11 +283,13 @@ def _peak_memory(device: str) -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", choices=("quick", "full"), default="quick", help="full is for a GPU")
-    parser.add_argument("--only", choices=("attacks", "training", "policies"), required=True, help="what to time")
+    parser.add_argument("--only", choices=CHOICES, required=True, help="what to measure")
     parser.add_argument("--cifar10", help="an .npz file with CIFAR-10's test set, arrays x and y")
     parser.add_argument("--checkpoints", help="folder of the published networks' weights")
     parser.add_argument("--torchattacks", help="folder torchattacks was installed into")
     parser.add_argument("--compiled", action="store_true", help="also with torch.compile (needs a C++ compiler)")
+    parser.add_argument("--model", help="of audits at --size full: a checkpoint of `art-classwise train`")
+    parser.add_argument("--processes", type=int, default=2, help="of --only scaling")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", help="the table; beside this script if absent")
     parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)

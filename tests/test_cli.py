@@ -56,7 +56,7 @@ def test_quickstart_as_a_user_runs_it(tmp_path):
         lines = done.stdout.partition(f"{model}: accuracy")[2].splitlines()
         first_row = next(line for line in lines if line.strip()[:1].isdigit())
         assert first_row.split()[0] == table["robust"].idxmin()
-    for name in ("report.html", "by_class.png", "by_class.csv", "outcomes.parquet"):
+    for name in ("report.html", "by_class.png", "by_class.csv", "shards"):
         assert (out / name).stat().st_size > 1000
         assert f"here{os.sep}{name}" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
@@ -305,7 +305,7 @@ def test_a_path_with_an_equals_sign_is_a_path(run, checkpoint, tmp_path):
     for path in ("lr=0.1.pt", "lr=0.1/x.pt"):
         (tmp_path / path).write_bytes(checkpoint.read_bytes())
         assert run("audit", "--model", path, "--examples", 10, "--quiet", "--out", "r")[0] == 0
-        assert acw.read_audit("r").models == (Path(path).stem,)
+        assert acw.read_audit("r").models[-1] == Path(path).stem  # beside those that are there
 
 
 def test_warnings_are_one_line(run, checkpoint, monkeypatch, tmp_path):

@@ -140,7 +140,9 @@ def test_models_of_timm_load_offline_too_and_say_where_they_come_from(tmp_path, 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     with pytest.raises(InputError, match=rf"{name} could not be fetched \(no network\).*save them as .*{name}.pt"):
         acw.load_robustbench(name, model_dir=tmp_path)
-    assert 'Downloading: "https://github.com/' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert 'Downloading: "https://github.com/' in said
+    assert f"Looking for {name} in timm's cache, else downloading it from https://github.com/" in said
     import_robustbench()
     module = timm.create_model("debenedetti2022light_xcit_s12_cifar10_linf", num_classes=10)
     (tmp_path / "cifar10" / "Linf").mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 from art_classwise.audit.audit import ClassWiseAudit
 from art_classwise.audit.exclusion import ClassExclusionStudy, ExclusionResult
 from art_classwise.audit.result import WORST_CASE, AuditResult
-from art_classwise.audit.store import read_audit, write_audit
+from art_classwise.audit.store import is_finished, read_audit, write_audit
 
 __all__ = [
     "WORST_CASE",
@@ -11,6 +11,7 @@ __all__ = [
     "ClassExclusionStudy",
     "ClassWiseAudit",
     "ExclusionResult",
+    "is_finished",
     "read_audit",
     "write_audit",
 ]

@@ -4,34 +4,44 @@ from __future__ import annotations
 
 import datetime
 import os
+import tempfile
 import warnings
-import zlib
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-import torch
 from art.evaluations.evaluation import Evaluation
 from tqdm.auto import tqdm
 
-from art_classwise import _estimator, losses
+from art_classwise import _estimator, _ranks
 from art_classwise._files import check_output_folder
-from art_classwise._state import preserved, preserved_random_state
 from art_classwise.attacks._fast import Precision
 from art_classwise.attacks.ladder import Attacks, ladder, usual_threat
-from art_classwise.audit.provenance import environment, parameters
+from art_classwise.audit._manifest import Attack, Examples, Manifest
+from art_classwise.audit._outcomes import joined
+from art_classwise.audit._shard import ShardRunner
+from art_classwise.audit._work import drop_damaged, fill
+from art_classwise.audit.provenance import (
+    data_fingerprint,
+    environment,
+    fingerprint,
+    model_fingerprint,
+    parameters,
+)
 from art_classwise.audit.result import AuditResult
-from art_classwise.audit.store import write_audit
+from art_classwise.audit.store import DamagedShardError, Store, Unit
 from art_classwise.datasets import Dataset
-from art_classwise.errors import GradientMaskingWarning, InputError, check_name, check_seed, check_whole
+from art_classwise.errors import InputError, check_name, check_seed, check_whole
 from art_classwise.threat import ThreatModel
 
 __all__ = ["ClassWiseAudit"]
 
-_SHARD = 512  # examples; other packages' attacks draw their randomness per shard
+_SHARD = 512  # examples: what a process takes at once, and loses if it is killed
 
 
 class ClassWiseAudit(Evaluation):
@@ -40,14 +50,24 @@ class ClassWiseAudit(Evaluation):
     Whether an example withstood is decided in float32 and eval mode, after the attack's result is brought back
     into the ball and into [0, 1]. An example that is misclassified without attack has not withstood.
 
+    The work is cut into shards of 512 examples, each of which is written to ``store`` once it is finished. An audit
+    that was killed goes on from there; one that is asked for again is read. Models and attacks can be added to a
+    store. Several processes work on one store together: under ``torchrun``, or started by hand, on one machine or on
+    several that share the folder. What comes out is the same for any batch size, order, number of processes and of
+    interruptions: on CPUs of one kind and with the same number of threads to the bit.
+
     Args:
         threat: E.g. ``"Linf:8/255"``, in the units of images in [0, 1]; if absent, the one in use for the data set.
         attacks: What :func:`art_classwise.attacks.ladder` takes: a ladder, names, ART attacks, or functions by name.
         surrogate: An ART classifier that the ladder's transfer attacks come from.
         precision: Of the ladder's searches: see :class:`art_classwise.attacks.PGD`. Verdicts are float32 always.
-        store: Folder to write the outcomes to.
+        worst_case: Let an example leave once an attack has broken it: what is asked for the robust accuracy under all
+            attacks then costs less, the more so the weaker the model. Outcomes of an attack are then of it and those
+            before it: see :meth:`AuditResult.worst_case`.
+        store: Folder of the outcomes; needed under ``torchrun``.
         seed: Of the attacks.
-        batch_size: Examples attacked at once, at most 512.
+        batch_size: Examples computed at once; if absent, by their size, at most 512. Less takes less memory; where
+            memory runs out it is halved.
         verbose: Show a progress bar.
         command: The command line that runs the audit, kept with its outcomes and shown in its report.
 
@@ -62,141 +82,156 @@ class ClassWiseAudit(Evaluation):
         *,
         surrogate: Any = None,
         precision: Precision = "auto",
+        worst_case: bool = False,
         store: str | os.PathLike[str] | None = None,
         seed: int = 0,
-        batch_size: int = 256,
+        batch_size: int | None = None,
         verbose: bool = True,
         command: str | None = None,
     ) -> None:
-        check_whole("batch_size", batch_size, 1)
+        if batch_size is not None:
+            check_whole("batch_size", batch_size, 1)
         check_seed(seed)
+        if not isinstance(worst_case, bool):
+            raise InputError(f"`worst_case` must be True or False, but got {worst_case!r}.")
         self.threat = None if threat is None else ThreatModel.parse(threat)
         self._ladder = partial(
-            ladder, attacks, surrogate=surrogate, seed=seed, batch_size=batch_size, precision=precision
+            ladder, attacks, surrogate=surrogate, seed=seed, batch_size=batch_size or _SHARD, precision=precision
         )
         self._ladder(self.threat or "Linf:8/255")  # a wrong name is better known now
+        self.worst_case = worst_case
         self.store = None if store is None else check_output_folder(store)
         self.seed = seed
         self.batch_size = batch_size
         self.verbose = verbose
-        self.command = command
+        self.command = None if command is None else command.encode(errors="backslashreplace").decode()
 
     def evaluate(self, models: Mapping[str, Any], data: Dataset) -> AuditResult:
-        """Attack every example of ``data`` on every model with every attack.
+        """Attack examples of ``data`` on every model with every attack; what is in the store already is read.
 
         Args:
             models: ART ``PyTorchClassifier`` s by the names they shall have in the tables.
             data: The examples.
 
         Returns:
-            The outcomes. The models, and the global random state, are as they were.
+            The outcomes; under ``torchrun`` in every process. The models, and the global random state, are as they
+            were.
 
         Raises:
             InputError: There is no model, a model doesn't fit the data or doesn't return logits, an attack
-                returns something else than images, or the radius covers the whole range [0, 1].
+                returns something else than images, or the radius covers the whole range [0, 1]; the store holds another
+                audit, or can't be written; or there is none under ``torchrun``.
         """
+        if self.store is None and _ranks.world() > 1:
+            raise InputError("Under torchrun the processes meet in a folder: give `store`.")
         if not isinstance(models, Mapping) or not models:
             raise InputError("`models` must be a dict of at least one ART classifier by name.")
         for name, classifier in models.items():
             _check_fit(name, classifier, data)
+        if len(np.unique(data.ids)) < len(data):
+            raise InputError("The examples' ids must differ: outcomes are told apart by them.")
         threat = self.threat or usual_threat(data.name)
         threat.check_radius(0.0, 1.0, int(np.prod(data.input_shape)))
         factories = self._ladder(self.threat, dataset=data.name)
-        parts, described = [], {}
-        shards = [np.arange(a, min(a + _SHARD, len(data))) for a in range(0, len(data), _SHARD)]
-        total = len(models) * len(factories) * len(data)
-        with tqdm(total=total, desc="audit", unit="attack", disable=not self.verbose) as bar:
-            for name, classifier in models.items():
-                attacks = {a: _checked(a, make(classifier), threat) for a, make in factories.items()}
-                described = {a: parameters(attack) for a, attack in attacks.items()}
-                bar.set_description(f"audit {name}")
-                for rows in shards:
-                    for table in self._shard(classifier, attacks, threat, data.take(rows), int(rows[0])):
-                        table.insert(0, "model", name)
-                        parts.append(table)
-                        bar.update(len(table))
-        outcomes = pd.concat(parts, ignore_index=True)
-        for column, order in (("model", list(models)), ("attack", list(factories))):
-            outcomes[column] = pd.Categorical(outcomes[column], categories=order)
-        result = AuditResult(
-            outcomes=outcomes,
-            classes=data.classes,
-            threat=threat,
-            info={
-                "dataset": data.name,
-                "split": data.split,
-                "n_examples": len(data),
-                "seed": self.seed,
-                "attacks": described,
-                "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-                "environment": environment(),
-                "command": None if self.command is None else self.command.encode(errors="backslashreplace").decode(),
-            },
-        )
-        if self.store is not None:
-            write_audit(result, self.store)
-        return result
-
-    def _shard(
-        self, classifier: Any, attacks: Mapping[str, Any], threat: ThreatModel, data: Dataset, first: int
-    ) -> Iterator[pd.DataFrame]:
-        x, y = np.asarray(data.x[:]), data.y
-        clean = self._logits(classifier, x, data.ids)
-        if first == 0:
-            _warn_of_probabilities(clean)
-        for name, attack in attacks.items():
-            extra = {"example_ids": data.ids} if getattr(attack, "uses_example_ids", False) else {}
-            # ART's attacks leave the model in eval mode and write gradients into its weights.
-            with (
-                preserved(classifier.model),
-                preserved_random_state(zlib.crc32(f"{self.seed} {name} {first}".encode())),
-                warnings.catch_warnings(),
-            ):
-                warnings.simplefilter("ignore", GradientMaskingWarning)  # the outcomes say it, example by example
-                x_adv = np.asarray(attack.generate(x, y, **extra), dtype=np.float32)
-            if x_adv.shape != x.shape or not np.isfinite(x_adv).all():
-                raise InputError(
-                    f"The attack {name!r} must return finite images of shape {x.shape}, but returned "
-                    f"{'values that are not finite' if x_adv.shape == x.shape else f'shape {x_adv.shape}'}."
-                )
-            original = torch.from_numpy(x)
-            inside = threat.project(torch.from_numpy(x_adv), original, torch.tensor(0.0), torch.tensor(1.0))
-            table = _outcomes(data, clean, self._logits(classifier, inside.numpy(), data.ids))
-            table.insert(0, "attack", name)
-            table["perturbation"] = threat.size(inside - original).numpy()
-            zero = np.asarray(getattr(attack, "zero_gradient", []), dtype=bool)
-            table["zero_gradient"] = zero if len(zero) == len(y) else np.zeros(len(y), dtype=bool)
-            yield table
-
-    def _logits(self, classifier: Any, x: npt.NDArray[np.float32], ids: npt.NDArray[np.int64]) -> torch.Tensor:
-        """Return float32 logits on the CPU, in eval mode."""
-        module, device = _estimator.logits_module(classifier), classifier.device
-        batches = torch.from_numpy(x).split(self.batch_size)
-        parts = [_estimator.exact_logits(module, b.to(device), classifier.nb_classes).cpu() for b in batches]
-        logits = torch.cat(parts)
-        finite = logits.isfinite().all(1)
-        if not finite.all():
-            raise InputError(
-                f"The model returns logits that are not finite, first for example {ids[int(finite.int().argmin())]}."
-            )
-        return logits
-
-
-def _outcomes(data: Dataset, clean: torch.Tensor, attacked: torch.Tensor) -> pd.DataFrame:
-    """Return the columns that follow from labels, clean logits and logits under attack, (n, C) each."""
-    labels = torch.from_numpy(data.y)
-    prediction, adversarial = clean.argmax(1), attacked.argmax(1)
-    return pd.DataFrame(
-        {
-            "example": data.ids.astype(np.int64),
-            "label": data.y.astype(np.int32),
-            "clean_prediction": prediction.numpy().astype(np.int32),
-            "prediction": adversarial.numpy().astype(np.int32),
-            "withstood": ((prediction == labels) & (adversarial == labels)).numpy(),
-            "clean_margin": -losses.margin(clean, labels).numpy(),
-            "margin": -losses.margin(attacked, labels).numpy(),
+        attacks = {
+            name: {a: _checked(a, make(classifier), threat) for a, make in factories.items()}
+            for name, classifier in models.items()
         }
-    )
+        asked = Manifest(
+            threat=threat,
+            seed=self.seed,
+            worst_case=self.worst_case,
+            shard_size=_SHARD,
+            examples=Examples(data.name, data.split, len(data), data_fingerprint(data)),
+            classes=tuple(data.classes),
+            models={name: model_fingerprint(classifier) for name, classifier in models.items()},
+            attacks=_described(attacks, worst_case=self.worst_case),
+            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            commands=[] if self.command is None else [self.command],
+        )
+        with ExitStack() as stack:
+            folder = self.store or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            store = Store(folder)
+            runner = ShardRunner(data, threat, shard_size=_SHARD, seed=self.seed, batch_size=self.batch_size)
+            outcomes = self._outcomes(store, asked, models, attacks, runner)
+            held = store.manifest()
+        told = replace(held, models=asked.models, attacks=asked.attacks).info(self.command)
+        return AuditResult(outcomes=outcomes, classes=asked.classes, threat=threat, info=told)
+
+    def _outcomes(
+        self,
+        store: Store,
+        asked: Manifest,
+        models: Mapping[str, Any],
+        attacks: Mapping[str, Mapping[str, Any]],
+        runner: ShardRunner,
+    ) -> pd.DataFrame:
+        """Return the outcomes, once all that isn't in the store has been computed by someone."""
+        store.join(asked)
+        names = {attack.fingerprint: name for name, attack in asked.attacks.items()}
+        by_fingerprint = {key: name for name, key in asked.models.items()}
+        keys = [None, *names]
+        chains = [[Unit(m, k, i) for k in keys] for m in by_fingerprint for i in range(asked.n_shards)]
+        total = len(by_fingerprint) * len(keys) * asked.examples.n
+
+        @cache
+        def take_part() -> None:
+            store.join(replace(asked, environments=[environment()]))
+
+        def compute(unit: Unit) -> pd.DataFrame:
+            take_part()  # once; who computes nothing has no part in the outcomes
+            name = by_fingerprint[unit.model]
+            if unit.attack is None:
+                return runner.clean(models[name], unit.shard)
+            rows = _left(store, unit, keys) if self.worst_case else None
+            attack = names[unit.attack]
+            return runner.attacked(models[name], attack, attacks[name][attack], unit.shard, rows)
+
+        quiet = not self.verbose or not _ranks.is_main()
+        with tqdm(total=total, desc="audit", unit="example", disable=quiet) as bar:
+
+            def progress(units: Iterable[Unit]) -> None:
+                bar.update(sum(runner.n_examples(unit.shard) for unit in units))
+
+            first = len(chains) * _ranks.rank() // _ranks.world()
+            while True:
+                fill(store, chains, compute, in_order=self.worst_case, first=first, progress=progress)
+                try:
+                    return store.outcomes(asked, list(asked.models), list(asked.attacks))
+                except DamagedShardError as damaged:
+                    drop_damaged(store, damaged)
+
+
+def _described(attacks: Mapping[str, Mapping[str, Any]], *, worst_case: bool) -> dict[str, Attack]:
+    """Return what tells the attacks apart, the same for all models.
+
+    Raises:
+        InputError: An attack has other parameters on one model than on another.
+    """
+    described: dict[str, dict[str, Any]] = {}
+    for model, on_model in attacks.items():
+        for name, attack in on_model.items():
+            told = parameters(attack)
+            if described.setdefault(name, told) != told:
+                raise InputError(
+                    f"The attack {name!r} has other parameters on {model!r} than on {next(iter(attacks))!r}, so that "
+                    "the two can't be compared: audit them apart."
+                )
+    pairs = [[name, told] for name, told in described.items()]
+    return {
+        name: Attack(fingerprint(pairs[: i + 1] if worst_case else [name, told]), told)
+        for i, (name, told) in enumerate(described.items())
+    }
+
+
+def _left(store: Store, unit: Unit, keys: list[str | None]) -> np.ndarray[Any, np.dtype[np.intp]]:
+    """Return which examples of a shard have withstood all attacks before this one."""
+    clean = store.read(replace(unit, attack=None))
+    left = (clean["prediction"] == clean["label"]).to_numpy()
+    for key in keys[1 : keys.index(unit.attack)]:
+        under_attack = joined(clean, store.read(replace(unit, attack=key)))
+        left = left & under_attack["withstood"].to_numpy()
+    return np.flatnonzero(left)
 
 
 def _check_fit(name: str, classifier: Any, data: Dataset) -> None:
@@ -236,12 +271,3 @@ def _checked(name: str, attack: Any, threat: ThreatModel) -> Any:
                 stacklevel=3,
             )
     return attack
-
-
-def _warn_of_probabilities(outputs: torch.Tensor) -> None:
-    if bool((outputs >= 0).all()) and torch.allclose(outputs.sum(1), torch.ones(len(outputs)), atol=1e-4):
-        warnings.warn(
-            "The model seems to return probabilities. Gradients vanish through a softmax, so gradient attacks look "
-            "weaker than they are: return logits, or log-probabilities.",
-            stacklevel=4,
-        )

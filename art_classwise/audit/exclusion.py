@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -10,12 +9,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from art.evaluations.evaluation import Evaluation
 from torch import nn
 
@@ -25,8 +24,9 @@ from art_classwise._state import preserved_random_state
 from art_classwise.attacks._fast import Precision
 from art_classwise.attacks.ladder import ladder
 from art_classwise.audit.audit import ClassWiseAudit
+from art_classwise.audit.provenance import weights_fingerprint
 from art_classwise.audit.result import AuditResult
-from art_classwise.audit.store import read_audit
+from art_classwise.audit.store import is_finished, read_audit
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError, check_seed, check_whole
 from art_classwise.metrics.homing import unrelated_class
@@ -122,7 +122,7 @@ class ClassExclusionStudy(Evaluation):
         trainer_options: More options of the trainer, such as ``class_policy``.
         precision: Of the audit's searches.
         seed: Of everything random.
-        batch_size: Examples attacked at once.
+        batch_size: Of the audits, as for :class:`ClassWiseAudit`.
         device: As for :func:`art_classwise.as_classifier`.
         verbose: Show progress bars.
 
@@ -143,7 +143,7 @@ class ClassExclusionStudy(Evaluation):
         trainer_options: Mapping[str, Any] | None = None,
         precision: Precision = "auto",
         seed: int = 0,
-        batch_size: int = 256,
+        batch_size: int | None = None,
         device: str | None = None,
         verbose: bool = True,
     ) -> None:
@@ -254,7 +254,7 @@ class _Work:
         _, classifier = self._trainer(None)  # what is wrong is better known before the folder is taken
         network: str = study.network if isinstance(study.network, str) else "a function's"
         now = {
-            "network": f"{network}, weights {_digest(classifier.model)}",
+            "network": f"{network}, weights {weights_fingerprint(classifier.model)}",
             "classes": list(self._train.classes),
             "recipe": study.recipe.as_dict(),
             "attack": study.attack,
@@ -271,7 +271,7 @@ class _Work:
         if self._rank == 0 and not path.exists():
             with written_aside(path) as aside:
                 aside.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
-        self._wait(path)
+        self._wait(path.exists)
         try:
             then = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -288,11 +288,11 @@ class _Work:
             if number % self._world == self._rank:
                 self._run(excluded)
         for excluded in jobs:
-            self._wait(self._of(excluded) / "audit" / "manifest.json")
+            self._wait(partial(is_finished, self._of(excluded) / "audit"))
 
     def _run(self, excluded: int | None) -> None:
         study, folder = self._study, self._of(excluded)
-        if (folder / "audit" / "manifest.json").exists():
+        if is_finished(folder / "audit"):
             return
         recipe, n_classes = self._recipe(excluded), len(self._train.classes)
         trainer, classifier = self._trainer(excluded)
@@ -369,23 +369,14 @@ class _Work:
     def _of(self, excluded: int | None) -> Path:
         return self._folder / ("all" if excluded is None else f"without-{excluded}")
 
-    def _wait(self, path: Path) -> None:
-        """Wait for another process's file; if it fails, ``torchrun`` ends this one, too."""
-        while not path.exists():
+    def _wait(self, there: Callable[[], bool]) -> None:
+        """Wait for what another process makes; if it fails, ``torchrun`` ends this one, too."""
+        while not there():
             time.sleep(0.2)
 
 
 def _name(excluded: str) -> str:
     return f"without {excluded}"
-
-
-def _digest(network: nn.Module) -> str:
-    """Return what tells networks apart: a hash of the weights they begin with."""
-    digest = hashlib.sha256()
-    for name, value in network.state_dict().items():
-        digest.update(f"{name} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _told(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from art_classwise import metrics
-from art_classwise._files import check_output_folder, written_aside
+from art_classwise._files import written_aside
 from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.audit._outcomes import cumulative, parts, table
 from art_classwise.errors import InputError, unknown
 from art_classwise.metrics.accuracy import class_counts
 from art_classwise.threat import ThreatModel
@@ -32,7 +33,8 @@ class AuditResult:
             norm), ``zero_gradient`` (whether the attack met one).
         classes: The class names.
         threat: The threat model.
-        info: Data set, seed, parameters of the attacks, versions, hardware, command.
+        info: Data set, seed, whether broken examples leave (``worst_case``), fingerprints of the models, parameters of
+            the attacks, versions and hardware of all processes (``environments``), command.
     """
 
     outcomes: pd.DataFrame = field(repr=False)
@@ -49,6 +51,26 @@ class AuditResult:
     def attacks(self) -> tuple[str, ...]:
         """Names of the attacks, in the order they were given."""
         return tuple(self.outcomes["attack"].cat.categories)
+
+    def worst_case(self) -> AuditResult:
+        """Return what an audit with ``worst_case=True`` would have found: broken examples leave.
+
+        The outcomes of an attack become those of it and all before it, in the order of the audit: an example keeps the
+        row of the attack that broke it first, and one that is misclassified without attack is not attacked. AutoAttack
+        and attacks from outside of this package, whose random numbers belong to a batch, may find a little more or less
+        when they are asked about fewer examples.
+        """
+        of = parts(self.outcomes)
+        rows: dict[tuple[str, str], pd.DataFrame] = {}
+        for model in self.models:
+            tables = [of[model, attack] for attack in self.attacks if (model, attack) in of]
+            if any(not tables[0]["example"].equals(t["example"]) for t in tables):
+                raise InputError(
+                    f"Attacks on {model!r} were tried on different examples: there is no worst case of them."
+                )
+            names = [attack for attack in self.attacks if (model, attack) in of]
+            rows |= {(model, attack): one for attack, one in zip(names, cumulative(tables), strict=True)}
+        return replace(self, outcomes=table(rows, self.models, self.attacks), info={**self.info, "worst_case": True})
 
     @cached_property
     def _worst_case(self) -> pd.DataFrame:
@@ -139,15 +161,19 @@ class AuditResult:
             rows["label"], rows["prediction"], len(self.classes), classes=self.classes, normalize=normalize
         )
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
+    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the outcomes to a folder, from which :func:`art_classwise.read_audit` reads them.
 
+        Args:
+            folder: Made if missing.
+            overwrite: Replace the audit that lies there, if one does.
+
         Raises:
-            InputError: The folder can't be written.
+            InputError: The folder holds an audit, and ``overwrite`` isn't asked for; or it can't be written.
         """
         from art_classwise.audit.store import write_audit
 
-        write_audit(self, check_output_folder(folder))
+        write_audit(self, folder, overwrite=overwrite)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write :meth:`by_class` as a CSV file."""

@@ -1,110 +1,418 @@
-"""Outcomes on disk: a folder with a Parquet table and a manifest."""
+"""Outcomes on disk: a folder with a manifest, and a Parquet file for each shard of each model and attack.
+
+    manifest.json                                        what was attacked, how, with what
+    shards/<model>/<attack>/<number>-<checksum>.parquet  named by fingerprints; an attack "clean" for none
+    locks/                                               of shards being computed
+
+A shard is written aside and renamed, so that it is whole or not there; a checksum is part of its name.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
-from art_classwise._files import written_aside
-from art_classwise.errors import InputError
-from art_classwise.threat import ThreatModel
+from art_classwise._files import check_output_folder, written_aside
+from art_classwise.audit._manifest import Attack, Examples, Manifest
+from art_classwise.audit._outcomes import ATTACKED, CLEAN, assembled, parts, table, taken_apart
+from art_classwise.audit.provenance import fingerprint
+from art_classwise.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from art_classwise.audit.result import AuditResult
 
-__all__ = ["read_audit", "write_audit"]
+__all__ = ["DamagedShardError", "Store", "Unit", "is_finished", "read_audit", "write_audit"]
 
-_OUTCOMES, _MANIFEST, _SCHEMA_VERSION = "outcomes.parquet", "manifest.json", 1
-_INFO = {"dataset", "split", "n_examples", "seed", "attacks", "created", "environment", "command"}
-_NAME = pa.dictionary(pa.int32(), pa.string())
-SCHEMA = pa.schema(
-    [
-        ("model", _NAME),
-        ("attack", _NAME),
-        ("example", pa.int64()),
-        ("label", pa.int32()),
-        ("clean_prediction", pa.int32()),
-        ("prediction", pa.int32()),
-        ("withstood", pa.bool_()),
-        ("clean_margin", pa.float32()),
-        ("margin", pa.float32()),
-        ("perturbation", pa.float32()),
-        ("zero_gradient", pa.bool_()),
-    ]
-)
+_SHARD = re.compile(r"(\d{5,})-([0-9a-f]{16})\.parquet")
+_WITHOUT = "clean"
+_LOCK_SECONDS = 60
 
 
-def write_audit(result: AuditResult, folder: Path) -> None:
-    """Write outcomes and manifest, each aside and then renamed; the manifest last.
+@dataclass(frozen=True)
+class Unit:
+    """A shard of a model's outcomes under one attack.
+
+    Attributes:
+        model: The model's fingerprint.
+        attack: The attack's, or None for outcomes without attack.
+        shard: Its number.
+    """
+
+    model: str
+    attack: str | None
+    shard: int
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies, in the store."""
+        return Path("shards", self.model, self.attack or _WITHOUT)
+
+
+class DamagedShardError(InputError):
+    """A shard isn't what was written.
+
+    Attributes:
+        path: Its file.
+    """
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(
+            f"The shard {path.absolute()} is damaged: {why}. Run the same audit again, and it is computed anew."
+        )
+        self.path, self.why = path, why
+
+
+class Store:
+    """The folder of an audit. Any number of processes may work in it at once.
+
+    Args:
+        folder: It must exist.
 
     Raises:
-        InputError: A file can't be written.
+        InputError: The folder, or what an audit keeps in it, is a symbolic link.
     """
-    table = pa.Table.from_pandas(result.outcomes, preserve_index=False)
-    table = table.select(SCHEMA.names).cast(SCHEMA).replace_schema_metadata(None)
-    manifest = {
-        "schema": _SCHEMA_VERSION,
-        "classes": list(result.classes),
-        "threat": {"norm": result.threat.norm, "eps": result.threat.eps},
-        "models": list(result.models),
-        "attacks": list(result.attacks),
-        "info": result.info,
-    }
-    try:
-        with written_aside(folder / _OUTCOMES) as aside, aside.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")  # by a path, Arrow takes UTF-8 names only
-        with written_aside(folder / _MANIFEST) as aside:
-            aside.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"The outcomes can't be written to {folder.absolute()}: {error}") from error
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for path in (folder, folder / "manifest.json", folder / "shards", folder / "locks"):
+            _refuse_link(path)
+
+    def manifest(self) -> Manifest:
+        """Read the manifest.
+
+        Raises:
+            InputError: There is none, or it is damaged, of another schema, or not one of an audit.
+        """
+        path = self.folder / "manifest.json"
+        _refuse_link(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise InputError(f"{self.folder.absolute()} holds no audit: there is no manifest.json.") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path.absolute()} can't be read: {first_line(error)}") from error
+        try:
+            return Manifest.from_json(text)
+        except InputError as error:
+            raise InputError(f"{path.absolute()} {error}.") from error
+
+    def join(self, asked: Manifest) -> Manifest:
+        """Begin an audit in the folder, or take part in the one that is there.
+
+        Returns:
+            The manifest, as it is now.
+
+        Raises:
+            InputError: The folder holds another audit; it can't be written; or its manifest is damaged.
+        """
+        path = self.folder / "manifest.json"
+        with self._lock("manifest"):
+            held = self.manifest() if path.exists() else None
+            try:
+                now = asked if held is None else held.extended(asked)
+            except InputError as error:
+                raise InputError(
+                    f"{self.folder.absolute()} can't be used, since {error}. Choose another folder for this one "
+                    "(`store`, --out on the command line), or delete that one."
+                ) from error
+            if now != held:
+                with self._writing(path) as aside:
+                    aside.write_text(now.to_json(), encoding="utf-8")
+            return now
+
+    def shards(self, model: str, attack: str | None) -> dict[int, Path]:
+        """Return which shards of a model and an attack are there, and where."""
+        folder = self.folder / Unit(model, attack, 0).folder
+        _refuse_link(folder.parent)
+        _refuse_link(folder)
+        try:
+            found = [(_SHARD.fullmatch(name), name) for name in sorted(os.listdir(folder))]
+        except FileNotFoundError:
+            return {}
+        return {int(match[1]): folder / name for match, name in found if match}
+
+    def has(self, unit: Unit) -> bool:
+        """Return whether a shard is there."""
+        return unit.shard in self.shards(unit.model, unit.attack)
+
+    def read(self, unit: Unit) -> pd.DataFrame:
+        """Return a shard, as :data:`CLEAN` or :data:`ATTACKED`.
+
+        Raises:
+            DamagedShardError: Its file isn't what was written, or not of this shard.
+        """
+        path = self.shards(unit.model, unit.attack).get(unit.shard)
+        if path is None:  # another process has found it damaged, just now
+            raise DamagedShardError(self.folder / unit.folder / f"{unit.shard:05d}", "it is gone")
+        return _frame(self._read(unit, path))
+
+    def _read(self, unit: Unit, path: Path) -> pa.Table:
+        _refuse_link(path)
+        match = _SHARD.fullmatch(path.name)
+        assert match is not None
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DamagedShardError(path, first_line(error)) from error
+        if _checksum(unit, content) != match[2]:
+            raise DamagedShardError(
+                path, f"its {len(content)} bytes, as this shard, don't have the checksum in its name"
+            )
+        schema = CLEAN if unit.attack is None else ATTACKED
+        try:
+            read = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)  # others' tables are larger
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise DamagedShardError(path, first_line(error)) from error
+        read = read.replace_schema_metadata(None)
+        if not read.schema.equals(schema):
+            raise DamagedShardError(path, f"it has other columns than an audit's shard: {', '.join(read.schema.names)}")
+        return read
+
+    def write(self, unit: Unit, frame: pd.DataFrame) -> Path:
+        """Write a shard, aside and then renamed; return where.
+
+        Raises:
+            InputError: It can't be written, on a full disk, say; the others are as they were.
+        """
+        schema = CLEAN if unit.attack is None else ATTACKED
+        rows = pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False)
+        buffer = io.BytesIO()
+        pq.write_table(
+            rows.replace_schema_metadata(None),
+            buffer,
+            compression="zstd",
+            use_dictionary=[c for c in ("label", "prediction", "perturbation") if c in schema.names],
+            column_encoding={"example": "DELTA_BINARY_PACKED", "margin": "BYTE_STREAM_SPLIT"},
+            write_statistics=False,
+            store_schema=False,
+        )
+        content = buffer.getvalue()
+        path = self.folder / unit.folder / f"{unit.shard:05d}-{_checksum(unit, content)}.parquet"
+        with self._writing(path) as aside:
+            aside.write_bytes(content)
+        return path
+
+    def drop(self, path: Path) -> None:
+        """Remove a damaged shard."""
+        path.unlink(missing_ok=True)
+
+    @contextmanager
+    def claim(self, unit: Unit) -> Iterator[bool]:
+        """Take a shard to compute, if no other process has it.
+
+        Yields:
+            Whether it is this process's until the block ends. If the process dies, the system gives it free.
+
+        Raises:
+            InputError: The folder can't be written or locked.
+        """
+        name = f"{unit.model[:12]}-{(unit.attack or _WITHOUT)[:12]}-{unit.shard:05d}"
+        try:
+            with self._lock(name, 0) as path:
+                for left in (self.folder / unit.folder).glob(
+                    f".{unit.shard:05d}-*.tmp"
+                ):  # of a process that was killed
+                    left.unlink(missing_ok=True)
+                try:
+                    yield True
+                finally:
+                    path.unlink(missing_ok=True)  # before it is given free: who then takes it looks for the shard first
+        except Timeout:
+            yield False
+
+    @contextmanager
+    def _lock(self, name: str, seconds: float | None = None) -> Iterator[Path]:
+        seconds = _LOCK_SECONDS if seconds is None else seconds
+        path = self.folder / "locks" / f"{name}.lock"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            _refuse_link(path)
+            lock = FileLock(path)
+            lock.acquire(timeout=seconds)
+        except Timeout:
+            if seconds == 0:
+                raise
+            raise InputError(
+                f"Another process has held {path.absolute()} for {seconds} s: is it stopped? End it and try again."
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            raise self._failed(path, error) from error
+        try:
+            yield path
+        finally:
+            lock.release()
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[Path]:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with written_aside(path) as aside:
+                yield aside
+        except OSError as error:
+            raise self._failed(path, error) from error
+
+    def _failed(self, path: Path, error: Exception) -> InputError:
+        done = sum(1 for _ in (self.folder / "shards").rglob("*.parquet"))
+        why = getattr(error, "strerror", None) or first_line(error)
+        return InputError(
+            f"{path.absolute()} can't be written: {why}. The {done} shards that are finished are intact: make room, or "
+            "see to the folder, and run the same audit again, which goes on from there."
+        )
+
+    def outcomes(
+        self, manifest: Manifest, models: Sequence[str], attacks: Sequence[str], *, partial: bool = False
+    ) -> pd.DataFrame:
+        """Return the one table of outcomes.
+
+        Args:
+            manifest: What the folder says of itself.
+            models: Names of the models to read.
+            attacks: Names of the attacks to read.
+            partial: Read the shards that are finished under all of the attacks, and no other.
+
+        Raises:
+            DamagedShardError: A shard is damaged.
+            InputError: A shard isn't there; or, with ``partial``, none is finished.
+        """
+        keys: dict[str | None, str | None] = {None: None} | {a: manifest.attacks[a].fingerprint for a in attacks}
+        rows: dict[tuple[str, str], pd.DataFrame] = {}
+        for model in models:
+            held = {attack: self.shards(manifest.models[model], key) for attack, key in keys.items()}
+            numbers = range(manifest.n_shards)
+            missing = [(attack, i) for i in numbers for attack in keys if i not in held[attack]]
+            if missing and not partial:
+                there = sum(len(paths) for paths in held.values())
+                raise InputError(
+                    f"{self.folder.absolute()} holds an unfinished audit: of {model!r} {there} of "
+                    f"{len(keys) * manifest.n_shards} shards are there. Run the same audit again, which goes on from "
+                    "there, or read the finished ones, read_audit(folder, partial=True)."
+                )
+            unfinished = {number for _, number in missing}
+            whole = [i for i in numbers if i not in unfinished]
+            if not whole:
+                continue
+            clean, *attacked = (
+                _frame(*(self._read(Unit(manifest.models[model], key, i), held[attack][i]) for i in whole))
+                for attack, key in keys.items()
+            )
+            try:
+                tables = assembled(clean, attacked, worst_case=manifest.worst_case)
+            except ValueError as error:
+                raise InputError(f"{self.folder.absolute()} holds shards that don't fit: {error}.") from error
+            rows |= {(model, attack): one for attack, one in zip(attacks, tables, strict=True)}
+        if not rows:
+            raise InputError(f"{self.folder.absolute()} holds an audit of which no shard is finished yet.")
+        whole_table = table(rows, [m for m in models if any(m == pair[0] for pair in rows)], attacks)
+        last = len(manifest.classes) - 1
+        inside = all(whole_table[c].between(0, last).all() for c in ("label", "clean_prediction", "prediction"))
+        if not inside:
+            raise InputError(f"{self.folder.absolute()} holds labels or predictions outside of its {last + 1} classes.")
+        return whole_table
 
 
-def read_audit(folder: str | os.PathLike[str]) -> AuditResult:
+def read_audit(folder: str | os.PathLike[str], *, partial: bool = False) -> AuditResult:
     """Read the outcomes that :meth:`AuditResult.save` or an audit with a ``store`` wrote.
 
+    Args:
+        folder: The folder.
+        partial: Of an unfinished audit read what is finished: examples that all attacks were tried on.
+
     Raises:
-        InputError: There are none, or they are damaged or of another schema.
+        InputError: There are none, they are damaged or of another schema, or the audit is unfinished.
     """
     from art_classwise.audit.result import AuditResult
 
-    path = Path(folder)
-    for name in (_MANIFEST, _OUTCOMES):
-        if not (path / name).is_file():
-            raise InputError(f"{path.absolute()} holds no audit: there is no {name}.")
-    try:
-        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-        if manifest["schema"] != _SCHEMA_VERSION:
-            raise InputError(
-                f"{path.absolute()} is an audit of schema {manifest['schema']}; this release reads {_SCHEMA_VERSION}."
-            )
-        threat = ThreatModel(manifest["threat"]["norm"], manifest["threat"]["eps"])
-        classes, info = tuple(str(c) for c in manifest["classes"]), dict(manifest["info"])
-        lacking = _INFO - info.keys()
-        if lacking:
-            raise KeyError(*sorted(lacking))
-        orders = {"model": list(manifest["models"]), "attack": list(manifest["attacks"])}
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path / _MANIFEST} is damaged: {error!r}.") from error
-    try:
-        with (path / _OUTCOMES).open("rb") as file:
-            table = pq.read_table(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path / _OUTCOMES} is damaged: {error}.") from error
-    if not table.schema.equals(SCHEMA):
-        raise InputError(f"{path / _OUTCOMES} has other columns than an audit's outcomes: {table.schema.names}.")
-    outcomes = table.to_pandas()
-    for column, order in orders.items():
-        if set(outcomes[column].cat.categories) != set(order):
-            raise InputError(f"{path}: manifest and outcomes name different {column}s.")
-        outcomes[column] = pd.Categorical(outcomes[column].astype(str), categories=order)
-    if len(outcomes) == 0 or not outcomes["label"].between(0, len(classes) - 1).all():
-        raise InputError(f"{path / _OUTCOMES} has no rows, or labels outside the {len(classes)} classes.")
-    return AuditResult(outcomes=outcomes, classes=classes, threat=threat, info=info)
+    store = Store(Path(folder))
+    manifest = store.manifest()
+    outcomes = store.outcomes(manifest, list(manifest.models), list(manifest.attacks), partial=partial)
+    return AuditResult(outcomes, manifest.classes, manifest.threat, manifest.info())
+
+
+def is_finished(folder: str | os.PathLike[str]) -> bool:
+    """Return whether a folder holds an audit with all of its shards.
+
+    Raises:
+        InputError: Its manifest is damaged, or of another schema.
+    """
+    store = Store(Path(folder))
+    if not (store.folder / "manifest.json").exists():
+        return False
+    manifest = store.manifest()
+    keys = [None, *(attack.fingerprint for attack in manifest.attacks.values())]
+    return all(len(store.shards(m, k)) >= manifest.n_shards for m in manifest.models.values() for k in keys)
+
+
+def write_audit(result: AuditResult, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Write the outcomes of an audit to a folder, each model's under an attack as one shard; the manifest last.
+
+    Raises:
+        InputError: The folder holds an audit, and ``overwrite`` isn't asked for; or it can't be written.
+    """
+    path = check_output_folder(folder)
+    store = Store(path)
+    if (path / "manifest.json").exists() and not overwrite:
+        raise InputError(f"{path.absolute()} holds an audit: choose another folder, or save(..., overwrite=True).")
+    of, info = parts(result.outcomes), result.info
+    for model in result.models:
+        examples = [of[model, a]["example"].to_numpy() for a in result.attacks if (model, a) in of]
+        if len(examples) < len(result.attacks) or not all(np.array_equal(e, examples[0]) for e in examples):
+            raise InputError(f"Attacks on {model!r} were tried on different examples: save them apart.")
+    known: Mapping[str, str] = info.get("models", {})
+    described = {name: info["attacks"].get(name, {}) for name in result.attacks}
+    manifest = Manifest(
+        threat=result.threat,
+        seed=info["seed"],
+        worst_case=info.get("worst_case", False),
+        shard_size=max(info["n_examples"], *(len(rows) for rows in of.values())),
+        examples=Examples(info["dataset"], info["split"], info["n_examples"], None),
+        classes=tuple(result.classes),
+        models={m: known.get(m) or fingerprint(["a model by name", m]) for m in result.models},
+        attacks={name: Attack(fingerprint([name, values]), values) for name, values in described.items()},
+        created=info["created"],
+        environments=list(info.get("environments", [])),
+        commands=[] if info.get("command") is None else [info["command"]],
+    )
+    with store._lock("manifest"):
+        old, new = {*(path / "shards").rglob("*.parquet")}, set()
+        for model, key in manifest.models.items():
+            clean, *attacked = taken_apart([of[model, a] for a in result.attacks], worst_case=manifest.worst_case)
+            new.add(store.write(Unit(key, None, 0), clean))
+            for attack, rows in zip(manifest.attacks.values(), attacked, strict=True):
+                new.add(store.write(Unit(key, attack.fingerprint, 0), rows))
+        with store._writing(path / "manifest.json") as aside:
+            aside.write_text(manifest.to_json(), encoding="utf-8")
+        for shard in old - new:
+            shard.unlink(missing_ok=True)
+
+
+def _frame(*shards: pa.Table) -> pd.DataFrame:
+    frame: pd.DataFrame = pa.concat_tables(shards).to_pandas()
+    return frame
+
+
+def _checksum(unit: Unit, content: bytes) -> str:
+    """Return the checksum of a file as a certain shard: in another's place it is wrong."""
+    told = json.dumps([unit.model, unit.attack, unit.shard]).encode()
+    return hashlib.sha256(told + content).hexdigest()[:16]
+
+
+def _refuse_link(path: Path) -> None:
+    if path.is_symlink():
+        raise InputError(
+            f"{path.absolute()} is a symbolic link, and an audit writes into no folder or file that another may have "
+            f"chosen: name the folder itself, {path.resolve()}, or remove the link."
+        )

@@ -140,7 +140,16 @@ def audit(
     image_size: ImageSize = None,
     data_dir: Root = None,
     model_dir: Annotated[Path, typer.Option("--model-dir", help="Folder of RobustBench's weights.")] = Path("models"),
-    batch_size: Annotated[int, typer.Option("--batch-size")] = 256,
+    worst_case: Annotated[
+        bool,
+        typer.Option("--worst-case", help="An example leaves once an attack has broken it: quicker, for all attacks."),
+    ] = False,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size", help="Examples computed at once; by their size, if not given.", show_default=False
+        ),
+    ] = None,
     seed: Seed = 0,
     unsafe_weights: Annotated[
         bool,
@@ -148,7 +157,12 @@ def audit(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Attack models on a test set and write down, class by class, what withstood."""
+    """Attack models on a test set and write down, class by class, what withstood.
+
+    The same command goes on with an audit that was killed, and under torchrun, or started again beside itself, spreads
+    it over processes; what is in the folder already is read.
+    """
+    from art_classwise._ranks import is_main
     from art_classwise.attacks import usual_threat
     from art_classwise.audit import ClassWiseAudit
     from art_classwise.datasets import load_dataset
@@ -169,6 +183,7 @@ def audit(
         names[0] if len(names) == 1 else names,
         surrogate=None if surrogate is None else load(surrogate)[1],
         precision=precision.value,
+        worst_case=worst_case,
         store=out,
         seed=seed,
         batch_size=batch_size,
@@ -182,6 +197,8 @@ def audit(
             raise InputError(f"Two models are named {name!r}: name one, e.g. --model mine={text}")
         models[name] = classifier
     result = job.evaluate(models, data)
+    if not is_main():
+        return
     write_report(result, out)
     print_tables(result)
     say_where(report_files(out))
@@ -193,10 +210,13 @@ def report(
 ) -> None:
     """Write an audit's report, picture and table anew from its outcomes."""
     from art_classwise._files import check_output_folder
-    from art_classwise.audit import read_audit
+    from art_classwise.audit import is_finished, read_audit
     from art_classwise.report import print_tables, report_files, write_report
 
-    result = read_audit(folder)
+    unfinished = not is_finished(folder)
+    result = read_audit(folder, partial=unfinished)
+    if unfinished:
+        warnings.warn("The audit isn't finished: this is of the examples that all attacks were tried on.", stacklevel=1)
     check_output_folder(folder)
     write_report(result, folder)
     print_tables(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,6 +25,8 @@ class LazyImages:
         read: Returns image i as float32 (C, H, W) in [0, 1].
         indices: Which images, in which order.
         image_shape: (C, H, W).
+        source: Returns what tells these images from others without reading them: names and sizes of files, how images
+            are brought to size. If absent, the images themselves do, all of which must then be read.
     """
 
     dtype = np.dtype(np.float32)
@@ -34,8 +37,9 @@ class LazyImages:
         read: Callable[[int], npt.NDArray[np.float32]],
         indices: npt.NDArray[np.int64],
         image_shape: tuple[int, int, int],
+        source: Callable[[], str] | None = None,
     ) -> None:
-        self._read, self._indices, self._image_shape = read, indices, image_shape
+        self._read, self._indices, self._image_shape, self._source = read, indices, image_shape, source
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -66,7 +70,19 @@ class LazyImages:
 
     def take(self, rows: npt.NDArray[Any]) -> LazyImages:
         """Return these rows, still unread."""
-        return LazyImages(self._read, self._indices[rows], self._image_shape)
+        return LazyImages(self._read, self._indices[rows], self._image_shape, self._source)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal digits that tell these images, in this order, from others: of their source if it was given."""
+        digest = hashlib.sha256()
+        if self._source is None:
+            for i in range(len(self)):
+                digest.update(self[i].tobytes())
+        else:
+            digest.update(self._source().encode(errors="surrogateescape"))
+            digest.update(np.ascontiguousarray(self._indices, dtype=np.int64).tobytes())
+        return digest.hexdigest()[:32]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,21 @@ def image_files(paths: Sequence[str], *, grey: bool, image_size: int | None) -> 
         pixels: npt.NDArray[np.float32] = to_tensor(open_image(i)).numpy()
         return pixels
 
+    def source() -> str:
+        # A set that moved to another place or machine is the same: so no whole paths, and no dates.
+        common = os.path.commonpath([os.path.dirname(path) for path in paths])
+        files = "".join(f"{os.path.relpath(path, common)}\0{_size(path)}\n" for path in paths)
+        return f"{'grey' if grey else 'RGB'} {image_size}\n{files}"
+
     channels, height, width = read(0).shape
-    return LazyImages(read, np.arange(len(paths)), (channels, height, width))
+    return LazyImages(read, np.arange(len(paths)), (channels, height, width), source)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:  # reported once it is read
+        return -1
 
 
 def is_grey(path: str) -> bool:

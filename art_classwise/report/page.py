@@ -50,7 +50,7 @@ def report_files(folder: Path) -> dict[str, Path]:
         "report": folder / "report.html",
         "picture": folder / "by_class.png",
         "table": folder / "by_class.csv",
-        "outcomes": folder / "outcomes.parquet",
+        "outcomes": folder / "shards",
     }
 
 

@@ -127,6 +127,8 @@ def load_robustbench(
             if listed is None and files[0].exists():  # RobustBench itself would fetch it again
                 module = _timm_model(name, dataset, threat_model, n_classes, files[0])
             else:
+                if listed is None:
+                    _say_where_from(name, dataset, threat_model)
                 module = utils.load_model(name, model_dir=str(model_dir), dataset=dataset, threat_model=threat_model)
     except pickle.UnpicklingError as error:
         raise InputError(
@@ -146,9 +148,21 @@ def load_robustbench(
     return as_classifier(module, shape, n_classes, device=device)
 
 
+def _registered(name: str, dataset: str, threat_model: str) -> str:
+    return f"{name.lower().replace('-', '_')}_{dataset}_{threat_model.lower()}"
+
+
+def _say_where_from(name: str, dataset: str, threat_model: str) -> None:
+    """Say from where timm is going to fetch a model, which not all of its ways of doing so do."""
+    found = importlib.import_module("timm.models").get_pretrained_cfg(_registered(name, dataset, threat_model))
+    hub = getattr(found, "hf_hub_id", None)
+    source = getattr(found, "url", None) or (f"https://huggingface.co/{hub}" if hub else "where timm keeps it")
+    print(f"Looking for {name} in timm's cache, else downloading it from {source}", file=sys.stderr)
+
+
 def _timm_model(name: str, dataset: str, threat_model: str, n_classes: int, file: Path) -> Any:
     timm = importlib.import_module("timm")
-    registered = f"{name.lower().replace('-', '_')}_{dataset}_{threat_model.lower()}"
+    registered = _registered(name, dataset, threat_model)
     return timm.create_model(registered, num_classes=n_classes, pretrained=False, checkpoint_path=str(file)).eval()
 
 

@@ -1,0 +1,179 @@
+"""Outcomes as tables: what is kept of each model and attack, and the one table made of all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+__all__ = ["ATTACKED", "CLEAN", "COLUMNS", "assembled", "cumulative", "joined", "parts", "table", "taken_apart"]
+
+CLEAN = pa.schema(
+    [
+        pa.field("example", pa.int64(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("prediction", pa.int32(), nullable=False),
+        pa.field("margin", pa.float32(), nullable=False),
+    ]
+)
+"""What is kept of a model without attack, a row per example."""
+
+ATTACKED = pa.schema(
+    [
+        pa.field("example", pa.int64(), nullable=False),
+        pa.field("prediction", pa.int32(), nullable=False),
+        pa.field("margin", pa.float32(), nullable=False),
+        pa.field("perturbation", pa.float32(), nullable=False),
+        pa.field("zero_gradient", pa.bool_(), nullable=False),
+    ]
+)
+"""What is kept of a model under an attack, a row per example that was attacked."""
+
+COLUMNS = {
+    "model": "category",
+    "attack": "category",
+    "example": "int64",
+    "label": "int32",
+    "clean_prediction": "int32",
+    "prediction": "int32",
+    "withstood": "bool",
+    "clean_margin": "float32",
+    "margin": "float32",
+    "perturbation": "float32",
+    "zero_gradient": "bool",
+}
+"""Columns of the one table, and their types."""
+
+_UNDER_ATTACK = ["prediction", "withstood", "margin", "perturbation", "zero_gradient"]
+
+
+def joined(clean: pd.DataFrame, attacked: pd.DataFrame) -> pd.DataFrame:
+    """Return one attack's part of the one table.
+
+    Args:
+        clean: As :data:`CLEAN`.
+        attacked: As :data:`ATTACKED`, of some of these examples.
+
+    Returns:
+        Without ``model`` and ``attack``; an example that was not attacked keeps its clean prediction: it has withstood
+        if that is right.
+    """
+    for examples in (clean["example"], attacked["example"]):
+        if examples.duplicated().any():
+            raise ValueError(f"example {examples[examples.duplicated()].iloc[0]} stands twice")
+    rows = pd.Index(clean["example"]).get_indexer(pd.Index(attacked["example"]))
+    if (rows < 0).any():
+        raise ValueError(
+            f"example {attacked['example'].iloc[int((rows < 0).argmax())]} was attacked, but not asked for"
+        )
+    label, before = clean["label"].to_numpy(), clean["prediction"].to_numpy()
+    columns = {
+        "prediction": before.copy(),
+        "margin": clean["margin"].to_numpy().copy(),
+        "perturbation": np.zeros(len(clean), np.float32),
+        "zero_gradient": np.zeros(len(clean), bool),
+    }
+    for name, values in columns.items():
+        values[rows] = attacked[name].to_numpy()
+    return pd.DataFrame(
+        {
+            "example": clean["example"].to_numpy(),
+            "label": label,
+            "clean_prediction": before,
+            "prediction": columns["prediction"],
+            # Misclassified without attack is not withstood, even if an attack happens to mend it.
+            "withstood": (before == label) & (columns["prediction"] == label),
+            "clean_margin": clean["margin"].to_numpy(),
+            **{name: columns[name] for name in ("margin", "perturbation", "zero_gradient")},
+        }
+    )
+
+
+def assembled(clean: pd.DataFrame, attacked: Sequence[pd.DataFrame], *, worst_case: bool) -> list[pd.DataFrame]:
+    """Return the attacks' parts of the one table, on the examples of a shard.
+
+    Args:
+        clean: As :data:`CLEAN`.
+        attacked: As :data:`ATTACKED`, of each attack, in order.
+        worst_case: Whether each attack was tried on those alone that had withstood so far.
+
+    Raises:
+        ValueError: An attack was tried on other examples.
+    """
+    tables = [joined(clean, rows) for rows in attacked]
+    asked = clean["example"]
+    if worst_case:
+        tables = [*cumulative(tables)]
+        right = clean["prediction"] == clean["label"]
+        for rows, withstood in zip(attacked, [right, *(t["withstood"] for t in tables)], strict=False):
+            _check_same_examples(asked[withstood.to_numpy()], rows)
+    else:
+        for rows in attacked:
+            _check_same_examples(asked, rows)
+    return tables
+
+
+def taken_apart(tables: Sequence[pd.DataFrame], *, worst_case: bool) -> list[pd.DataFrame]:
+    """Return what :func:`assembled` makes these tables of: outcomes without attack, then those under each attack."""
+    first = tables[0]
+    clean = first.assign(prediction=first["clean_prediction"], margin=first["clean_margin"])
+    if not worst_case:
+        return [clean, *tables]
+    right = clean["prediction"] == clean["label"]
+    left = [right, *(rows["withstood"] for rows in tables)]
+    return [clean, *(rows[asked] for rows, asked in zip(tables, left, strict=False))]
+
+
+def _check_same_examples(asked: pd.Series[int], attacked: pd.DataFrame) -> None:
+    if not np.array_equal(asked, attacked["example"]):
+        raise ValueError(f"{len(asked)} examples were left to attack, but other {len(attacked)} were attacked")
+
+
+def cumulative(tables: Sequence[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """Let examples leave once they are broken: of each attack what it and those before it did, in order.
+
+    Args:
+        tables: Of each attack on a model, as :func:`joined` gives them, on the same examples in the same order.
+
+    Yields:
+        Tables alike, in which a broken example keeps the row of the attack that broke it first, and one that is
+        misclassified without attack is not attacked.
+    """
+    if not tables:
+        return
+    first = tables[0]
+    right = first["clean_prediction"] == first["label"]
+    carried = first.assign(
+        prediction=first["clean_prediction"],
+        withstood=right,
+        margin=first["clean_margin"],
+        perturbation=np.float32(0),
+        zero_gradient=False,
+    )
+    for now in tables:
+        left = carried["withstood"].to_numpy()
+        merged = {name: np.where(left, now[name].to_numpy(), carried[name].to_numpy()) for name in _UNDER_ATTACK}
+        carried = now.assign(**merged)
+        yield carried
+
+
+def table(rows: Mapping[tuple[str, str], pd.DataFrame], models: Sequence[str], attacks: Sequence[str]) -> pd.DataFrame:
+    """Return the one table of the parts of (model, attack) pairs, in the order of the models and attacks given."""
+    pairs = [(m, a) for m in models for a in attacks if (m, a) in rows]
+    lengths = [len(rows[pair]) for pair in pairs]
+    whole = pd.concat([rows[pair] for pair in pairs], ignore_index=True)
+    for place, column, order in ((0, "model", models), (1, "attack", attacks)):
+        names = np.repeat([pair[place] for pair in pairs], lengths)
+        whole.insert(place, column, pd.Series(names, dtype=pd.CategoricalDtype(list(order))))
+    return whole.astype({name: kind for name, kind in COLUMNS.items() if kind != "category"})
+
+
+def parts(outcomes: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """Return the part of each (model, attack) of the one table, in the order they stand there."""
+    grouped = outcomes.groupby(["model", "attack"], observed=True, sort=False)
+    return {
+        (str(model), str(attack)): part.drop(columns=["model", "attack"]).reset_index(drop=True)
+        for (model, attack), part in grouped
+    }

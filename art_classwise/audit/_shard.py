@@ -1,0 +1,182 @@
+"""What attacks do to a shard of examples."""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from art_classwise import _estimator, losses
+from art_classwise._passes import Passes, computing_at_most, is_out_of_memory, release, usual_batch_size
+from art_classwise._state import preserved, preserved_random_state
+from art_classwise.datasets import Dataset
+from art_classwise.errors import GradientMaskingWarning, InputError, first_line
+from art_classwise.threat import ThreatModel
+
+__all__ = ["ShardRunner"]
+
+T = TypeVar("T")
+
+
+class ShardRunner:
+    """Computes outcomes of shards of a data set, with and without attack.
+
+    Args:
+        data: All examples.
+        threat: What attacks may do.
+        shard_size: Examples per shard.
+        seed: Of attacks that draw from the global random state.
+        batch_size: Examples computed at once; if absent, by their size and the device. Where memory runs out, it is
+            halved.
+    """
+
+    def __init__(
+        self, data: Dataset, threat: ThreatModel, *, shard_size: int, seed: int, batch_size: int | None
+    ) -> None:
+        self._data, self._threat, self._shard_size, self._seed = data, threat, shard_size, seed
+        self._batch_size = batch_size
+        self._shard: tuple[int, Dataset] | None = None
+
+    def n_examples(self, shard: int) -> int:
+        """Return how many examples a shard has."""
+        return min(self._shard_size, len(self._data) - shard * self._shard_size)
+
+    def clean(self, classifier: Any, shard: int) -> pd.DataFrame:
+        """Return outcomes without attack: ``example``, ``label``, ``prediction``, ``margin``."""
+        data = self._examples(shard)
+        logits = self._retried(classifier, lambda most: self._logits(classifier, data, most))
+        if shard == 0:
+            _warn_of_probabilities(logits)
+        labels = torch.from_numpy(data.y)
+        return pd.DataFrame(
+            {
+                "example": data.ids.astype(np.int64),
+                "label": data.y.astype(np.int32),
+                "prediction": logits.argmax(1).numpy().astype(np.int32),
+                "margin": -losses.margin(logits, labels).numpy(),
+            }
+        )
+
+    def attacked(
+        self, classifier: Any, name: str, attack: Any, shard: int, rows: npt.NDArray[np.intp] | None = None
+    ) -> pd.DataFrame:
+        """Return outcomes under an attack, with the columns of :data:`art_classwise.audit._outcomes.ATTACKED`.
+
+        Args:
+            classifier: The model.
+            name: Of the attack.
+            attack: An ART evasion attack on the model.
+            shard: Number of the shard.
+            rows: Which of its examples; all if absent.
+
+        Raises:
+            InputError: The attack returns something else than images, or the model's logits aren't finite.
+        """
+        data = self._examples(shard)
+        if rows is not None and len(rows) == 0:
+            return _none_attacked()
+        some = data if rows is None or len(rows) == len(data) else data.take(rows)
+        return self._retried(classifier, lambda most: self._attacked(classifier, name, attack, shard, some, most))
+
+    def _attacked(self, classifier: Any, name: str, attack: Any, shard: int, data: Dataset, most: int) -> pd.DataFrame:
+        x, y = np.asarray(data.x), data.y
+        extra = {"example_ids": data.ids} if getattr(attack, "uses_example_ids", False) else {}
+        # ART's attacks leave the model in eval mode and write gradients into its weights.
+        with (
+            preserved(classifier.model),
+            preserved_random_state(zlib.crc32(f"{self._seed} {name} {shard * self._shard_size}".encode())),
+            computing_at_most(attack, most),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore", GradientMaskingWarning)  # the outcomes say it, example by example
+            x_adv = np.asarray(attack.generate(x, y, **extra), dtype=np.float32)
+        if x_adv.shape != x.shape or not np.isfinite(x_adv).all():
+            raise InputError(
+                f"The attack {name!r} must return finite images of shape {x.shape}, but returned "
+                f"{'values that are not finite' if x_adv.shape == x.shape else f'shape {x_adv.shape}'}."
+            )
+        zero = np.asarray(getattr(attack, "zero_gradient", []), dtype=bool)
+        if x_adv is x or np.shares_memory(x_adv, x) or not x_adv.flags.writeable:
+            x_adv = x_adv.copy()
+        sizes = np.empty(len(x), np.float32)
+        low, high = torch.tensor(0.0), torch.tensor(1.0)
+        for begin in range(0, len(x), most):  # in place and bit by bit: images of a shard may be large
+            some = slice(begin, begin + most)
+            original = torch.from_numpy(x[some])
+            inside = self._threat.project(torch.from_numpy(x_adv[some]), original, low, high)
+            sizes[some] = self._threat.size(inside - original).numpy()
+            x_adv[some] = inside.numpy()
+        logits = self._logits(classifier, data, most, x_adv)
+        return pd.DataFrame(
+            {
+                "example": data.ids.astype(np.int64),
+                "prediction": logits.argmax(1).numpy().astype(np.int32),
+                "margin": -losses.margin(logits, torch.from_numpy(y)).numpy(),
+                "perturbation": sizes,
+                "zero_gradient": zero if len(zero) == len(y) else np.zeros(len(y), dtype=bool),
+            }
+        )
+
+    def _examples(self, shard: int) -> Dataset:
+        """Return a shard's examples, read once for all attacks on them."""
+        if self._shard is None or self._shard[0] != shard:
+            self._shard = None  # before the next is read
+            begin = shard * self._shard_size
+            data = self._data.take(np.arange(begin, begin + self.n_examples(shard)))
+            self._shard = shard, replace(data, x=np.asarray(data.x))
+        return self._shard[1]
+
+    def _logits(
+        self, classifier: Any, data: Dataset, most: int, x: npt.NDArray[np.float32] | None = None
+    ) -> torch.Tensor:
+        """Return float32 logits on the CPU, in eval mode, of the examples or of images in their place."""
+        module, device = Passes(_estimator.logits_module(classifier)), classifier.device
+        batches = torch.from_numpy(np.asarray(data.x) if x is None else x).split(most)
+        parts = [_estimator.exact_logits(module, b.to(device), classifier.nb_classes).cpu() for b in batches]
+        logits = torch.cat(parts)
+        finite = logits.isfinite().all(1)
+        if not finite.all():
+            first = data.ids[int(finite.int().argmin())]
+            raise InputError(f"The model returns logits that are not finite, first for example {first}.")
+        return logits
+
+    def _retried(self, classifier: Any, compute: Callable[[int], T]) -> T:
+        """Return what is computed with so many examples at once as there is memory for."""
+        most = self._batch_size or usual_batch_size(classifier.device, classifier.input_shape)
+        while True:
+            try:
+                return compute(most)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                said = first_line(error)
+            # Outside of the except block, which keeps what was computed alive.
+            if most == 1:
+                raise InputError(f"There isn't memory to compute a single example ({said}): free some.")
+            release()
+            most //= 2
+            self._batch_size = most
+            warnings.warn(f"Out of memory ({said}): going on with {most} examples at once.", stacklevel=2)
+
+
+def _none_attacked() -> pd.DataFrame:
+    kinds = {"example": np.int64, "prediction": np.int32, "margin": np.float32, "perturbation": np.float32}
+    return pd.DataFrame(
+        {name: np.empty(0, kind) for name, kind in kinds.items()} | {"zero_gradient": np.empty(0, bool)}
+    )
+
+
+def _warn_of_probabilities(outputs: torch.Tensor) -> None:
+    if bool((outputs >= 0).all()) and torch.allclose(outputs.sum(1), torch.ones(len(outputs)), atol=1e-4):
+        warnings.warn(
+            "The model seems to return probabilities. Gradients vanish through a softmax, so gradient attacks look "
+            "weaker than they are: return logits, or log-probabilities.",
+            stacklevel=4,
+        )
