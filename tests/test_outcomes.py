@@ -99,7 +99,7 @@ def test_a_table_taken_apart_is_put_together_again(whole, worst_case):
     with pytest.raises(ValueError, match="were left to attack, but other"):
         assembled(clean, [attacked[0], attacked[1][1:], attacked[2]], worst_case=worst_case)
     with pytest.raises(ValueError, match="example 999 was attacked, but not asked for"):
-        joined(clean, attacked[0].assign(example=999))
+        joined(clean, attacked[0].assign(example=999 + np.arange(len(attacked[0]))))
 
 
 # By the audit itself.

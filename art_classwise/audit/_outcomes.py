@@ -8,7 +8,18 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-__all__ = ["ATTACKED", "CLEAN", "COLUMNS", "assembled", "cumulative", "joined", "parts", "table", "taken_apart"]
+__all__ = [
+    "ATTACKED",
+    "CLEAN",
+    "COLUMNS",
+    "MisfitError",
+    "assembled",
+    "cumulative",
+    "joined",
+    "parts",
+    "table",
+    "taken_apart",
+]
 
 CLEAN = pa.schema(
     [
@@ -47,6 +58,18 @@ COLUMNS = {
 """Columns of the one table, and their types."""
 
 _UNDER_ATTACK = ["prediction", "withstood", "margin", "perturbation", "zero_gradient"]
+
+
+class MisfitError(ValueError):
+    """An attack was tried on other examples than those left to it.
+
+    Attributes:
+        place: Which of the attacks.
+    """
+
+    def __init__(self, place: int, why: str) -> None:
+        super().__init__(why)
+        self.place = place
 
 
 def joined(clean: pd.DataFrame, attacked: pd.DataFrame) -> pd.DataFrame:
@@ -100,19 +123,20 @@ def assembled(clean: pd.DataFrame, attacked: Sequence[pd.DataFrame], *, worst_ca
         worst_case: Whether each attack was tried on those alone that had withstood so far.
 
     Raises:
-        ValueError: An attack was tried on other examples.
+        MisfitError: An attack was tried on other examples.
+        ValueError: An example stands twice.
     """
-    tables = [joined(clean, rows) for rows in attacked]
-    asked = clean["example"]
-    if worst_case:
-        tables = [*cumulative(tables)]
-        right = clean["prediction"] == clean["label"]
-        for rows, withstood in zip(attacked, [right, *(t["withstood"] for t in tables)], strict=False):
-            _check_same_examples(asked[withstood.to_numpy()], rows)
-    else:
-        for rows in attacked:
-            _check_same_examples(asked, rows)
-    return tables
+    asked = clean["example"].to_numpy()
+    left = (clean["prediction"] == clean["label"]).to_numpy()
+    tables: list[pd.DataFrame] = []
+    for place, rows in enumerate(attacked):
+        expected = asked[left] if worst_case else asked
+        if not np.array_equal(expected, rows["example"]):
+            why = f"{len(expected)} examples were left to attack, but other {len(rows)} were attacked"
+            raise MisfitError(place, why)
+        tables.append(joined(clean, rows))
+        left = left & tables[-1]["withstood"].to_numpy()
+    return [*cumulative(tables)] if worst_case else tables
 
 
 def taken_apart(tables: Sequence[pd.DataFrame], *, worst_case: bool) -> list[pd.DataFrame]:
@@ -124,11 +148,6 @@ def taken_apart(tables: Sequence[pd.DataFrame], *, worst_case: bool) -> list[pd.
     right = clean["prediction"] == clean["label"]
     left = [right, *(rows["withstood"] for rows in tables)]
     return [clean, *(rows[asked] for rows, asked in zip(tables, left, strict=False))]
-
-
-def _check_same_examples(asked: pd.Series[int], attacked: pd.DataFrame) -> None:
-    if not np.array_equal(asked, attacked["example"]):
-        raise ValueError(f"{len(asked)} examples were left to attack, but other {len(attacked)} were attacked")
 
 
 def cumulative(tables: Sequence[pd.DataFrame]) -> Iterator[pd.DataFrame]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 import zlib
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from art_classwise.threat import ThreatModel
 __all__ = ["ShardRunner"]
 
 T = TypeVar("T")
+
+_ONE_AT_A_TIME = threading.RLock()  # the global random state and the warning filters are all threads'
 
 
 class ShardRunner:
@@ -90,6 +93,7 @@ class ShardRunner:
         extra = {"example_ids": data.ids} if getattr(attack, "uses_example_ids", False) else {}
         # ART's attacks leave the model in eval mode and write gradients into its weights.
         with (
+            _ONE_AT_A_TIME,
             preserved(classifier.model),
             preserved_random_state(zlib.crc32(f"{self._seed} {name} {shard * self._shard_size}".encode())),
             computing_at_most(attack, most),

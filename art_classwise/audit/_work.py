@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import pandas as pd
 
-from art_classwise.audit.store import DamagedShardError, Store, Unit
+from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, Unit
 
 __all__ = ["drop_damaged", "fill"]
 
@@ -53,6 +53,8 @@ def fill(
                         except DamagedShardError as damaged:  # one before it, which it needs
                             drop_damaged(store, damaged)
                             mine = False
+                        except MissingShardError:  # another process found that one damaged
+                            mine = False
                         worked = True
                 if mine:
                     progress({unit} - told)
@@ -62,15 +64,18 @@ def fill(
                 if in_order:
                     break
         if not waiting:
+            store.tidy(told)
             return
         nap = 0.05 if worked else min(2 * nap, _LONGEST_NAP)
         time.sleep(nap)
 
 
 def drop_damaged(store: Store, damaged: DamagedShardError) -> None:
-    """Remove a damaged shard, and say which."""
-    warnings.warn(f"The shard {damaged.path.absolute()} is damaged: {damaged.why}. It is computed anew.", stacklevel=2)
-    store.drop(damaged.path)
+    """Remove a damaged shard, and say which; of processes that find it at once, one does."""
+    if store.drop(damaged):
+        warnings.warn(
+            f"The shard {damaged.path.absolute()} is damaged: {damaged.why}. It is computed anew.", stacklevel=2
+        )
 
 
 def _there(store: Store, chains: Sequence[Sequence[Unit]]) -> set[Unit]:

@@ -34,7 +34,7 @@ from art_classwise.audit.provenance import (
     parameters,
 )
 from art_classwise.audit.result import AuditResult
-from art_classwise.audit.store import DamagedShardError, Store, Unit
+from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, Unit
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError, check_name, check_seed, check_whole
 from art_classwise.threat import ThreatModel
@@ -193,13 +193,19 @@ class ClassWiseAudit(Evaluation):
             def progress(units: Iterable[Unit]) -> None:
                 bar.update(sum(runner.n_examples(unit.shard) for unit in units))
 
+            dropped: set[Unit] = set()
             first = len(chains) * _ranks.rank() // _ranks.world()
             while True:
                 fill(store, chains, compute, in_order=self.worst_case, first=first, progress=progress)
                 try:
                     return store.outcomes(asked, list(asked.models), list(asked.attacks))
                 except DamagedShardError as damaged:
+                    if damaged.unit in dropped:
+                        raise  # computing it anew doesn't help
+                    dropped.add(damaged.unit)
                     drop_damaged(store, damaged)
+                except MissingShardError:  # another process found it damaged
+                    continue
 
 
 def _described(attacks: Mapping[str, Mapping[str, Any]], *, worst_case: bool) -> dict[str, Attack]:

@@ -14,8 +14,8 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,14 +28,14 @@ from filelock import FileLock, Timeout
 
 from art_classwise._files import check_output_folder, written_aside
 from art_classwise.audit._manifest import Attack, Examples, Manifest
-from art_classwise.audit._outcomes import ATTACKED, CLEAN, assembled, parts, table, taken_apart
+from art_classwise.audit._outcomes import ATTACKED, CLEAN, MisfitError, assembled, parts, table, taken_apart
 from art_classwise.audit.provenance import fingerprint
 from art_classwise.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from art_classwise.audit.result import AuditResult
 
-__all__ = ["DamagedShardError", "Store", "Unit", "is_finished", "read_audit", "write_audit"]
+__all__ = ["DamagedShardError", "MissingShardError", "Store", "Unit", "is_finished", "read_audit", "write_audit"]
 
 _SHARD = re.compile(r"(\d{5,})-([0-9a-f]{16})\.parquet")
 _WITHOUT = "clean"
@@ -61,19 +61,31 @@ class Unit:
         """Where it lies, in the store."""
         return Path("shards", self.model, self.attack or _WITHOUT)
 
+    @property
+    def lock(self) -> str:
+        """Name of its lock."""
+        return f"{self.model[:12]}-{(self.attack or _WITHOUT)[:12]}-{self.shard:05d}"
+
 
 class DamagedShardError(InputError):
     """A shard isn't what was written.
 
     Attributes:
+        unit: The shard.
         path: Its file.
+        why: What is wrong with it.
+        whole: Whether it is as it was written, but doesn't fit the others.
     """
 
-    def __init__(self, path: Path, why: str) -> None:
+    def __init__(self, unit: Unit, path: Path, why: str, *, whole: bool = False) -> None:
         super().__init__(
             f"The shard {path.absolute()} is damaged: {why}. Run the same audit again, and it is computed anew."
         )
-        self.path, self.why = path, why
+        self.unit, self.path, self.why, self.whole = unit, path, why, whole
+
+
+class MissingShardError(InputError):
+    """A shard isn't there, or no longer: another process may have found it damaged."""
 
 
 class Store:
@@ -121,6 +133,8 @@ class Store:
         """
         path = self.folder / "manifest.json"
         with self._lock("manifest"):
+            for left in self.folder.glob(f".{path.name}.*.tmp"):  # of a process that was killed
+                left.unlink(missing_ok=True)
             held = self.manifest() if path.exists() else None
             try:
                 now = asked if held is None else held.extended(asked)
@@ -154,10 +168,11 @@ class Store:
 
         Raises:
             DamagedShardError: Its file isn't what was written, or not of this shard.
+            MissingShardError: It isn't there.
         """
         path = self.shards(unit.model, unit.attack).get(unit.shard)
-        if path is None:  # another process has found it damaged, just now
-            raise DamagedShardError(self.folder / unit.folder / f"{unit.shard:05d}", "it is gone")
+        if path is None:
+            raise MissingShardError(f"There is no shard {unit.shard} in {(self.folder / unit.folder).absolute()}.")
         return _frame(self._read(unit, path))
 
     def _read(self, unit: Unit, path: Path) -> pa.Table:
@@ -166,20 +181,24 @@ class Store:
         assert match is not None
         try:
             content = path.read_bytes()
+        except FileNotFoundError:  # another process, which found it damaged, was faster
+            raise MissingShardError(f"There is no {path.absolute()}.") from None
         except OSError as error:
-            raise DamagedShardError(path, first_line(error)) from error
+            raise DamagedShardError(unit, path, first_line(error)) from error
         if _checksum(unit, content) != match[2]:
             raise DamagedShardError(
-                path, f"its {len(content)} bytes, as this shard, don't have the checksum in its name"
+                unit, path, f"its {len(content)} bytes, as this shard, don't have the checksum in its name"
             )
         schema = CLEAN if unit.attack is None else ATTACKED
         try:
             read = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)  # others' tables are larger
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise DamagedShardError(path, first_line(error)) from error
+            raise DamagedShardError(unit, path, first_line(error)) from error
         read = read.replace_schema_metadata(None)
         if not read.schema.equals(schema):
-            raise DamagedShardError(path, f"it has other columns than an audit's shard: {', '.join(read.schema.names)}")
+            raise DamagedShardError(
+                unit, path, f"it has other columns than an audit's shard: {', '.join(read.schema.names)}"
+            )
         return read
 
     def write(self, unit: Unit, frame: pd.DataFrame) -> Path:
@@ -206,9 +225,26 @@ class Store:
             aside.write_bytes(content)
         return path
 
-    def drop(self, path: Path) -> None:
-        """Remove a damaged shard."""
-        path.unlink(missing_ok=True)
+    def drop(self, damaged: DamagedShardError) -> bool:
+        """Remove a damaged shard, if no other process has removed it, or computed it anew, since it was read.
+
+        Returns:
+            Whether this process removed it.
+        """
+        with self.claim(damaged.unit) as mine:
+            if not mine:
+                return False
+            try:
+                self._read(damaged.unit, damaged.path)
+            except MissingShardError:
+                return False
+            except DamagedShardError:
+                pass
+            else:
+                if not damaged.whole:
+                    return False
+            damaged.path.unlink(missing_ok=True)
+            return True
 
     @contextmanager
     def claim(self, unit: Unit) -> Iterator[bool]:
@@ -220,19 +256,25 @@ class Store:
         Raises:
             InputError: The folder can't be written or locked.
         """
-        name = f"{unit.model[:12]}-{(unit.attack or _WITHOUT)[:12]}-{unit.shard:05d}"
-        try:
-            with self._lock(name, 0) as path:
+        with ExitStack() as held:
+            try:
+                held.enter_context(self._lock(unit.lock, 0))
+            except Timeout:
+                mine = False
+            else:
+                mine = True
                 for left in (self.folder / unit.folder).glob(
                     f".{unit.shard:05d}-*.tmp"
                 ):  # of a process that was killed
                     left.unlink(missing_ok=True)
-                try:
-                    yield True
-                finally:
-                    path.unlink(missing_ok=True)  # before it is given free: who then takes it looks for the shard first
-        except Timeout:
-            yield False
+            yield mine
+
+    def tidy(self, units: Collection[Unit]) -> None:
+        """Remove the locks of units that are there: of others, two processes might then hold locks of one name."""
+        left = {path.stem for path in (self.folder / "locks").glob("*.lock")}
+        for name in left & {unit.lock for unit in units}:
+            with suppress(Timeout, InputError), self._lock(name, 0) as path:
+                path.unlink(missing_ok=True)
 
     @contextmanager
     def _lock(self, name: str, seconds: float | None = None) -> Iterator[Path]:
@@ -285,8 +327,9 @@ class Store:
             partial: Read the shards that are finished under all of the attacks, and no other.
 
         Raises:
-            DamagedShardError: A shard is damaged.
-            InputError: A shard isn't there; or, with ``partial``, none is finished.
+            DamagedShardError: A shard is damaged, or doesn't fit the others.
+            MissingShardError: A shard isn't there.
+            InputError: With ``partial``, none is finished; or labels are beyond the classes.
         """
         keys: dict[str | None, str | None] = {None: None} | {a: manifest.attacks[a].fingerprint for a in attacks}
         rows: dict[tuple[str, str], pd.DataFrame] = {}
@@ -296,7 +339,7 @@ class Store:
             missing = [(attack, i) for i in numbers for attack in keys if i not in held[attack]]
             if missing and not partial:
                 there = sum(len(paths) for paths in held.values())
-                raise InputError(
+                raise MissingShardError(
                     f"{self.folder.absolute()} holds an unfinished audit: of {model!r} {there} of "
                     f"{len(keys) * manifest.n_shards} shards are there. Run the same audit again, which goes on from "
                     "there, or read the finished ones, read_audit(folder, partial=True)."
@@ -312,6 +355,7 @@ class Store:
             try:
                 tables = assembled(clean, attacked, worst_case=manifest.worst_case)
             except ValueError as error:
+                self._find_misfit(manifest, model, keys, held, whole)
                 raise InputError(f"{self.folder.absolute()} holds shards that don't fit: {error}.") from error
             rows |= {(model, attack): one for attack, one in zip(attacks, tables, strict=True)}
         if not rows:
@@ -322,6 +366,33 @@ class Store:
         if not inside:
             raise InputError(f"{self.folder.absolute()} holds labels or predictions outside of its {last + 1} classes.")
         return whole_table
+
+    def _find_misfit(
+        self,
+        manifest: Manifest,
+        model: str,
+        keys: Mapping[str | None, str | None],
+        held: Mapping[str | None, Mapping[int, Path]],
+        numbers: Sequence[int],
+    ) -> None:
+        """Say which shard was computed after others than those that are there now.
+
+        A shard that was computed anew, on another device say, may leave other examples to the attacks after it.
+
+        Raises:
+            DamagedShardError: One was.
+        """
+        for i in numbers:
+            clean, *attacked = (
+                _frame(self._read(Unit(manifest.models[model], key, i), held[attack][i]))
+                for attack, key in keys.items()
+            )
+            try:
+                assembled(clean, attacked, worst_case=manifest.worst_case)
+            except MisfitError as error:
+                attack, key = [*keys.items()][1 + error.place]
+                unit = Unit(manifest.models[model], key, i)
+                raise DamagedShardError(unit, held[attack][i], str(error), whole=True) from error
 
 
 def read_audit(folder: str | os.PathLike[str], *, partial: bool = False) -> AuditResult:
