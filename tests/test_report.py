@@ -217,3 +217,15 @@ def test_terminal_table_is_worst_first_and_absent_last(capsys, result):
         expected = result.class_table(model)["robust"].sort_values(kind="stable").index.tolist()
         assert names[4 * i : 4 * i + 4] == expected
     assert [row for row in rows if row and row[0] == "doe"] == [["doe", "0", "–", "–", "–"]] * 2
+
+
+@pytest.mark.parametrize("told", [{}, {"worst_case": True}, {"unfinished": True}])
+def test_pages_and_tables_say_what_kind_of_audit_it_was(classifier, data, told, capsys):
+    made = acw.ClassWiseAudit("Linf:0.02", ["fgsm", "pgd-2"], verbose=False).evaluate({"net": classifier}, data)
+    other = AuditResult(made.outcomes, made.classes, made.threat, {**made.info, **told})
+    page = render(other)
+    assert ("under it and all before it" in page) == ("worst_case" in told)
+    assert ("The audit isn't finished" in page) == ("unfinished" in told)
+    print_tables(other)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert ("each attack with those before it" in shown) == ("worst_case" in told)

@@ -192,7 +192,9 @@ def test_an_unfinished_audit_is_read_in_part(folder, expected):
     gone.unlink()
     with pytest.raises(InputError, match=r"unfinished audit: of 'net' 11 of 12 shards are there\. Run the same audit"):
         acw.read_audit(folder)
-    part = acw.read_audit(folder, partial=True).outcomes
+    partly = acw.read_audit(folder, partial=True)
+    assert (partly.info["unfinished"], partly.info["n_examples"]) == (True, 12)
+    part = partly.outcomes
     assert part.equals(expected[~expected["example"].between(108, 111)].reset_index(drop=True))
     for path in shards(folder):
         path.unlink()

@@ -410,7 +410,10 @@ def read_audit(folder: str | os.PathLike[str], *, partial: bool = False) -> Audi
     store = Store(Path(folder))
     manifest = store.manifest()
     outcomes = store.outcomes(manifest, list(manifest.models), list(manifest.attacks), partial=partial)
-    return AuditResult(outcomes, manifest.classes, manifest.threat, manifest.info())
+    info = manifest.info()
+    if partial and not is_finished(folder):
+        info |= {"unfinished": True, "n_examples": int(outcomes["example"].nunique())}
+    return AuditResult(outcomes, manifest.classes, manifest.threat, info)
 
 
 def is_finished(folder: str | os.PathLike[str]) -> bool:

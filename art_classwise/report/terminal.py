@@ -30,6 +30,8 @@ def print_tables(result: AuditResult) -> None:
         under = {a: result.class_table(name, a)["robust"] for a in shown}
         rows = result.class_table(name).sort_values("robust", kind="stable", na_position="last")
         notes = [f"mean over classes under all attacks: {percent(rows['robust'].mean())}", "brackets: 95 % intervals"]
+        if result.info.get("worst_case") and len(result.attacks) > 1:
+            notes.append("each attack with those before it")
         if len(rows) > _MOST_CLASSES:
             notes.append(f"{len(rows) - _MOST_CLASSES} more classes in by_class.csv")
         if len(shown) < len(result.attacks):
