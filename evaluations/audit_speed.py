@@ -1,4 +1,4 @@
-"""How fast an audit is, how it scales over processes and what memory it takes, as speed.py measures it.
+"""How fast an audit is and how it scales over processes, as speed.py measures it.
 
 Every measurement is a function that runs in a process of its own: this file, called with its name and arguments.
 """
@@ -6,15 +6,11 @@ Every measurement is a function that runs in a process of its own: this file, ca
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,14 +22,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
+from _processes import answer, apart
 from published import NAMES, load_published
 
 import art_classwise as acw
 
-TABLES = ("audit", "scaling", "memory")
+TABLES = ("audit", "scaling")
 THEIRS, AUDIT, WORST_CASE, AUTOATTACK = "ART + pyautoattack", "audit", "audit, worst case", "pyautoattack"
 ALL = "all attacks"
 BATCH = 250  # of ART and pyautoattack, whose standard it is; an audit chooses its own
@@ -91,8 +87,6 @@ def measure(arguments: argparse.Namespace) -> pd.DataFrame:
         SystemExit: CIFAR-10 or the published networks are needed, and it isn't said where they lie.
     """
     full = arguments.size == "full"
-    if arguments.only == "memory":
-        return measure_memory(50_000 if full else 2_000)
     if not arguments.cifar10 or not (full or arguments.checkpoints):
         sys.exit(f"error: --only {arguments.only} needs --cifar10{'' if full else ' and --checkpoints'}")
     files = {"data": arguments.cifar10, "checkpoints": arguments.checkpoints or "."}
@@ -103,8 +97,8 @@ def measure(arguments: argparse.Namespace) -> pd.DataFrame:
         return time_scaling(subject, ("pgd-20", "margin-20"), counts, arguments.rounds)
     if full:
         return time_audits([large], ("pgd-20", "autoattack"), (AUTOATTACK, WORST_CASE), arguments.rounds)
-    networks = {"cifar10-cnn-a": "4/255", "cifar10-resnet4b": "2/255"}
-    subjects = [Subject(network, radius, n_examples=1_000, **files) for network, radius in networks.items()]
+    networks = (("cifar10-cnn-a", "4/255", 1_000), ("cifar10-resnet4b", "2/255", 256))
+    subjects = [Subject(network, radius, n_examples=n, **files) for network, radius, n in networks]
     return time_audits(subjects, ("standard",), (THEIRS, AUDIT, WORST_CASE), arguments.rounds)
 
 
@@ -129,7 +123,7 @@ def time_audits(
         for subject in subjects:
             for way in ways:
                 print("round", round_ + 1, "of", rounds, subject.network, way, sep=" | ", flush=True)
-                done = _apart("time_way", way=way, subject=asdict(subject), attacks=attacks)
+                done = apart(__file__, "time_way", way=way, subject=asdict(subject), attacks=attacks)
                 if done is not None:
                     timed.setdefault((subject, way), []).append(done)
     if not timed:
@@ -304,7 +298,7 @@ def time_scaling(
         for n in processes:
             print("round", round_ + 1, "of", rounds, f"{n} processes", sep=" | ", flush=True)
             with tempfile.TemporaryDirectory() as folder:
-                done = _apart("time_share", n, folder=folder, subject=asdict(subject), attacks=attacks)
+                done = apart(__file__, "time_share", n, folder=folder, subject=asdict(subject), attacks=attacks)
                 if done is None:
                     continue
                 each = [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(n)]
@@ -369,169 +363,10 @@ def time_share(folder: str, subject: dict[str, Any], attacks: Sequence[str]) -> 
     return times
 
 
-def measure_memory(n_images: int, side: int = 224, attacks: Sequence[str] = ("fgsm", "pgd-2")) -> pd.DataFrame:
-    """Measure the memory that the audit of a folder of images takes above what its process has without it.
-
-    Args:
-        n_images: How many images; see :func:`make_images`.
-        side: Their height and width.
-        attacks: Names of ladders and attacks.
-
-    Returns:
-        One row. ``images MiB`` is what all of them would take at once as float32; ``idle MiB`` what was in memory once
-        data set and network were there and it had computed an image; ``above idle MiB`` by how much that rose at most.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        files = make_images(Path(folder) / "images", n_images, side)
-        measured = _apart("memory_of_audit", folder=str(Path(folder) / "images"), attacks=attacks)
-    if measured is None:
-        sys.exit("error: the audit didn't run")
-    above = measured["peak MiB"] - measured["idle MiB"]
-    row = {
-        "n": n_images,
-        "image": f"3 x {side} x {side}",
-        "different files": files,
-        "attacks": ", ".join(attacks),
-        "images MiB": n_images * 3 * side * side * 4 / 2**20,
-        **measured,
-        "above idle MiB": above,
-        "images / s": n_images / measured["seconds"],
-        "below 1.5 GB": above * 2**20 < 1.5e9,
-    }
-    return pd.DataFrame([row])
-
-
-def make_images(folder: Path, n_images: int, side: int, n_classes: int = 10, different: int = 100) -> int:
-    """Write a folder of JPEG files, one subfolder per class; most of them are hard links of the first ones.
-
-    Args:
-        folder: To be made.
-        n_images: How many, in equal parts of each class; at least one of each.
-        side: Height and width.
-        n_classes: How many classes.
-        different: How many of the files are written, at most.
-
-    Returns:
-        How many were written.
-    """
-    from PIL import Image
-
-    rng, written = np.random.default_rng(0), list[Path]()
-    for k in range(n_classes):
-        (folder / f"class{k}").mkdir(parents=True)
-    for i in range(n_images):
-        path = folder / f"class{i % n_classes}" / f"{i:08d}.jpg"
-        if len(written) < different:
-            coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)  # smooth, as photographs are to a JPEG decoder
-            Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(path, quality=90)
-            written.append(path)
-            continue
-        try:
-            os.link(written[i % len(written)], path)
-        except OSError:  # not every file system has links
-            shutil.copyfile(written[i % len(written)], path)
-    return len(written)
-
-
-def memory_of_audit(folder: str, attacks: Sequence[str]) -> dict[str, float]:
-    """Audit a tiny network on a folder of images, and watch the memory of this process.
-
-    The network takes every image for the first class, whatever an attack does, and all labels say the same: so each
-    attack goes on to its end on each image, which is the most that it can take.
-
-    Args:
-        folder: With one subfolder of images per class.
-        attacks: Names of ladders and attacks.
-
-    Returns:
-        ``seconds``; ``idle MiB`` and ``peak MiB``, before and during the audit.
-    """
-    data = acw.load_dataset(folder)
-    data = replace(data, y=np.zeros(len(data), dtype=np.int64))
-    torch.manual_seed(0)
-    head = nn.Linear(8, len(data.classes))
-    with torch.no_grad():
-        head.bias[0] += 100
-    module = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
-    classifier = acw.as_classifier(module.eval(), data.input_shape, len(data.classes))
-    with tempfile.TemporaryDirectory() as store:
-        audit = acw.ClassWiseAudit("Linf:2/255", attacks, store=Path(store) / "audit", seed=0, verbose=False)
-        classifier.predict(np.asarray(data.x[:1]))
-        gc.collect()
-        idle, highest = _resident(), _highest()
-        with _Watch() as watch:
-            began = time.perf_counter()
-            audit.evaluate({"network": classifier}, data)
-            seconds = time.perf_counter() - began
-    # The system's own maximum has no gaps, but knows only what rose above all that was before.
-    peak = max(watch.peak, _highest() if _highest() > highest else 0)
-    return {"seconds": seconds, "idle MiB": idle / 2**20, "peak MiB": peak / 2**20}
-
-
-class _Watch:
-    """Looks at the memory of this process every 50 ms; ``peak`` is the most it saw, in bytes."""
-
-    def __enter__(self) -> _Watch:
-        self.peak, self._over = _resident(), threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._over.wait(0.05):
-            self.peak = max(self.peak, _resident())
-
-
-def _resident() -> int:
-    """Return the bytes of this process in memory; where the system doesn't tell, the most there ever were."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return _highest()
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) * 1024
-
-
-def _highest() -> int:
-    """Return the most bytes of this process that were ever in memory."""
-    import resource  # not on Windows
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def _shown(network: str) -> str:
     """Return a network's name for a table: of a file its name alone."""
     return Path(network).name
 
 
-def _apart(task: str, processes: int = 0, **arguments: Any) -> dict[str, Any] | None:
-    """Run a function of this file in a process of its own, or in several of one thread that ``torchrun`` starts.
-
-    Args:
-        task: Its name.
-        processes: How many, of one thread each; 0 is one with all the threads there are.
-        **arguments: Its arguments, which JSON can hold.
-
-    Returns:
-        What it returned, in the first process; None, with the reason printed, if it failed.
-    """
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [*(torchrun if processes > 1 else ()), __file__, task, json.dumps(arguments)]
-    environment = {**os.environ, **({"OMP_NUM_THREADS": "1"} if processes else {})}
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment)
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if "Error" in line] or ["no message"]
-        print("  left out:", said[0 if processes > 1 else -1].strip(), flush=True)
-        return None
-    answer: dict[str, Any] = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
-    return answer
-
-
 if __name__ == "__main__":
-    tasks = {task.__name__: task for task in (time_way, time_share, memory_of_audit)}
-    returned = tasks[sys.argv[1]](**json.loads(sys.argv[2]))
-    if os.environ.get("RANK", "0") == "0":
-        print(json.dumps(returned))
+    answer(time_way, time_share)

@@ -6,13 +6,14 @@
     python evaluations/speed.py --only audit --cifar10 cifar10_test.npz --checkpoints FOLDER
     python evaluations/speed.py --only scaling --cifar10 cifar10_test.npz --checkpoints FOLDER
     python evaluations/speed.py --only memory
+    python evaluations/speed.py --only disk
 
 Each case runs in a process of its own, in several rounds: a call to warm up, then whole calls of ``generate``, or whole
 epochs of training; the table has their median. torchattacks' wheel brings a package ``robustbench`` that overwrites the
 real one, so install it aside: ``pip install --no-deps --target FOLDER torchattacks``. Without --cifar10 and
 --checkpoints cases that need them are left out. On a CUDA GPU: ``--size full`` (larger batches, WideResNet-28-10;
 audits of 10,000 images on the ResNet-18 given as --model). ``scaling`` is an audit by one process and by several,
-``memory`` what an audit of an image folder takes: see audit_speed.py.
+``memory`` what an audit of an image folder takes, ``disk`` what its outcomes do: see audit_speed.py and audit_size.py.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import pandas as pd
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+import audit_size
 import audit_speed
 from _machine import hardware, versions
 from policy_step import time_policies
@@ -41,7 +43,7 @@ from training_step import STEPS, TRAINERS, forwards_per_image, time_training
 import art_classwise as acw
 
 EPS, STEP = 8 / 255, 2 / 255
-CHOICES = ("attacks", "training", "policies", *audit_speed.TABLES)
+CHOICES = ("attacks", "training", "policies", *audit_speed.TABLES, *audit_size.TABLES)
 VERDICT_EPS = 0.9 / 255  # at which pyautoattack's natural ResNet-18 withstands PGD-20 on about half of the images
 
 
@@ -54,9 +56,10 @@ def main() -> None:
     if arguments.only == "policies":
         _time_policies(arguments)
         return
-    if arguments.only in audit_speed.TABLES:
-        _write(audit_speed.measure(arguments), arguments)
-        return
+    for measured in (audit_speed, audit_size):
+        if arguments.only in measured.TABLES:
+            _write(measured.measure(arguments), arguments)
+            return
     results: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for round_ in range(arguments.rounds):  # by turns, so that a slow minute of the machine meets all cases alike
         for case in _cases(arguments):

@@ -22,6 +22,11 @@ def audit_speed(evaluation):
 
 
 @pytest.fixture
+def audit_size(evaluation):
+    return evaluation("audit_size")
+
+
+@pytest.fixture
 def subject(audit_speed):
     """An untrained network on digits, whose labels are its own predictions."""
     return audit_speed.Subject("digits-cnn", "0.05", "digits", 40)
@@ -170,10 +175,10 @@ def test_rows_compare_with_the_first_way(audit_speed, subject, monkeypatch):
     """Medians over rounds, and the verdicts that differ, by hand."""
     seconds = iter([8.0, 1.0, 6.0, 3.0, 7.0, 2.0])
 
-    def apart(task, *, way, subject, attacks):
+    def apart(script, task, *, way, subject, attacks):
         return {"seconds": {ALL: next(seconds)}, "withstood": {ALL: "1100" if way == audit_speed.THEIRS else "1010"}}
 
-    monkeypatch.setattr(audit_speed, "_apart", apart)
+    monkeypatch.setattr(audit_speed, "apart", apart)
     table = audit_speed.time_audits([subject], ["fgsm"], (audit_speed.THEIRS, audit_speed.AUDIT), rounds=3)
     table = table.set_index("way")
     assert table["seconds"].tolist() == [7.0, 2.0]
@@ -194,21 +199,21 @@ def test_scaling_over_two_processes(audit_speed, subject, tmp_path):
 
 
 def test_time_runs_from_the_last_to_be_ready_to_the_last_to_end(audit_speed, subject, monkeypatch):
-    def apart(task, processes, *, folder, subject, attacks):
+    def apart(script, task, processes, *, folder, subject, attacks):
         for rank in range(processes):
             times = {"ready": 10.0 + rank, "ended": 20.0 - rank, "robust %": 50.0}
             with open(f"{folder}/{rank}.json", "w") as file:
                 file.write(str(times).replace("'", '"'))
         return {}
 
-    monkeypatch.setattr(audit_speed, "_apart", apart)
+    monkeypatch.setattr(audit_speed, "apart", apart)
     table = audit_speed.time_scaling(subject, ["fgsm"], (1, 2, 4))
     assert table["seconds"].tolist() == [10.0, 9.0, 7.0]
     assert table["times"].tolist() == pytest.approx([1, 10 / 9, 10 / 7])
 
 
-def test_memory_of_a_folder_of_images(audit_speed):
-    (row,) = audit_speed.measure_memory(60, 32).to_dict("records")
+def test_memory_of_a_folder_of_images(audit_size):
+    (row,) = audit_size.measure_memory(60, 32).to_dict("records")
     assert (row["n"], row["image"], row["different files"]) == (60, "3 x 32 x 32", 60)
     assert row["images MiB"] == pytest.approx(60 * 3 * 32 * 32 * 4 / 2**20)
     assert 50 < row["idle MiB"] <= row["peak MiB"]
@@ -217,9 +222,9 @@ def test_memory_of_a_folder_of_images(audit_speed):
     assert row["below 1.5 GB"] == (row["above idle MiB"] < 1.5e9 / 2**20)
 
 
-def test_the_watch_sees_what_comes_and_goes(audit_speed):
-    before = audit_speed._resident()
-    with audit_speed._Watch() as watch:
+def test_the_watch_sees_what_comes_and_goes(audit_size):
+    before = audit_size._resident()
+    with audit_size._Watch() as watch:
         held = np.ones(2**24)  # 128 MiB, in pages of its own
         until = before + 2**26
         while watch.peak < until and held[0]:
@@ -228,8 +233,8 @@ def test_the_watch_sees_what_comes_and_goes(audit_speed):
     assert before + 2**26 <= watch.peak < before + 2**29
 
 
-def test_most_images_are_links_of_a_few_files(audit_speed, tmp_path):
-    assert audit_speed.make_images(tmp_path / "x", 50, 24, n_classes=4, different=8) == 8
+def test_most_images_are_links_of_a_few_files(audit_size, tmp_path):
+    assert audit_size.make_images(tmp_path / "x", 50, 24, n_classes=4, different=8) == 8
     data = acw.load_dataset(tmp_path / "x")
     assert np.bincount(data.y).tolist() == [13, 13, 12, 12]
     assert data.input_shape == (3, 24, 24)
@@ -238,35 +243,45 @@ def test_most_images_are_links_of_a_few_files(audit_speed, tmp_path):
     assert len({f.read_bytes() for f in files}) == 8
 
 
-def test_without_links_files_are_copied(audit_speed, tmp_path, monkeypatch):
+def test_without_links_files_are_copied(audit_size, tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError("no links here")
 
     monkeypatch.setattr(os, "link", refuse)
-    assert audit_speed.make_images(tmp_path / "x", 12, 24, n_classes=2, different=4) == 4
+    assert audit_size.make_images(tmp_path / "x", 12, 24, n_classes=2, different=4) == 4
     assert len(acw.load_dataset(tmp_path / "x")) == 12
 
 
-def test_sizes_of_the_command_line(audit_speed, monkeypatch):
+def test_an_audit_of_many_models_on_disk(audit_size):
+    (row,) = audit_size.measure_disk(2, 3, 1_000, 10).to_dict("records")
+    assert (row["models"], row["attacks"], row["n"], row["rows"]) == (2, 3, 1_000, 6_000)
+    assert row["disk MB"] == 2 * 2 * (1 + 3) * 4096 / 1e6  # of ten classes, 512 or 488 rows lie in one block
+    assert row["bytes per row"] == pytest.approx(1e6 * row["disk MB"] / 6_000)
+    assert min(row[f"seconds {what}"] for what in ("to write", "to read", "for summary", "for worst case")) > 0
+
+
+def test_sizes_of_the_command_line(audit_speed, audit_size, monkeypatch):
     seen = []
-    for name in ("time_audits", "time_scaling", "measure_memory"):
-        monkeypatch.setattr(audit_speed, name, lambda *a, name=name: seen.append((name, *a)) or pd.DataFrame())
+    for name in ("time_audits", "time_scaling", "measure_memory", "measure_disk"):
+        script = audit_speed if name.startswith("time") else audit_size
+        monkeypatch.setattr(script, name, lambda *a, name=name: seen.append((name, *a)) or pd.DataFrame())
     given = {"cifar10": "c.npz", "checkpoints": "there"}
     audit_speed.measure(asked("audit", **given, rounds=2))
     audit_speed.measure(asked("audit", "full", cifar10="c.npz", model="mine.pt"))
     audit_speed.measure(asked("scaling", **given, processes=4))
-    audit_speed.measure(asked("memory"))
-    audit_speed.measure(asked("memory", "full"))
-    quick, full, scaling, few, many = seen
+    for size in ("quick", "full"):
+        audit_size.measure(asked("memory", size))
+        audit_size.measure(asked("disk", size))
+    quick, full, scaling, *sizes = seen
     assert [(s.network, s.radius, s.n_examples) for s in quick[1]] == [
         ("cifar10-cnn-a", "4/255", 1000),
-        ("cifar10-resnet4b", "2/255", 1000),
+        ("cifar10-resnet4b", "2/255", 256),
     ]
     assert quick[2:] == (("standard",), ("ART + pyautoattack", "audit", "audit, worst case"), 2)
     assert (full[1][0].network, full[1][0].n_examples) == ("mine.pt", 10_000)
     assert full[2:] == (("pgd-20", "autoattack"), ("pyautoattack", "audit, worst case"), 1)
     assert (scaling[1].n_examples % 512, scaling[3]) == (0, (1, 4))
-    assert (few, many) == (("measure_memory", 2_000), ("measure_memory", 50_000))
+    assert sizes == [("measure_memory", 2_000), ("measure_disk", 2), ("measure_memory", 50_000), ("measure_disk", 30)]
     for only in ("audit", "scaling"):
         with pytest.raises(SystemExit, match=f"--only {only} needs --cifar10 and --checkpoints"):
             audit_speed.measure(asked(only))
@@ -274,7 +289,7 @@ def test_sizes_of_the_command_line(audit_speed, monkeypatch):
 
 def test_the_table_is_written_with_where_and_how(evaluation, monkeypatch, tmp_path, capsys):
     speed = evaluation("speed")
-    monkeypatch.setattr(speed.audit_speed, "measure_memory", lambda n: pd.DataFrame([{"n": n, "idle MiB": 1.5}]))
+    monkeypatch.setattr(speed.audit_size, "measure_memory", lambda n: pd.DataFrame([{"n": n, "idle MiB": 1.5}]))
     out = tmp_path / "table.csv"
     monkeypatch.setattr("sys.argv", ["speed.py", "--only", "memory", "--out", str(out)])
     speed.main()
