@@ -61,9 +61,13 @@ def usual_batch_size(device: torch.device, input_shape: Sequence[int]) -> int:
 
 @contextmanager
 def computing_at_most(attack: Any, most: int) -> Iterator[None]:
-    """Let an ART attack, and one within it, compute at most so many examples at once inside the block."""
+    """Let an ART attack, and one within it, compute at most so many examples at once inside the block.
+
+    One within it: a transfer's, or what ART's PGD hands its work to, which has a batch size of its own.
+    """
     changed: list[tuple[Any, str, Any]] = []
-    for one in (attack, getattr(attack, "attack", None)):
+    within = getattr(attack, "attack", None)
+    for one in (attack, within, getattr(attack, "_attack", None), getattr(within, "_attack", None)):
         name = "micro_batch_size" if hasattr(one, "micro_batch_size") else "batch_size"
         size = getattr(one, name, None)
         if (isinstance(size, int) and size > most) or (size is None and name == "micro_batch_size"):

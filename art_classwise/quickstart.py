@@ -90,5 +90,5 @@ def _check_own(folder: Path) -> None:
     if not (folder / "manifest.json").exists():
         return
     commands = Store(folder).manifest().commands
-    if not any(shlex.split(command)[1:2] == ["quickstart"] for command in commands):
+    if not any(command.split()[1:2] == ["quickstart"] for command in commands):
         raise InputError(f"{folder.absolute()} holds another audit: choose another folder (--out on the command line).")

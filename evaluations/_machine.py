@@ -5,26 +5,20 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
+
+from art_classwise.audit.provenance import processor
 
 
 def hardware() -> str:
     """Return the GPU's name, or else the processor's with the number of cores and threads."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"{os.cpu_count()} cores, {_processor()}, {torch.get_num_threads()} threads"
+    return f"{os.cpu_count()} cores, {processor()}, {torch.get_num_threads()} threads"
 
 
 def versions() -> str:
     """Return the versions of Python, torch and ART."""
     art = version("adversarial-robustness-toolbox")
     return f"Python {platform.python_version()}, torch {torch.__version__}, ART {art}"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.machine()

@@ -92,7 +92,7 @@ def measure(arguments: argparse.Namespace) -> pd.DataFrame:
     files = {"data": arguments.cifar10, "checkpoints": arguments.checkpoints or "."}
     large = Subject(arguments.model or "resnet18", "8/255", n_examples=10_000, **files)
     if arguments.only == "scaling":
-        subject = large if full else Subject("cifar10-resnet4b", "2/255", n_examples=16 * SHARD, **files)
+        subject = large if full else Subject("cifar10-resnet4b", "2/255", n_examples=10_000, **files)
         counts = (1, *((arguments.processes,) if arguments.processes > 1 else ()))
         return time_scaling(subject, ("pgd-20", "margin-20"), counts, arguments.rounds)
     if full:

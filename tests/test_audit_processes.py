@@ -562,15 +562,15 @@ def test_a_shard_that_another_process_removes_before_it_is_read_is_waited_for(
     references, worst_case, store, monkeypatch
 ):
     """The other has found it damaged."""
-    real, removed = Store.outcomes, []
+    real, removed = module.read_outcomes, []
 
-    def outcomes_after_removal(self, *args, **kwargs):
+    def outcomes_after_removal(*args, **kwargs):
         if not removed:
             removed.append(shard(by_attack(store)[1], 3))
             removed[0].unlink()
-        return real(self, *args, **kwargs)
+        return real(*args, **kwargs)
 
-    monkeypatch.setattr(Store, "outcomes", outcomes_after_removal)
+    monkeypatch.setattr(module, "read_outcomes", outcomes_after_removal)
     assert outcomes(store, "few", worst_case).equals(references["few", worst_case])
     assert removed[0].exists()
 
@@ -598,16 +598,16 @@ def test_a_damaged_shard_that_another_process_has_replaced_is_not_removed(refere
     path = shard(by_attack(store)[1], 3)
     whole = path.read_bytes()
     flip(path)
-    real = Store.outcomes
+    real = module.read_outcomes
 
-    def replaced_meanwhile(self, *args, **kwargs):
+    def replaced_meanwhile(*args, **kwargs):
         try:
-            return real(self, *args, **kwargs)
+            return real(*args, **kwargs)
         except DamagedShardError:
             path.write_bytes(whole)
             raise
 
-    monkeypatch.setattr(Store, "outcomes", replaced_meanwhile)
+    monkeypatch.setattr(module, "read_outcomes", replaced_meanwhile)
     with watched(lambda unit: pytest.fail(f"{unit} is there")):
         assert outcomes(store, "few", worst_case).equals(references["few", worst_case])
 

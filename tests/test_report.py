@@ -53,7 +53,9 @@ def make_result(classes, models=("one", "two"), n=40):
         "seed": 0,
         "attacks": {"fgsm": {"class": "FGSM", "eps": 0.1}},
         "created": "2026-01-01T00:00:00+00:00",
-        "environments": [{"python": "3", "versions": {"torch": "2"}, "system": "S", "cpu_cores": 2, "gpus": []}],
+        "environments": [
+            {"python": "3", "versions": {"torch": "2"}, "system": "S", "cpu": "C", "cpu_cores": 2, "gpus": []}
+        ],
         "command": "art-classwise audit --model '<b>'",
     }
     return AuditResult(outcomes, tuple(classes), acw.ThreatModel("Linf", 0.1), info)

@@ -92,7 +92,7 @@ def test_a_saved_audit_is_replaced_on_request_only(result, tmp_path, classifier,
     assert not {p for p in before if p.parent.name != "clean"} & set(
         shards(tmp_path)
     )  # without attack all is as it was
-    with pytest.raises(InputError, match="can't be used, since it is another audit"):
+    with pytest.raises(InputError, match=r"can't be used, since it was written by save\(\), and no audit goes on"):
         again(tmp_path, classifier, data)
 
 
@@ -463,7 +463,7 @@ def test_a_command_with_bytes_that_are_no_text_is_kept(classifier, data, tmp_pat
 def test_the_manifest_says_where_outcomes_come_from(folder, classifier, data, monkeypatch):
     """Who reads only has no part in them."""
     first = acw.read_audit(folder).info["environments"]
-    assert [sorted(e) for e in first] == [["cpu_cores", "gpus", "python", "system", "torch_threads", "versions"]]
+    assert [sorted(e) for e in first] == [["cpu", "cpu_cores", "gpus", "python", "system", "torch_threads", "versions"]]
     monkeypatch.setattr(audit_module, "environment", lambda: {**first[0], "python": "3.99"})
     again(folder, classifier, data)
     assert acw.read_audit(folder).info["environments"] == first

@@ -3,7 +3,7 @@
 from art_classwise.audit.audit import ClassWiseAudit
 from art_classwise.audit.exclusion import ClassExclusionStudy, ExclusionResult
 from art_classwise.audit.result import WORST_CASE, AuditResult
-from art_classwise.audit.store import is_finished, read_audit, write_audit
+from art_classwise.audit.saved import is_finished, read_audit, write_audit
 
 __all__ = [
     "WORST_CASE",

@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.errors import InputError, check_name, check_seed, check_whole
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers._checkpoint import differences
 
-__all__ = ["Attack", "Examples", "Manifest"]
+__all__ = ["FINGERPRINT", "Attack", "Examples", "Manifest"]
 
 _FORMAT, _SCHEMA = "art-classwise audit", 2
-_FINGERPRINT = re.compile(r"[0-9a-f]{32}")
+_MOST_SHARDS = 1_000_000  # more than any audit has: a reader would count them for hours
+FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class Manifest:
         Raises:
             InputError: The two can't lie in one folder; the difference is named.
         """
+        if self.examples.fingerprint is None:
+            raise InputError("it was written by save(), and no audit goes on there")
         other = differences(self._identity(), asked._identity())
         known = set(self.models) & set(asked.models)
         other += [f"the network of the model {m!r} was another" for m in known if self.models[m] != asked.models[m]]
@@ -121,7 +125,7 @@ class Manifest:
             "seed": self.seed,
             "worst_case": self.worst_case,
             "the shard size": self.shard_size,
-            "examples": f"{of.n} of {of.dataset} ({of.split}){known}",
+            "the choice of examples": f"{of.n} of {of.dataset} ({of.split}){known}",
             "classes": self.classes,
         }
 
@@ -155,7 +159,7 @@ class Manifest:
         """
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"is damaged: {error}") from error
         if not isinstance(content, dict) or "schema" not in content:
             raise InputError("is no audit's: there is no schema version")
@@ -174,13 +178,15 @@ class Manifest:
         try:
             return cls._from(content)
         except (TypeError, ValueError) as error:
-            raise InputError(f"is damaged: {error}") from error
+            raise InputError(f"is damaged: {str(error).removeprefix('is damaged: ')}") from error
 
     @classmethod
     def _from(cls, content: dict[str, Any]) -> Manifest:
         examples = Examples(**content["examples"])
         check_whole("examples.n", examples.n, 1)
         check_whole("shard_size", content["shard_size"], 1)
+        if examples.n / content["shard_size"] > _MOST_SHARDS:
+            raise InputError(f"says that there are {examples.n} examples in shards of {content['shard_size']}")
         check_seed(content["seed"])
         for name in (examples.dataset, examples.split, content["created"]):
             _is("a name or date", name, str)
@@ -197,6 +203,10 @@ class Manifest:
                 check_name(kind, name)
         if not (models and attacks and classes):
             raise InputError("there is no model, no attack or no class")
+        if len(set(classes)) < len(classes):
+            raise InputError("a class name stands twice")
+        if WORST_CASE in attacks:
+            raise InputError(f"an attack is named {WORST_CASE!r}, which stands for all of them together")
         return cls(
             threat=ThreatModel(content["threat"]["norm"], content["threat"]["eps"]),
             seed=content["seed"],
@@ -238,7 +248,7 @@ def _is(what: str, value: object, kind: type) -> Any:
 
 def _check_fingerprint(value: object) -> str:
     """Check what becomes the name of a folder."""
-    if not isinstance(value, str) or not _FINGERPRINT.fullmatch(value):
+    if not isinstance(value, str) or not FINGERPRINT.fullmatch(value):
         raise InputError(f"a fingerprint must be 32 hexadecimal digits, but one is {value!r}"[:200])
     return value
 
@@ -247,6 +257,7 @@ _ENVIRONMENT: dict[str, Callable[[Any], bool]] = {
     "python": lambda v: isinstance(v, str),
     "versions": lambda v: isinstance(v, Mapping) and all(isinstance(i, str) for i in v.values()),
     "system": lambda v: isinstance(v, str),
+    "cpu": lambda v: isinstance(v, str),
     "cpu_cores": lambda v: v is None or isinstance(v, int),
     "torch_threads": lambda v: isinstance(v, int),
     "gpus": lambda v: isinstance(v, list) and all(isinstance(g, str) for g in v),

@@ -6,6 +6,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -44,7 +45,7 @@ class ShardRunner:
         self, data: Dataset, threat: ThreatModel, *, shard_size: int, seed: int, batch_size: int | None
     ) -> None:
         self._data, self._threat, self._shard_size, self._seed = data, threat, shard_size, seed
-        self._batch_size = batch_size
+        self._batch_size, self._ran_out = batch_size, False
         self._shard: tuple[int, Dataset] | None = None
 
     def n_examples(self, shard: int) -> int:
@@ -91,23 +92,27 @@ class ShardRunner:
     def _attacked(self, classifier: Any, name: str, attack: Any, shard: int, data: Dataset, most: int) -> pd.DataFrame:
         x, y = np.asarray(data.x), data.y
         extra = {"example_ids": data.ids} if getattr(attack, "uses_example_ids", False) else {}
+        # Others' attacks draw their numbers batch by batch: that is changed in need only. And they may write into what
+        # they are given, which would move the centre of the ball.
+        ours = bool(extra) or hasattr(attack, "micro_batch_size")
+        given = (x, y) if ours else (x.copy(), y.copy())
         # ART's attacks leave the model in eval mode and write gradients into its weights.
         with (
             _ONE_AT_A_TIME,
             preserved(classifier.model),
             preserved_random_state(zlib.crc32(f"{self._seed} {name} {shard * self._shard_size}".encode())),
-            computing_at_most(attack, most),
+            computing_at_most(attack, most) if ours or self._ran_out else nullcontext(),
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore", GradientMaskingWarning)  # the outcomes say it, example by example
-            x_adv = np.asarray(attack.generate(x, y, **extra), dtype=np.float32)
+            x_adv = np.asarray(attack.generate(*given, **extra), dtype=np.float32)
         if x_adv.shape != x.shape or not np.isfinite(x_adv).all():
             raise InputError(
                 f"The attack {name!r} must return finite images of shape {x.shape}, but returned "
                 f"{'values that are not finite' if x_adv.shape == x.shape else f'shape {x_adv.shape}'}."
             )
         zero = np.asarray(getattr(attack, "zero_gradient", []), dtype=bool)
-        if x_adv is x or np.shares_memory(x_adv, x) or not x_adv.flags.writeable:
+        if not x_adv.flags.writeable:
             x_adv = x_adv.copy()
         sizes = np.empty(len(x), np.float32)
         low, high = torch.tensor(0.0), torch.tensor(1.0)
@@ -143,7 +148,9 @@ class ShardRunner:
         """Return float32 logits on the CPU, in eval mode, of the examples or of images in their place."""
         module, device = Passes(_estimator.logits_module(classifier)), classifier.device
         batches = torch.from_numpy(np.asarray(data.x) if x is None else x).split(most)
-        parts = [_estimator.exact_logits(module, b.to(device), classifier.nb_classes).cpu() for b in batches]
+        # Networks and ART's defences that draw numbers as they predict draw the same ones again after a kill.
+        with _ONE_AT_A_TIME, preserved_random_state(zlib.crc32(f"{self._seed} {data.ids[0]}".encode())):
+            parts = [_estimator.exact_logits(module, b.to(device), classifier.nb_classes).cpu() for b in batches]
         logits = torch.cat(parts)
         finite = logits.isfinite().all(1)
         if not finite.all():
@@ -166,7 +173,7 @@ class ShardRunner:
                 raise InputError(f"There isn't memory to compute a single example ({said}): free some.")
             release()
             most //= 2
-            self._batch_size = most
+            self._batch_size, self._ran_out = most, True
             warnings.warn(f"Out of memory ({said}): going on with {most} examples at once.", stacklevel=2)
 
 

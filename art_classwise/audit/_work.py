@@ -12,7 +12,7 @@ from art_classwise.audit.store import DamagedShardError, MissingShardError, Stor
 
 __all__ = ["drop_damaged", "fill"]
 
-_LONGEST_NAP = 1.0
+_LONGEST_NAP = 0.4  # seconds: who waits at the end waits for a shard, and must see it soon
 
 
 def fill(

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from art.evaluations.evaluation import Evaluation
 from tqdm.auto import tqdm
 
 from art_classwise import _estimator, _ranks
 from art_classwise._files import check_output_folder
+from art_classwise._state import preserved_random_state
 from art_classwise.attacks._fast import Precision
 from art_classwise.attacks.ladder import Attacks, ladder, usual_threat
 from art_classwise.audit._manifest import Attack, Examples, Manifest
@@ -34,6 +36,7 @@ from art_classwise.audit.provenance import (
     parameters,
 )
 from art_classwise.audit.result import AuditResult
+from art_classwise.audit.saved import read_outcomes
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, Unit
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError, check_name, check_seed, check_whole
@@ -100,8 +103,8 @@ class ClassWiseAudit(Evaluation):
         )
         self._ladder(self.threat or "Linf:8/255")  # a wrong name is better known now
         self.worst_case = worst_case
-        self.store = None if store is None else check_output_folder(store)
-        self.seed = seed
+        self.store = None if store is None else check_output_folder(store).absolute()  # wherever evaluate() is called
+        self.seed = int(seed)  # a NumPy integer can't be written as JSON
         self.batch_size = batch_size
         self.verbose = verbose
         self.command = None if command is None else command.encode(errors="backslashreplace").decode()
@@ -149,6 +152,7 @@ class ClassWiseAudit(Evaluation):
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             commands=[] if self.command is None else [self.command],
         )
+        _check_told_apart(models, asked.models)
         with ExitStack() as stack:
             folder = self.store or Path(stack.enter_context(tempfile.TemporaryDirectory()))
             store = Store(folder)
@@ -181,11 +185,14 @@ class ClassWiseAudit(Evaluation):
         def compute(unit: Unit) -> pd.DataFrame:
             take_part()  # once; who computes nothing has no part in the outcomes
             name = by_fingerprint[unit.model]
-            if unit.attack is None:
-                return runner.clean(models[name], unit.shard)
-            rows = _left(store, unit, keys) if self.worst_case else None
-            attack = names[unit.attack]
-            return runner.attacked(models[name], attack, attacks[name][attack], unit.shard, rows)
+            rows = _left(store, unit, keys) if self.worst_case and unit.attack is not None else None
+            try:
+                if unit.attack is None:
+                    return runner.clean(models[name], unit.shard)
+                attack = names[unit.attack]
+                return runner.attacked(models[name], attack, attacks[name][attack], unit.shard, rows)
+            except InputError as error:
+                raise InputError(f"On the model {name!r}: {error}") from error
 
         quiet = not self.verbose or not _ranks.is_main()
         with tqdm(total=total, desc="audit", unit="example", disable=quiet) as bar:
@@ -198,7 +205,7 @@ class ClassWiseAudit(Evaluation):
             while True:
                 fill(store, chains, compute, in_order=self.worst_case, first=first, progress=progress)
                 try:
-                    return store.outcomes(asked, list(asked.models), list(asked.attacks))
+                    return read_outcomes(store, asked, list(asked.models), list(asked.attacks))
                 except DamagedShardError as damaged:
                     if damaged.unit in dropped:
                         raise  # computing it anew doesn't help
@@ -249,6 +256,11 @@ def _check_fit(name: str, classifier: Any, data: Dataset) -> None:
             f"The model {name!r} has clip_values {classifier.clip_values}, but an audit's images lie in [0, 1]: "
             "make the classifier with clip_values=(0, 1)."
         )
+    if classifier.postprocessing_defences:
+        raise InputError(
+            f"The model {name!r} has postprocessing defences, which its network's logits don't show: make the "
+            "classifier without them."
+        )
     if classifier.nb_classes != len(data.classes):
         raise InputError(
             f"The model {name!r} has {classifier.nb_classes} classes, but {data.name} has {len(data.classes)}."
@@ -260,7 +272,32 @@ def _check_fit(name: str, classifier: Any, data: Dataset) -> None:
         )
 
 
+def _check_told_apart(models: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
+    """Check that models with one fingerprint, which are computed once, are one: classes' code isn't part of it."""
+    first: dict[str, str] = {}
+    for name, classifier in models.items():
+        other = first.setdefault(fingerprints[name], name)
+        if classifier.model is models[other].model:
+            continue
+        logits: list[npt.NDArray[np.float32]] = []
+        for one in (models[other], classifier):
+            x = _estimator.noise(one)
+            with preserved_random_state(0):
+                exact = _estimator.exact_logits(_estimator.logits_module(one), x, one.nb_classes)
+            logits.append(exact.cpu().numpy())
+        if not np.allclose(logits[0], logits[1], rtol=1e-3, atol=1e-3):
+            raise InputError(
+                f"The models {other!r} and {name!r} have the same weights and layers, but compute differently. What "
+                "differs is the code of a class: give the class of one another name."
+            )
+
+
 def _checked(name: str, attack: Any, threat: ThreatModel) -> Any:
+    if not (hasattr(attack, "generate") and hasattr(attack, "attack_params")):
+        raise InputError(
+            f"The function for {name!r} must return an ART evasion attack on the classifier it is given, "
+            f"but returned a {type(attack).__name__}."
+        )
     if getattr(attack, "targeted", False):
         raise InputError(
             f"The attack {name!r} is targeted: it would drive each example towards its true label. "

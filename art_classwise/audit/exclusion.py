@@ -26,7 +26,7 @@ from art_classwise.attacks.ladder import ladder
 from art_classwise.audit.audit import ClassWiseAudit
 from art_classwise.audit.provenance import weights_fingerprint
 from art_classwise.audit.result import AuditResult
-from art_classwise.audit.store import is_finished, read_audit
+from art_classwise.audit.saved import is_finished, read_audit
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError, check_seed, check_whole
 from art_classwise.metrics.homing import unrelated_class

@@ -7,8 +7,13 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -16,9 +21,18 @@ import torch
 from art.attacks.attack import EvasionAttack
 from torch import Tensor, nn
 
+from art_classwise.attacks.transfer import TransferAttack
 from art_classwise.datasets import Dataset, LazyImages
 
-__all__ = ["data_fingerprint", "environment", "fingerprint", "model_fingerprint", "parameters", "weights_fingerprint"]
+__all__ = [
+    "data_fingerprint",
+    "environment",
+    "fingerprint",
+    "model_fingerprint",
+    "parameters",
+    "processor",
+    "weights_fingerprint",
+]
 
 _PACKAGES = (
     "art-classwise",
@@ -28,6 +42,9 @@ _PACKAGES = (
     "robustbench",
     "numpy",
 )
+
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 def environment() -> dict[str, Any]:
@@ -43,10 +60,19 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "system": f"{platform.system()} {platform.machine()}",
+        "cpu": processor(),
         "cpu_cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "gpus": gpus,
     }
+
+
+def processor() -> str:
+    """Return the name of the processor, or of its kind."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
 
 
 def parameters(attack: Any) -> dict[str, Any]:
@@ -55,21 +81,35 @@ def parameters(attack: Any) -> dict[str, Any]:
     unsaid = {"verbose", "summary_writer", "estimator", "classifier", "micro_batch_size"}  # they change no outcome
     if getattr(attack, "uses_example_ids", False):
         unsaid.add("batch_size")  # others draw their random numbers by the batch
+    # A transfer's surrogate is told even where it is the model under attack: on the others it is not.
+    own = None if isinstance(attack, TransferAttack) else getattr(attack, "estimator", None)
     for name in attack.attack_params:
         if name not in unsaid:
-            values[name] = _plain(getattr(attack, name, None), getattr(attack, "estimator", None))
+            values[name] = _plain(getattr(attack, name, None), own)
     return values
 
 
 def fingerprint(value: Any) -> str:
     """Return 32 hexadecimal digits that tell plain values apart: numbers, texts, lists, dicts."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(_whole(value), sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:32]
+
+
+def _whole(value: Any) -> Any:
+    """Write 2.0 as 2: the two are equal."""
+    if isinstance(value, Mapping):
+        return {k: _whole(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_whole(v) for v in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def weights_fingerprint(network: nn.Module) -> str:
     """Return 32 hexadecimal digits that tell networks apart by the names, shapes, types and bits of their weights."""
     digest = hashlib.sha256()
     for name, value in network.state_dict().items():
+        if not isinstance(value, Tensor) or value.is_quantized:  # a layer's extra state; packed weights
+            digest.update(f"{name} {json.dumps(_plain(value))}\n".encode())
+            continue
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]
@@ -78,15 +118,20 @@ def weights_fingerprint(network: nn.Module) -> str:
 def model_fingerprint(classifier: Any) -> str:
     """Return 32 hexadecimal digits that tell ART classifiers apart.
 
-    By their network's weights, and by its architecture: the kinds, names, settings and plain attributes of its layers,
-    and ART's preprocessing. What a network computes in Python code of its own is known by its class's name only.
+    By their network's weights, and by its architecture: the kinds, names, settings and attributes of its layers, their
+    functions among them, and ART's preprocessing. The code of a class is known by the class's name only.
 
     Args:
         classifier: An ART ``PyTorchClassifier``.
     """
     network: nn.Module = classifier.model
     layers = [
-        (name, _kind(layer), layer.extra_repr(), {k: v for k, v in vars(layer).items() if _tells(k, v)})
+        (
+            name,
+            _kind(layer),
+            _ADDRESS.sub("", layer.extra_repr()),
+            {k: v for k, v in vars(layer).items() if _tells(k, v)},
+        )
         for name, layer in network.named_modules()
     ]
     preprocessing = [
@@ -123,7 +168,7 @@ def _tells(name: str, value: Any) -> bool:
     """Return whether a layer's attribute may decide what it computes."""
     if name.startswith("_") or name == "training":
         return False
-    return isinstance(value, (bool, int, float, str, tuple, list, np.ndarray, Tensor))
+    return callable(value) or isinstance(value, (bool, int, float, str, tuple, list, dict, np.ndarray, Tensor))
 
 
 def _plain(value: Any, estimator: Any = None) -> Any:
@@ -141,11 +186,43 @@ def _plain(value: Any, estimator: Any = None) -> Any:
         return {str(k): _plain(v, estimator) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v, estimator) for v in value]
+    if isinstance(value, (FunctionType, MethodType, partial)):
+        return _code(value)
     if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
+        value = value.detach().cpu()
+        value = value.dequantize() if value.is_quantized else value
+        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     if isinstance(value, np.ndarray) and value.size <= 100:
         return _plain(value.tolist())
     if isinstance(value, np.ndarray) and value.dtype != object:
         digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
         return f"{value.dtype} array of shape {value.shape}, SHA-256 {digest[:32]}"
-    return _kind(value)  # repr() may be endless, or hold an address
+    # repr() may be endless, or hold an address; a class, or a function of torch's, has a name.
+    return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else _kind(value)
+
+
+def _code(function: Any) -> Any:
+    """Return what tells functions apart: their code, and the values bound to them."""
+    if isinstance(function, partial):
+        return [_plain(function.func), _plain(function.args), _plain(function.keywords)]
+    function = getattr(function, "__func__", function)
+    name = f"{function.__module__}.{function.__qualname__}"
+    if name.startswith("torch."):  # whose code changes from release to release
+        return name
+    bound = [*_cells(function), *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    values = [_told_code(v.__code__) if isinstance(v, FunctionType) else _plain(v) for v in bound]
+    return [name, _told_code(function.__code__), values]
+
+
+def _cells(function: FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # an empty one
+            yield cell.cell_contents
+
+
+def _told_code(code: CodeType) -> str:
+    constants = [
+        _told_code(c) if isinstance(c, CodeType) else sorted(map(repr, c)) if isinstance(c, frozenset) else repr(c)
+        for c in code.co_consts
+    ]
+    return hashlib.sha256(repr((code.co_code, code.co_names, constants)).encode()).hexdigest()[:32]

@@ -172,7 +172,7 @@ class AuditResult:
         Raises:
             InputError: The folder holds an audit, and ``overwrite`` isn't asked for; or it can't be written.
         """
-        from art_classwise.audit.store import write_audit
+        from art_classwise.audit.saved import write_audit
 
         write_audit(self, folder, overwrite=overwrite)
 

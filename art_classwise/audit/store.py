@@ -14,28 +14,22 @@ import io
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from art_classwise._files import check_output_folder, written_aside
-from art_classwise.audit._manifest import Attack, Examples, Manifest
-from art_classwise.audit._outcomes import ATTACKED, CLEAN, MisfitError, assembled, parts, table, taken_apart
-from art_classwise.audit.provenance import fingerprint
+from art_classwise._files import written_aside
+from art_classwise.audit._manifest import Manifest
+from art_classwise.audit._outcomes import ATTACKED, CLEAN
 from art_classwise.errors import InputError, first_line
 
-if TYPE_CHECKING:
-    from art_classwise.audit.result import AuditResult
-
-__all__ = ["DamagedShardError", "MissingShardError", "Store", "Unit", "is_finished", "read_audit", "write_audit"]
+__all__ = ["DamagedShardError", "MissingShardError", "Store", "Unit"]
 
 _SHARD = re.compile(r"(\d{5,})-([0-9a-f]{16})\.parquet")
 _WITHOUT = "clean"
@@ -113,7 +107,7 @@ class Store:
         _refuse_link(path)
         try:
             text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"{self.folder.absolute()} holds no audit: there is no manifest.json.") from None
         except (OSError, ValueError) as error:
             raise InputError(f"{path.absolute()} can't be read: {first_line(error)}") from error
@@ -132,7 +126,7 @@ class Store:
             InputError: The folder holds another audit; it can't be written; or its manifest is damaged.
         """
         path = self.folder / "manifest.json"
-        with self._lock("manifest"):
+        with self.lock("manifest"):
             for left in self.folder.glob(f".{path.name}.*.tmp"):  # of a process that was killed
                 left.unlink(missing_ok=True)
             held = self.manifest() if path.exists() else None
@@ -144,7 +138,7 @@ class Store:
                     "(`store`, --out on the command line), or delete that one."
                 ) from error
             if now != held:
-                with self._writing(path) as aside:
+                with self.writing(path) as aside:
                     aside.write_text(now.to_json(), encoding="utf-8")
             return now
 
@@ -154,9 +148,11 @@ class Store:
         _refuse_link(folder.parent)
         _refuse_link(folder)
         try:
-            found = [(_SHARD.fullmatch(name), name) for name in sorted(os.listdir(folder))]
+            with os.scandir(folder) as entries:
+                names = sorted(entry.name for entry in entries if not entry.is_dir(follow_symlinks=False))
         except FileNotFoundError:
             return {}
+        found = [(_SHARD.fullmatch(name), name) for name in names]
         return {int(match[1]): folder / name for match, name in found if match}
 
     def has(self, unit: Unit) -> bool:
@@ -173,9 +169,16 @@ class Store:
         path = self.shards(unit.model, unit.attack).get(unit.shard)
         if path is None:
             raise MissingShardError(f"There is no shard {unit.shard} in {(self.folder / unit.folder).absolute()}.")
-        return _frame(self._read(unit, path))
+        frame: pd.DataFrame = self.table(unit, path).to_pandas()
+        return frame
 
-    def _read(self, unit: Unit, path: Path) -> pa.Table:
+    def table(self, unit: Unit, path: Path) -> pa.Table:
+        """Return a shard from its file, checked.
+
+        Raises:
+            DamagedShardError: It isn't what was written, or not of this shard.
+            MissingShardError: It isn't there, or no longer.
+        """
         _refuse_link(path)
         match = _SHARD.fullmatch(path.name)
         assert match is not None
@@ -221,7 +224,7 @@ class Store:
         )
         content = buffer.getvalue()
         path = self.folder / unit.folder / f"{unit.shard:05d}-{_checksum(unit, content)}.parquet"
-        with self._writing(path) as aside:
+        with self.writing(path) as aside:
             aside.write_bytes(content)
         return path
 
@@ -235,7 +238,7 @@ class Store:
             if not mine:
                 return False
             try:
-                self._read(damaged.unit, damaged.path)
+                self.table(damaged.unit, damaged.path)
             except MissingShardError:
                 return False
             except DamagedShardError:
@@ -258,7 +261,7 @@ class Store:
         """
         with ExitStack() as held:
             try:
-                held.enter_context(self._lock(unit.lock, 0))
+                held.enter_context(self.lock(unit.lock, 0))
             except Timeout:
                 mine = False
             else:
@@ -273,11 +276,21 @@ class Store:
         """Remove the locks of units that are there: of others, two processes might then hold locks of one name."""
         left = {path.stem for path in (self.folder / "locks").glob("*.lock")}
         for name in left & {unit.lock for unit in units}:
-            with suppress(Timeout, InputError), self._lock(name, 0) as path:
+            with suppress(Timeout, InputError), self.lock(name, 0) as path:
                 path.unlink(missing_ok=True)
 
     @contextmanager
-    def _lock(self, name: str, seconds: float | None = None) -> Iterator[Path]:
+    def lock(self, name: str, seconds: float | None = None) -> Iterator[Path]:
+        """Hold a lock while the block runs; yield its file.
+
+        Args:
+            name: Of the lock.
+            seconds: How long to wait for it; a minute if absent.
+
+        Raises:
+            filelock.Timeout: Another has it, and ``seconds`` is 0.
+            InputError: Another has it for too long, or the folder can't be written or locked.
+        """
         seconds = _LOCK_SECONDS if seconds is None else seconds
         path = self.folder / "locks" / f"{name}.lock"
         try:
@@ -299,7 +312,12 @@ class Store:
             lock.release()
 
     @contextmanager
-    def _writing(self, path: Path) -> Iterator[Path]:
+    def writing(self, path: Path) -> Iterator[Path]:
+        """Yield where to write a file that takes its place once the block ends.
+
+        Raises:
+            InputError: It can't be written, on a full disk, say.
+        """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with written_aside(path) as aside:
@@ -314,168 +332,6 @@ class Store:
             f"{path.absolute()} can't be written: {why}. The {done} shards that are finished are intact: make room, or "
             "see to the folder, and run the same audit again, which goes on from there."
         )
-
-    def outcomes(
-        self, manifest: Manifest, models: Sequence[str], attacks: Sequence[str], *, partial: bool = False
-    ) -> pd.DataFrame:
-        """Return the one table of outcomes.
-
-        Args:
-            manifest: What the folder says of itself.
-            models: Names of the models to read.
-            attacks: Names of the attacks to read.
-            partial: Read the shards that are finished under all of the attacks, and no other.
-
-        Raises:
-            DamagedShardError: A shard is damaged, or doesn't fit the others.
-            MissingShardError: A shard isn't there.
-            InputError: With ``partial``, none is finished; or labels are beyond the classes.
-        """
-        keys: dict[str | None, str | None] = {None: None} | {a: manifest.attacks[a].fingerprint for a in attacks}
-        rows: dict[tuple[str, str], pd.DataFrame] = {}
-        for model in models:
-            held = {attack: self.shards(manifest.models[model], key) for attack, key in keys.items()}
-            numbers = range(manifest.n_shards)
-            missing = [(attack, i) for i in numbers for attack in keys if i not in held[attack]]
-            if missing and not partial:
-                there = sum(len(paths) for paths in held.values())
-                raise MissingShardError(
-                    f"{self.folder.absolute()} holds an unfinished audit: of {model!r} {there} of "
-                    f"{len(keys) * manifest.n_shards} shards are there. Run the same audit again, which goes on from "
-                    "there, or read the finished ones, read_audit(folder, partial=True)."
-                )
-            unfinished = {number for _, number in missing}
-            whole = [i for i in numbers if i not in unfinished]
-            if not whole:
-                continue
-            clean, *attacked = (
-                _frame(*(self._read(Unit(manifest.models[model], key, i), held[attack][i]) for i in whole))
-                for attack, key in keys.items()
-            )
-            try:
-                tables = assembled(clean, attacked, worst_case=manifest.worst_case)
-            except ValueError as error:
-                self._find_misfit(manifest, model, keys, held, whole)
-                raise InputError(f"{self.folder.absolute()} holds shards that don't fit: {error}.") from error
-            rows |= {(model, attack): one for attack, one in zip(attacks, tables, strict=True)}
-        if not rows:
-            raise InputError(f"{self.folder.absolute()} holds an audit of which no shard is finished yet.")
-        whole_table = table(rows, [m for m in models if any(m == pair[0] for pair in rows)], attacks)
-        last = len(manifest.classes) - 1
-        inside = all(whole_table[c].between(0, last).all() for c in ("label", "clean_prediction", "prediction"))
-        if not inside:
-            raise InputError(f"{self.folder.absolute()} holds labels or predictions outside of its {last + 1} classes.")
-        return whole_table
-
-    def _find_misfit(
-        self,
-        manifest: Manifest,
-        model: str,
-        keys: Mapping[str | None, str | None],
-        held: Mapping[str | None, Mapping[int, Path]],
-        numbers: Sequence[int],
-    ) -> None:
-        """Say which shard was computed after others than those that are there now.
-
-        A shard that was computed anew, on another device say, may leave other examples to the attacks after it.
-
-        Raises:
-            DamagedShardError: One was.
-        """
-        for i in numbers:
-            clean, *attacked = (
-                _frame(self._read(Unit(manifest.models[model], key, i), held[attack][i]))
-                for attack, key in keys.items()
-            )
-            try:
-                assembled(clean, attacked, worst_case=manifest.worst_case)
-            except MisfitError as error:
-                attack, key = [*keys.items()][1 + error.place]
-                unit = Unit(manifest.models[model], key, i)
-                raise DamagedShardError(unit, held[attack][i], str(error), whole=True) from error
-
-
-def read_audit(folder: str | os.PathLike[str], *, partial: bool = False) -> AuditResult:
-    """Read the outcomes that :meth:`AuditResult.save` or an audit with a ``store`` wrote.
-
-    Args:
-        folder: The folder.
-        partial: Of an unfinished audit read what is finished: examples that all attacks were tried on.
-
-    Raises:
-        InputError: There are none, they are damaged or of another schema, or the audit is unfinished.
-    """
-    from art_classwise.audit.result import AuditResult
-
-    store = Store(Path(folder))
-    manifest = store.manifest()
-    outcomes = store.outcomes(manifest, list(manifest.models), list(manifest.attacks), partial=partial)
-    info = manifest.info()
-    if partial and not is_finished(folder):
-        info |= {"unfinished": True, "n_examples": int(outcomes["example"].nunique())}
-    return AuditResult(outcomes, manifest.classes, manifest.threat, info)
-
-
-def is_finished(folder: str | os.PathLike[str]) -> bool:
-    """Return whether a folder holds an audit with all of its shards.
-
-    Raises:
-        InputError: Its manifest is damaged, or of another schema.
-    """
-    store = Store(Path(folder))
-    if not (store.folder / "manifest.json").exists():
-        return False
-    manifest = store.manifest()
-    keys = [None, *(attack.fingerprint for attack in manifest.attacks.values())]
-    return all(len(store.shards(m, k)) >= manifest.n_shards for m in manifest.models.values() for k in keys)
-
-
-def write_audit(result: AuditResult, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write the outcomes of an audit to a folder, each model's under an attack as one shard; the manifest last.
-
-    Raises:
-        InputError: The folder holds an audit, and ``overwrite`` isn't asked for; or it can't be written.
-    """
-    path = check_output_folder(folder)
-    store = Store(path)
-    if (path / "manifest.json").exists() and not overwrite:
-        raise InputError(f"{path.absolute()} holds an audit: choose another folder, or save(..., overwrite=True).")
-    of, info = parts(result.outcomes), result.info
-    for model in result.models:
-        examples = [of[model, a]["example"].to_numpy() for a in result.attacks if (model, a) in of]
-        if len(examples) < len(result.attacks) or not all(np.array_equal(e, examples[0]) for e in examples):
-            raise InputError(f"Attacks on {model!r} were tried on different examples: save them apart.")
-    known: Mapping[str, str] = info.get("models", {})
-    described = {name: info["attacks"].get(name, {}) for name in result.attacks}
-    manifest = Manifest(
-        threat=result.threat,
-        seed=info["seed"],
-        worst_case=info.get("worst_case", False),
-        shard_size=max(info["n_examples"], *(len(rows) for rows in of.values())),
-        examples=Examples(info["dataset"], info["split"], info["n_examples"], None),
-        classes=tuple(result.classes),
-        models={m: known.get(m) or fingerprint(["a model by name", m]) for m in result.models},
-        attacks={name: Attack(fingerprint([name, values]), values) for name, values in described.items()},
-        created=info["created"],
-        environments=list(info.get("environments", [])),
-        commands=[] if info.get("command") is None else [info["command"]],
-    )
-    with store._lock("manifest"):
-        old, new = {*(path / "shards").rglob("*.parquet")}, set()
-        for model, key in manifest.models.items():
-            clean, *attacked = taken_apart([of[model, a] for a in result.attacks], worst_case=manifest.worst_case)
-            new.add(store.write(Unit(key, None, 0), clean))
-            for attack, rows in zip(manifest.attacks.values(), attacked, strict=True):
-                new.add(store.write(Unit(key, attack.fingerprint, 0), rows))
-        with store._writing(path / "manifest.json") as aside:
-            aside.write_text(manifest.to_json(), encoding="utf-8")
-        for shard in old - new:
-            shard.unlink(missing_ok=True)
-
-
-def _frame(*shards: pa.Table) -> pd.DataFrame:
-    frame: pd.DataFrame = pa.concat_tables(shards).to_pandas()
-    return frame
 
 
 def _checksum(unit: Unit, content: bytes) -> str:

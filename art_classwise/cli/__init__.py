@@ -159,8 +159,7 @@ def audit(
 ) -> None:
     """Attack models on a test set and write down, class by class, what withstood.
 
-    The same command goes on with an audit that was killed, and under torchrun, or started again beside itself, spreads
-    it over processes; what is in the folder already is read.
+    The same command goes on with an audit that was killed; started twice, or by torchrun, its processes share the work.
     """
     from art_classwise._ranks import is_main
     from art_classwise.attacks import usual_threat

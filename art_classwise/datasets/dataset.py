@@ -120,6 +120,10 @@ class Dataset:
         object.__setattr__(self, "y", check_labels(self.y, len(self.x), len(self.classes)))
         if len(self.ids) == 0:
             object.__setattr__(self, "ids", np.arange(len(self.x)))
+        ids = np.asarray(self.ids)
+        if not (ids.ndim == 1 and np.can_cast(ids.dtype, np.int64)):
+            raise InputError(f"ids must be whole numbers (n,), but got {ids.dtype} of shape {ids.shape}.")
+        object.__setattr__(self, "ids", ids.astype(np.int64, copy=False))
         if len(self.ids) != len(self.x):
             raise InputError(f"There are {len(self.x)} examples, but {len(self.ids)} ids.")
         if not isinstance(self.x, LazyImages):

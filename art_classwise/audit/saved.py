@@ -1,0 +1,200 @@
+"""Audits read from their folders, and results written to one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from art_classwise._files import check_output_folder
+from art_classwise.audit._manifest import FINGERPRINT, Attack, Examples, Manifest
+from art_classwise.audit._outcomes import MisfitError, assembled, parts, table, taken_apart
+from art_classwise.audit.provenance import fingerprint
+from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, Unit
+from art_classwise.errors import InputError
+
+if TYPE_CHECKING:
+    from art_classwise.audit.result import AuditResult
+
+__all__ = ["is_finished", "read_audit", "read_outcomes", "write_audit"]
+
+
+def read_audit(folder: str | os.PathLike[str], *, partial: bool = False) -> AuditResult:
+    """Read the outcomes that :meth:`AuditResult.save` or an audit with a ``store`` wrote.
+
+    Args:
+        folder: The folder.
+        partial: Of an unfinished audit read what is finished: examples that all attacks were tried on.
+
+    Raises:
+        InputError: There are none, they are damaged or of another schema, or the audit is unfinished.
+    """
+    from art_classwise.audit.result import AuditResult
+
+    store = Store(Path(folder))
+    manifest = store.manifest()
+    try:
+        outcomes = read_outcomes(store, manifest, list(manifest.models), list(manifest.attacks), partial=partial)
+    except InputError as error:
+        if manifest.examples.fingerprint is not None:
+            raise
+        said, _, _ = str(error).partition(" Run the same audit again")
+        raise InputError(f"{said} The folder was written by save(): no audit goes on there, save it again.") from error
+    info = manifest.info()
+    if partial and not is_finished(folder):
+        info |= {"unfinished": True, "n_examples": int(outcomes["example"].nunique())}
+    return AuditResult(outcomes, manifest.classes, manifest.threat, info)
+
+
+def is_finished(folder: str | os.PathLike[str]) -> bool:
+    """Return whether a folder holds an audit with all of its shards.
+
+    Raises:
+        InputError: Its manifest is damaged, or of another schema.
+    """
+    store = Store(Path(folder))
+    if not (store.folder / "manifest.json").exists():
+        return False
+    manifest = store.manifest()
+    keys = [None, *(attack.fingerprint for attack in manifest.attacks.values())]
+    numbers = set(range(manifest.n_shards))
+    return all(numbers <= store.shards(m, k).keys() for m in manifest.models.values() for k in keys)
+
+
+def write_audit(result: AuditResult, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Write the outcomes of an audit to a folder, each model's under an attack as one shard; the manifest last.
+
+    Raises:
+        InputError: The folder holds an audit, and ``overwrite`` isn't asked for; or it can't be written.
+    """
+    path = check_output_folder(folder)
+    store = Store(path)
+    if (path / "manifest.json").exists() and not overwrite:
+        raise InputError(f"{path.absolute()} holds an audit: choose another folder, or save(..., overwrite=True).")
+    of, info = parts(result.outcomes), result.info
+    lacking = [k for k in ("dataset", "split", "n_examples", "seed", "attacks", "created") if k not in info]
+    if lacking:
+        raise InputError(f"The result can't be saved: its `info` lacks {', '.join(lacking)}.")
+    for model in result.models:
+        examples = [of[model, a]["example"].to_numpy() for a in result.attacks if (model, a) in of]
+        if len(examples) < len(result.attacks) or not all(np.array_equal(e, examples[0]) for e in examples):
+            raise InputError(f"Attacks on {model!r} were tried on different examples: save them apart.")
+    known: Mapping[str, str] = info.get("models", {})
+    if len({*known.values()}) < len(known) or not all(map(FINGERPRINT.fullmatch, known.values())):
+        known = {}  # joined by hand: one network on other images, say, or no fingerprint
+    described = {name: info["attacks"].get(name, {}) for name in result.attacks}
+    manifest = Manifest(
+        threat=result.threat,
+        seed=info["seed"],
+        worst_case=info.get("worst_case", False),
+        shard_size=max(info["n_examples"], *(len(rows) for rows in of.values())),
+        examples=Examples(info["dataset"], info["split"], info["n_examples"], None),
+        classes=tuple(result.classes),
+        models={m: known.get(m) or fingerprint(["a model by name", m]) for m in result.models},
+        attacks={name: Attack(fingerprint([name, values]), values) for name, values in described.items()},
+        created=info["created"],
+        environments=list(info.get("environments", [])),
+        commands=[] if info.get("command") is None else [info["command"]],
+    )
+    with store.lock("manifest"):
+        old, new = {*(path / "shards").rglob("*.parquet")}, set()
+        for model, key in manifest.models.items():
+            clean, *attacked = taken_apart([of[model, a] for a in result.attacks], worst_case=manifest.worst_case)
+            new.add(store.write(Unit(key, None, 0), clean))
+            for attack, rows in zip(manifest.attacks.values(), attacked, strict=True):
+                new.add(store.write(Unit(key, attack.fingerprint, 0), rows))
+        with store.writing(path / "manifest.json") as aside:
+            aside.write_text(manifest.to_json(), encoding="utf-8")
+        for shard in old - new:
+            shard.unlink(missing_ok=True)
+
+
+def read_outcomes(
+    store: Store, manifest: Manifest, models: Sequence[str], attacks: Sequence[str], *, partial: bool = False
+) -> pd.DataFrame:
+    """Return the one table of outcomes.
+
+    Args:
+        store: Where they lie.
+        manifest: What the folder says of itself.
+        models: Names of the models to read.
+        attacks: Names of the attacks to read.
+        partial: Read the shards that are finished under all of the attacks, and no other.
+
+    Raises:
+        DamagedShardError: A shard is damaged, or doesn't fit the others.
+        MissingShardError: A shard isn't there.
+        InputError: With ``partial``, none is finished; or labels are beyond the classes.
+    """
+    keys: dict[str | None, str | None] = {None: None} | {a: manifest.attacks[a].fingerprint for a in attacks}
+    rows: dict[tuple[str, str], pd.DataFrame] = {}
+    for model in models:
+        held = {attack: store.shards(manifest.models[model], key) for attack, key in keys.items()}
+        numbers = range(manifest.n_shards)
+        missing = [(attack, i) for i in numbers for attack in keys if i not in held[attack]]
+        if missing and not partial:
+            there = sum(len(paths) for paths in held.values())
+            raise MissingShardError(
+                f"{store.folder.absolute()} holds an unfinished audit: of {model!r} {there} of "
+                f"{len(keys) * manifest.n_shards} shards are there. Run the same audit again, which goes on from "
+                "there, or read the finished ones, read_audit(folder, partial=True)."
+            )
+        unfinished = {number for _, number in missing}
+        whole = [i for i in numbers if i not in unfinished]
+        if not whole:
+            continue
+        clean, *attacked = (
+            _frame(*(store.table(Unit(manifest.models[model], key, i), held[attack][i]) for i in whole))
+            for attack, key in keys.items()
+        )
+        try:
+            tables = assembled(clean, attacked, worst_case=manifest.worst_case)
+        except ValueError as error:
+            _find_misfit(store, manifest, model, keys, held, whole)
+            raise InputError(f"{store.folder.absolute()} holds shards that don't fit: {error}.") from error
+        rows |= {(model, attack): one for attack, one in zip(attacks, tables, strict=True)}
+    if not rows:
+        raise InputError(f"{store.folder.absolute()} holds an audit of which no shard is finished yet.")
+    whole_table = table(rows, [m for m in models if any(m == pair[0] for pair in rows)], attacks)
+    last = len(manifest.classes) - 1
+    inside = all(whole_table[c].between(0, last).all() for c in ("label", "clean_prediction", "prediction"))
+    if not inside:
+        raise InputError(f"{store.folder.absolute()} holds labels or predictions outside of its {last + 1} classes.")
+    return whole_table
+
+
+def _find_misfit(
+    store: Store,
+    manifest: Manifest,
+    model: str,
+    keys: Mapping[str | None, str | None],
+    held: Mapping[str | None, Mapping[int, Path]],
+    numbers: Sequence[int],
+) -> None:
+    """Say which shard was computed after others than those that are there now.
+
+    A shard that was computed anew, on another device say, may leave other examples to the attacks after it.
+
+    Raises:
+        DamagedShardError: One was.
+    """
+    for i in numbers:
+        clean, *attacked = (
+            _frame(store.table(Unit(manifest.models[model], key, i), held[attack][i])) for attack, key in keys.items()
+        )
+        try:
+            assembled(clean, attacked, worst_case=manifest.worst_case)
+        except MisfitError as error:
+            attack, key = [*keys.items()][1 + error.place]
+            unit = Unit(manifest.models[model], key, i)
+            raise DamagedShardError(unit, held[attack][i], str(error), whole=True) from error
+
+
+def _frame(*shards: pa.Table) -> pd.DataFrame:
+    frame: pd.DataFrame = pa.concat_tables(shards).to_pandas()
+    return frame
