@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,9 @@ class Child:
         return self._process.is_alive()
 
     def send(self, signal: int) -> None:
-        """Send it a signal."""
-        os.kill(self._process.pid, signal)
+        """Send it a signal, if it hasn't ended."""
+        with suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal)
 
     def died_of(self) -> int:
         """Wait for its end; return the signal that ended it, 0 if it ended by itself."""
