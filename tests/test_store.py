@@ -92,7 +92,7 @@ def test_a_saved_audit_is_replaced_on_request_only(result, tmp_path, classifier,
     assert not {p for p in before if p.parent.name != "clean"} & set(
         shards(tmp_path)
     )  # without attack all is as it was
-    with pytest.raises(InputError, match=r"can't be used, since it was written by save\(\), and no audit goes on"):
+    with pytest.raises(InputError, match=r"can't be used, since it holds a saved result, and no audit goes on"):
         again(tmp_path, classifier, data)
 
 

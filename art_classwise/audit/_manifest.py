@@ -92,7 +92,7 @@ class Manifest:
             InputError: The two can't lie in one folder; the difference is named.
         """
         if self.examples.fingerprint is None:
-            raise InputError("it was written by save(), and no audit goes on there")
+            raise InputError("it holds a saved result, and no audit goes on there")
         other = differences(self._identity(), asked._identity())
         known = set(self.models) & set(asked.models)
         other += [f"the network of the model {m!r} was another" for m in known if self.models[m] != asked.models[m]]
