@@ -10,7 +10,7 @@ from pathlib import Path
 
 from art_classwise.errors import InputError
 
-__all__ = ["check_output_folder", "written_aside"]
+__all__ = ["check_output_folder", "remove_left_aside", "written_aside"]
 
 
 def check_output_folder(folder: str | os.PathLike[str]) -> Path:
@@ -46,3 +46,14 @@ def written_aside(target: Path) -> Iterator[Path]:
     finally:
         if aside.parent.is_dir():
             aside.unlink(missing_ok=True)
+
+
+def remove_left_aside(folder: Path, target: str) -> None:
+    """Remove what processes that were killed in :func:`written_aside` left; none must be writing there.
+
+    Args:
+        folder: Where.
+        target: Name of the file that was to be written, or a pattern of names.
+    """
+    for left in folder.glob(f".{target}.*.tmp"):
+        left.unlink(missing_ok=True)

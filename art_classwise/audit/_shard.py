@@ -18,6 +18,7 @@ import torch
 from art_classwise import _estimator, losses
 from art_classwise._passes import Passes, computing_at_most, is_out_of_memory, release, usual_batch_size
 from art_classwise._state import preserved, preserved_random_state
+from art_classwise.audit._outcomes import ATTACKED
 from art_classwise.datasets import Dataset
 from art_classwise.errors import GradientMaskingWarning, InputError, first_line
 from art_classwise.threat import ThreatModel
@@ -85,7 +86,8 @@ class ShardRunner:
         """
         data = self._examples(shard)
         if rows is not None and len(rows) == 0:
-            return _none_attacked()
+            none: pd.DataFrame = ATTACKED.empty_table().to_pandas()
+            return none
         some = data if rows is None or len(rows) == len(data) else data.take(rows)
         return self._retried(classifier, lambda most: self._attacked(classifier, name, attack, shard, some, most))
 
@@ -175,13 +177,6 @@ class ShardRunner:
             most //= 2
             self._batch_size, self._ran_out = most, True
             warnings.warn(f"Out of memory ({said}): going on with {most} examples at once.", stacklevel=2)
-
-
-def _none_attacked() -> pd.DataFrame:
-    kinds = {"example": np.int64, "prediction": np.int32, "margin": np.float32, "perturbation": np.float32}
-    return pd.DataFrame(
-        {name: np.empty(0, kind) for name, kind in kinds.items()} | {"zero_gradient": np.empty(0, bool)}
-    )
 
 
 def _warn_of_probabilities(outputs: torch.Tensor) -> None:

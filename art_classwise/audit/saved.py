@@ -58,7 +58,7 @@ def is_finished(folder: str | os.PathLike[str]) -> bool:
         InputError: Its manifest is damaged, or of another schema.
     """
     store = Store(Path(folder))
-    if not (store.folder / "manifest.json").exists():
+    if not store.is_begun:
         return False
     manifest = store.manifest()
     keys = [None, *(attack.fingerprint for attack in manifest.attacks.values())]
@@ -74,7 +74,7 @@ def write_audit(result: AuditResult, folder: str | os.PathLike[str], *, overwrit
     """
     path = check_output_folder(folder)
     store = Store(path)
-    if (path / "manifest.json").exists() and not overwrite:
+    if store.is_begun and not overwrite:
         raise InputError(f"{path.absolute()} holds an audit: choose another folder, or save(..., overwrite=True).")
     of, info = parts(result.outcomes), result.info
     lacking = [k for k in ("dataset", "split", "n_examples", "seed", "attacks", "created") if k not in info]
@@ -108,8 +108,7 @@ def write_audit(result: AuditResult, folder: str | os.PathLike[str], *, overwrit
             new.add(store.write(Unit(key, None, 0), clean))
             for attack, rows in zip(manifest.attacks.values(), attacked, strict=True):
                 new.add(store.write(Unit(key, attack.fingerprint, 0), rows))
-        with store.writing(path / "manifest.json") as aside:
-            aside.write_text(manifest.to_json(), encoding="utf-8")
+        store.write_manifest(manifest)
         for shard in old - new:
             shard.unlink(missing_ok=True)
 
@@ -160,7 +159,7 @@ def read_outcomes(
         rows |= {(model, attack): one for attack, one in zip(attacks, tables, strict=True)}
     if not rows:
         raise InputError(f"{store.folder.absolute()} holds an audit of which no shard is finished yet.")
-    whole_table = table(rows, [m for m in models if any(m == pair[0] for pair in rows)], attacks)
+    whole_table = table(rows, [m for m in models if (m, attacks[0]) in rows], attacks)
     last = len(manifest.classes) - 1
     inside = all(whole_table[c].between(0, last).all() for c in ("label", "clean_prediction", "prediction"))
     if not inside:

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from art_classwise._files import written_aside
+from art_classwise._files import remove_left_aside, written_aside
 from art_classwise.audit._manifest import Manifest
 from art_classwise.audit._outcomes import ATTACKED, CLEAN
 from art_classwise.errors import InputError, first_line
@@ -33,6 +33,7 @@ __all__ = ["DamagedShardError", "MissingShardError", "Store", "Unit"]
 
 _SHARD = re.compile(r"(\d{5,})-([0-9a-f]{16})\.parquet")
 _WITHOUT = "clean"
+_MANIFEST = "manifest.json"
 _LOCK_SECONDS = 60
 
 
@@ -94,8 +95,13 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for path in (folder, folder / "manifest.json", folder / "shards", folder / "locks"):
+        for path in (folder, folder / _MANIFEST, folder / "shards", folder / "locks"):
             _refuse_link(path)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether an audit lies there, finished or not."""
+        return (self.folder / _MANIFEST).exists()
 
     def manifest(self) -> Manifest:
         """Read the manifest.
@@ -103,7 +109,7 @@ class Store:
         Raises:
             InputError: There is none, or it is damaged, of another schema, or not one of an audit.
         """
-        path = self.folder / "manifest.json"
+        path = self.folder / _MANIFEST
         _refuse_link(path)
         try:
             text = path.read_text(encoding="utf-8")
@@ -116,6 +122,15 @@ class Store:
         except InputError as error:
             raise InputError(f"{path.absolute()} {error}.") from error
 
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Write the manifest; the caller holds the lock ``"manifest"``.
+
+        Raises:
+            InputError: It can't be written.
+        """
+        with self.writing(self.folder / _MANIFEST) as aside:
+            aside.write_text(manifest.to_json(), encoding="utf-8")
+
     def join(self, asked: Manifest) -> Manifest:
         """Begin an audit in the folder, or take part in the one that is there.
 
@@ -125,11 +140,9 @@ class Store:
         Raises:
             InputError: The folder holds another audit; it can't be written; or its manifest is damaged.
         """
-        path = self.folder / "manifest.json"
         with self.lock("manifest"):
-            for left in self.folder.glob(f".{path.name}.*.tmp"):  # of a process that was killed
-                left.unlink(missing_ok=True)
-            held = self.manifest() if path.exists() else None
+            remove_left_aside(self.folder, _MANIFEST)
+            held = self.manifest() if self.is_begun else None
             try:
                 now = asked if held is None else held.extended(asked)
             except InputError as error:
@@ -138,8 +151,7 @@ class Store:
                     "(`store`, --out on the command line), or delete that one."
                 ) from error
             if now != held:
-                with self.writing(path) as aside:
-                    aside.write_text(now.to_json(), encoding="utf-8")
+                self.write_manifest(now)
             return now
 
     def shards(self, model: str, attack: str | None) -> dict[int, Path]:
@@ -266,10 +278,7 @@ class Store:
                 mine = False
             else:
                 mine = True
-                for left in (self.folder / unit.folder).glob(
-                    f".{unit.shard:05d}-*.tmp"
-                ):  # of a process that was killed
-                    left.unlink(missing_ok=True)
+                remove_left_aside(self.folder / unit.folder, f"{unit.shard:05d}-*")
             yield mine
 
     def tidy(self, units: Collection[Unit]) -> None:

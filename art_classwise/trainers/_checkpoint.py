@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from art_classwise._files import check_output_folder, written_aside
+from art_classwise._files import check_output_folder, remove_left_aside, written_aside
 from art_classwise.errors import InputError, first_line
 from art_classwise.zoo._files import load_weights
 
@@ -56,8 +56,7 @@ class TrainingFile:
         Raises:
             InputError: There is one but ``resume`` isn't asked for; or it is damaged, or of another recipe.
         """
-        for left in self.path.parent.glob(f".{self.path.name}.*.tmp"):  # of a process killed while it wrote
-            left.unlink(missing_ok=True)
+        remove_left_aside(self.path.parent, self.path.name)
         if not self.path.exists():
             return None
         state = _read(self.path)
