@@ -76,3 +76,22 @@ def check_pair(
     if n_examples == 0:
         raise InputError("There are no labels: a metric needs at least one example.")
     return check_labels(y, n_examples, n_classes), check_labels(y_pred, n_examples, n_classes)
+
+
+def check_outcomes(
+    y: npt.ArrayLike, outcomes: npt.ArrayLike, n_classes: int, *, name: str = "correct"
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Return true labels as int64 (n,) and a verdict on each example as bool (n,), n at least 1.
+
+    Raises:
+        InputError: There are no labels, one is no class, or the verdicts are not n truth values.
+    """
+    labels, verdicts = np.asarray(y), np.asarray(outcomes)
+    if labels.size == 0:
+        raise InputError("There are no labels: a metric needs at least one example.")
+    truth = check_labels(labels, len(labels) if labels.ndim else 1, n_classes)
+    if verdicts.shape != truth.shape:
+        raise InputError(f"There are {len(truth)} labels, but `{name}` has shape {verdicts.shape}.")
+    if verdicts.dtype != bool and not np.isin(verdicts, [0, 1]).all():
+        raise InputError(f"`{name}` must say true or false of each example, but holds {verdicts.dtype} values.")
+    return truth, verdicts.astype(bool)

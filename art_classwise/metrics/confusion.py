@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,9 +10,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from art_classwise._labels import class_names
+from art_classwise.errors import InputError
 from art_classwise.metrics.accuracy import check_pair
+from art_classwise.metrics.groups import Groups, class_groups, group_labels
+from art_classwise.metrics.intervals import wilson
 
-__all__ = ["confusion"]
+__all__ = ["asymmetry", "confusion", "confusion_pairs", "symmetry", "within_groups"]
 
 
 def confusion(
@@ -46,3 +50,205 @@ def confusion(
         return table
     totals = table.sum(axis=1)
     return table.div(totals.where(totals > 0), axis=0)
+
+
+def asymmetry(matrix: npt.ArrayLike) -> float:
+    """Return how far a confusion matrix is from symmetric: max over i < j of abs(R_ij - R_ji).
+
+    Args:
+        matrix: (C, C) shares of each true class, as :func:`confusion` returns them.
+
+    Returns:
+        A fraction. Pairs with a class without examples are left out; NaN if no pair is left.
+
+    Raises:
+        InputError: It is no square matrix.
+
+    Example:
+        >>> round(asymmetry([[0.7, 0.3], [0.1, 0.9]]), 3)
+        0.2
+    """
+    one, other = _opposite(matrix)
+    return float(np.abs(one - other).max()) if len(one) else math.nan
+
+
+def symmetry(matrix: npt.ArrayLike) -> float:
+    """Return how well R_ij agrees with R_ji: their intraclass correlation (Fisher 1925) over the pairs i < j.
+
+    That is Pearson's correlation with each pair entered both ways round. Entered once, it would depend on the order of
+    the classes, which decides which of the two is R_ij; and it would be 1 wherever one is a linear function of the
+    other, where this is 1 for a symmetric matrix alone. Noise in the shares lowers it.
+
+    Args:
+        matrix: (C, C) shares of each true class, as :func:`confusion` returns them.
+
+    Returns:
+        From -1 to 1. Pairs with a class without examples are left out; NaN if fewer than two are left, or if all
+        shares are equal.
+
+    Raises:
+        InputError: It is no square matrix.
+
+    Example:
+        >>> symmetry([[0.5, 0.3, 0.2], [0.3, 0.6, 0.1], [0.2, 0.1, 0.7]])
+        1.0
+    """
+    one, other = _opposite(matrix)
+    both = np.concatenate([one, other])
+    if len(one) < 2 or both.min() == both.max():
+        return math.nan
+    deviations = both - both.mean()
+    return 1 - float(((one - other) ** 2).sum() / (deviations**2).sum())
+
+
+def confusion_pairs(
+    y: npt.ArrayLike,
+    y_pred: npt.ArrayLike,
+    n_classes: int,
+    *,
+    classes: Sequence[str] | None = None,
+    groups: Groups | None = None,
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """Return which class is mistaken for which, the most frequent confusion first.
+
+    Args:
+        y: True labels, ints (n,).
+        y_pred: Predicted labels, ints (n,).
+        n_classes: Number of classes, C.
+        classes: Names of the classes; the numbers 0 to C - 1 if absent.
+        groups: Groups of classes, as :func:`class_groups` takes them.
+        confidence: Coverage of the intervals, each for itself: the pairs at the top are there by chance, too.
+
+    Returns:
+        Indexed by (``class``, ``predicted``), a row for each pair of different classes that occurs: ``n``, the examples
+        of the class; ``count``, those predicted as the other; ``share``, ``low``, ``high``: their share R_ij and its
+        Wilson interval; ``reverse``, R_ji; ``difference``, ``difference_low``, ``difference_high``: R_ij - R_ji and its
+        score interval (Newcombe 1998), NaN where the other class has no examples; with ``groups`` also ``within``,
+        whether both are of one group.
+
+    Raises:
+        InputError: Labels out of range or of different length, no labels at all, the wrong number of names, or groups
+            that don't fit the classes.
+
+    Example:
+        >>> confusion_pairs([0, 0, 1, 1], [0, 1, 0, 0], 2, classes=["cat", "dog"])[["count", "share", "reverse"]]
+                         count  share  reverse
+        class predicted
+        dog   cat            2    1.0      0.5
+        cat   dog            1    0.5      1.0
+    """
+    counts = confusion(y, y_pred, n_classes, normalize=False).to_numpy()
+    names = class_names(classes, n_classes)
+    totals = counts.sum(1)
+    of, predicted = np.nonzero(counts * ~np.eye(n_classes, dtype=bool))
+    shares = counts[of, predicted] / totals[of]
+    strongest = np.lexsort((predicted, of, -counts[of, predicted], -shares))
+    of, predicted, shares = of[strongest], predicted[strongest], shares[strongest]
+    count, back = counts[of, predicted], counts[predicted, of]
+    low, high = wilson(count, totals[of], confidence)
+    difference, difference_low, difference_high = _independent_difference(
+        count, totals[of], back, totals[predicted], confidence
+    )
+    table = pd.DataFrame(
+        {
+            "n": totals[of],
+            "count": count,
+            "share": shares,
+            "low": low,
+            "high": high,
+            "reverse": back / np.where(totals[predicted] > 0, totals[predicted], np.nan),
+            "difference": difference,
+            "difference_low": difference_low,
+            "difference_high": difference_high,
+        },
+        index=pd.MultiIndex.from_arrays(
+            [[names[i] for i in of], [names[j] for j in predicted]], names=["class", "predicted"]
+        ),
+    )
+    if groups is not None:
+        group = np.asarray(class_groups(groups, [str(name) for name in names]))
+        table["within"] = group[of] == group[predicted]
+    return table
+
+
+def within_groups(
+    y: npt.ArrayLike, y_pred: npt.ArrayLike, groups: Groups, classes: Sequence[str], *, confidence: float = 0.95
+) -> pd.DataFrame:
+    """Return the share of errors that stay within the group of the true class, beside what chance would give.
+
+    Args:
+        y: True labels, ints (n,).
+        y_pred: Predicted labels, ints (n,).
+        groups: Groups of classes, as :func:`class_groups` takes them.
+        classes: Names of the C classes.
+        confidence: Coverage of the Wilson interval.
+
+    Returns:
+        A row per group, sorted by name, and last one of all, ``all groups``: ``n``, examples; ``errors``; ``within``,
+        ``low``, ``high``: the share of the errors that stay within the group, NaN without errors; ``expected``: that
+        share if errors fell on all other classes alike, (m - 1) / (C - 1) in a group of m classes.
+
+    Raises:
+        InputError: Labels out of range or of different length, no labels at all, or groups that don't fit the classes.
+
+    Example:
+        >>> table = within_groups([0, 0, 1], [1, 2, 2], "transport-animal", ["cat", "dog", "ship"])
+        >>> table[["errors", "within", "expected"]]
+                    errors    within  expected
+        group
+        animal           3  0.333333       0.5
+        transport        0       NaN       0.0
+        all groups       3  0.333333       0.5
+    """
+    truth, predicted = check_pair(y, y_pred, len(classes))
+    of, names = group_labels(truth, groups, classes)
+    stays = of == group_labels(predicted, groups, classes)[0]
+    sizes = np.bincount(group_labels(np.arange(len(classes)), groups, classes)[0])
+    wrong = truth != predicted
+
+    def by_group(chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        counts = np.bincount(of[chosen], minlength=len(names))
+        return np.append(counts, counts.sum())
+
+    n, errors, stayed = by_group(np.ones_like(wrong)), by_group(wrong), by_group(wrong & stays)
+    low, high = wilson(stayed, errors, confidence)
+    some = np.where(errors > 0, errors, np.nan)
+    expected = (sizes - 1) / (len(classes) - 1) if len(classes) > 1 else np.full(1, np.nan)
+    overall = (errors[:-1] * expected).sum() / some[-1]
+    columns = {
+        "n": n,
+        "errors": errors,
+        "within": stayed / some,
+        "low": low,
+        "high": high,
+        "expected": np.append(expected, overall),
+    }
+    return pd.DataFrame(columns, index=pd.Index([*names, "all groups"], name="group"))
+
+
+def _opposite(matrix: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return R_ij and R_ji of the pairs i < j of which both are known."""
+    shares = np.asarray(matrix, dtype=np.float64)
+    if shares.ndim != 2 or shares.shape[0] != shares.shape[1]:
+        raise InputError(f"The confusion must be a matrix (C, C), but has shape {shares.shape}.")
+    i, j = np.triu_indices(len(shares), 1)
+    known = ~np.isnan(shares[i, j] + shares[j, i])
+    return shares[i, j][known], shares[j, i][known]
+
+
+def _independent_difference(
+    first: npt.NDArray[np.int64],
+    n_first: npt.NDArray[np.int64],
+    second: npt.NDArray[np.int64],
+    n_second: npt.NDArray[np.int64],
+    confidence: float,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the difference of proportions of different examples and its score interval.
+
+    Newcombe 1998 (Statistics in Medicine 17, 873-890), method 10: the distances to the Wilson ends, squared and added.
+    """
+    (low1, high1), (low2, high2) = wilson(first, n_first, confidence), wilson(second, n_second, confidence)
+    p1, p2 = (k / np.where(n > 0, n, np.nan) for k, n in ((first, n_first), (second, n_second)))
+    difference = p1 - p2
+    return difference, difference - np.hypot(p1 - low1, high2 - p2), difference + np.hypot(high1 - p1, p2 - low2)

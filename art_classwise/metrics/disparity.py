@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from art_classwise.errors import InputError
+from art_classwise.errors import InputError, check_number
 
-__all__ = ["disparity"]
+__all__ = ["disparity", "rho"]
 
 
 def disparity(accuracies: npt.ArrayLike, *, ddof: int = 0) -> pd.Series[float]:
@@ -64,3 +64,32 @@ def disparity(accuracies: npt.ArrayLike, *, ddof: int = 0) -> pd.Series[float]:
             "gini": differences / (2 * mean) if mean else math.nan,
         }
     )
+
+
+def rho(worst: float, average: float, worst_base: float, average_base: float) -> float:
+    """Return what the worst class gains, less what the average loses, both relative to a baseline.
+
+    (W - W0) / W0 - (A0 - A) / A0 with worst-class accuracy W, average accuracy A and the baseline's W0 and A0
+    (Li and Liu 2023, WAT; Lee et al. 2024, DAFA): above 0 where the gain outweighs the loss.
+
+    Args:
+        worst: Accuracy of the worst class, a fraction.
+        average: Average accuracy, a fraction.
+        worst_base: The baseline's worst class.
+        average_base: The baseline's average.
+
+    Returns:
+        The difference of the two relative changes.
+
+    Raises:
+        InputError: An accuracy lies outside [0, 1], or a baseline's is 0.
+
+    Example:
+        >>> print(f"{rho(0.3053, 0.4905, 0.2131, 0.4980):.3f}")
+        0.418
+    """
+    check_number("worst", worst, 0, 1)
+    check_number("average", average, 0, 1)
+    check_number("worst_base", worst_base, 0, 1, above=True)
+    check_number("average_base", average_base, 0, 1, above=True)
+    return (worst - worst_base) / worst_base - (average_base - average) / average_base

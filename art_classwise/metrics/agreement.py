@@ -1,0 +1,203 @@
+"""How far two outcomes, or two measures, agree on which classes are weak."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.special import ndtri
+from scipy.stats import kendalltau, pearsonr, spearmanr
+
+from art_classwise.errors import InputError, check_number, check_seed, check_whole
+from art_classwise.metrics.accuracy import check_outcomes
+
+__all__ = ["correlations", "paired_counts", "rank_agreement"]
+
+
+def rank_agreement(
+    y: npt.ArrayLike,
+    first: npt.ArrayLike,
+    second: npt.ArrayLike,
+    n_classes: int,
+    *,
+    repeats: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> pd.Series[float]:
+    """Return how far two outcomes on the same examples agree in the order of the classes, as Kendall's tau-b.
+
+    The interval says what the examples tell of the tau of the true class accuracies. Examples are drawn anew within
+    each class, both outcomes of an example together. A pair of classes is resolved if both outcomes order it alike, or
+    if they order it in opposite ways, in all but (1 - ``confidence``) / 2 of the repeats. Each other pair may count for
+    or against: the interval reaches from the tau with all of them against to the tau with all of them for. It also
+    allows for pairs resolved by chance: of those that aren't in all repeats, 1 - ``confidence`` times the unresolved.
+
+    The usual bootstrap intervals of tau don't hold here: noise in the accuracies pulls tau towards 0, and drawing anew
+    adds as much noise again. Simulated were 10 classes of 100 or 1,000 examples, far apart, close together or near 0,
+    of equal, similar, unrelated and opposite true orders, with outcomes independent or paired (phi 0.7). Of the 95 %
+    intervals, percentile, basic and bias-corrected ones covered the true tau in as few as 0, 2 and 0 % of the data
+    sets; these in 98 % or more (of 300 each), and in 94.7 % or more of opposite orders with paired outcomes, for which
+    they don't hold with many classes (58 % of 40, 100 classes of 100). They are wider in return, and [-1, 1] where no
+    pair is resolved.
+
+    Args:
+        y: True labels, ints (n,).
+        first: Whether each example withstood the first time (one attack, or one model), bool (n,).
+        second: Whether it did the second time (another), bool (n,).
+        n_classes: Number of classes, C.
+        repeats: How often examples are drawn.
+        confidence: Coverage aimed at.
+        seed: Of the drawing.
+
+    Returns:
+        ``tau``, ``low``, ``high``; ``p``, of the hypothesis that the orders have nothing to do with each other, for
+        which the classes are the sample, not the examples; ``resolved``, the share of pairs of classes that are;
+        ``n_classes``, those with examples. NaN with fewer than two of them; ``tau`` and ``p`` also where all accuracies
+        of an outcome are equal.
+
+    Raises:
+        InputError: Labels out of range, arrays of different length, no examples, outcomes that aren't true or false, or
+            an option out of range.
+
+    Example:
+        >>> y, withstood = [0, 0, 1, 1, 2, 2], [True, True, True, False, False, False]
+        >>> rank_agreement(y, withstood, withstood, 3)[["tau", "low", "high"]].tolist()
+        [1.0, 1.0, 1.0]
+    """
+    check_whole("repeats", repeats, 1)
+    check_number("confidence", confidence, 0, 1, above=True, below=True)
+    check_seed(seed)
+    counts = paired_counts(y, first, second, n_classes)
+    n = counts.sum(1)
+    counts, n = counts[n > 0], n[n > 0]
+    a, b = (counts[:, 0] + counts[:, 1]) / n, (counts[:, 0] + counts[:, 2]) / n
+    result = dict.fromkeys(("tau", "low", "high", "p", "resolved"), math.nan) | {"n_classes": float(len(n))}
+    if len(n) > 1:
+        tau = kendalltau(a, b) if np.ptp(a) > 0 and np.ptp(b) > 0 else None
+        if tau is not None:
+            result |= {"tau": float(tau.statistic), "p": float(tau.pvalue)}
+        alike, opposite = _orders(counts, repeats, np.random.default_rng(seed))
+        chance = 0.5 - confidence / 2
+        enough = repeats * (1 - chance)
+        concordant, discordant = (alike >= enough).mean(), (opposite >= enough).mean()
+        unresolved = 1 - concordant - discordant
+        by_chance = 2 * chance * unresolved
+        low = concordant - discordant - unresolved - 2 * min(by_chance, concordant - (alike == repeats).mean())
+        high = concordant - discordant + unresolved + 2 * min(by_chance, discordant - (opposite == repeats).mean())
+        # Ties make tau-b differ from what the pairs count.
+        result["low"], result["high"] = float(np.fmin(low, result["tau"])), float(np.fmax(high, result["tau"]))
+        result["resolved"] = float(concordant + discordant)
+    return pd.Series(result)
+
+
+def correlations(a: npt.ArrayLike, b: npt.ArrayLike, *, confidence: float = 0.95) -> pd.DataFrame:
+    """Return the correlations of two measures of the classes, say of weight norms with robust accuracies.
+
+    The intervals are Fisher's z with standard errors of 1 / sqrt(n - 3) for Pearson's, and, after Fieller, Hartley and
+    Pearson 1957 (Biometrika 44, 470-481), sqrt(1.06 / (n - 3)) for Spearman's and sqrt(0.437 / (n - 4)) for Kendall's,
+    which they found good up to 0.8. They and p take the classes for a sample; that each value is an estimate from
+    examples isn't in them, and pulls the correlation towards 0, unless the same examples stand on both sides.
+
+    Args:
+        a: A value per class, (C,); NaN where there is none.
+        b: Another, (C,). Classes with NaN in either are left out.
+        confidence: Coverage of the intervals.
+
+    Returns:
+        Rows ``pearson``, ``spearman``, ``kendall`` (tau-b); columns ``value``, ``low``, ``high``, ``p`` (two-sided, as
+        SciPy's), ``n`` (classes). NaN where the n is below 3, or all values of a measure are equal; ``low`` and
+        ``high`` also where the n is too small for the standard error, or the value is 1 or -1, of which z is infinite.
+
+    Raises:
+        InputError: The measures aren't (C,), differ in length or are infinite, or the confidence is out of range.
+
+    Example:
+        >>> correlations([1, 2, 3, 4, 5, 6], [1, 3, 2, 5, 4, 6]).round(2)
+                  value   low  high     p  n
+        pearson    0.89  0.26  0.99  0.02  6
+        spearman   0.89  0.23  0.99  0.02  6
+        kendall    0.73  0.02  0.95  0.06  6
+    """
+    check_number("confidence", confidence, 0, 1, above=True, below=True)
+    x, z = _measure(a), _measure(b)
+    if len(x) != len(z):
+        raise InputError(f"The two measures differ in length: {len(x)} classes, but {len(z)}.")
+    known = ~(np.isnan(x) | np.isnan(z))
+    x, z = x[known], z[known]
+    n = len(x)
+    varied = n >= 3 and all(np.ptp(v) > 1e-12 * np.abs(v).max() for v in (x, z))  # less is rounding
+    quantile = float(ndtri(0.5 + confidence / 2))
+    rows = {}
+    for name, function, variance, lost in (
+        ("pearson", pearsonr, 1.0, 3),
+        ("spearman", spearmanr, 1.06, 3),
+        ("kendall", kendalltau, 0.437, 4),
+    ):
+        found = function(x, z) if varied else None
+        value, p = (float(found.statistic), float(found.pvalue)) if found is not None else (math.nan, math.nan)
+        low = high = math.nan
+        if n > lost and abs(value) < 1 - 1e-12:  # NaN isn't
+            half = quantile * math.sqrt(variance / (n - lost))
+            low, high = math.tanh(math.atanh(value) - half), math.tanh(math.atanh(value) + half)
+        rows[name] = {"value": value, "low": low, "high": high, "p": p, "n": n}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def paired_counts(
+    y: npt.ArrayLike,
+    first: npt.ArrayLike,
+    second: npt.ArrayLike,
+    n_classes: int,
+    *,
+    names: tuple[str, str] = ("first", "second"),
+) -> npt.NDArray[np.int64]:
+    """Return per class how many examples withstood both times, the first time alone, the second alone, neither: (C, 4).
+
+    Raises:
+        InputError: Labels out of range, arrays of different length, no examples, or outcomes that aren't true or false.
+    """
+    truth, once = check_outcomes(y, first, n_classes, name=names[0])
+    _, again = check_outcomes(y, second, n_classes, name=names[1])
+    cell = 4 * truth + 3 - 2 * once - again
+    return np.bincount(cell, minlength=4 * n_classes).reshape(n_classes, 4)
+
+
+def _orders(
+    counts: npt.NDArray[np.int64], repeats: int, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return in how many repeats two outcomes order each pair of classes alike, and in how many in opposite ways.
+
+    A pair that is tied in both is ordered alike.
+
+    Args:
+        counts: (C, 4), of :func:`paired_counts`, all classes with examples.
+        repeats: How often examples are drawn within each class.
+        rng: What draws.
+
+    Returns:
+        Two arrays of counts, (C (C - 1) / 2,).
+    """
+    n = counts.sum(1)
+    # One example more in each class, for few that are all alike prove little; spread over all four outcomes, unless the
+    # two never differ.
+    one_more = np.full(4, 0.25) if counts[:, 1:3].any() else np.array([0.5, 0, 0, 0.5])
+    likely = (counts + one_more) / (n + 1)[:, None]
+    drawn = rng.multinomial(n, likely, size=(repeats, len(n))).transpose(2, 1, 0)
+    a, b = (drawn[0] + drawn[1]) / n[:, None], (drawn[0] + drawn[2]) / n[:, None]
+    alike, opposite = [], []
+    for i in range(len(n) - 1):  # all pairs at once would be gigabytes with 1,000 classes
+        a_above, a_below, b_above, b_below = a[i] > a[i + 1 :], a[i] < a[i + 1 :], b[i] > b[i + 1 :], b[i] < b[i + 1 :]
+        alike.append(np.count_nonzero((a_above == b_above) & (a_below == b_below), axis=1))
+        opposite.append(np.count_nonzero((a_above & b_below) | (a_below & b_above), axis=1))
+    return np.concatenate(alike), np.concatenate(opposite)
+
+
+def _measure(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise InputError(f"A measure must hold a value per class, (C,), but has shape {array.shape}.")
+    if np.isinf(array).any():
+        raise InputError("A measure must be finite, or NaN for a class without a value.")
+    return array

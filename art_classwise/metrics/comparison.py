@@ -1,0 +1,288 @@
+"""Two models, or two attacks, on the same examples: what differs, class by class, and what may be chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.special import bdtr, ndtri
+
+from art_classwise._labels import check_labels, class_names
+from art_classwise.errors import InputError, check_seed, check_whole
+from art_classwise.metrics.intervals import paired_difference
+
+__all__ = ["holm", "mcnemar", "mean_difference", "paired_comparison", "worst_class_difference"]
+
+
+def mcnemar(first_only: npt.ArrayLike, second_only: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return the exact p-value of McNemar's test (McNemar 1947): is one of two as good as the other?
+
+    Only the examples on which the two differ tell. If both are equally good, each of these is as likely the one's as
+    the other's: twice the smaller tail of the binomial distribution with probability 1/2, at most 1.
+
+    Args:
+        first_only: Counts of examples that the first got right and the second didn't, of any shape.
+        second_only: Counts of those that the second got right and the first didn't.
+
+    Returns:
+        Two-sided p-values; 1 where both counts are 0.
+
+    Raises:
+        InputError: A count is negative or not whole.
+
+    Example:
+        >>> print(f"{mcnemar(1, 6):.3f}")
+        0.125
+    """
+    b, c = np.broadcast_arrays(np.asarray(first_only, np.float64), np.asarray(second_only, np.float64))
+    if np.any(np.minimum(b, c) < 0) or np.any((b != np.floor(b)) | (c != np.floor(c))):
+        raise InputError("Counts of examples must be whole numbers of at least 0.")
+    tail: npt.NDArray[np.float64] = bdtr(np.minimum(b, c), (b + c).astype(np.int64), 0.5)
+    return np.minimum(2 * tail, 1.0)
+
+
+def holm(p: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return p-values adjusted for being many (Holm 1979).
+
+    Whoever believes all differences whose adjusted value is at most alpha believes a false one with a probability of
+    at most alpha, however the tests depend on each other.
+
+    Args:
+        p: (m,) p-values; NaN for a test that was not made, which doesn't count.
+
+    Returns:
+        (m,) adjusted values; NaN stays NaN.
+
+    Raises:
+        InputError: The shape is another, or a value lies outside of [0, 1].
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03]).tolist()
+        [0.03, 0.06, 0.06]
+    """
+    values = np.asarray(p, np.float64)
+    if values.ndim != 1:
+        raise InputError(f"p-values must be a vector (m,), but have shape {values.shape}.")
+    if np.any((values < 0) | (values > 1)):
+        raise InputError(f"p-values lie in [0, 1], but got {values[(values < 0) | (values > 1)][0]:g}.")
+    made = ~np.isnan(values)
+    order = np.flatnonzero(made)[np.argsort(values[made], kind="stable")]
+    adjusted = np.full(len(values), np.nan)
+    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(order), 0, -1)), 1.0)
+    return adjusted
+
+
+def paired_comparison(
+    y: npt.ArrayLike,
+    first: npt.ArrayLike,
+    second: npt.ArrayLike,
+    n_classes: int,
+    *,
+    classes: Sequence[str] | None = None,
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """Return, of each class, how two models or attacks differ on the same examples.
+
+    Args:
+        y: True labels, ints (n,).
+        first: Whether the first got each example right, bool (n,): ``y == y_pred``, or whether it was withstood.
+        second: The same of the second.
+        n_classes: Number of classes, C.
+        classes: Names of the classes, the index of the result; the numbers 0 to C - 1 if absent.
+        confidence: Coverage of each interval.
+
+    Returns:
+        A row per class, in their order: ``n``; ``first`` and ``second``, their accuracies; ``difference``, first minus
+        second, with ``low`` and ``high`` (Newcombe 1998: :func:`art_classwise.metrics.paired_difference`); ``p``, of
+        McNemar's exact test; ``p_adjusted``, by Holm over the classes with examples. All but ``n`` are fractions. A
+        class without examples has n = 0 and NaN.
+
+        Only ``p_adjusted`` holds for all classes at once. An interval is for its class alone: of C of 95 %, about one
+        in twenty misses, and the class that was picked for its large difference misses more often.
+
+    Raises:
+        InputError: Labels out of range, arrays of different length or not bool, no examples at all, or the wrong
+            number of names.
+
+    Example:
+        >>> paired_comparison([0, 0, 1], [True, True, False], [True, False, False], 2)[["n", "difference", "p"]]
+               n  difference    p
+        class
+        0      2         0.5  1.0
+        1      1         0.0  1.0
+    """
+    labels, a, b = _checked(y, first, second, n_classes)
+    names = class_names(classes, n_classes)
+    both, first_only, second_only, neither = _cells(labels, a, b, n_classes)
+    n = both + first_only + second_only + neither
+    difference, low, high = paired_difference(both, first_only, second_only, neither, confidence)
+    trials = np.where(n > 0, n, np.nan)
+    p = np.where(n > 0, mcnemar(first_only, second_only), np.nan)
+    columns = {
+        "n": n,
+        "first": (both + first_only) / trials,
+        "second": (both + second_only) / trials,
+        **{"difference": difference, "low": low, "high": high},
+        **{"p": p, "p_adjusted": holm(p)},
+    }
+    return pd.DataFrame(columns, index=pd.Index(names, name="class"))
+
+
+def mean_difference(
+    y: npt.ArrayLike,
+    first: npt.ArrayLike,
+    second: npt.ArrayLike,
+    n_classes: int,
+    *,
+    confidence: float = 0.95,
+) -> pd.Series[float]:
+    """Return how the means over classes of two differ: every class counts alike, however many examples it has.
+
+    The classes' examples are independent, so the variance of the mean is sum_c v_c / n_c / C^2 over the C classes that
+    have examples, v_c the variance of right minus right within a class (as of a stratified sample); the interval is
+    normal. A class of one example takes the v of all classes pooled; and one example on which the two differ is added,
+    a part of it to each class, or two that agree throughout would have an interval of no width. Simulated at 95 %: 94 %
+    to 96 % with 10 classes of 100 and 1,000 examples and with 1,000 of 5; 90 % with 10 of 20 where the two
+    differ on few.
+
+    Args:
+        y: True labels, ints (n,).
+        first: Whether the first got each example right, bool (n,).
+        second: The same of the second.
+        n_classes: Number of classes, C.
+        confidence: Coverage of the interval, about.
+
+    Returns:
+        ``first``, ``second``, ``difference`` (first minus second), ``low``, ``high``.
+
+    Raises:
+        InputError: As :func:`paired_comparison`.
+    """
+    table = paired_comparison(y, first, second, n_classes, confidence=confidence)
+    _, first_only, second_only, _ = _cells(*_checked(y, first, second, n_classes), n_classes)
+    there = table["n"].to_numpy() > 0
+    n, differ = table["n"].to_numpy()[there], (first_only + second_only)[there]
+    squares = differ - n * table["difference"].to_numpy()[there] ** 2  # sums of squares around the class's mean
+    free = n - 1
+    pooled = squares.sum() / free.sum() if free.any() else differ.mean()
+    variances = np.where(free > 0, squares / np.maximum(free, 1), pooled) + 1 / (len(n) * n)
+    half = float(ndtri(0.5 + confidence / 2)) * float(np.sqrt((variances / n).sum())) / len(n)
+    a, b = (float(table[side].mean()) for side in ("first", "second"))
+    low, high = max(a - b - half, -1.0), min(a - b + half, 1.0)
+    return pd.Series({"first": a, "second": b, "difference": a - b, "low": low, "high": high})
+
+
+def worst_class_difference(
+    y: npt.ArrayLike,
+    first: npt.ArrayLike,
+    second: npt.ArrayLike,
+    n_classes: int,
+    *,
+    classes: Sequence[str] | None = None,
+    confidence: float = 0.95,
+    repeats: int = 1000,
+    seed: int = 0,
+) -> pd.Series[Any]:
+    """Return how the worst class accuracies of two differ, each one's own worst class, with an interval.
+
+    The interval takes account of choosing the classes. The smallest of several noisy accuracies is too small, by more
+    where several classes are about as bad; if only one of the two has many such classes, the difference is off. So:
+
+    - spread: examples are drawn anew within each class, the outcomes of both for an example kept together, and the
+      worst classes chosen anew; the standard deviation s of the difference of the minima, over ``repeats``. Each of
+      the four outcomes of a class starts with a quarter of an example, or a class that is at 0 would not vary.
+    - shift: the same draws where all classes that can't be told from the worst one (at this confidence) are set equal
+      to it tell by how much choosing could move the difference at most. The interval ends at the difference, moved by
+      this shift or not, whichever is further, plus or minus z s.
+
+    Simulated at 95 %: with 10 classes of 100 or 1,000 examples it covered in 94 % to 99 %, whether classes tie in one,
+    both or none (percentiles of the bootstrap covered in 45 % where they tie in one); 87 % where the worst classes
+    are near 0, 1 and 3 right of 100. It falls short with few examples (20 per class: down to 84 %, 5: 55 %) and with
+    100 classes of 100 whose accuracies lie close together without being equal (78 %).
+
+    Args:
+        y: True labels, ints (n,).
+        first: Whether the first got each example right, bool (n,).
+        second: The same of the second.
+        n_classes: Number of classes, C.
+        classes: Names of the classes; the numbers 0 to C - 1 if absent.
+        confidence: Coverage of the interval, about.
+        repeats: How often examples are drawn anew.
+        seed: Of the draws.
+
+    Returns:
+        ``first_class`` and ``second_class``, the worst class of each, of equals the first; ``first`` and ``second``,
+        their accuracies; ``difference``, first minus second, ``low``, ``high``.
+
+    Raises:
+        InputError: As :func:`paired_comparison`; or ``repeats`` is below 100, or ``seed`` no seed.
+    """
+    check_whole("repeats", repeats, 100)
+    check_seed(seed)
+    table = paired_comparison(y, first, second, n_classes, classes=classes, confidence=confidence)
+    cells = _cells(*_checked(y, first, second, n_classes), n_classes)
+    there = table["n"].to_numpy() > 0
+    cells, n = cells[:, there], cells.sum(axis=0)[there]
+    p = (cells + 0.25) / (n + 1)
+    z = float(ndtri(0.5 + confidence / 2))
+    accuracies = table.loc[there, ["first", "second"]].to_numpy().T
+    drawn_from = np.stack([p[0] + p[1], p[0] + p[2]])
+    worst = accuracies.argmin(axis=1)
+    lowest = accuracies.min(axis=1, keepdims=True)
+    variance = drawn_from * (1 - drawn_from) / n
+    tied = accuracies - lowest <= z * np.sqrt(variance + np.take_along_axis(variance, worst[:, None], 1))
+    level = np.where(tied, lowest, accuracies)
+
+    rng = np.random.default_rng(seed)
+    plain, shifted = np.full((2, repeats), np.inf), np.full((2, repeats), np.inf)
+    for c in range(len(n)):
+        drawn = rng.multinomial(n[c], p[:, c], size=repeats)
+        shares = np.stack([drawn[:, 0] + drawn[:, 1], drawn[:, 0] + drawn[:, 2]]) / n[c]
+        noise = shares - drawn_from[:, c, None]
+        plain = np.minimum(plain, accuracies[:, c, None] + noise)
+        shifted = np.minimum(shifted, level[:, c, None] + noise)
+    difference = float(lowest[0, 0] - lowest[1, 0])
+    shift = float((shifted[0] - shifted[1]).mean()) - difference
+    half = z * float((plain[0] - plain[1]).std())
+    names = table.index[there]
+    return pd.Series(
+        {
+            **{"first_class": names[worst[0]], "second_class": names[worst[1]]},
+            **{"first": float(lowest[0, 0]), "second": float(lowest[1, 0]), "difference": difference},
+            "low": max(difference - max(shift, 0.0) - half, -1.0),
+            "high": min(difference - min(shift, 0.0) + half, 1.0),
+        }
+    )
+
+
+def _cells(
+    y: npt.NDArray[np.int64], first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_], n_classes: int
+) -> npt.NDArray[np.int64]:
+    """Return how many examples of each class both, the first alone, the second alone and neither got right, (4, C)."""
+    cell = 2 * ~first + ~second
+    return np.bincount(cell * n_classes + y, minlength=4 * n_classes).reshape(4, n_classes)
+
+
+def _checked(
+    y: npt.ArrayLike, first: npt.ArrayLike, second: npt.ArrayLike, n_classes: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Return labels as int64 (n,) and what two got right as bool (n,), n at least 1.
+
+    Raises:
+        InputError: They are something else.
+    """
+    a, b = np.asarray(first), np.asarray(second)
+    for name, array in (("first", a), ("second", b)):
+        if array.dtype != bool or array.ndim != 1:
+            raise InputError(
+                f"`{name}` must say of each example whether it was right, bool (n,), but is {array.dtype} of shape "
+                f"{array.shape}: of predictions give y == y_pred."
+            )
+    if len(a) != len(b):
+        raise InputError(f"`first` and `second` must be of the same examples, but are {len(a)} and {len(b)}.")
+    if len(a) == 0:
+        raise InputError("There are no examples: a comparison needs at least one.")
+    return check_labels(y, len(a), n_classes, x_name="`first`"), a, b

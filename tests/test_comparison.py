@@ -1,0 +1,222 @@
+"""Comparisons of two on the same examples: against statsmodels, enumeration and coin tosses."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import comb
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from art_classwise import InputError
+from art_classwise.metrics.comparison import (
+    holm,
+    mcnemar,
+    mean_difference,
+    paired_comparison,
+    worst_class_difference,
+)
+from art_classwise.metrics.intervals import paired_difference
+
+
+def test_mcnemar_equals_statsmodels():
+    counts = [*product(range(0, 9), repeat=2), (30, 55), (120, 121), (3, 400), (700, 640)]
+    found = mcnemar([b for b, _ in counts], [c for _, c in counts])
+    for (b, c), p in zip(counts, found, strict=True):
+        assert p == pytest.approx(reference_mcnemar([[7, b], [c, 5]], exact=True).pvalue, rel=1e-9), (b, c)
+
+
+def test_mcnemar_counts_the_tails_of_coin_tosses():
+    """Of 2**n equally likely ways to part n examples, those that are at least as uneven."""
+    for b, c in product(range(7), repeat=2):
+        n = b + c
+        uneven = sum(comb(n, k) for k in range(n + 1) if abs(2 * k - n) >= abs(b - c))
+        assert float(mcnemar(b, c)) == pytest.approx(uneven / 2**n)
+
+
+def test_mcnemar_of_no_difference_is_one():
+    assert mcnemar([0, 3], [0, 3]).tolist() == [1, 1]
+    assert mcnemar(np.zeros((2, 3)), 0).shape == (2, 3)
+
+
+def test_holm_equals_statsmodels():
+    rng = np.random.default_rng(0)
+    for m in (1, 2, 5, 100):
+        p = np.round(rng.random(m) ** 3, 2)  # with ties, zeros and ones
+        assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])
+
+
+def test_holm_leaves_out_what_was_not_tested():
+    adjusted = holm([0.01, np.nan, 0.04, np.nan])
+    assert adjusted[[0, 2]] == pytest.approx(holm([0.01, 0.04]))
+    assert np.isnan(adjusted[[1, 3]]).all()
+    assert np.isnan(holm([np.nan])).all()
+    assert holm([]).shape == (0,)
+
+
+def test_holm_keeps_its_word():
+    """Where nothing differs, a false difference is found at 5 % in at most 5 % of the tables, however they hang
+    together; unadjusted, in most of them."""
+    rng = np.random.default_rng(1)
+    shared = rng.random((4000, 1))
+    p = np.where(rng.random((4000, 20)) < 0.3, shared, rng.random((4000, 20)))
+    assert (np.array([holm(row) for row in p]).min(1) <= 0.05).mean() < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 4000)
+    assert (p.min(1) <= 0.05).mean() > 0.4
+
+
+def test_table_equals_a_loop_over_classes():
+    rng = np.random.default_rng(2)
+    y = rng.integers(0, 4, 300)
+    first = rng.random(300) < 0.6
+    second = np.where(rng.random(300) < 0.8, first, rng.random(300) < 0.3)
+    table = paired_comparison(y, first, second, 5, classes=list("abcde"), confidence=0.9)
+    assert table.index.name == "class"
+    for k, name in enumerate("abcd"):
+        a, b = first[y == k], second[y == k]
+        row = table.loc[name]
+        assert (row["n"], row["first"], row["second"]) == (len(a), pytest.approx(a.mean()), pytest.approx(b.mean()))
+        cells = [np.sum(a & b), np.sum(a & ~b), np.sum(~a & b), np.sum(~a & ~b)]
+        assert row[["difference", "low", "high"]].tolist() == pytest.approx(
+            [*map(float, paired_difference(*cells, 0.9))]
+        )
+        assert row["difference"] == pytest.approx(a.mean() - b.mean())
+        square = np.reshape(cells, (2, 2))
+        assert row["p"] == pytest.approx(reference_mcnemar(square, exact=True).pvalue)
+    assert table["p_adjusted"][:4].to_numpy() == pytest.approx(multipletests(table["p"][:4], method="holm")[1])
+    assert table.loc["e", "n"] == 0
+    assert table.loc["e"].drop("n").isna().all()
+
+
+def test_exchanging_the_two_turns_the_signs():
+    rng = np.random.default_rng(3)
+    y, a, b = rng.integers(0, 3, 90), rng.random(90) < 0.5, rng.random(90) < 0.7
+    there, back = paired_comparison(y, a, b, 3), paired_comparison(y, b, a, 3)
+    assert there["difference"].to_numpy() == pytest.approx(-back["difference"].to_numpy())
+    assert there["low"].to_numpy() == pytest.approx(-back["high"].to_numpy())
+    assert there["p_adjusted"].tolist() == back["p_adjusted"].tolist()
+
+
+# Over all classes.
+
+
+def drawn(rng, n, first, second, phi):
+    """Examples of C classes, n each, of which two get these shares right, correlated as phi says."""
+    first, second = np.asarray(first), np.asarray(second)
+    both = first * second + phi * np.sqrt(first * (1 - first) * second * (1 - second))
+    both = np.clip(both, np.maximum(0, first + second - 1), np.minimum(first, second))
+    cells = np.stack([both, first - both, second - both, 1 - first - second + both], 1).clip(0)
+    counts = rng.multinomial(n, cells / cells.sum(1, keepdims=True))
+    y = np.repeat(np.repeat(np.arange(len(first)), 4), counts.ravel())
+    cell = np.repeat(np.tile(np.arange(4), len(first)), counts.ravel())
+    return y, cell < 2, cell % 2 == 0
+
+
+def covered(interval, n, first, second, phi, truth, times):
+    rng = np.random.default_rng(5)
+    found = [interval(*drawn(rng, n, first, second, phi), len(first)) for _ in range(times)]
+    return np.mean([one["low"] <= truth <= one["high"] for one in found])
+
+
+def test_mean_difference_weighs_classes_alike():
+    rng = np.random.default_rng(6)
+    y = np.repeat([0, 1, 3], [100, 10, 40])
+    a, b = rng.random(150) < 0.6, rng.random(150) < 0.4
+    found = mean_difference(y, a, b, 4, confidence=0.9)
+    x = a.astype(float) - b
+    assert found["first"] == pytest.approx(np.mean([a[y == k].mean() for k in (0, 1, 3)]))
+    assert found["difference"] == pytest.approx(np.mean([x[y == k].mean() for k in (0, 1, 3)]))
+    # The third of an example on which the two differ adds 1 / 3 to each class's sum of squares over n.
+    variance = sum((x[y == k].var(ddof=1) + 1 / (3 * n)) / n for k, n in ((0, 100), (1, 10), (3, 40))) / 9
+    half = norm.ppf(0.95) * np.sqrt(variance)
+    assert found[["low", "high"]].tolist() == pytest.approx([found["difference"] - half, found["difference"] + half])
+
+
+def test_mean_difference_of_one_class_is_that_of_paired_examples():
+    """But for the one example more: the normal interval of a mean of differences."""
+    y, a, b = drawn(np.random.default_rng(7), 4000, [0.6], [0.5], 0.5)
+    x = a.astype(float) - b
+    expected = norm.interval(0.95, x.mean(), x.std(ddof=1) / np.sqrt(4000))
+    assert mean_difference(y, a, b, 1)[["low", "high"]].tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_agrees_throughout_has_a_width():
+    y, same = np.arange(1000) % 10, np.arange(1000) % 3 == 0
+    found = mean_difference(y, same, same, 10)
+    assert found["low"] < 0 < found["high"] < 0.004  # three of 1,000 could differ unseen
+    worst = worst_class_difference(y, same, same, 10)
+    assert worst["low"] < 0 < worst["high"]
+
+
+@pytest.mark.parametrize(("n", "n_classes", "phi"), [(100, 10, 0.7), (100, 10, 0), (5, 300, 0.9), (1, 500, 0.7)])
+def test_mean_difference_covers(n, n_classes, phi):
+    first = np.linspace(0.1, 0.9, n_classes)
+    share = covered(mean_difference, n, first, first * 0.9, phi, first.mean() * 0.1, 300)
+    assert 0.95 - 3.5 * np.sqrt(0.95 * 0.05 / 300) < share < 0.99
+
+
+def test_worst_class_is_each_ones_own():
+    rng = np.random.default_rng(8)
+    y = rng.integers(0, 4, 400)
+    a, b = rng.random(400) < np.array([0.9, 0.3, 0.6, 0.5])[y], rng.random(400) < np.array([0.8, 0.7, 0.4, 0.6])[y]
+    found = worst_class_difference(y, a, b, 5, classes=list("abcde"))
+    accuracies = [[right[y == k].mean() for k in range(4)] for right in (a, b)]
+    assert (found["first_class"], found["second_class"]) == ("b", "c")
+    assert (found["first"], found["second"]) == (min(accuracies[0]), min(accuracies[1]))
+    assert found["difference"] == pytest.approx(found["first"] - found["second"])
+    assert found.equals(worst_class_difference(y, a, b, 5, classes=list("abcde")))
+    assert not found.equals(worst_class_difference(y, a, b, 5, classes=list("abcde"), seed=1))
+
+
+def test_worst_class_far_from_the_others_has_the_interval_of_one_class():
+    """Nothing is chosen then: as of two paired proportions."""
+    y, a, b = drawn(np.random.default_rng(9), 1000, [0.3, 0.9, 0.9], [0.2, 0.8, 0.9], 0.5)
+    found, alone = worst_class_difference(y, a, b, 3, repeats=4000), paired_comparison(y, a, b, 3).loc[0]
+    assert found[["difference", "low", "high"]].tolist() == pytest.approx(
+        alone[["difference", "low", "high"]].tolist(), abs=0.004
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([0.5] * 10, [0.3, *[0.8] * 9]),  # ties in one alone, which percentiles of the bootstrap miss half of the time
+        ([0.3, *[0.8] * 9], [0.5] * 10),
+        ([0.5] * 10, [0.5] * 10),
+        ([0.3, *[0.7] * 9], [0.25, *[0.7] * 9]),
+    ],
+)
+def test_worst_class_difference_covers(first, second):
+    def interval(*arrays):
+        return worst_class_difference(*arrays, repeats=200)
+
+    truth = min(first) - min(second)
+    assert covered(interval, 100, first, second, 0.7, truth, 200) > 0.95 - 3.5 * np.sqrt(0.95 * 0.05 / 200)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: mean_difference([0], [1], [True], 2), "`first` must say"),
+        (lambda: worst_class_difference([0], [1], [True], 2), "`first` must say"),
+        (lambda: worst_class_difference([0], [True], [True], 2, repeats=99), "`repeats` .* at least 100"),
+        (lambda: worst_class_difference([0], [True], [True], 2, seed=-1), "`seed`"),
+        (lambda: mcnemar(-1, 2), "whole numbers of at least 0"),
+        (lambda: mcnemar(0.5, 2), "whole numbers of at least 0"),
+        (lambda: holm([0.5, 1.5]), r"lie in \[0, 1\], but got 1.5"),
+        (lambda: holm([[0.5]]), "must be a vector"),
+        (lambda: paired_comparison([0], [1], [True], 2), "`first` must say .* but is int64 .* give y == y_pred"),
+        (lambda: paired_comparison([0], [True], [[True]], 2), "`second` must say"),
+        (lambda: paired_comparison([0, 1], [True, True], [True], 2), "same examples, but are 2 and 1"),
+        (lambda: paired_comparison([0], [True, True], [True, True], 2), "differ in length: 2 examples, but 1 labels"),
+        (lambda: paired_comparison([], np.zeros(0, bool), np.zeros(0, bool), 2), "at least one"),
+        (lambda: paired_comparison([2], [True], [True], 2), "outside the 2 classes"),
+        (lambda: paired_comparison([0], [True], [True], 2, classes=["a"]), "2 classes, but 1 class names"),
+        (lambda: paired_comparison([0], [True], [True], 2, confidence=95), "between 0 and 1"),
+    ],
+)
+def test_bad_input_is_named(call, says):
+    with pytest.raises(InputError, match=says):
+        call()
