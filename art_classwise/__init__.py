@@ -50,15 +50,19 @@ _HOMES = {
     "ClassExclusionStudy": "audit",
     "ClassWiseAttack": "attacks",
     "ClassWiseAudit": "audit",
+    "Comparison": "audit",
     "Dataset": "datasets",
     "ExclusionResult": "audit",
+    "Finding": "audit",
     "InputError": "errors",
     "NaturalTrainerPyTorch": "trainers",
+    "SeedSpread": "audit",
     "TemperaturePGD": "attacks",
     "ThreatModel": "threat",
     "TransferAttack": "attacks",
     "as_classifier": "zoo",
     "build": "zoo",
+    "compare": "audit",
     "load_checkpoint": "zoo",
     "load_dataset": "datasets",
     "load_robustbench": "zoo",
@@ -68,6 +72,7 @@ _HOMES = {
     "read_checkpoint": "zoo",
     "robustbench_names": "zoo",
     "save_checkpoint": "zoo",
+    "spread_over_seeds": "audit",
 }
 
 __all__ = [
@@ -82,10 +87,13 @@ __all__ = [
     "ClassExclusionStudy",
     "ClassWiseAttack",
     "ClassWiseAudit",
+    "Comparison",
     "Dataset",
     "ExclusionResult",
+    "Finding",
     "InputError",
     "NaturalTrainerPyTorch",
+    "SeedSpread",
     "TemperaturePGD",
     "ThreatModel",
     "TransferAttack",
@@ -93,6 +101,7 @@ __all__ = [
     "as_classifier",
     "attacks",
     "build",
+    "compare",
     "load_checkpoint",
     "load_dataset",
     "load_robustbench",
@@ -105,6 +114,7 @@ __all__ = [
     "read_checkpoint",
     "robustbench_names",
     "save_checkpoint",
+    "spread_over_seeds",
 ]
 
 

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from art_classwise.attacks.ladder import WORST_CASE
-from art_classwise.errors import InputError, check_name, check_seed, check_whole
+from art_classwise.audit._probes import Probe
+from art_classwise.errors import InputError, check_name, check_number, check_positive, check_seed, check_whole
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers._checkpoint import differences
 
@@ -29,12 +30,14 @@ class Examples:
         split: E.g. ``"test"``.
         n: How many; for models with examples of their own, how many in all.
         fingerprint: See :func:`art_classwise.audit.provenance.data_fingerprint`; None where it isn't known.
+        saved: Whether a result was saved there, on which no audit goes on.
     """
 
     dataset: str
     split: str
     n: int
     fingerprint: str | None
+    saved: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,9 @@ class Manifest:
         created: When the audit was begun.
         environments: Versions and hardware of all processes that took part, without repetition.
         commands: The command lines that asked for it.
+        probes: What was tried on the networks themselves, by the models' names.
+        published: What is published of models, by their names: ``source``, and where known ``clean`` and ``robust``
+            accuracy (fractions), the latter within ``eps`` of ``norm`` under AutoAttack.
     """
 
     threat: ThreatModel
@@ -79,6 +85,8 @@ class Manifest:
     created: str
     environments: list[dict[str, Any]] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
+    probes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    published: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def n_shards(self) -> int:
@@ -91,7 +99,7 @@ class Manifest:
         Raises:
             InputError: The two can't lie in one folder; the difference is named.
         """
-        if self.examples.fingerprint is None:
+        if self.examples.saved:
             raise InputError("it holds a saved result, and no audit goes on there")
         other = differences(self._identity(), asked._identity())
         known = set(self.models) & set(asked.models)
@@ -115,6 +123,8 @@ class Manifest:
             attacks=self.attacks | asked.attacks,
             environments=_union(self.environments, asked.environments),
             commands=_union(self.commands, asked.commands),
+            probes=self.probes | asked.probes,
+            published=self.published | asked.published,
         )
 
     def _identity(self) -> dict[str, Any]:
@@ -135,12 +145,15 @@ class Manifest:
             "dataset": self.examples.dataset,
             "split": self.examples.split,
             "n_examples": self.examples.n,
+            "data": self.examples.fingerprint,
             "seed": self.seed,
             "worst_case": self.worst_case,
             "models": dict(self.models),
             "attacks": {name: attack.parameters for name, attack in self.attacks.items()},
             "created": self.created,
             "environments": self.environments,
+            "probes": {name: probe for name, probe in self.probes.items() if name in self.models},
+            "published": {name: told for name, told in self.published.items() if name in self.models},
             "command": command or (self.commands[-1] if self.commands else None),
         }
 
@@ -170,8 +183,11 @@ class Manifest:
             )
         if content.pop("format", None) != _FORMAT:
             raise InputError(f"is no audit's: its format isn't {_FORMAT!r}")
+        content = {"probes": {}, "published": {}} | content  # older folders have none
         _check_keys("", content, cls.__dataclass_fields__)
-        _check_keys("examples.", content["examples"], Examples.__dataclass_fields__)
+        examples = _dict("examples", content["examples"])
+        examples.setdefault("saved", examples.get("fingerprint") is None)  # earlier releases didn't say it
+        _check_keys("examples.", examples, Examples.__dataclass_fields__)
         _check_keys("threat.", content["threat"], ("norm", "eps"))
         for name, attack in _dict("attacks", content["attacks"]).items():
             _check_keys(f"attacks.{name}.", attack, Attack.__dataclass_fields__)
@@ -184,6 +200,7 @@ class Manifest:
     def _from(cls, content: dict[str, Any]) -> Manifest:
         examples = Examples(**content["examples"])
         check_whole("examples.n", examples.n, 1)
+        _is("examples.saved", examples.saved, bool)
         check_whole("shard_size", content["shard_size"], 1)
         if examples.n / content["shard_size"] > _MOST_SHARDS:
             raise InputError(f"says that there are {examples.n} examples in shards of {content['shard_size']}")
@@ -219,6 +236,11 @@ class Manifest:
             created=content["created"],
             environments=[_check_environment(e) for e in _is("environments", content["environments"], list)],
             commands=[_is("commands", c, str) for c in _is("commands", content["commands"], list)],
+            probes={
+                name: Probe.from_plain(_dict(f"probes.{name}", probe)).plain()
+                for name, probe in _dict("probes", content["probes"]).items()
+            },
+            published={name: _check_published(name, p) for name, p in _dict("published", content["published"]).items()},
         )
 
 
@@ -251,6 +273,20 @@ def _check_fingerprint(value: object) -> str:
     if not isinstance(value, str) or not FINGERPRINT.fullmatch(value):
         raise InputError(f"a fingerprint must be 32 hexadecimal digits, but one is {value!r}"[:200])
     return value
+
+
+def _check_published(name: str, value: object) -> dict[str, Any]:
+    where = f"published.{name}."
+    _check_keys(where, value, ("source", "norm", "eps", "clean", "robust"))
+    told = _dict(where, value)
+    for key in ("source", "norm"):
+        _is(where + key, told[key], str)
+    for key in ("clean", "robust"):
+        if told[key] is not None:
+            check_number(where + key, told[key], 0, 1)
+    if told["eps"] is not None:
+        check_positive(where + "eps", told["eps"])
+    return told
 
 
 _ENVIRONMENT: dict[str, Callable[[Any], bool]] = {

@@ -18,6 +18,7 @@ import torch
 from art_classwise import _estimator, losses
 from art_classwise._passes import Passes, computing_at_most, is_out_of_memory, release, usual_batch_size
 from art_classwise._state import preserved, preserved_random_state
+from art_classwise.audit import _probes
 from art_classwise.audit._outcomes import ATTACKED
 from art_classwise.datasets import Dataset
 from art_classwise.errors import GradientMaskingWarning, InputError, first_line
@@ -90,6 +91,15 @@ class ShardRunner:
             return none
         some = data if rows is None or len(rows) == len(data) else data.take(rows)
         return self._retried(classifier, lambda most: self._attacked(classifier, name, attack, shard, some, most))
+
+    def probe(self, classifier: Any) -> _probes.Probe:
+        """Return what a few examples show of the network itself."""
+        data = self._data.take(_probes.chosen(len(self._data)))
+        data = replace(data, x=np.asarray(data.x))
+        with _ONE_AT_A_TIME:
+            return self._retried(
+                classifier, lambda most: _probes.probe(classifier, data, self._threat, most=most, seed=self._seed)
+            )
 
     def _attacked(self, classifier: Any, name: str, attack: Any, shard: int, data: Dataset, most: int) -> pd.DataFrame:
         x, y = np.asarray(data.x), data.y

@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime
 import os
 import tempfile
+import time
 import warnings
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -16,11 +17,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from art.estimators.estimator import BaseEstimator
 from art.evaluations.evaluation import Evaluation
+from filelock import Timeout
+from torch import nn
 from tqdm.auto import tqdm
 
 from art_classwise import _estimator, _ranks
 from art_classwise._files import check_output_folder
+from art_classwise._passes import release
 from art_classwise._state import preserved_random_state
 from art_classwise.attacks._fast import Precision
 from art_classwise.attacks.ladder import Attacks, ladder, usual_threat
@@ -36,10 +41,10 @@ from art_classwise.audit.provenance import (
     parameters,
 )
 from art_classwise.audit.result import AuditResult
-from art_classwise.audit.saved import read_outcomes
+from art_classwise.audit.saved import is_whole, read_outcomes
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, Unit
 from art_classwise.datasets import Dataset
-from art_classwise.errors import InputError, check_name, check_seed, check_whole
+from art_classwise.errors import InputError, check_name, check_seed, check_whole, unknown
 from art_classwise.threat import ThreatModel
 
 __all__ = ["ClassWiseAudit"]
@@ -71,6 +76,9 @@ class ClassWiseAudit(Evaluation):
         seed: Of the attacks.
         batch_size: Examples computed at once; if absent, by their size, at most 512. Less takes less memory; where
             memory runs out it is halved.
+        checks: Try each network itself on 64 examples, too: asked twice, in batches of two, with images normalised
+            otherwise, under a reference attack and within a radius that nothing can withstand. What looks wrong is
+            among :attr:`AuditResult.findings`.
         verbose: Show a progress bar.
         command: The command line that runs the audit, kept with its outcomes and shown in its report.
 
@@ -89,14 +97,16 @@ class ClassWiseAudit(Evaluation):
         store: str | os.PathLike[str] | None = None,
         seed: int = 0,
         batch_size: int | None = None,
+        checks: bool = True,
         verbose: bool = True,
         command: str | None = None,
     ) -> None:
         if batch_size is not None:
             check_whole("batch_size", batch_size, 1)
         check_seed(seed)
-        if not isinstance(worst_case, bool):
-            raise InputError(f"`worst_case` must be True or False, but got {worst_case!r}.")
+        for name, value in (("worst_case", worst_case), ("checks", checks)):
+            if not isinstance(value, bool):
+                raise InputError(f"`{name}` must be True or False, but got {value!r}.")
         self.threat = None if threat is None else ThreatModel.parse(threat)
         self._ladder = partial(
             ladder, attacks, surrogate=surrogate, seed=seed, batch_size=batch_size or _SHARD, precision=precision
@@ -106,35 +116,83 @@ class ClassWiseAudit(Evaluation):
         self.store = None if store is None else check_output_folder(store).absolute()  # wherever evaluate() is called
         self.seed = int(seed)  # a NumPy integer can't be written as JSON
         self.batch_size = batch_size
+        self.checks = checks
         self.verbose = verbose
         self.command = None if command is None else command.encode(errors="backslashreplace").decode()
 
-    def evaluate(self, models: Mapping[str, Any], data: Dataset) -> AuditResult:
+    def evaluate(self, models: Mapping[str, Any], data: Dataset, *, optional: Collection[str] = ()) -> AuditResult:
         """Attack examples of ``data`` on every model with every attack; what is in the store already is read.
 
         Args:
-            models: ART ``PyTorchClassifier`` s by the names they shall have in the tables.
+            models: ART ``PyTorchClassifier`` s by the names they shall have in the tables; or functions without
+                arguments that load one, called when its turn comes, so that one of these at a time is in memory.
             data: The examples.
+            optional: Names of models to go on without, with a warning, if they can't be loaded or audited. What the
+                store holds of them, if it is finished, is read.
 
         Returns:
             The outcomes; under ``torchrun`` in every process. The models, and the global random state, are as they
             were.
 
         Raises:
-            InputError: There is no model, a model doesn't fit the data or doesn't return logits, an attack
-                returns something else than images, or the radius covers the whole range [0, 1]; the store holds another
-                audit, or can't be written; or there is none under ``torchrun``.
+            InputError: There is no model, or of optional ones none is left; a model doesn't fit the data or doesn't
+                return logits, an attack returns something else than images, or the radius covers the whole range
+                [0, 1]; the store holds another audit, or can't be written; or there is none under ``torchrun``.
         """
         if self.store is None and _ranks.world() > 1:
             raise InputError("Under torchrun the processes meet in a folder: give `store`.")
         if not isinstance(models, Mapping) or not models:
             raise InputError("`models` must be a dict of at least one ART classifier by name.")
-        for name, classifier in models.items():
-            _check_fit(name, classifier, data)
+        for name in models:
+            check_name("model", name)
+        for name in optional:
+            if name not in models:
+                raise unknown("model in `optional`", name, models)
         if len(np.unique(data.ids)) < len(data):
             raise InputError("The examples' ids must differ: outcomes are told apart by them.")
         threat = self.threat or usual_threat(data.name)
         threat.check_radius(0.0, 1.0, int(np.prod(data.input_shape)))
+        examples = Examples(data.name, data.split, len(data), data_fingerprint(data))
+        ready = {name: model for name, model in models.items() if not _loads(model)}
+        with ExitStack() as stack:
+            store = Store(self.store or Path(stack.enter_context(tempfile.TemporaryDirectory())))
+            runner = ShardRunner(data, threat, shard_size=_SHARD, seed=self.seed, batch_size=self.batch_size)
+            audit = partial(self._audit, store, runner, data=data, threat=threat, examples=examples)
+            outcomes = audit(ready) if ready else None
+            for name in (name for name in models if name not in ready):
+                try:
+                    audit({name: models[name]()})
+                except InputError as error:
+                    if name not in optional:
+                        raise
+                    warnings.warn(f"Going on without {name!r}: {error}", stacklevel=2)
+                release()  # ART's classifiers lie in circles of references
+            held = store.manifest() if store.is_begun else None
+            attacks = list(self._ladder(self.threat, dataset=data.name))
+            left = [name for name in models if held is not None and is_whole(store, held, name, attacks)]
+            if held is None or not left:
+                raise InputError(f"None of the {len(models)} models could be loaded and audited: see the warnings.")
+            if len(ready) < len(models):
+                outcomes = read_outcomes(store, held, left, attacks)
+        told = replace(
+            held, models={m: held.models[m] for m in left}, attacks={a: held.attacks[a] for a in attacks}
+        ).info(self.command)
+        assert outcomes is not None
+        return AuditResult(outcomes=outcomes, classes=held.classes, threat=threat, info=told)
+
+    def _audit(
+        self,
+        store: Store,
+        runner: ShardRunner,
+        models: Mapping[str, Any],
+        *,
+        data: Dataset,
+        threat: ThreatModel,
+        examples: Examples,
+    ) -> pd.DataFrame:
+        """Return the outcomes of models that are in memory, once all of them are in the store."""
+        for name, classifier in models.items():
+            _check_fit(name, classifier, data)
         factories = self._ladder(self.threat, dataset=data.name)
         attacks = {
             name: {a: _checked(a, make(classifier), threat) for a, make in factories.items()}
@@ -145,22 +203,19 @@ class ClassWiseAudit(Evaluation):
             seed=self.seed,
             worst_case=self.worst_case,
             shard_size=_SHARD,
-            examples=Examples(data.name, data.split, len(data), data_fingerprint(data)),
+            examples=examples,
             classes=tuple(data.classes),
             models={name: model_fingerprint(classifier) for name, classifier in models.items()},
             attacks=_described(attacks, worst_case=self.worst_case),
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             commands=[] if self.command is None else [self.command],
+            published={name: model.published for name, model in models.items() if hasattr(model, "published")},
         )
         _check_told_apart(models, asked.models)
-        with ExitStack() as stack:
-            folder = self.store or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            store = Store(folder)
-            runner = ShardRunner(data, threat, shard_size=_SHARD, seed=self.seed, batch_size=self.batch_size)
-            outcomes = self._outcomes(store, asked, models, attacks, runner)
-            held = store.manifest()
-        told = replace(held, models=asked.models, attacks=asked.attacks).info(self.command)
-        return AuditResult(outcomes=outcomes, classes=asked.classes, threat=threat, info=told)
+        outcomes = self._outcomes(store, asked, models, attacks, runner)
+        if self.checks:
+            _probe(store, asked, models, runner)
+        return outcomes
 
     def _outcomes(
         self,
@@ -215,6 +270,24 @@ class ClassWiseAudit(Evaluation):
                     continue
 
 
+def _loads(model: Any) -> bool:
+    """Return whether this is a function that loads a model."""
+    return callable(model) and not isinstance(model, (BaseEstimator, nn.Module))
+
+
+def _probe(store: Store, asked: Manifest, models: Mapping[str, Any], runner: ShardRunner) -> None:
+    """See that what is tried on the networks themselves is in the store, by whichever process."""
+    for name, classifier in models.items():
+        while name not in store.manifest().probes:
+            with suppress(Timeout), store.lock(f"probe-{asked.models[name][:12]}", 0) as path:
+                if name not in store.manifest().probes:
+                    probes = {name: runner.probe(classifier).plain()}
+                    store.join(replace(asked, probes=probes, environments=[environment()]))
+                path.unlink(missing_ok=True)
+                break
+            time.sleep(0.1)
+
+
 def _described(attacks: Mapping[str, Mapping[str, Any]], *, worst_case: bool) -> dict[str, Attack]:
     """Return what tells the attacks apart, the same for all models.
 
@@ -248,7 +321,6 @@ def _left(store: Store, unit: Unit, keys: list[str | None]) -> np.ndarray[Any, n
 
 
 def _check_fit(name: str, classifier: Any, data: Dataset) -> None:
-    check_name("model", name)
     _estimator.check_classifier(f"The model {name!r}", classifier)
     low, high = classifier.clip_values if classifier.clip_values is not None else (-np.inf, np.inf)
     if not (np.all(np.asarray(low) == 0) and np.all(np.asarray(high) == 1)):

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from art_classwise import metrics
 from art_classwise._files import written_aside
 from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.audit import sanity
 from art_classwise.audit._outcomes import cumulative, parts, table
 from art_classwise.errors import InputError, unknown
 from art_classwise.metrics.accuracy import class_counts
+from art_classwise.metrics.groups import Groups
 from art_classwise.threat import ThreatModel
 
+if TYPE_CHECKING:
+    from art_classwise.audit.compare import Comparison, Kind
+
 __all__ = ["WORST_CASE", "AuditResult"]
+
+_Relabel: TypeAlias = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,11 @@ class AuditResult:
     def attacks(self) -> tuple[str, ...]:
         """Names of the attacks, in the order they were given."""
         return tuple(self.outcomes["attack"].cat.categories)
+
+    @cached_property
+    def findings(self) -> tuple[sanity.Finding, ...]:
+        """What looks wrong: see :func:`art_classwise.audit.sanity.findings`."""
+        return sanity.findings(self)
 
     def worst_case(self) -> AuditResult:
         """Return what an audit with ``worst_case=True`` would have found: broken examples leave.
@@ -95,31 +111,31 @@ class AuditResult:
         Raises:
             InputError: The audit has no such model or attack.
         """
-        rows = self._rows(model, attack)
-        label = rows["label"].to_numpy().astype(np.int64)
-        options: Any = {"classes": self.classes, "confidence": confidence}
-        clean_correct = label == rows["clean_prediction"].to_numpy()
-        clean = class_counts(label, clean_correct, len(self.classes), **options)
-        robust = class_counts(label, rows["withstood"].to_numpy(), len(self.classes), **options)
-        clean.columns = pd.Index(["n", "clean", "clean_low", "clean_high"])
-        robust.columns = pd.Index(["n", "robust", "low", "high"])
-        return pd.concat([clean, robust.drop(columns="n")], axis=1)
+        return self._table(model, attack, self.classes, lambda label: label, confidence)
 
     def by_class(self, *, confidence: float = 0.95) -> pd.DataFrame:
         """Return every :meth:`class_table` of the audit in one, indexed by (model, attack, class).
 
         The attacks are followed by ``"all attacks"``.
         """
-        attacks = (*self.attacks, WORST_CASE)
-        tables = [self.class_table(m, a, confidence=confidence) for m in self.models for a in attacks]
-        # Levels in the order given, not sorted by name: then the index is sorted, and look-ups are fast.
-        codes = np.indices((len(self.models), len(attacks), len(self.classes))).reshape(3, -1)
-        index = pd.MultiIndex(
-            levels=[list(self.models), list(attacks), list(self.classes)],
-            codes=list(codes),
-            names=["model", "attack", "class"],
-        )
-        return pd.concat(tables).set_axis(index)
+        return self._tables(self.classes, "class", lambda label: label, confidence)
+
+    def by_group(self, groups: Groups, *, confidence: float = 0.95) -> pd.DataFrame:
+        """Return what :meth:`by_class` does for groups of classes: where single classes have few examples.
+
+        Args:
+            groups: As :func:`art_classwise.metrics.class_groups` takes them: a mapping from class to group, or
+                ``"cifar100"`` or ``"transport-animal"``.
+            confidence: Coverage of the intervals.
+
+        Returns:
+            Indexed by (model, attack, group), groups sorted by name. An example counts as correct if its class is.
+
+        Raises:
+            InputError: The groups don't fit the classes.
+        """
+        names = metrics.group_labels([0], groups, self.classes)[1]
+        return self._tables(names, "group", lambda y: metrics.group_labels(y, groups, self.classes)[0], confidence)
 
     def summary(self, attack: str = WORST_CASE) -> pd.DataFrame:
         """Return a row per model: what it reaches and how unequally.
@@ -129,7 +145,10 @@ class AuditResult:
 
         Returns:
             Columns ``clean`` (mean class accuracy), then of the class robust accuracies all measures of
-            :func:`art_classwise.metrics.disparity`, and ``worst_class``, the name of the worst one.
+            :func:`art_classwise.metrics.disparity`, ``worst_class``, the name of the worst one, its accuracy without
+            the bias of a minimum as ``unbiased``, with ``low`` and ``high``
+            (:func:`art_classwise.metrics.worst_class`), and ``p``, of equal accuracy in all classes
+            (:func:`art_classwise.metrics.disparity_test`, chi-square). NaN where there are too few examples or classes.
 
         Raises:
             InputError: The audit has no such attack.
@@ -137,13 +156,21 @@ class AuditResult:
         rows = {}
         for model in self.models:
             table = self.class_table(model, attack)
-            rows[model] = {
+            label, withstood = self._verdicts(model, attack)
+            row: dict[str, Any] = {
                 "clean": table["clean"].mean(),
                 **metrics.disparity(table["robust"].to_numpy()),
                 "worst_class": table["robust"].idxmin(),
+                **dict.fromkeys(("unbiased", "low", "high", "p"), np.nan),
             }
+            with suppress(InputError):  # no class has two examples
+                worst = metrics.worst_class(label, withstood, len(self.classes))
+                row |= {"unbiased": worst["accuracy"], "low": worst["low"], "high": worst["high"]}
+            with suppress(InputError):  # a single class has examples
+                row["p"] = metrics.disparity_test(label, withstood, len(self.classes))["p"]
+            rows[model] = row
         frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
-        first = ["clean", "mean", "worst", "worst_class"]
+        first = ["clean", "mean", "worst", "worst_class", "unbiased", "low", "high", "p"]
         return frame[first + [c for c in frame.columns if c not in first]]
 
     def confusion(self, model: str, attack: str, *, normalize: bool = True) -> pd.DataFrame:
@@ -160,6 +187,160 @@ class AuditResult:
         rows = self._rows(model, attack)
         return metrics.confusion(
             rows["label"], rows["prediction"], len(self.classes), classes=self.classes, normalize=normalize
+        )
+
+    def confusion_pairs(self, model: str, attack: str = WORST_CASE, *, groups: Groups | None = None) -> pd.DataFrame:
+        """Return which class is taken for which under attack: :func:`art_classwise.metrics.confusion_pairs`.
+
+        Args:
+            model: Name of a model.
+            attack: Name of an attack, or ``"all attacks"``.
+            groups: Groups of classes, to say which pairs stay within one.
+
+        Raises:
+            InputError: The audit has no such model or attack, or the groups don't fit the classes.
+        """
+        rows, n_classes = self._rows(model, attack), len(self.classes)
+        options: dict[str, Any] = {"classes": self.classes, "groups": groups}
+        return metrics.confusion_pairs(rows["label"], rows["prediction"], n_classes, **options)
+
+    def within_groups(self, model: str, groups: Groups, attack: str = WORST_CASE) -> pd.DataFrame:
+        """Return which share of errors stays within groups: :func:`art_classwise.metrics.within_groups`.
+
+        Args:
+            model: Name of a model.
+            groups: As for :meth:`by_group`.
+            attack: Name of an attack, or ``"all attacks"``.
+
+        Raises:
+            InputError: The audit has no such model or attack, or the groups don't fit the classes.
+        """
+        rows = self._rows(model, attack)
+        return metrics.within_groups(rows["label"], rows["prediction"], groups, self.classes)
+
+    def risks(self, model: str, attack: str = WORST_CASE, *, pooled: bool = False) -> pd.DataFrame:
+        """Return natural, boundary and robust risk of each class: :func:`art_classwise.metrics.risks`.
+
+        Args:
+            model: Name of a model.
+            attack: Name of an attack, or ``"all attacks"``.
+            pooled: One row over all examples instead.
+
+        Raises:
+            InputError: The audit has no such model or attack.
+        """
+        rows = self._rows(model, attack)
+        right = rows["label"] == rows["clean_prediction"]
+        options: dict[str, Any] = {"classes": self.classes, "pooled": pooled}
+        return metrics.risks(rows["label"], right, rows["withstood"], len(self.classes), **options)
+
+    def worst_class(self, model: str, attack: str = WORST_CASE, *, confidence: float = 0.95) -> pd.Series[Any]:
+        """Return the worst class without the bias of a minimum: :func:`art_classwise.metrics.worst_class`.
+
+        Args:
+            model: Name of a model.
+            attack: Name of an attack, or ``"all attacks"``.
+            confidence: Coverage of the interval.
+
+        Raises:
+            InputError: The audit has no such model or attack, or no class has two examples.
+        """
+        label, withstood = self._verdicts(model, attack)
+        options: dict[str, Any] = {"classes": self.classes, "confidence": confidence}
+        return metrics.worst_class(label, withstood, len(self.classes), **options)
+
+    def disparity_test(self, model: str, attack: str = WORST_CASE, **options: Any) -> pd.Series[float]:
+        """Return whether classes differ by more than chance: :func:`art_classwise.metrics.disparity_test`.
+
+        Args:
+            model: Name of a model.
+            attack: Name of an attack, or ``"all attacks"``.
+            options: Of the function: ``method``, ``repeats``, ``seed``.
+
+        Raises:
+            InputError: The audit has no such model or attack, or examples of one class only.
+        """
+        return metrics.disparity_test(*self._verdicts(model, attack), len(self.classes), **options)
+
+    def attack_strength(self, model: str, weak: str, strong: str, *, split_seed: int | None = None) -> pd.DataFrame:
+        """Return on which classes a stronger attack falls: :func:`art_classwise.metrics.attack_strength`.
+
+        Args:
+            model: Name of a model.
+            weak: Name of the weaker attack.
+            strong: Name of the stronger one, or ``"all attacks"``.
+            split_seed: See there.
+
+        Raises:
+            InputError: The audit has no such model or attack, or the two were tried on different examples.
+        """
+        label, first, second = self._paired((model, weak), (model, strong))
+        options: dict[str, Any] = {"classes": self.classes, "split_seed": split_seed}
+        return metrics.attack_strength(label, first, second, len(self.classes), **options)
+
+    def rank_agreement(self, *, model: str | None = None, attack: str | None = None, **options: Any) -> pd.DataFrame:
+        """Return how far attacks, or models, agree on which classes are weak.
+
+        Args:
+            model: Compare the attacks on this model, each with each.
+            attack: Compare the models under this attack, each with each; ``"all attacks"`` if neither is given.
+            options: Of :func:`art_classwise.metrics.rank_agreement`: ``repeats``, ``confidence``, ``seed``.
+
+        Returns:
+            Indexed by (first, second): Kendall's ``tau``, ``low``, ``high``, ``p``, ``resolved``, ``n_classes``.
+
+        Raises:
+            InputError: Both are given, the audit has no such model or attack, there is nothing to compare, or two were
+                tried on different examples.
+        """
+        if model is not None and attack is not None:
+            raise InputError("Give `model`, to compare the attacks on it, or `attack`, to compare models under it.")
+        under = attack or WORST_CASE
+        cells = [(m, under) for m in self.models] if model is None else [(model, a) for a in self.attacks]
+        if len(cells) < 2:
+            what = "model: compare attacks on it, model=..." if model is None else "attack: compare models, attack=..."
+            raise InputError(f"There is nothing to compare: the audit has one {what}")
+        n_classes = len(self.classes)
+        rows = {
+            (one[model is not None], other[model is not None]): metrics.rank_agreement(
+                *self._paired(one, other), n_classes, **options
+            )
+            for one, other in combinations(cells, 2)
+        }
+        table = pd.DataFrame.from_dict(rows, orient="index")
+        return table.set_axis(pd.MultiIndex.from_tuples(rows, names=["first", "second"])).astype({"n_classes": int})
+
+    def compare(
+        self,
+        first: str,
+        second: str,
+        *,
+        attack: str | None = None,
+        model: str | None = None,
+        kind: Kind = "robust",
+        confidence: float = 0.95,
+        seed: int = 0,
+    ) -> Comparison:
+        """Compare two models of the audit, or two of its attacks on a model, example by example.
+
+        Models of two audits: :func:`art_classwise.compare`.
+
+        Args:
+            first: Name of a model, or of an attack.
+            second: Name of another.
+            attack: Of two models: the attack under which they are compared; all attacks if absent.
+            model: Of two attacks: the model they are compared on; not needed where there is but one.
+            kind: Of two models: ``"robust"``, or ``"clean"`` for accuracy without attack.
+            confidence: Coverage of the intervals.
+            seed: Of the draws behind the worst class's interval.
+
+        Raises:
+            InputError: There is no such model or attack, both are the same, or their examples differ.
+        """
+        from art_classwise.audit.compare import compare_within
+
+        return compare_within(
+            self, first, second, attack=attack, model=model, kind=kind, confidence=confidence, seed=seed
         )
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -187,6 +368,46 @@ class AuditResult:
 
         with written_aside(Path(path)) as aside:
             aside.write_text(render(self), encoding="utf-8")
+
+    def _table(self, model: str, attack: str, names: Sequence[str], group: _Relabel, confidence: float) -> pd.DataFrame:
+        rows = self._rows(model, attack)
+        truth = rows["label"].to_numpy().astype(np.int64)
+        label = group(truth)
+        options: dict[str, Any] = {"classes": names, "confidence": confidence}
+        clean_correct = truth == rows["clean_prediction"].to_numpy()
+        clean = class_counts(label, clean_correct, len(names), **options)
+        robust = class_counts(label, rows["withstood"].to_numpy(), len(names), **options)
+        clean.columns = pd.Index(["n", "clean", "clean_low", "clean_high"])
+        robust.columns = pd.Index(["n", "robust", "low", "high"])
+        return pd.concat([clean, robust.drop(columns="n")], axis=1)
+
+    def _tables(self, names: Sequence[str], kind: str, group: _Relabel, confidence: float) -> pd.DataFrame:
+        attacks = (*self.attacks, WORST_CASE)
+        tables = [self._table(m, a, names, group, confidence) for m in self.models for a in attacks]
+        # Levels in the order given, not sorted by name: then the index is sorted, and look-ups are fast.
+        codes = np.indices((len(self.models), len(attacks), len(names))).reshape(3, -1)
+        index = pd.MultiIndex(
+            levels=[list(self.models), list(attacks), list(names)], codes=list(codes), names=["model", "attack", kind]
+        )
+        return pd.concat(tables).set_axis(index)
+
+    def _paired(
+        self, first: tuple[str, str], second: tuple[str, str]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Return labels and who withstood each of two attacks, or on each of two models, (n,) each.
+
+        Raises:
+            InputError: They were tried on different examples.
+        """
+        one, other = self._rows(*first), self._rows(*second)
+        if not np.array_equal(one[["example", "label"]], other[["example", "label"]]):
+            raise InputError(f"{' under '.join(first)} and {' under '.join(second)} are of different examples.")
+        return one["label"].to_numpy().astype(np.int64), one["withstood"].to_numpy(), other["withstood"].to_numpy()
+
+    def _verdicts(self, model: str, attack: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Return labels and who withstood, (n,) each."""
+        rows = self._rows(model, attack)
+        return rows["label"].to_numpy().astype(np.int64), rows["withstood"].to_numpy()
 
     def _rows(self, model: str, attack: str) -> pd.DataFrame:
         if model not in self.models:

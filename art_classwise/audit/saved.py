@@ -21,7 +21,7 @@ from art_classwise.errors import InputError
 if TYPE_CHECKING:
     from art_classwise.audit.result import AuditResult
 
-__all__ = ["is_finished", "read_audit", "read_outcomes", "write_audit"]
+__all__ = ["is_finished", "is_whole", "read_audit", "read_outcomes", "write_audit"]
 
 
 def read_audit(folder: str | os.PathLike[str], *, partial: bool = False) -> AuditResult:
@@ -41,7 +41,7 @@ def read_audit(folder: str | os.PathLike[str], *, partial: bool = False) -> Audi
     try:
         outcomes = read_outcomes(store, manifest, list(manifest.models), list(manifest.attacks), partial=partial)
     except InputError as error:
-        if manifest.examples.fingerprint is not None:
+        if not manifest.examples.saved:
             raise
         said, _, _ = str(error).partition(" Run the same audit again")
         raise InputError(f"{said} The folder was written by save(): no audit goes on there, save it again.") from error
@@ -61,9 +61,16 @@ def is_finished(folder: str | os.PathLike[str]) -> bool:
     if not store.is_begun:
         return False
     manifest = store.manifest()
-    keys = [None, *(attack.fingerprint for attack in manifest.attacks.values())]
+    return all(is_whole(store, manifest, model, list(manifest.attacks)) for model in manifest.models)
+
+
+def is_whole(store: Store, manifest: Manifest, model: str, attacks: Sequence[str]) -> bool:
+    """Return whether a store holds all shards of a model under attacks, all by their names."""
+    if model not in manifest.models or not manifest.attacks.keys() >= {*attacks}:
+        return False
+    keys = [None, *(manifest.attacks[a].fingerprint for a in attacks)]
     numbers = set(range(manifest.n_shards))
-    return all(numbers <= store.shards(m, k).keys() for m in manifest.models.values() for k in keys)
+    return all(numbers <= store.shards(manifest.models[model], key).keys() for key in keys)
 
 
 def write_audit(result: AuditResult, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -87,19 +94,23 @@ def write_audit(result: AuditResult, folder: str | os.PathLike[str], *, overwrit
     known: Mapping[str, str] = info.get("models", {})
     if len({*known.values()}) < len(known) or not all(map(FINGERPRINT.fullmatch, known.values())):
         known = {}  # joined by hand: one network on other images, say, or no fingerprint
+    data = info.get("data")
+    data = data if isinstance(data, str) and FINGERPRINT.fullmatch(data) else None
     described = {name: info["attacks"].get(name, {}) for name in result.attacks}
     manifest = Manifest(
         threat=result.threat,
         seed=info["seed"],
         worst_case=info.get("worst_case", False),
         shard_size=max(info["n_examples"], *(len(rows) for rows in of.values())),
-        examples=Examples(info["dataset"], info["split"], info["n_examples"], None),
+        examples=Examples(info["dataset"], info["split"], info["n_examples"], data, saved=True),
         classes=tuple(result.classes),
         models={m: known.get(m) or fingerprint(["a model by name", m]) for m in result.models},
         attacks={name: Attack(fingerprint([name, values]), values) for name, values in described.items()},
         created=info["created"],
         environments=list(info.get("environments", [])),
         commands=[] if info.get("command") is None else [info["command"]],
+        probes=dict(info.get("probes", {})),
+        published=dict(info.get("published", {})),
     )
     with store.lock("manifest"):
         old, new = {*(path / "shards").rglob("*.parquet")}, set()

@@ -7,11 +7,12 @@ import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from art_classwise import __version__
+from art_classwise.cli._compare import compare
 from art_classwise.cli._options import (
     ClassNames,
     DatasetName,
@@ -99,8 +100,9 @@ def audit(
         list[str],
         typer.Option(
             "--model",
-            help="A checkpoint of `train`, robustbench:NAME or robustbench:DATASET/NAME; "
-            "repeat it for more. MINE=... names it MINE in the tables.",
+            help="A checkpoint of `train`, robustbench:NAME or robustbench:DATASET/NAME; repeat it for more. "
+            "MINE=... names it MINE in the tables. robustbench:all is the whole leaderboard, one in memory at a time, "
+            "without those that can't be fetched.",
         ),
     ],
     dataset: DatasetName = "digits",
@@ -155,6 +157,9 @@ def audit(
         bool,
         typer.Option("--unsafe-weights", help="Also load RobustBench files that can run code: only trusted ones."),
     ] = False,
+    checks: Annotated[
+        bool, typer.Option("--checks/--no-checks", help="Also look at the networks themselves, on 64 examples.")
+    ] = True,
     quiet: Quiet = False,
 ) -> None:
     """Attack models on a test set and write down, class by class, what withstood.
@@ -164,6 +169,7 @@ def audit(
     from art_classwise._ranks import is_main
     from art_classwise.attacks import usual_threat
     from art_classwise.audit import ClassWiseAudit
+    from art_classwise.cli._models import load_model, models_named
     from art_classwise.datasets import load_dataset
     from art_classwise.report import print_tables, report_files, write_report
     from art_classwise.threat import ThreatModel
@@ -174,28 +180,22 @@ def audit(
     data = data.first(examples) if examples is not None else data
     ball = ThreatModel.parse(threat) if threat is not None else usual_threat(data.name)
 
-    def load(text: str) -> tuple[str, Any]:
-        return _load_model(text, data.name, ball.norm, model_dir, unsafe_weights)
-
+    zoo = (data.name, ball.norm, model_dir, unsafe_weights)
     job = ClassWiseAudit(
         threat,
         names[0] if len(names) == 1 else names,
-        surrogate=None if surrogate is None else load(surrogate)[1],
+        surrogate=None if surrogate is None else load_model(surrogate, *zoo)[1],
         precision=precision.value,
         worst_case=worst_case,
         store=out,
         seed=seed,
         batch_size=batch_size,
+        checks=checks,
         verbose=not quiet,
         command=shlex.join(["art-classwise", *sys.argv[1:]]),
     )
-    models = {}
-    for text in model:
-        name, classifier = load(text)
-        if name in models:
-            raise InputError(f"Two models are named {name!r}: name one, e.g. --model mine={text}")
-        models[name] = classifier
-    result = job.evaluate(models, data)
+    models, optional = models_named(model, *zoo)
+    result = job.evaluate(models, data, optional=optional)
     if not is_main():
         return
     write_report(result, out)
@@ -222,17 +222,4 @@ def report(
     say_where(report_files(folder))
 
 
-def _load_model(text: str, dataset: str, norm: str, model_dir: Path, unsafe_weights: bool) -> tuple[str, Any]:
-    from art_classwise.zoo import load_checkpoint, load_robustbench
-
-    label, separator, source = text.partition("=")
-    if not separator or Path(text).is_file():
-        label, source = "", text
-    kind, colon, name = source.partition(":")
-    if colon and kind == "robustbench":
-        zoo, slash, short = name.rpartition("/")
-        classifier = load_robustbench(short, zoo if slash else dataset, norm, model_dir, unsafe_weights=unsafe_weights)
-        return label or short, classifier
-    if not source.endswith(".pt") and not Path(source).is_file():
-        raise InputError(f"Unknown model {source!r}. Give the file of a checkpoint (*.pt), or robustbench:NAME.")
-    return label or Path(source).stem, load_checkpoint(source)
+app.command()(compare)

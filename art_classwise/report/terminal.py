@@ -17,12 +17,57 @@ __all__ = ["print_tables"]
 
 
 _MOST_CLASSES = 20
+_MOST_MODELS = 6
 _NAME_WIDTH = 16
+_MODEL_WIDTH = 26
 
 
 def print_tables(result: AuditResult) -> None:
-    """Print a table per model, its worst classes first; 80 columns wide where nothing says otherwise."""
+    """Print what an audit found; 80 columns wide where nothing says otherwise.
+
+    A table per model, its worst classes first, of six models at most; a row per model, if there are several; and what
+    looks wrong.
+    """
     console = Console()
+    if len(result.models) <= _MOST_MODELS:
+        _print_classes(result, console)
+    if len(result.models) > 1:
+        _print_models(result, console)
+    _print_findings(result, console)
+
+
+def _print_models(result: AuditResult, console: Console) -> None:
+    table = Table(
+        title=Text(f"Models: accuracy in % at {result.threat}, the most robust first", "bold"),
+        caption=Text(
+            "means over classes, all attacks; worst class: as found, and without the bias of a minimum (95 % interval)"
+        ),
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("model", no_wrap=True)
+    for column in ("clean", "robust", "worst", "", "unbiased"):
+        table.add_column(column, justify="left" if column == "" else "right", no_wrap=True)
+    for name, row in result.summary().sort_values("mean", ascending=False, kind="stable").iterrows():
+        table.add_row(
+            Text(shorten(printable(str(name)), _MODEL_WIDTH)),
+            percent(row["clean"]),
+            percent(row["mean"]),
+            percent(row["worst"]),
+            Text(shorten(printable(str(row["worst_class"])), _NAME_WIDTH)),
+            _interval(row["unbiased"], row["low"], row["high"]),
+        )
+    console.print(table)
+
+
+def _print_findings(result: AuditResult, console: Console) -> None:
+    for finding in result.findings:
+        console.print(Text(f"! {printable(str(finding))}", "yellow"))
+    if result.findings:
+        console.print()
+
+
+def _print_classes(result: AuditResult, console: Console) -> None:
     widest = min(_NAME_WIDTH, max(8, *(cell_len(c) for c in result.classes)))
     room = console.width - 44 - widest  # beside class, n and the two columns with intervals
     shown = [a for i, a in enumerate(result.attacks) if sum(cell_len(b) + 2 for b in result.attacks[: i + 1]) <= room]

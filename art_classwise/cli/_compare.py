@@ -1,0 +1,153 @@
+"""The command ``compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from art_classwise.errors import InputError
+
+if TYPE_CHECKING:
+    from art_classwise.audit import AuditResult
+    from art_classwise.audit.compare import Comparison, Kind
+
+__all__ = ["compare"]
+
+
+def compare(
+    folder: Annotated[Path, typer.Argument(help="The folder of an audit.")],
+    other: Annotated[
+        Path | None, typer.Argument(help="The folder of another audit of the same examples.", show_default=False)
+    ] = None,
+    models: Annotated[
+        str | None,
+        typer.Option(
+            "--models",
+            help="Names with a comma between: two or more of one audit, or one of each; all, if not given.",
+            show_default=False,
+        ),
+    ] = None,
+    attacks: Annotated[
+        str | None,
+        typer.Option("--attacks", help="Compare two attacks of one audit: names with a comma.", show_default=False),
+    ] = None,
+    attack: Annotated[
+        str | None,
+        typer.Option("--attack", help="Compare models under this attack; under all, if not given.", show_default=False),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="The model on which attacks are compared.", show_default=False)
+    ] = None,
+    clean: Annotated[bool, typer.Option("--clean", help="Compare accuracy without attack.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="CSV file for the whole table.", show_default=False)] = None,
+) -> None:
+    """Compare models, or two attacks, on the same examples, class by class: differences, intervals, tests.
+
+    Two models are shown class by class; of more models a row per pair: those of one audit against its first, those of
+    one audit against those of another.
+    """
+    from art_classwise._files import check_output_folder, written_aside
+    from art_classwise.audit import read_audit
+    from art_classwise.audit.compare import comparison_table
+    from art_classwise.report.comparison import print_comparison, print_pairs
+
+    if out is not None:
+        if out.is_dir():
+            raise InputError(f"{out} is a folder: name a CSV file in it, --out {out / 'comparison.csv'}")
+        check_output_folder(out.parent)
+    kind: Kind = "clean" if clean else "robust"
+    result = read_audit(folder)
+    if attacks is not None:
+        if other is not None or models is not None:
+            raise InputError("--attacks compares two attacks of one audit: give one folder, and no --models.")
+        made = [_attacks(result, attacks, attack, model, kind)]
+    elif model is not None:
+        raise InputError("--model says on which model two attacks are compared: name them, --attacks X,Y.")
+    elif other is None:
+        made = _within(result, folder, _names(models), attack, kind)
+    else:
+        made = _between((result, read_audit(other)), (folder, other), _names(models), attack, kind)
+    if len(made) == 1:
+        print_comparison(made[0])
+        if out is not None:
+            made[0].to_csv(out)
+    else:
+        table = comparison_table(made)
+        print_pairs(table, made)
+        if out is not None:
+            with written_aside(out) as aside:
+                table.to_csv(aside)
+    if out is not None:
+        print(f"table     {out}")
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def _attacks(result: AuditResult, text: str, attack: str | None, model: str | None, kind: Kind) -> Comparison:
+    from art_classwise.attacks.ladder import WORST_CASE
+    from art_classwise.audit.compare import compare_within
+    from art_classwise.errors import unknown
+
+    names = _names(text) or []
+    if len(names) != 2:
+        raise InputError(f"--attacks takes two names with a comma between, e.g. {','.join(result.attacks[:2])}")
+    for name in names:
+        if name not in (*result.attacks, WORST_CASE):
+            raise unknown("attack", name, (*result.attacks, WORST_CASE))
+    return compare_within(result, names[0], names[1], attack=attack, model=model, kind=kind)
+
+
+def _within(
+    result: AuditResult, folder: Path, names: list[str] | None, attack: str | None, kind: Kind
+) -> list[Comparison]:
+    """Compare the first model of an audit with each other one."""
+    from art_classwise.audit.compare import compare_within
+    from art_classwise.errors import unknown
+
+    first, *others = result.models if names is None else names
+    for name in (first, *others):
+        if name not in result.models:
+            raise unknown("model", name, result.models)
+    if not others:
+        raise InputError(
+            f"One model alone, {first!r}, can't be compared: {folder} holds {', '.join(result.models)}. Name two "
+            "models of it (--models), two of its attacks (--attacks), or the folder of another audit."
+        )
+    return [compare_within(result, first, second, attack=attack, kind=kind) for second in others]
+
+
+def _between(
+    results: tuple[AuditResult, AuditResult],
+    folders: tuple[Path, Path],
+    names: list[str] | None,
+    attack: str | None,
+    kind: Kind,
+) -> list[Comparison]:
+    """Compare each model of an audit with each one of another; a network that is in both isn't compared with itself."""
+    from dataclasses import replace
+
+    from art_classwise.attacks.ladder import WORST_CASE
+    from art_classwise.audit.compare import Side, compare, is_same_network
+
+    if names is not None and len(names) != 2:
+        raise InputError(f"--models takes a name of each audit, with a comma between, but got {len(names)}.")
+    under = WORST_CASE if attack is None else attack
+    pairs = [tuple(names)] if names else [(a, b) for a in results[0].models for b in results[1].models]
+    roots = [folder.resolve().name for folder in folders]
+    roots = roots if roots[0] != roots[1] else ["first", "second"]
+    made = []
+    for a, b in pairs:
+        sides = Side(results[0], a, under, a), Side(results[1], b, under, b)
+        if len(pairs) > 1 and is_same_network(*sides):
+            continue
+        one = compare(*results, models=(a, b), attack=under, kind=kind)
+        if set(results[0].models) & set(results[1].models):  # one name may mean two networks: say where each is from
+            one = replace(one, first=f"{roots[0]}/{a}", second=f"{roots[1]}/{b}")
+        made.append(one)
+    if not made:
+        raise InputError(f"{folders[0]} and {folders[1]} hold the same networks: there is nothing to compare.")
+    return made

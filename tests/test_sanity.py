@@ -1,0 +1,541 @@
+"""Findings: a network constructed for each, outcomes made by hand, and healthy ones that raise none."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import art_classwise as acw
+from art_classwise.audit import _probes, sanity
+from art_classwise.audit._outcomes import table
+from art_classwise.audit._probes import Probe
+from art_classwise.errors import InputError
+
+CLASSES = tuple("abcdefghij")
+N = 1000
+
+
+# Outcomes made by hand.
+
+
+def made(withstood, *, attacks=None, eps=8 / 255, dataset="cifar10", label=None, clean=None, zero=None, **info):
+    """A result of one model, "net", from who withstood each attack; misclassified ones are taken for the next class."""
+    label = np.arange(N) % 10 if label is None else label
+    clean = label if clean is None else clean
+    rows = {}
+    for attack, held in withstood.items():
+        held = np.asarray(held) & (clean == label)
+        rows["net", attack] = pd.DataFrame(
+            {
+                "example": np.arange(len(label)),
+                "label": label,
+                "clean_prediction": clean,
+                "prediction": np.where(held, label, (label + 1) % 10),
+                "withstood": held,
+                "clean_margin": np.float32(1),
+                "margin": np.float32(0),
+                "perturbation": np.float32(eps),
+                "zero_gradient": (zero or {}).get(attack, np.zeros(len(label), bool)),
+            }
+        )
+    told = {a: search(**(attacks or {}).get(a, {})) for a in withstood}
+    info = {"dataset": dataset, "split": "test", "n_examples": len(label), "seed": 0, "attacks": told, **info}
+    return acw.AuditResult(table(rows, ["net"], list(withstood)), CLASSES, acw.ThreatModel("Linf", eps), info)
+
+
+def search(kind="art_classwise.attacks.pgd.PGD", max_iter=20, eps=8 / 255, **more):
+    return {"class": kind, "max_iter": max_iter, "num_random_init": 1, "loss": "cross_entropy", "eps": eps, **more}
+
+
+def first(n):
+    """Who withstood: the first n."""
+    return np.arange(N) < n
+
+
+def checks(result):
+    return [f.check for f in result.findings]
+
+
+PROBE = Probe(
+    n=64,
+    right=tuple(range(64)),
+    random_flips=0,
+    random_change=1e-6,
+    batch_flips=0,
+    batch_change=1e-6,
+    batch_error="",
+    training=(),
+    standardised_gain=-20,
+    scaled_gain=-30,
+    far_eps=0.5,
+    far_withstood=0,
+    reference=40,
+    broken=(),
+)
+
+
+def probed(**changed):
+    return {"probes": {"net": {**PROBE.plain(), **changed}}}
+
+
+def test_a_healthy_audit_raises_none():
+    held = {"fgsm": first(520), "pgd-20": first(480), "pgd-100x5": first(475), "square": first(530)}
+    told = {
+        "fgsm": {"max_iter": 1},
+        "pgd-100x5": {"max_iter": 100, "num_random_init": 5},
+        "square": {"kind": "art_classwise.attacks.autoattack.AutoAttack", "attacks": "square"},
+    }
+    assert made(held, attacks=told, **probed()).findings == ()
+
+
+@pytest.mark.parametrize(("share", "found"), [(0.04, []), (0.06, ["masked gradients"])])
+def test_zero_gradients_count_among_those_classified_correctly(share, found):
+    right = first(500)
+    zero = {"pgd-20": ~right | first(int(500 * share))}  # of the others it means nothing
+    label = np.arange(N) % 10
+    result = made({"pgd-20": first(300)}, zero=zero, label=label, clean=np.where(right, label, (label + 1) % 10))
+    assert checks(result) == found
+    if found:
+        assert "6.0 % of the 500 examples" in str(result.findings[0])
+
+
+BLACK_BOX = (
+    {"kind": "art_classwise.attacks.autoattack.AutoAttack", "attacks": "square"},
+    {"kind": "art_classwise.attacks.transfer.TransferAttack", "attack": search()},
+    {"kind": "art.attacks.evasion.square_attack.SquareAttack", "norm": "inf"},
+    {"kind": "art.attacks.evasion.hop_skip_jump.HopSkipJump"},
+)
+
+
+@pytest.mark.parametrize("told", BLACK_BOX)
+def test_black_box_beats_white_box(told):
+    held = {"pgd-20": first(500), "margin-20": ~first(500), "black": first(50) & (np.arange(N) % 2 == 0)}
+    attacks = {"margin-20": {"loss": "margin"}, "black": told}
+    # Together the two white-box attacks broke all: nothing is left to find.
+    assert checks(made(held, attacks=attacks)) == []
+    held["margin-20"] = first(550)
+    result = made(held, attacks=attacks)
+    assert checks(result) == ["masked gradients"]
+    assert "black, without this network's gradients, leaves 2.5 %" in str(result.findings[0])
+    assert "50.0 %" in str(result.findings[0])
+
+
+def test_what_may_be_chance_is_no_finding():
+    # 8 found by the black box alone, 2 by the other alone: p = 0.055 by the binomial distribution.
+    white, black = first(500), np.r_[np.zeros(8, bool), np.ones(494, bool), np.zeros(N - 502, bool)]
+    told = {"black": BLACK_BOX[0]}
+    assert checks(made({"pgd-20": white, "black": black}, attacks=told)) == []
+    # 12 against 2: p = 0.0065.
+    black = np.r_[np.zeros(12, bool), np.ones(490, bool), np.zeros(N - 502, bool)]
+    assert checks(made({"pgd-20": white, "black": black}, attacks=told)) == ["masked gradients"]
+
+
+def test_attacks_of_another_radius_and_in_worst_case_are_not_compared():
+    held = {"pgd-20": first(500), "black": first(100)}
+    wider = {"black": {**BLACK_BOX[0], "eps": 16 / 255}}
+    assert checks(made(held, attacks=wider)) == []
+    assert checks(made(held, attacks={"black": BLACK_BOX[0]}, worst_case=True)) == []
+
+
+def test_one_step_beats_many():
+    result = made({"fgsm": first(300), "pgd-20": first(400)}, attacks={"fgsm": {"max_iter": 1}})
+    assert checks(result) == ["masked gradients"]
+    assert "One step (fgsm) leaves 30.0 % robust accuracy, many steps (pgd-20) 40.0 %." in str(result.findings[0])
+
+
+def test_more_effort_finds_less():
+    held = {"pgd-20x5": first(300), "pgd-100x5": first(330)}
+    told = {"pgd-20x5": {"num_random_init": 5}, "pgd-100x5": {"max_iter": 100, "num_random_init": 5}}
+    assert checks(made(held, attacks=told)) == ["masked gradients"]
+    told["pgd-20x5"]["loss"] = "margin"  # another attack: it may well find more
+    assert checks(made(held, attacks=told)) == []
+
+
+def test_an_attack_that_still_gains_is_weak():
+    held = {"pgd-10": first(400), "pgd-20": first(360)}
+    told = {"pgd-10": {"max_iter": 10}}
+    result = made(held, attacks=told)
+    assert checks(result) == ["weak attack"]
+    assert "From pgd-10 to pgd-20 robust accuracy falls by 4.0 points more." in str(result.findings[0])
+    # Where another attack finds more, nothing rests on these two.
+    assert checks(made({**held, "margin-20": first(300)}, attacks={**told, "margin-20": {"loss": "margin"}})) == []
+    # One point more is what more steps always find.
+    assert checks(made({"pgd-10": first(400), "pgd-20": first(390)}, attacks=told)) == []
+
+
+def test_the_reference_attack_breaks_what_withstood():
+    held = {"pgd-20": first(50)}
+    assert checks(made(held, **probed(broken=list(range(40, 64))))) == ["weak attack"]  # 10 of 50
+    assert checks(made(held, **probed(broken=list(range(50, 64))))) == []  # the attack broke these, too
+    assert checks(made(held, **probed(broken=list(range(47, 64))))) == []  # 3 of 50: chance, or little
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        ({"random_flips": 1}, "random network"),
+        ({"random_change": 0.01}, "random network"),
+        ({"batch_flips": 1}, "batch-dependent network"),
+        ({"batch_change": 0.01}, "batch-dependent network"),
+        ({"batch_flips": -1, "batch_error": "Expected more than 1 value"}, "batch-dependent network"),
+        ({"training": ["1.bn"]}, "network in training mode"),
+        ({"standardised_gain": 20}, "wrong normalisation"),
+        ({"scaled_gain": 20}, "wrong normalisation"),
+        ({"far_withstood": 10}, "masked gradients"),
+    ],
+)
+def test_probes_become_findings(changed, found):
+    result = made({"pgd-20": first(500)}, **probed(**changed))
+    assert checks(result) == [found]
+    assert result.findings[0].model == "net"
+    assert str(result.findings[0]).startswith(f"net: {found}: ")
+
+
+def test_a_random_network_is_not_called_batch_dependent_too():
+    assert checks(made({"pgd-20": first(500)}, **probed(random_flips=3, batch_flips=3))) == ["random network"]
+
+
+def test_clean_accuracy_near_chance():
+    label = np.arange(N) % 10
+    drawn = np.random.default_rng(0).integers(0, 10, N)
+    assert checks(made({"pgd-20": first(N)}, label=label, clean=drawn)) == ["accuracy near chance"]
+    # Nine in ten are of one class: to say it always is no skill.
+    result = made({"pgd-20": first(N)}, label=np.where(label == 3, 1, 0), clean=np.zeros(N, int))
+    assert "accuracy near chance" in checks(result)
+
+
+def test_labels_in_another_order():
+    label = np.arange(N) % 10
+    swapped = np.where(label == 3, 5, np.where(label == 5, 3, label))
+    result = made({"pgd-20": first(N)}, label=label, clean=swapped)
+    assert checks(result) == ["misaligned labels"]
+    assert "2 of 10 classes" in str(result.findings[0])
+    assert "d as f, f as d." in str(result.findings[0])
+    shifted = made({"pgd-20": first(N)}, label=label, clean=(label + 1) % 10)
+    assert "misaligned labels" in checks(shifted)
+    assert "10 of 10 classes" in str(next(f for f in shifted.findings if f.check == "misaligned labels"))
+    # A class taken for another, which keeps its own, is a weak network, not another numbering.
+    taken = np.where(label == 3, 5, label)
+    assert checks(made({"pgd-20": first(N)}, label=label, clean=taken)) == []
+
+
+def test_few_examples_of_a_class():
+    label = np.r_[np.repeat(np.arange(9), 100), np.full(49, 9)]
+    result = made({"pgd-20": np.arange(949) < 500}, label=label)
+    (found,) = result.findings
+    assert (found.model, found.check) == (None, "few examples")
+    # Wilson's interval of 24.5 of 49: half of its width is z sqrt(p (1 - p) / n + z^2 / 4 n^2) / (1 + z^2 / n).
+    z, n = 1.959964, 49
+    half = z * np.sqrt(0.25 / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    assert (
+        f"1 of 10 classes have fewer than 50 examples: an interval is up to {200 * half:.1f} points wide" in found.saw
+    )
+    absent = made({"pgd-20": np.arange(900) < 500}, label=label[:900])
+    assert "1 of them none" in absent.findings[0].saw
+
+
+@pytest.mark.parametrize(
+    ("dataset", "eps", "found"),
+    [
+        ("cifar10", 8 / 255, []),
+        ("cifar10", 2 / 255, []),
+        ("cifar10", 16 / 255, []),
+        ("cifar10", 0.3, ["unusual radius"]),
+        ("cifar10", 1e-4, ["unusual radius"]),
+        ("mnist", 0.3, []),
+        ("mnist", 8 / 255, ["unusual radius"]),
+        ("mine", 0.3, []),
+    ],
+)
+def test_the_radius(dataset, eps, found):
+    assert checks(made({"pgd-20": first(500)}, dataset=dataset, eps=eps)) == found
+
+
+def test_the_radius_in_other_norms():
+    result = made({"pgd-20": first(500)})
+    for norm, eps, found in (("L2", 0.5, 0), ("L2", 8.0, 1), ("L1", 12.0, 0), ("L1", 0.5, 1)):
+        other = acw.AuditResult(result.outcomes, CLASSES, acw.ThreatModel(norm, eps), result.info)
+        assert len(other.findings) == found
+
+
+def told_of(clean, robust, **more):
+    told = {"source": "robustbench:cifar10/Linf/Some2020", "norm": "Linf", "eps": 8 / 255}
+    return {"published": {"net": {**told, "clean": clean, "robust": robust, **more}}}
+
+
+AUTOATTACK = {"aa": {"kind": "art_classwise.attacks.autoattack.AutoAttack", "attacks": "standard"}}
+
+
+def test_published_numbers():
+    label = np.arange(N) % 10
+    clean = np.where(first(850), label, (label + 1) % 10)
+    options = {"label": label, "clean": clean}
+    assert checks(made({"aa": first(500)}, attacks=AUTOATTACK, **options, **told_of(0.84, 0.51))) == []
+    (found,) = made({"aa": first(500)}, **options, **told_of(0.94, 0.51)).findings
+    assert (
+        "85.0 % (82.7 to 87.1, n = 1000), but robustbench:cifar10/Linf/Some2020 is published with 94.0 %" in found.saw
+    )
+    (found,) = made({"aa": first(500)}, attacks=AUTOATTACK, **options, **told_of(0.84, 0.42)).findings
+    assert "50.0 %" in found.saw
+    assert "42.0 % under AutoAttack" in found.saw
+    # A weaker attack than AutoAttack leaves more, as it must; less is news.
+    assert checks(made({"pgd-20": first(500)}, **options, **told_of(0.84, 0.42))) == []
+    assert len(made({"pgd-20": first(300)}, **options, **told_of(0.84, 0.42)).findings) == 1
+    # Of another radius nothing is published.
+    assert checks(made({"aa": first(700)}, attacks=AUTOATTACK, **options, **told_of(0.84, 0.42, eps=4 / 255))) == []
+    assert checks(made({"aa": first(700)}, **options, **told_of(None, None, eps=None, norm="corruptions"))) == []
+
+
+# Networks.
+
+
+@pytest.fixture(scope="module")
+def trained(train_set):
+    """A network for digits, trained for a moment."""
+    torch.manual_seed(0)
+    network = acw.build("digits-cnn", train_set.input_shape, 10, seed=0)
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    x, y = torch.from_numpy(train_set.x), torch.from_numpy(train_set.y)
+    for _ in range(60):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(x), y).backward()
+        optimizer.step()
+    return network.eval()
+
+
+def audited(module, data, attacks="fgsm", threat="Linf:0.05", **options):
+    classifier = acw.as_classifier(module, data.input_shape, len(data.classes), device="cpu")
+    return acw.ClassWiseAudit(threat, attacks, verbose=False, **options).evaluate({"net": classifier}, data)
+
+
+class Changed(nn.Module):
+    """A network with something done before it and after it."""
+
+    def __init__(self, network, before=None, after=None):
+        super().__init__()
+        self.network, self.before, self.after = network, before or nn.Identity(), after or nn.Identity()
+
+    def forward(self, x):
+        return self.after(self.network(self.before(x)))
+
+
+class Do(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def network_findings(result):
+    return {f.check for f in result.findings if f.check != "few examples"}
+
+
+def test_a_trained_network_raises_none(trained, digits):
+    assert network_findings(audited(trained, digits.first(300), ("fgsm", "pgd-20", "margin-20"))) == set()
+
+
+def test_masked_by_saturation(trained, digits):
+    result = audited(Changed(trained, after=Do(lambda z: 9 * (200 * z).softmax(1))), digits.first(100))
+    said = [str(f) for f in result.findings if f.check == "masked gradients"]
+    assert any("gradients that were zero" in text for text in said)
+    assert any("within which any image can become a grey one" in text for text in said)
+
+
+def test_masked_against_gradients_alone(trained, digits):
+    """Steps on the way from input to output have no slope, yet the black-box attack finds the way."""
+
+    def stairs(x):
+        flat = torch.round(x * 8) / 8
+        return flat + 1e-9 * torch.sin(1e9 * x)  # a gradient that points anywhere
+
+    result = audited(Changed(trained, before=Do(stairs)), digits.first(150), ("pgd-10", "square"), "Linf:0.3")
+    assert any("square, without this network's gradients" in str(f) for f in result.findings)
+
+
+def test_random(trained, digits):
+    noisy = Changed(trained, after=Do(lambda z: z + torch.randn_like(z)))
+    assert "random network" in network_findings(audited(noisy, digits.first(100)))
+    slightly = Changed(trained, before=Do(lambda x: x + 0.02 * torch.randn_like(x)))
+    assert "random network" in network_findings(audited(slightly, digits.first(100)))
+
+
+def test_batch_dependent(trained, digits):
+    centred = Changed(trained, after=Do(lambda z: z - z.mean(0)))
+    assert network_findings(audited(centred, digits.first(100))) >= {"batch-dependent network"}
+
+
+def test_batch_normalisation_without_running_statistics(digits):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8, track_running_stats=False), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)
+    )
+    result = audited(network, digits.first(64))
+    found = next(f for f in result.findings if f.check == "batch-dependent network")
+    assert "without running statistics: 1." in found.saw
+
+
+def test_a_network_that_stays_in_training_mode(trained, digits):
+    class Training(nn.Sequential):
+        def train(self, mode=True):
+            return super().train(True)
+
+    result = audited(Training(trained, nn.Dropout(0.5)), digits.first(64))
+    assert "random network" in network_findings(result)
+    assert result.info["probes"]["net"]["training"]
+
+
+def test_a_network_that_fails_on_a_batch_of_two(trained, digits):
+    def at_least_three(z):
+        if len(z) == 2:
+            raise ValueError("too few for statistics")
+        return z
+
+    result = audited(Changed(trained, after=Do(at_least_three)), digits.first(64))
+    (found,) = [f for f in result.findings if f.check == "batch-dependent network"]
+    assert "In a batch of two it fails: too few for statistics." in found.saw
+
+
+def test_wrong_normalisation(trained, digits):
+    result = audited(Changed(trained, before=Do(lambda x: x / 255)), digits.first(100))
+    (found,) = [f for f in result.findings if f.check == "wrong normalisation"]
+    assert "With images multiplied by 255" in found.saw
+    mean, deviation = float(digits.x.mean()), float(digits.x.std())
+    expects = Changed(trained, before=Do(lambda x: torch.sigmoid(50 * (x * deviation + mean - 0.25))))
+    (found,) = [f for f in audited(expects, digits.first(100)).findings if f.check == "wrong normalisation"]
+    assert "standardised channel by channel" in found.saw
+
+
+def test_misaligned(trained, digits):
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(1))
+    result = audited(Changed(trained, after=Do(lambda z: z[:, order])), digits.first(400))
+    assert "misaligned labels" in network_findings(result)
+
+
+def test_a_weak_attack(trained, digits):
+    """An attack of one small step leaves what the reference attack breaks."""
+    lazy = {"lazy": lambda c: acw.PGD(c, eps=0.2, eps_step=0.001, max_iter=1, verbose=False)}
+    result = audited(trained, digits.first(200), lazy, "Linf:0.2")
+    (found,) = [f for f in result.findings if f.check == "weak attack"]
+    assert "Margin PGD of 40 steps broke" in found.saw
+
+
+def test_published_networks_raise_none(published, cifar10):
+    data = cifar10.first(700)
+    classifier = published("cifar10-cnn-a")
+    audit = acw.ClassWiseAudit("Linf:4/255", ("fgsm", "pgd-10", "margin-20"), verbose=False)
+    assert audit.evaluate({"cnn-a": classifier}, data).findings == ()
+
+
+def test_a_published_mnist_network_raises_none(published, mnist_root):
+    data = acw.load_dataset("mnist", "test", root=mnist_root).first(700)
+    classifier = published("mnist-smallcnn-trades")
+    audit = acw.ClassWiseAudit("Linf:0.3", ("fgsm", "pgd-20"), verbose=False)
+    assert audit.evaluate({"trades": classifier}, data).findings == ()
+
+
+# Where probes are kept.
+
+
+def test_probes_are_kept_with_the_outcomes(trained, digits, tmp_path):
+    data = digits.first(40)
+    result = audited(trained, data, store=tmp_path / "a")
+    again = acw.read_audit(tmp_path / "a")
+    assert again.info["probes"] == result.info["probes"]
+    assert again.findings == result.findings
+    result.save(tmp_path / "b")
+    assert acw.read_audit(tmp_path / "b").findings == result.findings
+    assert not list((tmp_path / "a" / "locks").glob("probe-*"))
+
+
+def test_probes_are_tried_once(trained, digits, tmp_path, monkeypatch):
+    data = digits.first(40)
+    first_time = audited(trained, data, store=tmp_path)
+    monkeypatch.setattr(_probes, "probe", None)
+    assert audited(trained, data, store=tmp_path).findings == first_time.findings
+
+
+def test_without_checks_the_network_itself_is_left_alone(trained, digits, monkeypatch):
+    monkeypatch.setattr(_probes, "probe", None)
+    result = audited(trained, digits.first(40), checks=False)
+    assert result.info["probes"] == {}
+    assert checks(result) == ["few examples"]  # what outcomes show is looked for all the same
+
+
+def test_probes_leave_nothing_behind(trained, digits):
+    network = Changed(trained, after=nn.Dropout(0.5)).train()
+    network.zero_grad()
+    flags = [p.requires_grad for p in network.parameters()]
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    classifier = acw.as_classifier(network, digits.input_shape, 10, device="cpu")
+    threat = acw.ThreatModel("Linf", 0.1)
+    one = _probes.probe(classifier, digits.first(20), threat, most=7, seed=0)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert network.training
+    assert [p.requires_grad for p in network.parameters()] == flags
+    assert all(p.grad is None for p in network.parameters())
+    assert one == _probes.probe(classifier, digits.first(20), threat, most=20, seed=0)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+def test_within_the_far_radius_every_image_can_become_grey(norm):
+    threat = _probes._whole_box(acw.ThreatModel(norm, 0.1), 48)
+    x = (torch.rand(8, 3, 4, 4) > 0.5).float()  # corners of the box are the farthest
+    grey = torch.full_like(x, 0.5)
+    inside = threat.project(grey, x, torch.tensor(0.0), torch.tensor(1.0))
+    assert torch.allclose(inside, grey, atol=1e-5)
+    smaller = acw.ThreatModel(norm, 0.99 * threat.eps)
+    assert not torch.allclose(smaller.project(grey, x, torch.tensor(0.0), torch.tensor(1.0)), grey, atol=1e-4)
+
+
+def test_tried_examples_are_spread_over_the_set():
+    assert _probes.chosen(10).tolist() == list(range(10))
+    rows = _probes.chosen(50_000)
+    assert len(rows) == 64
+    assert rows[0] == 0
+    assert rows[-1] == 49_999
+    assert np.all(np.diff(rows) > 700)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"n": -1}, "`n` must be a whole number"),
+        ({"right": ["a"]}, "right must be a list of int"),
+        ({"batch_error": 3}, "batch_error must be a text"),
+        ({"far_eps": "x"}, "`far_eps` must be a number"),
+        ({"more": 1}, "a probe must have"),
+    ],
+)
+def test_probes_from_anyone_are_checked(trained, digits, tmp_path, change, says):
+    audited(trained, digits.first(20), store=tmp_path)
+    path = tmp_path / "manifest.json"
+    content = json.loads(path.read_text())
+    content["probes"]["net"] |= change
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=says):
+        acw.read_audit(tmp_path)
+
+
+def test_what_is_published_is_checked_too(trained, digits, tmp_path):
+    audited(trained, digits.first(20), store=tmp_path)
+    path = tmp_path / "manifest.json"
+    content = json.loads(path.read_text())
+    for told, says in (
+        ({"source": "x"}, "lacks published.net.norm"),
+        ({**told_of(2.0, None)["published"]["net"]}, "published.net.clean"),
+        ({**told_of(0.5, 0.5, source=[])["published"]["net"]}, "published.net.source must be a str"),
+    ):
+        path.write_text(json.dumps({**content, "published": {"net": told}}))
+        with pytest.raises(InputError, match=says):
+            acw.read_audit(tmp_path)
+
+
+def test_a_finding_reads_as_a_sentence():
+    finding = sanity.Finding(None, "few examples", "There are few.", "Take more.")
+    assert str(finding) == "few examples: There are few. Take more."
