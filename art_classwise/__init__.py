@@ -71,6 +71,7 @@ _HOMES = {
     "read_audit": "audit",
     "read_checkpoint": "zoo",
     "robustbench_names": "zoo",
+    "robustbench_table": "zoo",
     "save_checkpoint": "zoo",
     "spread_over_seeds": "audit",
 }
@@ -113,6 +114,7 @@ __all__ = [
     "read_audit",
     "read_checkpoint",
     "robustbench_names",
+    "robustbench_table",
     "save_checkpoint",
     "spread_over_seeds",
 ]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from art_classwise.errors import InputError
 
-__all__ = ["check_output_folder", "remove_left_aside", "written_aside"]
+__all__ = ["check_output_file", "check_output_folder", "remove_left_aside", "written_aside"]
 
 
 def check_output_folder(folder: str | os.PathLike[str]) -> Path:
@@ -28,6 +28,23 @@ def check_output_folder(folder: str | os.PathLike[str]) -> Path:
         raise InputError(
             f"The folder {path.absolute()} can't be written ({error.strerror}): choose another."
         ) from error
+    return path
+
+
+def check_output_file(file: str | os.PathLike[str], example: str) -> Path:
+    """See that a file can be written, before any work is done; its folder is made.
+
+    Args:
+        file: The file.
+        example: A name for it, should it be a folder.
+
+    Raises:
+        InputError: It is a folder, or its folder can't be made or written.
+    """
+    path = Path(file)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name a file, such as {path / example}.")
+    check_output_folder(path.absolute().parent)
     return path
 
 

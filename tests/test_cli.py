@@ -393,7 +393,7 @@ BAD = [
     (("quickstart", "--out", "file"), "can't be written"),
     (("quickstart", "--seed", "-1"), "`seed`"),
     (("train", "mart", "--out", "file/x.pt"), "can't be written"),
-    (("train", "mart", "--out", "."), "must be a file"),
+    (("train", "mart", "--out", "."), "is a folder: name a file, such as mart.pt"),
     (("train", "mart", "--out", "x.pt", "--arch", "resnet19"), "Did you mean resnet18"),
     (("train", "mart", "--out", "x.pt", "--arch", "resnet18"), "colour images of 32 x 32"),
     (("train", "mart", "--out", "x.pt", "--epochs", "0"), "`epochs` must be"),

@@ -167,7 +167,7 @@ def test_what_cannot_be_compared_is_one_line(command_line, audited, labelled, tm
         (("alone", "alone"), "are the same network"),
         (("a", "nowhere"), "nowhere"),
         (("a", "unfinished"), "holds an unfinished audit"),
-        (("a", "--out", "."), "is a folder: name a CSV file"),
+        (("a", "--out", "."), "is a folder: name a file"),
     ):
         code, out, err = command_line("compare", *arguments)
         assert (code, out) == (2, ""), arguments

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from art_classwise._files import written_aside
+from art_classwise._files import check_output_file, written_aside
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.result import AuditResult
 from art_classwise.errors import InputError, unknown
@@ -98,11 +97,15 @@ class Comparison:
         return whole.set_axis(pd.MultiIndex.from_arrays([of, names], names=["of", "class"]))
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write :meth:`table` as a CSV file, the names of the two and what is compared in each row."""
+        """Write :meth:`table` as a CSV file, the names of the two and what is compared in each row.
+
+        Raises:
+            InputError: It can't be written.
+        """
         table = self.table()
         for name, value in (("about", self.about), ("second_name", self.second), ("first_name", self.first)):
             table.insert(0, name, value)
-        with written_aside(Path(path)) as aside:
+        with written_aside(check_output_file(path, "comparison.csv")) as aside:
             table.to_csv(aside)
 
 

@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from art_classwise import metrics
-from art_classwise._files import written_aside
+from art_classwise._files import check_output_file, written_aside
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit import sanity
 from art_classwise.audit._outcomes import cumulative, parts, table
@@ -358,15 +357,23 @@ class AuditResult:
         write_audit(self, folder, overwrite=overwrite)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write :meth:`by_class` as a CSV file."""
-        with written_aside(Path(path)) as aside:
+        """Write :meth:`by_class` as a CSV file; its folder is made if missing.
+
+        Raises:
+            InputError: It can't be written.
+        """
+        with written_aside(check_output_file(path, "by_class.csv")) as aside:
             self.by_class().to_csv(aside)
 
     def to_html(self, path: str | os.PathLike[str]) -> None:
-        """Write the report, one HTML file that needs no other."""
+        """Write the report, one HTML file that needs no other; its folder is made if missing.
+
+        Raises:
+            InputError: It can't be written.
+        """
         from art_classwise.report.page import render
 
-        with written_aside(Path(path)) as aside:
+        with written_aside(check_output_file(path, "report.html")) as aside:
             aside.write_text(render(self), encoding="utf-8")
 
     def _table(self, model: str, attack: str, names: Sequence[str], group: _Relabel, confidence: float) -> pd.DataFrame:

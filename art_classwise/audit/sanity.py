@@ -21,7 +21,10 @@ from art_classwise.metrics.intervals import wilson
 if TYPE_CHECKING:
     from art_classwise.audit.result import AuditResult
 
-__all__ = ["Finding", "findings"]
+__all__ = ["DIFFERS", "Finding", "findings"]
+
+DIFFERS = "differs from what is published"
+"""The check of published numbers."""
 
 _FEW = 50  # examples: the interval of one class is then up to 27 points wide
 _LEVEL = 0.01
@@ -385,7 +388,7 @@ def _published(seen: _Seen) -> _Said:
     low, high = (float(end) for end in wilson(int(seen.right.sum()), n))
     if told["clean"] is not None and not low <= told["clean"] <= high:
         yield (
-            "differs from what is published",
+            DIFFERS,
             f"Clean accuracy is {_points(seen.right.mean())} % ({_points(low)} to {_points(high)}, n = {n}), "
             f"but {told['source']} is published with {_points(told['clean'])} %.",
             advice,
@@ -398,7 +401,7 @@ def _published(seen: _Seen) -> _Said:
     as_strong = any(_kind(attack) == "AutoAttack" and attack.get("attacks") == "standard" for attack in attacks)
     if told["robust"] > high or (as_strong and told["robust"] < low):
         yield (
-            "differs from what is published",
+            DIFFERS,
             f"Robust accuracy under all attacks is {_points(seen.held.mean())} % ({_points(low)} to {_points(high)}, "
             f"n = {n}), but {told['source']} is published with {_points(told['robust'])} % under AutoAttack.",
             advice,

@@ -17,6 +17,7 @@ from art_classwise.cli._options import (
     ClassNames,
     DatasetName,
     ImageSize,
+    ModelDir,
     Out,
     Precision,
     Quiet,
@@ -26,6 +27,7 @@ from art_classwise.cli._options import (
     split_names,
 )
 from art_classwise.cli._train import train
+from art_classwise.cli._zoo import zoo
 from art_classwise.errors import InputError
 
 __all__ = ["app", "main"]
@@ -141,7 +143,7 @@ def audit(
     class_names: ClassNames = None,
     image_size: ImageSize = None,
     data_dir: Root = None,
-    model_dir: Annotated[Path, typer.Option("--model-dir", help="Folder of RobustBench's weights.")] = Path("models"),
+    model_dir: ModelDir = Path("models"),
     worst_case: Annotated[
         bool,
         typer.Option("--worst-case", help="An example leaves once an attack has broken it: quicker, for all attacks."),
@@ -223,3 +225,4 @@ def report(
 
 
 app.command()(compare)
+app.command()(zoo)

@@ -48,15 +48,13 @@ def compare(
     Two models are shown class by class; of more models a row per pair: those of one audit against its first, those of
     one audit against those of another.
     """
-    from art_classwise._files import check_output_folder, written_aside
+    from art_classwise._files import check_output_file, written_aside
     from art_classwise.audit import read_audit
     from art_classwise.audit.compare import comparison_table
     from art_classwise.report.comparison import print_comparison, print_pairs
 
     if out is not None:
-        if out.is_dir():
-            raise InputError(f"{out} is a folder: name a CSV file in it, --out {out / 'comparison.csv'}")
-        check_output_folder(out.parent)
+        check_output_file(out, "comparison.csv")
     kind: Kind = "clean" if clean else "robust"
     result = read_audit(folder)
     if attacks is not None:

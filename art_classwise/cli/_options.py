@@ -12,6 +12,7 @@ __all__ = [
     "ClassNames",
     "DatasetName",
     "ImageSize",
+    "ModelDir",
     "Out",
     "Precision",
     "Quiet",
@@ -33,6 +34,7 @@ class Precision(str, Enum):
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results.", show_default=True)]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of everything random.")]
+ModelDir = Annotated[Path, typer.Option("--model-dir", help="Folder of RobustBench's weights.")]
 Root = Annotated[
     Path | None,
     typer.Option("--data-dir", help="Folder of the data sets; $ART_CLASSWISE_DATA, else data.", show_default=False),

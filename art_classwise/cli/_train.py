@@ -209,7 +209,7 @@ def train(
 
     Under torchrun, training is shared by all processes.
     """
-    from art_classwise._files import check_output_folder, written_aside
+    from art_classwise._files import check_output_file, written_aside
     from art_classwise._ranks import is_main
     from art_classwise.datasets import load_dataset
     from art_classwise.head import normalize_head
@@ -241,9 +241,7 @@ def train(
     if tau is not None:
         check_number("--normalize-head", tau, 0, 1)
     kept = keep.value if keep is not None else "robust" if validation else "last"
-    if out.is_dir():
-        raise InputError(f"--out must be a file, such as {out / (method.value + '.pt')}, but {out} is a folder.")
-    check_output_folder(out.absolute().parent)
+    check_output_file(out, f"{method.value}.pt")
     stem = out.name.removesuffix(".pt")
     state, curve = out.with_name(f"{stem}.training"), out.with_name(f"{stem}.csv")
     if not resume and (state / "training.pt").exists():

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["percent", "printable", "shorten"]
+__all__ = ["interval", "percent", "printable", "shorten"]
 
 
 def percent(fraction: float) -> str:
     """Write a fraction in percent, without the sign; a dash where nothing is known."""
     return "–" if math.isnan(fraction) else f"{100 * fraction:.1f}"
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """Write a fraction in percent with its interval; a dash where nothing is known."""
+    return "–" if math.isnan(value) else f"{percent(value)} ({100 * low:.0f}–{100 * high:.0f})"
 
 
 def shorten(text: str, length: int) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
@@ -11,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from art_classwise.audit.result import WORST_CASE, AuditResult
-from art_classwise.report._text import percent, printable, shorten
+from art_classwise.report._text import interval, percent, printable, shorten
 
 __all__ = ["print_tables"]
 
@@ -55,7 +53,7 @@ def _print_models(result: AuditResult, console: Console) -> None:
             percent(row["mean"]),
             percent(row["worst"]),
             Text(shorten(printable(str(row["worst_class"])), _NAME_WIDTH)),
-            _interval(row["unbiased"], row["low"], row["high"]),
+            interval(row["unbiased"], row["low"], row["high"]),
         )
     console.print(table)
 
@@ -94,13 +92,9 @@ def _print_classes(result: AuditResult, console: Console) -> None:
             table.add_row(
                 Text(shorten(printable(str(label)), _NAME_WIDTH)),
                 str(int(row["n"])),
-                _interval(row["clean"], row["clean_low"], row["clean_high"]),
+                interval(row["clean"], row["clean_low"], row["clean_high"]),
                 *[percent(under[a][str(label)]) for a in shown],
-                _interval(row["robust"], row["low"], row["high"]),
+                interval(row["robust"], row["low"], row["high"]),
                 style="bold red" if i == 0 else None,
             )
         console.print(table)
-
-
-def _interval(value: float, low: float, high: float) -> str:
-    return "–" if math.isnan(value) else f"{percent(value)} ({100 * low:.0f}–{100 * high:.0f})"

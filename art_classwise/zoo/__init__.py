@@ -3,16 +3,21 @@
 from art_classwise.zoo.architectures import ARCHITECTURES, build
 from art_classwise.zoo.checkpoints import Checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
 from art_classwise.zoo.classifier import as_classifier
+from art_classwise.zoo.leaderboard import Published, beside_measured, published, robustbench_table
 from art_classwise.zoo.robustbench import load_robustbench, robustbench_names
 
 __all__ = [
     "ARCHITECTURES",
     "Checkpoint",
+    "Published",
     "as_classifier",
+    "beside_measured",
     "build",
     "load_checkpoint",
     "load_robustbench",
+    "published",
     "read_checkpoint",
     "robustbench_names",
+    "robustbench_table",
     "save_checkpoint",
 ]

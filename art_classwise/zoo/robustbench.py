@@ -23,7 +23,14 @@ from art_classwise.errors import InputError, first_line, unknown
 from art_classwise.zoo._files import check_weights_file
 from art_classwise.zoo.classifier import as_classifier
 
-__all__ = ["load_robustbench", "robustbench", "robustbench_names"]
+__all__ = [
+    "check_zoo",
+    "cuda_optional",
+    "load_robustbench",
+    "robustbench",
+    "robustbench_files",
+    "robustbench_names",
+]
 
 _SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {
     "cifar10": ((3, 32, 32), 10),
@@ -79,6 +86,24 @@ def robustbench_names(dataset: str = "cifar10", threat_model: str = "Linf") -> t
     return tuple(_table(dataset, threat_model))
 
 
+def robustbench_files(
+    name: str, dataset: str = "cifar10", threat_model: str = "Linf", model_dir: str | os.PathLike[str] = "models"
+) -> dict[Path, str | None]:
+    """Return where the files of a model's weights have to lie, each with its id on Google Drive.
+
+    An ensemble has several; a model that timm fetches has one, without an id; one whose weights torchvision keeps in
+    its own cache has none.
+
+    Raises:
+        InputError: Unknown model, data set or threat model.
+    """
+    listed = _entry(name, dataset, threat_model).get("gdrive_id")  # a list for an ensemble, None for timm's models
+    folder = Path(model_dir) / dataset / threat_model
+    if isinstance(listed, list):
+        return {folder / f"{name}.pt_m{i}.pt": drive_id for i, drive_id in enumerate(listed)}
+    return {} if listed == "" else {folder / f"{name}.pt": listed}
+
+
 def load_robustbench(
     name: str,
     dataset: str = "cifar10",
@@ -90,8 +115,8 @@ def load_robustbench(
 ) -> Any:
     """Load a model of RobustBench's zoo as an ART classifier.
 
-    Its file is looked for at ``{model_dir}/{dataset}/{threat_model}/{name}.pt`` (ensembles: ``{name}_m0.pt``,
-    ``_m1.pt``, ...); if it is there, no network is used.
+    Its file is looked for where RobustBench keeps it, ``{model_dir}/{dataset}/{threat_model}/{name}.pt`` (ensembles:
+    ``{name}.pt_m0.pt``, ``{name}.pt_m1.pt``, ...); if it is there, no network is used.
 
     Args:
         name: As in RobustBench's tables, e.g. ``"Wong2020Fast"``.
@@ -103,49 +128,79 @@ def load_robustbench(
         device: As for :func:`as_classifier`.
 
     Returns:
-        An ART ``PyTorchClassifier`` in eval mode.
+        An ART ``PyTorchClassifier`` in eval mode. Its attribute ``published`` says what RobustBench published of it: an
+        audit compares that with what it measures.
 
     Raises:
         InputError: Unknown model, data set or threat model; the weights are not there and can't be fetched; the
             file is a web page, cut short, or of another model; or it holds more than weights.
     """
-    listed = _entry(name, dataset, threat_model).get("gdrive_id")  # a list for an ensemble, None for timm's models
-    drive_ids: list[str | None] = listed if isinstance(listed, list) else [listed]
-    folder = Path(model_dir) / dataset / threat_model
-    files = [folder / f"{name}{f'_m{i}' if isinstance(listed, list) else ''}.pt" for i in range(len(drive_ids))]
-    for file, drive_id in zip(files, drive_ids, strict=True):
+    files = robustbench_files(name, dataset, threat_model, model_dir)
+    for file, drive_id in files.items():
         if file.exists() or drive_id is not None:
             _fetch(file, drive_id, name)
+    first, drive_id = next(iter(files.items()), (None, ""))
     shape, n_classes = _SHAPES[dataset]
     utils = robustbench("utils")
     try:
         # Models draw their first weights from the global random state; files are opened by torch.load.
         load = partial(torch.load, weights_only=not unsafe_weights)
         patched = mock.patch.object(torch, "load", load)
-        with preserved_random_state(), patched, redirect_stdout(sys.stderr), warnings.catch_warnings():
+        quiet = redirect_stdout(sys.stderr)
+        with preserved_random_state(), patched, cuda_optional(), quiet, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if listed is None and files[0].exists():  # RobustBench itself would fetch it again
-                module = _timm_model(name, dataset, threat_model, n_classes, files[0])
+            if first is not None and drive_id is None and first.exists():  # RobustBench itself would fetch it again
+                module = _timm_model(name, dataset, threat_model, n_classes, first)
             else:
-                if listed is None:
+                if drive_id is None:
                     _say_where_from(name, dataset, threat_model)
                 module = utils.load_model(name, model_dir=str(model_dir), dataset=dataset, threat_model=threat_model)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{files[0].absolute()} holds more than weights ({first_line(error)}). If you trust its author, load it "
-            "with unsafe_weights=True."
+            f"{first.absolute() if first else name} holds more than weights ({first_line(error)}). If you trust its "
+            "author, load it with unsafe_weights=True."
         ) from error
     except Exception as error:  # of torch, timm, requests and the models' own code: of any kind
-        if not files[0].exists():
+        if first is None:
+            raise InputError(
+                f"{name} could not be fetched ({first_line(error)}). torchvision keeps its weights, in torch's cache."
+            ) from error
+        if not first.exists():
             raise InputError(
                 f"{name} could not be fetched ({first_line(error)}). Its weights are not on Google Drive: see where "
-                f"from above, and save them as {files[0].absolute()}."
+                f"from above, and save them as {first.absolute()}."
             ) from error
         raise InputError(
-            f"{name} can't be loaded from {files[0].absolute()}: {first_line(error)} Is it the file of another model? "
-            f"Move it away to fetch it anew{_by_hand(drive_ids, files)}"
+            f"{name} can't be loaded from {first.absolute()}: {first_line(error)} Is it the file of another model? "
+            f"Move it away to fetch it anew{_by_hand(files)}"
         ) from error
-    return as_classifier(module, shape, n_classes, device=device)
+    classifier = as_classifier(module, shape, n_classes, device=device)
+    classifier.published = _told(name, dataset, threat_model)
+    return classifier
+
+
+def _told(name: str, dataset: str, threat_model: str) -> dict[str, Any]:
+    """Return what is published of a model, as an audit keeps it."""
+    from art_classwise.zoo.leaderboard import published  # which asks this module for names
+
+    told, under_attack = published(name, dataset, threat_model), threat_model != "corruptions"
+    return {
+        "source": f"robustbench:{dataset}/{threat_model}/{name}",
+        "norm": threat_model,
+        "eps": told.eps if told else None,
+        "clean": told.clean if told else None,
+        "robust": told.robust if told and under_attack else None,
+    }
+
+
+@contextmanager
+def cuda_optional() -> Iterator[None]:
+    """Let a model that calls ``.cuda()`` on constants while it is built be built where there is no GPU."""
+    if torch.cuda.is_available():
+        yield
+        return
+    with mock.patch.object(torch.Tensor, "cuda", lambda tensor, *_, **__: tensor):
+        yield
 
 
 def _registered(name: str, dataset: str, threat_model: str) -> str:
@@ -166,11 +221,20 @@ def _timm_model(name: str, dataset: str, threat_model: str, n_classes: int, file
     return timm.create_model(registered, num_classes=n_classes, pretrained=False, checkpoint_path=str(file)).eval()
 
 
-def _table(dataset: str, threat_model: str) -> dict[str, Any]:
+def check_zoo(dataset: str, threat_model: str) -> None:
+    """Check that RobustBench knows a data set and a threat model, though perhaps not both together.
+
+    Raises:
+        InputError: It doesn't.
+    """
     if dataset not in _SHAPES:
         raise unknown("RobustBench data set", dataset, _SHAPES)
     if threat_model not in _THREATS:
         raise unknown("RobustBench threat model", threat_model, _THREATS)
+
+
+def _table(dataset: str, threat_model: str) -> dict[str, Any]:
+    check_zoo(dataset, threat_model)
     enums, tables = robustbench("model_zoo.enums"), robustbench("model_zoo").model_dicts
     by_threat = tables[enums.BenchmarkDataset(dataset)]
     threat = enums.ThreatModel(threat_model)
@@ -193,8 +257,8 @@ def _drive_url(drive_id: str) -> str:
     return f"https://drive.google.com/uc?id={drive_id}"
 
 
-def _by_hand(drive_ids: list[str | None], files: list[Path]) -> str:
-    pairs = [f"{_drive_url(i)} to {f.absolute()}" for i, f in zip(drive_ids, files, strict=True) if i is not None]
+def _by_hand(files: dict[Path, str | None]) -> str:
+    pairs = [f"{_drive_url(drive_id)} to {file.absolute()}" for file, drive_id in files.items() if drive_id is not None]
     return f", or save {', '.join(pairs)}." if pairs else "."
 
 
