@@ -60,7 +60,7 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
 
 def test_commands_of_the_readme_exist():
     commands = re.findall(r"^art-classwise (\w+)", "\n".join(readme_blocks("sh")), re.MULTILINE)
-    assert set(commands) == {"quickstart", "train", "audit", "report"}
+    assert set(commands) == {"quickstart", "train", "audit", "report", "compare", "zoo"}
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", "\n".join(readme_blocks("sh")), re.MULTILINE):
         assert f"\n{target}:" in makefile

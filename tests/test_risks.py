@@ -52,10 +52,6 @@ def test_pooled_is_the_share_of_all_examples_and_not_the_mean_over_classes():
     assert risks(Y, CLEAN, WITHSTOOD, 3)["r_nat"].mean() == 0.125
 
 
-def test_truth_values_may_be_numbers():
-    assert risks(Y, np.array(CLEAN, int), np.array(WITHSTOOD, float), 3).equals(risks(Y, CLEAN, WITHSTOOD, 3))
-
-
 @pytest.mark.parametrize(
     ("call", "says"),
     [
@@ -63,7 +59,7 @@ def test_truth_values_may_be_numbers():
         (lambda: risks([], [], [], 2), "at least one example"),
         (lambda: risks([0, 1], [True], [True, False], 2), r"2 labels, but `clean_correct` has shape \(1,\)"),
         (lambda: risks([0, 1], [True, True], [True], 2), r"2 labels, but `withstood` has shape \(1,\)"),
-        (lambda: risks([0, 1], [True, True], [True, 2], 2), "`withstood` must say true or false"),
+        (lambda: risks([0, 1], [True, True], [True, 2], 2), "`withstood` must say True or False"),
         (lambda: risks([0, 2], [True, True], [True, True], 2), "Label 2 of example 1"),
         (lambda: risks([0, 1], [True, True], [True, True], 2, classes=["a"]), "2 classes, but 1 class names"),
         (lambda: risks([0, 1], [True, True], [True, True], 2, pooled=True, classes=["a"]), "1 class names"),

@@ -220,20 +220,7 @@ def compare_within(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two models of an audit, or two of its attacks on a model, on the same examples.
-
-    Args:
-        result: The audit.
-        first: Name of a model, or of an attack.
-        second: Name of another.
-        attack: Of two models: the attack under which they are compared; all attacks if absent.
-        model: Of two attacks: the model they are compared on; not needed where there is but one.
-        kind: Of two models: ``"robust"``, or ``"clean"`` for accuracy without attack.
-        confidence: Coverage of the intervals.
-        seed: Of the draws behind the worst class's interval.
-
-    Returns:
-        The comparison, differences first minus second.
+    """Compare two models of an audit, or two of its attacks on a model: see :meth:`AuditResult.compare`.
 
     Raises:
         InputError: There is no such model or attack, both are the same, or their examples differ.

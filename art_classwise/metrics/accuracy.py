@@ -92,6 +92,28 @@ def check_outcomes(
     truth = check_labels(labels, len(labels) if labels.ndim else 1, n_classes)
     if verdicts.shape != truth.shape:
         raise InputError(f"There are {len(truth)} labels, but `{name}` has shape {verdicts.shape}.")
-    if verdicts.dtype != bool and not np.isin(verdicts, [0, 1]).all():
-        raise InputError(f"`{name}` must say true or false of each example, but holds {verdicts.dtype} values.")
-    return truth, verdicts.astype(bool)
+    if verdicts.dtype != bool:  # 0 and 1 might be predictions of two classes
+        raise InputError(
+            f"`{name}` must say True or False of each example, but holds {verdicts.dtype} values: of predictions give "
+            "y == y_pred."
+        )
+    return truth, verdicts
+
+
+def paired_counts(
+    y: npt.ArrayLike,
+    first: npt.ArrayLike,
+    second: npt.ArrayLike,
+    n_classes: int,
+    *,
+    names: tuple[str, str] = ("first", "second"),
+) -> npt.NDArray[np.int64]:
+    """Return per class how many examples withstood both times, the first time alone, the second alone, neither: (C, 4).
+
+    Raises:
+        InputError: Labels out of range, arrays of different length, no examples, or outcomes that aren't true or false.
+    """
+    truth, once = check_outcomes(y, first, n_classes, name=names[0])
+    _, again = check_outcomes(y, second, n_classes, name=names[1])
+    cell = 4 * truth + 3 - 2 * once - again
+    return np.bincount(cell, minlength=4 * n_classes).reshape(n_classes, 4)

@@ -11,9 +11,9 @@ from scipy.special import ndtri
 from scipy.stats import kendalltau, pearsonr, spearmanr
 
 from art_classwise.errors import InputError, check_number, check_seed, check_whole
-from art_classwise.metrics.accuracy import check_outcomes
+from art_classwise.metrics.accuracy import paired_counts
 
-__all__ = ["correlations", "paired_counts", "rank_agreement"]
+__all__ = ["correlations", "rank_agreement"]
 
 
 def rank_agreement(
@@ -143,25 +143,6 @@ def correlations(a: npt.ArrayLike, b: npt.ArrayLike, *, confidence: float = 0.95
             low, high = math.tanh(math.atanh(value) - half), math.tanh(math.atanh(value) + half)
         rows[name] = {"value": value, "low": low, "high": high, "p": p, "n": n}
     return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def paired_counts(
-    y: npt.ArrayLike,
-    first: npt.ArrayLike,
-    second: npt.ArrayLike,
-    n_classes: int,
-    *,
-    names: tuple[str, str] = ("first", "second"),
-) -> npt.NDArray[np.int64]:
-    """Return per class how many examples withstood both times, the first time alone, the second alone, neither: (C, 4).
-
-    Raises:
-        InputError: Labels out of range, arrays of different length, no examples, or outcomes that aren't true or false.
-    """
-    truth, once = check_outcomes(y, first, n_classes, name=names[0])
-    _, again = check_outcomes(y, second, n_classes, name=names[1])
-    cell = 4 * truth + 3 - 2 * once - again
-    return np.bincount(cell, minlength=4 * n_classes).reshape(n_classes, 4)
 
 
 def _orders(

@@ -10,8 +10,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import bdtr, ndtri
 
-from art_classwise._labels import check_labels, class_names
+from art_classwise._labels import class_names
 from art_classwise.errors import InputError, check_seed, check_whole
+from art_classwise.metrics.accuracy import paired_counts
 from art_classwise.metrics.intervals import paired_difference
 
 __all__ = ["holm", "mcnemar", "mean_difference", "paired_comparison", "worst_class_difference"]
@@ -114,9 +115,8 @@ def paired_comparison(
         0      2         0.5  1.0
         1      1         0.0  1.0
     """
-    labels, a, b = _checked(y, first, second, n_classes)
+    both, first_only, second_only, neither = paired_counts(y, first, second, n_classes).T
     names = class_names(classes, n_classes)
-    both, first_only, second_only, neither = _cells(labels, a, b, n_classes)
     n = both + first_only + second_only + neither
     difference, low, high = paired_difference(both, first_only, second_only, neither, confidence)
     trials = np.where(n > 0, n, np.nan)
@@ -162,7 +162,7 @@ def mean_difference(
         InputError: As :func:`paired_comparison`.
     """
     table = paired_comparison(y, first, second, n_classes, confidence=confidence)
-    _, first_only, second_only, _ = _cells(*_checked(y, first, second, n_classes), n_classes)
+    _, first_only, second_only, _ = paired_counts(y, first, second, n_classes).T
     there = table["n"].to_numpy() > 0
     n, differ = table["n"].to_numpy()[there], (first_only + second_only)[there]
     squares = differ - n * table["difference"].to_numpy()[there] ** 2  # sums of squares around the class's mean
@@ -223,7 +223,7 @@ def worst_class_difference(
     check_whole("repeats", repeats, 100)
     check_seed(seed)
     table = paired_comparison(y, first, second, n_classes, classes=classes, confidence=confidence)
-    cells = _cells(*_checked(y, first, second, n_classes), n_classes)
+    cells = paired_counts(y, first, second, n_classes).T
     there = table["n"].to_numpy() > 0
     cells, n = cells[:, there], cells.sum(axis=0)[there]
     p = (cells + 0.25) / (n + 1)
@@ -256,33 +256,3 @@ def worst_class_difference(
             "high": min(difference - min(shift, 0.0) + half, 1.0),
         }
     )
-
-
-def _cells(
-    y: npt.NDArray[np.int64], first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_], n_classes: int
-) -> npt.NDArray[np.int64]:
-    """Return how many examples of each class both, the first alone, the second alone and neither got right, (4, C)."""
-    cell = 2 * ~first + ~second
-    return np.bincount(cell * n_classes + y, minlength=4 * n_classes).reshape(4, n_classes)
-
-
-def _checked(
-    y: npt.ArrayLike, first: npt.ArrayLike, second: npt.ArrayLike, n_classes: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Return labels as int64 (n,) and what two got right as bool (n,), n at least 1.
-
-    Raises:
-        InputError: They are something else.
-    """
-    a, b = np.asarray(first), np.asarray(second)
-    for name, array in (("first", a), ("second", b)):
-        if array.dtype != bool or array.ndim != 1:
-            raise InputError(
-                f"`{name}` must say of each example whether it was right, bool (n,), but is {array.dtype} of shape "
-                f"{array.shape}: of predictions give y == y_pred."
-            )
-    if len(a) != len(b):
-        raise InputError(f"`first` and `second` must be of the same examples, but are {len(a)} and {len(b)}.")
-    if len(a) == 0:
-        raise InputError("There are no examples: a comparison needs at least one.")
-    return check_labels(y, len(a), n_classes, x_name="`first`"), a, b

@@ -50,7 +50,8 @@ def risks(
             examples, names are not as many as classes, or the confidence is out of range.
 
     Example:
-        >>> risks([0, 0, 1, 1], [1, 1, 1, 0], [1, 0, 0, 0], 2)[["r_nat", "r_bndy", "r_rob"]]
+        >>> clean, withstood = [True, True, True, False], [True, False, False, False]
+        >>> risks([0, 0, 1, 1], clean, withstood, 2)[["r_nat", "r_bndy", "r_rob"]]
                r_nat  r_bndy  r_rob
         class
         0        0.0     0.5    0.5
