@@ -164,7 +164,8 @@ class ClassExclusionStudy(Evaluation):
             raise InputError("`warm_epochs` is for `warm_start=True`.")
         if store is None and _ranks.world() > 1:
             raise InputError("Under torchrun the processes meet in a folder: give `store`.")
-        self._audit_options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "precision": precision}
+        # Without checks: networks that lack a class would be looked at on examples of that class.
+        self._audit_options = dict[str, Any](seed=seed, batch_size=batch_size, precision=precision, checks=False)
         if list(ladder([attack], recipe.threat)) != [attack]:  # what is wrong is better known now
             raise InputError(f"`attack` must be the name of one attack, such as 'pgd-20', but {attack!r} is a ladder.")
         ClassWiseAudit(recipe.threat, [attack], **self._audit_options)
