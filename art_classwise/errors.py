@@ -139,7 +139,10 @@ def check_number(
         InputError: It isn't.
     """
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number of hundreds of digits
+            number = math.inf
         if low <= number <= high and not (above and number == low) and not (below and number == high):
             return
     bounds = f"{'above' if above else 'from'} {low:g} to {'below ' if below else ''}{high:g}"

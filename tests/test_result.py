@@ -82,7 +82,7 @@ def test_the_worst_class_and_chance(result):
     permuted = result.disparity_test("one", "pgd-5", method="permutation", repeats=200)
     assert 0 < permuted["p"] <= 1
     summary = result.summary("pgd-5").loc["one"]
-    assert (summary["unbiased"], summary["low"], summary["high"]) == tuple(expected[["accuracy", "low", "high"]])
+    assert (summary["held_out"], summary["low"], summary["high"]) == tuple(expected[["accuracy", "low", "high"]])
     assert summary["p"] == p["p"]
 
 
@@ -90,7 +90,7 @@ def test_what_a_summary_can_not_say_is_nan(classifier, images):
     one_class = acw.Dataset(images[:1], np.zeros(1, int), tuple("abcd"))
     audit = acw.ClassWiseAudit("Linf:0.02", "fgsm", verbose=False)
     row = audit.evaluate({"net": classifier}, one_class).summary().loc["net"]
-    assert np.isnan([row["unbiased"], row["low"], row["high"], row["p"]]).all()
+    assert np.isnan([row["held_out"], row["low"], row["high"], row["p"]]).all()
     assert row["mean"] in (0, 1)
 
 

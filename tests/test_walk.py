@@ -10,7 +10,7 @@ from torch import nn
 
 import art_classwise as acw
 from art_classwise import zoo
-from art_classwise.audit import _shard
+from art_classwise.audit import _shard, store
 from art_classwise.errors import InputError
 
 
@@ -98,9 +98,80 @@ def test_a_walk_goes_on_where_it_stopped(data, tmp_path, monkeypatch):
 
 def test_what_is_finished_stays_though_its_weights_are_gone(data, tmp_path):
     first = audit(store=tmp_path).evaluate({"a": lambda: make(0), "b": lambda: make(1)}, data)
-    with pytest.warns(UserWarning, match="Going on without 'a'"):
+    with pytest.warns(UserWarning, match="Going on without 'a'|Of a the folder") as said:
         again = audit(store=tmp_path).evaluate({"a": failing, "b": lambda: make(1)}, data, optional=["a"])
     assert again.outcomes.equals(first.outcomes)
+    assert [str(w.message) for w in said] == [
+        "Going on without 'a': The download failed.",
+        "Of a the folder holds an earlier audit's outcomes: they are read.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"threat": "Linf:0.01"}, "the threat model was"),
+        ({"seed": 1}, "seed was 0"),
+        ({"worst_case": True}, "worst_case was False"),
+    ],
+)
+def test_another_audits_folder_is_refused_before_models_are_loaded(data, tmp_path, change, says):
+    models = {"a": lambda: make(0), "b": lambda: make(1)}
+    audit(store=tmp_path).evaluate(models, data)
+    options = {"threat": "Linf:0.02", "seed": 0, "verbose": False, "store": tmp_path, **change}
+    other = acw.ClassWiseAudit(attacks=("fgsm", "pgd-3"), **options)
+    with pytest.raises(InputError, match=says):
+        other.evaluate({"a": lambda: pytest.fail("loaded")}, data, optional=["a"])
+    with pytest.raises(InputError, match="the choice of examples was"):
+        audit(store=tmp_path).evaluate(models, data.first(10), optional=["a", "b"])
+
+
+def test_outcomes_of_another_network_are_not_taken_for_its(data, tmp_path):
+    audit(store=tmp_path).evaluate({"a": lambda: make(0)}, data)
+    with pytest.warns(UserWarning, match="Going on without 'a'.*the network of the model 'a' was another"):
+        result = audit(store=tmp_path).evaluate({"a": lambda: make(5), "b": lambda: make(1)}, data, optional=["a"])
+    assert result.models == ("b",)
+
+
+def test_a_folder_that_can_not_be_written_ends_the_walk(data, tmp_path, monkeypatch):
+    def full(self, path):
+        raise store.StoreError("the disk is full")
+
+    monkeypatch.setattr(store.Store, "writing", full)
+    with pytest.raises(InputError, match="the disk is full"):
+        audit(store=tmp_path).evaluate({"a": lambda: make(0), "b": lambda: make(1)}, data, optional=["a", "b"])
+
+
+def test_errors_of_others_code_leave_one_model_out(data):
+    def too_large():
+        raise RuntimeError("CUDA out of memory")
+
+    class Odd(nn.Module):
+        def forward(self, x):
+            if x.requires_grad:
+                raise ValueError("an odd network")
+            return x.flatten(1)[:, :4]
+
+    def odd():
+        return acw.as_classifier(Odd(), (3, 6, 6), 4, device="cpu")
+
+    models = {"large": too_large, "odd": odd, "a": lambda: make(0)}
+    with pytest.warns(UserWarning, match="Going on without '(odd|large)'") as said:
+        result = audit().evaluate(models, data, optional=["large", "odd"])
+    assert result.models == ("a",)
+    assert [str(w.message) for w in said] == [
+        "Going on without 'large': CUDA out of memory",
+        "Going on without 'odd': an odd network",
+    ]
+    with pytest.raises(RuntimeError):
+        audit().evaluate(models, data)
+
+
+def test_models_in_memory_may_be_optional_too(data):
+    small = acw.as_classifier(nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), (3, 2, 2), 4, device="cpu")
+    with pytest.warns(UserWarning, match="Going on without 'small'"):
+        result = audit().evaluate({"small": small, "a": make(0)}, data, optional=["small"])
+    assert result.models == ("a",)
 
 
 def test_in_worst_case_too(data, tmp_path):
@@ -109,6 +180,8 @@ def test_in_worst_case_too(data, tmp_path):
 
 
 def test_a_name_in_optional_must_be_a_models(data):
+    with pytest.raises(InputError, match="`optional` must be names of models, such as .'a'., but is a text"):
+        audit().evaluate({"a": make(0)}, data, optional="a")
     with pytest.raises(InputError, match="Unknown model in `optional` 'aa'. Did you mean a"):
         audit().evaluate({"a": make(0)}, data, optional=["aa"])
 

@@ -109,7 +109,7 @@ def search(
             with torch.enable_grad():
                 x_adv = x_adv.detach().requires_grad_()
                 logits = module(x_adv)
-                (gradient,) = torch.autograd.grad(loss(logits, y).sum(), x_adv)
+                gradient = _gradient(loss(logits, y).sum(), x_adv)
             with torch.no_grad():
                 x_adv, logits = x_adv.detach(), logits.detach()
                 no_logits[rows] |= not_finite(logits, n_excluded)
@@ -148,6 +148,14 @@ def search(
     elif len(rows):
         found[rows] = x_adv.detach()
     return SearchResult(found, stopped, zero_gradient, no_logits)
+
+
+def _gradient(value: Tensor, x: Tensor) -> Tensor:
+    """Return the gradient at x: zero, where none goes through the network, such as through a rounding to a table."""
+    if not value.requires_grad:
+        return torch.zeros_like(x)
+    (gradient,) = torch.autograd.grad(value, x, allow_unused=True)
+    return torch.zeros_like(x) if gradient is None else gradient
 
 
 _TINY = torch.finfo(torch.float32).tiny

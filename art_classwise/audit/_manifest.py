@@ -14,7 +14,7 @@ from art_classwise.errors import InputError, check_name, check_number, check_pos
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers._checkpoint import differences
 
-__all__ = ["FINGERPRINT", "Attack", "Examples", "Manifest"]
+__all__ = ["FINGERPRINT", "Attack", "Examples", "Manifest", "check_published"]
 
 _FORMAT, _SCHEMA = "art-classwise audit", 2
 _MOST_SHARDS = 1_000_000  # more than any audit has: a reader would count them for hours
@@ -237,10 +237,11 @@ class Manifest:
             environments=[_check_environment(e) for e in _is("environments", content["environments"], list)],
             commands=[_is("commands", c, str) for c in _is("commands", content["commands"], list)],
             probes={
-                name: Probe.from_plain(_dict(f"probes.{name}", probe)).plain()
-                for name, probe in _dict("probes", content["probes"]).items()
+                name: probe.plain()
+                for name, plain in _dict("probes", content["probes"]).items()
+                if (probe := Probe.from_plain(_dict(f"probes.{name}", plain))) is not None  # else it is tried anew
             },
-            published={name: _check_published(name, p) for name, p in _dict("published", content["published"]).items()},
+            published={name: check_published(name, p) for name, p in _dict("published", content["published"]).items()},
         )
 
 
@@ -275,7 +276,12 @@ def _check_fingerprint(value: object) -> str:
     return value
 
 
-def _check_published(name: str, value: object) -> dict[str, Any]:
+def check_published(name: str, value: object) -> dict[str, Any]:
+    """Return what is published of a model, if it is what a manifest holds of it.
+
+    Raises:
+        InputError: It isn't.
+    """
     where = f"published.{name}."
     _check_keys(where, value, ("source", "norm", "eps", "clean", "robust"))
     told = _dict(where, value)
@@ -284,7 +290,7 @@ def _check_published(name: str, value: object) -> dict[str, Any]:
     for key in ("clean", "robust"):
         if told[key] is not None:
             check_number(where + key, told[key], 0, 1)
-    if told["eps"] is not None:
+    if told["eps"] is not None or told["robust"] is not None:
         check_positive(where + "eps", told["eps"])
     return told
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from art_classwise import _estimator
+from art_classwise._passes import is_out_of_memory
 from art_classwise._state import evaluating, float32, preserved, preserved_random_state
 from art_classwise.attacks.pgd import PGD
 from art_classwise.datasets import Dataset
@@ -21,8 +24,11 @@ from art_classwise.threat import ThreatModel
 __all__ = ["Probe", "chosen", "probe"]
 
 _EXAMPLES = 64
+_ATTACKED = 32
+_APART = 16
 _STEPS = 40
 _FAR_STEPS = 20
+_MOST = 2**53
 
 
 @dataclass(frozen=True)
@@ -31,23 +37,26 @@ class Probe:
 
     Attributes:
         n: Number of examples.
-        right: Numbers (``ids``) of those that it classifies correctly.
+        right: How many of them it classifies correctly.
         random_flips: Of how many the prediction changed when asked again, the random state being another.
         random_change: The largest change of a logit then, divided by the spread of the logits.
-        batch_flips: Of how many of at most 16 the prediction changed in a batch of two; -1 where the network failed.
+        batch_flips: Of how many of at most 16 the prediction changed when each was asked about alone.
         batch_change: The largest change of a logit then, divided by the spread of the logits.
-        batch_error: What the network said when it failed on a batch of two.
+        batch_error: What the network said when it failed on one image alone.
         training: Names of layers that are in training mode after ``eval()``, the first three.
-        standardised_gain: How many more are classified correctly if images are standardised, channel by channel.
+        standardised_gain: How many more are classified correctly if images are standardised, channel by channel; tried
+            where fewer than half are.
         scaled_gain: Likewise, if they are multiplied by 255.
+        attacked: Numbers (``ids``) of at most 32 of the correctly classified, which were attacked.
         far_eps: A radius within which any image can become a grey one.
-        far_withstood: How many of the ``right`` ones withstood 20 steps of margin PGD within it.
-        reference: How many steps of margin PGD within the threat model the reference attack has.
-        broken: Numbers of the ``right`` ones that the reference attack broke.
+        far_withstood: How many of the attacked ones withstood 20 steps of margin PGD within it.
+        reference: How many steps of margin PGD within the threat model the reference attack had; 0 if it failed.
+        broken: Numbers of the attacked ones that the reference attack broke.
+        zero_gradient: Of how many of the attacked ones a gradient was zero, or not finite, in the reference attack.
     """
 
     n: int
-    right: tuple[int, ...]
+    right: int
     random_flips: int
     random_change: float
     batch_flips: int
@@ -56,36 +65,49 @@ class Probe:
     training: tuple[str, ...]
     standardised_gain: int
     scaled_gain: int
+    attacked: tuple[int, ...]
     far_eps: float
     far_withstood: int
     reference: int
     broken: tuple[int, ...]
+    zero_gradient: int
 
     def plain(self) -> dict[str, Any]:
         """Return it as plain values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
-    def from_plain(cls, content: Mapping[str, Any]) -> Probe:
+    def from_plain(cls, content: Mapping[str, Any]) -> Probe | None:
         """Read it from values that may come from anyone.
+
+        Returns:
+            The probe; None of one that another release made, of other fields.
 
         Raises:
             InputError: They aren't what :meth:`plain` returns.
         """
-        names = {field.name for field in fields(cls)}
-        if set(content) != names:
-            raise InputError(f"a probe must have {', '.join(sorted(names))}")
-        for name in ("n", "random_flips", "far_withstood", "reference"):
-            check_whole(name, content[name], 0)
-        for name in ("batch_flips", "standardised_gain", "scaled_gain"):
-            check_whole(name, content[name], -(2**31))
+        if set(content) != {field.name for field in fields(cls)}:
+            return None
         for name in ("random_change", "batch_change", "far_eps"):
-            check_number(name, content[name], 0, float("inf"))
+            check_number(name, content[name], 0, sys.float_info.max)
         if not isinstance(content["batch_error"], str):
             raise InputError("a probe's batch_error must be a text")
-        for name, kind in (("training", str), ("right", int), ("broken", int)):
+        for name, kind in (("training", str), ("attacked", int), ("broken", int)):
             if not isinstance(content[name], (list, tuple)) or not all(type(i) is kind for i in content[name]):
                 raise InputError(f"a probe's {name} must be a list of {kind.__name__}")
+        n, attacked = content["n"], content["attacked"]
+        limits = {
+            **{"n": _MOST, "reference": _MOST, "right": n, "random_flips": n, "batch_flips": n},
+            **{"far_withstood": len(attacked), "zero_gradient": len(attacked)},
+        }
+        for name, most in limits.items():
+            check_whole(name, content[name], 0)
+            check_number(name, content[name], 0, most)
+        for name in ("standardised_gain", "scaled_gain"):
+            check_whole(name, content[name], -n)
+            check_number(name, content[name], -n, n)
+        if not {*content["broken"]} <= {*attacked}:
+            raise InputError("a probe's broken ones must be among the attacked")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in content.items()}
         return cls(**values)
 
@@ -117,43 +139,55 @@ def probe(classifier: Any, data: Dataset, threat: ThreatModel, *, most: int, see
 
     with preserved(classifier.model):
         first = logits(x, most)
-        spread = float(first.std()) or 1.0
         again = logits(x, most, state=1)
-        pairs = x[: 2 * min(8, len(x) // 2)]
-        try:
-            apart: Tensor | str = logits(pairs, 2)
-        except Exception as error:  # of the module's own code: of any kind
-            apart = first_line(error)[:200]
         right = first.argmax(1) == y
-        deviation, mean = torch.std_mean(x, dim=(0, 2, 3), keepdim=True)
-        otherwise = ((x - mean) / deviation.clamp_min(1e-3), 255 * x)
-        standardised, scaled = (int((logits(images, most).argmax(1) == y).sum()) for images in otherwise)
+        together = logits(x[:_APART], max(most, 2))  # alone is the other
+        said = ""
+        try:
+            apart = logits(x[:_APART], 1)
+        except Exception as error:  # of the module's own code: of any kind
+            if is_out_of_memory(error):
+                raise
+            apart, said = together, first_line(error)[:200]
+        gains = _gains(lambda images: logits(images, most), x, y) if 2 * int(right.sum()) < len(x) else (0, 0)
         with evaluating(module):
             training = [name or type(m).__name__ for name, m in module.named_modules() if _trains(m)]
     far = _whole_box(threat, x[0].numel())
-    rows = right.nonzero()[:, 0].numpy()
-    try:
-        withstood_far = int(_withstood(classifier, data, rows, far, _FAR_STEPS, most, seed).sum())
-    except InputError:  # no logits so far from all images
-        withstood_far = 0
-    withstood = _withstood(classifier, data, rows, threat, _STEPS, most, seed)
-    together = first[: len(pairs)]
+    some = data.take(right.nonzero()[:_ATTACKED, 0].numpy()) if right.any() else None
+    withstood_far, _ = _attacked(classifier, some, far, _FAR_STEPS, most, seed)
+    withstood, zero = _attacked(classifier, some, threat, _STEPS, most, seed)
+    # Of each class by itself: a logit that is masked out lies far from the others.
+    spread = float((first - first.mean(0)).std(0).median()) if len(x) > 1 else 1.0
     return Probe(
         n=len(x),
-        right=tuple(data.ids[rows].tolist()),
+        right=int(right.sum()),
         random_flips=int((again.argmax(1) != first.argmax(1)).sum()),
         random_change=_change(first, again, spread),
-        batch_flips=-1 if isinstance(apart, str) else int((apart.argmax(1) != together.argmax(1)).sum()),
-        batch_change=0.0 if isinstance(apart, str) else _change(together, apart, spread),
-        batch_error=apart if isinstance(apart, str) else "",
+        batch_flips=int((apart.argmax(1) != together.argmax(1)).sum()),
+        batch_change=_change(together, apart, spread),
+        batch_error=said,
         training=tuple(training[:3]),
-        standardised_gain=standardised - len(rows),
-        scaled_gain=scaled - len(rows),
+        standardised_gain=gains[0],
+        scaled_gain=gains[1],
+        attacked=() if some is None else tuple(some.ids.tolist()),
         far_eps=far.eps,
-        far_withstood=withstood_far,
-        reference=_STEPS,
-        broken=tuple(data.ids[rows[~withstood]].tolist()),
+        far_withstood=int(withstood_far.sum()) if withstood_far is not None else 0,
+        reference=_STEPS if withstood is not None else 0,
+        broken=() if some is None or withstood is None else tuple(some.ids[~withstood].tolist()),
+        zero_gradient=int(zero.sum()),
     )
+
+
+def _gains(logits: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[int, int]:
+    """Return how many more are classified correctly if images are standardised, and if they are multiplied by 255."""
+    deviation, mean = torch.std_mean(x, dim=(0, 2, 3), keepdim=True)
+    before, gains = int((logits(x).argmax(1) == y).sum()), []
+    for images in ((x - mean) / deviation.clamp_min(1e-3), 255 * x):
+        try:
+            gains.append(int((logits(images).argmax(1) == y).sum()) - before)
+        except Exception:  # a network may refuse images outside [0, 1]
+            gains.append(0)
+    return gains[0], gains[1]
 
 
 def _trains(module: nn.Module) -> bool:
@@ -163,7 +197,8 @@ def _trains(module: nn.Module) -> bool:
 
 
 def _change(first: Tensor, second: Tensor, spread: float) -> float:
-    return float((first - second).abs().max()) / spread if len(first) else 0.0
+    change = float((first - second).abs().max()) / (spread or 1.0)
+    return change if math.isfinite(change) else sys.float_info.max
 
 
 def _whole_box(threat: ThreatModel, d: int) -> ThreatModel:
@@ -171,28 +206,29 @@ def _whole_box(threat: ThreatModel, d: int) -> ThreatModel:
     return ThreatModel(threat.norm, {"Linf": 0.5, "L2": 0.5 * d**0.5, "L1": 0.5 * d}[threat.norm])
 
 
-def _withstood(
-    classifier: Any,
-    data: Dataset,
-    rows: np.ndarray[Any, np.dtype[np.intp]],
-    threat: ThreatModel,
-    steps: int,
-    most: int,
-    seed: int,
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Return which of some examples withstand margin PGD, whose gradient no confidence makes vanish."""
-    if len(rows) == 0:
-        return np.zeros(0, bool)
+_Flags = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def _attacked(
+    classifier: Any, data: Dataset | None, threat: ThreatModel, steps: int, most: int, seed: int
+) -> tuple[_Flags | None, _Flags]:
+    """Return which examples withstand margin PGD, whose gradient no confidence makes vanish, and who met a zero one.
+
+    None in place of the former, if the network gives no logits there.
+    """
+    if data is None:
+        return np.zeros(0, bool), np.zeros(0, bool)
     options: dict[str, Any] = {"loss": "margin", "early_stop": True, "precision": "fp32", "verbose": False}
     attack = PGD(classifier, threat.art_norm, threat.eps, max_iter=steps, batch_size=most, seed=seed, **options)
-    x, y = np.asarray(data.x)[rows], data.y[rows]
     with preserved(classifier.model), preserved_random_state(seed), warnings.catch_warnings():
         warnings.simplefilter("ignore", GradientMaskingWarning)  # the findings say it
-        x_adv = torch.from_numpy(attack.generate(x, y, example_ids=data.ids[rows]))
+        try:
+            x_adv = torch.from_numpy(attack.generate(np.asarray(data.x), data.y, example_ids=data.ids))
+        except InputError:
+            return None, np.zeros(len(data), bool)
         module = _estimator.logits_module(classifier)
         parts = [
             _estimator.exact_logits(module, part.to(classifier.device), classifier.nb_classes).cpu()
             for part in x_adv.split(most)
         ]
-    held: np.ndarray[Any, np.dtype[np.bool_]] = torch.cat(parts).argmax(1).numpy() == y
-    return held
+    return torch.cat(parts).argmax(1).numpy() == data.y, attack.zero_gradient

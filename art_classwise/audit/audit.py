@@ -29,7 +29,7 @@ from art_classwise._passes import release
 from art_classwise._state import preserved_random_state
 from art_classwise.attacks._fast import Precision
 from art_classwise.attacks.ladder import Attacks, ladder, usual_threat
-from art_classwise.audit._manifest import Attack, Examples, Manifest
+from art_classwise.audit._manifest import Attack, Examples, Manifest, check_published
 from art_classwise.audit._outcomes import joined
 from art_classwise.audit._shard import ShardRunner
 from art_classwise.audit._work import drop_damaged, fill
@@ -42,9 +42,9 @@ from art_classwise.audit.provenance import (
 )
 from art_classwise.audit.result import AuditResult
 from art_classwise.audit.saved import is_whole, read_outcomes
-from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, Unit
+from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, StoreError, Unit
 from art_classwise.datasets import Dataset
-from art_classwise.errors import InputError, check_name, check_seed, check_whole, unknown
+from art_classwise.errors import InputError, check_name, check_seed, check_whole, first_line, unknown
 from art_classwise.threat import ThreatModel
 
 __all__ = ["ClassWiseAudit"]
@@ -76,9 +76,9 @@ class ClassWiseAudit(Evaluation):
         seed: Of the attacks.
         batch_size: Examples computed at once; if absent, by their size, at most 512. Less takes less memory; where
             memory runs out it is halved.
-        checks: Try each network itself on 64 examples, too: asked twice, in batches of two, with images normalised
-            otherwise, under a reference attack and within a radius that nothing can withstand. What looks wrong is
-            among :attr:`AuditResult.findings`.
+        checks: Try each network itself, too: asked twice and one by one on 64 examples, with images normalised
+            otherwise, and on 32 under a reference attack and within a radius that nothing can withstand, 60 steps in
+            all. What looks wrong is among :attr:`AuditResult.findings`.
         verbose: Show a progress bar.
         command: The command line that runs the audit, kept with its outcomes and shown in its report.
 
@@ -127,8 +127,8 @@ class ClassWiseAudit(Evaluation):
             models: ART ``PyTorchClassifier`` s by the names they shall have in the tables; or functions without
                 arguments that load one, called when its turn comes, so that one of these at a time is in memory.
             data: The examples.
-            optional: Names of models to go on without, with a warning, if they can't be loaded or audited. What the
-                store holds of them, if it is finished, is read.
+            optional: Names of models to go on without, with a warning, if they can't be loaded or audited. Of one that
+                can't be loaded, what the store holds is read, if it is finished.
 
         Returns:
             The outcomes; under ``torchrun`` in every process. The models, and the global random state, are as they
@@ -145,6 +145,8 @@ class ClassWiseAudit(Evaluation):
             raise InputError("`models` must be a dict of at least one ART classifier by name.")
         for name in models:
             check_name("model", name)
+        if isinstance(optional, str):
+            raise InputError(f"`optional` must be names of models, such as [{optional!r}], but is a text.")
         for name in optional:
             if name not in models:
                 raise unknown("model in `optional`", name, models)
@@ -152,70 +154,99 @@ class ClassWiseAudit(Evaluation):
             raise InputError("The examples' ids must differ: outcomes are told apart by them.")
         threat = self.threat or usual_threat(data.name)
         threat.check_radius(0.0, 1.0, int(np.prod(data.input_shape)))
-        examples = Examples(data.name, data.split, len(data), data_fingerprint(data))
-        ready = {name: model for name, model in models.items() if not _loads(model)}
+        blank = Manifest(
+            threat=threat,
+            seed=self.seed,
+            worst_case=self.worst_case,
+            shard_size=_SHARD,
+            examples=Examples(data.name, data.split, len(data), data_fingerprint(data)),
+            classes=tuple(data.classes),
+            models={},
+            attacks={},
+            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            commands=[] if self.command is None else [self.command],
+        )
+        together = {name: m for name, m in models.items() if not _loads(m) and name not in optional}
         with ExitStack() as stack:
             store = Store(self.store or Path(stack.enter_context(tempfile.TemporaryDirectory())))
+            store.check(blank)  # before models are loaded, and which of them aren't taken for another audit's
             runner = ShardRunner(data, threat, shard_size=_SHARD, seed=self.seed, batch_size=self.batch_size)
-            audit = partial(self._audit, store, runner, data=data, threat=threat, examples=examples)
-            outcomes = audit(ready) if ready else None
-            for name in (name for name in models if name not in ready):
+            outcomes = self._audit(store, blank, runner, data, together) if together else None
+            lost: list[str] = []
+            left_out: list[str] = []
+            for name in (name for name in models if name not in together):
+                loaded = False
                 try:
-                    audit({name: models[name]()})
-                except InputError as error:
-                    if name not in optional:
+                    one = models[name]() if _loads(models[name]) else models[name]
+                    loaded = True
+                    self._audit(store, blank, runner, data, {name: one})
+                except Exception as error:  # of the model's own code: of any kind
+                    if name not in optional or isinstance(error, StoreError):
                         raise
-                    warnings.warn(f"Going on without {name!r}: {error}", stacklevel=2)
+                    (left_out if loaded else lost).append(name)
+                    warnings.warn(f"Going on without {name!r}: {first_line(error)}", stacklevel=2)
+                one = None
                 release()  # ART's classifiers lie in circles of references
-            held = store.manifest() if store.is_begun else None
-            attacks = list(self._ladder(self.threat, dataset=data.name))
-            left = [name for name in models if held is not None and is_whole(store, held, name, attacks)]
-            if held is None or not left:
+            if len(left_out) + len(lost) == len(models):
                 raise InputError(f"None of the {len(models)} models could be loaded and audited: see the warnings.")
-            if len(ready) < len(models):
-                outcomes = read_outcomes(store, held, left, attacks)
-        told = replace(
-            held, models={m: held.models[m] for m in left}, attacks={a: held.attacks[a] for a in attacks}
-        ).info(self.command)
-        assert outcomes is not None
-        return AuditResult(outcomes=outcomes, classes=held.classes, threat=threat, info=told)
+            held, attacks = store.manifest(), list(self._ladder(self.threat, dataset=data.name))
+            there = [m for m in lost if is_whole(store, held, m, attacks)]
+            if there:
+                warnings.warn(
+                    f"Of {', '.join(there)} the folder holds an earlier audit's outcomes: they are read.", stacklevel=2
+                )
+            names = [m for m in models if m in there or m not in {*lost, *left_out}]
+            if outcomes is None or len(together) < len(models):
+                outcomes = read_outcomes(store, held, names, attacks)
+        chosen = replace(held, models={m: held.models[m] for m in names}, attacks={a: held.attacks[a] for a in attacks})
+        return AuditResult(outcomes=outcomes, classes=held.classes, threat=threat, info=chosen.info(self.command))
 
     def _audit(
-        self,
-        store: Store,
-        runner: ShardRunner,
-        models: Mapping[str, Any],
-        *,
-        data: Dataset,
-        threat: ThreatModel,
-        examples: Examples,
+        self, store: Store, blank: Manifest, runner: ShardRunner, data: Dataset, models: Mapping[str, Any]
     ) -> pd.DataFrame:
         """Return the outcomes of models that are in memory, once all of them are in the store."""
         for name, classifier in models.items():
             _check_fit(name, classifier, data)
         factories = self._ladder(self.threat, dataset=data.name)
         attacks = {
-            name: {a: _checked(a, make(classifier), threat) for a, make in factories.items()}
+            name: {a: _checked(a, make(classifier), blank.threat) for a, make in factories.items()}
             for name, classifier in models.items()
         }
-        asked = Manifest(
-            threat=threat,
-            seed=self.seed,
-            worst_case=self.worst_case,
-            shard_size=_SHARD,
-            examples=examples,
-            classes=tuple(data.classes),
+        asked = replace(
+            blank,
             models={name: model_fingerprint(classifier) for name, classifier in models.items()},
             attacks=_described(attacks, worst_case=self.worst_case),
-            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            commands=[] if self.command is None else [self.command],
-            published={name: model.published for name, model in models.items() if hasattr(model, "published")},
+            published={name: told for name, classifier in models.items() if (told := _published(name, classifier))},
         )
         _check_told_apart(models, asked.models)
         outcomes = self._outcomes(store, asked, models, attacks, runner)
         if self.checks:
-            _probe(store, asked, models, runner)
+            self._probe(store, asked, models, runner)
         return outcomes
+
+    def _probe(self, store: Store, asked: Manifest, models: Mapping[str, Any], runner: ShardRunner) -> None:
+        """See that what is tried on the networks themselves is in the store, by whichever process."""
+        quiet = not self.verbose or not _ranks.is_main()
+        for name in tqdm(models, desc="checks", unit="model", disable=quiet, leave=False):
+            key = asked.models[name]
+            while name not in (held := store.manifest()).probes:
+                twin = next((held.probes[m] for m, k in held.models.items() if k == key and m in held.probes), None)
+                if twin is not None:
+                    store.join(replace(asked, probes={name: twin}))
+                    break
+                with suppress(Timeout), store.lock(f"probe-{key[:12]}", 0) as path:
+                    if key in {held.models[m] for m in store.manifest().probes if m in held.models}:
+                        continue  # another process was faster
+                    try:
+                        probes = {name: runner.probe(models[name]).plain()}
+                    except Exception as error:  # of the model's own code: of any kind; what attacks found stands
+                        warnings.warn(f"The checks of {name!r} failed: {first_line(error)}", stacklevel=2)
+                        path.unlink(missing_ok=True)
+                        break
+                    store.join(replace(asked, probes=probes, environments=[environment()]))
+                    path.unlink(missing_ok=True)
+                    break
+                time.sleep(0.1)
 
     def _outcomes(
         self,
@@ -275,17 +306,12 @@ def _loads(model: Any) -> bool:
     return callable(model) and not isinstance(model, (BaseEstimator, nn.Module))
 
 
-def _probe(store: Store, asked: Manifest, models: Mapping[str, Any], runner: ShardRunner) -> None:
-    """See that what is tried on the networks themselves is in the store, by whichever process."""
-    for name, classifier in models.items():
-        while name not in store.manifest().probes:
-            with suppress(Timeout), store.lock(f"probe-{asked.models[name][:12]}", 0) as path:
-                if name not in store.manifest().probes:
-                    probes = {name: runner.probe(classifier).plain()}
-                    store.join(replace(asked, probes=probes, environments=[environment()]))
-                path.unlink(missing_ok=True)
-                break
-            time.sleep(0.1)
+def _published(name: str, classifier: Any) -> dict[str, Any] | None:
+    """Return what is published of a model, if :func:`art_classwise.load_robustbench` wrote it there."""
+    try:
+        return check_published(name, getattr(classifier, "published", None))
+    except InputError:  # an attribute of the user's
+        return None
 
 
 def _described(attacks: Mapping[str, Mapping[str, Any]], *, worst_case: bool) -> dict[str, Attack]:

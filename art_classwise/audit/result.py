@@ -145,7 +145,7 @@ class AuditResult:
         Returns:
             Columns ``clean`` (mean class accuracy), then of the class robust accuracies all measures of
             :func:`art_classwise.metrics.disparity`, ``worst_class``, the name of the worst one, its accuracy without
-            the bias of a minimum as ``unbiased``, with ``low`` and ``high``
+            the bias of a minimum as ``held_out``, with ``low`` and ``high``
             (:func:`art_classwise.metrics.worst_class`), and ``p``, of equal accuracy in all classes
             (:func:`art_classwise.metrics.disparity_test`, chi-square). NaN where there are too few examples or classes.
 
@@ -160,16 +160,16 @@ class AuditResult:
                 "clean": table["clean"].mean(),
                 **metrics.disparity(table["robust"].to_numpy()),
                 "worst_class": table["robust"].idxmin(),
-                **dict.fromkeys(("unbiased", "low", "high", "p"), np.nan),
+                **dict.fromkeys(("held_out", "low", "high", "p"), np.nan),
             }
             with suppress(InputError):  # no class has two examples
                 worst = metrics.worst_class(label, withstood, len(self.classes))
-                row |= {"unbiased": worst["accuracy"], "low": worst["low"], "high": worst["high"]}
+                row |= {"held_out": worst["accuracy"], "low": worst["low"], "high": worst["high"]}
             with suppress(InputError):  # a single class has examples
                 row["p"] = metrics.disparity_test(label, withstood, len(self.classes))["p"]
             rows[model] = row
         frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
-        first = ["clean", "mean", "worst", "worst_class", "unbiased", "low", "high", "p"]
+        first = ["clean", "mean", "worst", "worst_class", "held_out", "low", "high", "p"]
         return frame[first + [c for c in frame.columns if c not in first]]
 
     def confusion(self, model: str, attack: str, *, normalize: bool = True) -> pd.DataFrame:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import bdtrc
+from scipy.special import bdtrc, chdtrc
 
 from art_classwise.attacks.ladder import usual_threat
 from art_classwise.audit._outcomes import parts
 from art_classwise.audit._probes import Probe
 from art_classwise.errors import InputError
 from art_classwise.metrics.intervals import wilson
+from art_classwise.threat import ThreatModel
 
 if TYPE_CHECKING:
     from art_classwise.audit.result import AuditResult
@@ -31,7 +32,9 @@ _LEVEL = 0.01
 _ZERO_SHARE = 0.05
 _MISSED = 0.05  # of what withstood, what a reference attack may break before that is news
 _STILL_GAINS = 0.01
-_ROUNDING = 1e-3  # of the logits' spread: far above what kernels differ by
+_AGAIN = 1e-3  # of the logits' spread: the same computation twice differs by less, on a GPU, too
+_ALONE = 2e-2  # in batches of another size kernels differ; where a network computes in bfloat16, by nearly 1e-2
+_LEAST = 3  # examples: fewer are no pattern
 
 # Radii in use beside those of usual_threat(), which are Linf.
 _USUAL = {
@@ -74,13 +77,14 @@ def findings(result: AuditResult) -> tuple[Finding, ...]:
     - masked gradients (Athalye et al. 2018, arXiv 1802.00420; Carlini et al. 2019, arXiv 1902.06705): gradients that
       are zero; examples that withstand where any image can become grey; black-box attacks that find more than
       white-box ones, one step more than many, few steps more than many;
-    - a weak attack: more steps or restarts still find many more, or a reference attack (margin PGD, 40 steps, on 64
-      examples) breaks what withstood all attacks;
+    - a weak attack: more steps or restarts still find many more, its steps end within the ball, or a reference attack
+      (margin PGD, 40 steps, on 32 examples) breaks what withstood all attacks;
     - networks that are random, that depend on the batch or that train on in eval mode;
     - inputs that aren't normalised as the network expects, and clean accuracy near chance;
     - labels that are numbered otherwise than the network's classes;
     - too few examples of a class for a claim about it; a radius out of the usual range;
-    - numbers that differ from those published for the model.
+    - numbers that differ from those published for the model, beyond intervals that allow for the number of models
+      (together one false one in a hundred audits), where the classes are as frequent as in the whole test set.
 
     What compares attacks with each other asks for a significant difference (McNemar's exact test, one-sided, at 1 %),
     and needs each of them tried on all examples: in an audit with ``worst_case=True`` it isn't looked for. What
@@ -129,7 +133,7 @@ class _Seen:
     @cached_property
     def probe(self) -> Probe | None:
         plain = self.result.info.get("probes", {}).get(self.name)
-        return None if plain is None else Probe.from_plain(plain)
+        return None if plain is None else Probe.from_plain(plain)  # None, too, if another release made it
 
     @cached_property
     def attacks(self) -> dict[str, Mapping[str, Any]]:
@@ -137,7 +141,7 @@ class _Seen:
         if self.result.info.get("worst_case") or not self.same_examples:
             return {}
         told = self.result.info.get("attacks", {})
-        return {a: told[a] for a in self.tables if a in told and _of_radius(told[a], self.result.threat.eps)}
+        return {a: told[a] for a in self.tables if a in told and _of_threat(told[a], self.result.threat)}
 
     def finds_more(self, first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> bool:
         """Return whether an attack finds more than another, beyond chance, from who withstood each (n,)."""
@@ -147,10 +151,28 @@ class _Seen:
         return bool(bdtrc(only_first - 1, only_first + only_second, 0.5) < _LEVEL)  # so many of them, or more
 
 
-def _of_radius(told: Mapping[str, Any], eps: float) -> bool:
-    within = told.get("attack", told)  # a transfer's
-    own = within.get("eps", eps) if isinstance(within, Mapping) else eps
-    return isinstance(own, (int, float)) and abs(own - eps) <= 0.01 * eps
+def _number(told: Mapping[str, Any], name: str) -> float | None:
+    """Return a parameter, if it is a number above 0 that can be computed with: manifests may come from anyone."""
+    value: Any = told.get(name)
+    return float(value) if type(value) in (int, float) and 0 < value < 1e9 else None
+
+
+def _of_threat(told: Mapping[str, Any], threat: ThreatModel) -> bool:
+    """Return whether an attack searches within the audit's threat model; of black boxes, which may not say it, too."""
+    within: Any = told.get("attack", told)  # a transfer's
+    if not isinstance(within, Mapping):
+        return False
+    eps, norm = _number(within, "eps"), within.get("norm")
+    if eps is None or norm is None:
+        return _is_black_box(told)
+    return abs(eps - threat.eps) <= 0.01 * threat.eps and _same_norm(norm, threat)
+
+
+def _same_norm(norm: Any, threat: ThreatModel) -> bool:
+    try:
+        return ThreatModel.from_art(norm, 1.0).norm == threat.norm
+    except InputError:
+        return False
 
 
 def _kind(told: Mapping[str, Any]) -> str:
@@ -165,9 +187,17 @@ def _is_one_step(told: Mapping[str, Any]) -> bool:
     return _kind(told) == "FastGradientMethod" or told.get("max_iter") == 1
 
 
-def _is_many_step(told: Mapping[str, Any]) -> bool:
-    steps = told.get("max_iter")
-    return isinstance(steps, int) and steps > 1 and not _is_black_box(told)
+def _reach(told: Mapping[str, Any]) -> float | None:
+    """Return how far the steps of a search lead, if it says it."""
+    steps, length = _number(told, "max_iter"), _number(told, "eps_step")
+    return None if steps is None or length is None else steps * length
+
+
+def _is_many_step(told: Mapping[str, Any], threat: ThreatModel) -> bool:
+    """Return whether this is a search of many steps that can leave the ball: of shorter ones little is to be asked."""
+    reach = _reach(told)
+    several = (_number(told, "max_iter") or 0) > 1 and not _is_black_box(told)
+    return several and reach is not None and reach >= 0.999 * threat.eps
 
 
 def _points(share: float) -> str:
@@ -178,7 +208,7 @@ def _of(count: int, n: int) -> str:
     return f"{count} of {n}"
 
 
-_MASKED = "masked gradients"
+_MASKED, _WEAK = "masked gradients", "weak attack"
 _TRY_OTHERWISE = (
     "Attack it otherwise: without gradients (square), by transfer from another network, or through a differentiable "
     "stand-in for what masks them."
@@ -200,16 +230,18 @@ def _zero_gradients(seen: _Seen) -> _Said:
 
 
 def _far(seen: _Seen) -> _Said:
-    if seen.probe is None or not seen.probe.right:
+    if seen.probe is None:
         return
-    k, n = seen.probe.far_withstood, len(seen.probe.right)
-    if float(wilson(k, n)[0]) > _MISSED:
-        yield (
-            _MASKED,
-            f"{_of(k, n)} examples withstood margin PGD of radius {seen.probe.far_eps:g}, within which any image can "
-            "become a grey one.",
-            _TRY_OTHERWISE,
-        )
+    n = len(seen.probe.attacked)
+    for k, said in (
+        (seen.probe.zero_gradient, f"met gradients that were zero in {seen.probe.reference} steps of margin PGD."),
+        (
+            seen.probe.far_withstood,
+            f"withstood margin PGD of radius {seen.probe.far_eps:g}, within which any image can become a grey one.",
+        ),
+    ):
+        if k >= _LEAST and float(wilson(k, n)[0]) > _MISSED:
+            yield _MASKED, f"{_of(k, n)} examples {said}", _TRY_OTHERWISE
 
 
 def _black_box(seen: _Seen) -> _Said:
@@ -228,7 +260,7 @@ def _black_box(seen: _Seen) -> _Said:
 
 
 def _one_step(seen: _Seen) -> _Said:
-    many = {a: seen.withstood[a] for a, told in seen.attacks.items() if _is_many_step(told)}
+    many = {a: seen.withstood[a] for a, told in seen.attacks.items() if _is_many_step(told, seen.result.threat)}
     if not many:
         return
     best = min(many, key=lambda a: many[a].mean())
@@ -242,15 +274,15 @@ def _one_step(seen: _Seen) -> _Said:
             )
 
 
-def _effort(told: Mapping[str, Any]) -> int:
-    return int(told["max_iter"]) * max(1, int(told.get("num_random_init") or 1))
+def _effort(told: Mapping[str, Any]) -> float:
+    return (_number(told, "max_iter") or 1) * (_number(told, "num_random_init") or 1)
 
 
 def _families(seen: _Seen) -> Iterator[tuple[str, str]]:
     """Give, of attacks that differ in steps and restarts alone, the one of most effort and that before it."""
     families: dict[str, list[str]] = {}
     for attack, told in seen.attacks.items():
-        if _is_many_step(told):
+        if _is_many_step(told, seen.result.threat):
             same = {k: v for k, v in told.items() if k not in ("max_iter", "num_random_init", "eps_step")}
             families.setdefault(repr(sorted(same.items(), key=str)), []).append(attack)
     for names in families.values():
@@ -276,7 +308,7 @@ def _more_effort(seen: _Seen) -> _Said:
         rests_on_it = more.mean() - seen.held.mean() < _STILL_GAINS
         if rests_on_it and float(wilson(gained, n)[0]) > _STILL_GAINS and gained > 0.02 * n:
             yield (
-                "weak attack",
+                _WEAK,
                 f"From {weaker} to {strongest} robust accuracy falls by {_points(gained / n)} points more.",
                 "It would fall further: take more steps and restarts, or autoattack.",
             )
@@ -286,19 +318,30 @@ def _reference(seen: _Seen) -> _Said:
     if seen.probe is None:
         return
     held = {*seen.ids[seen.held].tolist()}
-    tried, broken = held & {*seen.probe.right}, held & {*seen.probe.broken}
-    if tried and float(wilson(len(broken), len(tried))[0]) > _MISSED:
+    tried, broken = held & {*seen.probe.attacked}, held & {*seen.probe.broken}
+    if len(broken) >= _LEAST and float(wilson(len(broken), len(tried))[0]) > _MISSED:
         yield (
-            "weak attack",
+            _WEAK,
             f"Margin PGD of {seen.probe.reference} steps broke {_of(len(broken), len(tried))} examples that withstood "
             "all attacks of the audit.",
             "Add stronger attacks: margin-20, pgd-100x5, autoattack.",
         )
 
 
+def _short_steps(seen: _Seen) -> _Said:
+    for attack, told in seen.attacks.items():
+        reach = _reach(told)
+        if reach is not None and reach < 0.999 * seen.result.threat.eps and not _is_black_box(told):
+            yield (
+                _WEAK,
+                f"The steps of {attack} lead {reach:.3g} far, and the radius is {seen.result.threat.eps:.3g}.",
+                "Take longer steps, or more of them: a quarter of the radius is usual.",
+            )
+
+
 def _random(seen: _Seen) -> _Said:
     probe = seen.probe
-    if probe is not None and (probe.random_flips or probe.random_change > _ROUNDING):
+    if probe is not None and _is_random(probe):
         yield (
             "random network",
             f"Asked again about the same images, {_of(probe.random_flips, probe.n)} predictions changed, and logits by "
@@ -308,18 +351,21 @@ def _random(seen: _Seen) -> _Said:
         )
 
 
+def _is_random(probe: Probe) -> bool:
+    return probe.random_flips > 0 or probe.random_change > _AGAIN
+
+
 def _batch(seen: _Seen) -> _Said:
     probe = seen.probe
     if probe is None:
         return
-    by_itself = probe.random_flips or probe.random_change > _ROUNDING
     where = f" In training mode, or without running statistics: {', '.join(probe.training)}." if probe.training else ""
     advice = "Call eval(), and let batch normalisation use its running statistics."
     if probe.batch_error:
-        yield "batch-dependent network", f"In a batch of two it fails: {probe.batch_error}.{where}", advice
-    elif not by_itself and (probe.batch_flips > 0 or probe.batch_change > _ROUNDING):
+        yield "batch-dependent network", f"On one image alone it fails: {probe.batch_error}.{where}", advice
+    elif not _is_random(probe) and (probe.batch_flips > 0 or probe.batch_change > _ALONE):
         saw = (
-            f"In batches of two instead of a larger one {probe.batch_flips} of at most 16 predictions changed, and "
+            f"Asked about images one by one, not together, {probe.batch_flips} of at most 16 predictions changed, and "
             f"logits by up to {probe.batch_change:.2g} of their spread.{where}"
         )
         yield "batch-dependent network", saw, advice
@@ -328,26 +374,34 @@ def _batch(seen: _Seen) -> _Said:
 
 
 def _normalisation(seen: _Seen) -> _Said:
-    probe, n_classes = seen.probe, len(seen.result.classes)
+    n_classes = len(seen.result.classes)
+    labels, predicted = (np.bincount(v, minlength=n_classes) / len(v) for v in (seen.label, seen.clean))
+    probe = seen.probe
     if probe is not None:
         ways = {"standardised channel by channel": probe.standardised_gain, "multiplied by 255": probe.scaled_gain}
         way = max(ways, key=lambda w: ways[w])
-        if ways[way] >= max(5, 0.2 * probe.n):
-            right = len(probe.right)
+        then = probe.right + ways[way]
+        if ways[way] >= max(5, 0.2 * probe.n) and _beats(then / probe.n, float(labels.max())):
             yield (
                 "wrong normalisation",
-                f"With images {way}, {_of(right + ways[way], probe.n)} are classified correctly; as they are, {right}.",
+                f"With images {way}, {_of(then, probe.n)} are classified correctly; as they are, {probe.right}.",
                 "Images come in [0, 1]: put the network's own normalisation before its first layer.",
             )
             return
-    chance = max(1 / n_classes, float(np.bincount(seen.label).max()) / len(seen.label))
+    # As Cohen's kappa has it: what the same predictions would get right if they were dealt out at random.
+    chance = float(labels @ predicted)
     accuracy = float(seen.right.mean())
-    if len(seen.label) >= 20 and accuracy <= chance + 0.1 * (1 - chance):
+    if len(seen.label) >= 20 and np.count_nonzero(labels) > 1 and not _beats(accuracy, chance):
         yield (
             "accuracy near chance",
-            f"Clean accuracy is {_points(accuracy)} %, and always the same answer would give {_points(chance)} %.",
+            f"Clean accuracy is {_points(accuracy)} %, and the same predictions dealt out at random would get "
+            f"{_points(chance)} %.",
             "Are the weights loaded, images in [0, 1] what it expects, and the classes numbered as in the data?",
         )
+
+
+def _beats(accuracy: float, chance: float) -> bool:
+    return accuracy > chance + 0.1 * (1 - chance)
 
 
 def _labels(seen: _Seen) -> _Said:
@@ -380,12 +434,14 @@ def _returns(goes_to: Mapping[int, int], start: int) -> bool:
 
 
 def _published(seen: _Seen) -> _Said:
-    told = seen.result.info.get("published", {}).get(seen.name)
-    if not told:
+    everyone = seen.result.info.get("published", {})
+    told = everyone.get(seen.name)
+    if not told or not _is_balanced(seen.label, len(seen.result.classes)):
         return
     advice = "Are these the weights that were published, and the same test images?"
     n = len(seen.label)
-    low, high = (float(end) for end in wilson(int(seen.right.sum()), n))
+    confidence = 1 - _LEVEL / (2 * len(everyone))  # so that a whole leaderboard has a false one in a hundred walks
+    low, high = (float(end) for end in wilson(int(seen.right.sum()), n, confidence))
     if told["clean"] is not None and not low <= told["clean"] <= high:
         yield (
             DIFFERS,
@@ -396,7 +452,7 @@ def _published(seen: _Seen) -> _Said:
     threat = seen.result.threat
     if told["robust"] is None or told["norm"] != threat.norm or abs(told["eps"] - threat.eps) > 0.01 * threat.eps:
         return
-    low, high = (float(end) for end in wilson(int(seen.held.sum()), n))
+    low, high = (float(end) for end in wilson(int(seen.held.sum()), n, confidence))
     attacks = seen.result.info.get("attacks", {}).values()
     as_strong = any(_kind(attack) == "AutoAttack" and attack.get("attacks") == "standard" for attack in attacks)
     if told["robust"] > high or (as_strong and told["robust"] < low):
@@ -408,22 +464,24 @@ def _published(seen: _Seen) -> _Said:
         )
 
 
+def _is_balanced(labels: npt.NDArray[np.int64], n_classes: int) -> bool:
+    """Return whether all classes may be as frequent, as in the test sets that numbers are published of."""
+    counts, expected = np.bincount(labels, minlength=n_classes), len(labels) / n_classes
+    return bool(chdtrc(n_classes - 1, ((counts - expected) ** 2 / expected).sum()) > 1e-3)
+
+
 def _few_examples(result: AuditResult) -> Iterator[Finding]:
     first = next(iter(parts(result.outcomes).values()))
     n = np.bincount(first["label"].to_numpy(), minlength=len(result.classes))
-    few = n < _FEW
+    few = (n > 0) & (n < _FEW)
     if few.any():
-        smallest, absent = int(n.min()), int((n == 0).sum())
-        low, high = wilson(smallest / 2, smallest)
+        low, high = wilson(n[few].min() / 2, n[few].min())
+        absent = f"; {_of(int((n == 0).sum()), len(n))} have none" if (n == 0).any() else ""
         yield Finding(
             None,
             "few examples",
-            f"{_of(int(few.sum()), len(n))} classes have fewer than {_FEW} examples"
-            + (
-                f", {absent} of them none."
-                if absent
-                else f": an interval is up to {_points(float(high - low))} points wide."
-            ),
+            f"{_of(int(few.sum()), len(n))} classes have fewer than {_FEW} examples: an interval is up to "
+            f"{_points(float(high - low))} points wide{absent}.",
             "Take more examples, or claim nothing of one class: group classes, result.by_group(...).",
         )
 
@@ -444,6 +502,6 @@ def _radius(result: AuditResult) -> Iterator[Finding]:
 
 
 _CHECKS = (
-    *(_zero_gradients, _far, _black_box, _one_step, _more_effort, _reference),
+    *(_zero_gradients, _far, _black_box, _one_step, _more_effort, _short_steps, _reference),
     *(_random, _batch, _normalisation, _labels, _published),
 )

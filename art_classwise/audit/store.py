@@ -29,7 +29,7 @@ from art_classwise.audit._manifest import Manifest
 from art_classwise.audit._outcomes import ATTACKED, CLEAN
 from art_classwise.errors import InputError, first_line
 
-__all__ = ["DamagedShardError", "MissingShardError", "Store", "Unit"]
+__all__ = ["DamagedShardError", "MissingShardError", "Store", "StoreError", "Unit"]
 
 _SHARD = re.compile(r"(\d{5,})-([0-9a-f]{16})\.parquet")
 _WITHOUT = "clean"
@@ -83,6 +83,10 @@ class MissingShardError(InputError):
     """A shard isn't there, or no longer: another process may have found it damaged."""
 
 
+class StoreError(InputError):
+    """The folder can't be written or locked, or holds another audit: whatever the model, nothing goes on there."""
+
+
 class Store:
     """The folder of an audit. Any number of processes may work in it at once.
 
@@ -131,6 +135,19 @@ class Store:
         with self.writing(self.folder / _MANIFEST) as aside:
             aside.write_text(manifest.to_json(), encoding="utf-8")
 
+    def check(self, asked: Manifest) -> None:
+        """Check that an audit could go on in the folder: what is asked for may name no model and no attack yet.
+
+        Raises:
+            StoreError: The folder holds another audit.
+            InputError: Its manifest is damaged.
+        """
+        if self.is_begun:
+            try:
+                self.manifest().extended(asked)
+            except InputError as error:
+                raise StoreError(self._refused(error)) from error
+
     def join(self, asked: Manifest) -> Manifest:
         """Begin an audit in the folder, or take part in the one that is there.
 
@@ -146,11 +163,9 @@ class Store:
             try:
                 now = asked if held is None else held.extended(asked)
             except InputError as error:
-                raise InputError(
-                    f"{self.folder.absolute()} can't be used, since {error}. Choose another folder for this one "
-                    "(`store`, --out on the command line), or delete that one."
-                ) from error
+                raise InputError(self._refused(error)) from error
             if now != held:
+                Manifest.from_json(now.to_json())  # what can't be read again would make all outcomes unreadable
                 self.write_manifest(now)
             return now
 
@@ -310,7 +325,7 @@ class Store:
         except Timeout:
             if seconds == 0:
                 raise
-            raise InputError(
+            raise StoreError(
                 f"Another process has held {path.absolute()} for {seconds} s: is it stopped? End it and try again."
             ) from None
         except (OSError, NotImplementedError) as error:
@@ -334,10 +349,16 @@ class Store:
         except OSError as error:
             raise self._failed(path, error) from error
 
-    def _failed(self, path: Path, error: Exception) -> InputError:
+    def _refused(self, error: InputError) -> str:
+        return (
+            f"{self.folder.absolute()} can't be used, since {error}. Choose another folder for this one "
+            "(`store`, --out on the command line), or delete that one."
+        )
+
+    def _failed(self, path: Path, error: Exception) -> StoreError:
         done = sum(1 for _ in (self.folder / "shards").rglob("*.parquet"))
         why = getattr(error, "strerror", None) or first_line(error)
-        return InputError(
+        return StoreError(
             f"{path.absolute()} can't be written: {why}. The {done} shards that are finished are intact: make room, or "
             "see to the folder, and run the same audit again, which goes on from there."
         )

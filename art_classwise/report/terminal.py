@@ -38,13 +38,13 @@ def _print_models(result: AuditResult, console: Console) -> None:
     table = Table(
         title=Text(f"Models: accuracy in % at {result.threat}, the most robust first", "bold"),
         caption=Text(
-            "means over classes, all attacks; worst class: as found, and without the bias of a minimum (95 % interval)"
+            "means over classes, all attacks; held out: the worst class on examples it wasn't chosen on (95 % interval)"
         ),
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
     table.add_column("model", no_wrap=True)
-    for column in ("clean", "robust", "worst", "", "unbiased"):
+    for column in ("clean", "robust", "worst", "", "held out"):
         table.add_column(column, justify="left" if column == "" else "right", no_wrap=True)
     for name, row in result.summary().sort_values("mean", ascending=False, kind="stable").iterrows():
         table.add_row(
@@ -53,7 +53,7 @@ def _print_models(result: AuditResult, console: Console) -> None:
             percent(row["mean"]),
             percent(row["worst"]),
             Text(shorten(printable(str(row["worst_class"])), _NAME_WIDTH)),
-            interval(row["unbiased"], row["low"], row["high"]),
+            interval(row["held_out"], row["low"], row["high"]),
         )
     console.print(table)
 
@@ -61,7 +61,11 @@ def _print_models(result: AuditResult, console: Console) -> None:
 def _print_findings(result: AuditResult, console: Console) -> None:
     for finding in result.findings:
         console.print(Text(f"! {printable(str(finding))}", "yellow"))
-    if result.findings:
+    unchecked = [name for name in result.models if name not in result.info.get("probes", {})]
+    if unchecked:
+        which = "" if len(unchecked) == len(result.models) else f" of {', '.join(unchecked)}"
+        console.print(Text(printable(f"The networks themselves{which} weren't checked (--checks).")))
+    if result.findings or unchecked:
         console.print()
 
 

@@ -28,6 +28,7 @@ def print_leaderboard(table: pd.DataFrame, title: str, model_dir: Path) -> None:
     """
     console = Console()
     measured = "measured_clean" in table
+    narrow = measured or console.width < 80
     notes = ["published accuracy in %, under AutoAttack or the leaderboard's corruptions", "–: nothing published"]
     if measured:
         notes += ["measured: over all examples, under all attacks, with 95 % intervals", "!: published lies outside"]
@@ -36,13 +37,13 @@ def print_leaderboard(table: pd.DataFrame, title: str, model_dir: Path) -> None:
     shown = Table(title=Text(title, "bold"), caption=Text("; ".join(notes)), box=box.SIMPLE_HEAD, pad_edge=False)
     columns = ["clean", "robust", *(("measured clean", "measured robust", "") if measured else ("here",))]
     shown.add_column("model", no_wrap=True)
-    if not measured:
+    if not narrow:
         shown.add_column("architecture", no_wrap=True)
     for column in columns:
         shown.add_column(column, justify="right")
     room = max(10, console.width - _NUMBERS - max((len(str(name)) for name in table.index), default=0))
     for name, row in table.iterrows():
-        what = [] if measured else [Text(shorten(printable(str(row["architecture"] or "–")), room))]
+        what = [] if narrow else [Text(shorten(printable(str(row["architecture"] or "–")), room))]
         # Names in full: they are there to be typed.
         shown.add_row(Text(printable(str(name))), *what, percent(row["clean"]), percent(row["robust"]), *_last(row))
     if len(table):

@@ -111,9 +111,9 @@ def beside_measured(
     Returns:
         The rows of models that were audited, with the columns ``model``, its name in the audit; ``n``, examples;
         ``measured_clean`` and ``measured_robust`` (under all attacks of the audit), the shares of them that are right,
-        each with its Wilson interval, ``_low`` and ``_high``; and ``differs``, whether what is published lies outside
-        of one of these. A robust accuracy is compared where the audit has the published radius; where its attacks are
-        weaker than AutoAttack it may be higher, as it must.
+        each with its 95 % Wilson interval, ``_low`` and ``_high``; and ``differs``, whether that is among the audit's
+        findings: beyond an interval that allows for the number of models. A robust accuracy is compared where the audit
+        has the published radius; under attacks weaker than AutoAttack it may be higher.
 
     Raises:
         InputError: None of the audit's models is of this leaderboard.
@@ -130,15 +130,15 @@ def beside_measured(
     from art_classwise.audit.sanity import DIFFERS  # seconds, which the table needn't wait
 
     differs = {finding.model for finding in result.findings if finding.check == DIFFERS}
-    rows = {}
-    for model, name in found.items():
+    rows = []
+    for model in found:
         (risks,) = result.risks(model, pooled=True).to_dict("records")
         row: dict[str, object] = {"model": model, "n": int(risks["n"])}
         for kind, risk in (("clean", "r_nat"), ("robust", "r_rob")):
             for end, opposite in (("", ""), ("_low", "_high"), ("_high", "_low")):
                 row[f"measured_{kind}{end}"] = 1 - risks[risk + opposite]
-        rows[name] = row | {"differs": model in differs}
-    measured = pd.DataFrame.from_dict(rows, orient="index")
+        rows.append(row | {"differs": model in differs})
+    measured = pd.DataFrame(rows, index=pd.Index(found.values(), name="name"))  # a model may be there under two names
     return table.join(measured, how="inner").rename_axis("name")
 
 

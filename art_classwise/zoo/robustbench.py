@@ -18,6 +18,7 @@ from unittest import mock
 import torch
 
 from art_classwise._files import written_aside
+from art_classwise._passes import is_out_of_memory
 from art_classwise._state import preserved_random_state
 from art_classwise.errors import InputError, first_line, unknown
 from art_classwise.zoo._files import check_weights_file
@@ -174,7 +175,12 @@ def load_robustbench(
             f"{name} can't be loaded from {first.absolute()}: {first_line(error)} Is it the file of another model? "
             f"Move it away to fetch it anew{_by_hand(files)}"
         ) from error
-    classifier = as_classifier(module, shape, n_classes, device=device)
+    try:
+        classifier = as_classifier(module, shape, n_classes, device=device)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(f"{name} is too large for the memory of the device: {first_line(error)}") from error
     classifier.published = _told(name, dataset, threat_model)
     return classifier
 
