@@ -225,6 +225,28 @@ def test_a_network_that_cannot_be_copied_is_searched_as_it_is(network):
 
 
 @pytest.mark.usefixtures("every_network_is_large")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_network_that_keeps_what_it_was_given_is_not_left_with_what_tracing_gave_it(precision):
+    """As the ODE block of RobustBench's Kang2021Stable does: it would go on with a value that only tracing can use."""
+
+    class Keeping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.times = torch.tensor([0.0, 5.0])
+
+        def forward(self, x):
+            self.times = self.times.type_as(x)
+            if not isinstance(self.times, torch.Tensor):
+                raise AssertionError("t must be a torch.Tensor")
+            return x * self.times[1]
+
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), Keeping(), nn.Flatten(), nn.Linear(64, 5)).eval()
+    x = torch.rand(4, 3, 6, 6)
+    torch.testing.assert_close(FastCopy(module, x, precision).of(None)(x), module(x), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.usefixtures("every_network_is_large")
 def test_networks_without_batch_norms_or_convolutions():
     assert_copy_is_right(acw.build("digits-cnn", (1, 8, 8), 10, seed=0), rand(2, 1, 8, 8))
     assert_copy_is_right(nn.Sequential(nn.Linear(5, 3)), rand(2, 5))

@@ -185,10 +185,12 @@ def _copy(module: nn.Module, x: Tensor) -> tuple[nn.Module | None, tuple[_Fold, 
         folded, folds = _fold_batch_norms(copied)
         with float32(x.device.type):
             expected, got = module(x), folded(x)
-        same = torch.allclose(got, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+        if torch.allclose(got, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
+            return folded, folds
     except Exception:  # its code can't be traced, or it doesn't return logits: the search will say so
-        return copied, ()
-    return (folded, folds) if same else (copied, ())
+        pass
+    del copied  # tracing ran its code, which may keep what it was given: see Kang2021Stable's ODE block
+    return copy.deepcopy(module).eval().requires_grad_(False), ()
 
 
 def _fold_batch_norms(module: nn.Module) -> tuple[fx.GraphModule, tuple[_Fold, ...]]:

@@ -4,7 +4,7 @@ from art_classwise.zoo.architectures import ARCHITECTURES, build
 from art_classwise.zoo.checkpoints import Checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
 from art_classwise.zoo.classifier import as_classifier
 from art_classwise.zoo.leaderboard import Published, beside_measured, published, robustbench_table
-from art_classwise.zoo.robustbench import load_robustbench, robustbench_names
+from art_classwise.zoo.robustbench import load_robustbench, robustbench_files, robustbench_names
 
 __all__ = [
     "ARCHITECTURES",
@@ -17,6 +17,7 @@ __all__ = [
     "load_robustbench",
     "published",
     "read_checkpoint",
+    "robustbench_files",
     "robustbench_names",
     "robustbench_table",
     "save_checkpoint",
