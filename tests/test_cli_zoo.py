@@ -108,3 +108,11 @@ def test_what_a_loaded_model_tells(folder):
         "clean": told.clean,
         "robust": told.robust,
     }
+
+
+def test_a_mistyped_model_is_named_before_data_are_fetched(command_line, monkeypatch):
+    monkeypatch.setattr("art_classwise.datasets.load_dataset", lambda *a, **k: pytest.fail("read data"))
+    code, _, err = command_line("audit", "--model", "robustbench:Wong2020Fst", "--dataset", "cifar10")
+    assert (code, "Did you mean Wong2020Fast" in err) == (2, True)
+    code, _, err = command_line("audit", "--model", "robustbench:all", "--surrogate", "no.pt", "--dataset", "cifar10")
+    assert (code, "There is no file 'no.pt'" in err) == (2, True)

@@ -143,8 +143,9 @@ class Store:
             InputError: Its manifest is damaged.
         """
         if self.is_begun:
+            held = self.manifest()
             try:
-                self.manifest().extended(asked)
+                held.extended(asked)
             except InputError as error:
                 raise StoreError(self._refused(error)) from error
 

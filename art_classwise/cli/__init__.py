@@ -171,12 +171,14 @@ def audit(
     from art_classwise._ranks import is_main
     from art_classwise.attacks import usual_threat
     from art_classwise.audit import ClassWiseAudit
-    from art_classwise.cli._models import load_model, models_named
+    from art_classwise.cli._models import check_named, load_model, models_named
     from art_classwise.datasets import load_dataset
     from art_classwise.report import print_tables, report_files, write_report
     from art_classwise.threat import ThreatModel
 
     names = [a.strip() for a in attacks.split(",")]
+    norm = "Linf" if threat is None else ThreatModel.parse(threat).norm
+    check_named([*model, *([] if surrogate is None else [surrogate])], dataset, norm)
     data = load_dataset(dataset, "test", root=data_dir, classes=split_names(class_names), image_size=image_size)
     data = data.of_classes(class_) if class_ else data
     data = data.first(examples) if examples is not None else data

@@ -9,9 +9,32 @@ from typing import Any
 
 from art_classwise.errors import InputError
 
-__all__ = ["load_model", "models_named"]
+__all__ = ["check_named", "load_model", "models_named"]
 
 _ALL = "all"
+
+
+def check_named(texts: Sequence[str], dataset: str, norm: str) -> None:
+    """Check, before data and weights are read, that models may be there.
+
+    Args:
+        texts: As for :func:`models_named`.
+        dataset: The data set's name, or where it lies.
+        norm: RobustBench's threat model.
+
+    Raises:
+        InputError: A text names no model, no file that is there, or none of RobustBench's models.
+    """
+    from art_classwise.zoo.robustbench import DATASETS, check_model
+
+    for text in texts:
+        _, source = _parted(text)
+        zoo, name = _in_zoo(source, dataset)
+        if not name and not Path(source).is_file():
+            what = "There is no file" if source.endswith(".pt") else "Unknown model"
+            raise InputError(f"{what} {source!r}. Give the file of a checkpoint (*.pt), or robustbench:NAME.")
+        if name and name != _ALL and zoo in DATASETS:  # a file or folder has a name of its own, not known yet
+            check_model(name, zoo, norm)
 
 
 def models_named(
@@ -67,8 +90,6 @@ def load_model(text: str, dataset: str, norm: str, model_dir: Path, unsafe_weigh
     zoo, name = _in_zoo(source, dataset)
     if name:
         return label or name, load_robustbench(name, zoo, norm, model_dir, unsafe_weights=unsafe_weights)
-    if not source.endswith(".pt") and not Path(source).is_file():
-        raise InputError(f"Unknown model {source!r}. Give the file of a checkpoint (*.pt), or robustbench:NAME.")
     return label or Path(source).stem, load_checkpoint(source)
 
 

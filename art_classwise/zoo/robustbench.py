@@ -25,6 +25,8 @@ from art_classwise.zoo._files import check_weights_file
 from art_classwise.zoo.classifier import as_classifier
 
 __all__ = [
+    "DATASETS",
+    "check_model",
     "check_zoo",
     "cuda_optional",
     "load_robustbench",
@@ -39,6 +41,8 @@ _SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {
     "imagenet": ((3, 224, 224), 1000),
 }
 _THREATS = ("Linf", "L2", "corruptions")
+DATASETS = tuple(_SHAPES)
+"""Data sets that it has models for."""
 
 
 def robustbench(submodule: str = "") -> Any:
@@ -85,6 +89,15 @@ def robustbench_names(dataset: str = "cifar10", threat_model: str = "Linf") -> t
         InputError: It has no such data set or threat model.
     """
     return tuple(_table(dataset, threat_model))
+
+
+def check_model(name: str, dataset: str, threat_model: str) -> None:
+    """Check that RobustBench has a model.
+
+    Raises:
+        InputError: It hasn't; close names are listed.
+    """
+    _entry(name, dataset, threat_model)
 
 
 def robustbench_files(
