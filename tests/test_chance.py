@@ -25,10 +25,10 @@ def examples(k, n):
     ("k", "n"), [([30, 40], [100, 100]), ([1, 7, 3], [5, 9, 20]), ([5, 6, 5, 4], [10, 11, 10, 9]), ([0, 5], [3, 5])]
 )
 def test_chi_square_equals_scipys_and_statsmodels(k, n):
-    result = disparity_test(*examples(k, n), len(n))
+    result = disparity_test(*examples(k, n), len(n), method="chi-square")
     expected = chi2_contingency(np.transpose([k, np.subtract(n, k)]), correction=False)
     assert result.to_dict() == pytest.approx(
-        {"statistic": expected.statistic, "dof": expected.dof, "p": expected.pvalue}
+        {"statistic": expected.statistic, "dof": expected.dof, "p": expected.pvalue, "permutations": 0}
     )
     statistic, p, _ = proportions_chisquare(np.array(k), np.array(n))
     assert (result["statistic"], result["p"]) == pytest.approx((statistic, p))
@@ -56,10 +56,40 @@ def test_p_is_never_below_what_the_permutations_can_tell():
     assert disparity_test(*examples([90, 10], [100, 100]), 2, method="permutation", repeats=99)["p"] == 0.01
 
 
+@pytest.mark.parametrize(
+    ("k", "n", "method"),
+    [
+        ([5, 5], [10, 10], "chi-square"),  # 5 expected of each
+        ([4, 5], [10, 10], "permutation"),
+        ([6, 5], [10, 10], "permutation"),
+        ([50, 60, 1], [100, 100, 9], "permutation"),  # one small class is enough
+        ([50, 60, 3], [100, 100, 11], "chi-square"),
+    ],
+)
+def test_auto_permutes_where_fewer_than_five_are_expected(k, n, method):
+    result, expected = disparity_test(*examples(k, n), len(n)), disparity_test(*examples(k, n), len(n), method=method)
+    assert result.to_dict() == expected.to_dict()
+    assert result["permutations"] == (10_000 if method == "permutation" else 0)
+
+
+def test_small_classes_raise_no_false_alarms():
+    """Equal accuracies are called different at 5 % in 5 % of the data sets at most; by chi-square, in a quarter."""
+    n = np.array([1] * 20 + [200])
+    rng = np.random.default_rng(0)
+    found = {"auto": 0, "chi-square": 0}
+    for _ in range(300):
+        data = examples(rng.binomial(n, 0.02), n)
+        for method in found:
+            found[method] += disparity_test(*data, 21, method=method, repeats=300)["p"] <= 0.05
+    assert found["auto"] / 300 < 0.05 + 3.5 * np.sqrt(0.05 * 0.95 / 300)
+    assert found["chi-square"] / 300 > 0.15
+
+
 @pytest.mark.parametrize("method", ["chi-square", "permutation"])
 @pytest.mark.parametrize("right", [True, False])
 def test_all_right_or_all_wrong_is_no_difference(method, right):
-    assert disparity_test([0, 0, 1], [right] * 3, 2, method=method).to_dict() == {"statistic": 0, "dof": 1, "p": 1}
+    result = disparity_test([0, 0, 1], [right] * 3, 2, method=method)
+    assert result.to_dict() == {"statistic": 0, "dof": 1, "p": 1, "permutations": 0}
 
 
 @pytest.mark.parametrize("method", ["chi-square", "permutation"])

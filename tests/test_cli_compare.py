@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import os
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from rich.cells import cell_len
 
 import art_classwise as acw
 from art_classwise.audit.compare import compare, compare_within, comparison_table
 from art_classwise.metrics.comparison import holm
+from art_classwise.report._text import shorten
+from art_classwise.report.comparison import print_comparison, print_pairs
 
 
 @pytest.fixture
@@ -142,6 +146,121 @@ def test_names_of_others_move_no_cursor(command_line, audited, labelled):
     assert "[red]ant" in out
 
 
+def test_models_named_like_attacks(command_line, labelled, networks, tmp_path):
+    audit = acw.ClassWiseAudit("Linf:0.02", ("fgsm", "pgd-5"), store=tmp_path / "a", verbose=False)
+    result = audit.evaluate({"fgsm": networks["one"], "pgd-5": networks["two"]}, labelled)
+    code, out, err = command_line("compare", "a")
+    assert (code, err) == (0, "")
+    assert "fgsm and pgd-5: robust accuracy under all attacks" in out
+    code, out, err = command_line("compare", "a", "--attacks", "fgsm,pgd-5", "--model", "pgd-5", "--out", "t.csv")
+    assert (code, err) == (0, "")
+    assert "fgsm and pgd-5: robust accuracy of pgd-5 at" in out
+    expected = result.compare("fgsm", "pgd-5", model="pgd-5").table()["difference"]
+    assert pd.read_csv("t.csv")["difference"].to_numpy() == pytest.approx(expected.to_numpy(), nan_ok=True)
+
+
+def test_names_may_hold_commas(command_line, labelled, networks, tmp_path):
+    audit = acw.ClassWiseAudit("Linf:0.02", "fgsm", store=tmp_path / "a", verbose=False)
+    audit.evaluate({"one": networks["one"], "two, wide,r": networks["two"], "three": networks["three"]}, labelled)
+    for text, names in (
+        ("one,two, wide,r", ["one / two, wide,r"]),
+        (" two, wide,r , three", ["two, wide,r / three"]),
+        ("three,two, wide,r,one", ["three / two, wide,r", "three / one"]),
+    ):
+        code, _, err = command_line("compare", "a", "--models", text, "--out", "t.csv")
+        assert (code, err) == (0, "")
+        read = pd.read_csv("t.csv")
+        first, second = ("first", "second") if len(names) > 1 else ("first_name", "second_name")
+        assert [*dict.fromkeys(f"{row[first]} / {row[second]}" for _, row in read.iterrows())] == names
+    code, _, err = command_line("compare", "a", "--models", "one,two, wide")
+    assert code == 2
+    assert "Unknown model 'two'" in err
+
+
+# What is printed.
+
+
+def printed(capsys, show, *arguments):
+    show(*arguments)
+    out = capsys.readouterr().out
+    assert max(map(cell_len, out.splitlines())) <= 80
+    return out
+
+
+def widest(comparison, **names):
+    """With the longest numbers that can be, and a class whose name is long."""
+    worst = {"difference": -1.0, "low": -1.0, "high": -1.0, "first": 1.0, "second": 1.0}
+    labels = dict.fromkeys(comparison.by_class.index[:1], "长" * 20)
+    by_class = comparison.by_class.assign(n=50_000, p_adjusted=0.1234, **worst).rename(index=labels)
+    rest = {
+        name: pd.Series({**getattr(comparison, name), **worst}, dtype=object)
+        for name in ("overall", "mean", "worst_class")
+    }
+    return replace(comparison, by_class=by_class, n=50_000, **rest, **names)
+
+
+NAMES = ("Rebuffi2021Fixing_28_10_cutmix_ddpm", "Rebuffi2021Fixing_70_16_cutmix_ddpm")
+
+
+@pytest.mark.parametrize("names", [NAMES, ("对抗训练网络第一版本", "对抗训练网络第二版本"), ("fgsm", "all attacks")])
+def test_no_digit_is_cut(audited, capsys, names, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    found = widest(audited("a", "one", "two").compare("one", "two"), first=names[0], second=names[1])
+    out = printed(capsys, print_comparison, found)
+    numbers = "100.0", "100.0", "\N{MINUS SIGN}100.0 (\N{MINUS SIGN}100.0 to \N{MINUS SIGN}100.0)", ".123"
+    rows = [line.rstrip() for line in out.splitlines() if "(" in line]
+    assert len(rows) == 4 + 3
+    for line in rows[:4]:
+        assert line.split("50000")[1].split() == " ".join(numbers).split()
+    assert "长…长" in out.replace("长长", "长")
+    pairs = [found] * 3
+    out = printed(capsys, print_pairs, comparison_table(pairs), pairs)
+    assert out.count("(\N{MINUS SIGN}100.0 to \N{MINUS SIGN}100.0)") == 6
+    assert out.count(" 100.0") == 6
+
+
+def test_names_that_look_alike_when_cut(audited, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    found = replace(audited("a", "one", "two").compare("one", "two"), first=NAMES[0], second=NAMES[1])
+    out = printed(capsys, print_comparison, found)
+    heads = next(line for line in out.splitlines() if "worst first" in line)
+    assert heads.split() == ["worst", "first", "n", "first", "second", "difference", "p"]
+    assert "difference: first minus second" in " ".join(out.split())
+    for name in NAMES:
+        assert name in " ".join(out.split())
+    out = printed(capsys, print_pairs, comparison_table([found] * 2), [found] * 2)
+    cells = "".join(line.strip().split("  ")[0] for line in out.splitlines())
+    for name in NAMES:  # in full, over two lines
+        assert cells.count(name) == 2
+    attacks = replace(found, first="fgsm", second="all attacks")
+    assert "all attacks" in printed(capsys, print_comparison, attacks).split("\n", 1)[1].split("worst first")[1]
+
+
+def test_names_are_cut_by_the_cells_they_take():
+    assert shorten("对抗训练", 8) == "对抗训练"
+    for text in ("对抗训练网络第一版本", "a对抗训练网络第一版本b", "a" * 50):
+        for length in range(3, 20):
+            short = shorten(text, length)
+            assert cell_len(short) <= length
+            start, end = short.split("…")
+            assert text.startswith(start)
+            assert text.endswith(end)
+    assert shorten("abcdefghijk", 7) == "abc…ijk"
+
+
+def test_it_is_said_that_attacks_count_with_those_before(command_line, labelled, networks, tmp_path):
+    for folder, worst_case in (("a", False), ("b", True)):
+        options = {"store": tmp_path / folder, "verbose": False, "worst_case": worst_case}
+        acw.ClassWiseAudit("Linf:0.02", ("fgsm", "pgd-5"), **options).evaluate(networks, labelled)
+        for names, attack, said in (
+            ("one,two", "pgd-5", worst_case),
+            ("one,two,three", "pgd-5", worst_case),
+            ("one,two,three", "all attacks", False),
+        ):
+            _, out, _ = command_line("compare", folder, "--models", names, "--attack", attack)
+            assert ("each attack with those before it" in " ".join(out.split())) == said
+
+
 def test_what_cannot_be_compared_is_one_line(command_line, audited, labelled, tmp_path):
     audited("a", "one", "two")
     audited("alone", "one")
@@ -155,9 +274,11 @@ def test_what_cannot_be_compared_is_one_line(command_line, audited, labelled, tm
         (("a", "--models", "one,tow"), "Unknown model 'tow'. Did you mean two?"),
         (("a", "--models", "one,one"), "'one' can't be compared with itself"),
         (("a", "--attack", "pgd"), "Unknown attack 'pgd'. Did you mean pgd-5?"),
-        (("a", "--attacks", "fgsm"), "--attacks takes two names with a comma between, e.g. fgsm,pgd-5"),
-        (("a", "--attacks", "fgsm,one"), "Unknown attack 'one'"),
-        (("a", "--attacks", "fgsm,pgd-5"), "There are 2 models: say on which"),
+        (("alone", "--attacks", "fgsm"), "--attacks takes two names with a comma between, e.g. fgsm,pgd-5"),
+        (("a", "--attacks", "fgsm,one", "--model", "one"), "Unknown attack 'one'"),
+        (("a", "--attacks", "fgsm,pgd-5", "--attack", "fgsm"), "--attack and --clean are for models"),
+        (("a", "--attacks", "fgsm,pgd-5", "--clean"), "--attack and --clean are for models"),
+        (("a", "--attacks", "fgsm,pgd-5"), "There are 2 models: say on which, --model one"),
         (("a", "--attacks", "fgsm,pgd-5", "--models", "one,two"), "give one folder, and no --models"),
         (("a", "alone", "--attacks", "fgsm,pgd-5"), "give one folder, and no --models"),
         (("a", "--model", "one"), "name them, --attacks X,Y"),

@@ -154,7 +154,9 @@ def test_a_worst_case_audit_is_compared_under_all_attacks(result):
     found = compare(result.worst_case(), apart, models=("one", "three"))
     pd.testing.assert_frame_equal(found.by_class, compare(result, apart, models=("one", "three")).by_class)
     assert found.worst_case
-    with pytest.raises(InputError, match="of 'one' broken examples left .* only all attacks together"):
+    with pytest.raises(
+        InputError, match="of 'one' broken examples left .* only under all attacks together, 'all attacks'"
+    ):
         compare(result.worst_case(), apart, models=("one", "three"), attack="strong")
     both = compare(result.worst_case(), apart.worst_case(), models=("one", "three"), attack="strong")
     assert both.by_class["first"].equals(found.by_class["first"])  # the last attack, after all others
@@ -219,13 +221,14 @@ def test_other_labels_and_images_are_refused(result):
     with pytest.raises(InputError, match=r"other images \(their fingerprints are 00000000 and 11111111\)"):
         compare(result, made({"three": 0.5}, seed=5, data="1" * 32), models=("one", "three"))
     compare(result, made({"three": 0.5}, seed=5, data=None), models=("one", "three"))  # it isn't known
+    compare(result, made({"three": 0.5}, seed=5, dataset="else"), models=("one", "three"))  # the same by another name
 
 
 @pytest.mark.parametrize(
     ("other", "options", "says"),
     [
-        ({"dataset": "else"}, {}, r"'one' was tried on made \(test\) and 'three' on else \(test\)"),
-        ({"split": "train"}, {"kind": "clean"}, r"on made \(train\)"),
+        ({"dataset": "else", "data": None}, {}, r"'one' was tried on made \(test\) and 'three' on else \(test\)"),
+        ({"split": "train", "data": "1" * 32}, {"kind": "clean"}, r"on made \(train\)"),
         ({"attacks": ("weak", "third")}, {}, "'one' alone has strong; 'three' alone has third. .* both have, weak"),
         ({"attacks": ("third",)}, {}, "'one' alone has weak, strong; .* audit both with the same attacks"),
         ({"attacks": ("third",)}, {"attack": "weak"}, "Unknown attack 'weak'"),
@@ -280,6 +283,37 @@ def test_other_threats_classes_and_settings_are_refused(result):
 def test_names_that_mean_no_comparison_are_refused(result, names, options, says):
     with pytest.raises(InputError, match=says):
         compare_within(result, *names, **options)
+
+
+def test_models_may_be_named_like_attacks():
+    result = made({"weak": 0.9, "strong": 0.75})
+    with pytest.raises(InputError, match="both models and attacks: .* model=..., or .* attack='all attacks'"):
+        result.compare("weak", "strong")
+    on = result.compare("weak", "strong", model="weak")
+    assert (on.model, on.attack) == ("weak", None)
+    assert on.by_class["second"].equals(result.class_table("weak", "strong")["robust"].rename("second"))
+    under = result.compare("weak", "strong", attack="weak")
+    assert (under.model, under.attack) == (None, "weak")
+    assert under.by_class["second"].equals(result.class_table("strong", "weak")["robust"].rename("second"))
+    assert result.compare("weak", "strong", kind="clean").kind == "clean"
+    assert result.compare("weak", WORST_CASE, model="strong").model == "strong"
+    assert made({"weak": 0.9}).compare("weak", "strong").model == "weak"  # "strong" is no model
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: compare("runs/a", "runs/b"), r"The first must be an audit's result, but is 'runs/a': .* read_audit"),
+        (lambda: compare(made({"one": 0.5}), None), "The second must be an audit's result, but is None"),
+        (lambda: spread_over_seeds(["a", "b"]), "Audit 0 must be an audit's result, but is 'a'"),
+        (lambda: spread_over_seeds("runs/a"), "must be an audit's result, but is 'runs/a'"),
+        (lambda: spread_over_seeds([made({"one": 0.5}), "b"]), "Audit 1 must be"),
+        (lambda: comparison_table([]), "There is no comparison"),
+    ],
+)
+def test_what_is_no_audit_is_refused(call, says):
+    with pytest.raises(InputError, match=says):
+        call()
 
 
 def test_attacks_that_were_not_tried_on_both_are_refused(result):
@@ -350,7 +384,7 @@ def test_spread_equals_numpys_and_scipys():
             assert (row["mean"], row["sd"]) == pytest.approx((values.mean(), np.std(values, ddof=1)))
             expected = stats.t.interval(0.9, 3, values.mean(), stats.sem(values))
             assert (row["low"], row["high"]) == pytest.approx((max(expected[0], 0), min(expected[1], 1)))
-    summary = result.summary("weak").drop(columns=["worst_class", "unbiased", "low", "high", "p"])
+    summary = result.summary("weak").drop(columns=["worst_class", "held_out", "low", "high", "p"])
     assert found.summary["mean"].to_dict() == pytest.approx(summary.mean().to_dict())
     assert found.summary["sd"].to_dict() == pytest.approx(summary.std().to_dict())
     assert found.by_class.loc[("robust", "doe"), "n_seeds"] == 0
@@ -367,6 +401,14 @@ def test_audits_of_a_seed_each_say_what_one_audit_of_all_says():
     assert found.models == ("net (0)", "net (1)", "net (2)")
     some = spread_over_seeds([result, result], ["s0", "s1"])
     pd.testing.assert_frame_equal(some.summary, spread_over_seeds(result, ["s0", "s1"]).summary)
+
+
+def test_a_network_counts_as_one_seed(result):
+    """Though a folder was read twice, or two names were given to it."""
+    with pytest.raises(InputError, match=r"'net \(0\)' and 'net \(2\)' are the same network: every seed counts once"):
+        spread_over_seeds([made({"net": 0.9}), made({"net": 0.8}, seed=1), made({"net": 0.9})])
+    with pytest.raises(InputError, match="'one' and 'two' are the same network"):
+        spread_over_seeds([result, made({"two": 0.9})], ["one", "two"])
 
 
 @pytest.mark.parametrize(

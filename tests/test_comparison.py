@@ -20,6 +20,7 @@ from art_classwise.metrics.comparison import (
     worst_class_difference,
 )
 from art_classwise.metrics.intervals import paired_difference
+from art_classwise.metrics.worst import worst_class
 
 
 def test_mcnemar_equals_statsmodels():
@@ -196,9 +197,59 @@ def test_worst_class_difference_covers(first, second):
     assert covered(interval, 100, first, second, 0.7, truth, 200) > 0.95 - 3.5 * np.sqrt(0.95 * 0.05 / 200)
 
 
+def test_worst_classes_that_change_places_are_covered():
+    """The draws where they are told apart vary less than those where they are one: the wider hold."""
+    first, second = [0.4, 0.42, *[0.8] * 8], [0.42, 0.4, *[0.8] * 8]
+
+    def interval(*arrays):
+        return worst_class_difference(*arrays, repeats=200)
+
+    assert covered(interval, 1000, first, second, 0.9, 0, 300) > 0.95 - 3.5 * np.sqrt(0.95 * 0.05 / 300)
+
+
+@pytest.mark.parametrize(
+    ("n", "first", "second"),
+    [
+        (2, [0.1] * 10, [0.3] * 10),
+        (5, [0.3] * 60, [0.5] * 60),
+        (20, [0.3, 0.32, 0.34, *[0.4] * 7], [0.2, *[0.6] * 9]),
+        (40, [0.3] * 10, [0.2, *[0.5] * 9]),
+        (100, [0.0] * 10, [0.02] * 10),
+        (100, [1.0] * 10, [0.98] * 10),
+    ],
+)
+def test_worst_class_difference_covers_with_few_examples(n, first, second):
+    def interval(*arrays):
+        return worst_class_difference(*arrays, repeats=100)
+
+    truth = min(first) - min(second)
+    assert covered(interval, n, first, second, 0.5, truth, 60) > 0.95 - 3.5 * np.sqrt(0.95 * 0.05 / 60)
+
+
+@pytest.mark.parametrize("right", [True, False])
+@pytest.mark.parametrize(("n", "n_classes"), [(2, 10), (5, 300), (100, 10)])
+def test_worst_class_difference_has_a_width_where_all_are_alike(n, n_classes, right):
+    """At least that of the exact intervals of both, each with half of the error."""
+    y, all_alike = np.repeat(np.arange(n_classes), n), np.full(n * n_classes, right)
+    found = worst_class_difference(y, all_alike, all_alike, n_classes)
+    own = worst_class(y, all_alike, n_classes, confidence=0.975)
+    width = own["high"] - own["low"]
+    assert width > 0.01
+    assert -found["low"] >= width - 1e-9
+    assert found["high"] >= width - 1e-9
+
+
+def test_worst_classes_without_names_are_numbers():
+    found = worst_class_difference([0] * 40 + [1] * 40, np.arange(80) < 50, np.arange(80) < 60, 2)
+    assert isinstance(found["first_class"], int)
+    assert found["first_class"] == 1
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [
+        (lambda: mcnemar(np.inf, 1), "whole numbers of at least 0"),
+        (lambda: mcnemar([1, np.nan], 1), "whole numbers of at least 0"),
         (lambda: mean_difference([0], [1], [True], 2), "`first` must say"),
         (lambda: worst_class_difference([0], [1], [True], 2), "`first` must say"),
         (lambda: worst_class_difference([0], [True], [True], 2, repeats=99), "`repeats` .* at least 100"),

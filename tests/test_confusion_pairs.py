@@ -152,6 +152,8 @@ def test_without_errors_the_share_is_nan():
         (lambda: within_groups([0], [0], GROUPS, CLASSES, confidence=0), "between 0 and 1"),
         (lambda: asymmetry([[0.1, 0.2]]), r"matrix \(C, C\), but has shape \(1, 2\)"),
         (lambda: symmetry([0.1, 0.2]), r"matrix \(C, C\)"),
+        (lambda: asymmetry([[5, 3], [1, 2]]), r"shares of each true class, in \[0, 1\], but holds 5"),
+        (lambda: symmetry([[0.5, -0.5], [0.5, 0.5]]), r"in \[0, 1\], but holds -0.5"),
     ],
 )
 def test_bad_input_is_named(call, says):

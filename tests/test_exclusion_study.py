@@ -219,7 +219,7 @@ def test_the_table_as_csv_and_the_outcomes_as_a_page(result, tmp_path):
     pd.testing.assert_frame_equal(read, result.homing(), check_dtype=False)
     result.audit.to_html(tmp_path / "report.html")
     assert "without cow" in (tmp_path / "report.html").read_text()
-    with pytest.raises(InputError, match="`confidence` must lie between 0 and 1"):
+    with pytest.raises(InputError, match="`confidence` must be a number between 0 and 1"):
         result.homing(confidence=95)
 
 

@@ -118,7 +118,7 @@ def test_coverage_is_what_it_claims(p1, p2, together, n):
 
 @pytest.mark.parametrize("confidence", [0, 1, -1, 95, float("nan")])
 def test_a_confidence_out_of_range_is_refused(confidence):
-    with pytest.raises(InputError, match="`confidence` must lie between 0 and 1"):
+    with pytest.raises(InputError, match="`confidence` must be a number between 0 and 1"):
         metrics.paired_difference(1, 2, 3, 4, confidence)
 
 
@@ -274,7 +274,7 @@ def test_where_nobody_was_moved_there_is_no_row(pooled):
         ({"attacked": [0, 0]}, "There are 3 labels, but 2 outcomes"),
         ({"withstood": {0: [True]}}, "There are 3 labels, but 1 outcomes"),
         ({"classes": ["a", "b"]}, "There are 3 classes, but 2 class names"),
-        ({"confidence": 95}, "`confidence` must lie between 0 and 1"),
+        ({"confidence": 95}, "`confidence` must be a number between 0 and 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(changed, says):

@@ -26,7 +26,7 @@ def test_wilson_of_nothing_is_nan():
     assert low[1] < 0.5 < high[1]
 
 
-@pytest.mark.parametrize("confidence", [0, 1, -1, 95, float("nan")])
+@pytest.mark.parametrize("confidence", [0, 1, -1, 95, float("nan"), "0.95", None])
 def test_wilson_refuses_a_confidence_out_of_range(confidence):
     with pytest.raises(InputError, match="between 0 and 1"):
         metrics.wilson(1, 2, confidence)
@@ -102,6 +102,15 @@ def test_disparity_of_equal_and_of_zero_accuracies():
     [
         (lambda: metrics.class_accuracy([], [], 3), "at least one example"),
         (lambda: metrics.class_accuracy([0, 1], [0], 3), "differ in length"),
+        (lambda: metrics.class_accuracy(3, 3, 5), r"indices \(n,\) or one-hot \(n, 5\), but got 3"),
+        (lambda: metrics.class_accuracy([0], 0, 5), "one-hot .* but got 0"),
+        (lambda: metrics.class_accuracy(None, [0], 5), "one-hot .* but got None"),
+        (lambda: metrics.worst_class(None, [True], 5), "one-hot .* but got None"),
+        (lambda: metrics.class_accuracy([0], [0], 10.0), "`n_classes` must be a whole number .* got 10.0"),
+        (lambda: metrics.confusion([0], [0], "10"), "`n_classes` must be a whole number .* got '10'"),
+        (lambda: metrics.worst_class([0], [True], -3), "`n_classes` must be a whole number of at least 1"),
+        (lambda: metrics.class_accuracy([0], [0], 2, confidence="0.95"), "`confidence` must be a number"),
+        (lambda: metrics.paired_difference(1, 1, 1, 1, "0.95"), "`confidence` must be a number"),
         (lambda: metrics.class_accuracy([0, 3], [0, 1], 3), "Label 3 of example 1 is outside"),
         (lambda: metrics.class_accuracy([0, 1], [0, -1], 3), "Label -1 of example 1"),
         (lambda: metrics.class_accuracy([0, 1.5], [0, 1], 3), "whole numbers"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import art.metrics.metrics
 import numpy as np
@@ -52,6 +53,16 @@ def test_loss_sensitivity(classifier, images, y):
     assert np.isnan(table.loc["d", "value"])
     assert table.index.name == "class"
     assert table.equals(per_class(loss_sensitivity)(classifier, images, one_hot(y), classes=list("abcd")))
+
+
+def test_arguments_may_be_bound_to_the_metric(classifier, images, y):
+    """As if they were given with it: ART's metric gets one-hot labels, and its attack the true ones."""
+    table = per_class(partial(loss_sensitivity))(classifier, images, y)
+    assert table.equals(per_class(loss_sensitivity)(classifier, images, y))
+    attack = FastGradientMethod(classifier, eps=0.02)
+    table = per_class(partial(adversarial_accuracy, attack_crafter=attack))(classifier, images, y)
+    assert table.equals(per_class(adversarial_accuracy, attack_crafter=attack)(classifier, images, y))
+    assert per_class(partial(lambda classifier, x, c: c, c=3))(classifier, images, y, c=4).loc[0, "value"] == 4
 
 
 def test_empirical_robustness(classifier, images, y):
@@ -206,6 +217,8 @@ def test_other_classifiers_of_art_will_do(images, y):
 def test_unusable_input_is_refused_in_a_sentence(classifier, network, images, y):
     with pytest.raises(InputError, match="must be a function or an evaluation of ART, but is a str"):
         per_class("clever")
+    with pytest.raises(InputError, match="max doesn't say which arguments it takes: wrap it in a function"):
+        per_class(max)
     with pytest.raises(InputError, match="`seed` must be"):
         per_class(loss_sensitivity, seed=-1)
     sensitivity = per_class(loss_sensitivity)

@@ -1,5 +1,7 @@
 """What an audit's result answers: the metrics, asked of its outcomes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ from torch import nn
 
 import art_classwise as acw
 from art_classwise import metrics
+from art_classwise.audit.compare import Side
 from art_classwise.errors import InputError
 
 CLASSES = ("cat", "dog", "ship", "truck")
@@ -92,6 +95,11 @@ def test_what_a_summary_can_not_say_is_nan(classifier, images):
     row = audit.evaluate({"net": classifier}, one_class).summary().loc["net"]
     assert np.isnan([row["held_out"], row["low"], row["high"], row["p"]]).all()
     assert row["mean"] in (0, 1)
+    # A class of one example may be the worst, but can't be split: an estimate of the others would be none of it.
+    single = acw.Dataset(images[:5], np.array([0, 0, 1, 1, 2]), tuple("abcd"))
+    row = audit.evaluate({"net": classifier}, single).summary().loc["net"]
+    assert row[["held_out", "low", "high"]].isna().all()
+    assert 0 <= row["p"] <= 1
 
 
 def test_attack_strength(result):
@@ -114,7 +122,68 @@ def test_rank_agreement(result):
     assert list(result.rank_agreement(repeats=5).index) == [("one", "other")]  # under all attacks
 
 
+def test_all_attacks_keep_the_order_of_the_examples(result):
+    """Different attacks break different examples, whose numbers are not in order."""
+    rng = np.random.default_rng(0)
+    rows = result.outcomes.assign(withstood=rng.random(len(result.outcomes)) < 0.6)
+    numbers = rng.permutation(40)
+    rows["example"] = numbers[rows["example"]]
+    mixed = replace(result, outcomes=rows)
+    weak, strong = (columns(mixed, "one", attack) for attack in ("fgsm", "pgd-5"))
+    both = weak["withstood"] & strong["withstood"]
+    assert (both != weak["withstood"]).any()
+    assert (both != strong["withstood"]).any()
+    expected = metrics.attack_strength(weak["label"], weak["withstood"], both, 4, classes=CLASSES)
+    assert_frame_equal(mixed.attack_strength("one", "fgsm", "all attacks"), expected)
+    ids, labels, right = Side(mixed, "one", "all attacks", "one").right("robust")
+    assert np.array_equal(ids, weak["example"])
+    assert np.array_equal(labels, weak["label"])
+    assert np.array_equal(right, both)
+    other = [columns(mixed, "other", attack)["withstood"] for attack in ("fgsm", "pgd-5")]
+    tau = metrics.rank_agreement(labels, both, other[0] & other[1], 4)["tau"]
+    assert mixed.rank_agreement().loc[("one", "other"), "tau"] == tau
+    nearest = mixed._worst_case
+    assert nearest.dtypes.drop("attack").equals(rows.dtypes.drop("attack"))
+
+
+def test_under_all_attacks_stands_the_row_that_came_nearest(result):
+    rows = result.outcomes
+    nearest = result._worst_case.set_index(["model", "example"])
+    for key, part in rows.groupby(["model", "example"], observed=True):
+        broken = part[~part["withstood"]] if not part["withstood"].all() else part
+        assert nearest.loc[key, "margin"] == broken["margin"].min()
+
+
+def test_what_an_attack_mends_is_no_error_but_has_not_withstood(result):
+    rows = result.outcomes.copy()
+    wrong = rows["clean_prediction"] != rows["label"]
+    rows.loc[wrong, "prediction"] = rows.loc[wrong, "label"]
+    mended = replace(result, outcomes=rows)
+    robust = mended.class_table("one", "fgsm")["robust"].to_numpy()
+    diagonal = np.diag(mended.confusion("one", "fgsm"))
+    assert (diagonal > robust).any()
+    counted = mended.confusion_pairs("one", "fgsm")["count"].sum()
+    label, withstood = (columns(mended, "one", "fgsm")[name] for name in ("label", "withstood"))
+    of_one = wrong[(rows["model"] == "one") & (rows["attack"] == "fgsm")].to_numpy()
+    assert counted == (~withstood & ~of_one).sum() < (~withstood).sum()
+    within = mended.within_groups("one", "transport-animal", "fgsm")
+    assert within.loc["all groups", ["n", "errors"]].tolist() == [len(label), counted]
+
+
+def test_results_are_equal_to_themselves_alone(result):
+    assert result == result
+    assert result != replace(result)
+    comparison = result.compare("one", "other")
+    assert comparison != result.compare("one", "other")
+    assert len({result, comparison}) == 2
+
+
 def test_what_can_not_be_asked_is_said(result):
+    with pytest.raises(InputError, match="each attack counts with those before it, so they agree anyway"):
+        result.worst_case().rank_agreement(model="one")
+    assert result.worst_case().rank_agreement(repeats=5)["n_classes"].tolist() == [4]
+    with pytest.raises(InputError, match="Groups must be a mapping .* but got None"):
+        result.by_group(None)
     with pytest.raises(InputError, match="Give `model`, to compare the attacks"):
         result.rank_agreement(model="one", attack="fgsm")
     with pytest.raises(InputError, match="Unknown model 'two'"):

@@ -200,7 +200,6 @@ def test_a_module_is_no_loader(data):
 def leaderboard(monkeypatch):
     """Three models for digits; the weights of one can't be fetched."""
 
-
     def load(name, dataset, threat_model, model_dir, *, unsafe_weights):
         if name == "Lost2020":
             raise InputError("Lost2020 could not be downloaded.")

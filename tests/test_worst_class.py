@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 from scipy.stats import binom, binomtest
 
 from art_classwise import InputError
-from art_classwise.metrics.worst import _interval, _split, worst_class
+from art_classwise.metrics.worst import _split, worst_class, worst_interval
 
 
 def examples(k, n):
@@ -88,7 +88,7 @@ def test_interval_covers_the_worst_class_whatever_the_accuracies(n, alpha):
     """Over all outcomes with their probabilities, on a grid of true accuracies; each end by itself, too."""
     sizes = np.array(n)
     outcomes = np.array(list(product(*(range(size + 1) for size in n))))
-    low, high = np.transpose([_interval(k, sizes, alpha) for k in outcomes])
+    low, high = np.transpose([worst_interval(k, sizes, alpha) for k in outcomes])
     for p in product(np.linspace(0.02, 0.98, 13), repeat=len(n)):
         probability = binom.pmf(outcomes, sizes, p).prod(1)
         assert probability[low > min(p)].sum() <= alpha / 2 + 1e-9, p
@@ -143,13 +143,13 @@ def high_end(k, n, alpha):
 @pytest.mark.parametrize("alpha", [0.05, 0.3])
 def test_high_end_is_that_of_the_two_steps_and_below_bonferronis(k, n, alpha):
     expected, bonferroni = high_end(k, n, alpha)
-    assert _interval(np.array(k), np.array(n), alpha)[1] == pytest.approx(expected, abs=1e-8)
+    assert worst_interval(np.array(k), np.array(n), alpha)[1] == pytest.approx(expected, abs=1e-8)
     assert expected < bonferroni - 1e-4
 
 
 def test_small_classes_with_bad_luck_leave_the_high_end_to_the_large():
-    without = _interval(np.array([300, 600]), np.array([1000, 1000]), 0.05)[1]
-    assert _interval(np.array([300, 600, 0]), np.array([1000, 1000, 3]), 0.05)[1] < without + 0.01
+    without = worst_interval(np.array([300, 600]), np.array([1000, 1000]), 0.05)[1]
+    assert worst_interval(np.array([300, 600, 0]), np.array([1000, 1000, 3]), 0.05)[1] < without + 0.01
 
 
 def test_interval_holds_the_estimate():

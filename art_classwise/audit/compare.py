@@ -22,6 +22,7 @@ __all__ = [
     "Comparison",
     "Kind",
     "Side",
+    "check_audit",
     "check_comparable",
     "compare",
     "compare_within",
@@ -33,7 +34,7 @@ Kind = Literal["robust", "clean"]
 """Whether an example counts as right that withstood, or that was classified rightly without attack."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """How two models, or two attacks on one model, differ on the same examples.
 
@@ -150,14 +151,11 @@ class Side:
 
     def right(self, kind: Kind) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Return the numbers of its examples, their labels, and which were right, each (n,)."""
-        of = self.outcomes()
-        first = next(iter(of.values()))
-        label = first["label"].to_numpy().astype(np.int64)
-        if kind == "clean":
-            correct = first["clean_prediction"].to_numpy() == label
-        else:
-            correct = np.logical_and.reduce([part["withstood"].to_numpy() for part in of.values()])
-        return first["example"].to_numpy().astype(np.int64), label, correct
+        self.outcomes()  # of one set of examples
+        rows = self.result._rows(self.model, self.attack)
+        label = rows["label"].to_numpy().astype(np.int64)
+        correct = rows["clean_prediction"].to_numpy() == label if kind == "clean" else rows["withstood"].to_numpy()
+        return rows["example"].to_numpy().astype(np.int64), label, correct
 
 
 def compare(
@@ -174,8 +172,9 @@ def compare(
 
     Args:
         first: An audit.
-        second: Another audit, of the same examples in the same order; of robust accuracies, also of the same threat
-            model and, as far as it is asked about them, the same attacks.
+        second: Another audit, of the same examples in the same order, under whatever name if the data's fingerprints
+            are known; of robust accuracies, also of the same threat model and, as far as it is asked about them, the
+            same attacks.
         models: A model of each; absent where each audit has but one.
         attack: An attack that both audits have, or ``"all attacks"``, which must then be the same ones.
         kind: ``"robust"``, or ``"clean"`` for accuracy without attack.
@@ -188,6 +187,8 @@ def compare(
     Raises:
         InputError: There is no such model or attack, or the outcomes can't be compared; the reason is named.
     """
+    check_audit("The first", first)
+    check_audit("The second", second)
     if models is None:
         for which, result in (("first", first), ("second", second)):
             if len(result.models) > 1:
@@ -223,20 +224,27 @@ def compare_within(
     """Compare two models of an audit, or two of its attacks on a model: see :meth:`AuditResult.compare`.
 
     Raises:
-        InputError: There is no such model or attack, both are the same, or their examples differ.
+        InputError: There is no such model or attack, both are the same, their examples differ, or the names are those
+            of models and of attacks, and neither ``model`` nor ``attack`` says what is meant.
     """
     attacks = (*result.attacks, WORST_CASE)
     for name in (first, second):
         if name not in (*result.models, *attacks):
             raise unknown("model or attack", name, (*result.models, *attacks))
+    are_models, are_attacks = ({first, second} <= {*names} for names in (result.models, attacks))
+    if are_models and are_attacks and model is None and attack is None and kind == "robust":
+        raise InputError(
+            f"{first!r} and {second!r} are both models and attacks: say on which model the attacks are compared, "
+            f"model=..., or under which attack the models, attack={WORST_CASE!r}, say."
+        )
     if first == second:
         raise InputError(f"{first!r} can't be compared with itself: name two models, or two attacks.")
-    if first in result.models and second in result.models:
+    if are_models and not (are_attacks and model is not None):
         if model is not None:
             raise InputError(f"Models are compared, {first!r} and {second!r}: `model` is for two attacks.")
         under = WORST_CASE if attack is None else attack
         return _compared(Side(result, first, under, first), Side(result, second, under, second), kind, confidence, seed)
-    if not (first in attacks and second in attacks):
+    if not are_attacks:
         a, b = (first, second) if first in result.models else (second, first)
         raise InputError(f"{a!r} is a model and {b!r} an attack: name two models, or two attacks.")
     if attack is not None or kind != "robust":
@@ -256,7 +264,12 @@ def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
         holds for all of them at once, intervals don't; over classes ``mean_difference``, ``mean_low``, ``mean_high``;
         of the worst classes ``first_worst_class``, ``first_worst``, ``second_worst_class``, ``second_worst``,
         ``worst_difference``, ``worst_low``, ``worst_high``.
+
+    Raises:
+        InputError: There is no comparison.
     """
+    if not comparisons:
+        raise InputError("There is no comparison to make a table of.")
     rows = []
     for one in comparisons:
         row: dict[str, object] = {"first": one.first, "second": one.second, "n": one.n}
@@ -269,6 +282,18 @@ def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
     table = pd.DataFrame(rows).set_index(["first", "second"])
     table.insert(list(table).index("p") + 1, "p_adjusted", holm(table["p"].to_numpy()))
     return table
+
+
+def check_audit(which: str, value: object) -> None:
+    """Check that what was given for an audit is one.
+
+    Raises:
+        InputError: It isn't: a folder, say.
+    """
+    if not isinstance(value, AuditResult):
+        raise InputError(
+            f"{which} must be an audit's result, but is {value!r:.60}: read a folder with read_audit(...)."
+        )
 
 
 def is_same_network(a: Side, b: Side) -> bool:
@@ -318,7 +343,8 @@ def check_comparable(a: Side, b: Side, kind: Kind) -> None:
 
 def _check_audits(a: Side, b: Side, kind: Kind) -> None:
     of = [f"{side.result.info.get('dataset')} ({side.result.info.get('split')})" for side in (a, b)]
-    if of[0] != of[1]:
+    data = [side.result.info.get("data") for side in (a, b)]
+    if of[0] != of[1] and not (data[0] and data[0] == data[1]):  # the same images may have two names
         raise InputError(f"{a.name!r} was tried on {of[0]} and {b.name!r} on {of[1]}: audit both on the same data.")
     one, other = a.result.classes, b.result.classes
     if one != other:
@@ -337,8 +363,8 @@ def _check_audits(a: Side, b: Side, kind: Kind) -> None:
     left = [side.name for side in (a, b) if side.result.info.get("worst_case")]
     if len(left) == 1 and a.attack != WORST_CASE:
         raise InputError(
-            f"In the audit of {left[0]!r} broken examples left (worst_case), in the other they didn't: only all "
-            f"attacks together can be compared, attack={WORST_CASE!r}."
+            f"In the audit of {left[0]!r} broken examples left (worst_case), in the other they didn't: only under all "
+            f"attacks together, {WORST_CASE!r}, can they be compared."
         )
 
 

@@ -32,7 +32,7 @@ __all__ = ["WORST_CASE", "AuditResult"]
 _Relabel: TypeAlias = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AuditResult:
     """The outcomes of an audit.
 
@@ -90,9 +90,11 @@ class AuditResult:
 
     @cached_property
     def _worst_case(self) -> pd.DataFrame:
-        # The row that broke the example, or came nearest to it.
-        order = self.outcomes.sort_values(["withstood", "margin"], kind="stable")
-        worst = order.drop_duplicates(["model", "example"]).sort_index()
+        keys = ["model", "example"]
+        # The row that broke the example, or came nearest to it, whichever attack it is of, in the examples' order.
+        nearest = self.outcomes.sort_values(["withstood", "margin"], kind="stable").drop_duplicates(keys)
+        asked = self.outcomes[keys].drop_duplicates()
+        worst = asked.merge(nearest, on=keys, how="left", sort=False)[list(self.outcomes)]
         return worst.assign(attack=pd.Categorical([WORST_CASE] * len(worst), categories=[WORST_CASE]))
 
     def class_table(self, model: str, attack: str = WORST_CASE, *, confidence: float = 0.95) -> pd.DataFrame:
@@ -144,10 +146,12 @@ class AuditResult:
 
         Returns:
             Columns ``clean`` (mean class accuracy), then of the class robust accuracies all measures of
-            :func:`art_classwise.metrics.disparity`, ``worst_class``, the name of the worst one, its accuracy without
-            the bias of a minimum as ``held_out``, with ``low`` and ``high``
-            (:func:`art_classwise.metrics.worst_class`), and ``p``, of equal accuracy in all classes
-            (:func:`art_classwise.metrics.disparity_test`, chi-square). NaN where there are too few examples or classes.
+            :func:`art_classwise.metrics.disparity`; ``worst_class``, the name of the worst one; ``held_out``, the
+            accuracy of the worst class on the half of the examples it wasn't chosen on, which isn't too low as a
+            minimum is, but can be up to 8 points too high with 100 classes close together, and ``low`` and ``high``,
+            the interval of the worst class's accuracy, which holds (:func:`art_classwise.metrics.worst_class`), all
+            three NaN where a class has but one example; ``p``, of equal accuracy in all classes
+            (:func:`art_classwise.metrics.disparity_test`), NaN where only one class has examples.
 
         Raises:
             InputError: The audit has no such attack.
@@ -162,7 +166,7 @@ class AuditResult:
                 "worst_class": table["robust"].idxmin(),
                 **dict.fromkeys(("held_out", "low", "high", "p"), np.nan),
             }
-            with suppress(InputError):  # no class has two examples
+            if not (table["n"] == 1).any():  # a class that can't be split may be the worst
                 worst = metrics.worst_class(label, withstood, len(self.classes))
                 row |= {"held_out": worst["accuracy"], "low": worst["low"], "high": worst["high"]}
             with suppress(InputError):  # a single class has examples
@@ -174,6 +178,9 @@ class AuditResult:
 
     def confusion(self, model: str, attack: str, *, normalize: bool = True) -> pd.DataFrame:
         """Return the confusion matrix under attack, (C, C), a row per true class.
+
+        It counts predictions under attack: an example that is wrong without attack and right under it stands on the
+        diagonal, though it hasn't withstood. So the diagonal can lie above the robust accuracies.
 
         Args:
             model: Name of a model.
@@ -191,6 +198,8 @@ class AuditResult:
     def confusion_pairs(self, model: str, attack: str = WORST_CASE, *, groups: Groups | None = None) -> pd.DataFrame:
         """Return which class is taken for which under attack: :func:`art_classwise.metrics.confusion_pairs`.
 
+        An example that is wrong without attack and right under it is in no pair, though it hasn't withstood.
+
         Args:
             model: Name of a model.
             attack: Name of an attack, or ``"all attacks"``.
@@ -205,6 +214,9 @@ class AuditResult:
 
     def within_groups(self, model: str, groups: Groups, attack: str = WORST_CASE) -> pd.DataFrame:
         """Return which share of errors stays within groups: :func:`art_classwise.metrics.within_groups`.
+
+        Errors are wrong predictions under attack: an example that is wrong without attack and right under it is none,
+        though it hasn't withstood.
 
         Args:
             model: Name of a model.
@@ -234,7 +246,7 @@ class AuditResult:
         return metrics.risks(rows["label"], right, rows["withstood"], len(self.classes), **options)
 
     def worst_class(self, model: str, attack: str = WORST_CASE, *, confidence: float = 0.95) -> pd.Series[Any]:
-        """Return the worst class without the bias of a minimum: :func:`art_classwise.metrics.worst_class`.
+        """Return the worst class and an estimate of its accuracy: :func:`art_classwise.metrics.worst_class`.
 
         Args:
             model: Name of a model.
@@ -289,11 +301,16 @@ class AuditResult:
             Indexed by (first, second): Kendall's ``tau``, ``low``, ``high``, ``p``, ``resolved``, ``n_classes``.
 
         Raises:
-            InputError: Both are given, the audit has no such model or attack, there is nothing to compare, or two were
-                tried on different examples.
+            InputError: Both are given, the audit has no such model or attack, there is nothing to compare, two were
+                tried on different examples, or attacks are asked about of which each counts with those before it.
         """
         if model is not None and attack is not None:
             raise InputError("Give `model`, to compare the attacks on it, or `attack`, to compare models under it.")
+        if model is not None and self.info.get("worst_case"):
+            raise InputError(
+                "In this audit broken examples left (worst_case): each attack counts with those before it, so they "
+                "agree anyway. Ask an audit without it."
+            )
         under = attack or WORST_CASE
         cells = [(m, under) for m in self.models] if model is None else [(model, a) for a in self.attacks]
         if len(cells) < 2:
@@ -334,7 +351,8 @@ class AuditResult:
             seed: Of the draws behind the worst class's interval.
 
         Raises:
-            InputError: There is no such model or attack, both are the same, or their examples differ.
+            InputError: There is no such model or attack, both are the same, their examples differ, or the names are
+                those of models and of attacks, and neither ``model`` nor ``attack`` says what is meant.
         """
         from art_classwise.audit.compare import compare_within
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,14 @@ from scipy import stats
 
 from art_classwise import metrics
 from art_classwise.attacks.ladder import WORST_CASE
-from art_classwise.audit.compare import Side, check_comparable
+from art_classwise.audit.compare import Side, check_audit, check_comparable, is_same_network
 from art_classwise.audit.result import AuditResult
 from art_classwise.errors import InputError, check_number
 
 __all__ = ["SeedSpread", "spread_over_seeds"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SeedSpread:
     """Mean and spread over networks that one recipe gave with several training seeds.
 
@@ -72,6 +73,9 @@ def spread_over_seeds(
     sides = _sides(results, models, attack)
     if len(sides) < 2:
         raise InputError(f"A spread over seeds needs at least two networks, but got {len(sides)}.")
+    for one, other in combinations(sides, 2):
+        if is_same_network(one, other):
+            raise InputError(f"{one.name!r} and {other.name!r} are the same network: every seed counts once.")
     for side in sides[1:]:
         check_comparable(sides[0], side, "robust")
     tables = [side.result.class_table(side.model, side.attack) for side in sides]
@@ -96,6 +100,9 @@ def _sides(results: AuditResult | Sequence[AuditResult], models: Sequence[str] |
         if len(set(names)) < len(names):
             raise InputError(f"A network stands twice in {', '.join(names)}: every seed counts once.")
         return [Side(results, name, attack, name) for name in names]
+    several = results if isinstance(results, Sequence) and not isinstance(results, str) else [results]
+    for i, result in enumerate(several):
+        check_audit(f"Audit {i}", result)
     if models is None:
         many = [i for i, result in enumerate(results) if len(result.models) > 1]
         if many:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,9 +65,11 @@ def compare(
     elif model is not None:
         raise InputError("--model says on which model two attacks are compared: name them, --attacks X,Y.")
     elif other is None:
-        made = _within(result, folder, _names(models), attack, kind)
+        made = _within(result, folder, _names(models, result.models), attack, kind)
     else:
-        made = _between((result, read_audit(other)), (folder, other), _names(models), attack, kind)
+        results = result, read_audit(other)
+        names = _names(models, [name for one in results for name in one.models])
+        made = _between(results, (folder, other), names, attack, kind)
     if len(made) == 1:
         print_comparison(made[0])
         if out is not None:
@@ -81,8 +84,21 @@ def compare(
         print(f"table     {out}")
 
 
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",")]
+def _names(text: str | None, known: Sequence[str]) -> list[str] | None:
+    """Part a text into names; those that are known may hold commas themselves."""
+    if text is None:
+        return None
+    parts = text.split(",")
+    names = [part.strip() for part in parts]
+    if all(name in known for name in names):
+        return names
+    names = []
+    while parts:
+        joined = [",".join(parts[:end]).strip() for end in range(len(parts), 0, -1)]
+        name = next((one for one in joined if one in known), joined[-1])
+        names.append(name)
+        parts = parts[len(parts) - joined.index(name) :]
+    return names
 
 
 def _attacks(result: AuditResult, text: str, attack: str | None, model: str | None, kind: Kind) -> Comparison:
@@ -90,22 +106,28 @@ def _attacks(result: AuditResult, text: str, attack: str | None, model: str | No
     from art_classwise.audit.compare import compare_within
     from art_classwise.errors import unknown
 
-    names = _names(text) or []
+    if attack is not None or kind != "robust":
+        raise InputError("--attacks compares two attacks: --attack and --clean are for models.")
+    if model is None and len(result.models) > 1:
+        raise InputError(f"There are {len(result.models)} models: say on which, --model {result.models[0]}, say.")
+    names = _names(text, (*result.attacks, WORST_CASE)) or []
     if len(names) != 2:
         raise InputError(f"--attacks takes two names with a comma between, e.g. {','.join(result.attacks[:2])}")
     for name in names:
         if name not in (*result.attacks, WORST_CASE):
             raise unknown("attack", name, (*result.attacks, WORST_CASE))
-    return compare_within(result, names[0], names[1], attack=attack, model=model, kind=kind)
+    return compare_within(result, names[0], names[1], model=model or result.models[0])
 
 
 def _within(
     result: AuditResult, folder: Path, names: list[str] | None, attack: str | None, kind: Kind
 ) -> list[Comparison]:
     """Compare the first model of an audit with each other one."""
+    from art_classwise.attacks.ladder import WORST_CASE
     from art_classwise.audit.compare import compare_within
     from art_classwise.errors import unknown
 
+    under = WORST_CASE if attack is None else attack  # said, for models may be named like attacks
     first, *others = result.models if names is None else names
     for name in (first, *others):
         if name not in result.models:
@@ -115,7 +137,7 @@ def _within(
             f"One model alone, {first!r}, can't be compared: {folder} holds {', '.join(result.models)}. Name two "
             "models of it (--models), two of its attacks (--attacks), or the folder of another audit."
         )
-    return [compare_within(result, first, second, attack=attack, kind=kind) for second in others]
+    return [compare_within(result, first, second, attack=under, kind=kind) for second in others]
 
 
 def _between(

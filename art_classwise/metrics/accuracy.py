@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from art_classwise._labels import check_labels, class_names
-from art_classwise.errors import InputError
+from art_classwise.errors import InputError, check_whole
 from art_classwise.metrics.intervals import wilson
 
 __all__ = ["class_accuracy", "class_counts"]
@@ -72,10 +72,8 @@ def check_pair(
     y: npt.ArrayLike, y_pred: npt.ArrayLike, n_classes: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return true and predicted labels as int64 (n,), both among the classes, n at least 1."""
-    n_examples = len(np.asarray(y))
-    if n_examples == 0:
-        raise InputError("There are no labels: a metric needs at least one example.")
-    return check_labels(y, n_examples, n_classes), check_labels(y_pred, n_examples, n_classes)
+    truth = _check_truth(y, n_classes)
+    return truth, check_labels(y_pred, len(truth), n_classes)
 
 
 def check_outcomes(
@@ -86,10 +84,7 @@ def check_outcomes(
     Raises:
         InputError: There are no labels, one is no class, or the verdicts are not n truth values.
     """
-    labels, verdicts = np.asarray(y), np.asarray(outcomes)
-    if labels.size == 0:
-        raise InputError("There are no labels: a metric needs at least one example.")
-    truth = check_labels(labels, len(labels) if labels.ndim else 1, n_classes)
+    truth, verdicts = _check_truth(y, n_classes), np.asarray(outcomes)
     if verdicts.shape != truth.shape:
         raise InputError(f"There are {len(truth)} labels, but `{name}` has shape {verdicts.shape}.")
     if verdicts.dtype != bool:  # 0 and 1 might be predictions of two classes
@@ -117,3 +112,11 @@ def paired_counts(
     _, again = check_outcomes(y, second, n_classes, name=names[1])
     cell = 4 * truth + 3 - 2 * once - again
     return np.bincount(cell, minlength=4 * n_classes).reshape(n_classes, 4)
+
+
+def _check_truth(y: npt.ArrayLike, n_classes: int) -> npt.NDArray[np.int64]:
+    check_whole("n_classes", n_classes, 1)
+    n_examples = len(np.atleast_1d(np.asarray(y)))
+    if n_examples == 0:
+        raise InputError("There are no labels: a metric needs at least one example.")
+    return check_labels(y, n_examples, n_classes)

@@ -62,7 +62,7 @@ def asymmetry(matrix: npt.ArrayLike) -> float:
         A fraction. Pairs with a class without examples are left out; NaN if no pair is left.
 
     Raises:
-        InputError: It is no square matrix.
+        InputError: It is no square matrix, or a value lies outside of [0, 1].
 
     Example:
         >>> round(asymmetry([[0.7, 0.3], [0.1, 0.9]]), 3)
@@ -87,7 +87,7 @@ def symmetry(matrix: npt.ArrayLike) -> float:
         shares are equal.
 
     Raises:
-        InputError: It is no square matrix.
+        InputError: It is no square matrix, or a value lies outside of [0, 1].
 
     Example:
         >>> symmetry([[0.5, 0.3, 0.2], [0.3, 0.6, 0.1], [0.2, 0.1, 0.7]])
@@ -232,6 +232,12 @@ def _opposite(matrix: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArr
     shares = np.asarray(matrix, dtype=np.float64)
     if shares.ndim != 2 or shares.shape[0] != shares.shape[1]:
         raise InputError(f"The confusion must be a matrix (C, C), but has shape {shares.shape}.")
+    outside = shares[(shares < 0) | (shares > 1)]
+    if len(outside):
+        raise InputError(
+            f"The confusion must hold shares of each true class, in [0, 1], but holds {outside[0]:g}: of "
+            "counts, divide each row by its sum."
+        )
     i, j = np.triu_indices(len(shares), 1)
     known = ~np.isnan(shares[i, j] + shares[j, i])
     return shares[i, j][known], shares[j, i][known]

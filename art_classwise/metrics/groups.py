@@ -85,6 +85,11 @@ def class_groups(groups: Groups, classes: Sequence[str]) -> list[str]:
         return [table[name] for name in names]
     if isinstance(groups, Mapping):
         return _by_class(groups, names)
+    if not hasattr(groups, "__getitem__"):  # a set has no order
+        raise InputError(
+            f"Groups must be a mapping from class to group, a group for each class, or {' or '.join(_BUILT_IN)}, but "
+            f"got {groups!r:.60}."
+        )
     if len(groups) != len(names):
         raise InputError(f"There are {len(names)} classes, but {len(groups)} groups: one is needed for each class.")
     for group in groups:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
-from art_classwise.errors import InputError
+from art_classwise.errors import InputError, check_number
 
 __all__ = ["paired_difference", "wilson"]
 
@@ -34,8 +34,7 @@ def wilson(
         >>> print(f"{low:.3f} {high:.3f}")
         0.219 0.396
     """
-    if not 0 < confidence < 1:
-        raise InputError(f"`confidence` must lie between 0 and 1, e.g. 0.95, but got {confidence!r}.")
+    check_number("confidence", confidence, 0, 1, above=True, below=True, words="between 0 and 1, e.g. 0.95")
     k, trials = np.broadcast_arrays(np.asarray(successes, float), np.asarray(n, float))
     if np.any(k < 0) or np.any(k > trials):
         raise InputError("Counts of successes must lie between 0 and the number of trials.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ def per_class(
         It raises an InputError if there is no example, a label is no class, or the metric fails on every class.
 
     Raises:
-        InputError: The metric can't be called, or the seed is no seed.
+        InputError: The metric can't be called or has no signature, or the seed is no seed.
 
     Example::
 
@@ -54,11 +55,17 @@ def per_class(
     if not callable(metric):
         raise InputError(f"The metric must be a function or an evaluation of ART, but is a {type(metric).__name__}.")
     check_seed(seed)
+    if isinstance(metric, partial) and not metric.args:  # as if its arguments were given here
+        fixed = {**metric.keywords, **fixed}
+        metric = metric.func
     any_metric: Any = metric
     evaluation = inspect.isclass(metric) and hasattr(metric, "evaluate")
-    accepted = inspect.signature(any_metric.evaluate if evaluation else metric).parameters
     of_art = str(getattr(metric, "__module__", "")).split(".")[0] == "art"
     name = getattr(metric, "__name__", type(metric).__name__)
+    try:
+        accepted = inspect.signature(any_metric.evaluate if evaluation else metric).parameters
+    except (TypeError, ValueError):  # some functions written in C
+        raise InputError(f"{name} doesn't say which arguments it takes: wrap it in a function of yours.") from None
 
     def compute(classifier: Any, x: Any, y: npt.NDArray[np.int64], arguments: dict[str, Any]) -> float:
         labels = {}

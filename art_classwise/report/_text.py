@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from rich.cells import cell_len, set_cell_size
+
 __all__ = ["interval", "percent", "printable", "shorten"]
 
 
@@ -18,9 +20,11 @@ def interval(value: float, low: float, high: float) -> str:
 
 
 def shorten(text: str, length: int) -> str:
-    """Cut the middle out of a long name, whose end often tells it apart."""
-    half = (length - 1) // 2
-    return text if len(text) <= length else f"{text[:half]}…{text[-half:]}"
+    """Cut the middle out of a name longer than so many cells of a terminal; its end often tells it apart."""
+    if cell_len(text) <= length:
+        return text
+    start, end = (set_cell_size(part, (length - 1) // 2).rstrip() for part in (text, text[::-1]))
+    return f"{start}…{end[::-1]}"
 
 
 def printable(text: str) -> str:

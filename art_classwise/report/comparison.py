@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,99 +18,124 @@ from art_classwise.report._text import percent, printable, shorten
 
 __all__ = ["print_comparison", "print_pairs"]
 
+_WIDTH = 80
 _MOST_ROWS = 20
-_CLASS, _NAME = 14, 10
+# At most, in cells of the terminal: "all attacks", which may stand at the head of a column, has 11.
+_CLASS, _NAME, _PAIR = 14, 11, 24
 
 
 def print_comparison(comparison: Comparison) -> None:
     """Print the classes, worst first, then what holds over all of them; within 80 columns."""
     one, other = _heading(comparison.first, _NAME), _heading(comparison.second, _NAME)
+    if one == other:  # as long names that differ in the middle are
+        one, other = "first", "second"
     by_class = comparison.by_class
     lowest = by_class[["first", "second"]].min(axis=1)
     rows = by_class.loc[lowest.sort_values(kind="stable", na_position="last").index]
-    coverage = f"{100 * comparison.confidence:g} %"
     notes = [
         f"in %; difference: {one} minus {other}",
-        f"intervals: {coverage}, each for itself",
+        f"intervals: {100 * comparison.confidence:g} %, each for itself",
         "p: adjusted for all classes",
+        *_with_those_before(comparison),
     ]
-    if comparison.worst_case and comparison.attack != WORST_CASE and comparison.kind == "robust":
-        notes.append("each attack with those before it")
     worst = comparison.worst_class
     lows = [_heading(worst[f"{side}_class"], _CLASS) for side in ("first", "second")]
     if worst["first_class"] != worst["second_class"]:
         notes.append(f"worst class: {lows[0]} of {one}, {lows[1]} of {other}")
     if len(rows) > _MOST_ROWS:
         notes.append(f"{len(rows) - _MOST_ROWS} more classes")
-    table = _table(
-        f"{printable(comparison.first)} and {printable(comparison.second)}: {printable(comparison.about)}", notes
-    )
-    for column in ("worst first", "n", one, other, "difference", "p"):
-        table.add_column(Text(column), justify="left" if column == "worst first" else "right", no_wrap=True)
-    for label, row in rows.head(_MOST_ROWS).iterrows():
-        shares = [
-            Text(percent(row[side]), "bold red" if label == worst[f"{side}_class"] else "")
-            for side in ("first", "second")
-        ]
-        table.add_row(
-            Text(_heading(label, _CLASS)), f"{row['n']:.0f}", *shares, _difference(row), _p(row["p_adjusted"])
-        )
+    shown = rows.head(_MOST_ROWS)
+    lines = [[f"{row['n']:.0f}", *_values(row), _p(row["p_adjusted"])] for _, row in shown.iterrows()]
+    totals = {
+        "all examples": [f"{comparison.n}", *_values(comparison.overall), _p(comparison.overall["p"])],
+        "class means": ["", *_values(comparison.mean), ""],
+        "worst class": ["", *_values(worst), ""],
+    }
+    heads = ("n", one, other, "difference", "p")
+    room = _room(heads, [*lines, *totals.values()], _CLASS)
+    title = f"{printable(comparison.first)} and {printable(comparison.second)}: {printable(comparison.about)}"
+    table = _table(title, notes, "worst first", heads)
+    for label, (n, first, second, *rest) in zip(shown.index, lines, strict=True):
+        marks = ["bold red" if label == worst[f"{side}_class"] else "" for side in ("first", "second")]
+        table.add_row(Text(_heading(label, room)), n, Text(first, marks[0]), Text(second, marks[1]), *rest)
     table.add_section()
-    for name, row, p in (
-        ("all examples", comparison.overall, _p(comparison.overall["p"])),
-        ("class means", comparison.mean, ""),
-        ("worst class", worst, ""),
-    ):
-        shown = (percent(row["first"]), percent(row["second"]), _difference(row))
-        table.add_row(name, f"{comparison.n}" if p else "", *shown, p)
+    for name, line in totals.items():
+        table.add_row(name, *line)
     Console().print(table)
 
 
 def print_pairs(table: pd.DataFrame, comparisons: Sequence[Comparison]) -> None:
     """Print a row per pair, as :func:`art_classwise.audit.compare.comparison_table` has them; within 80 columns."""
-    first = comparisons[0]
     notes = [
         "in %; differences: upper name minus lower",
-        f"brackets: {100 * first.confidence:g} % intervals, each for itself",
+        f"brackets: {100 * comparisons[0].confidence:g} % intervals, each for itself",
         "p: of all examples, adjusted for all pairs",
+        *_with_those_before(comparisons[0]),
     ]
     if len(table) > _MOST_ROWS:
         notes.append(f"{len(table) - _MOST_ROWS} more pairs")
-    about = printable(first.about)
-    shown = _table(f"{about[0].upper()}{about[1:]}", notes)
-    for column in ("pair", "all examples", "p", "class means", "worst classes"):
-        shown.add_column(Text(column), justify="left" if column == "pair" else "right", no_wrap=True)
-    for place, (_, row) in enumerate(table.head(_MOST_ROWS).iterrows()):
-        pair = comparisons[place]
+    lines = []
+    for _, row in table.head(_MOST_ROWS).iterrows():
+        means = {key: row[f"mean_{key}"] for key in ("difference", "low", "high")}
+        (difference, interval), (mean, around) = _difference(row), _difference(means)
         worst = [
             f"{_heading(row[f'{side}_worst_class'], 11)} {percent(row[f'{side}_worst']):>5}"
             for side in ("first", "second")
         ]
-        means = {key: row[f"mean_{key}"] for key in ("difference", "low", "high")}
-        shown.add_row(
-            Text("\n".join(_heading(name, 16) for name in (pair.first, pair.second))),
-            _difference(row, "\n"),
-            _p(row["p_adjusted"]),
-            _difference(means, "\n"),
-            Text("\n".join(worst)),
-            end_section=True,
-        )
+        lines += [[difference, _p(row["p_adjusted"]), mean, worst[0]], [interval, "", around, worst[1]]]
+    heads = ("all examples", "p", "class means", "worst classes")
+    room = _room(heads, lines, _PAIR)
+    about = printable(comparisons[0].about)
+    shown = _table(f"{about[0].upper()}{about[1:]}", notes, "pair", heads)
+    names = [name for pair in comparisons[:_MOST_ROWS] for name in (pair.first, pair.second)]
+    for place, (name, line) in enumerate(zip(names, lines, strict=True)):
+        # In full, over several lines if need be: shortened, names may look alike.
+        parts = Text(printable(name)).wrap(Console(), room, overflow="fold")
+        shown.add_row(Text("\n").join(parts), *map(Text, line), end_section=place % 2 == 1)
     Console().print(shown)
 
 
-def _table(title: str, notes: list[str]) -> Table:
-    return Table(title=Text(title, "bold"), caption=Text("; ".join(notes)), box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+def _table(title: str, notes: Sequence[str], first: str, heads: Sequence[str]) -> Table:
+    table = Table(
+        title=Text(title, "bold"),
+        caption=Text("; ".join(notes)),
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0, 0, 1),
+        pad_edge=False,
+        show_edge=False,
+    )
+    table.add_column(first, no_wrap=True)
+    for head in heads:
+        table.add_column(Text(head), justify="right", no_wrap=True)
+    return table
+
+
+def _room(heads: Sequence[str], lines: Sequence[Sequence[str]], most: int) -> int:
+    """Return how many cells the first column has, beside the others in full."""
+    used = sum(2 + max(map(cell_len, column)) for column in zip(heads, *lines, strict=True))
+    return max(min(most, _WIDTH - used), 8)
+
+
+def _with_those_before(comparison: Comparison) -> list[str]:
+    nested = comparison.worst_case and comparison.attack != WORST_CASE and comparison.kind == "robust"
+    return ["each attack with those before it"] if nested else []
 
 
 def _heading(name: object, length: int) -> str:
     return shorten(printable(str(name)), length)
 
 
-def _difference(row: Mapping[str, float] | pd.Series[float], between: str = " ") -> str:
-    """Write a difference in points with its interval; a dash where nothing is known."""
-    value, low, high = (f"{100 * float(row[key]):+.1f}" for key in ("difference", "low", "high"))
-    text = "–" if "nan" in value else f"{value}{between}({low} to {high})"
-    return text.replace("-", "\N{MINUS SIGN}")
+def _values(row: pd.Series[float]) -> list[str]:
+    """Write the accuracies of two and their difference with its interval."""
+    return [percent(row["first"]), percent(row["second"]), " ".join(_difference(row)).strip()]
+
+
+def _difference(row: Mapping[str, float] | pd.Series[float]) -> tuple[str, str]:
+    """Write a difference in points, and its interval in brackets; a dash and nothing where nothing is known."""
+    value, low, high = (
+        f"{100 * float(row[key]):+.1f}".replace("-", "\N{MINUS SIGN}") for key in ("difference", "low", "high")
+    )
+    return ("–", "") if "nan" in value else (value, f"({low} to {high})")
 
 
 def _p(value: float) -> str:
