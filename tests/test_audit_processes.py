@@ -346,7 +346,7 @@ def test_two_processes_add_a_model_each_and_one_with_other_data_is_refused(refer
     }
     until(lambda: place.exists() and len([*place.iterdir()]) == 2)  # both are at work
     with pytest.raises(
-        RuntimeError, match="InputError: .* it is another audit: the choice of examples was '18 of .*Choose another"
+        RuntimeError, match="Error: .* it is another audit: the choice of examples was '18 of .*Choose another"
     ):
         Child(__file__, "outcomes", store, attacks="few", seed=1).result()
     meet(place, "test", 3)

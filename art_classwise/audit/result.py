@@ -44,8 +44,9 @@ class AuditResult:
         classes: The class names.
         threat: The threat model.
         info: Data set, seed, whether broken examples leave (``worst_case``), fingerprints of the models, parameters of
-            the attacks, versions and hardware of all processes (``environments``), command; of an audit read before
-            its end, ``unfinished``.
+            the attacks, versions and hardware of all processes (``environments``), command; the data's fingerprint
+            (``data``), what was tried on the networks themselves (``probes``) and what is ``published`` of them; of an
+            audit read before its end, ``unfinished``.
     """
 
     outcomes: pd.DataFrame = field(repr=False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy.special import bdtrc, chdtrc
 
 from art_classwise.attacks.ladder import usual_threat
@@ -92,7 +93,10 @@ def findings(result: AuditResult) -> tuple[Finding, ...]:
     concerns a network itself comes from the audit's probes: see ``checks`` of :class:`art_classwise.ClassWiseAudit`.
     """
     found = [*_few_examples(result), *_radius(result)]
-    for name, tables in _by_model(result).items():
+    for name in result.models:
+        tables = {attack: rows for (_, attack), rows in parts(_of_model(result, name)).items()}
+        if not tables:
+            continue
         seen = _Seen(result, name, tables)
         for check in _CHECKS:
             found += [Finding(name, what, saw, advice) for what, saw, advice in check(seen)]
@@ -102,17 +106,14 @@ def findings(result: AuditResult) -> tuple[Finding, ...]:
 _Said = Iterator[tuple[str, str, str]]
 
 
-def _by_model(result: AuditResult) -> dict[str, dict[str, Any]]:
-    tables: dict[str, dict[str, Any]] = {name: {} for name in result.models}
-    for (model, attack), rows in parts(result.outcomes).items():
-        tables[model][attack] = rows
-    return {name: of for name, of in tables.items() if of}
+def _of_model(result: AuditResult, name: str) -> pd.DataFrame:
+    return result.outcomes[result.outcomes["model"] == name]
 
 
 class _Seen:
     """What there is to look at of one model."""
 
-    def __init__(self, result: AuditResult, name: str, tables: dict[str, Any]) -> None:
+    def __init__(self, result: AuditResult, name: str, tables: dict[str, pd.DataFrame]) -> None:
         self.result, self.name, self.tables = result, name, tables
         first = next(iter(tables.values()))
         self.ids = first["example"].to_numpy()
@@ -472,8 +473,8 @@ def _is_balanced(labels: npt.NDArray[np.int64], n_classes: int) -> bool:
 
 
 def _few_examples(result: AuditResult) -> Iterator[Finding]:
-    first = next(iter(parts(result.outcomes).values()))
-    n = np.bincount(first["label"].to_numpy(), minlength=len(result.classes))
+    rows = _of_model(result, result.models[0])
+    n = np.bincount(rows.drop_duplicates("example")["label"].to_numpy(), minlength=len(result.classes))
     few = (n > 0) & (n < _FEW)
     if few.any():
         low, high = wilson(n[few].min() / 2, n[few].min())
