@@ -46,8 +46,7 @@ def compare(
 ) -> None:
     """Compare models, or two attacks, on the same examples, class by class: differences, intervals, tests.
 
-    Two models are shown class by class; of more models a row per pair: those of one audit against its first, those of
-    one audit against those of another.
+    Two are shown class by class; of more models a row per pair: against the first, or one audit's against another's.
     """
     from art_classwise._files import check_output_file, written_aside
     from art_classwise.audit import read_audit
