@@ -208,9 +208,8 @@ def test_terminal_tables_fit_80_columns_and_can_not_be_hijacked(capsys, monkeypa
     classes, _, _ = out.partition("Models:")
     rows = [line.split()[0] for line in classes.splitlines() if "(" in line]
     assert len(rows) == 2 * 20
-    assert (
-        out.count("\N{REPLACEMENT CHARACTER}[31mre…written") == 3
-    )  # withstands least: in its table, and as the worst class
+    # Withstands least: in its table, and as the worst class.
+    assert out.count("\N{REPLACEMENT CHARACTER}[31mre…written") == 3
     assert "a rathe…umber 3 " in out  # the end of a long name tells it apart
 
 

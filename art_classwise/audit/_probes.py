@@ -141,7 +141,7 @@ def probe(classifier: Any, data: Dataset, threat: ThreatModel, *, most: int, see
         first = logits(x, most)
         again = logits(x, most, state=1)
         right = first.argmax(1) == y
-        together = logits(x[:_APART], max(most, 2))  # alone is the other
+        together = first[:_APART] if most > 1 else logits(x[:_APART], 2)
         said = ""
         try:
             apart = logits(x[:_APART], 1)
@@ -149,7 +149,8 @@ def probe(classifier: Any, data: Dataset, threat: ThreatModel, *, most: int, see
             if is_out_of_memory(error):
                 raise
             apart, said = together, first_line(error)[:200]
-        gains = _gains(lambda images: logits(images, most), x, y) if 2 * int(right.sum()) < len(x) else (0, 0)
+        weak = 2 * int(right.sum()) < len(x)
+        gains = _gains(lambda images: logits(images, most), x, y, int(right.sum())) if weak else (0, 0)
         with evaluating(module):
             training = [name or type(m).__name__ for name, m in module.named_modules() if _trains(m)]
     far = _whole_box(threat, x[0].numel())
@@ -178,10 +179,10 @@ def probe(classifier: Any, data: Dataset, threat: ThreatModel, *, most: int, see
     )
 
 
-def _gains(logits: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[int, int]:
+def _gains(logits: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, before: int) -> tuple[int, int]:
     """Return how many more are classified correctly if images are standardised, and if they are multiplied by 255."""
     deviation, mean = torch.std_mean(x, dim=(0, 2, 3), keepdim=True)
-    before, gains = int((logits(x).argmax(1) == y).sum()), []
+    gains = []
     for images in ((x - mean) / deviation.clamp_min(1e-3), 255 * x):
         try:
             gains.append(int((logits(images).argmax(1) == y).sum()) - before)

@@ -229,21 +229,17 @@ class ClassWiseAudit(Evaluation):
         quiet = not self.verbose or not _ranks.is_main()
         for name in tqdm(models, desc="checks", unit="model", disable=quiet, leave=False):
             key = asked.models[name]
-            while name not in (held := store.manifest()).probes:
-                twin = next((held.probes[m] for m, k in held.models.items() if k == key and m in held.probes), None)
-                if twin is not None:
-                    store.join(replace(asked, probes={name: twin}))
-                    break
+            while name not in store.manifest().probes:
                 with suppress(Timeout), store.lock(f"probe-{key[:12]}", 0) as path:
-                    if key in {held.models[m] for m in store.manifest().probes if m in held.models}:
-                        continue  # another process was faster
+                    held = store.manifest()  # anew: another process may have been faster, or another name has it
+                    twin = next((held.probes[m] for m, k in held.models.items() if k == key and m in held.probes), None)
                     try:
-                        probes = {name: runner.probe(models[name]).plain()}
+                        found = twin or runner.probe(models[name]).plain()
                     except Exception as error:  # of the model's own code: of any kind; what attacks found stands
                         warnings.warn(f"The checks of {name!r} failed: {first_line(error)}", stacklevel=2)
-                        path.unlink(missing_ok=True)
-                        break
-                    store.join(replace(asked, probes=probes, environments=[environment()]))
+                    else:
+                        part = [] if twin else [environment()]  # who computes nothing has no part in it
+                        store.join(replace(asked, probes={name: found}, environments=part))
                     path.unlink(missing_ok=True)
                     break
                 time.sleep(0.1)

@@ -69,6 +69,11 @@ class AuditResult:
         """What looks wrong: see :func:`art_classwise.audit.sanity.findings`."""
         return sanity.findings(self)
 
+    @property
+    def unchecked(self) -> tuple[str, ...]:
+        """Names of the models that weren't looked at themselves: their findings come from outcomes alone."""
+        return tuple(name for name in self.models if name not in self.info.get("probes", {}))
+
     def worst_case(self) -> AuditResult:
         """Return what an audit with ``worst_case=True`` would have found: broken examples leave.
 

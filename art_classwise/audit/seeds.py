@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
 from art_classwise import metrics
 from art_classwise.attacks.ladder import WORST_CASE
@@ -123,7 +123,7 @@ def _spread(values: npt.NDArray[np.float64], index: pd.Index[Any], confidence: f
     """Return mean and spread of each column of (seeds, measures)."""
     frame = pd.DataFrame(values, columns=index)
     n, mean, sd = frame.count(), frame.mean(), frame.std(ddof=1)
-    half = stats.t.ppf(0.5 + confidence / 2, np.maximum(n - 1, 1)) * sd / np.sqrt(n.where(n > 0))
+    half = stdtrit(np.maximum(n - 1, 1), 0.5 + confidence / 2) * sd / np.sqrt(n.where(n > 0))
     # No measure is below 0, and none but the standard deviation over the mean above 1.
     most = np.where(index == "nsd", np.inf, 1.0)
     columns = {

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
-from scipy.stats import kendalltau, pearsonr, spearmanr
 
 from art_classwise.errors import InputError, check_number, check_seed, check_whole
 from art_classwise.metrics.accuracy import paired_counts
@@ -67,6 +66,8 @@ def rank_agreement(
         >>> rank_agreement(y, withstood, withstood, 3).round(2)[["tau", "low", "high", "resolved"]].to_dict()
         {'tau': 1.0, 'low': 1.0, 'high': 1.0, 'resolved': 1.0}
     """
+    from scipy.stats import kendalltau  # half a second, which the other metrics needn't wait
+
     check_whole("repeats", repeats, 1)
     check_number("confidence", confidence, 0, 1, above=True, below=True)
     check_seed(seed)
@@ -122,6 +123,8 @@ def correlations(a: npt.ArrayLike, b: npt.ArrayLike, *, confidence: float = 0.95
         spearman   0.89  0.23  0.99  0.02  6
         kendall    0.73  0.02  0.95  0.06  6
     """
+    from scipy.stats import kendalltau, pearsonr, spearmanr  # half a second, which the other metrics needn't wait
+
     check_number("confidence", confidence, 0, 1, above=True, below=True)
     x, z = _measure(a), _measure(b)
     if len(x) != len(z):

@@ -116,20 +116,25 @@ def paired_comparison(
         0      2         0.5  1.0
         1      1         0.0  1.0
     """
-    both, first_only, second_only, neither = paired_counts(y, first, second, n_classes).T
+    counts = paired_counts(y, first, second, n_classes)
     names = class_names(classes, n_classes)
-    n = both + first_only + second_only + neither
+    table = paired_accuracies(counts, confidence)
+    p = np.where(table["n"] > 0, mcnemar(counts[:, 1], counts[:, 2]), np.nan)
+    return table.assign(p=p, p_adjusted=holm(p)).set_axis(pd.Index(names, name="class"))
+
+
+def paired_accuracies(counts: npt.NDArray[np.int64], confidence: float) -> pd.DataFrame:
+    """Return the accuracies of two and their difference, with its interval, from :func:`paired_counts` (C, 4).
+
+    Returns:
+        A row per class: ``n``, ``first``, ``second``, ``difference``, ``low``, ``high``, as :func:`paired_comparison`.
+    """
+    both, first_only, second_only, neither = counts.T
+    n = counts.sum(1)
     difference, low, high = paired_difference(both, first_only, second_only, neither, confidence)
     trials = np.where(n > 0, n, np.nan)
-    p = np.where(n > 0, mcnemar(first_only, second_only), np.nan)
-    columns = {
-        "n": n,
-        "first": (both + first_only) / trials,
-        "second": (both + second_only) / trials,
-        **{"difference": difference, "low": low, "high": high},
-        **{"p": p, "p_adjusted": holm(p)},
-    }
-    return pd.DataFrame(columns, index=pd.Index(names, name="class"))
+    accuracies = {"first": (both + first_only) / trials, "second": (both + second_only) / trials}
+    return pd.DataFrame({"n": n, **accuracies, "difference": difference, "low": low, "high": high})
 
 
 def mean_difference(
@@ -162,11 +167,11 @@ def mean_difference(
     Raises:
         InputError: As :func:`paired_comparison`.
     """
-    table = paired_comparison(y, first, second, n_classes, confidence=confidence)
-    _, first_only, second_only, _ = paired_counts(y, first, second, n_classes).T
-    there = table["n"].to_numpy() > 0
-    n, differ = table["n"].to_numpy()[there], (first_only + second_only)[there]
-    squares = differ - n * table["difference"].to_numpy()[there] ** 2  # sums of squares around the class's mean
+    counts = paired_counts(y, first, second, n_classes)
+    counts = counts[counts.sum(1) > 0]
+    table = paired_accuracies(counts, confidence)
+    n, differ = counts.sum(1), counts[:, 1] + counts[:, 2]
+    squares = differ - n * table["difference"].to_numpy() ** 2  # sums of squares around the class's mean
     free = n - 1
     pooled = squares.sum() / free.sum() if free.any() else differ.mean()
     variances = np.where(free > 0, squares / np.maximum(free, 1), pooled) + 1 / (len(n) * n)
@@ -226,13 +231,13 @@ def worst_class_difference(
     """
     check_whole("repeats", repeats, 100)
     check_seed(seed)
-    table = paired_comparison(y, first, second, n_classes, classes=classes, confidence=confidence)
-    cells = paired_counts(y, first, second, n_classes).T
-    there = table["n"].to_numpy() > 0
-    cells, n = cells[:, there], cells.sum(axis=0)[there]
+    counts = paired_counts(y, first, second, n_classes)
+    names, there = class_names(classes, n_classes), np.flatnonzero(counts.sum(1))
+    cells, n = counts[there].T, counts[there].sum(1)
+    table = paired_accuracies(counts[there], confidence)
     p = (cells + 0.25) / (n + 1)
     z = float(ndtri(0.5 + confidence / 2))
-    accuracies = table.loc[there, ["first", "second"]].to_numpy().T
+    accuracies = table[["first", "second"]].to_numpy().T
     drawn_from = np.stack([p[0] + p[1], p[0] + p[2]])
     worst = accuracies.argmin(axis=1)
     lowest = accuracies.min(axis=1, keepdims=True)
@@ -258,10 +263,9 @@ def worst_class_difference(
         # Too few for normal ends: also those of two exact intervals, of each worst class one, for half of the error.
         (low1, high1), (low2, high2) = (worst_interval(side, n, (1 - confidence) / 2) for side in right)
         low, high = min(low, low1 - high2), max(high, high1 - low2)
-    names = table.index[there].tolist()
     return pd.Series(
         {
-            **{"first_class": names[worst[0]], "second_class": names[worst[1]]},
+            **{"first_class": names[there[worst[0]]], "second_class": names[there[worst[1]]]},
             **{"first": float(lowest[0, 0]), "second": float(lowest[1, 0]), "difference": difference},
             "low": max(low, -1.0),
             "high": min(high, 1.0),

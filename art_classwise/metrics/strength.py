@@ -11,7 +11,7 @@ import pandas as pd
 from art_classwise._labels import class_names
 from art_classwise.errors import check_seed
 from art_classwise.metrics.accuracy import paired_counts
-from art_classwise.metrics.intervals import paired_difference
+from art_classwise.metrics.comparison import paired_accuracies
 
 __all__ = ["attack_strength"]
 
@@ -71,21 +71,11 @@ def attack_strength(
         check_seed(split_seed)
         ranking = _half(counts, np.random.default_rng(split_seed))
         counts = counts - ranking
-    drop, low, high = paired_difference(counts[:, 0], counts[:, 1], counts[:, 2], counts[:, 3], confidence)
-    accuracy = _shares(counts[:, 0] + counts[:, 1], counts)
-    table = pd.DataFrame(
-        {
-            "baseline": _shares(ranking[:, 0] + ranking[:, 1], ranking),
-            "n": counts.sum(1),
-            "weak": accuracy,
-            "strong": _shares(counts[:, 0] + counts[:, 2], counts),
-            "drop": drop,
-            "low": low,
-            "high": high,
-            "relative": drop / np.where(accuracy > 0, accuracy, np.nan),
-        },
-        index=pd.Index(names, name="class"),
-    ).sort_values("baseline", kind="stable")
+    table = paired_accuracies(counts, confidence).set_axis(pd.Index(names, name="class"))
+    table = table.rename(columns={"first": "weak", "second": "strong", "difference": "drop"})
+    table.insert(0, "baseline", paired_accuracies(ranking, confidence)["first"].to_numpy())
+    table["relative"] = table["drop"] / table["weak"].where(table["weak"] > 0)
+    table = table.sort_values("baseline", kind="stable")
     total = table["drop"].sum()
     table["share"] = table["drop"] / (total if total > 0 else np.nan)
     table["cumulated"] = table["share"].cumsum()
@@ -95,8 +85,3 @@ def attack_strength(
 def _half(counts: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """Return how many examples of each outcome are in a random half of each class, of n // 2: (C, 4)."""
     return np.stack([rng.multivariate_hypergeometric(of_class, of_class.sum() // 2) for of_class in counts])
-
-
-def _shares(part: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    n = counts.sum(1)
-    return np.asarray(part / np.where(n > 0, n, np.nan))

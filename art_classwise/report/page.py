@@ -39,7 +39,6 @@ def render(result: AuditResult) -> str:
     return environment.get_template("page.html.j2").render(
         result=result,
         worst_case=WORST_CASE,
-        unchecked=[name for name in result.models if name not in result.info.get("probes", {})],
         models=[_model(result, name, f"m{i}-") for i, name in enumerate(result.models)],
         csv=base64.b64encode(csv.getvalue().encode()).decode(),
     )

@@ -61,11 +61,10 @@ def _print_models(result: AuditResult, console: Console) -> None:
 def _print_findings(result: AuditResult, console: Console) -> None:
     for finding in result.findings:
         console.print(Text(f"! {printable(str(finding))}", "yellow"))
-    unchecked = [name for name in result.models if name not in result.info.get("probes", {})]
-    if unchecked:
-        which = "" if len(unchecked) == len(result.models) else f" of {', '.join(unchecked)}"
+    if result.unchecked:
+        which = "" if result.unchecked == result.models else f" of {', '.join(result.unchecked)}"
         console.print(Text(printable(f"The networks themselves{which} weren't checked (--checks).")))
-    if result.findings or unchecked:
+    if result.findings or result.unchecked:
         console.print()
 
 
