@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -612,6 +612,33 @@ def test_a_damaged_shard_that_another_process_has_replaced_is_not_removed(refere
     monkeypatch.setattr(module, "read_outcomes", replaced_meanwhile)
     with watched(lambda unit: pytest.fail(f"{unit} is there")):
         assert outcomes(store, "few", worst_case).equals(references["few", worst_case])
+
+
+@MODES
+def test_a_damaged_shard_that_another_process_is_about_to_remove_is_waited_for(
+    references, worst_case, store, monkeypatch
+):
+    """The other holds the shard's lock, and has not unlinked the file yet."""
+    path, real, found = shard(by_attack(store)[1], 3), module.read_outcomes, []
+    flip(path)
+    unit = Unit(path.parent.parent.name, path.parent.name, 3)
+
+    def outcomes_while_it_is_held(*args, **kwargs):
+        try:
+            return real(*args, **kwargs)
+        except DamagedShardError:
+            found.append(path)
+            if len(found) == 1:
+                other.enter_context(Store(store).lock(unit.lock, 0))
+            else:
+                path.unlink()
+                other.close()
+            raise
+
+    monkeypatch.setattr(module, "read_outcomes", outcomes_while_it_is_held)
+    with ExitStack() as other:
+        assert outcomes(store, "few", worst_case).equals(references["few", worst_case])
+    assert len(found) == 2
 
 
 if __name__ == "__main__":

@@ -70,12 +70,18 @@ def fill(
         time.sleep(nap)
 
 
-def drop_damaged(store: Store, damaged: DamagedShardError) -> None:
-    """Remove a damaged shard, and say which; of processes that find it at once, one does."""
-    if store.drop(damaged):
+def drop_damaged(store: Store, damaged: DamagedShardError) -> bool:
+    """Remove a damaged shard, and say which; of processes that find it at once, one does.
+
+    Returns:
+        Whether it was this process.
+    """
+    mine = store.drop(damaged)
+    if mine:
         warnings.warn(
             f"The shard {damaged.path.absolute()} is damaged: {damaged.why}. It is computed anew.", stacklevel=2
         )
+    return mine
 
 
 def _there(store: Store, chains: Sequence[Sequence[Unit]]) -> set[Unit]:

@@ -291,8 +291,8 @@ class ClassWiseAudit(Evaluation):
                 except DamagedShardError as damaged:
                     if damaged.unit in dropped:
                         raise  # computing it anew doesn't help
-                    dropped.add(damaged.unit)
-                    drop_damaged(store, damaged)
+                    if drop_damaged(store, damaged):  # else another process is about to, or has
+                        dropped.add(damaged.unit)
                 except MissingShardError:  # another process found it damaged
                     continue
 
