@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test clean
+.PHONY: demo test test-browser docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -18,6 +18,13 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# The report page in a real browser: one that is there, or one that is installed.
+test-browser: $(VENV)/.browser
+	$(BIN)/python -m pytest -m browser tests/browser
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10 or newer on PATH; install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
@@ -31,5 +38,14 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@ $(VENV)/.demo
 
+$(VENV)/.browser: pyproject.toml $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,browser]'
+	$(BIN)/python tests/browser/install.py
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@ $(VENV)/.demo
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf site $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
