@@ -13,7 +13,18 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from art_classwise import attacks, losses, metrics
     from art_classwise.attacks import PGD, AutoAttack, ClassWiseAttack, TemperaturePGD, TransferAttack
-    from art_classwise.audit import AuditResult, ClassExclusionStudy, ClassWiseAudit, ExclusionResult, read_audit
+    from art_classwise.audit import (
+        AuditResult,
+        ClassExclusionStudy,
+        ClassWiseAudit,
+        Comparison,
+        ExclusionResult,
+        Finding,
+        SeedSpread,
+        compare,
+        read_audit,
+        spread_over_seeds,
+    )
     from art_classwise.datasets import Dataset, load_dataset, load_unlabeled
     from art_classwise.errors import InputError
     from art_classwise.head import normalize_head
@@ -32,8 +43,11 @@ if TYPE_CHECKING:
         build,
         load_checkpoint,
         load_robustbench,
+        published,
         read_checkpoint,
+        robustbench_files,
         robustbench_names,
+        robustbench_table,
         save_checkpoint,
     )
 
