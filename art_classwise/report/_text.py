@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len, set_cell_size
 
-__all__ = ["interval", "percent", "printable", "shorten"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["difference", "interval", "p_value", "percent", "printable", "shorten"]
 
 
 def percent(fraction: float) -> str:
@@ -17,6 +22,19 @@ def percent(fraction: float) -> str:
 def interval(value: float, low: float, high: float) -> str:
     """Write a fraction in percent with its interval; a dash where nothing is known."""
     return "–" if math.isnan(value) else f"{percent(value)} ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def difference(row: Mapping[str, Any] | pd.Series[Any]) -> tuple[str, str]:
+    """Write a difference in points, and its interval in brackets; a dash and nothing where nothing is known."""
+    value, low, high = (
+        f"{100 * float(row[key]):+.1f}".replace("-", "\N{MINUS SIGN}") for key in ("difference", "low", "high")
+    )
+    return ("–", "") if "nan" in value else (value, f"({low} to {high})")
+
+
+def p_value(value: float) -> str:
+    """Write a p value; a dash where nothing is known."""
+    return "–" if math.isnan(value) else "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
 
 
 def shorten(text: str, length: int) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 from rich import box
@@ -14,7 +13,7 @@ from rich.text import Text
 
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.compare import Comparison
-from art_classwise.report._text import percent, printable, shorten
+from art_classwise.report._text import difference, p_value, percent, printable, shorten
 
 __all__ = ["print_comparison", "print_pairs"]
 
@@ -45,9 +44,9 @@ def print_comparison(comparison: Comparison) -> None:
     if len(rows) > _MOST_ROWS:
         notes.append(f"{len(rows) - _MOST_ROWS} more classes")
     shown = rows.head(_MOST_ROWS)
-    lines = [[f"{row['n']:.0f}", *_values(row), _p(row["p_adjusted"])] for _, row in shown.iterrows()]
+    lines = [[f"{row['n']:.0f}", *_values(row), p_value(row["p_adjusted"])] for _, row in shown.iterrows()]
     totals = {
-        "all examples": [f"{comparison.n}", *_values(comparison.overall), _p(comparison.overall["p"])],
+        "all examples": [f"{comparison.n}", *_values(comparison.overall), p_value(comparison.overall["p"])],
         "class means": ["", *_values(comparison.mean), ""],
         "worst class": ["", *_values(worst), ""],
     }
@@ -77,12 +76,12 @@ def print_pairs(table: pd.DataFrame, comparisons: Sequence[Comparison]) -> None:
     lines = []
     for _, row in table.head(_MOST_ROWS).iterrows():
         means = {key: row[f"mean_{key}"] for key in ("difference", "low", "high")}
-        (difference, interval), (mean, around) = _difference(row), _difference(means)
+        (value, interval), (mean, around) = difference(row), difference(means)
         worst = [
             f"{_heading(row[f'{side}_worst_class'], 11)} {percent(row[f'{side}_worst']):>5}"
             for side in ("first", "second")
         ]
-        lines += [[difference, _p(row["p_adjusted"]), mean, worst[0]], [interval, "", around, worst[1]]]
+        lines += [[value, p_value(row["p_adjusted"]), mean, worst[0]], [interval, "", around, worst[1]]]
     heads = ("all examples", "p", "class means", "worst classes")
     room = _room(heads, lines, _PAIR)
     about = printable(comparisons[0].about)
@@ -127,16 +126,4 @@ def _heading(name: object, length: int) -> str:
 
 def _values(row: pd.Series[float]) -> list[str]:
     """Write the accuracies of two and their difference with its interval."""
-    return [percent(row["first"]), percent(row["second"]), " ".join(_difference(row)).strip()]
-
-
-def _difference(row: Mapping[str, float] | pd.Series[float]) -> tuple[str, str]:
-    """Write a difference in points, and its interval in brackets; a dash and nothing where nothing is known."""
-    value, low, high = (
-        f"{100 * float(row[key]):+.1f}".replace("-", "\N{MINUS SIGN}") for key in ("difference", "low", "high")
-    )
-    return ("–", "") if "nan" in value else (value, f"({low} to {high})")
-
-
-def _p(value: float) -> str:
-    return "–" if math.isnan(value) else "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
+    return [percent(row["first"]), percent(row["second"]), " ".join(difference(row)).strip()]
