@@ -35,7 +35,8 @@ def checkpoint(tmp_path_factory):
 def test_quickstart_as_a_user_runs_it(tmp_path):
     """The whole of it in a process of its own; its tables are read back from disk."""
     command = [sys.executable, "-W", "error", "-m", "art_classwise", "quickstart", "--out", "here"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "TQDM_DISABLE": "0"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "here"
     result = acw.read_audit(out)

@@ -234,7 +234,8 @@ def test_values_are_written_for_tensorboard(kind, train_set, tmp_path, monkeypat
     assert all(values[key] == pytest.approx(value, rel=1e-5) for key, value in expected.items())
 
 
-def test_progress_is_shown_where_asked_for(train_set, capsys):
+def test_progress_is_shown_where_asked_for(train_set, capsys, monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "0")  # in a log, too
     x, y = train_set.x[:64], train_set.y[:64]
     for verbose in (True, False):
         MART(make(), **{**SMALL, "verbose": verbose}).fit(x, y, (x, y), batch_size=32, nb_epochs=2)

@@ -17,11 +17,11 @@ from art.estimators.classification.classifier import ClassifierMixin
 from art.estimators.estimator import BaseEstimator, LossGradientsMixin
 from art.estimators.pytorch import PyTorchEstimator
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from art_classwise import _estimator, losses
 from art_classwise._labels import check_labels
 from art_classwise._passes import Passes
+from art_classwise._progress import progress
 from art_classwise._state import evaluating, float32, preserved
 from art_classwise.attacks import _budgets
 from art_classwise.attacks._budgets import Budget
@@ -366,7 +366,7 @@ class LossAttack(SearchAttack):
         self.zero_gradient = np.zeros(len(found), dtype=bool)
         begins = range(0, len(found), self.batch_size)
         with preserved(self.estimator.model):  # ART's summary writer changes its mode
-            for begin in tqdm(begins, desc=type(self).__name__, leave=False, disable=not self.verbose):
+            for begin in progress(begins, desc=type(self).__name__, leave=False, shown=self.verbose):
                 rows = np.arange(begin, min(begin + self.batch_size, len(found)))
                 batch = problem.on_device(rows)
                 x_adv, zero = self._attack(problem, rows, batch, problem.label(rows, batch))

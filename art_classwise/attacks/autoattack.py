@@ -16,11 +16,11 @@ from art.estimators.estimator import BaseEstimator, LossGradientsMixin
 from art.estimators.pytorch import PyTorchEstimator
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from art_classwise import _estimator, losses
 from art_classwise._labels import check_labels
 from art_classwise._passes import Passes
+from art_classwise._progress import progress
 from art_classwise._state import evaluating, float32, frozen, no_seed_for_cuda, preserved, preserved_random_state
 from art_classwise.attacks._base import check_finite, warn_of_zero_gradients
 from art_classwise.attacks._fab import FABAttack_PT
@@ -165,7 +165,7 @@ class AutoAttack(EvasionAttack):
                 fast = fast_module(model, self._on_device(images[:2]), precision)
                 searched = exact if fast is model else _Unit(self.estimator, fast, self.micro_batch_size)
                 batches = self._batches(np.flatnonzero(robust))
-                for rows in tqdm(batches, desc=f"AutoAttack {name}", leave=False, disable=not self.verbose):
+                for rows in progress(batches, desc=f"AutoAttack {name}", leave=False, shown=self.verbose):
                     x_batch, y_batch = self._on_device(images[rows]), self._on_device(labels[rows])
                     points, broken = self._attack(name, searched, exact, rows, x_batch, y_batch)
                     hit = broken.cpu().numpy()  # the host waits, once per batch: it must know who is left

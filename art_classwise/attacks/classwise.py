@@ -16,10 +16,10 @@ from art.estimators.classification.classifier import ClassifierMixin
 from art.estimators.estimator import BaseEstimator
 from art.estimators.pytorch import PyTorchEstimator
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from art_classwise import losses
 from art_classwise._estimator import check_logits
+from art_classwise._progress import progress
 from art_classwise._state import preserved, preserved_random_state
 from art_classwise.attacks import _budgets
 from art_classwise.attacks._base import Found, Problem, SearchAttack, check_finite, warn_of_zero_gradients
@@ -178,7 +178,7 @@ class ClassWiseAttack(SearchAttack):
         begins = range(0, len(found), self.batch_size)
         kept = preserved(self.estimator.model) if isinstance(self.estimator, PyTorchEstimator) else nullcontext()
         with kept:
-            for begin in tqdm(begins, desc=type(self).__name__, leave=False, disable=not self.verbose):
+            for begin in progress(begins, desc=type(self).__name__, leave=False, shown=self.verbose):
                 rows = np.arange(begin, min(begin + self.batch_size, len(found)))
                 block = _Block(problem, rows, self._allowed)
                 for restart in range(max(1, self.num_random_init) if attack is None else 1):

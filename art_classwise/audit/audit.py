@@ -21,11 +21,11 @@ from art.estimators.estimator import BaseEstimator
 from art.evaluations.evaluation import Evaluation
 from filelock import Timeout
 from torch import nn
-from tqdm.auto import tqdm
 
 from art_classwise import _estimator, _ranks
 from art_classwise._files import check_output_folder
 from art_classwise._passes import release
+from art_classwise._progress import progress
 from art_classwise._state import preserved_random_state
 from art_classwise.attacks._fast import Precision
 from art_classwise.attacks.ladder import Attacks, ladder, usual_threat
@@ -226,8 +226,7 @@ class ClassWiseAudit(Evaluation):
 
     def _probe(self, store: Store, asked: Manifest, models: Mapping[str, Any], runner: ShardRunner) -> None:
         """See that what is tried on the networks themselves is in the store, by whichever process."""
-        quiet = not self.verbose or not _ranks.is_main()
-        for name in tqdm(models, desc="checks", unit="model", disable=quiet, leave=False):
+        for name in progress(models, desc="checks", unit="model", shown=self.verbose, leave=False):
             key = asked.models[name]
             while name not in store.manifest().probes:
                 with suppress(Timeout), store.lock(f"probe-{key[:12]}", 0) as path:
@@ -276,16 +275,15 @@ class ClassWiseAudit(Evaluation):
             except InputError as error:
                 raise InputError(f"On the model {name!r}: {error}") from error
 
-        quiet = not self.verbose or not _ranks.is_main()
-        with tqdm(total=total, desc="audit", unit="example", disable=quiet) as bar:
+        with progress(total=total, desc="audit", unit="example", shown=self.verbose) as bar:
 
-            def progress(units: Iterable[Unit]) -> None:
+            def done(units: Iterable[Unit]) -> None:
                 bar.update(sum(runner.n_examples(unit.shard) for unit in units))
 
             dropped: set[Unit] = set()
             first = len(chains) * _ranks.rank() // _ranks.world()
             while True:
-                fill(store, chains, compute, in_order=self.worst_case, first=first, progress=progress)
+                fill(store, chains, compute, in_order=self.worst_case, first=first, progress=done)
                 try:
                     return read_outcomes(store, asked, list(asked.models), list(asked.attacks))
                 except DamagedShardError as damaged:

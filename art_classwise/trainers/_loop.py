@@ -15,10 +15,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm.auto import tqdm
 
 from art_classwise import _ranks, losses
 from art_classwise._estimator import check_logits, exact_logits
+from art_classwise._progress import progress
 from art_classwise._state import evaluating, preserved, preserved_random_state
 from art_classwise.attacks._fast import FastCopy, Precision
 from art_classwise.attacks._random import ExampleUniform, derive
@@ -216,13 +216,13 @@ class Training:
         total = nb_epochs * source.n_examples
         with ExitStack() as stack:
             bar = stack.enter_context(
-                tqdm(
+                progress(
                     total=total,
                     initial=min(total, self._epoch * source.n_examples),
                     desc=f"{name}: first batch{' (compiling)' if self._settings.compile else ''}",
                     unit="img",
                     unit_scale=True,
-                    disable=not verbose or not _ranks.is_main(),
+                    shown=verbose,
                 )
             )
             stack.enter_context(preserved(self._model))
