@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from art_classwise.datasets import Dataset, load_dataset, load_unlabeled
     from art_classwise.errors import InputError
     from art_classwise.head import normalize_head
+    from art_classwise.report import figures
     from art_classwise.threat import ThreatModel
     from art_classwise.trainers import (
         AdversarialTrainerBATPyTorch,
@@ -51,7 +52,13 @@ if TYPE_CHECKING:
         save_checkpoint,
     )
 
-_MODULES = {"attacks": "attacks", "losses": "losses", "metrics": "metrics", "policies": "trainers.policies"}
+_MODULES = {
+    "attacks": "attacks",
+    "figures": "report.figures",
+    "losses": "losses",
+    "metrics": "metrics",
+    "policies": "trainers.policies",
+}
 _HOMES = {
     "PGD": "attacks",
     "AdversarialTrainerBATPyTorch": "trainers",
@@ -119,6 +126,7 @@ __all__ = [
     "attacks",
     "build",
     "compare",
+    "figures",
     "load_checkpoint",
     "load_dataset",
     "load_robustbench",

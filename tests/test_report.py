@@ -1,64 +1,15 @@
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
-import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import pyplot
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from results import HOSTILE, make_result
 
 import art_classwise as acw
-from art_classwise import InputError
-from art_classwise.audit import WORST_CASE, AuditResult
-from art_classwise.report import class_accuracy, print_tables, render, write_report
-from art_classwise.report.figures import WORST, models_by_class, to_svg
-
-HOSTILE = "<script>alert('class')</script>\n$x_{$ & \"quotes\""
-
-
-def make_result(classes, models=("one", "two"), n=40):
-    """Outcomes with class k withstanding with probability (k + 1) / C; the last class without examples."""
-    rng = np.random.default_rng(0)
-    tables = []
-    for model in models:
-        label = np.repeat(np.arange(len(classes) - 1), n)  # the last class has no example
-        withstood = rng.random(len(label)) < (label + 1) / len(classes)
-        tables.append(
-            pd.DataFrame(
-                {
-                    "model": model,
-                    "attack": "fgsm",
-                    "example": np.arange(len(label)),
-                    "label": label.astype(np.int32),
-                    "clean_prediction": label.astype(np.int32),
-                    "prediction": np.where(withstood, label, (label + 1) % len(classes)).astype(np.int32),
-                    "withstood": withstood,
-                    "clean_margin": np.float32(1),
-                    "margin": np.where(withstood, 1, -1).astype(np.float32),
-                    "perturbation": np.float32(0.1),
-                    "zero_gradient": False,
-                }
-            )
-        )
-    outcomes = pd.concat(tables, ignore_index=True)
-    outcomes["model"] = pd.Categorical(outcomes["model"], categories=list(models))
-    outcomes["attack"] = pd.Categorical(outcomes["attack"], categories=["fgsm"])
-    info = {
-        "dataset": "made",
-        "split": "test",
-        "n_examples": len(label),
-        "seed": 0,
-        "attacks": {"fgsm": {"class": "FGSM", "eps": 0.1}},
-        "created": "2026-01-01T00:00:00+00:00",
-        "environments": [
-            {"python": "3", "versions": {"torch": "2"}, "system": "S", "cpu": "C", "cpu_cores": 2, "gpus": []}
-        ],
-        "command": "art-classwise audit --model '<b>'",
-    }
-    return AuditResult(outcomes, tuple(classes), acw.ThreatModel("Linf", 0.1), info)
+from art_classwise.audit import AuditResult
+from art_classwise.report import print_tables, render, write_report
 
 
 class Page(HTMLParser):
@@ -134,66 +85,11 @@ def test_csv_of_the_page_is_the_table(result):
     pd.testing.assert_frame_equal(csv, result.by_class(), check_exact=False, check_index_type=False)
 
 
-def test_figure_draws_the_table_worst_first(result):
-    table = result.class_table("one", WORST_CASE)
-    ax = class_accuracy(table, title="one")
-    measured = table[table["n"] > 0].sort_values("robust")
-    assert [t.get_text() for t in ax.get_yticklabels()] == list(measured.index)
-    bars = [p for p in ax.patches if p.get_width() or p.get_height()]
-    assert [b.get_width() for b in bars] == pytest.approx(list(100 * measured["robust"]))
-    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first is on top
-    from matplotlib.colors import to_hex
-
-    assert to_hex(bars[0].get_facecolor()).upper() == WORST
-    pyplot.close(ax.figure)
-
-
-def test_tied_worst_classes_are_all_marked():
-    result = make_result(["ant", "bee", "cow", "doe"])
-    table = result.class_table("one").assign(robust=[0.2, 0.2, 0.5, np.nan], low=0.1, high=0.6)
-    ax = class_accuracy(table)
-    colors = [label.get_color() for label in ax.get_yticklabels()]
-    assert colors[:2] == [WORST, WORST]
-    assert colors[2] != WORST
-    assert "<dd" in render(result)
-    pyplot.close(ax.figure)
-
-
-@pytest.mark.parametrize("n_classes", [2, 10, 100, 1000])
-def test_figure_stays_readable_with_many_and_long_names(n_classes):
-    result = make_result([f"a rather long name of a class, number {k}" for k in range(n_classes)], n=3)
-    figure = models_by_class(result)
-    assert figure.get_size_inches().max() < 15
-    FigureCanvasAgg(figure).draw()
-    for ax in figure.axes:
-        boxes = [t.get_window_extent() for t in ax.get_yticklabels()]
-        gaps = np.diff(sorted(b.y0 for b in boxes))
-        assert len(boxes) <= 40
-        assert len(gaps) == 0 or gaps.min() >= boxes[0].height * 0.95  # no text over text
-        assert ax.legend_.get_window_extent().y1 <= ax.xaxis.label.get_window_extent().y0 + 2
-
-
-def test_svg_is_well_formed_and_repeatable_with_real_text():
-    result = make_result([HOSTILE.replace("\n", " "), "bee", "cow"])
-    first, again = (to_svg(models_by_class(result), "p-") for _ in range(2))
-    assert first == again
-    root = ET.fromstring(first)
-    texts = [t.text for t in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert "bee" in texts
-    assert all(i.startswith("p-") for e in root.iter() if (i := e.get("id")))
-
-
 def test_names_in_any_script_are_drawn_without_a_warning(tmp_path, capsys):
     result = make_result(["\N{CJK UNIFIED IDEOGRAPH-732B}", "\N{CJK UNIFIED IDEOGRAPH-72AC}", "x"], models=("only",))
     write_report(result, tmp_path)
     assert "\N{CJK UNIFIED IDEOGRAPH-732B}" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["by_class.csv", "by_class.png", "report.html"]
-
-
-def test_nothing_to_draw_is_named():
-    table = pd.DataFrame({"n": [0], "clean": [np.nan], "robust": [np.nan], "low": [np.nan], "high": [np.nan]})
-    with pytest.raises(InputError, match="nothing to draw"):
-        class_accuracy(table)
 
 
 def test_terminal_tables_fit_80_columns_and_can_not_be_hijacked(capsys, monkeypatch):

@@ -54,6 +54,24 @@ def test_by_group(result):
         result.by_group({k: v for k, v in groups.items() if k != "truck"})
 
 
+def test_by_attack(result):
+    table = result.by_attack("other")
+    assert list(table.columns) == ["clean", "fgsm", "pgd-5", "all attacks"]
+    assert list(table.index) == list(CLASSES)
+    fgsm, pgd = columns(result, "other", "fgsm"), columns(result, "other", "pgd-5")
+    for k, name in enumerate(CLASSES):
+        of = fgsm["label"] == k
+        assert table.loc[name, "clean"] == (fgsm["clean_prediction"] == k)[of].mean()
+        assert table.loc[name, "pgd-5"] == pgd["withstood"][of].mean()
+        assert table.loc[name, "all attacks"] == (fgsm["withstood"] & pgd["withstood"])[of].mean()
+    rows = result.outcomes[result.outcomes["label"] != 2]
+    absent = replace(result, outcomes=rows).by_attack("one")
+    assert absent.loc["ship"].isna().all()
+    assert absent.drop("ship").notna().all(axis=None)
+    with pytest.raises(InputError, match="Unknown model 'two'"):
+        result.by_attack("two")
+
+
 def test_confusion_pairs_and_groups(result):
     rows = columns(result, "one", "fgsm")
     expected = metrics.confusion_pairs(rows["label"], rows["prediction"], 4, classes=CLASSES)

@@ -127,6 +127,24 @@ class AuditResult:
         """
         return self._tables(self.classes, "class", lambda label: label, confidence)
 
+    def by_attack(self, model: str) -> pd.DataFrame:
+        """Return a model's accuracy per class without attack, under each attack and under all of them.
+
+        Args:
+            model: Name of a model.
+
+        Returns:
+            Indexed by class: ``clean``, a column per attack in the order of the audit, and ``"all attacks"``;
+            fractions, NaN for a class without examples.
+
+        Raises:
+            InputError: The audit has no such model.
+        """
+        tables = [self.class_table(model, attack) for attack in (*self.attacks, WORST_CASE)]
+        columns = [tables[-1]["clean"], *(table["robust"] for table in tables)]
+        names = pd.Index(["clean", *self.attacks, WORST_CASE], name="attack")
+        return pd.concat(columns, axis=1).set_axis(names, axis=1)
+
     def by_group(self, groups: Groups, *, confidence: float = 0.95) -> pd.DataFrame:
         """Return what :meth:`by_class` does for groups of classes: where single classes have few examples.
 

@@ -1,0 +1,53 @@
+"""Audits made up for tests of what is shown of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+import art_classwise as acw
+from art_classwise.audit import AuditResult
+
+HOSTILE = "<script>alert('class')</script>\n$x_{$ & \"quotes\""
+
+
+def make_result(classes, models=("one", "two"), n=40):
+    """Outcomes with class k withstanding with probability (k + 1) / C; the last class without examples."""
+    rng = np.random.default_rng(0)
+    tables = []
+    for model in models:
+        label = np.repeat(np.arange(len(classes) - 1), n)  # the last class has no example
+        withstood = rng.random(len(label)) < (label + 1) / len(classes)
+        tables.append(
+            pd.DataFrame(
+                {
+                    "model": model,
+                    "attack": "fgsm",
+                    "example": np.arange(len(label)),
+                    "label": label.astype(np.int32),
+                    "clean_prediction": label.astype(np.int32),
+                    "prediction": np.where(withstood, label, (label + 1) % len(classes)).astype(np.int32),
+                    "withstood": withstood,
+                    "clean_margin": np.float32(1),
+                    "margin": np.where(withstood, 1, -1).astype(np.float32),
+                    "perturbation": np.float32(0.1),
+                    "zero_gradient": False,
+                }
+            )
+        )
+    outcomes = pd.concat(tables, ignore_index=True)
+    outcomes["model"] = pd.Categorical(outcomes["model"], categories=list(models))
+    outcomes["attack"] = pd.Categorical(outcomes["attack"], categories=["fgsm"])
+    info = {
+        "dataset": "made",
+        "split": "test",
+        "n_examples": len(label),
+        "seed": 0,
+        "attacks": {"fgsm": {"class": "FGSM", "eps": 0.1}},
+        "created": "2026-01-01T00:00:00+00:00",
+        "environments": [
+            {"python": "3", "versions": {"torch": "2"}, "system": "S", "cpu": "C", "cpu_cores": 2, "gpus": []}
+        ],
+        "command": "art-classwise audit --model '<b>'",
+    }
+    return AuditResult(outcomes, tuple(classes), acw.ThreatModel("Linf", 0.1), info)
