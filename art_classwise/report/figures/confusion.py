@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from matplotlib.patches import Rectangle
 
 from art_classwise.errors import InputError
-from art_classwise.metrics.confusion import confusion_pairs
+from art_classwise.metrics.confusion import confusion_pairs, within_groups
 from art_classwise.metrics.groups import Groups, class_groups
 from art_classwise.report.figures._cells import draw_cells, name_columns
+from art_classwise.report.figures._checks import some
 from art_classwise.report.figures._style import (
     ROBUST,
     WORST,
@@ -19,25 +23,32 @@ from art_classwise.report.figures._style import (
     class_axis,
     headline,
     label,
+    legend_below,
+    pair,
     percent_axis,
     row_height,
 )
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 __all__ = ["confusion", "group_confusion"]
 
 _MOST_CELLS = 20
 _MOST_PAIRS = 25
+_CALL = "result.confusion(model, attack)"
 
 
 def confusion(matrix: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> Axes:
     """Draw the confusion under attack: as a matrix up to 20 classes, else the strongest pairs as bars.
 
+    In the matrix, what is right is blue and what is wrong orange. A class without examples is grey.
+
     Args:
         matrix: (C, C), a row per true class: ``result.confusion(model, attack)``, shares of each row or, with
-            ``normalize=False``, counts; of counts the bars have intervals.
+            ``normalize=False``, counts; of counts, bars have their 95 % intervals (Wilson 1927). The strongest of many
+            pairs are there by chance, too: an interval is for its pair alone.
         ax: Where to draw; a new figure of fitting size if absent.
         title: Above the axes.
 
@@ -51,11 +62,13 @@ def confusion(matrix: pd.DataFrame, ax: Axes | None = None, *, title: str = "") 
     names = list(matrix.index)
     if len(names) > _MOST_CELLS:
         return _pairs(shares, counts, names, ax, title)
-    return _matrix(shares, names, ax, title)
+    return _matrix(shares, names, ax, title, _strongest(shares, names), "class")
 
 
 def group_confusion(matrix: pd.DataFrame, groups: Groups, ax: Axes | None = None, *, title: str = "") -> Axes:
     """Draw the confusion under attack between groups of classes.
+
+    On the diagonal is what stays within a group: the right class, or another one of the group.
 
     Args:
         matrix: (C, C) counts: ``result.confusion(model, attack, normalize=False)``. Shares of each class can't be
@@ -73,65 +86,111 @@ def group_confusion(matrix: pd.DataFrame, groups: Groups, ax: Axes | None = None
     _, counts = _checked(matrix)
     if counts is None:
         raise InputError("Shares can't be pooled: give counts, result.confusion(model, attack, normalize=False).")
-    of = class_groups(groups, [str(name) for name in matrix.index])
+    classes = [str(name) for name in matrix.index]
+    of = class_groups(groups, classes)
     pooled = pd.DataFrame(counts).groupby(of).sum().T.groupby(of).sum().T
-    return confusion(pooled, ax, title=title)
+    shares, pooled_counts = _checked(pooled)
+    names = list(pooled.index)
+    if len(names) > _MOST_CELLS:
+        return _pairs(shares, pooled_counts, names, ax, title)
+    errors = within_groups(*_examples(counts), groups, classes).loc["all groups"]
+    stay = ""
+    if errors["errors"]:
+        stay = f"{100 * errors['within']:.0f} % of the errors stay within their group ({100 * errors['expected']:.0f} % by chance)"
+    return _matrix(shares, names, ax, title, stay, "group")
 
 
 def _checked(matrix: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64] | None]:
-    """Return shares of each row, NaN in a row without examples, and counts if that is what was given."""
-    call = "result.confusion(model, attack)"
+    """Return shares of each row, NaN in a row without examples, and the counts if that is what was given."""
     if not isinstance(matrix, pd.DataFrame) or matrix.shape[0] != matrix.shape[1]:
-        raise InputError(f"The matrix must be a DataFrame (C, C), as {call} returns it, but got {matrix!r:.60}.")
+        shape = f" of shape {matrix.shape}" if isinstance(matrix, (pd.DataFrame, np.ndarray)) else ""
+        raise InputError(
+            f"The matrix must be a DataFrame (C, C), as {_CALL} returns it, but got {type(matrix).__name__}{shape}."
+        )
+    if list(matrix.index) != list(matrix.columns) or not all(pd.api.types.is_numeric_dtype(d) for d in matrix.dtypes):
+        raise InputError(f"The matrix must have the same classes as rows and as columns, as {_CALL} returns it.")
     values = matrix.to_numpy(dtype=np.float64)
-    if not (np.nan_to_num(values) >= 0).all() or list(map(str, matrix.index)) != list(map(str, matrix.columns)):
-        raise InputError(f"The matrix must have the same classes as rows and columns, as {call} returns it.")
+    if (values < 0).any() or np.isinf(values).any():
+        raise InputError(f"The matrix must hold shares or counts, none below 0, as {_CALL} returns it.")
     totals = values.sum(axis=1, keepdims=True)
-    if not (np.nan_to_num(totals) > 0).any():
-        raise InputError("There is nothing to draw: no class has an example.")
+    some(matrix[np.nan_to_num(totals[:, 0]) > 0])
     counted = all(pd.api.types.is_integer_dtype(d) for d in matrix.dtypes)
     if not counted and not np.allclose(totals[~np.isnan(totals)], 1):
-        raise InputError(f"Each row must sum to 1, or hold counts, as {call} returns it.")
+        raise InputError(f"Each row must sum to 1, or hold whole counts, as {_CALL} returns it.")
     return values / np.where(totals > 0, totals, np.nan), values.astype(np.int64) if counted else None
 
 
-def _matrix(shares: npt.NDArray[np.float64], names: list[Any], ax: Axes | None, title: str) -> Axes:
-    ax = canvas(ax, 2 + 0.42 * len(names), row_height(len(names)))
-    draw_cells(ax, 100 * shares, "Blues")
-    class_axis(ax, names)
-    ax.set_ylim(len(names) - 0.5, -0.5)
-    name_columns(ax, names)
-    ax.set(xlabel="predicted under attack (% of the true class)", ylabel="true class")
-    off = np.where(np.eye(len(names), dtype=bool), -1, np.nan_to_num(shares, nan=-1))
-    i, j = np.unravel_index(off.argmax(), off.shape)
-    headline(ax, title, f"most often: {label(names[i])} → {label(names[j])}, {100 * off.max():.0f} %")
+def _examples(counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return true and predicted labels, (n,) each, of which these are the counts."""
+    truth, predicted = np.nonzero(counts)
+    times = counts[truth, predicted]
+    return np.repeat(truth, times), np.repeat(predicted, times)
+
+
+def _errors(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the shares off the diagonal, 0 on it and where nothing is known."""
+    errors: npt.NDArray[np.float64] = np.nan_to_num(shares) * ~np.eye(len(shares), dtype=bool)
+    return errors
+
+
+def _strongest(shares: npt.NDArray[np.float64], names: Sequence[Any]) -> str:
+    errors = _errors(shares)
+    if not errors.any():
+        return "nothing is confused"
+    i, j = np.unravel_index(errors.argmax(), errors.shape)
+    return f"strongest: {pair(names[i], names[j])}, {100 * errors[i, j]:.1f} %"
+
+
+def _matrix(
+    shares: npt.NDArray[np.float64], names: Sequence[Any], ax: Axes | None, title: str, finding: str, kind: str
+) -> Axes:
+    n = len(names)
+    ax = canvas(ax, 2.8 + 0.42 * n, 2.4 + 0.3 * n)
+    right, filled = np.eye(n, dtype=bool), np.nan_to_num(shares)
+    # Not to the darkest end: black numbers stand on most cells.
+    shades = np.where(right[..., None], mpl.colormaps["Blues"](0.85 * filled), mpl.colormaps["Oranges"](0.85 * filled))
+    draw_cells(ax, 100 * shares, shades, zeros=False)
+    class_axis(ax, [label(name) for name in names])
+    ax.set_ylim(n - 0.5, -0.5)
+    name_columns(ax, [label(name) for name in names])
+    ax.set(xlabel=f"predicted under attack (% of the true {kind})", ylabel=f"true {kind}")
+    errors = _errors(shares)
+    if errors.any():
+        i, j = np.unravel_index(errors.argmax(), errors.shape)
+        ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=WORST, lw=2, zorder=3, clip_on=False))
+    headline(ax, title, finding)
     return ax
 
 
 def _pairs(
     shares: npt.NDArray[np.float64],
     counts: npt.NDArray[np.int64] | None,
-    names: list[Any],
+    names: Sequence[Any],
     ax: Axes | None,
     title: str,
 ) -> Axes:
     if counts is not None:
-        truth, predicted = np.nonzero(counts)
-        times = counts[truth, predicted]
-        table = confusion_pairs(np.repeat(truth, times), np.repeat(predicted, times), len(names), classes=names)
+        table = confusion_pairs(*_examples(counts), len(names), classes=names)
     else:
-        off = np.nan_to_num(shares) * ~np.eye(len(names), dtype=bool)
-        i, j = np.nonzero(off)
+        i, j = np.nonzero(_errors(shares))
         index = pd.MultiIndex.from_arrays([[names[k] for k in i], [names[k] for k in j]])
-        table = pd.DataFrame({"share": off[i, j]}, index=index).sort_values("share", ascending=False, kind="stable")
-    shown = table.head(_MOST_PAIRS)
+        table = pd.DataFrame({"share": shares[i, j], "reverse": shares[j, i]}, index=index)
+        table = table.sort_values("share", ascending=False, kind="stable")
+    shown = some(table, "nothing is confused").head(_MOST_PAIRS)
     ax = canvas(ax, 6.4, row_height(len(shown)))
-    position = np.arange(len(shown))
-    ax.barh(position, 100 * shown["share"], color=[WORST, *[ROBUST] * (len(shown) - 1)], height=0.72)
+    position, share = np.arange(len(shown)), 100 * shown["share"].to_numpy()
+    first = share == share[0]
+    bars = ax.barh(position, share, color=np.where(first, WORST, ROBUST), height=0.72)
+    entries: dict[str, Artist] = {"taken for the other" + (", 95 % interval" if counts is not None else ""): bars[-1]}
     if counts is not None:
         ax.hlines(position, 100 * shown["low"], 100 * shown["high"], color="black", lw=1.2)
-    class_axis(ax, [f"{label(a, 18)} → {label(b, 18)}" for a, b in shown.index])
-    percent_axis(ax, "x", "predicted as the other class (% of the true class)")
-    ax.set_ylabel(f"the {len(shown)} strongest of {len(table):,} pairs")
-    headline(ax, title)
+    back = {"s": 26, "marker": "D", "facecolor": "white", "edgecolor": "black", "lw": 1, "zorder": 3, "clip_on": False}
+    entries["the other way round"] = ax.scatter(100 * shown["reverse"], position, **back)
+    legend_below(ax, entries)
+    class_axis(ax, [pair(a, b) for a, b in shown.index], first)
+    percent_axis(ax, "x", "predicted as the other under attack (% of the first)")
+    among = f"the {len(shown)} strongest of {len(table):,} pairs" if len(shown) < len(table) else "pair"
+    ax.set_ylabel(among)
+    ties = int((table["share"] == table["share"].iloc[0]).sum())
+    headline(ax, title, _strongest(shares, names) if ties == 1 else f"strongest: {ties:,} pairs at {share[0]:.1f} %")
     return ax

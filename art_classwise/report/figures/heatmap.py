@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import matplotlib as mpl
+import numpy as np
 import pandas as pd
 
 from art_classwise.errors import InputError
 from art_classwise.report.figures._cells import draw_cells, name_columns
+from art_classwise.report.figures._checks import check_table, some, worst_classes
 from art_classwise.report.figures._style import (
     MOST_CLASSES,
     canvas,
-    check_table,
     class_axis,
     headline,
     label,
@@ -24,11 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = ["class_by_attack"]
 
+_CALL = "result.by_attack(model)"
+
 
 def class_by_attack(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> Axes:
     """Draw each class's accuracy without attack, under each attack and under all of them, as a heat map.
 
-    The class that is weakest in the last column is on top. Of more than 40 classes the 40 weakest are drawn.
+    The class that is weakest in the last column is on top; the last row is the mean over all classes. Of more than 40
+    classes the 40 weakest are drawn. Dark is weak.
 
     Args:
         table: A row per class, a column per attack, fractions: ``result.by_attack(model)``.
@@ -41,27 +46,26 @@ def class_by_attack(table: pd.DataFrame, ax: Axes | None = None, *, title: str =
     Raises:
         InputError: It is another table, or no class has an example.
     """
-    call = "result.by_attack(model)"
-    values = check_table(table, ["clean"], call)
-    if "robust" in values or not all(pd.api.types.is_float_dtype(d) for d in values.dtypes):
-        raise InputError(f"The table must hold a column per attack, as {call} returns it.")
+    values = check_table(table, ["clean"], _CALL)
+    strange = [str(c) for c, kind in values.dtypes.items() if not pd.api.types.is_float_dtype(kind)]
+    if strange or "robust" in values or len(values.columns) < 2:
+        raise InputError(f"The table must hold an accuracy in each column: give one as {_CALL} returns it.")
     last = values.columns[-1]
-    measured = values.dropna(how="all").sort_values(last, kind="stable", na_position="last")
-    if len(measured) == 0:
-        raise InputError("There is nothing to draw: no class has an example.")
+    measured = some(values.dropna(how="all")).sort_values(last, kind="stable", na_position="last")
     shown = measured.head(MOST_CLASSES)
-    percent = shown.to_numpy() * 100
-    ax = canvas(ax, 2.6 + 0.72 * percent.shape[1], row_height(len(shown)))
-    draw_cells(ax, percent, "cividis")
-    worst = percent[:, -1] == percent[0, -1]
-    class_axis(ax, list(shown.index), worst)
-    ax.set_ylim(len(shown) - 0.5, -0.5)
-    name_columns(ax, list(shown.columns))
-    ax.set(ylabel=weakest(len(shown), len(measured)), xlabel="accuracy (%) without attack, and under each")
-    of = (
-        label(shown.index[0])
-        if worst.sum() == 1
-        else f"{int((measured[last] == measured[last].iloc[0]).sum())} classes"
-    )
-    headline(ax, title, f"worst under {label(last)}: {of}, {percent[0, -1]:.1f} %")
+    percent = 100 * np.vstack([shown.to_numpy(), measured.mean().to_numpy()])
+    rows, columns = percent.shape
+    ax = canvas(ax, 2.8 + 0.75 * columns, row_height(rows))
+    draw_cells(ax, percent, mpl.colormaps["cividis"](np.nan_to_num(percent) / 100))
+    worst = np.append(percent[:-1, -1] == percent[0, -1], False)
+    class_axis(ax, [*(label(name) for name in shown.index), "mean"], worst)
+    name_columns(ax, [label(name) for name in table.columns])
+    ax.set_ylim(rows - 0.5, -0.5)
+    # What is no class, and what is no single attack, stands apart.
+    ax.axhline(rows - 1.5, color="white", lw=4)
+    for edge in {0.5, columns - 1.5}:
+        ax.axvline(edge, color="white", lw=4)
+    ax.set(xlabel="accuracy (%): without attack, and under each", ylabel=weakest(len(shown), len(measured)))
+    known = measured[last].dropna()
+    headline(ax, title, f"under {label(last)}, {worst_classes(known)}" if len(known) else "")
     return ax
