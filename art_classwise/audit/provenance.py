@@ -147,7 +147,7 @@ def data_fingerprint(data: Dataset) -> str:
     """Return 32 hexadecimal digits that tell examples apart, and the order they come in.
 
     By their numbers, labels and class names, and by their pixels; images in files by what
-    :attr:`art_classwise.LazyImages.fingerprint` says.
+    :attr:`art_classwise.datasets.LazyImages.fingerprint` says.
     """
     digest = hashlib.sha256(json.dumps([data.classes, list(data.x.shape)]).encode())
     digest.update(np.ascontiguousarray(data.ids, dtype=np.int64).tobytes())

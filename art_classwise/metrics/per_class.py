@@ -47,10 +47,11 @@ def per_class(
     Raises:
         InputError: The metric can't be called or has no signature, or the seed is no seed.
 
-    Example::
-
+    Example:
+        ```python
         per_class(loss_sensitivity)(classifier, data.x, data.y, classes=data.classes)
         per_class(clever_u, each=True, nb_batches=10, batch_size=32, radius=2.0, norm=2)(classifier, data.x, data.y)
+        ```
     """
     if not callable(metric):
         raise InputError(f"The metric must be a function or an evaluation of ART, but is a {type(metric).__name__}.")

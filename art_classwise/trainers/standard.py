@@ -17,11 +17,8 @@ __all__ = ["AdversarialTrainerStandardPyTorch"]
 class AdversarialTrainerStandardPyTorch(SearchTrainer):
     """Standard adversarial training: cross-entropy on adversarial inputs (Madry et al. 2018, eq. 2.1).
 
-    The attack ascends cross-entropy from a uniform start in the ball. Clean images aren't classified.
-
-    Args:
-        classifier: An ART ``PyTorchClassifier`` with an optimizer.
-        **options: As for :class:`SearchTrainer`: ``eps``, ``max_iter``, ``crop_padding``, ``seed``, ...
+    The attack ascends cross-entropy from a uniform start in the ball. Clean images aren't classified. Parameters are
+    those of :class:`SearchTrainer`: ``classifier``, ``eps``, ``max_iter``, ``crop_padding``, ``seed``, ...
 
     Raises:
         InputError: As :class:`SearchTrainer`.
