@@ -21,10 +21,10 @@ if TYPE_CHECKING:
         ExclusionResult,
         Finding,
         SeedSpread,
-        compare,
         read_audit,
         spread_over_seeds,
     )
+    from art_classwise.audit.compare import compare
     from art_classwise.datasets import Dataset, load_dataset, load_unlabeled
     from art_classwise.errors import InputError
     from art_classwise.head import normalize_head

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from art_classwise._display import Shown
 from art_classwise._files import check_output_file, written_aside
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.result import AuditResult
@@ -34,8 +35,8 @@ Kind = Literal["robust", "clean"]
 """Whether an example counts as right that withstood, or that was classified rightly without attack."""
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Shown):
     """How two models, or two attacks on one model, differ on the same examples.
 
     Every difference is the first's accuracy minus the second's; all values but counts and names are fractions.

@@ -19,6 +19,7 @@ from art.evaluations.evaluation import Evaluation
 from torch import nn
 
 from art_classwise import _ranks, metrics
+from art_classwise._display import Shown
 from art_classwise._files import check_output_folder, written_aside
 from art_classwise._state import preserved_random_state
 from art_classwise.attacks._fast import Precision
@@ -42,8 +43,8 @@ __all__ = ["ClassExclusionStudy", "ExclusionResult"]
 ALL = "all classes"
 
 
-@dataclass(frozen=True)
-class ExclusionResult:
+@dataclass(frozen=True, repr=False)
+class ExclusionResult(Shown):
     """What class exclusion did.
 
     Attributes:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from art_classwise import metrics
+from art_classwise._display import Shown, shown_as
 from art_classwise._files import check_output_file, written_aside
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit import sanity
@@ -32,8 +33,8 @@ __all__ = ["WORST_CASE", "AuditResult"]
 _Relabel: TypeAlias = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]]
 
 
-@dataclass(frozen=True, eq=False)
-class AuditResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class AuditResult(Shown):
     """The outcomes of an audit.
 
     Attributes:
@@ -65,7 +66,7 @@ class AuditResult:
         return tuple(self.outcomes["attack"].cat.categories)
 
     @cached_property
-    def findings(self) -> tuple[sanity.Finding, ...]:
+    def findings(self) -> sanity.Findings:
         """What looks wrong: see :func:`art_classwise.audit.sanity.findings`."""
         return sanity.findings(self)
 
@@ -118,7 +119,7 @@ class AuditResult:
         Raises:
             InputError: The audit has no such model or attack.
         """
-        return self._table(model, attack, self.classes, lambda label: label, confidence)
+        return shown_as(self._table(model, attack, self.classes, lambda label: label, confidence), "classes")
 
     def by_class(self, *, confidence: float = 0.95) -> pd.DataFrame:
         """Return every :meth:`class_table` of the audit in one, indexed by (model, attack, class).
@@ -198,7 +199,7 @@ class AuditResult:
             rows[model] = row
         frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
         first = ["clean", "mean", "worst", "worst_class", "held_out", "low", "high", "p"]
-        return frame[first + [c for c in frame.columns if c not in first]]
+        return shown_as(frame[first + [c for c in frame.columns if c not in first]], "models")
 
     def confusion(self, model: str, attack: str, *, normalize: bool = True) -> pd.DataFrame:
         """Return the confusion matrix under attack, (C, C), a row per true class.
@@ -438,7 +439,7 @@ class AuditResult:
         index = pd.MultiIndex(
             levels=[list(self.models), list(attacks), list(names)], codes=list(codes), names=["model", "attack", kind]
         )
-        return pd.concat(tables).set_axis(index)
+        return shown_as(pd.concat(tables).set_axis(index), "classes")
 
     def _paired(
         self, first: tuple[str, str], second: tuple[str, str]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import bdtrc, chdtrc
 
+from art_classwise._display import Shown
 from art_classwise.attacks.ladder import usual_threat
 from art_classwise.audit._outcomes import parts
 from art_classwise.audit._probes import Probe
@@ -23,7 +24,7 @@ from art_classwise.threat import ThreatModel
 if TYPE_CHECKING:
     from art_classwise.audit.result import AuditResult
 
-__all__ = ["DIFFERS", "Finding", "findings"]
+__all__ = ["DIFFERS", "Finding", "Findings", "findings"]
 
 DIFFERS = "differs from what is published"
 """The check of published numbers."""
@@ -51,8 +52,8 @@ _BLACK_BOX = {
 }
 
 
-@dataclass(frozen=True)
-class Finding:
+@dataclass(frozen=True, repr=False)
+class Finding(Shown):
     """Something that looks wrong.
 
     Attributes:
@@ -71,7 +72,13 @@ class Finding:
         return f"{'' if self.model is None else self.model + ': '}{self.check}: {self.saw} {self.advice}"
 
 
-def findings(result: AuditResult) -> tuple[Finding, ...]:
+class Findings(Shown, tuple[Finding, ...]):
+    """What looks wrong, in the order it was looked for; empty, if nothing does."""
+
+    __slots__ = ()
+
+
+def findings(result: AuditResult) -> Findings:
     """Return what looks wrong with an audit; nothing, if it and its models look healthy.
 
     Looked for are
@@ -100,7 +107,7 @@ def findings(result: AuditResult) -> tuple[Finding, ...]:
         seen = _Seen(result, name, tables)
         for check in _CHECKS:
             found += [Finding(name, what, saw, advice) for what, saw, advice in check(seen)]
-    return tuple(found)
+    return Findings(found)
 
 
 _Said = Iterator[tuple[str, str, str]]

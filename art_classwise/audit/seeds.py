@@ -13,6 +13,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from art_classwise import metrics
+from art_classwise._display import Shown
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.compare import Side, check_audit, check_comparable, is_same_network
 from art_classwise.audit.result import AuditResult
@@ -21,8 +22,8 @@ from art_classwise.errors import InputError, check_number
 __all__ = ["SeedSpread", "spread_over_seeds"]
 
 
-@dataclass(frozen=True, eq=False)
-class SeedSpread:
+@dataclass(frozen=True, eq=False, repr=False)
+class SeedSpread(Shown):
     """Mean and spread over networks that one recipe gave with several training seeds.
 
     What varies is the training seed; the test examples are the same for all. So ``low`` and ``high`` hold for the mean

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from art_classwise._display import Shown
 from art_classwise._labels import check_labels, class_number
 from art_classwise.errors import InputError, check_name, check_whole
 
@@ -85,8 +86,8 @@ class LazyImages:
         return digest.hexdigest()[:32]
 
 
-@dataclass(frozen=True)
-class Dataset:
+@dataclass(frozen=True, repr=False)
+class Dataset(Shown):
     """Labelled images.
 
     Attributes:

@@ -45,6 +45,11 @@ def shorten(text: str, length: int) -> str:
     return f"{start}…{end[::-1]}"
 
 
-def printable(text: str) -> str:
-    """Replace what would move the cursor or colour a terminal: names come from files of others."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+def printable(text: str, *, keep: str = "") -> str:
+    """Replace what would move the cursor or colour a terminal: names come from files of others.
+
+    Args:
+        text: The text.
+        keep: What may stay, though it isn't printable: the ends of lines of our own text.
+    """
+    return "".join(c if c.isprintable() or c in keep else "\N{REPLACEMENT CHARACTER}" for c in text)

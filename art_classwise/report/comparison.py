@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pandas as pd
-from rich import box
 from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.compare import Comparison
+from art_classwise.report._grid import WIDTH, Grid, Marked
 from art_classwise.report._text import difference, p_value, percent, printable, shorten
 
-__all__ = ["print_comparison", "print_pairs"]
+__all__ = ["comparison_grid", "print_comparison", "print_pairs"]
 
-_WIDTH = 80
 _MOST_ROWS = 20
 # At most, in cells of the terminal: "all attacks", which may stand at the head of a column, has 11.
 _CLASS, _NAME, _PAIR = 14, 11, 24
@@ -25,6 +23,11 @@ _CLASS, _NAME, _PAIR = 14, 11, 24
 
 def print_comparison(comparison: Comparison) -> None:
     """Print the classes, worst first, then what holds over all of them; within 80 columns."""
+    Console().print(comparison_grid(comparison).rich())
+
+
+def comparison_grid(comparison: Comparison) -> Grid:
+    """Return the classes, worst first, then what holds over all of them, as a table of 80 columns."""
     one, other = _heading(comparison.first, _NAME), _heading(comparison.second, _NAME)
     if one == other:  # as long names that differ in the middle are
         one, other = "first", "second"
@@ -52,15 +55,14 @@ def print_comparison(comparison: Comparison) -> None:
     }
     heads = ("n", one, other, "difference", "p")
     room = _room(heads, [*lines, *totals.values()], _CLASS)
-    title = f"{printable(comparison.first)} and {printable(comparison.second)}: {printable(comparison.about)}"
-    table = _table(title, notes, "worst first", heads)
+    named = []
     for label, (n, first, second, *rest) in zip(shown.index, lines, strict=True):
-        marks = ["bold red" if label == worst[f"{side}_class"] else "" for side in ("first", "second")]
-        table.add_row(Text(_heading(label, room)), n, Text(first, marks[0]), Text(second, marks[1]), *rest)
-    table.add_section()
-    for name, line in totals.items():
-        table.add_row(name, *line)
-    Console().print(table)
+        marks = [Marked if label == worst[f"{side}_class"] else str for side in ("first", "second")]
+        named.append([_heading(label, room), n, marks[0](first), marks[1](second), *rest])
+    title = f"{comparison.first} and {comparison.second}: {comparison.about}"
+    cells = named + [[name, *line] for name, line in totals.items()]
+    rules = frozenset([len(named) - 1])
+    return Grid(title, ("worst first", *heads), cells, notes, rules=rules, tight=True)
 
 
 def print_pairs(table: pd.DataFrame, comparisons: Sequence[Comparison]) -> None:
@@ -85,7 +87,7 @@ def print_pairs(table: pd.DataFrame, comparisons: Sequence[Comparison]) -> None:
     heads = ("all examples", "p", "class means", "worst classes")
     room = _room(heads, lines, _PAIR)
     about = printable(comparisons[0].about)
-    shown = _table(f"{about[0].upper()}{about[1:]}", notes, "pair", heads)
+    shown = Grid(f"{about[0].upper()}{about[1:]}", ("pair", *heads), (), notes, tight=True).rich()
     names = [name for pair in comparisons[:_MOST_ROWS] for name in (pair.first, pair.second)]
     for place, (name, line) in enumerate(zip(names, lines, strict=True)):
         # In full, over several lines if need be: shortened, names may look alike.
@@ -94,25 +96,10 @@ def print_pairs(table: pd.DataFrame, comparisons: Sequence[Comparison]) -> None:
     Console().print(shown)
 
 
-def _table(title: str, notes: Sequence[str], first: str, heads: Sequence[str]) -> Table:
-    table = Table(
-        title=Text(title, "bold"),
-        caption=Text("; ".join(notes)),
-        box=box.SIMPLE_HEAD,
-        padding=(0, 0, 0, 1),
-        pad_edge=False,
-        show_edge=False,
-    )
-    table.add_column(first, no_wrap=True)
-    for head in heads:
-        table.add_column(Text(head), justify="right", no_wrap=True)
-    return table
-
-
 def _room(heads: Sequence[str], lines: Sequence[Sequence[str]], most: int) -> int:
     """Return how many cells the first column has, beside the others in full."""
     used = sum(2 + max(map(cell_len, column)) for column in zip(heads, *lines, strict=True))
-    return max(min(most, _WIDTH - used), 8)
+    return max(min(most, WIDTH - used), 8)
 
 
 def _with_those_before(comparison: Comparison) -> list[str]:

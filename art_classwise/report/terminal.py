@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from rich import box
+import pandas as pd
 from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from art_classwise.audit.result import WORST_CASE, AuditResult
+from art_classwise.metrics.groups import Groups
+from art_classwise.report._grid import Grid, Marked
 from art_classwise.report._text import interval, percent, printable, shorten
 
-__all__ = ["print_tables"]
+__all__ = ["class_grid", "models_grid", "print_groups", "print_tables"]
 
 
 _MOST_CLASSES = 20
 _MOST_MODELS = 6
 _NAME_WIDTH = 16
-_MODEL_WIDTH = 26
+_MODEL_WIDTH, _SHORT = 22, 12
 
 
 def print_tables(result: AuditResult) -> None:
@@ -28,34 +29,63 @@ def print_tables(result: AuditResult) -> None:
     """
     console = Console()
     if len(result.models) <= _MOST_MODELS:
-        _print_classes(result, console)
+        for name in result.models:
+            console.print(class_grid(result, name, console.width).rich())
     if len(result.models) > 1:
-        _print_models(result, console)
+        console.print(models_grid(result).rich())
     _print_findings(result, console)
 
 
-def _print_models(result: AuditResult, console: Console) -> None:
-    table = Table(
-        title=Text(f"Models: accuracy in % at {result.threat}, the most robust first", "bold"),
-        caption=Text(
-            "means over classes, all attacks; held out: the worst class on examples it wasn't chosen on (95 % interval)"
-        ),
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    table.add_column("model", no_wrap=True)
-    for column in ("clean", "robust", "worst", "", "held out"):
-        table.add_column(column, justify="left" if column == "" else "right", no_wrap=True)
-    for name, row in result.summary().sort_values("mean", ascending=False, kind="stable").iterrows():
-        table.add_row(
-            Text(shorten(printable(str(name)), _MODEL_WIDTH)),
+def print_groups(result: AuditResult, groups: Groups) -> None:
+    """Print a row per group of classes and model, the weakest group first; within 80 columns.
+
+    Args:
+        result: The audit.
+        groups: As for :meth:`AuditResult.by_group`.
+    """
+    console = Console()
+    table = result.by_group(groups)
+    for name in result.models:
+        of_model = pd.DataFrame(table.xs((name, WORST_CASE)))
+        rows = of_model.sort_values("robust", kind="stable", na_position="last")
+        cells = [
+            [
+                shorten(printable(str(group)), _MODEL_WIDTH),
+                str(int(row["n"])),
+                interval(row["clean"], row["clean_low"], row["clean_high"]),
+                (Marked if row["robust"] == rows["robust"].min() else str)(
+                    interval(row["robust"], row["low"], row["high"])
+                ),
+            ]
+            for group, row in rows.iterrows()
+        ]
+        title = f"{name}: accuracy in % at {result.threat} by group, worst group first"
+        notes = ["an example counts as right if its class is found", "brackets: 95 % intervals"]
+        console.print(Grid(title, ("group", "n", "clean", WORST_CASE), cells, notes).rich())
+
+
+def models_grid(result: AuditResult) -> Grid:
+    """Return a row per model, the most robust first, as a table of 80 columns."""
+    summary = result.summary().sort_values("mean", ascending=False, kind="stable")
+    rows = [
+        [
+            shorten(printable(str(name)), _MODEL_WIDTH),
             percent(row["clean"]),
             percent(row["mean"]),
-            percent(row["worst"]),
-            Text(shorten(printable(str(row["worst_class"])), _NAME_WIDTH)),
+            Marked(percent(row["worst"])),
+            Marked(shorten(printable(str(row["worst_class"])), _SHORT)),
             interval(row["held_out"], row["low"], row["high"]),
-        )
-    console.print(table)
+            percent(row["mcd"]),
+        ]
+        for name, row in summary.iterrows()
+    ]
+    notes = [
+        "means over classes, all attacks",
+        "held out: the worst class on examples it wasn't chosen on (95 % interval)",
+        "gap: best minus worst",
+    ]
+    heads = ("model", "clean", "robust", "worst", "", "held out", "gap")
+    return Grid(f"Models: accuracy in % at {result.threat}", heads, rows, notes, frozenset([4]))
 
 
 def _print_findings(result: AuditResult, console: Console) -> None:
@@ -68,36 +98,35 @@ def _print_findings(result: AuditResult, console: Console) -> None:
         console.print()
 
 
-def _print_classes(result: AuditResult, console: Console) -> None:
+def class_grid(result: AuditResult, name: str, width: int) -> Grid:
+    """Return a row per class of one model, the worst first, with as many attacks as there is room for.
+
+    Args:
+        result: The audit.
+        name: Of the model.
+        width: Columns of the terminal.
+    """
     widest = min(_NAME_WIDTH, max(8, *(cell_len(c) for c in result.classes)))
-    room = console.width - 44 - widest  # beside class, n and the two columns with intervals
+    room = width - 44 - widest  # beside class, n and the two columns with intervals
     shown = [a for i, a in enumerate(result.attacks) if sum(cell_len(b) + 2 for b in result.attacks[: i + 1]) <= room]
-    for name in result.models:
-        under = {a: result.class_table(name, a)["robust"] for a in shown}
-        rows = result.class_table(name).sort_values("robust", kind="stable", na_position="last")
-        notes = [f"mean over classes under all attacks: {percent(rows['robust'].mean())}", "brackets: 95 % intervals"]
-        if result.info.get("worst_case") and len(result.attacks) > 1:
-            notes.append("each attack with those before it")
-        if len(rows) > _MOST_CLASSES:
-            notes.append(f"{len(rows) - _MOST_CLASSES} more classes in by_class.csv")
-        if len(shown) < len(result.attacks):
-            notes.append(f"{len(result.attacks) - len(shown)} more attacks in by_class.csv")
-        table = Table(
-            title=Text(f"{printable(name)}: accuracy in % at {result.threat}, worst class first", "bold"),
-            caption=Text("; ".join(notes)),
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-        )
-        table.add_column("class", no_wrap=True)
-        for column in ("n", "clean", *shown, WORST_CASE):
-            table.add_column(Text(printable(column)), justify="right", no_wrap=True)
-        for i, (label, row) in enumerate(rows.head(_MOST_CLASSES).iterrows()):
-            table.add_row(
-                Text(shorten(printable(str(label)), _NAME_WIDTH)),
-                str(int(row["n"])),
-                interval(row["clean"], row["clean_low"], row["clean_high"]),
-                *[percent(under[a][str(label)]) for a in shown],
-                interval(row["robust"], row["low"], row["high"]),
-                style="bold red" if i == 0 else None,
-            )
-        console.print(table)
+    under = {a: result.class_table(name, a)["robust"] for a in shown}
+    rows = result.class_table(name).sort_values("robust", kind="stable", na_position="last")
+    notes = [f"mean over classes under all attacks: {percent(rows['robust'].mean())}", "brackets: 95 % intervals"]
+    if result.info.get("worst_case") and len(result.attacks) > 1:
+        notes.append("each attack with those before it")
+    if len(rows) > _MOST_CLASSES:
+        notes.append(f"{len(rows) - _MOST_CLASSES} more classes in by_class.csv")
+    if len(shown) < len(result.attacks):
+        notes.append(f"{len(result.attacks) - len(shown)} more attacks in by_class.csv")
+    cells = []
+    for i, (label, row) in enumerate(rows.head(_MOST_CLASSES).iterrows()):
+        line = [
+            shorten(printable(str(label)), _NAME_WIDTH),
+            str(int(row["n"])),
+            interval(row["clean"], row["clean_low"], row["clean_high"]),
+            *[percent(under[a][str(label)]) for a in shown],
+            interval(row["robust"], row["low"], row["high"]),
+        ]
+        cells.append([Marked(cell) for cell in line] if i == 0 else line)
+    title = f"{name}: accuracy in % at {result.threat}, worst class first"
+    return Grid(title, ("class", "n", "clean", *shown, WORST_CASE), cells, notes)

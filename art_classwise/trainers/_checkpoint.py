@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from art_classwise._display import shown_as
 from art_classwise._files import check_output_folder, remove_left_aside, written_aside
 from art_classwise.errors import InputError, first_line
 from art_classwise.zoo._files import load_weights
@@ -160,7 +161,7 @@ def history_table(rows: Sequence[Mapping[str, float]], kept_epoch: int | None) -
     """Return the rows as ``fit`` returns them; if none is chosen, the last epoch is kept."""
     history = pd.DataFrame(list(rows), columns=None if rows else ["epoch"]).astype({"epoch": int})
     history.attrs["kept_epoch"] = len(history) if kept_epoch is None else kept_epoch
-    return history
+    return shown_as(history, "history")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,0 +1,125 @@
+"""A small table of words and numbers, to be shown on a terminal, as plain text, or in a notebook."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from art_classwise.report._text import printable
+
+__all__ = ["WIDTH", "Grid", "Marked", "block", "plain_text"]
+
+WIDTH = 80
+"""Columns of a terminal that every table fits."""
+
+# Nothing here has a colour of its own, and the mark lets the notebook's through: so it fits light and dark.
+_LINE = "border:0;border-bottom:1px solid rgba(128,128,128,.35)"
+_CELL = "padding:.15em .7em;white-space:nowrap;color:inherit;vertical-align:baseline"
+_MARK, _PLAIN = "background:rgba(213,94,0,.22);font-weight:bold", "background:transparent;font-weight:normal"
+_ROW, _SCOPE = "background:transparent", 'scope="row" '
+_TABLE = "border-collapse:collapse;margin:.3em 0;font-size:90%"
+_CAPTION = "caption-side:top;text-align:left;font-weight:bold;padding:.15em 0;color:inherit"
+
+
+class Marked(str):
+    """A cell that a reader shall see first: the worst class."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table whose cells are written out, which knows nothing of what they mean.
+
+    Attributes:
+        title: Above it.
+        heads: Of the columns.
+        rows: Cells, one for each head.
+        notes: Below it, joined by semicolons.
+        words: Numbers of the columns that are words, not numbers, beside the first.
+        rules: Numbers of the rows that a line follows.
+        tight: One space less between columns.
+    """
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+    words: frozenset[int] = frozenset()
+    rules: frozenset[int] = frozenset()
+    tight: bool = field(default=False, kw_only=True)
+
+    def rich(self) -> Table:
+        """Return it as rich shows tables."""
+        table = Table(
+            title=Text(printable(self.title), "bold") if self.title else None,
+            caption=Text(printable("; ".join(self.notes))) if self.notes else None,
+            box=box.SIMPLE_HEAD,
+            padding=(0, 0, 0, 1) if self.tight else (0, 1),
+            pad_edge=False,
+            show_edge=not self.tight,
+        )
+        for number, head in enumerate(self.heads):
+            words = number == 0 or number in self.words
+            table.add_column(Text(printable(head)), justify="left" if words else "right", no_wrap=True)
+        for number, row in enumerate(self.rows):
+            cells = (Text(printable(cell), "bold red" if isinstance(cell, Marked) else "") for cell in row)
+            table.add_row(*cells, end_section=number in self.rules)
+        return table
+
+    def text(self) -> str:
+        """Return it as plain text, 80 columns wide."""
+        return plain_text(self.rich())
+
+    def html(self) -> str:
+        """Return it as HTML without a script or a style sheet; everything in it is escaped."""
+        title = f'<caption style="{_CAPTION}">{_shown(self.title)}</caption>' if self.title else ""
+        heads = "".join(
+            f'<th scope="col" style="{_CELL};{_LINE};text-align:{self._side(i)};font-weight:bold">{_shown(head)}</th>'
+            for i, head in enumerate(self.heads)
+        )
+        body = "".join(self._row(number, row) for number, row in enumerate(self.rows))
+        return (
+            f'<div style="overflow-x:auto"><table style="{_TABLE}">{title}'
+            f'<thead><tr style="{_ROW}">{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+            + (block("; ".join(self.notes), "font-size:85%;opacity:.8;max-width:60em") if self.notes else "")
+        )
+
+    def _row(self, number: int, row: Sequence[str]) -> str:
+        line = f"{_LINE};border-bottom-width:{2 if number in self.rules else 1}px"
+        cells = []
+        for i, cell in enumerate(row):
+            tag = "td" if i else "th"
+            style = f"{_CELL};{line};text-align:{self._side(i)};{_MARK if isinstance(cell, Marked) else _PLAIN}"
+            cells.append(f'<{tag} {"" if i else _SCOPE}style="{style}">{_shown(cell)}</{tag}>')
+        return f'<tr style="{_ROW}">{"".join(cells)}</tr>'
+
+    def _side(self, number: int) -> str:
+        return "left" if number == 0 or number in self.words else "right"
+
+
+def block(text: str, style: str = "") -> str:
+    """Return words as a block of HTML, escaped."""
+    return f'<div style="margin:.3em 0;{style}">{_shown(text)}</div>'
+
+
+def plain_text(*parts: Table | str) -> str:
+    """Return tables and lines one below the other, without colours and without spaces at the end of lines."""
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=WIDTH, color_system=None, force_terminal=False, force_jupyter=False)
+    for number, part in enumerate(parts):
+        if number and (isinstance(part, Table) or isinstance(parts[number - 1], Table)):
+            console.print()
+        console.print(Text(printable(part, keep="\n")) if isinstance(part, str) else part)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()).strip("\n")
+
+
+def _shown(text: str) -> str:
+    return escape(printable(text), quote=True)

@@ -1,0 +1,221 @@
+"""Results at the end of a notebook's cell and in a Python shell: what was found, and what to ask next.
+
+Each result is a list of parts, lines and small tables, that are written as HTML or as plain text. The HTML is
+self-contained, without scripts, takes the colours of the notebook, light or dark, and names in it are escaped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import singledispatch
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from art_classwise.audit.compare import Comparison
+from art_classwise.audit.exclusion import ExclusionResult
+from art_classwise.audit.result import AuditResult
+from art_classwise.audit.sanity import Finding, Findings
+from art_classwise.audit.seeds import SeedSpread
+from art_classwise.datasets import Dataset
+from art_classwise.report._grid import Grid, block, plain_text
+from art_classwise.report._tables import classes_grid, history_grid, summary_grid
+from art_classwise.report._text import difference, interval, percent, shorten
+from art_classwise.report.comparison import comparison_grid
+from art_classwise.report.terminal import models_grid
+
+__all__ = ["html", "table_html", "text"]
+
+_MOST = 20  # rows
+_MOST_FINDINGS = 5
+_DRAWN = 2  # models whose classes are drawn, side by side
+_NAME = 24
+
+Parts: TypeAlias = list[Grid | str]
+
+
+def text(value: Any) -> str:
+    """Return a result as plain text, 80 columns wide, for a Python shell."""
+    return plain_text(*(part if isinstance(part, str) else part.rich() for part in _parts(value)))
+
+
+def html(value: Any) -> str:
+    """Return a result as HTML, for a notebook."""
+    written = []
+    for place, part in enumerate(_parts(value)):
+        if isinstance(part, Grid):
+            written.append(part.html())
+        else:
+            style = "" if place else _HEADLINE
+            written += [block(line, _WARNING if line.startswith(_SIGN) else style) for line in part.splitlines()]
+        if place == 0:
+            written.append(_picture(value))
+    return f'<div style="line-height:1.45">{"".join(written)}</div>'
+
+
+_SIGN = "! "
+_HEADLINE = "font-weight:bold"
+_WARNING = "border-left:4px solid #d55e00;padding-left:.6em;max-width:60em"
+
+
+def table_html(table: pd.DataFrame, kind: str) -> str | None:
+    """Return a table of classes, epochs or models as HTML; None if its columns are no longer those of one."""
+    makers = {"classes": classes_grid, "history": history_grid, "models": summary_grid}
+    try:
+        grid = makers[kind](table)
+    except (KeyError, TypeError, ValueError, IndexError):  # the caller has made something else of it
+        return None
+    return grid.html()
+
+
+@singledispatch
+def _parts(value: Any) -> Parts:
+    raise TypeError(f"There is no display for {type(value).__name__}.")
+
+
+@_parts.register
+def _(result: AuditResult) -> Parts:
+    info, models, attacks = result.info, result.models, result.attacks
+    n = result.outcomes["example"].nunique()
+    of = f" of {info['dataset']} ({info['split']})" if "dataset" in info else ""
+    headline = (
+        f"{_several(len(models), 'model')} under {_several(len(attacks), 'attack')} at {result.threat}, {n:,} "
+        f"{'example' if n == 1 else 'examples'}{of}, {_several(len(result.classes), 'class')}"
+    )
+    rest = f"{len(models) - _MOST} more models: .summary()" if len(models) > _MOST else ""
+    parts: Parts = [headline, _first(models_grid(result)), rest, *map(_said, result.findings[:_MOST_FINDINGS])]
+    if len(result.findings) > _MOST_FINDINGS:
+        parts.append(f"{len(result.findings) - _MOST_FINDINGS} more findings: .findings")
+    if not result.findings and not result.unchecked:
+        parts.append("Nothing looks wrong.")
+    if result.unchecked:
+        parts.append("Some networks weren't looked at themselves: .unchecked")
+    if "unfinished" in info:
+        parts.append(f"{_SIGN}The audit isn't finished: these are the examples that all attacks were tried on.")
+    ask = [".by_class()", f".worst_class({models[0]!r})", f".confusion({models[0]!r}, {attacks[-1]!r})"]
+    pair = models if len(models) > 1 else attacks
+    ask += [f".compare({pair[0]!r}, {pair[1]!r})"] if len(pair) > 1 else []
+    ask.append(".to_html('report.html')")
+    return [part for part in (*parts, f"Ask next: {', '.join(ask)}") if part]
+
+
+@_parts.register
+def _(comparison: Comparison) -> Parts:
+    mean, worst, table = comparison.mean, comparison.worst_class, comparison.by_class
+    both = " ".join(difference(mean)).strip()
+    lines = [
+        f"{comparison.first} minus {comparison.second}, {comparison.about}: {both} points, mean over classes",
+        f"Worst classes: {worst['first_class']} {percent(worst['first'])} and {worst['second_class']} "
+        f"{percent(worst['second'])}, {' '.join(difference(worst)).strip()} points",
+    ]
+    differ = table.index[table["p_adjusted"] < 0.05]
+    names = ", ".join(shorten(str(name), _NAME) for name in differ[:8]) + (", ..." if len(differ) > 8 else "")
+    many = f"{len(differ)} of {len(table)} ({names})" if names else "none"
+    lines.append(f"Classes that differ by more than chance: {many}")
+    return [lines[0], "\n".join(lines[1:]), comparison_grid(comparison), "Ask next: .by_class, .table(), .to_csv(...)"]
+
+
+@_parts.register
+def _(result: ExclusionResult) -> Parts:
+    names, attack = ", ".join(result.excluded[:8]), result.audit.attacks[0]
+    more = f" and {len(result.excluded) - 8} more" if len(result.excluded) > 8 else ""
+    headline = f"Trained without {names}{more}, in turn, and attacked by {attack} at {result.audit.threat}"
+    table = result.homing(pooled=True)
+    if table.empty:
+        return [headline, "No example was moved into a class that was excluded."]
+    rows = [
+        [
+            shorten(str(label), _NAME),
+            f"{row['n']:.0f}",
+            interval(row["homed"], row["low"], row["high"]),
+            interval(row["control_homed"], row["control_low"], row["control_high"]),
+            " ".join(difference(_prefixed(row))).strip(),
+        ]
+        for label, row in table.head(_MOST).iterrows()
+    ]
+    notes = [
+        "in %; homed: of the examples moved into the class, those that withstand once it is excluded",
+        "control: once an unrelated class is",
+        "brackets: 95 % intervals",
+    ]
+    grid = Grid("", ("excluded", "moved", "homed", "control", "difference"), rows, notes, tight=True)
+    return [headline, grid, "Ask next: .homing(), .homing(pooled=True), .audit, .histories, .to_csv(...)"]
+
+
+@_parts.register
+def _(spread: SeedSpread) -> Parts:
+    robust = pd.DataFrame(spread.by_class.xs("robust", level="kind")).sort_values(
+        "mean", kind="stable", na_position="last"
+    )
+    headline = f"{len(spread.models)} networks of one recipe under {spread.attack}: mean and spread over training seeds"
+    measures = {"clean accuracy": "clean", "robust accuracy": "mean", "worst class": "worst", "gap": "mcd"}
+    rows: list[tuple[str, Any]] = [(said, spread.summary.loc[measure]) for said, measure in measures.items()]
+    rows += [(f"class {label}", row) for label, row in robust.head(5).iterrows()]
+    cells = [
+        [
+            shorten(str(name), _NAME),
+            interval(row["mean"], row["low"], row["high"]),
+            percent(row["sd"]),
+            f"{percent(row['min'])} to {percent(row['max'])}",
+        ]
+        for name, row in rows
+    ]
+    notes = ["in %, under attack unless clean", "brackets: 95 % t intervals of the mean over seeds, on these examples"]
+    if len(robust) > 5:
+        notes.append(f"the 5 weakest of {len(robust)} classes")
+    grid = Grid("", ("", "mean", "sd", "from, to"), cells, notes, rules=frozenset([3]))
+    return [headline, grid, "Ask next: .by_class, .summary"]
+
+
+@_parts.register
+def _(finding: Finding) -> Parts:
+    return [_said(finding)]
+
+
+@_parts.register
+def _(findings: Findings) -> Parts:
+    return list(map(_said, findings)) or ["Nothing looks wrong."]
+
+
+@_parts.register
+def _(data: Dataset) -> Parts:
+    channels, height, width = data.input_shape
+    counts = np.bincount(data.y, minlength=len(data.classes))
+    there = counts[counts > 0]
+    each = f"{there.min():,}" if there.min() == there.max() else f"{there.min():,} to {there.max():,}"
+    absent = int((counts == 0).sum())
+    parts: Parts = [
+        f"{data.name} ({data.split}): {_several(len(data), 'image')} of {channels} x {height} x {width}, "
+        f"{_several(len(data.classes), 'class')}, {each} of each" + (f", {absent} without examples" if absent else "")
+    ]
+    shown = [f"{shorten(name, _NAME)}: {n:,}" for name, n in zip(data.classes, counts, strict=True)]
+    parts.append(", ".join(shown[:_MOST]) + (f" and {len(shown) - _MOST} more" if len(shown) > _MOST else ""))
+    return parts
+
+
+def _picture(value: Any) -> str:
+    """Return what is worth seeing of a result, as HTML; nothing if there is nothing."""
+    from art_classwise.report._pictures import classes_picture, examples_picture
+
+    if isinstance(value, AuditResult) and len(value.models) <= _DRAWN:
+        return classes_picture(value)
+    if isinstance(value, Dataset):
+        return examples_picture(value)
+    return ""
+
+
+def _said(finding: Finding) -> str:
+    return f"{_SIGN}{' '.join(str(finding).split())}"
+
+
+def _first(grid: Grid) -> Grid:
+    return replace(grid, rows=grid.rows[:_MOST])
+
+
+def _several(n: int, word: str) -> str:
+    return f"{n:,} {word if n == 1 else word + ('es' if word.endswith('s') else 's')}"
+
+
+def _prefixed(row: pd.Series[Any]) -> dict[str, Any]:
+    return {"difference": row["difference"], "low": row["difference_low"], "high": row["difference_high"]}
