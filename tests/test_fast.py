@@ -262,7 +262,7 @@ def test_small_networks_are_returned_as_they_are(network):
 def test_auto_is_bf16_for_large_networks_where_the_hardware_multiplies_it(monkeypatch):
     module = nn.Sequential(nn.Flatten(), nn.Linear(768, 1400))  # more than a million weights
     for multiplies in (True, False):
-        monkeypatch.setattr(_fast, "_multiplies_bfloat16", lambda device, value=multiplies: value)
+        monkeypatch.setattr(_fast, "multiplies_bfloat16", lambda device, value=multiplies: value)
         for precision, bf16 in (("auto", multiplies), ("bf16", True), ("fp32", False)):
             copied = fast_module(module, IMAGES, precision)
             assert {p.dtype for p in copied.parameters()} == {torch.bfloat16 if bf16 else torch.float32}

@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 from art_classwise._state import evaluating, float32
 from art_classwise.errors import InputError
 
-__all__ = ["FastCopy", "Precision", "check_precision", "fast_module"]
+__all__ = ["FastCopy", "Precision", "check_precision", "fast_module", "multiplies_bfloat16"]
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -71,7 +71,7 @@ class FastCopy:
         self._searched: nn.Module | None = None
         self._folds: tuple[_Fold, ...] = ()
         self.channels_last = False
-        self.bf16 = precision == "bf16" or (precision == "auto" and large and _multiplies_bfloat16(x.device))
+        self.bf16 = precision == "bf16" or (precision == "auto" and large and multiplies_bfloat16(x.device))
         self._gains = large or self.bf16 or compile
         if not self._gains:
             return
@@ -162,7 +162,8 @@ class _Searched(nn.Module):
         return logits.float() if isinstance(logits, Tensor) else logits
 
 
-def _multiplies_bfloat16(device: torch.device) -> bool:
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Return whether the hardware multiplies bfloat16, rather than emulating it."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":

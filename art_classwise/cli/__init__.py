@@ -7,16 +7,21 @@ import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from art_classwise import __version__
 from art_classwise.cli._compare import compare
+from art_classwise.cli._doctor import doctor
+from art_classwise.cli._json import Writer, audit_content, printing
 from art_classwise.cli._options import (
     ClassNames,
     DatasetName,
+    GroupNames,
+    Groups,
     ImageSize,
+    Json,
     ModelDir,
     Out,
     Precision,
@@ -29,6 +34,9 @@ from art_classwise.cli._options import (
 from art_classwise.cli._train import train
 from art_classwise.cli._zoo import zoo
 from art_classwise.errors import InputError
+
+if TYPE_CHECKING:
+    from art_classwise.audit import AuditResult
 
 __all__ = ["app", "main"]
 
@@ -83,14 +91,13 @@ def quickstart(
     out: Out = Path("runs/quickstart"),
     seed: Seed = 0,
     quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
     """Train two small networks on handwritten digits, attack them, and see them class by class."""
     from art_classwise.quickstart import quickstart as run
-    from art_classwise.report import print_tables, report_files
 
-    result = run(out, seed=seed, verbose=not quiet)
-    print_tables(result)
-    say_where(report_files(out))
+    with printing(json) as write:
+        _show(run(out, seed=seed, verbose=not quiet), out, write if json else None)
 
 
 app.command()(train)
@@ -162,7 +169,9 @@ def audit(
     checks: Annotated[
         bool, typer.Option("--checks/--no-checks", help="Also look at the networks themselves, on 64 examples.")
     ] = True,
+    groups: Groups = None,
     quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
     """Attack models on a test set and write down, class by class, what withstood.
 
@@ -173,58 +182,83 @@ def audit(
     from art_classwise.audit import ClassWiseAudit
     from art_classwise.cli._models import check_named, load_model, models_named
     from art_classwise.datasets import load_dataset
-    from art_classwise.report import print_tables, report_files, write_report
+    from art_classwise.metrics import class_groups
+    from art_classwise.report import write_report
     from art_classwise.threat import ThreatModel
 
-    names = [a.strip() for a in attacks.split(",")]
-    norm = "Linf" if threat is None else ThreatModel.parse(threat).norm
-    check_named([*model, *([] if surrogate is None else [surrogate])], dataset, norm)
-    data = load_dataset(dataset, "test", root=data_dir, classes=split_names(class_names), image_size=image_size)
-    data = data.of_classes(class_) if class_ else data
-    data = data.first(examples) if examples is not None else data
-    ball = ThreatModel.parse(threat) if threat is not None else usual_threat(data.name)
+    with printing(json) as write:
+        names = [a.strip() for a in attacks.split(",")]
+        norm = "Linf" if threat is None else ThreatModel.parse(threat).norm
+        check_named([*model, *([] if surrogate is None else [surrogate])], dataset, norm)
+        data = load_dataset(dataset, "test", root=data_dir, classes=split_names(class_names), image_size=image_size)
+        if groups is not None:
+            class_groups(groups.value, data.classes)  # whether they fit
+        data = data.of_classes(class_) if class_ else data
+        data = data.first(examples) if examples is not None else data
+        ball = ThreatModel.parse(threat) if threat is not None else usual_threat(data.name)
 
-    zoo = (data.name, ball.norm, model_dir, unsafe_weights)
-    job = ClassWiseAudit(
-        threat,
-        names[0] if len(names) == 1 else names,
-        surrogate=None if surrogate is None else load_model(surrogate, *zoo)[1],
-        precision=precision.value,
-        worst_case=worst_case,
-        store=out,
-        seed=seed,
-        batch_size=batch_size,
-        checks=checks,
-        verbose=not quiet,
-        command=shlex.join(["art-classwise", *sys.argv[1:]]),
-    )
-    models, optional = models_named(model, *zoo)
-    result = job.evaluate(models, data, optional=optional)
-    if not is_main():
-        return
-    write_report(result, out)
-    print_tables(result)
-    say_where(report_files(out))
+        zoo = (data.name, ball.norm, model_dir, unsafe_weights)
+        job = ClassWiseAudit(
+            threat,
+            names[0] if len(names) == 1 else names,
+            surrogate=None if surrogate is None else load_model(surrogate, *zoo)[1],
+            precision=precision.value,
+            worst_case=worst_case,
+            store=out,
+            seed=seed,
+            batch_size=batch_size,
+            checks=checks,
+            verbose=not quiet,
+            command=shlex.join(["art-classwise", *sys.argv[1:]]),
+        )
+        models, optional = models_named(model, *zoo)
+        result = job.evaluate(models, data, optional=optional)
+        if not is_main():
+            return
+        write_report(result, out)
+        _show(result, out, write if json else None, groups)
 
 
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="The folder of an audit.")],
+    groups: Groups = None,
+    json: Json = False,
 ) -> None:
     """Write an audit's report, picture and table anew from its outcomes."""
     from art_classwise._files import check_output_folder
     from art_classwise.audit import is_finished, read_audit
-    from art_classwise.report import print_tables, report_files, write_report
+    from art_classwise.metrics import class_groups
+    from art_classwise.report import write_report
 
     unfinished = not is_finished(folder)
-    result = read_audit(folder, partial=unfinished)
-    if unfinished:
-        warnings.warn("The audit isn't finished: this is of the examples that all attacks were tried on.", stacklevel=1)
-    check_output_folder(folder)
-    write_report(result, folder)
+    with printing(json) as write:
+        result = read_audit(folder, partial=unfinished)
+        if unfinished:
+            said = "The audit isn't finished: this is of the examples that all attacks were tried on."
+            warnings.warn(said, stacklevel=1)
+        if groups is not None:
+            class_groups(groups.value, result.classes)  # whether they fit
+        check_output_folder(folder)
+        write_report(result, folder)
+        _show(result, folder, write if json else None, groups)
+
+
+def _show(result: AuditResult, folder: Path, write: Writer | None, groups: GroupNames | None = None) -> None:
+    """Show an audit as tables, or as a document."""
+    from art_classwise.report import print_tables, report_files
+    from art_classwise.report.terminal import print_groups
+
+    files = report_files(folder)
+    if write is not None:
+        write("audit", audit_content(result, files, None if groups is None else groups.value))
+        return
     print_tables(result)
-    say_where(report_files(folder))
+    if groups is not None:
+        print_groups(result, groups.value)
+    say_where(files)
 
 
 app.command()(compare)
 app.command()(zoo)
+app.command()(doctor)

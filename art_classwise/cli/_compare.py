@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from art_classwise.cli._json import comparison_content, printing
+from art_classwise.cli._options import Json
 from art_classwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ def compare(
     ] = None,
     clean: Annotated[bool, typer.Option("--clean", help="Compare accuracy without attack.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="CSV file for the whole table.", show_default=False)] = None,
+    json: Json = False,
 ) -> None:
     """Compare models, or two attacks, on the same examples, class by class: differences, intervals, tests.
 
@@ -69,16 +72,21 @@ def compare(
         results = result, read_audit(other)
         names = _names(models, [name for one in results for name in one.models])
         made = _between(results, (folder, other), names, attack, kind)
-    if len(made) == 1:
-        print_comparison(made[0])
-        if out is not None:
+    table = comparison_table(made)
+    if out is not None:
+        if len(made) == 1:
             made[0].to_csv(out)
-    else:
-        table = comparison_table(made)
-        print_pairs(table, made)
-        if out is not None:
+        else:
             with written_aside(out) as aside:
                 table.to_csv(aside)
+    if json:
+        with printing(json) as write:
+            write("comparison", comparison_content(made))
+        return
+    if len(made) == 1:
+        print_comparison(made[0])
+    else:
+        print_pairs(table, made)
     if out is not None:
         print(f"table     {out}")
 

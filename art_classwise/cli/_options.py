@@ -11,7 +11,10 @@ import typer
 __all__ = [
     "ClassNames",
     "DatasetName",
+    "GroupNames",
+    "Groups",
     "ImageSize",
+    "Json",
     "ModelDir",
     "Out",
     "Precision",
@@ -31,8 +34,30 @@ class Precision(str, Enum):
     bf16 = "bf16"
 
 
+class GroupNames(str, Enum):
+    """Groups of classes that have a name."""
+
+    cifar100 = "cifar100"
+    transport_animal = "transport-animal"
+
+
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results.", show_default=True)]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", help="No progress bars; where stderr is no terminal, as in CI, there are none anyway."),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print the results as one JSON document on stdout, for scripts, and nothing else."),
+]
+Groups = Annotated[
+    GroupNames | None,
+    typer.Option(
+        "--groups",
+        help="Also show groups of classes: CIFAR-100's superclasses, or transport and animals.",
+        show_default=False,
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Of everything random.")]
 ModelDir = Annotated[Path, typer.Option("--model-dir", help="Folder of RobustBench's weights.")]
 Root = Annotated[

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from art_classwise.cli._options import ClassNames, DatasetName, ImageSize, Precision, Quiet, Root, Seed, split_names
+from art_classwise.cli._json import printing
+from art_classwise.cli._options import (
+    ClassNames,
+    DatasetName,
+    ImageSize,
+    Json,
+    Precision,
+    Quiet,
+    Root,
+    Seed,
+    split_names,
+)
 from art_classwise.errors import InputError, check_number, check_whole
 
 if TYPE_CHECKING:
@@ -204,6 +215,7 @@ def train(
     data_dir: Root = None,
     seed: Seed = 0,
     quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
     """Train a network adversarially and save it as a checkpoint, with its history as CSV beside it.
 
@@ -217,114 +229,125 @@ def train(
     from art_classwise.trainers._data import unlabelled_in
     from art_classwise.zoo import as_classifier, build, load_checkpoint, save_checkpoint
 
-    chosen = _chosen_recipe(method, recipe, arch, dataset, threat).override(
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        steps=steps,
-        beta=beta,
-        precision=None if precision is None else precision.value,
-        compile=compile_,
-        unlabeled_fraction=unlabeled_fraction,
-    )
-    if keep not in (None, _Keep.last) and not validation:
-        raise InputError(f"--keep {keep.value} needs examples to choose by: give --validation, e.g. --validation 1000.")
-    if chosen.unlabeled_fraction is not None and unlabeled is None and labels is None:
-        raise InputError(
-            "--unlabeled-fraction is for unlabelled images: give --unlabeled or --labels."
-            if unlabeled_fraction is not None
-            else f"The paper's recipe for {arch} takes unlabelled images: give --unlabeled."
+    with printing(json) as write:
+        chosen = _chosen_recipe(method, recipe, arch, dataset, threat).override(
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            steps=steps,
+            beta=beta,
+            precision=None if precision is None else precision.value,
+            compile=compile_,
+            unlabeled_fraction=unlabeled_fraction,
         )
-    if gamma is not None and unlabeled is None and labels is None:
-        raise InputError("--gamma is for unlabelled images: give --unlabeled or --labels.")
-    gamma = 1.0 if gamma is None else gamma
-    if tau is not None:
-        check_number("--normalize-head", tau, 0, 1)
-    kept = keep.value if keep is not None else "robust" if validation else "last"
-    check_output_file(out, f"{method.value}.pt")
-    stem = out.name.removesuffix(".pt")
-    state, curve = out.with_name(f"{stem}.training"), out.with_name(f"{stem}.csv")
-    if not resume and (state / "training.pt").exists():
-        raise InputError(
-            f"{state} holds a training already: go on with it, --resume, choose another --out, or remove that folder."
+        if keep not in (None, _Keep.last) and not validation:
+            raise InputError(
+                f"--keep {keep.value} needs examples to choose by: give --validation, e.g. --validation 1000."
+            )
+        if chosen.unlabeled_fraction is not None and unlabeled is None and labels is None:
+            raise InputError(
+                "--unlabeled-fraction is for unlabelled images: give --unlabeled or --labels."
+                if unlabeled_fraction is not None
+                else f"The paper's recipe for {arch} takes unlabelled images: give --unlabeled."
+            )
+        if gamma is not None and unlabeled is None and labels is None:
+            raise InputError("--gamma is for unlabelled images: give --unlabeled or --labels.")
+        gamma = 1.0 if gamma is None else gamma
+        if tau is not None:
+            check_number("--normalize-head", tau, 0, 1)
+        kept = keep.value if keep is not None else "robust" if validation else "last"
+        check_output_file(out, f"{method.value}.pt")
+        stem = out.name.removesuffix(".pt")
+        state, curve = out.with_name(f"{stem}.training"), out.with_name(f"{stem}.csv")
+        if not resume and (state / "training.pt").exists():
+            raise InputError(
+                f"{state} holds a training already: go on with it, --resume, choose another --out, or remove that "
+                "folder."
+            )
+        for path in () if resume else (out, curve):
+            if path.exists():
+                raise InputError(f"{path} is there already: choose another --out, or remove it.")
+        data = load_dataset(dataset, "train", root=data_dir, classes=split_names(class_names), image_size=image_size)
+        policy = _policy(class_policy, data.classes, validation)
+        excluded = [data.class_number(name) for name in exclude or []]
+        if excluded:
+            data = _without(data, excluded)
+        data, held_out = _hold_out(data, validation, seed)
+        data, more = _unlabeled(data, unlabeled, labels, seed, data_dir, image_size)
+        network = build(arch, data.input_shape, len(data.classes), seed=seed)
+        if init is not None:
+            load_checkpoint(init, network, device="cpu")
+        optimizer = chosen.optimizer(network)
+        classifier = as_classifier(network, data.input_shape, len(data.classes), optimizer=optimizer)
+        fraction = 0.5 if chosen.unlabeled_fraction is None else chosen.unlabeled_fraction
+        labelled = chosen.batch_size - (0 if more is None else unlabelled_in(chosen.batch_size, fraction))
+        options = chosen.trainer_options(network) | {
+            "gradient_clip": gradient_clip,
+            "ema_decay": ema,
+            "awp_gamma": awp,
+            "class_policy": policy,
+            "num_workers": workers,
+            "summary_writer": False if tensorboard is None else str(tensorboard),
+            "seed": seed,
+            "verbose": not quiet,
+        }
+        trainer: Any
+        if excluded:
+            trainer = AdversarialTrainerClassExcludedPyTorch(classifier, excluded, method.value, **options)
+        else:
+            trainer = METHODS[method.value](classifier, **options)
+        images = {} if more is None else {"x_unlabeled": more.x, "y_pseudo": more.y_pseudo, "gamma": gamma}
+        history = trainer.fit(
+            data.x,
+            data.y,
+            validation_data=None if held_out is None else (held_out.x, held_out.y),
+            **chosen.fit_options(optimizer, len(data), batch_size=labelled),
+            keep=kept,
+            checkpoint_dir=state,
+            resume=resume,
+            **images,
+            **({"unlabeled_fraction": fraction} if images else {}),
         )
-    for path in () if resume else (out, curve):
-        if path.exists():
-            raise InputError(f"{path} is there already: choose another --out, or remove it.")
-    data = load_dataset(dataset, "train", root=data_dir, classes=split_names(class_names), image_size=image_size)
-    policy = _policy(class_policy, data.classes, validation)
-    excluded = [data.class_number(name) for name in exclude or []]
-    if excluded:
-        data = _without(data, excluded)
-    data, held_out = _hold_out(data, validation, seed)
-    data, more = _unlabeled(data, unlabeled, labels, seed, data_dir, image_size)
-    network = build(arch, data.input_shape, len(data.classes), seed=seed)
-    if init is not None:
-        load_checkpoint(init, network, device="cpu")
-    optimizer = chosen.optimizer(network)
-    classifier = as_classifier(network, data.input_shape, len(data.classes), optimizer=optimizer)
-    fraction = 0.5 if chosen.unlabeled_fraction is None else chosen.unlabeled_fraction
-    labelled = chosen.batch_size - (0 if more is None else unlabelled_in(chosen.batch_size, fraction))
-    options = chosen.trainer_options(network) | {
-        "gradient_clip": gradient_clip,
-        "ema_decay": ema,
-        "awp_gamma": awp,
-        "class_policy": policy,
-        "num_workers": workers,
-        "summary_writer": False if tensorboard is None else str(tensorboard),
-        "seed": seed,
-        "verbose": not quiet,
-    }
-    trainer: Any
-    if excluded:
-        trainer = AdversarialTrainerClassExcludedPyTorch(classifier, excluded, method.value, **options)
-    else:
-        trainer = METHODS[method.value](classifier, **options)
-    images = {} if more is None else {"x_unlabeled": more.x, "y_pseudo": more.y_pseudo, "gamma": gamma}
-    history = trainer.fit(
-        data.x,
-        data.y,
-        validation_data=None if held_out is None else (held_out.x, held_out.y),
-        **chosen.fit_options(optimizer, len(data), batch_size=labelled),
-        keep=kept,
-        checkpoint_dir=state,
-        resume=resume,
-        **images,
-        **({"unlabeled_fraction": fraction} if images else {}),
-    )
-    if not is_main():
-        return
-    used = chosen.as_dict() | {
-        "compile": options["compile"],
-        "ema": ema,
-        "awp": awp,
-        "gradient_clip": gradient_clip,
-        "class_policy": None if policy is None else policy.describe(),
-        "excluded": [data.classes[k] for k in excluded],
-        "normalize_head": tau,
-        "unlabeled": None if more is None else {"from": unlabeled or data.name, "n": len(more.x), "gamma": gamma},
-        "init": None if init is None else str(init),
-        "seed": seed,
-    }
-    used |= {"dataset": data.name, "n": len(data), "validation": validation, "keep": kept}
-    used |= {"epoch": int(history.attrs["kept_epoch"])}
-    saved = classifier.model if tau is None else normalize_head(classifier.model, tau, len(data.classes))
-    save_checkpoint(
-        out,
-        saved,
-        architecture=arch,
-        classes=data.classes,
-        threat=chosen.threat,
-        recipe=used,
-        input_shape=data.input_shape,
-    )
-    with written_aside(curve) as aside:
-        history.to_csv(aside, index=False)
-    _say_training(history, chosen, kept)
-    if tau is not None:
-        print(f"These are of the network before --normalize-head {tau:g}; audit the checkpoint to see what that does.")
-    for what, path in {"checkpoint": out, "history": curve, "training": state}.items():
-        print(f"{what:<10}  {path}")
+        if not is_main():
+            return
+        used = chosen.as_dict() | {
+            "compile": options["compile"],
+            "ema": ema,
+            "awp": awp,
+            "gradient_clip": gradient_clip,
+            "class_policy": None if policy is None else policy.describe(),
+            "excluded": [data.classes[k] for k in excluded],
+            "normalize_head": tau,
+            "unlabeled": None if more is None else {"from": unlabeled or data.name, "n": len(more.x), "gamma": gamma},
+            "init": None if init is None else str(init),
+            "seed": seed,
+        }
+        used |= {"dataset": data.name, "n": len(data), "validation": validation, "keep": kept}
+        used |= {"epoch": int(history.attrs["kept_epoch"])}
+        saved = classifier.model if tau is None else normalize_head(classifier.model, tau, len(data.classes))
+        save_checkpoint(
+            out,
+            saved,
+            architecture=arch,
+            classes=data.classes,
+            threat=chosen.threat,
+            recipe=used,
+            input_shape=data.input_shape,
+        )
+        with written_aside(curve) as aside:
+            history.to_csv(aside, index=False)
+        files = {"checkpoint": out, "history": curve, "training": state}
+        if json:
+            told = {"recipe": used, "epoch": used["epoch"], "history": history.to_dict("records")}
+            write("training", {**told, "pseudo_labels": history.attrs.get("pseudo_labels"), "files": files})
+            return
+        _say_training(history, chosen, kept)
+        if tau is not None:
+            print(
+                f"These are of the network before --normalize-head {tau:g}; audit the checkpoint to see what that does."
+            )
+        for what, path in files.items():
+            print(f"{what:<10}  {path}")
 
 
 def _policy(text: str | None, classes: Sequence[str], validation: int) -> ClassPolicy | None:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from art_classwise.cli._options import ModelDir
+from art_classwise.cli._json import leaderboard_content, printing
+from art_classwise.cli._options import Json, ModelDir
 
 __all__ = ["zoo"]
 
@@ -26,6 +27,7 @@ def zoo(
     here: Annotated[bool, typer.Option("--here", help="Only models whose weights are here.")] = False,
     model_dir: ModelDir = Path("models"),
     out: Annotated[Path | None, typer.Option("--out", help="CSV file for the whole table.", show_default=False)] = None,
+    json: Json = False,
 ) -> None:
     """List RobustBench's models: architecture, published accuracy, and whether the weights are here."""
     from art_classwise._files import check_output_file, written_aside
@@ -35,12 +37,17 @@ def zoo(
 
     if out is not None:
         check_output_file(out, "leaderboard.csv")
-    table = robustbench_table(dataset, threat, model_dir)
-    if measured is not None:
-        table = beside_measured(table, read_audit(measured), dataset, threat)
-    table = table[table["here"]] if here else table
-    print_leaderboard(table, f"RobustBench, {dataset} {threat}", model_dir)
-    if out is not None:
-        with written_aside(out) as aside:
-            table.to_csv(aside)
-        print(f"table     {out}")
+    with printing(json) as write:
+        table = robustbench_table(dataset, threat, model_dir)
+        if measured is not None:
+            table = beside_measured(table, read_audit(measured), dataset, threat)
+        table = table[table["here"]] if here else table
+        if out is not None:
+            with written_aside(out) as aside:
+                table.to_csv(aside)
+        if json:
+            write("leaderboard", leaderboard_content(table, dataset, threat, model_dir))
+            return
+        print_leaderboard(table, f"RobustBench, {dataset} {threat}", model_dir)
+        if out is not None:
+            print(f"table     {out}")

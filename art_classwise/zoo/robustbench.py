@@ -26,6 +26,7 @@ from art_classwise.zoo.classifier import as_classifier
 
 __all__ = [
     "DATASETS",
+    "THREATS",
     "check_model",
     "check_zoo",
     "cuda_optional",
@@ -40,7 +41,8 @@ _SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {
     "cifar100": ((3, 32, 32), 100),
     "imagenet": ((3, 224, 224), 1000),
 }
-_THREATS = ("Linf", "L2", "corruptions")
+THREATS = ("Linf", "L2", "corruptions")
+"""Threat models of its leaderboards."""
 DATASETS = tuple(_SHAPES)
 """Data sets that it has models for."""
 
@@ -248,8 +250,8 @@ def check_zoo(dataset: str, threat_model: str) -> None:
     """
     if dataset not in _SHAPES:
         raise unknown("RobustBench data set", dataset, _SHAPES)
-    if threat_model not in _THREATS:
-        raise unknown("RobustBench threat model", threat_model, _THREATS)
+    if threat_model not in THREATS:
+        raise unknown("RobustBench threat model", threat_model, THREATS)
 
 
 def _table(dataset: str, threat_model: str) -> dict[str, Any]:

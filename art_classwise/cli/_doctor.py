@@ -1,0 +1,81 @@
+"""The command ``doctor``. It imports nothing that may be what is broken."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from art_classwise.cli._json import printing
+from art_classwise.cli._options import Json, ModelDir, Root
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from art_classwise.doctor import Check
+
+__all__ = ["doctor"]
+
+_COLOURS = {"ok": "green", "missing": "yellow", "broken": "bold red"}
+
+
+def doctor(data_dir: Root = None, model_dir: ModelDir = Path("models"), json: Json = False) -> None:
+    """Say what of the stack works, and how to mend the rest; nothing is downloaded.
+
+    The exit code is 0 if all that is essential works: Python, torch, ART, the packages they need, and a folder to write
+    to.
+    """
+    from art_classwise.doctor import examine
+
+    with printing(json) as write:
+        checks = examine(data_dir or os.environ.get("ART_CLASSWISE_DATA", "data"), model_dir)
+        works = all(check.state == "ok" for check in checks if check.essential)
+        if json:
+            write("doctor", {"works": works, "checks": [asdict(check) for check in checks]})
+        else:
+            _show(checks, works)
+    if not works:
+        raise typer.Exit(1)
+
+
+def _show(checks: Sequence[Check], works: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    widest = max(len(check.name) for check in checks)
+    for about, several in groupby(checks, lambda check: check.about):
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(width=7)
+        table.add_column(width=widest)
+        table.add_column(overflow="fold")
+        advice: dict[str, list[str]] = {}
+        for check in several:
+            table.add_row(
+                Text(check.state, _COLOURS[check.state]), Text(_printable(check.name)), Text(_printable(check.says))
+            )
+            if check.do is not None:
+                advice.setdefault(check.do, []).append(check.name)
+        console.print(Text(f"{about[0].upper()}{about[1:]}", "bold"))
+        console.print(table)
+        for do, names in advice.items():
+            which = ", ".join(names) if len(names) < 6 else f"these {len(names)}"
+            console.print(Text(_printable(f"{which}: {do}"), "italic"))
+        console.print()
+    bad = [check.name for check in checks if check.essential and check.state != "ok"]
+    lacks = sum(check.state == "broken" for check in checks) - len(bad)
+    said = (
+        "All that is essential works." if works else f"This has to be mended first: {', '.join(map(_printable, bad))}."
+    )
+    if lacks > 0:
+        said += f" {lacks} of the other parts {'is' if lacks == 1 else 'are'} broken."
+    console.print(Text(said, "green" if works else "bold red"))
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,0 +1,167 @@
+"""What ``--json`` prints: one document on stdout, and nothing else there.
+
+Every document is an object with ``schema``, the version of what follows (1; it changes when something is taken away or
+renamed, not when something is added), ``kind`` and ``art_classwise``, the package's version. Accuracies are fractions;
+what isn't known is null, never NaN; names stand as they are. By ``kind``:
+
+``audit`` (of ``audit``, ``report`` and ``quickstart``)
+    ``dataset``, ``split``, ``examples``, ``norm``, ``eps``, ``seed``, ``worst_case``, ``finished``, ``command``,
+    ``classes``, ``attacks``; ``models``, in the order of the audit, each with ``name``, the columns of
+    :meth:`art_classwise.AuditResult.summary`, and ``attacks``, those of the audit and ``"all attacks"``, each with
+    ``name`` and ``classes``, the rows of :meth:`art_classwise.AuditResult.class_table`; with ``--groups`` also
+    ``groups``, likewise, under all attacks; ``findings``, each with ``model`` (null of the audit as a whole),
+    ``check``, ``saw``, ``advice``; ``unchecked``; and ``files``, by what they are.
+``comparison`` (of ``compare``)
+    ``comparisons``, each with ``first``, ``second``, ``about``, ``accuracy`` (robust or clean), ``model``, ``attack``,
+    ``threat``, ``examples``, ``confidence``; ``classes``, a row each, ``overall``, ``mean`` and ``worst_class``, as in
+    :class:`art_classwise.Comparison`. ``overall.p_adjusted`` holds for all of the comparisons at once.
+``leaderboard`` (of ``zoo``)
+    ``dataset``, ``threat_model``, ``model_dir``; ``models``, the rows of :func:`art_classwise.robustbench_table`, with
+    ``--measured`` what was measured, too.
+``training`` (of ``train``)
+    ``recipe``, all that was used; ``epoch``, whose weights were kept; ``history``, a row per epoch; ``pseudo_labels``;
+    and ``files``.
+``doctor`` (of ``doctor``)
+    ``works``, whether all that is essential does; ``checks``, each with ``about``, ``name``, ``state`` (ok, missing or
+    broken), ``essential``, ``says`` and ``do``, null where there is nothing to do.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from art_classwise import __version__
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+    from art_classwise.audit import AuditResult, Comparison
+    from art_classwise.metrics.groups import Groups
+
+__all__ = ["SCHEMA", "Writer", "audit_content", "comparison_content", "leaderboard_content", "printing", "rows"]
+
+Writer: TypeAlias = "Callable[[str, Mapping[str, Any]], None]"
+"""Prints a document of a kind with its content."""
+
+SCHEMA = 1
+"""Version of the documents' shapes."""
+
+
+@contextmanager
+def printing(as_json: bool) -> Iterator[Writer]:
+    """Keep stdout for one document, if there shall be one: what else is printed goes to stderr.
+
+    Yields:
+        Prints a document of a kind with its content.
+    """
+    stdout = sys.stdout
+
+    def write(kind: str, content: Mapping[str, Any]) -> None:
+        whole = {"schema": SCHEMA, "kind": kind, "art_classwise": __version__, **content}
+        # In ASCII: names arrive as they are, whatever the encoding of the terminal or pipe.
+        print(json.dumps(_plain(whole), indent=1, allow_nan=False), file=stdout, flush=True)
+
+    with redirect_stdout(sys.stderr if as_json else stdout):
+        yield write
+
+
+def audit_content(result: AuditResult, files: Mapping[str, Path], groups: Groups | None = None) -> dict[str, Any]:
+    """Return what an audit's document holds.
+
+    Args:
+        result: The audit.
+        files: What lies where.
+        groups: Groups of classes to tell of, too.
+    """
+    import pandas as pd
+
+    from art_classwise.audit.result import WORST_CASE
+
+    info, models = result.info, []
+    attacks = (*result.attacks, WORST_CASE)
+    by_group = None if groups is None else result.by_group(groups)
+    for name, row in result.summary().to_dict("index").items():
+        model = str(name)
+        told: dict[str, Any] = {"name": model, **{str(key): value for key, value in row.items()}}
+        told["attacks"] = [{"name": a, "classes": rows(result.class_table(model, a), "class")} for a in attacks]
+        if by_group is not None:
+            told["groups"] = rows(pd.DataFrame(by_group.xs((model, WORST_CASE))), "group")
+        models.append(told)
+    return {
+        "dataset": info.get("dataset"),
+        "split": info.get("split"),
+        "examples": result.outcomes["example"].nunique(),
+        "norm": result.threat.norm,
+        "eps": result.threat.eps,
+        "seed": info.get("seed"),
+        "worst_case": bool(info.get("worst_case")),
+        "finished": "unfinished" not in info,
+        "command": info.get("command"),
+        "classes": result.classes,
+        "attacks": result.attacks,
+        "models": models,
+        "findings": [{k: getattr(f, k) for k in ("model", "check", "saw", "advice")} for f in result.findings],
+        "unchecked": result.unchecked,
+        "files": files,
+    }
+
+
+def comparison_content(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """Return what a comparison's document holds."""
+    from art_classwise.audit.compare import comparison_table
+
+    adjusted = comparison_table(comparisons)["p_adjusted"].tolist()
+    made = [
+        {
+            "first": one.first,
+            "second": one.second,
+            "about": one.about,
+            "accuracy": one.kind,
+            "model": one.model,
+            "attack": one.attack,
+            "threat": None if one.threat is None else str(one.threat),
+            "worst_case": one.worst_case,
+            "examples": one.n,
+            "confidence": one.confidence,
+            "classes": rows(one.by_class, "class"),
+            "overall": {**one.overall.to_dict(), "p_adjusted": p},
+            "mean": one.mean.to_dict(),
+            "worst_class": one.worst_class.to_dict(),
+        }
+        for one, p in zip(comparisons, adjusted, strict=True)
+    ]
+    return {"comparisons": made}
+
+
+def leaderboard_content(table: pd.DataFrame, dataset: str, threat_model: str, model_dir: Path) -> dict[str, Any]:
+    """Return what a leaderboard's document holds."""
+    where = {"dataset": dataset, "threat_model": threat_model, "model_dir": model_dir.absolute()}
+    return {**where, "models": rows(table, "name")}
+
+
+def rows(table: pd.DataFrame, label: str) -> list[dict[str, Any]]:
+    """Return a table's rows, each with its label first."""
+    records: list[dict[Any, Any]] = table.to_dict("records")
+    return [{label: name, **row} for name, row in zip(table.index, records, strict=True)]
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has them; NaN and infinity as null."""
+    value = value.item() if hasattr(value, "item") else value  # of NumPy
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value
