@@ -76,7 +76,17 @@ def test_lower_bounds_are_the_ones_tested():
     """constraints/oldest.txt pins each bound of pyproject.toml to the same version."""
     bounds = dict(re.findall(r'^    "([\w-]+)>=([\d.]+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
     pins = dict(re.findall(r"^([\w-]+)==([\d.]+)", (ROOT / "constraints" / "oldest.txt").read_text(), re.MULTILINE))
-    tools = {"pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "tensorboardX", "nbclient", "ipykernel", "ipywidgets"}
+    tools = {
+        "pytest",
+        "pytest-timeout",
+        "hypothesis",
+        "ruff",
+        "mypy",
+        "tensorboardX",
+        "nbclient",
+        "ipykernel",
+        "ipywidgets",
+    }
 
     def numbers(version):
         parts = [int(p) for p in version.split(".")]
