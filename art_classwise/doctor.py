@@ -25,7 +25,7 @@ State = Literal["ok", "missing", "broken"]
 
 _PACKAGE = "art-classwise"
 _LEAST_PYTHON = (3, 10)
-_INSTALL = f"pip install --upgrade {_PACKAGE}"
+_INSTALL = "In the folder of its source: make demo, or pip install --editable ."
 # Without these the models of the zoo, or one attack, are lacking; all else works.
 _NOT_ESSENTIAL = {"robustbench", "pyautoattack", "setuptools", "torchvision"}
 _ROOM = 2**30
@@ -115,7 +115,7 @@ def _safely(about: str, name: str, essential: bool, look: Callable[[], Iterator[
             raise
         except BaseException as error:
             says = f"{type(error).__name__}: {first_line(error)}"
-            found.append(Check(about, name, "broken", says, f"Install it anew: {_INSTALL}", essential))
+            found.append(Check(about, name, "broken", says, f"Install it anew. {_INSTALL}", essential))
     return found
 
 
@@ -208,7 +208,7 @@ def _pyautoattack() -> Iterator[Check]:
 def _optional() -> Iterator[Check]:
     for module, gives, how in (
         ("tensorboardX", "TensorBoard's curves (--tensorboard)", "pip install tensorboardX"),
-        ("ipywidgets", "progress bars in notebooks", f'pip install "{_PACKAGE}[notebook]"'),
+        ("ipywidgets", "progress bars in notebooks", "pip install ipywidgets"),
     ):
         there = importlib.util.find_spec(module) is not None
         says = f"{_version(module)}: {gives}" if there else f"not installed: no {gives}"

@@ -422,7 +422,7 @@ BAD = [
     (("train", "mart", "--out", "x.pt", "--beta", "-1"), "`beta`"),
     (("train", "mart", "--out", "x.pt", "--threat", "Linf:8"), 'did you mean "Linf:8/255"'),
     (("train", "mrt", "--out", "x.pt"), "mrt"),
-    (("report", "nowhere"), "holds no audit"),
+    (("report", "nowhere"), "holds no audit: there is no such folder. An audit that is kept writes one"),
     (("audti",), "audti"),
 ]
 

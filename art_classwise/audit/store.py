@@ -118,7 +118,9 @@ class Store:
         try:
             text = path.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
-            raise InputError(f"{self.folder.absolute()} holds no audit: there is no manifest.json.") from None
+            there = "there is no manifest.json" if self.folder.is_dir() else "there is no such folder"
+            how = "An audit that is kept writes one: `art-classwise audit --out FOLDER`, ClassWiseAudit(store=...)."
+            raise InputError(f"{self.folder.absolute()} holds no audit: {there}. {how}") from None
         except (OSError, ValueError) as error:
             raise InputError(f"{path.absolute()} can't be read: {first_line(error)}") from error
         try:
