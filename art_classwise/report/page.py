@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import base64
-import io
+import hashlib
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from art_classwise._files import written_aside
 from art_classwise.audit.result import WORST_CASE, AuditResult
-from art_classwise.report import figures
-from art_classwise.report._text import percent
+from art_classwise.report import _text, _views, figures
+from art_classwise.report._downloads import downloads
 
 __all__ = ["render", "report_files", "write_report"]
+
+_MOST_DRAWN = 20  # models: three figures of each take 100 kB and a second
 
 
 def render(result: AuditResult) -> str:
     """Return the report of an audit as HTML that needs no other file and no network.
+
+    The tables can be sorted and searched (by DataTables, which stands within the page); without scripts they can be
+    read all the same.
 
     Args:
         result: The audit.
@@ -26,21 +33,29 @@ def render(result: AuditResult) -> str:
     Returns:
         The page; names of classes, models and attacks are escaped.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("art_classwise", "report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = percent
-    csv = io.StringIO()
-    result.by_class().to_csv(csv)
-    return environment.get_template("page.html.j2").render(
-        result=result,
-        worst_case=WORST_CASE,
-        models=[_model(result, name, f"m{i}-") for i, name in enumerate(result.models)],
-        csv=base64.b64encode(csv.getvalue().encode()).decode(),
+    summary = result.summary()
+    models = _views.models(result, summary)
+    comparisons, why = _views.compared(result, [model["name"] for model in models])
+    script = _script()
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            result=result,
+            info=result.info,
+            worst_case=WORST_CASE,
+            models=models,
+            figures={model["key"]: _views.drawn(result, model) for model in models[:_MOST_DRAWN]},
+            findings=_views.grouped(result.findings),
+            pairs=_views.pairwise(comparisons),
+            incomparable=why,
+            attacks=[(name, *_views.described(told)) for name, told in result.info.get("attacks", {}).items()],
+            snippet=_views.snippet(result),
+            downloads=downloads(result, summary, comparisons),
+            style=Markup(_asset("page.css")),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        )
     )
 
 
@@ -68,24 +83,34 @@ def write_report(result: AuditResult, folder: Path) -> None:
     result.to_csv(files["table"])
 
 
-def _model(result: AuditResult, name: str, prefix: str) -> dict[str, Any]:
-    rows = result.class_table(name).sort_values("robust", kind="stable", na_position="last")
-    measured = rows[rows["n"] > 0]
-    under = {attack: result.class_table(name, attack)["robust"] for attack in result.attacks}
-    return {
-        "name": name,
-        "figure": figures.to_svg(figures.models_by_class(result, [name]), prefix),
-        "classes": [
-            {"name": label, **row, "under": [accuracies[str(label)] for accuracies in under.values()]}
-            for label, row in rows.to_dict("index").items()
-        ],
-        "clean": measured["clean"].mean(),
-        "robust": measured["robust"].mean(),
-        "ties": int((measured["robust"] == measured["robust"].iloc[0]).sum()) - 1,
-        "zero_gradient": {
-            attack: float(rows["zero_gradient"].mean())
-            for attack, rows in result.outcomes[result.outcomes["model"] == name].groupby("attack", observed=True)
-        },
-        "worst": {"name": measured.index[0], **measured.iloc[0].to_dict()},
-        "best": {"name": measured.index[-1], **measured.iloc[-1].to_dict()},
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("art_classwise", "report/templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": _text.percent,
+        "whole": lambda fraction: f"{100 * fraction:.0f}",
+        "difference": _text.difference,
+        "short": _text.shorten,
+        "p": _text.p_value,
+        # What a column is sorted by: nothing where nothing is known.
+        "order": lambda value: "" if value != value else f"{value:.6g}",
     }
+    environment.globals["interval"] = _text.interval
+    return environment
+
+
+def _asset(name: str) -> str:
+    return (files("art_classwise.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+@cache
+def _script() -> str:
+    """Return the page's script: DataTables as itables carries it, in a data URL, and what uses it."""
+    bundle = (files("itables") / "html" / "dt_bundle.js").read_bytes()
+    source = f"data:text/javascript;base64,{base64.b64encode(bundle).decode()}"
+    return f'import DataTable from "{source}";\n{_asset("page.js")}'

@@ -59,7 +59,7 @@ def print_groups(result: AuditResult, groups: Groups) -> None:
             ]
             for group, row in rows.iterrows()
         ]
-        title = f"{name}: accuracy in % at {result.threat} by group, worst group first"
+        title = f"{name}: groups, in % at {result.threat}"
         notes = ["an example counts as right if its class is found", "brackets: 95 % intervals"]
         console.print(Grid(title, ("group", "n", "clean", WORST_CASE), cells, notes).rich())
 

@@ -11,43 +11,48 @@ from art_classwise.audit import AuditResult
 HOSTILE = "<script>alert('class')</script>\n$x_{$ & \"quotes\""
 
 
-def make_result(classes, models=("one", "two"), n=40):
-    """Outcomes with class k withstanding with probability (k + 1) / C; the last class without examples."""
+def make_result(classes, models=("one", "two"), n=40, attacks=("fgsm",), eps=0.1):
+    """Outcomes with class k withstanding with probability (k + 1) / C; the last class without examples.
+
+    Each further attack leaves two thirds of them, and a larger radius fewer.
+    """
     rng = np.random.default_rng(0)
     tables = []
+    label = np.repeat(np.arange(len(classes) - 1), n)  # the last class has no example
     for model in models:
-        label = np.repeat(np.arange(len(classes) - 1), n)  # the last class has no example
-        withstood = rng.random(len(label)) < (label + 1) / len(classes)
-        tables.append(
-            pd.DataFrame(
-                {
-                    "model": model,
-                    "attack": "fgsm",
-                    "example": np.arange(len(label)),
-                    "label": label.astype(np.int32),
-                    "clean_prediction": label.astype(np.int32),
-                    "prediction": np.where(withstood, label, (label + 1) % len(classes)).astype(np.int32),
-                    "withstood": withstood,
-                    "clean_margin": np.float32(1),
-                    "margin": np.where(withstood, 1, -1).astype(np.float32),
-                    "perturbation": np.float32(0.1),
-                    "zero_gradient": False,
-                }
+        luck = rng.random(len(label))
+        for i, attack in enumerate(attacks):
+            withstood = luck < (label + 1) / len(classes) * (1.1 - eps) * (2 / 3) ** i
+            tables.append(
+                pd.DataFrame(
+                    {
+                        "model": model,
+                        "attack": attack,
+                        "example": np.arange(len(label)),
+                        "label": label.astype(np.int32),
+                        "clean_prediction": label.astype(np.int32),
+                        "prediction": np.where(withstood, label, (label + 1) % len(classes)).astype(np.int32),
+                        "withstood": withstood,
+                        "clean_margin": np.float32(1),
+                        "margin": np.where(withstood, 1, -1).astype(np.float32),
+                        "perturbation": np.float32(0.1),
+                        "zero_gradient": False,
+                    }
+                )
             )
-        )
     outcomes = pd.concat(tables, ignore_index=True)
     outcomes["model"] = pd.Categorical(outcomes["model"], categories=list(models))
-    outcomes["attack"] = pd.Categorical(outcomes["attack"], categories=["fgsm"])
+    outcomes["attack"] = pd.Categorical(outcomes["attack"], categories=list(attacks))
     info = {
         "dataset": "made",
         "split": "test",
         "n_examples": len(label),
         "seed": 0,
-        "attacks": {"fgsm": {"class": "FGSM", "eps": 0.1}},
+        "attacks": {attack: {"class": "FGSM", "eps": eps} for attack in attacks},
         "created": "2026-01-01T00:00:00+00:00",
         "environments": [
             {"python": "3", "versions": {"torch": "2"}, "system": "S", "cpu": "C", "cpu_cores": 2, "gpus": []}
         ],
         "command": "art-classwise audit --model '<b>'",
     }
-    return AuditResult(outcomes, tuple(classes), acw.ThreatModel("Linf", 0.1), info)
+    return AuditResult(outcomes, tuple(classes), acw.ThreatModel("Linf", eps), info)

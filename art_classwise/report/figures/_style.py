@@ -1,19 +1,16 @@
-"""What the figures share: colours, sizes, labels, headings, and what they check."""
+"""What the figures share: colours, sizes and axes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.transforms import ScaledTranslation
 
 from art_classwise.errors import InputError
-from art_classwise.report._text import printable, shorten
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -22,30 +19,38 @@ if TYPE_CHECKING:
 __all__ = [
     "BEST",
     "CLEAN",
+    "MEAN",
     "MOST_CLASSES",
     "OTHER",
     "ROBUST",
     "WORST",
     "canvas",
-    "check_class_table",
-    "check_table",
     "class_axis",
-    "headline",
-    "label",
-    "legend_below",
+    "draw_mean",
+    "mark",
     "percent_axis",
+    "points",
     "row_height",
+    "row_room",
+    "slot",
+    "weakest",
 ]
 
-# Okabe and Ito's palette, told apart by all common kinds of colour vision.
+# Okabe and Ito's palette, told apart by all common kinds of colour vision. Blue and vermilion are much alike in grey:
+# the worst class is also told by its place, its bold name, or the kind of its line.
 CLEAN, ROBUST, WORST = "#56B4E9", "#0072B2", "#D55E00"
-BEST = ROBUST
-OTHER = "0.55"
+BEST, OTHER, MEAN = ROBUST, "0.6", "0.25"
 MOST_CLASSES = 40
 
 
-def canvas(ax: Axes | None, width: float, height: float) -> Axes:
-    """Return the axes to draw on: those given, or new ones in a pyplot figure of so many inches.
+def canvas(ax: Axes | None, width: float, height: float, names: float = 0.0) -> Axes:
+    """Return the axes to draw on: those given, or new ones in a pyplot figure.
+
+    Args:
+        ax: What was given.
+        width: Of the figure in inches, without the names beside the axes.
+        height: Of the figure in inches.
+        names: The width of the names, in points.
 
     Raises:
         InputError: What was given is something else.
@@ -53,66 +58,46 @@ def canvas(ax: Axes | None, width: float, height: float) -> Axes:
     if ax is None:
         from matplotlib import pyplot
 
-        scale = mpl.rcParams["font.size"] / 10
-        _, made = pyplot.subplots(figsize=(width * scale, height * scale), layout="constrained")
-        return made
+        scale = points(1) / 10  # larger letters need a larger figure
+        size = (width * scale + names / 72, height * scale)
+        return pyplot.subplots(figsize=size, layout="constrained")[1]
     if not isinstance(ax, Axes):
         raise InputError(f"`ax` must be matplotlib axes, such as pyplot.subplots()[1], but got {ax!r:.60}.")
     return ax
 
 
-def row_height(rows: int) -> float:
-    """Return the inches of a figure with so many rows of text, its heading and its legend."""
-    return 1.8 + 0.26 * rows
+def points(ems: float) -> float:
+    """Return so many times the size of the reader's letters, in points."""
+    return ems * float(mpl.rcParams["font.size"])
 
 
-def label(text: object, length: int = 24) -> str:
-    """Return a name as it may stand in a figure: on one line, not too long, and never mathematics."""
-    return shorten(printable(str(text)), length).replace("$", r"\$")
-
-
-def headline(ax: Axes, title: str, *findings: str) -> None:
-    """Write the title above the axes, and below it what is to be seen, a line each."""
-    lines = [line for line in findings if line]
-    size = mpl.rcParams["font.size"] * 0.86
-    if lines:
-        ax.annotate(
-            "\n".join(lines),
-            (0, 1),
-            xycoords="axes fraction",
-            xytext=(0, 5),
-            textcoords="offset points",
-            va="bottom",
-            fontsize=size,
-            color="0.25",
-            linespacing=1.25,
-        )
-    if title:
-        pad = 6 + 1.3 * size * len(lines)
-        ax.set_title(label(title, 48), loc="left", fontsize="medium", fontweight="bold", pad=pad)
-
-
-def legend_below(ax: Axes, entries: Mapping[str, Artist], columns: int = 2) -> None:
-    """Put a legend under the label of the x axis, flush right: under the names of the classes too, if need be."""
-    figure = ax.figure
+def slot(ax: Axes, names: float) -> tuple[float, float]:
+    """Return about how wide and high the axes will be, in points, once names beside them have so much of the width."""
+    box, figure = ax.get_window_extent(), ax.figure
     assert figure is not None
-    down = ScaledTranslation(0, -0.35 * mpl.rcParams["font.size"] / 7.2, figure.dpi_scale_trans)
-    ax.legend(
-        entries.values(),
-        [f" {text}" if text.startswith("_") else text for text in entries],  # which would hide it
-        loc="upper right",
-        bbox_to_anchor=(1.0, 0.0),
-        bbox_transform=ax.transAxes + down,
-        ncols=columns,
-        frameon=False,
-        fontsize="small",
-        borderaxespad=0,
+    width, height = box.width * 72 / figure.dpi, box.height * 72 / figure.dpi
+    # Of the figure's part that is theirs, about four fifths are within the axes before all is laid out.
+    return (
+        min(max(width / 0.8 - names - points(5), 0.3 * width), width),
+        min(max(height / 0.8 - points(12), 0.4 * height), height),
     )
 
 
-def class_axis(ax: Axes, names: Sequence[object], worst: npt.NDArray[np.bool_] | Sequence[bool] | None = None) -> None:
+def row_height(rows: int) -> float:
+    """Return the inches of a figure with so many rows of text, its heading and its legend."""
+    return 1.8 + 0.26 * max(rows, 3)
+
+
+def row_room(ax: Axes | None, most: int) -> int:
+    """Return how many rows of text there is room for beside the axes, ``most`` at most; in new axes that many."""
+    if ax is None:
+        return most
+    return min(most, max(int(slot(ax, 0)[1] / points(1.15)), 1))
+
+
+def class_axis(ax: Axes, names: Sequence[str], worst: npt.NDArray[np.bool_] | None = None) -> None:
     """Name the rows 0, 1, ... of the y axis from top to bottom, the worst in its colour and bold."""
-    ax.set_yticks(np.arange(len(names)), [label(name) for name in names])
+    ax.set_yticks(np.arange(len(names)), names, fontsize=points(0.88))
     ax.tick_params(axis="y", length=0)
     for i, text in enumerate(ax.get_yticklabels()):
         if worst is not None and worst[i]:
@@ -132,44 +117,12 @@ def percent_axis(ax: Axes, which: str, text: str) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def weakest(shown: int, all_: int) -> str:
+def draw_mean(ax: Axes, which: str, value: float) -> Artist:
+    """Draw the mean over classes as a dashed line across an axis."""
+    style: dict[str, Any] = {"color": MEAN, "lw": 1, "ls": (0, (4, 3)), "zorder": 0.5}
+    return ax.axvline(value, **style) if which == "x" else ax.axhline(value, **style)
+
+
+def weakest(shown: int, among: int) -> str:
     """Return the label of the axis of classes: how many of them are drawn."""
-    return "class" if shown == all_ else f"the {shown} weakest of {all_:,} classes"
-
-
-def check_table(table: Any, columns: Sequence[str], call: str, *, levels: int = 1) -> pd.DataFrame:
-    """Check that a table is what a figure draws.
-
-    Args:
-        table: What was given.
-        columns: Those it must have.
-        call: What makes such a table.
-        levels: Of its index.
-
-    Raises:
-        InputError: It isn't.
-    """
-    if not isinstance(table, pd.DataFrame):
-        raise InputError(f"The table must be a DataFrame, as {call} returns it, but got {table!r:.60}.")
-    missing = [name for name in columns if name not in table]
-    if missing:
-        raise InputError(f"The table has no {', '.join(missing)}: give one as {call} returns it.")
-    if table.index.nlevels != levels:
-        raise InputError(
-            f"The table must have a row per class, as {call} returns it, but is indexed by "
-            f"{', '.join(map(str, table.index.names))}."
-        )
-    return table
-
-
-def check_class_table(table: Any, columns: Sequence[str] = ("n", "clean", "robust", "low", "high")) -> pd.DataFrame:
-    """Return the classes of a class table that have examples, weakest first.
-
-    Raises:
-        InputError: It is another table, or no class has an example.
-    """
-    checked = check_table(table, columns, "result.class_table(model, attack)")
-    measured = checked[checked["n"] > 0].sort_values("robust", kind="stable")
-    if len(measured) == 0:
-        raise InputError("There is nothing to draw: no class has an example.")
-    return measured
+    return "class" if shown == among else f"the {shown} weakest of {among:,} classes"

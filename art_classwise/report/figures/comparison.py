@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from art_classwise.audit.compare import Comparison
 from art_classwise.errors import InputError
+from art_classwise.report.figures._checks import some
+from art_classwise.report.figures._heading import headline, legend_below
+from art_classwise.report.figures._names import SMALL, fit, fit_all, name_room, text_width, widest
 from art_classwise.report.figures._style import (
+    MEAN,
     MOST_CLASSES,
+    OTHER,
     ROBUST,
+    WORST,
     canvas,
     class_axis,
-    headline,
-    label,
-    legend_below,
     percent_axis,
+    points,
     row_height,
+    row_room,
+    slot,
     weakest,
 )
 
@@ -26,12 +33,20 @@ if TYPE_CHECKING:
 
 __all__ = ["compared"]
 
+_ALPHA = 0.05
+
 
 def compared(comparison: Comparison, ax: Axes | None = None, *, title: str = "") -> Axes:
     """Draw the accuracies of two models, or under two attacks, class by class, with the interval of their difference.
 
+    The second is a hollow dot, the first a filled one. The bar around the first is the paired interval of their
+    difference, laid off from the second: where it doesn't reach the hollow dot, the interval excludes 0. A star, and
+    colour, is where the difference is significant at 5 % with all classes looked at (``p_adjusted``). On top stand the
+    mean over classes and the worst class, each one's own; then the classes, the weakest first, of more than 40, or of
+    more than ``ax`` has room for, the weakest.
+
     Args:
-        comparison: ``result.compare(first, second)``.
+        comparison: ``result.compare(first, second)``, or :func:`art_classwise.compare`.
         ax: Where to draw; a new figure of fitting height if absent.
         title: Above the axes.
 
@@ -39,23 +54,71 @@ def compared(comparison: Comparison, ax: Axes | None = None, *, title: str = "")
         The axes.
 
     Raises:
-        InputError: It is no comparison.
+        InputError: It is no comparison, or no class has an example.
     """
     if not isinstance(comparison, Comparison):
         raise InputError(f"Give a comparison, result.compare(first, second), but got {comparison!r:.60}.")
-    table = comparison.by_class[comparison.by_class["n"] > 0]
-    lowest = table[["first", "second"]].min(axis=1).sort_values(kind="stable")
-    shown = table.loc[lowest.index].head(MOST_CLASSES)
-    ax = canvas(ax, 6.4, row_height(len(shown)))
-    position = np.arange(len(shown))
-    one, other = 100 * shown["first"], 100 * shown["second"]
-    ax.hlines(position, one, other, color="0.75", lw=3)
-    ax.hlines(position, other + 100 * shown["low"], other + 100 * shown["high"], color="black", lw=1)
-    first = ax.scatter(one, position, color=ROBUST, zorder=3)
-    second = ax.scatter(other, position, fc="white", ec="black", zorder=3)
-    class_axis(ax, list(shown.index))
-    percent_axis(ax, "x", f"{comparison.kind} accuracy (%)")
-    ax.set_ylabel(weakest(len(shown), len(table)))
-    legend_below(ax, {label(comparison.first): first, label(comparison.second): second})
-    headline(ax, title)
+    measured = some(comparison.by_class[comparison.by_class["n"] > 0])
+    lowest = measured[["first", "second"]].min(axis=1).sort_values(kind="stable")
+    shown = measured.loc[lowest.index].head(max(row_room(ax, MOST_CLASSES + 3) - 3, 1))
+    whole = pd.DataFrame([comparison.mean, comparison.worst_class])[["first", "second", "difference", "low", "high"]]
+    rows = pd.concat([whole.astype(np.float64).assign(p_adjusted=np.nan), shown[[*whole, "p_adjusted"]]])
+    numbers = 100 * rows[["first", "second", "low", "high"]].to_numpy(dtype=np.float64)
+    first, second, low, high = numbers.T
+    a, b = comparison.worst_class[["first_class", "second_class"]]
+    room = name_room(ax)
+    half = (room - text_width("worst:  / ")) / 2
+    worst = fit(a, 2 * half) if a == b else f"{fit(a, half)} / {fit(b, half)}"
+    names = ["mean over classes", f"worst: {worst}", *fit_all(shown.index, room)]
+    left, right = widest(names), text_width("+100.0 *") + points(1)
+    ax = canvas(ax, 5, row_height(len(rows) + 1), left + right)
+    position = np.arange(len(rows)) + 0.5 * (np.arange(len(rows)) >= 2)
+    clear = (rows["p_adjusted"] <= _ALPHA).to_numpy(copy=True)
+    clear[:2] = (rows["low"].iloc[:2] > 0) | (rows["high"].iloc[:2] < 0)
+    colours = np.where(~clear, OTHER, np.where(first > second, ROBUST, WORST))
+    ax.hlines(position, first, second, color=colours, lw=3.5, alpha=0.4, zorder=1)
+    bars = ax.hlines(
+        position, np.maximum(second + low, 0), np.minimum(second + high, 100), color="black", lw=1, zorder=2
+    )
+    dots: dict[str, Any] = {"s": 38, "zorder": 4, "clip_on": False, "lw": 1.3}
+    one = ax.scatter([], [], facecolor=MEAN, edgecolor=MEAN, **dots)
+    ax.scatter(first, position, facecolor=colours, edgecolor=colours, **dots)
+    other = ax.scatter(second, position, facecolor="white", edgecolor="black", **{**dots, "zorder": 3})
+    class_axis(ax, names)
+    ax.set_yticks(position, names)
+    ax.set_ylim(position[-1] + 0.6, -0.6)
+    ax.axhline(1.75, color="0.8", lw=0.8)
+    for y, difference, starred in zip(position, 100 * rows["difference"], clear, strict=True):
+        text = "0.0" if abs(difference) < 0.05 else f"{difference:+.1f}".replace("-", "\N{MINUS SIGN}")
+        ax.annotate(
+            f"{text} *" if starred else f"{text}  ",
+            (1, y),
+            xycoords=ax.get_yaxis_transform(),
+            xytext=(right, 0),
+            textcoords="offset points",
+            va="center",
+            ha="right",
+            fontsize=points(SMALL),
+            fontweight="bold" if starred else "normal",
+        )
+    percent_axis(ax, "x", f"{comparison.kind} accuracy (%); right: difference (points)")
+    ax.set_ylabel(weakest(len(shown), len(measured)))
+    interval = f"{100 * comparison.confidence:g} % interval of their difference, from the second"
+    most = slot(ax, left + right)[0] + left
+    pair = [fit(name, most - points(9), cells=60) for name in (comparison.first, comparison.second)]
+    headline(ax, title, *_findings(comparison, measured), left=left, right=right)
+    legend_below(ax, {f"first: {pair[0]}": one, f"second: {pair[1]}": other, interval: bars}, left=left)
     return ax
+
+
+def _findings(comparison: Comparison, measured: pd.DataFrame) -> list[str]:
+    def told(row: pd.Series[Any]) -> str:
+        difference, low, high = (f"{100 * row[c]:+.1f}" for c in ("difference", "low", "high"))
+        return f"{difference} ({low} to {high})".replace("-", "\N{MINUS SIGN}")
+
+    clear = measured["p_adjusted"] <= _ALPHA
+    better, worse = (int((clear & side).sum()) for side in (measured["difference"] > 0, measured["difference"] < 0))
+    return [
+        f"first minus second, points: mean {told(comparison.mean)}, worst class {told(comparison.worst_class)}",
+        f"*: better in {better:,} classes, worse in {worse:,}, undecided in {len(measured) - better - worse:,}",
+    ]

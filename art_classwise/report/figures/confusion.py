@@ -12,22 +12,14 @@ import pandas as pd
 from matplotlib.patches import Rectangle
 
 from art_classwise.errors import InputError
+from art_classwise.metrics.confusion import confusion as count_confusion
 from art_classwise.metrics.confusion import confusion_pairs, within_groups
-from art_classwise.metrics.groups import Groups, class_groups
-from art_classwise.report.figures._cells import draw_cells, name_columns
+from art_classwise.metrics.groups import Groups, group_labels
+from art_classwise.report.figures._cells import column_names, draw_cells
 from art_classwise.report.figures._checks import some
-from art_classwise.report.figures._style import (
-    ROBUST,
-    WORST,
-    canvas,
-    class_axis,
-    headline,
-    label,
-    legend_below,
-    pair,
-    percent_axis,
-    row_height,
-)
+from art_classwise.report.figures._heading import headline, legend_below
+from art_classwise.report.figures._names import fit_all, fit_pairs, label, name_room, widest
+from art_classwise.report.figures._style import ROBUST, WORST, canvas, class_axis, percent_axis, row_height, row_room
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -43,7 +35,8 @@ _CALL = "result.confusion(model, attack)"
 def confusion(matrix: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> Axes:
     """Draw the confusion under attack: as a matrix up to 20 classes, else the strongest pairs as bars.
 
-    In the matrix, what is right is blue and what is wrong orange. A class without examples is grey.
+    Pairs are drawn, too, where ``ax`` has no room for the matrix. In it, what is right is blue and what is wrong
+    orange; a class without examples is grey.
 
     Args:
         matrix: (C, C), a row per true class: ``result.confusion(model, attack)``, shares of each row or, with
@@ -60,7 +53,7 @@ def confusion(matrix: pd.DataFrame, ax: Axes | None = None, *, title: str = "") 
     """
     shares, counts = _checked(matrix)
     names = list(matrix.index)
-    if len(names) > _MOST_CELLS:
+    if len(names) > row_room(ax, _MOST_CELLS):
         return _pairs(shares, counts, names, ax, title)
     return _matrix(shares, names, ax, title, _strongest(shares, names), "class")
 
@@ -87,16 +80,19 @@ def group_confusion(matrix: pd.DataFrame, groups: Groups, ax: Axes | None = None
     if counts is None:
         raise InputError("Shares can't be pooled: give counts, result.confusion(model, attack, normalize=False).")
     classes = [str(name) for name in matrix.index]
-    of = class_groups(groups, classes)
-    pooled = pd.DataFrame(counts).groupby(of).sum().T.groupby(of).sum().T
+    truth, predicted = _examples(counts)
+    of, names = group_labels(truth, groups, classes)
+    pooled = count_confusion(
+        of, group_labels(predicted, groups, classes)[0], len(names), classes=names, normalize=False
+    )
     shares, pooled_counts = _checked(pooled)
-    names = list(pooled.index)
-    if len(names) > _MOST_CELLS:
+    if len(names) > row_room(ax, _MOST_CELLS):
         return _pairs(shares, pooled_counts, names, ax, title)
-    errors = within_groups(*_examples(counts), groups, classes).loc["all groups"]
+    errors = within_groups(truth, predicted, groups, classes).loc["all groups"]
     stay = ""
     if errors["errors"]:
-        stay = f"{100 * errors['within']:.0f} % of the errors stay within their group ({100 * errors['expected']:.0f} % by chance)"
+        within, expected = (100 * errors[c] for c in ("within", "expected"))
+        stay = f"{within:.0f} % of errors stay within the group (by chance: {expected:.0f} %)"
     return _matrix(shares, names, ax, title, stay, "group")
 
 
@@ -133,32 +129,41 @@ def _errors(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return errors
 
 
+def _largest(errors: npt.NDArray[np.float64]) -> tuple[int, int]:
+    i, j = divmod(int(errors.argmax()), len(errors))
+    return i, j
+
+
 def _strongest(shares: npt.NDArray[np.float64], names: Sequence[Any]) -> str:
     errors = _errors(shares)
     if not errors.any():
         return "nothing is confused"
-    i, j = np.unravel_index(errors.argmax(), errors.shape)
-    return f"strongest: {pair(names[i], names[j])}, {100 * errors[i, j]:.1f} %"
+    i, j = _largest(errors)
+    return f"strongest: {label(names[i])} → {label(names[j])}, {100 * errors[i, j]:.1f} %"
 
 
 def _matrix(
     shares: npt.NDArray[np.float64], names: Sequence[Any], ax: Axes | None, title: str, finding: str, kind: str
 ) -> Axes:
     n = len(names)
-    ax = canvas(ax, 2.8 + 0.42 * n, 2.4 + 0.3 * n)
+    cell = 0.46 if n > 6 else 0.9  # in inches
+    rows = fit_all(names, name_room(ax))
+    left = widest(rows)
+    heads = column_names(ax, names, cell, left)
+    ax = canvas(ax, max(0.8 + cell * n, 3.8), 1.2 + 0.32 * n + heads.height / 72, left)
     right, filled = np.eye(n, dtype=bool), np.nan_to_num(shares)
     # Not to the darkest end: black numbers stand on most cells.
     shades = np.where(right[..., None], mpl.colormaps["Blues"](0.85 * filled), mpl.colormaps["Oranges"](0.85 * filled))
-    draw_cells(ax, 100 * shares, shades, zeros=False)
-    class_axis(ax, [label(name) for name in names])
+    draw_cells(ax, left, 100 * shares, shades, zeros=False)
+    class_axis(ax, rows)
     ax.set_ylim(n - 0.5, -0.5)
-    name_columns(ax, [label(name) for name in names])
+    heads.write(ax)
     ax.set(xlabel=f"predicted under attack (% of the true {kind})", ylabel=f"true {kind}")
     errors = _errors(shares)
     if errors.any():
-        i, j = np.unravel_index(errors.argmax(), errors.shape)
+        i, j = _largest(errors)
         ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=WORST, lw=2, zorder=3, clip_on=False))
-    headline(ax, title, finding)
+    headline(ax, title, finding, left=left)
     return ax
 
 
@@ -173,24 +178,31 @@ def _pairs(
         table = confusion_pairs(*_examples(counts), len(names), classes=names)
     else:
         i, j = np.nonzero(_errors(shares))
-        index = pd.MultiIndex.from_arrays([[names[k] for k in i], [names[k] for k in j]])
+        index = pd.MultiIndex.from_arrays([[names[k] for k in of.tolist()] for of in (i, j)])
         table = pd.DataFrame({"share": shares[i, j], "reverse": shares[j, i]}, index=index)
         table = table.sort_values("share", ascending=False, kind="stable")
-    shown = some(table, "nothing is confused").head(_MOST_PAIRS)
-    ax = canvas(ax, 6.4, row_height(len(shown)))
+    shown = some(table, "nothing is confused").head(row_room(ax, _MOST_PAIRS))
+    labels = fit_pairs(shown.index, name_room(ax, 20))
+    left = widest(labels)
+    ax = canvas(ax, 5, row_height(len(shown)), left)
     position, share = np.arange(len(shown)), 100 * shown["share"].to_numpy()
     first = share == share[0]
     bars = ax.barh(position, share, color=np.where(first, WORST, ROBUST), height=0.72)
     entries: dict[str, Artist] = {"taken for the other" + (", 95 % interval" if counts is not None else ""): bars[-1]}
     if counts is not None:
         ax.hlines(position, 100 * shown["low"], 100 * shown["high"], color="black", lw=1.2)
-    back = {"s": 26, "marker": "D", "facecolor": "white", "edgecolor": "black", "lw": 1, "zorder": 3, "clip_on": False}
-    entries["the other way round"] = ax.scatter(100 * shown["reverse"], position, **back)
-    legend_below(ax, entries)
-    class_axis(ax, [pair(a, b) for a, b in shown.index], first)
+    back: dict[str, Any] = {"marker": "D", "facecolor": "white", "edgecolor": "black", "lw": 1}
+    entries["the other way round"] = ax.scatter(100 * shown["reverse"], position, s=26, zorder=3, clip_on=False, **back)
+    class_axis(ax, labels, first)
     percent_axis(ax, "x", "predicted as the other under attack (% of the first)")
+    legend_below(ax, entries, left=left)
     among = f"the {len(shown)} strongest of {len(table):,} pairs" if len(shown) < len(table) else "pair"
     ax.set_ylabel(among)
     ties = int((table["share"] == table["share"].iloc[0]).sum())
-    headline(ax, title, _strongest(shares, names) if ties == 1 else f"strongest: {ties:,} pairs at {share[0]:.1f} %")
+    finding = _strongest(shares, names) if ties == 1 else f"strongest: {ties:,} pairs at {share[0]:.1f} %"
+    per_class = ""
+    if counts is not None:
+        n = counts.sum(axis=1)
+        per_class = f"examples of a class: {np.median(n[n > 0]):.0f} (median)"
+    headline(ax, title, finding, per_class, left=left)
     return ax

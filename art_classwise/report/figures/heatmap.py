@@ -9,23 +9,19 @@ import numpy as np
 import pandas as pd
 
 from art_classwise.errors import InputError
-from art_classwise.report.figures._cells import draw_cells, name_columns
+from art_classwise.report.figures._cells import column_names, draw_cells
 from art_classwise.report.figures._checks import check_table, some, worst_classes
-from art_classwise.report.figures._style import (
-    MOST_CLASSES,
-    canvas,
-    class_axis,
-    headline,
-    label,
-    row_height,
-    weakest,
-)
+from art_classwise.report.figures._heading import headline
+from art_classwise.report.figures._names import fit_all, label, name_room, widest
+from art_classwise.report.figures._style import MOST_CLASSES, canvas, class_axis, row_height, row_room, weakest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["class_by_attack"]
 
+_CELL = 0.85
+"""The width of a column in inches."""
 _CALL = "result.by_attack(model)"
 
 
@@ -33,7 +29,7 @@ def class_by_attack(table: pd.DataFrame, ax: Axes | None = None, *, title: str =
     """Draw each class's accuracy without attack, under each attack and under all of them, as a heat map.
 
     The class that is weakest in the last column is on top; the last row is the mean over all classes. Of more than 40
-    classes the 40 weakest are drawn. Dark is weak.
+    classes, or of more than ``ax`` has room for, the weakest are drawn. Dark is weak.
 
     Args:
         table: A row per class, a column per attack, fractions: ``result.by_attack(model)``.
@@ -52,14 +48,17 @@ def class_by_attack(table: pd.DataFrame, ax: Axes | None = None, *, title: str =
         raise InputError(f"The table must hold an accuracy in each column: give one as {_CALL} returns it.")
     last = values.columns[-1]
     measured = some(values.dropna(how="all")).sort_values(last, kind="stable", na_position="last")
-    shown = measured.head(MOST_CLASSES)
+    shown = measured.head(max(row_room(ax, MOST_CLASSES + 1) - 1, 1))
     percent = 100 * np.vstack([shown.to_numpy(), measured.mean().to_numpy()])
     rows, columns = percent.shape
-    ax = canvas(ax, 2.8 + 0.75 * columns, row_height(rows))
-    draw_cells(ax, percent, mpl.colormaps["cividis"](np.nan_to_num(percent) / 100))
+    names = [*fit_all(shown.index, name_room(ax)), "mean"]
+    left = widest(names)
+    heads = column_names(ax, table.columns, _CELL, left)
+    ax = canvas(ax, 0.8 + _CELL * columns, row_height(rows) - 0.2 + heads.height / 72, left)
+    draw_cells(ax, left, percent, mpl.colormaps["cividis"](np.nan_to_num(percent) / 100))
     worst = np.append(percent[:-1, -1] == percent[0, -1], False)
-    class_axis(ax, [*(label(name) for name in shown.index), "mean"], worst)
-    name_columns(ax, [label(name) for name in table.columns])
+    class_axis(ax, names, worst)
+    heads.write(ax)
     ax.set_ylim(rows - 0.5, -0.5)
     # What is no class, and what is no single attack, stands apart.
     ax.axhline(rows - 1.5, color="white", lw=4)
@@ -67,5 +66,5 @@ def class_by_attack(table: pd.DataFrame, ax: Axes | None = None, *, title: str =
         ax.axvline(edge, color="white", lw=4)
     ax.set(xlabel="accuracy (%): without attack, and under each", ylabel=weakest(len(shown), len(measured)))
     known = measured[last].dropna()
-    headline(ax, title, f"under {label(last)}, {worst_classes(known)}" if len(known) else "")
+    headline(ax, title, f"under {label(last)}, {worst_classes(known)}" if len(known) else "", left=left)
     return ax

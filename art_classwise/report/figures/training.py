@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from art_classwise._labels import class_names
 from art_classwise.errors import InputError, unknown
-from art_classwise.report.figures._style import BEST, OTHER, WORST, canvas, headline, label, percent_axis
+from art_classwise.report.figures._curves import draw_curves
+from art_classwise.report.figures._names import label
+from art_classwise.report.figures._style import MEAN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["training_curves"]
+
+_PREFIX = {"validation": "val_robust_", "training": "robust_"}
 
 
 def training_curves(
@@ -29,15 +34,15 @@ def training_curves(
     """Draw the robust accuracy of each class over the epochs, the gap between best and worst shaded.
 
     After Figure 1 of Tian et al. 2021 (arXiv 2105.14240). Of more than 20 classes, 12 are drawn, spread over the
-    ranking, and the gap of all.
+    ranking, and the gap and mean of all. Classes are ranked at the epoch that was kept, which a thin line marks.
 
     Args:
         history: What ``trainer.fit`` returns, or :func:`art_classwise.trainers.training_history`.
         ax: Where to draw; a new figure if absent.
         title: Above the axes.
         classes: Names of the classes; their numbers if absent.
-        data: On which examples: those of the ``"validation"``, or of the ``"training"``, before each step; validation
-            if absent and the history has it.
+        data: On which examples: ``"validation"`` ones, or those of the ``"training"``, in train mode before each step.
+            Validation if absent, where the history has it.
 
     Returns:
         The axes.
@@ -47,23 +52,37 @@ def training_curves(
     """
     if not isinstance(history, pd.DataFrame) or "epoch" not in history:
         raise InputError(f"The history must be a DataFrame, as trainer.fit(...) returns it, but got {history!r:.60}.")
-    if data not in (None, "validation", "training"):
-        raise unknown("kind of data", data, ("validation", "training"))
-    validated = "val_robust_0" in history
-    prefix = "val_robust_" if data == "validation" or (data is None and validated) else "robust_"
-    columns = [c for c in history if str(c).startswith(prefix) and str(c)[len(prefix) :].isdecimal()]
-    curves = 100 * history.set_index("epoch")[columns].dropna(how="all").dropna(how="all", axis=1)
-    if curves.empty:
-        raise InputError("The history has no robust accuracy of classes.")
-    names = class_names(classes, len(columns))
-    curves.columns = pd.Index([names[int(str(c)[len(prefix) :])] for c in curves])
-    last = curves.iloc[-1].sort_values(kind="stable")
-    ax = canvas(ax, 6.4, 4)
-    ax.fill_between(curves.index, curves.min(axis=1), curves.max(axis=1), color="0.9", lw=0)
-    for name in last.index:
-        colour = WORST if name == last.index[0] else BEST if name == last.index[-1] else OTHER
-        ax.plot(curves.index, curves[name], color=colour, lw=1)
-    percent_axis(ax, "y", "robust accuracy (%)")
-    ax.set_xlabel("epoch")
-    headline(ax, title, f"worst: {label(last.index[0])}, {last.iloc[0]:.1f} %; gap {np.ptp(last):.1f} points")
+    if data is not None and data not in _PREFIX:
+        raise unknown("kind of data", data, _PREFIX)
+    tables = {kind: _curves(history, prefix) for kind, prefix in _PREFIX.items()}
+    drawn: str = data or next((kind for kind, table in tables.items() if table.notna().any(axis=None)), "training")
+    curves = tables[drawn]
+    if not curves.notna().any(axis=None):
+        raise InputError(
+            f"The history has no robust accuracy of classes in {drawn}: train with an attack, or give trainer.fit(...) "
+            "`validation_data`."
+        )
+    curves.columns = pd.Index(class_names(classes, len(curves.columns)))
+    curves = curves.dropna(how="all").dropna(how="all", axis=1)
+    kept: int | None = history.attrs.get("kept_epoch")
+    at = kept if kept is not None and kept in curves.index else int(curves.index[-1])
+    ranking = pd.Series(curves.loc[at]).sort_values(kind="stable").dropna()
+    curves = curves[ranking.index]
+    low, high = ranking.iloc[0], ranking.iloc[-1]
+    findings = [
+        f"epoch {at}{', which was kept' if kept == at else ''}: worst {label(ranking.index[0])}, {low:.1f} %",
+        f"{high - low:.1f} points below the best, {label(ranking.index[-1])}" if len(ranking) > 1 else "",
+    ]
+    ax = draw_curves(ax, curves, ranking.index, title=title, findings=findings)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    ax.set(xlabel="epoch", ylabel=f"robust accuracy in {drawn} (%)")
+    if kept is not None and len(curves) > 1:
+        ax.axvline(at, color=MEAN, lw=0.8, zorder=1, ymax=0.97)
     return ax
+
+
+def _curves(history: pd.DataFrame, prefix: str) -> pd.DataFrame:
+    """Return percent by epoch, a column per class in their order."""
+    named = {int(str(c).removeprefix(prefix)): c for c in history if str(c).startswith(prefix)}
+    values = history[[named[k] for k in sorted(named)]].to_numpy(dtype=np.float64)
+    return pd.DataFrame(100 * values, index=pd.Index(history["epoch"]), columns=sorted(named))

@@ -1,0 +1,184 @@
+"""What the report page shows of an audit, as plain values for its template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.audit.compare import Comparison, comparison_table
+from art_classwise.audit.result import AuditResult
+from art_classwise.audit.sanity import Finding
+from art_classwise.datasets.load import DATASETS
+from art_classwise.errors import InputError
+from art_classwise.report import figures
+from art_classwise.report._text import percent, shorten
+
+__all__ = ["compared", "described", "drawn", "grouped", "models", "pairwise", "snippet"]
+
+_MANY_CLASSES = 20  # more of them: how many lie where says more than each one's bar
+
+
+def models(result: AuditResult, summary: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return what there is to show of each model, the most robust first.
+
+    Args:
+        result: The audit.
+        summary: Its :meth:`~art_classwise.AuditResult.summary`.
+    """
+    still = result.outcomes.groupby(["model", "attack"], observed=True)["zero_gradient"].mean()
+    ranked = summary.sort_values("mean", ascending=False, kind="stable")
+    rows: dict[str, dict[str, Any]] = {str(name): dict(row) for name, row in ranked.iterrows()}
+    return [
+        {"key": f"m{place}", "place": place, **row, **_classes(result, name), "zero": still[name].to_dict()}
+        for place, (name, row) in enumerate(rows.items(), start=1)
+    ]
+
+
+def _classes(result: AuditResult, name: str) -> dict[str, Any]:
+    """Return the classes of one model, the worst first, and those it hangs on."""
+    table = result.class_table(name).sort_values("robust", kind="stable", na_position="last")
+    under = [result.class_table(name, attack)["robust"] for attack in result.attacks]
+    measured = table[table["n"] > 0]
+    lowest = measured.index[measured["robust"] == measured["robust"].iloc[0]]
+    return {
+        "name": name,
+        "classes": [
+            {"name": label, "n": int(n), **row, "under": [accuracies[label] for accuracies in under]}
+            for label, n, row in zip(table.index, table["n"], table.drop(columns="n").to_dict("records"), strict=True)
+        ],
+        "lowest": list(lowest),
+        "best_class": measured.index[-1],
+        "best": float(measured["robust"].iloc[-1]),
+        "strip": strip(measured["robust"]),
+    }
+
+
+def strip(accuracies: pd.Series[float]) -> dict[str, Any]:
+    """Return a line per class on a scale from 0 to 100, as the path of an SVG, and where the worst and the mean lie."""
+    at = (100 * accuracies).round(1)
+    path = "".join(f"M{value:g} 3v10" for value in at.unique())
+    return {"path": path, "worst": float(at.min()), "mean": float(at.mean())}
+
+
+def drawn(result: AuditResult, model: dict[str, Any]) -> list[dict[str, str]]:
+    """Return the figures of one model as SVG, each with a title and what it shows, in words."""
+    name = model["name"]
+    table = result.class_table(name)
+    measured = int((table["n"] > 0).sum())
+    matrix = result.confusion(name, WORST_CASE)
+    pictures: dict[str, tuple[str, Callable[[Axes | None], Axes]]] = {
+        "classes": ("Robust accuracy by class, all attacks", lambda ax: figures.class_accuracy(table, ax)),
+    }
+    if measured > _MANY_CLASSES:
+        pictures["histogram"] = ("How many classes are how robust", lambda ax: figures.class_histogram(table, ax))
+    if len(result.attacks) > 1:
+        pictures["attacks"] = (
+            "Accuracy by class and attack",
+            lambda ax: figures.class_by_attack(result.by_attack(name), ax),
+        )
+    pictures["confusion"] = ("What attacked examples are taken for", lambda ax: figures.confusion(matrix, ax))
+    said = {
+        "classes": f"worst {model['worst_class']}, {percent(model['worst'])} %, best {model['best_class']}, "
+        f"{percent(model['best'])} %; the table below holds the numbers",
+        "histogram": f"{measured} classes, mean {percent(model['mean'])} %",
+        "attacks": "the table below holds the numbers",
+        "confusion": "the download confusion.csv holds the numbers",
+    }
+    return [
+        {
+            "title": title,
+            "label": f"Figure of {name}: {title}",
+            "alt": f"{name}: {title}; {said[kind]}.",
+            "svg": svg(draw, f"{model['key']}-{kind}-"),
+        }
+        for kind, (title, draw) in pictures.items()
+    ]
+
+
+def svg(draw: Callable[[Axes | None], Axes], prefix: str) -> str:
+    """Draw a figure of its own size and return it as an SVG element."""
+    from matplotlib import pyplot
+
+    with pyplot.rc_context({"interactive": False}):
+        figure = draw(None).figure
+        assert isinstance(figure, Figure)
+        try:
+            return figures.to_svg(figure, prefix)
+        finally:
+            pyplot.close(figure)
+
+
+def compared(result: AuditResult, ranked: Sequence[str]) -> tuple[list[Comparison], str]:
+    """Return the most robust model compared with each other one, and why some can't be.
+
+    Args:
+        result: The audit.
+        ranked: Names of its models, the most robust first.
+    """
+    comparisons, why = [], ""
+    for other in ranked[1:]:
+        try:
+            comparisons.append(result.compare(ranked[0], other, attack=WORST_CASE))
+        except InputError as error:  # an unfinished audit's models may have other examples
+            why = str(error)
+    return comparisons, why
+
+
+def pairwise(comparisons: Sequence[Comparison]) -> dict[str, Any] | None:
+    """Return what there is to show of the comparisons, the first of them by class; None if there is none."""
+    if not comparisons:
+        return None
+    first = comparisons[0]
+    by_class = first.by_class.sort_values("p_adjusted", kind="stable", na_position="last")
+    said = f"{first.first} and {first.second}: robust accuracy by class; the table below holds the numbers."
+    return {
+        "each": list(zip(comparisons, comparison_table(comparisons)["p_adjusted"], strict=True)),
+        "first": first,
+        "by_class": list(by_class.to_dict("index").items()),
+        "figure": {
+            "title": "Robust accuracy by class, all attacks",
+            "label": "Figure of the two most robust models",
+            "alt": said,
+            "svg": svg(lambda ax: figures.compared(first, ax), "pair-"),
+        },
+    }
+
+
+def grouped(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Return findings of one kind and one advice together, in the order they first came."""
+    together: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        together.setdefault((finding.check, finding.advice), []).append(finding)
+    return [{"check": check, "advice": advice, "seen": seen} for (check, advice), seen in together.items()]
+
+
+def described(parameters: dict[str, Any]) -> tuple[str, list[tuple[str, Any]]]:
+    """Return an attack's class, and its parameters with their names."""
+    return str(parameters.get("class", "")), [(key, value) for key, value in parameters.items() if key != "class"]
+
+
+def snippet(result: AuditResult) -> str:
+    """Return Python that makes the audit again, where no command is known that made it."""
+    info = result.info
+    n, name = info.get("n_examples"), str(info.get("dataset"))
+    if name in DATASETS:
+        data = f"data = acw.load_dataset({name!r}, split={info.get('split')!r}, n_examples={n})"
+    else:
+        data = f"data = acw.Dataset(x, y, classes)  # the {n} examples of {shorten(repr(name), 60)}"
+    options = {"seed": info.get("seed"), "worst_case": True if info.get("worst_case") else None}
+    told = "".join(f", {key}={value!r}" for key, value in options.items() if value is not None)
+    given = ", ".join(f"{model!r}: classifier_{place}" for place, model in enumerate(result.models, start=1))
+    return "\n".join(
+        [
+            "import art_classwise as acw",
+            "",
+            data,
+            f"audit = acw.ClassWiseAudit(threat={str(result.threat)!r}, attacks={list(result.attacks)!r}{told})",
+            f"result = audit.evaluate({{{given}}}, data)  # ART classifiers",
+        ]
+    )
