@@ -1,0 +1,94 @@
+"""What the documentation takes from the rest of the repository, and how links to that become links within the site.
+
+Links are written for the repository: they lead to the file from where they stand, in an editor as on a code forge.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[1]
+TAKEN = ("CHANGELOG.md", "evaluations/*.*", "examples/*.ipynb", "examples/*.py", "art_classwise/zoo/*.csv")
+COMMANDS = "<!-- commands -->"
+
+
+@event_priority(100)  # before mkdocs-jupyter looks for notebooks
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add what lies outside of docs/."""
+    for path in (path for pattern in TAKEN for path in sorted(ROOT.glob(pattern))):
+        uri = path.relative_to(ROOT).as_posix()
+        files.append(File(uri, str(ROOT), config.site_dir, config.use_directory_urls))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Let links lead to where files stand in the site, and write the command line's reference."""
+    if COMMANDS in markdown:
+        markdown = markdown.replace(COMMANDS, commands())
+    here, lines, fence = _in_repository(page.file.src_uri), [], ""
+    for line in markdown.splitlines():
+        mark = re.match(r"\s*(```+|~~~+)", line)
+        if mark and not fence:
+            fence = mark[1]
+        elif mark and line.strip() == fence:
+            fence = ""
+        elif not fence:
+            line = re.sub(r"(?<=\]\()[^)\s]+(?=\))", lambda link: _in_site(link[0], here, page.file.src_uri), line)
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Treat notebooks, whose pages MkDocs leaves as they are: their links, and nothing from elsewhere."""
+    if not page.file.src_uri.endswith(".ipynb"):
+        return html
+    here = _in_repository(page.file.src_uri)
+
+    def link(found: re.Match[str]) -> str:
+        path, mark, anchor = _in_site(unescape(found[2]), here, page.file.src_uri).partition("#")
+        if not path or ":" in path:
+            return found[0]
+        target = files.get_file_from_path(posixpath.normpath(posixpath.join(page.file.src_uri, "..", path)))
+        if target is None:
+            raise ValueError(f"{here} links to {found[2]}, which is not part of the documentation.")
+        return f"{found[1]}{target.url_relative_to(page.file)}{mark}{anchor}{found[3]}"
+
+    html = re.sub(r'(<a\b[^>]*?\bhref=")([^"]*)(")', link, html)
+    return re.sub(r'<script\b[^>]*\bsrc="https?:[^>]*>\s*</script>', "", html)
+
+
+def commands() -> str:
+    """Return the reference of the command line as Markdown."""
+    told = subprocess.run(
+        [sys.executable, "-m", "typer", "art_classwise.cli", "utils", "docs", "--name", "art-classwise"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    ).stdout
+    return unescape(told[told.index("\n## ") :]).replace("$ art-classwise", "art-classwise")
+
+
+def _in_repository(uri: str) -> str:
+    """Return where a page of the site lies in the repository."""
+    return f"docs/{uri}" if (ROOT / "docs" / uri).exists() else uri
+
+
+def _in_site(link: str, here: str, page: str) -> str:
+    """Return a link from a file of the repository as one from a page of the site."""
+    path, mark, anchor = link.partition("#")
+    if not path or ":" in path or path.startswith("/"):
+        return link
+    target = posixpath.normpath(posixpath.join(posixpath.dirname(here), path))
+    target = "index.md" if target == "README.md" else target.removeprefix("docs/")
+    return posixpath.relpath(target, posixpath.dirname(page) or ".") + mark + anchor

@@ -1,0 +1,191 @@
+"""The README and the documentation: every block of code runs, or is checked where it can't; links lead somewhere.
+
+An HTML comment before a block says what is done with it: `<!-- run -->` runs shell commands that would only be read,
+`<!-- not run: why -->` leaves a block of Python out. Blocks of a page run one after the other, as a reader pastes them.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *DOCS.rglob("*.md")])
+LINKED = [*PAGES, "CHANGELOG.md", "evaluations/README.md"]
+PROGRAMS = {"art-classwise", "make", "pip", "python", "torchrun"}
+FOR_READING = {"text", "console", "bibtex", ""}
+
+
+@dataclass
+class Block:
+    language: str
+    code: str
+    line: int
+    mark: str  # of the comment before it
+
+
+def blocks(page):
+    found, mark = [], ""
+    for token in MarkdownIt().parse((ROOT / page).read_text(encoding="utf-8")):
+        if token.type == "html_block":
+            comment = re.fullmatch(r"<!-- (run|not run: .+) -->", token.content.strip())
+            mark = comment[1] if comment else ""
+        elif token.type == "fence":
+            found.append(Block(token.info.strip(), token.content, token.map[0] + 1, mark))
+            mark = ""
+        elif token.level == 0 and not token.type.endswith("_close"):
+            assert not mark, f"{page}: the comment {mark!r} stands before something else than a block of code"
+    return found
+
+
+def of(language):
+    return [page for page in PAGES if any(block.language == language for block in blocks(page))]
+
+
+def commands(block):
+    """The command lines of a shell block: continued lines joined, comments left out."""
+    for line in block.code.replace("\\\n", " ").splitlines():
+        if words := shlex.split(line, comments=True):
+            yield words
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A folder with mart.pt, as the pages have it."""
+    import typer
+
+    from art_classwise.cli import app
+
+    folder = tmp_path_factory.mktemp("docs")
+    line = f"train mart --threat Linf:0.1 --epochs 3 --quiet --out {folder / 'mart.pt'}"
+    typer.main.get_command(app).main(line.split(), standalone_mode=False)
+    return folder
+
+
+@pytest.fixture
+def folder(trained, tmp_path, monkeypatch):
+    """An empty folder to run in, but for the checkpoint that the pages take as given."""
+    shutil.copy(trained / "mart.pt", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if set(of("python")) & {page} or "<!-- run -->" in (ROOT / page).read_text()]
+)
+def test_blocks_run(page, folder, command_line):
+    names: dict = {"__name__": "__main__"}
+    for block in blocks(page):
+        if block.language == "python" and not block.mark.startswith("not run"):
+            # Lines as they are in the page, so that a traceback leads there.
+            exec(compile("\n" * block.line + block.code, ROOT / page, "exec"), names)
+        elif block.language == "sh" and block.mark == "run":
+            for words in commands(block):
+                assert words[0] == "art-classwise"
+                code, _, said = command_line(*words[1:])
+                assert code == 0, said
+
+
+@pytest.mark.parametrize("page", of("sh"))
+def test_commands_are_right(page):
+    makefile = (ROOT / "Makefile").read_text()
+    for block in blocks(page):
+        for words in commands(block) if block.language == "sh" else ():
+            assert words[0] in PROGRAMS, f"{page}:{block.line}"
+            if words[0] == "make":
+                assert f"\n{words[1]}:" in makefile
+            elif words[0] == "python" and words[1].endswith(".py"):
+                assert (ROOT / words[1]).is_file()
+            elif words[0] == "art-classwise" or "art_classwise" in words:
+                parse(words[1:] if words[0] == "art-classwise" else words[words.index("art_classwise") + 1 :])
+
+
+def parse(words):
+    """Read a command line as the program would, and run nothing: unknown commands, options and values raise."""
+    import typer
+
+    from art_classwise.cli import app
+
+    program = typer.main.get_command(app)
+    name, *arguments = words
+    command = program.get_command(program.make_context("art-classwise", words), name)
+    if command is None:
+        raise ValueError(f"There is no command {name}.")
+    command.make_context(name, arguments)
+
+
+def test_parse_refuses_what_there_is_not():
+    for line in ("audti --model m.pt", "audit --model m.pt --atacks fgsm", "train mart", "train mrt --out m.pt"):
+        with pytest.raises(Exception, match="(?i)no such|missing|not one of|there is no"):
+            parse(line.split())
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_blocks_say_their_language(page):
+    for block in blocks(page):
+        assert block.language in {"python", "sh", *FOR_READING} - {""}, f"{page}:{block.line}"
+        if block.language == "python":
+            ast.parse(block.code)
+
+
+def anchors(path):
+    """The anchors of a page's headings, as code forges and Python-Markdown form them."""
+    text = path.read_text(encoding="utf-8")
+    tokens = MarkdownIt().parse(text)
+    headings = [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
+    plain = [re.sub(r"[`*]|\{.*\}", "", heading).strip().lower() for heading in headings]
+    return {re.sub(r"[^\w -]", "", heading).replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("page", LINKED)
+def test_links_within_the_repository_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", text):
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        if anchor and target.suffix == ".md" and not anchor.startswith("art_classwise."):
+            assert anchor in anchors(target), link
+
+
+def navigation(tree):
+    for entry in tree:
+        value = next(iter(entry.values())) if isinstance(entry, dict) else entry
+        yield from [value] if isinstance(value, str) else navigation(value)
+
+
+def test_navigation_has_every_page():
+    yaml = pytest.importorskip("yaml")
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    listed = list(navigation(settings["nav"]))
+    others = {
+        "evaluations/README.md",
+        "CHANGELOG.md",
+        *(f"examples/{path.name}" for path in (ROOT / "examples").glob("*.ipynb")),
+    }
+    assert len(listed) == len(set(listed))
+    assert set(listed) == {page.removeprefix("docs/") for page in PAGES if page != "README.md"} | others
+
+
+def test_reference_has_every_public_name():
+    """What `import art_classwise` and its public modules offer stands on a page of the reference."""
+    import art_classwise as acw
+
+    text = "\n".join(path.read_text(encoding="utf-8") for path in (DOCS / "reference").glob("*.md"))
+    shown = set(re.findall(r"^::: art_classwise\.(?:[\w.]+\.)?(\w+)$", text, re.MULTILINE))
+    modules = [getattr(acw, name) for name in ("attacks", "figures", "losses", "metrics", "policies")]
+    public = {name for name in acw.__all__ if name[0] != "_"} | {name for module in modules for name in module.__all__}
+    assert public - shown - {module.__name__.rpartition(".")[2] for module in modules} == {
+        *("CLEAN", "ROBUST", "WORST", "to_png", "to_svg"),  # of the page
+        "bat_terms",
+        "mart_terms",
+        "trades_terms",
+    }
