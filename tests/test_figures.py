@@ -1,4 +1,4 @@
-"""What the figures show, that it can be read, and what they refuse."""
+"""Bars of class accuracy, figures as SVG, and what figures refuse."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
+from pictures import FIGURES, homing_table, images
 from results import HOSTILE, make_result
 
-from art_classwise import InputError
+from art_classwise import InputError, figures
 from art_classwise.audit import WORST_CASE
 from art_classwise.report.figures import WORST, class_accuracy, models_by_class, to_svg
 
@@ -72,3 +74,84 @@ def test_nothing_to_draw_is_named():
     table = pd.DataFrame({"n": [0], "clean": [np.nan], "robust": [np.nan], "low": [np.nan], "high": [np.nan]})
     with pytest.raises(InputError, match="nothing to draw"):
         class_accuracy(table)
+
+
+RESULT = make_result(["ant", "bee", "cow", "doe"], attacks=("fgsm", "pgd-20"))
+TABLE = RESULT.class_table("one")
+EMPTY = TABLE.assign(n=0, robust=np.nan)
+SHARES = RESULT.confusion("one", WORST_CASE)
+COUNTS = RESULT.confusion("one", WORST_CASE, normalize=False)
+STRENGTH = RESULT.attack_strength("one", "fgsm", "pgd-20")
+OTHER_MODEL = make_result(RESULT.classes, ("three",), eps=0.3)
+X, X_ADV = images(2)
+
+
+def gallery(x=X, x_adv=X_ADV, y=(0, 1), prediction=(1, 1), **options):
+    return figures.gallery(x, x_adv, y, prediction, classes=RESULT.classes, **options)
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: class_accuracy([0.1, 0.2]), r"DataFrame, as result\.class_table"),
+        (lambda: class_accuracy(TABLE.drop(columns="low")), "no low"),
+        (lambda: class_accuracy(TABLE.assign(at=0).set_index("at", append=True)), "indexed by class, at"),
+        (lambda: class_accuracy(EMPTY), "nothing to draw"),
+        (lambda: class_accuracy(TABLE, "left"), "matplotlib axes"),
+        (lambda: figures.class_histogram(TABLE, np.empty((2, 2))), "matplotlib axes"),
+        (lambda: figures.weight_norms(np.ones(4), TABLE, 1), "matplotlib axes"),
+        (lambda: models_by_class(RESULT, "one"), r"\['one'\]"),
+        (lambda: models_by_class(RESULT, []), "names of models"),
+        (lambda: models_by_class(RESULT, ["four"]), "four"),
+        (lambda: figures.class_by_attack(TABLE), "by_attack"),
+        (lambda: figures.class_by_attack(RESULT.by_attack("one") * np.nan), "nothing to draw"),
+        (lambda: figures.class_histogram(EMPTY), "nothing to draw"),
+        (lambda: figures.confusion(SHARES.to_numpy()), r"DataFrame \(C, C\)"),
+        (lambda: figures.confusion(SHARES.iloc[:, ::-1]), "same classes"),
+        (lambda: figures.confusion(-COUNTS), "below 0"),
+        (lambda: figures.confusion(SHARES / 2), "sum to 1"),
+        (lambda: figures.confusion(0 * COUNTS), "nothing to draw"),
+        (lambda: figures.group_confusion(SHARES, ["a", "a", "b", "b"]), "counts"),
+        (lambda: figures.group_confusion(COUNTS, ["a", "b"]), "4"),
+        (lambda: figures.training_curves(TABLE), "trainer.fit"),
+        (lambda: figures.training_curves(pd.DataFrame({"epoch": [1]})), "no robust accuracy"),
+        (lambda: figures.training_curves(pd.DataFrame({"epoch": [1], "robust_0": 0.5}), data="test"), "validation"),
+        (lambda: figures.training_curves(pd.DataFrame({"epoch": [1], "robust_0": 0.5}), classes=["a", "b"]), "2"),
+        (lambda: figures.attack_strength(TABLE), "attack_strength"),
+        (lambda: figures.attack_strength(STRENGTH.assign(n=0)), "nothing to draw"),
+        (lambda: figures.weight_norms([1.0], TABLE), "each of the 4 classes"),
+        (lambda: figures.weight_norms([1.0, 2.0, 3.0, np.nan], TABLE), "each of the 4 classes"),
+        (lambda: figures.weight_norms("norms", TABLE), "each of the 4 classes"),
+        (lambda: figures.weight_norms(np.zeros(4), TABLE), "every class was excluded"),
+        (lambda: figures.homing(TABLE), "homing"),
+        (lambda: figures.homing(homing_table(4).iloc[:0]), "nothing to draw"),
+        (lambda: figures.compared(TABLE), "result.compare"),
+        (lambda: figures.accuracy_by_radius([RESULT]), "two audits or more"),
+        (lambda: figures.accuracy_by_radius([RESULT, TABLE]), "Number 2"),
+        (lambda: figures.accuracy_by_radius([RESULT, RESULT]), "say which"),
+        (lambda: figures.accuracy_by_radius([RESULT, RESULT], "one"), "must rise"),
+        (lambda: figures.accuracy_by_radius([RESULT, OTHER_MODEL], "one"), "one"),
+        (lambda: gallery(x=X[0]), "n, 1 or 3, H, W"),
+        (lambda: gallery(x=255 * X), "divide bytes by 255"),
+        (lambda: gallery(x=X[:1], x_adv=X_ADV), "differ in shape"),
+        (lambda: gallery(y=(0, 4)), "4"),
+        (lambda: gallery(prediction=(0,)), "prediction"),
+        (lambda: gallery(scale=0.0), "scale"),
+    ],
+)
+def test_what_can_not_be_drawn_is_refused_before_a_figure_is_made(draw, message):
+    with pytest.raises(InputError, match=message):
+        draw()
+    assert pyplot.get_fignums() == []
+
+
+@pytest.mark.parametrize("name", ["compared", "homing", "confusion of counts"])
+def test_no_dot_touches_a_name(name):
+    """A hollow dot at 0 beside "class 1" would be read as "class 10"."""
+    ax = FIGURES[name](100, False)
+    ax.figure.canvas.draw()
+    dots = [c for c in ax.collections if isinstance(c, PathCollection) and len(c.get_offsets())]
+    radius = max(np.sqrt(c.get_sizes().max()) + c.get_linewidths().max() for c in dots) / 2 * ax.figure.dpi / 72
+    left = ax.transData.transform((0, 0))[0] - radius
+    assert max(t.get_window_extent().x1 for t in ax.get_yticklabels()) < left
+    pyplot.close(ax.figure)

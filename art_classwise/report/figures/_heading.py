@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from matplotlib.transforms import ScaledTranslation
 
 from art_classwise.report.figures._names import SMALL, fit, fold, text_width
-from art_classwise.report.figures._style import MEAN, points, slot
+from art_classwise.report.figures._style import GAP, MEAN, points, slot
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -33,7 +33,7 @@ def headline(ax: Axes, title: str, *findings: str, left: float = 0.0, right: flo
     room = slot(ax, left + right)[0] + left + right
     texts = [finding.replace(" %", "\N{NO-BREAK SPACE}%") for finding in findings if finding]
     lines = [line for text in texts for line in fold(text, room)]
-    shift = -(left + points(0.4)) if left else 0.0
+    shift = -(left + points(GAP)) if left else 0.0
     if lines:
         ax.annotate(
             "\n".join(lines),

@@ -16,7 +16,7 @@ from matplotlib.textpath import text_to_path
 from rich.cells import cell_len
 
 from art_classwise.report._text import printable, shorten
-from art_classwise.report.figures._style import MEAN, OTHER, points, slot
+from art_classwise.report.figures._style import MEAN, OTHER, check_axes, points, slot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +93,7 @@ def name_room(ax: Axes | None, most: float = 14) -> float:
     """Return how wide names beside the axes may be, in points: so many letters' heights, less in small axes."""
     if ax is None:
         return points(most)
-    figure = ax.figure
+    figure = check_axes(ax).figure
     assert figure is not None
     return min(points(most), 0.4 * ax.get_window_extent().width * 72 / figure.dpi)
 

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 __all__ = [
     "BEST",
     "CLEAN",
+    "GAP",
     "MEAN",
     "MOST_CLASSES",
     "OTHER",
     "ROBUST",
     "WORST",
     "canvas",
+    "check_axes",
     "class_axis",
     "draw_mean",
     "mark",
@@ -41,6 +43,8 @@ __all__ = [
 CLEAN, ROBUST, WORST = "#56B4E9", "#0072B2", "#D55E00"
 BEST, OTHER, MEAN = ROBUST, "0.6", "0.25"
 MOST_CLASSES = 40
+GAP = 0.7
+"""Between names and axes, of the size of the reader's letters: a dot at 0 must not look like a letter."""
 
 
 def canvas(ax: Axes | None, width: float, height: float, names: float = 0.0) -> Axes:
@@ -61,6 +65,15 @@ def canvas(ax: Axes | None, width: float, height: float, names: float = 0.0) -> 
         scale = points(1) / 10  # larger letters need a larger figure
         size = (width * scale + names / 72, height * scale)
         return pyplot.subplots(figsize=size, layout="constrained")[1]
+    return check_axes(ax)
+
+
+def check_axes(ax: Any) -> Axes:
+    """Return what was given, if it can be drawn on.
+
+    Raises:
+        InputError: It can't.
+    """
     if not isinstance(ax, Axes):
         raise InputError(f"`ax` must be matplotlib axes, such as pyplot.subplots()[1], but got {ax!r:.60}.")
     return ax
@@ -73,7 +86,7 @@ def points(ems: float) -> float:
 
 def slot(ax: Axes, names: float) -> tuple[float, float]:
     """Return about how wide and high the axes will be, in points, once names beside them have so much of the width."""
-    box, figure = ax.get_window_extent(), ax.figure
+    box, figure = check_axes(ax).get_window_extent(), ax.figure
     assert figure is not None
     width, height = box.width * 72 / figure.dpi, box.height * 72 / figure.dpi
     # Of the figure's part that is theirs, about four fifths are within the axes before all is laid out.
@@ -98,7 +111,7 @@ def row_room(ax: Axes | None, most: int) -> int:
 def class_axis(ax: Axes, names: Sequence[str], worst: npt.NDArray[np.bool_] | None = None) -> None:
     """Name the rows 0, 1, ... of the y axis from top to bottom, the worst in its colour and bold."""
     ax.set_yticks(np.arange(len(names)), names, fontsize=points(0.88))
-    ax.tick_params(axis="y", length=0)
+    ax.tick_params(axis="y", length=0, pad=points(GAP))
     for i, text in enumerate(ax.get_yticklabels()):
         if worst is not None and worst[i]:
             mark(text)

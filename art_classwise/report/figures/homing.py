@@ -25,8 +25,9 @@ def homing(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> A
 
     Before, none of them did: all had been moved. Beside it stands the share of the same examples that withstands once
     an unrelated class, the control, is excluded instead: what training anew does by itself. A filled dot is beyond the
-    control (the paired 95 % interval of the difference, for its row alone, excludes 0), a hollow one isn't. Of more
-    than 30 rows, or of more than ``ax`` has room for, those of the most examples are drawn; in brackets, how many.
+    control (the paired 95 % interval of the difference, for its row alone, excludes 0), a hollow one isn't; where no
+    row has a control, all are filled. Of more than 30 rows, or of more than ``ax`` has room for, those of the most
+    examples are drawn; in brackets, how many. After Tian et al. 2021 (arXiv 2105.14240), section 4.
 
     Args:
         table: ``ExclusionResult.homing()``, or ``ExclusionResult.homing(pooled=True)``.
@@ -52,7 +53,8 @@ def homing(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> A
     left = widest(names)
     ax = canvas(ax, 5.2, row_height(len(shown)), left)
     position = np.arange(len(shown))
-    beyond = (numbers["difference_low"] > 0).to_numpy()
+    alone = bool(rows["control_homed"].isna().all())
+    beyond = alone | (numbers["difference_low"] > 0).to_numpy()
     ax.hlines(position, 0, numbers["homed"], color="0.88", lw=5, zorder=1)
     ax.hlines(position - 0.13, numbers["low"], numbers["high"], color=ROBUST, lw=1.4)
     ax.hlines(position + 0.17, numbers["control_low"], numbers["control_high"], color=MEAN, lw=1)
@@ -67,15 +69,23 @@ def homing(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> A
     what = ("class" if pooled else "pair", "classes" if pooled else "pairs")
     few = len(shown) < len(rows)
     ax.set_ylabel(f"the {len(shown)} most frequent of {len(rows):,} {what[1]}" if few else f"{what[0]} (examples)")
-    entries = {"without the class (filled: beyond the control)": homed, "without an unrelated class": control}
-    legend_below(ax, entries, left=left)
-    whole = rows[rows["control_homed"].notna()]
-    weight = whole["n"].to_numpy(dtype=np.float64)
-    with_control = ""
-    if weight.sum():
-        after, unrelated = (
-            100 * np.average(whole[c].to_numpy(np.float64), weights=weight) for c in ("homed", "control_homed")
-        )
-        with_control = f"withstand: before 0 %, without the class {after:.0f} %, the control {unrelated:.0f} %"
-    headline(ax, title, with_control, f"of {int(rows['n'].sum()):,} examples moved into an excluded class", left=left)
+    filled = {"without the class (filled: beyond the control)": homed, "without an unrelated class": control}
+    legend_below(ax, {"without the class": homed} if alone else filled, left=left)
+    headline(ax, title, *_findings(rows), left=left)
     return ax
+
+
+def _findings(rows: pd.DataFrame) -> list[str]:
+    """Say which share withstands before and after, of the examples that have a control if any has one."""
+    controlled = rows[rows["control_homed"].notna()]
+    told = controlled if len(controlled) else rows
+    after, control = (
+        100 * np.average(told[c].to_numpy(np.float64), weights=told["n"].to_numpy(np.float64))
+        for c in ("homed", "control_homed")
+    )
+    beside = f", the control {control:.0f} %" if len(controlled) else "; there is no control"
+    number = f"{told['n'].sum():,}" + (f" of the {rows['n'].sum():,}" if len(told) < len(rows) else "")
+    return [
+        f"withstand: before 0 %, without the class {after:.0f} %{beside}",
+        f"of {number} examples moved into an excluded class",
+    ]
