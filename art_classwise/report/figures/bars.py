@@ -99,7 +99,8 @@ def models_by_class(result: AuditResult, models: Sequence[str] | None = None, at
     """
     from matplotlib import pyplot
 
-    pyplot.draw_if_interactive()  # has a notebook's backend loaded: before, no figure is shown at the end of a cell
+    # It loads a notebook's backend: before that, no figure is shown at the end of a cell.
+    pyplot.draw_if_interactive()  # type: ignore[no-untyped-call]
     drawn = result.models if models is None else tuple(models)
     if not drawn or isinstance(models, str):
         raise InputError(f"`models` must be names of models, such as [{result.models[0]!r}], but got {models!r}.")
