@@ -4,26 +4,22 @@ Every document is an object with ``schema``, the version of what follows (1; it 
 renamed, not when something is added), ``kind`` and ``art_classwise``, the package's version. Accuracies are fractions;
 what isn't known is null, never NaN; names stand as they are. By ``kind``:
 
-``audit`` (of ``audit``, ``report`` and ``quickstart``)
-    ``dataset``, ``split``, ``examples``, ``norm``, ``eps``, ``seed``, ``worst_case``, ``finished``, ``command``,
-    ``classes``, ``attacks``; ``models``, in the order of the audit, each with ``name``, the columns of
-    :meth:`art_classwise.AuditResult.summary`, and ``attacks``, those of the audit and ``"all attacks"``, each with
-    ``name`` and ``classes``, the rows of :meth:`art_classwise.AuditResult.class_table`; with ``--groups`` also
-    ``groups``, likewise, under all attacks; ``findings``, each with ``model`` (null of the audit as a whole),
-    ``check``, ``saw``, ``advice``; ``unchecked``; and ``files``, by what they are.
-``comparison`` (of ``compare``)
-    ``comparisons``, each with ``first``, ``second``, ``about``, ``accuracy`` (robust or clean), ``model``, ``attack``,
-    ``threat``, ``examples``, ``confidence``; ``classes``, a row each, ``overall``, ``mean`` and ``worst_class``, as in
-    :class:`art_classwise.Comparison`. ``overall.p_adjusted`` holds for all of the comparisons at once.
-``leaderboard`` (of ``zoo``)
-    ``dataset``, ``threat_model``, ``model_dir``; ``models``, the rows of :func:`art_classwise.robustbench_table`, with
-    ``--measured`` what was measured, too.
-``training`` (of ``train``)
-    ``recipe``, all that was used; ``epoch``, whose weights were kept; ``history``, a row per epoch; ``pseudo_labels``;
-    and ``files``.
-``doctor`` (of ``doctor``)
-    ``works``, whether all that is essential does; ``checks``, each with ``about``, ``name``, ``state`` (ok, missing or
-    broken), ``essential``, ``says`` and ``do``, null where there is nothing to do.
+- ``audit`` (of ``audit``, ``report`` and ``quickstart``): ``dataset``, ``split``, ``examples``, ``norm``, ``eps``,
+  ``seed``, ``worst_case``, ``finished``, ``command``, ``classes``, ``attacks``; ``models``, in the order of the audit,
+  each with ``name``, the columns of :meth:`art_classwise.AuditResult.summary`, and ``attacks``, those of the audit and
+  ``"all attacks"``, each with ``name`` and ``classes``, the rows of :meth:`art_classwise.AuditResult.class_table`; with
+  ``--groups`` also ``groups``, likewise, under all attacks; ``findings``, each with ``model`` (null of the audit as a
+  whole), ``check``, ``saw``, ``advice``; ``unchecked``; and ``files``, by what they are.
+- ``comparison`` (of ``compare``): ``comparisons``, each with ``first``, ``second``, ``about``, ``accuracy`` (robust or
+  clean), ``model``, ``attack``, ``threat``, ``examples``, ``confidence``; ``classes``, a row each, ``overall``,
+  ``mean`` and ``worst_class``, as in :class:`art_classwise.Comparison`. ``overall.p_adjusted`` holds for all of the
+  comparisons at once.
+- ``leaderboard`` (of ``zoo``): ``dataset``, ``threat_model``, ``model_dir``; ``models``, the rows of
+  :func:`art_classwise.robustbench_table`, with ``--measured`` what was measured, too.
+- ``training`` (of ``train``): ``recipe``, all that was used; ``epoch``, whose weights were kept; ``history``, a row per
+  epoch; ``pseudo_labels``; and ``files``.
+- ``doctor`` (of ``doctor``): ``works``, whether all that is essential does; ``checks``, each with ``about``, ``name``,
+  ``state`` (ok, missing or broken), ``essential``, ``says`` and ``do``, null where there is nothing to do.
 """
 
 from __future__ import annotations
