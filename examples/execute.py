@@ -66,7 +66,7 @@ def execute(
 
 
 def complaints(notebook: nbformat.NotebookNode) -> list[str]:
-    """Return what an executed notebook must not hold: errors, what went to stderr, a machine's paths, bars."""
+    """Return what an executed notebook must not hold: errors, stderr, a machine's paths, bars, figures not drawn."""
     found = []
     for number, cell in enumerate(notebook.cells):
         for output in cell.get("outputs", []):
@@ -77,6 +77,8 @@ def complaints(notebook: nbformat.NotebookNode) -> list[str]:
                 found.append(f"{where} wrote to stderr: {text[:300]}")
             if _BAR in output.get("data", {}):
                 found.append(f"{where} holds a progress bar")
+            if text.lstrip().startswith("<Figure") and "image/png" not in output.data:
+                found.append(f"{where} names a figure and doesn't show it")
             for path in _PATH.findall(text):
                 found.append(f"{where} holds the path {path}")
     if not any(cell.get("outputs") for cell in notebook.cells):
