@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from results import make_result
 
@@ -29,6 +31,21 @@ def test_terminal_tables_fit_80_columns_and_can_not_be_hijacked(capsys, monkeypa
     assert classes.count("\N{REPLACEMENT CHARACTER}[31mre…written") == 2
     assert out.count("\N{REPLACEMENT CHARACTER}[31m…itten") == 1
     assert "a rathe…umber 3 " in out  # the end of a long name tells it apart
+
+
+def test_no_number_is_cut_in_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    attacks = [f"a{k}" for k in range(12)]
+    models = [f"a model whose name is longer than a column {k}" for k in range(3)]
+    made = make_result(["automobile", "airplane, small", "none"], models, n=3, attacks=attacks)
+    all_right = made.outcomes.assign(withstood=made.outcomes["label"] == 1)
+    wide = AuditResult(all_right, made.classes, made.threat, made.info)  # 0.0 of one class and 100.0 of the other
+    print_tables(wide)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert not re.search(r"\d\N{HORIZONTAL ELLIPSIS}", out)
+    assert out.count("100.0 (44–100)") == 2 * 3 + 3  # clean of both classes, robust of one
+    assert len(re.findall(r"100\.0 *$", out, re.MULTILINE)) == 3  # the gap of each model, last of its row
 
 
 def test_terminal_table_is_worst_first_and_absent_last(capsys, result):

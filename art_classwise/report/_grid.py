@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from html import escape
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from art_classwise.report._text import printable
 
-__all__ = ["WIDTH", "Grid", "Marked", "block", "plain_text"]
+__all__ = ["WIDTH", "Grid", "Marked", "block", "plain_text", "room"]
 
 WIDTH = 80
 """Columns of a terminal that every table fits."""
@@ -103,6 +104,23 @@ class Grid:
 
     def _side(self, number: int) -> str:
         return "left" if number == 0 or number in self.words else "right"
+
+
+def room(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], most: int, *, width: int = WIDTH, tight: bool = False
+) -> int:
+    """Return how many cells a table's first column may have, so that the others stand within its width in full.
+
+    Args:
+        heads: Of the other columns.
+        rows: Their cells.
+        most: What the first column needs no more than.
+        width: Columns of the terminal.
+        tight: As of the table.
+    """
+    between, edges = (2, 0) if tight else (3, 2)
+    used = edges + sum(between + max(map(cell_len, column)) for column in zip(heads, *rows, strict=True))
+    return max(min(most, width - used), 8)
 
 
 def block(text: str, style: str = "") -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pandas as pd
-from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.compare import Comparison
-from art_classwise.report._grid import WIDTH, Grid, Marked
+from art_classwise.report._grid import Grid, Marked, room
 from art_classwise.report._text import difference, p_value, percent, printable, shorten
 
 __all__ = ["comparison_grid", "print_comparison", "print_pairs"]
@@ -54,11 +53,11 @@ def comparison_grid(comparison: Comparison) -> Grid:
         "worst class": ["", *_values(worst), ""],
     }
     heads = ("n", one, other, "difference", "p")
-    room = _room(heads, [*lines, *totals.values()], _CLASS)
+    width = room(heads, [*lines, *totals.values()], _CLASS, tight=True)
     named = []
     for label, (n, first, second, *rest) in zip(shown.index, lines, strict=True):
         marks = [Marked if label == worst[f"{side}_class"] else str for side in ("first", "second")]
-        named.append([_heading(label, room), n, marks[0](first), marks[1](second), *rest])
+        named.append([_heading(label, width), n, marks[0](first), marks[1](second), *rest])
     title = f"{comparison.first} and {comparison.second}: {comparison.about}"
     cells = named + [[name, *line] for name, line in totals.items()]
     rules = frozenset([len(named) - 1])
@@ -85,21 +84,15 @@ def print_pairs(table: pd.DataFrame, comparisons: Sequence[Comparison]) -> None:
         ]
         lines += [[value, p_value(row["p_adjusted"]), mean, worst[0]], [interval, "", around, worst[1]]]
     heads = ("all examples", "p", "class means", "worst classes")
-    room = _room(heads, lines, _PAIR)
+    width = room(heads, lines, _PAIR, tight=True)
     about = printable(comparisons[0].about)
     shown = Grid(f"{about[0].upper()}{about[1:]}", ("pair", *heads), (), notes, tight=True).rich()
     names = [name for pair in comparisons[:_MOST_ROWS] for name in (pair.first, pair.second)]
     for place, (name, line) in enumerate(zip(names, lines, strict=True)):
         # In full, over several lines if need be: shortened, names may look alike.
-        parts = Text(printable(name)).wrap(Console(), room, overflow="fold")
+        parts = Text(printable(name)).wrap(Console(), width, overflow="fold")
         shown.add_row(Text("\n").join(parts), *map(Text, line), end_section=place % 2 == 1)
     Console().print(shown)
-
-
-def _room(heads: Sequence[str], lines: Sequence[Sequence[str]], most: int) -> int:
-    """Return how many cells the first column has, beside the others in full."""
-    used = sum(2 + max(map(cell_len, column)) for column in zip(heads, *lines, strict=True))
-    return max(min(most, WIDTH - used), 8)
 
 
 def _with_those_before(comparison: Comparison) -> list[str]:

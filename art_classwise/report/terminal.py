@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import pandas as pd
 from rich.cells import cell_len
 from rich.console import Console
@@ -9,7 +11,7 @@ from rich.text import Text
 
 from art_classwise.audit.result import WORST_CASE, AuditResult
 from art_classwise.metrics.groups import Groups
-from art_classwise.report._grid import Grid, Marked
+from art_classwise.report._grid import Grid, Marked, room
 from art_classwise.report._text import interval, percent, printable, shorten
 
 __all__ = ["class_grid", "models_grid", "print_groups", "print_tables"]
@@ -67,9 +69,10 @@ def print_groups(result: AuditResult, groups: Groups) -> None:
 def models_grid(result: AuditResult) -> Grid:
     """Return a row per model, the most robust first, as a table of 80 columns."""
     summary = result.summary().sort_values("mean", ascending=False, kind="stable")
+    heads = ("model", "clean", "robust", "worst", "", "held out", "gap")
     rows = [
         [
-            shorten(printable(str(name)), _MODEL_WIDTH),
+            printable(str(name)),
             percent(row["clean"]),
             percent(row["mean"]),
             Marked(percent(row["worst"])),
@@ -79,12 +82,13 @@ def models_grid(result: AuditResult) -> Grid:
         ]
         for name, row in summary.iterrows()
     ]
+    width = room(heads[1:], [row[1:] for row in rows], _MODEL_WIDTH)
+    rows = [[shorten(name, width), *cells] for name, *cells in rows]
     notes = [
         "means over classes, all attacks",
         "held out: the worst class on examples it wasn't chosen on (95 % interval)",
         "gap: best minus worst",
     ]
-    heads = ("model", "clean", "robust", "worst", "", "held out", "gap")
     return Grid(f"Models: accuracy in % at {result.threat}", heads, rows, notes, frozenset([4]))
 
 
@@ -106,11 +110,21 @@ def class_grid(result: AuditResult, name: str, width: int) -> Grid:
         name: Of the model.
         width: Columns of the terminal.
     """
-    widest = min(_NAME_WIDTH, max(8, *(cell_len(c) for c in result.classes)))
-    room = width - 44 - widest  # beside class, n and the two columns with intervals
-    shown = [a for i, a in enumerate(result.attacks) if sum(cell_len(b) + 2 for b in result.attacks[: i + 1]) <= room]
-    under = {a: result.class_table(name, a)["robust"] for a in shown}
     rows = result.class_table(name).sort_values("robust", kind="stable", na_position="last")
+    fixed = [
+        [
+            shorten(printable(str(label)), _NAME_WIDTH),
+            str(int(row["n"])),
+            interval(row["clean"], row["clean_low"], row["clean_high"]),
+            interval(row["robust"], row["low"], row["high"]),
+        ]
+        for label, row in rows.head(_MOST_CLASSES).iterrows()
+    ]
+    beside = room(("n", "clean", WORST_CASE), [line[1:] for line in fixed], width, width=width)
+    left = beside - max(cell_len(name) for name in ("class", *(line[0] for line in fixed)))
+    needed = accumulate(3 + max(cell_len(attack), 5) for attack in result.attacks)
+    shown = [attack for attack, so_far in zip(result.attacks, needed, strict=True) if so_far <= left]
+    under = [result.class_table(name, a)["robust"] for a in shown]
     notes = [f"mean over classes under all attacks: {percent(rows['robust'].mean())}", "brackets: 95 % intervals"]
     if result.info.get("worst_case") and len(result.attacks) > 1:
         notes.append("each attack with those before it")
@@ -118,15 +132,10 @@ def class_grid(result: AuditResult, name: str, width: int) -> Grid:
         notes.append(f"{len(rows) - _MOST_CLASSES} more classes in by_class.csv")
     if len(shown) < len(result.attacks):
         notes.append(f"{len(result.attacks) - len(shown)} more attacks in by_class.csv")
-    cells = []
-    for i, (label, row) in enumerate(rows.head(_MOST_CLASSES).iterrows()):
-        line = [
-            shorten(printable(str(label)), _NAME_WIDTH),
-            str(int(row["n"])),
-            interval(row["clean"], row["clean_low"], row["clean_high"]),
-            *[percent(under[a][str(label)]) for a in shown],
-            interval(row["robust"], row["low"], row["high"]),
-        ]
-        cells.append([Marked(cell) for cell in line] if i == 0 else line)
+    cells = [
+        [*first, *(percent(accuracies[str(label)]) for accuracies in under), last]
+        for label, (*first, last) in zip(rows.index, fixed, strict=False)
+    ]
+    cells[0] = [Marked(cell) for cell in cells[0]]
     title = f"{name}: accuracy in % at {result.threat}, worst class first"
     return Grid(title, ("class", "n", "clean", *shown, WORST_CASE), cells, notes)
