@@ -148,6 +148,7 @@ def test_finding_stands_at_the_top_in_words(result, text):
 def test_findings_come_before_all_else(result, text, page):
     assert [f.check for f in result.findings] == ["few examples"]
     main = text.partition("<main")[2]
+    assert main.index('<a href="#findings">few examples</a>') < main.index("<h1>")
     assert main.index("What looks wrong") < main.index('id="models"')
     assert result.findings[0].saw in text
     assert result.findings[0].advice in text

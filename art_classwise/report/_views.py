@@ -74,14 +74,14 @@ def drawn(result: AuditResult, model: dict[str, Any]) -> list[dict[str, str]]:
     pictures: dict[str, tuple[str, Callable[[Axes | None], Axes]]] = {
         "classes": ("Robust accuracy by class, all attacks", lambda ax: figures.class_accuracy(table, ax)),
     }
-    if measured > _MANY_CLASSES:
-        pictures["histogram"] = ("How many classes are how robust", lambda ax: figures.class_histogram(table, ax))
     if len(result.attacks) > 1:
         pictures["attacks"] = (
             "Accuracy by class and attack",
             lambda ax: figures.class_by_attack(result.by_attack(name), ax),
         )
     pictures["confusion"] = ("What attacked examples are taken for", lambda ax: figures.confusion(matrix, ax))
+    if measured > _MANY_CLASSES:
+        pictures["histogram"] = ("How many classes are how robust", lambda ax: figures.class_histogram(table, ax))
     said = {
         "classes": f"worst {model['worst_class']}, {percent(model['worst'])} %, best {model['best_class']}, "
         f"{percent(model['best'])} %; the table below holds the numbers",

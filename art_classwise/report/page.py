@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -97,11 +98,17 @@ def _environment() -> jinja2.Environment:
         "difference": _text.difference,
         "short": _text.shorten,
         "p": _text.p_value,
+        "breakable": _breakable,
         # What a column is sorted by: nothing where nothing is known.
         "order": lambda value: "" if value != value else f"{value:.6g}",
     }
     environment.globals["interval"] = _text.interval
     return environment
+
+
+def _breakable(name: str) -> Markup:
+    """Return a name, escaped, that may go on in the next line after each of its parts."""
+    return Markup("<wbr>").join(re.split(r"(?<=[._/-])(?=[^._/-])", name))
 
 
 def _asset(name: str) -> str:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from results import HOSTILE, make_result
 
+from art_classwise.audit import AuditResult
 from art_classwise.report import render
 
 pytestmark = pytest.mark.browser
@@ -97,6 +98,23 @@ def test_figures_and_tables_are_there(opened, page_file, result):
     assert page.locator("details.model").count() == 6
     assert page.locator("details.model[open] svg").first.is_visible()
     assert page.locator("h1").is_visible()
+
+
+def test_models_that_tie_stand_in_the_order_of_their_places(opened, folder):
+    page = opened(written(folder / "tie.html", tied([f"model {k}" for k in range(6)])))
+    for _ in range(3):
+        assert column(leaderboard(page), "place")[0] == [str(place) for place in range(1, 7)]
+        assert column(leaderboard(page), "model")[0] == [f"model {k}" for k in range(6)]
+        sort(page, column(leaderboard(page), "worst")[1], "mouse")
+
+
+def tied(models):
+    """An audit of one outcome, given to each model."""
+    made = make_result(CLASSES, models=models)
+    one = made.outcomes[made.outcomes["model"] == models[0]]
+    outcomes = pd.concat([one.assign(model=name) for name in models], ignore_index=True)
+    outcomes["model"] = pd.Categorical(outcomes["model"], categories=models)
+    return AuditResult(outcomes, made.classes, made.threat, made.info)
 
 
 @pytest.mark.parametrize("by", ["mouse", "keyboard"])
@@ -245,6 +263,8 @@ def test_nothing_is_folded_or_cut_in_print(opened, page_file):
     assert page.locator("table.by-class tbody tr:visible").count() == 6 * len(CLASSES)
     cut = "all => all.filter(e => getComputedStyle(e).overflowX !== 'visible').length"
     assert page.locator(".scroll, .drawing").evaluate_all(cut) == 0
+    page.set_viewport_size({"width": 703, "height": 1000})  # A4 within its margins
+    assert page.evaluate("document.documentElement.scrollWidth") <= 703
     assert page.pdf().startswith(b"%PDF")
     page.emulate_media(media="screen")
     sync_api.expect(folded_away).not_to_have_count(0)

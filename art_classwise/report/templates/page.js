@@ -14,11 +14,13 @@ function enhance(table) {
   const region = table.closest(".scroll");
   const heads = [...table.tHead.rows[0].cells];
   const start = heads.findIndex((head) => head.dataset.start);
+  const place = heads.findIndex((head) => head.classList.contains("place"));
   const few = table.tBodies[0].rows.length <= 5; // seen at a glance
   const made = new DataTable(table, {
     paging: false,
     autoWidth: false,
     order: [[start, heads[start].dataset.start]],
+    orderFixed: place < 0 ? [] : { post: [[place, "asc"]] }, // what ties keeps its place
     columnDefs: [
       { targets: "number", type: "measured" },
       { targets: "high-first", orderSequence: ["desc", "asc"] },
@@ -38,7 +40,6 @@ function enhance(table) {
   });
   // The tools stay where they are while the table is scrolled.
   if (!few) region.before(region.querySelector(".dt-layout-row"));
-  const place = heads.findIndex((head) => head.classList.contains("place"));
   if (place >= 0) {
     made.on("order", () => {
       let at = 1;
