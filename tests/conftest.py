@@ -26,6 +26,14 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def no_figures_left():
+    """What a test leaves in pyplot would be the next one's."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Real data and published networks, which are not part of the repository."""

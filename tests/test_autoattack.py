@@ -207,7 +207,8 @@ def test_nothing_is_left_behind(classifier, images, labels, monkeypatch):
     assert model[3].bias.grad is None
 
 
-def test_quiet_unless_verbose(classifier, images, labels, capsys, caplog):
+def test_quiet_unless_verbose(classifier, images, labels, capsys, caplog, monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "0")  # in a log, too
     caplog.set_level(logging.DEBUG)
     AutoAttack(classifier, **SHORT).generate(images, labels)
     assert capsys.readouterr() == ("", "")

@@ -315,7 +315,8 @@ def test_order_and_company_change_nothing_given_the_examples_numbers(search, cla
         attack.generate(images, own, example_ids=[1])
 
 
-def test_quiet_unless_verbose(linf, classifier, images, own, capsys):
+def test_quiet_unless_verbose(linf, classifier, images, own, capsys, monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "0")  # in a log, too
     linf(classifier).generate(images, own)
     assert capsys.readouterr() == ("", "")
     linf(classifier, verbose=True).generate(images, own)
