@@ -294,10 +294,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", help="of audits at --size full: a checkpoint of `art-classwise train`")
     parser.add_argument("--processes", type=int, default=2, help="of --only scaling")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", help="the table; beside this script if absent")
+    parser.add_argument("--out", help="the table; in results/ if absent")
     parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    arguments.out = arguments.out or str(Path(__file__).with_name(f"speed_{arguments.only}.csv"))
+    arguments.out = arguments.out or str(Path(__file__).with_name("results") / f"speed_{arguments.only}.csv")
     return arguments
 
 

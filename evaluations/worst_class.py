@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-sets", type=int, default=2000, help="simulated per setting")
     parser.add_argument("--repeats", type=int, default=1000, help="random splits per data set")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the table")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the table")
     arguments = parser.parse_args(argv)
     tables = []
     for name in SETTINGS:

@@ -4,7 +4,7 @@ For each model of the two Linf leaderboards, in a process of its own: build Robu
 zoo's folder would have it and in the form that RobustBench reads, load it by its name without a connection, compare the
 logits, audit it. Needs 8 GB of memory and 2 GB of disk, none of the models' weights. Rows that are there are kept:
 
-    python evaluations/zoo_architectures.py                       # zoo_architectures.csv; an hour or more on one core
+    python evaluations/zoo_architectures.py                       # results/zoo_architectures.csv; an hour or more on one core
     python evaluations/zoo_architectures.py --table docs/zoo.md   # only writes the page's tables
 """
 
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--datasets", nargs="+", choices=N_CLASSES, default=list(N_CLASSES))
     parser.add_argument("--names", nargs="+", help="only these models")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "zoo_architectures.csv")
     parser.add_argument("--folder", type=Path, help="where weights lie for a while; the system's if absent")
     parser.add_argument("--memory", type=float, default=8.0, help="GB that a model may take")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds that a model may take")
