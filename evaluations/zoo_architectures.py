@@ -4,7 +4,7 @@ For each model of the two Linf leaderboards, in a process of its own: build Robu
 zoo's folder would have it and in the form that RobustBench reads, load it by its name without a connection, compare the
 logits, audit it. Needs 8 GB of memory and 2 GB of disk, none of the models' weights. Rows that are there are kept:
 
-    python evaluations/zoo_architectures.py                       # results/zoo_architectures.csv; an hour or more on one core
+    python evaluations/zoo_architectures.py  # results/zoo_architectures.csv; an hour or more on one core
     python evaluations/zoo_architectures.py --table docs/zoo.md   # only writes the page's tables
 """
 
