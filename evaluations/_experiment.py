@@ -113,7 +113,7 @@ def resampled(
     rng = np.random.default_rng(seed)
     groups = [np.flatnonzero(y == k) for k in np.unique(y)]
     drawn = [statistic(np.concatenate([rng.choice(g, len(g)) for g in groups])) for _ in range(repeats)]
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    low, high = np.nanpercentile(drawn, [2.5, 97.5]) if np.isfinite(drawn).any() else (np.nan, np.nan)
     return statistic(np.arange(len(y))), float(low), float(high)
 
 

@@ -25,7 +25,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _processes import answer, apart
-from published import NAMES, load_published
+from published import NETWORKS, load_published
 
 import art_classwise as acw
 
@@ -65,7 +65,7 @@ class Subject:
         classes = "cifar10" if self.data.endswith(".npz") else None
         data = acw.load_dataset(self.data, classes=classes, n_examples=self.n_examples)
         x = np.asarray(data.x[:])
-        if self.network in NAMES:
+        if self.network in NETWORKS:
             classifier = load_published(self.network, self.checkpoints)
         elif Path(self.network).is_file():
             classifier = acw.load_checkpoint(self.network)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,49 @@ from torch import Tensor, nn
 
 import art_classwise as acw
 
-NAMES = (
-    "cifar10-cnn-a",
-    "cifar10-resnet4b",
-    "cifar10-resnet18-natural",
-    "mnist-smallcnn-trades",
-    "mnist-lenet5-natural",
-)
+NETWORKS = {
+    "cifar10-cnn-a": ("cifar10", "Linf:4/255"),
+    "cifar10-resnet4b": ("cifar10", "Linf:2/255"),
+    "cifar10-resnet18-natural": ("cifar10", "Linf:0.9/255"),
+    "mnist-smallcnn-trades": ("mnist", "Linf:0.3"),
+    "mnist-lenet5-natural": ("mnist", "Linf:0.1"),
+}
+"""By name the data set, and the radius: that of their training; the natural ones withstand only smaller ones."""
+ADVERSARIAL = tuple(name for name in NETWORKS if "natural" not in name)
+
+
+def at_hand(
+    folder: str | os.PathLike[str] | None,
+    root: str | os.PathLike[str] | None,
+    n_examples: int | None,
+    names: Sequence[str],
+) -> Iterator[tuple[str, Any, acw.Dataset, str]]:
+    """Yield the published networks whose weights and data are there: name, classifier, test images, threat model.
+
+    Args:
+        folder: Where the weights lie.
+        root: Folder of the data sets.
+        n_examples: How many test images, drawn in proportion to the classes; all if absent.
+        names: Which networks.
+    """
+    from _setups import load
+
+    for name in names:
+        dataset, threat = NETWORKS[name]
+        try:
+            classifier = load_published(name, folder or "checkpoints")
+            data = load(dataset, "test", root, n_examples)
+        except (acw.InputError, FileNotFoundError) as error:
+            print(f"left out: {name}: {error}", file=sys.stderr, flush=True)
+            continue
+        yield name, classifier, data, threat
 
 
 def load_published(name: str, folder: str | os.PathLike[str], device: str | None = None) -> Any:
     """Return a published network as an ART classifier that takes images in [0, 1].
 
     Args:
-        name: One of :data:`NAMES`. ``cifar10-cnn-a`` (Linf 4/255) and ``cifar10-resnet4b`` (Linf 2/255) are
+        name: One of :data:`NETWORKS`. ``cifar10-cnn-a`` (Linf 4/255) and ``cifar10-resnet4b`` (Linf 2/255) are
             adversarially trained, from alpha-beta-CROWN; ``mnist-smallcnn-trades`` (Linf 0.3) from TRADES; the natural
             ones come from pyautoattack, which brings its weights along, and advertorch.
         folder: Where the weights lie.
@@ -63,7 +93,7 @@ def load_published(name: str, folder: str | os.PathLike[str], device: str | None
         )
         _fill(module, _weights(folder / "mnist_lenet5_clean.pt"))
     else:
-        raise acw.InputError(f"Unknown published network {name!r}: there are {', '.join(NAMES)}.")
+        raise acw.InputError(f"Unknown published network {name!r}: there are {', '.join(NETWORKS)}.")
     shape = (1, 28, 28) if name.startswith("mnist") else (3, 32, 32)
     return acw.as_classifier(module.eval(), shape, 10, device=device)
 
