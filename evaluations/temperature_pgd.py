@@ -235,7 +235,7 @@ def attack_rates(result: acw.AuditResult) -> pd.DataFrame:
 
 
 def guard(classifier: Any, data: acw.Dataset, threat: str) -> dict[str, float]:
-    """Return the share of examples without gradient and the attack rate, at the sharpest 1/T, without and with guard."""
+    """Return the share of examples without gradient and the attack rate at the sharpest 1/T, unguarded and guarded."""
     few = data if len(data) <= 1000 else data.hold_out(1000)[1]
     options = {
         "eps": acw.ThreatModel.parse(threat).eps,
