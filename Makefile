@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-browser docs clean
+.PHONY: demo test test-browser evaluate docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -22,6 +22,14 @@ test: $(VENV)/.test
 # The report page in a real browser: one that is there, or one that is installed.
 test-browser: $(VENV)/.browser
 	$(BIN)/python -m pytest -m browser tests/browser
+
+# All experiments at quick size, about an hour on two cores, and the tables of evaluations/README.md.
+# DATA: folder of the data sets; CHECKPOINTS: of the published networks' weights. What is absent is left out.
+DATA ?= data
+CHECKPOINTS ?= checkpoints
+evaluate: $(VENV)/.demo
+	$(BIN)/python evaluations/summary.py --run --root "$(DATA)" --checkpoints "$(CHECKPOINTS)"
+	$(BIN)/python evaluations/speed.py
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict

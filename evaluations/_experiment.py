@@ -75,7 +75,11 @@ class Claim:
 
     def row(self) -> dict[str, Any]:
         """Return the claim as a row of a table."""
-        return {**{name: getattr(self, name) for name in self.__dataclass_fields__}, "verdict": self.verdict}
+        return {
+            **{name: getattr(self, name) for name in self.__dataclass_fields__},
+            "result": self.shown,
+            "verdict": self.verdict,
+        }
 
 
 def over_seeds(values: Sequence[float], *, within: tuple[float, float] = (-np.inf, np.inf)) -> tuple[float, ...]:

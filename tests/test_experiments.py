@@ -1,0 +1,355 @@
+"""The papers' experiments: what they compute beside what they run, and what each writes at its smallest size."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+import art_classwise as acw
+
+SCRIPTS = ("diagnosis", "weight_norms", "attack_strength", "temperature_pgd", "consistency")
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory):
+    """The trainings that the scripts share."""
+    return tmp_path_factory.mktemp("trainings")
+
+
+@pytest.fixture
+def frame(evaluation):
+    evaluation("_machine"), evaluation("_setups")
+    return evaluation("_experiment")
+
+
+def claim(frame, value, low, high, **options):
+    return frame.Claim("claim", "data", "statistic", value, low, high, "n = 9", **{"least": 5.0, **options})
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "verdict"),
+    [
+        (8, 1, 15, "seen"),  # above nothing, and as large as the claim speaks of
+        (4, 1, 7, "unclear"),  # surely something, but whether enough?
+        (8, -1, 17, "unclear"),  # may be nothing
+        (2, -1, 4, "not seen"),  # whatever it is, it's too small
+        (4, 3, 4.9, "not seen"),
+        (-8, -12, -4, "not seen"),
+        (8, np.nan, np.nan, "unclear"),  # one value tells of no spread
+        (np.nan, np.nan, np.nan, "unclear"),
+    ],
+)
+def test_a_verdict_takes_size_and_chance_into_account(frame, value, low, high, verdict):
+    one = claim(frame, value, low, high)
+    assert one.verdict == verdict
+    assert one.row()["verdict"] == verdict
+
+
+def test_a_claim_is_shown_with_its_interval(frame):
+    assert claim(frame, 8.04, 1, 15).shown == "8.0 (1.0 to 15.0) points"
+    assert claim(frame, 0.512, 0.1, 1, unit="").shown == "0.51 (0.10 to 1.00)"
+    assert claim(frame, 8, np.nan, np.nan).shown == "8.0 points"
+
+
+def test_intervals_over_seeds_are_students_and_stay_within_what_can_be(frame):
+    values = [0.3, 0.5, 0.45]
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert frame.over_seeds(values) == pytest.approx((np.mean(values), expected.low, expected.high))
+    assert frame.over_seeds([0.2, 0.9], within=(0, 1))[1:] == (0, 1)
+    assert np.isnan(frame.over_seeds([0.4])[1:]).all()
+
+
+def test_one_seeds_interval_is_that_of_its_examples(frame):
+    """A mean over two classes: its bootstrap has the standard error of the sum of binomials."""
+    rng = np.random.default_rng(0)
+    y, right = np.repeat([0, 1], 400), rng.random(800) < 0.3
+    value, low, high = frame.estimated([lambda rows: right[rows].mean()], [y])
+    error = np.sqrt(np.mean([p * (1 - p) / 800 for p in (right[:400].mean(), right[400:].mean())]))
+    assert value == right.mean()
+    assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.15)
+    two = frame.estimated([lambda rows: float(len(rows)), lambda rows: 3.0], [np.zeros(1), np.zeros(4)])
+    assert two == pytest.approx(frame.over_seeds([1.0, 3.0]))
+
+
+def test_the_gap_isnt_widened_by_choosing(evaluation):
+    """Ten equal classes have a gap between the largest and the smallest accuracy; held out there is none."""
+    script, rng = evaluation("diagnosis"), np.random.default_rng(0)
+    y = np.repeat(np.arange(10), 60)
+    plain, held_out = [], []
+    for _ in range(60):
+        right = rng.random(600) < 0.5
+        by_class = right.reshape(10, 60).mean(1)
+        plain.append(np.ptp(by_class))
+        held_out.append(script.held_out_gap(y, right, 20))
+    assert np.mean(plain) > 0.15
+    assert abs(np.mean(held_out)) < 3 * np.std(held_out) / np.sqrt(60) + 0.005
+    right = np.r_[rng.random(1000) < 0.9, rng.random(1000) < 0.2, rng.random(1000) < 0.5]
+    apart = right[:1000].mean() - right[1000:2000].mean()
+    assert script.held_out_gap(np.repeat([4, 7, 8], 1000), right) == pytest.approx(apart, abs=0.003)
+    assert np.isnan(script.held_out_gap(np.arange(3), np.ones(3, bool)))
+
+
+def test_the_weakest_thirds_part_is_held_out(evaluation):
+    script, rng = evaluation("attack_strength"), np.random.default_rng(0)
+    y = np.repeat(np.arange(6), 200)
+    weak = rng.random(1200) < np.repeat([0.2, 0.3, 0.8, 0.85, 0.9, 0.95], 200)
+    only_weak = weak & ~(y < 2)  # the two weakest lose all they have
+    found = script.falls(y, weak, only_weak)
+    assert found["share of the weakest third"] == 1
+    assert found["third"] == pytest.approx(2 / 6)
+    assert found["correlation"] < -0.5
+    # Each class loses a tenth of its examples: a third of the losses, and no correlation.
+    strong = weak & (np.arange(1200) % 200 >= 20)
+    weak[np.arange(1200) % 200 < 20] = True
+    even = script.falls(y, weak, strong)
+    assert even["share of the weakest third"] == pytest.approx(1 / 3, abs=0.03)
+    assert abs(even["correlation"]) < 0.3
+    assert np.isnan(script.falls(y, weak, weak)["share of the weakest third"])
+
+
+def test_a_split_is_the_metrics_own(evaluation, monkeypatch):
+    """One split, of which nothing is left to chance: two examples of each class, both alike."""
+    script = evaluation("attack_strength")
+    y = np.repeat(np.arange(3), 2)
+    weak, strong = np.repeat([True, True, False], 2), np.repeat([True, False, False], 2)
+    monkeypatch.setattr(script, "SPLITS", 1)
+    table = acw.metrics.attack_strength(y, weak, strong, 3, split_seed=0)
+    assert script.falls(y, weak, strong)["share of the weakest third"] == table["share"].iloc[0]
+
+
+def test_the_best_temperature_is_measured_where_it_wasnt_chosen(evaluation):
+    script, rng = evaluation("temperature_pgd"), np.random.default_rng(0)
+    y, plain = np.repeat(np.arange(10), 20), np.zeros(200, bool)
+    chance = [script.gain(y, plain, rng.random((200, 4)) < 0.3) for _ in range(100)]
+    assert np.mean(chance) == pytest.approx(0.3, abs=0.01)  # the maximum of four is above it
+    better = np.zeros((200, 4), bool)
+    better[::2, 2] = True
+    assert script.gain(y, plain, better) == pytest.approx(0.5, abs=0.15)
+
+
+def test_a_confident_network_has_no_gradient_without_the_guard(evaluation):
+    """Logits 20 apart, times 50: the other classes' probabilities are below float32's smallest number."""
+    script = evaluation("temperature_pgd")
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 3))
+    with torch.no_grad():
+        network[1].weight.copy_(torch.tensor([[20.0, 0.0], [0.0, 20.0], [0.0, 0.0]]))
+        network[1].bias.zero_()
+    x = np.array([[1, 0], [0, 1], [0.51, 0.5], [0, 1]], np.float32).reshape(4, 1, 1, 2)
+    data = acw.Dataset(x, np.array([0, 1, 0, 0]), ("a", "b", "c"))  # the last one is wrong, and isn't counted
+    classifier = acw.as_classifier(network, (1, 1, 2), 3, device="cpu")
+    sharp = 50.0
+    without = script.zero_gradients(classifier, data, lambda z, t: script.unguarded(z, t, sharp))
+    guarded = script.zero_gradients(classifier, data, lambda z, t: acw.losses.soft_margin(z, t, sharp))
+    assert (without, guarded) == (pytest.approx(2 / 3), 0)
+
+
+def test_stand_ins_have_the_shape_of_what_they_stand_for(frame, evaluation):
+    setups = evaluation("_setups")
+    for dataset, (shape, n_classes) in setups.SHAPES.items():
+        data = setups.stand_in(dataset, "test", 12, image_size=32 if dataset == "imagenet" else None)
+        assert data.name == f"synthetic stand-in for {dataset}"
+        assert (data.x.shape[1:], len(data.classes)) == ((3, 32, 32) if dataset == "imagenet" else shape, n_classes)
+    assert set(setups.SIZES["full"]) == {"mnist", "cifar10", "cifar100", "svhn", "stl10", "imagenet"}
+
+
+def test_networks_have_the_weights_they_say(evaluation):
+    setups = evaluation("_setups")
+    for make, shape in ((setups.few_channels, (2, 1, 28, 28)), (setups.cnn_a, (2, 3, 32, 32))):
+        network = make()
+        assert f"{sum(p.numel() for p in network.parameters()):,} weights" in make.__doc__
+        assert network(torch.zeros(shape)).shape == (2, 10)
+    before = torch.get_rng_state()
+    one, other = (setups.network("cnn-a", seed=3) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(map(torch.equal, one.parameters(), other.parameters()))
+
+
+def run(evaluation, script, store, out, *options):
+    evaluation(script).main(["--size", "tiny", "--store", str(store), "--out", str(out), *options])
+    return {path.stem.removeprefix(f"{script}_tiny").lstrip("_"): pd.read_csv(path) for path in out.glob("*.csv")}
+
+
+def check(tables, script, out):
+    """What holds for each experiment: where it ran, shares within [0, 1], verdicts, a figure."""
+    for table in tables.values():
+        assert len(table)
+        assert table["command"].str.startswith(f"python evaluations/{script}.py --size tiny").all()
+        assert table[["hardware", "versions"]].notna().all(axis=None)
+        shares = table.filter(regex="^(clean|robust|worst|held_out|attack rate|zero gradients)").select_dtypes("number")
+        assert shares.stack().between(0, 1).all()
+    claims = tables["claims"]
+    assert set(claims["verdict"]) <= {"seen", "not seen", "unclear"}
+    assert claims["n"].str.contains("n = ").all()
+    assert (claims["low"].isna() | (claims["low"] <= claims["value"] + 1e-4)).all()
+    assert (out / f"{script}_tiny.svg").read_text().count("<svg") == 1
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_each_experiment_runs_and_writes(evaluation, store, tmp_path, capsys, script):
+    tables = run(evaluation, script, store, tmp_path, "--datasets", "digits", "--seeds", "2")
+    check(tables, script, tmp_path)
+    printed = capsys.readouterr().out
+    assert all(claim in printed for claim in tables["claims"]["claim"])
+    main = tables[""]
+    if script == "diagnosis":
+        assert len(main) == 2 * 2 * 10  # networks, seeds, classes
+        assert set(tables["epochs"]["epoch"]) == {1, 2}
+        assert len(tables["epochs"]) == 2 * 2 * 2 * 10
+    elif script == "weight_norms":
+        assert len(main) == 2 * 4 * 3  # seeds, trainings, correlations
+        assert set(tables["repair"]["head"]) == {"tau 0", "tau 0.5", "tau 1"}
+        norms = tables["classes"].query("network == 'natural' and seed == 0")["norm"]
+        assert len(norms) == 10
+        assert (norms > 0).all()
+    elif script == "attack_strength":
+        assert len(main) == 2 * 3 * 2  # seeds, trainings, stronger attacks
+        classes = tables["classes"]
+        np.testing.assert_allclose(classes["drop"], classes["weak"] - classes["strong"], atol=1e-4)
+    elif script == "temperature_pgd":
+        assert set(main["1/T"].dropna()) == {0.5, 1, 2, 5, 10, 50, np.inf}
+        assert set(main["attack"]) == {
+            "pgd-20",
+            "margin-20",
+            "autoattack",
+            *(f"tpgd{t}-20" for t in (0.5, 2, 5, 10, 50)),
+        }
+        assert len(tables["guard"]) == 2 * 4
+    else:
+        assert len(main) == 2 * (3 * 1 + 3 + 3)  # pairs of attacks on each network, of networks, and the control
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10", "cifar100", "svhn", "stl10", "imagenet"])
+def test_the_commands_for_absent_data_sets_are_ready(evaluation, tmp_path, dataset):
+    options = ("--stand-in", "--datasets", dataset, "--seeds", "1")
+    tables = run(evaluation, "diagnosis", tmp_path / "store", tmp_path / "out", *options)
+    check(tables, "diagnosis", tmp_path / "out")
+    assert "--stand-in" in tables[""]["command"].iloc[0]
+    assert tables["claims"]["data"].str.startswith(f"synthetic stand-in for {dataset}").all()
+
+
+def test_a_trained_network_is_read_not_trained_again(evaluation, store, monkeypatch, tmp_path):
+    setups = evaluation("_setups")
+    setup = setups.SIZES["tiny"]["digits"]
+    first = setups.Trainings(setup, None, store / "tiny")
+    weights = first.trained("standard", 0).model.state_dict()
+    monkeypatch.setattr(acw.AdversarialTrainerStandardPyTorch, "fit", None)
+    again = setups.Trainings(setup, None, store / "tiny").trained("standard", 0)
+    assert not again.model.training
+    assert all(torch.equal(v, weights[k]) for k, v in again.model.state_dict().items())
+    held = store / "tiny" / "digits" / "size.json"
+    assert json.loads(held.read_text())["epochs"] == setup.epochs
+    with pytest.raises(SystemExit, match="holds trainings of another size: choose another --store"):
+        setups.check_size(held.parent, {"epochs": 3})
+
+
+def test_what_is_wrong_on_the_command_line_is_said(evaluation, tmp_path, capsys):
+    script = evaluation("diagnosis")
+    where = ("--store", str(tmp_path), "--out", str(tmp_path))
+    with pytest.raises(SystemExit, match="at --size quick there are digits, mnist, cifar10, but not svhn"):
+        script.main(["--datasets", "svhn", *where])
+    with pytest.raises(SystemExit, match="mnist .train. is not in"):
+        script.main(["--size", "tiny", "--datasets", "mnist", "--root", str(tmp_path), *where])
+    for wrong, said in (("--seeds=0", "must be a whole number above 0, but is '0'"), ("--size=big", "invalid choice")):
+        with pytest.raises(SystemExit):
+            script.main([wrong])
+        assert said in capsys.readouterr().err
+
+
+def test_models_are_ranked_anew_by_their_worst_class(evaluation, frame, result):
+    """A model that is better on average and worse in its worst class."""
+    script = evaluation("robustbench_classwise")
+    label = np.repeat([0, 1, 2], 40)
+    shares = {"even": (0.5, 0.5, 0.5), "uneven": (0.9, 0.9, 0.1)}
+    parts = []
+    for name, by_class in shares.items():
+        withstood = np.concatenate([np.arange(40) < 40 * share for share in by_class])
+        columns = {"example": np.arange(120), "label": label, "clean_prediction": label}
+        columns |= {"prediction": np.where(withstood, label, (label + 1) % 3), "withstood": withstood}
+        part = pd.DataFrame({"model": name, "attack": "pgd-20", **columns, "margin": np.where(withstood, 1.0, -1.0)})
+        parts.append(part)
+    outcomes = pd.concat(parts, ignore_index=True).astype({"model": "category", "attack": "category"})
+    audit = acw.AuditResult(outcomes, ("a", "b", "c"), result.threat, {**result.info, "n_examples": 120})
+    board = script.leaderboard(audit, None).set_index("model")
+    assert board.index.tolist() == ["even", "uneven"]
+    assert board["rank by mean"].tolist() == [2, 1]
+    assert board["rank by worst class"].tolist() == [1, 2]
+    hidden, swapped = script.claims_of("models", audit)
+    assert swapped.value == 100
+    assert hidden.value == pytest.approx(100 * ((1.9 / 3 - 0.1) + 0.0) / 2, abs=4)  # "even" has no worst class
+
+
+def test_the_zoo_is_what_lies_in_the_folder(evaluation, tmp_path):
+    script = evaluation("robustbench_classwise")
+    assert script.zoo(str(tmp_path), "cifar10") == {}
+    (file,) = acw.robustbench_files("Wong2020Fast", model_dir=tmp_path)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"")
+    found = script.zoo(str(tmp_path), "cifar10")
+    assert set(found) == {"Wong2020Fast"}
+    assert found["Wong2020Fast"].args == ("Wong2020Fast", "cifar10", "Linf", str(tmp_path))
+
+
+def test_published_networks_stand_in_for_the_zoo(evaluation, shared, mnist_root, tmp_path):
+    out = tmp_path / "out"
+    options = ("--root", str(mnist_root), "--checkpoints", str(shared / "checkpoints"))
+    tables = run(evaluation, "robustbench_classwise", tmp_path, out, *options)
+    check(tables, "robustbench_classwise", out)
+    assert set(tables[""]["model"]) == {"mnist-smallcnn-trades", "mnist-lenet5-natural"}
+    page = (out / "robustbench_classwise_tiny_mnist.html").read_text()
+    assert "mnist-smallcnn-trades" in page
+
+
+@pytest.fixture
+def summary(evaluation, frame, tmp_path):
+    script = evaluation("summary")
+    results = tmp_path / "results"
+    results.mkdir()
+    for name, size in product(("consistency", "diagnosis"), ("quick", "full")):
+        rows = [claim(frame, 8, 1, 15, published="40|50" if size == "full" else "").row()]
+        told = {"hardware": "2 cores", "versions": "Python", "command": f"python evaluations/{name}.py --size {size}"}
+        pd.DataFrame(rows).assign(**told).to_csv(results / f"{name}_{size}_claims.csv", index=False)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{script.BEGIN}\nold\n{script.END}\nafter\n")
+    return script, results, readme
+
+
+def test_the_readmes_table_is_written_anew(summary):
+    script, results, readme = summary
+    script.main(["--results", str(results), "--readme", str(readme)])
+    text = readme.read_text()
+    assert text.startswith(f"before\n{script.BEGIN}\n\n### diagnosis.py, full size")
+    assert text.endswith(f"{script.END}\nafter\n")
+    assert "old" not in text
+    heads = [line for line in text.splitlines() if line.startswith("### ")]
+    assert heads == [f"### {n}.py, {s} size" for n, s in product(("diagnosis", "consistency"), ("full", "quick"))]
+    assert "[diagnosis_quick_claims.csv](results/diagnosis_quick_claims.csv)" in text
+    assert "| claim | data; n = 9 | statistic | 8.0 (1.0 to 15.0) points | 40\\|50 | **seen** |" in text
+    script.main(["--results", str(results), "--readme", str(readme)])
+    assert readme.read_text() == text
+    readme.write_text("nothing")
+    with pytest.raises(SystemExit, match="must hold the lines"):
+        script.main(["--results", str(results), "--readme", str(readme)])
+
+
+def test_an_experiment_that_fails_is_named_and_the_others_run(summary, monkeypatch, capsys):
+    script, results, readme = summary
+    ran = []
+
+    def run(command):
+        ran.append(command[1:])
+        return type("Done", (), {"returncode": int("weight_norms" in command[1])})
+
+    monkeypatch.setattr(script.subprocess, "run", run)
+    options = ("--run", "--root", "data", "--results", str(results), "--readme", str(readme))
+    with pytest.raises(SystemExit, match="these experiments failed, see above: weight_norms$"):
+        script.main(options)
+    assert len(ran) == len(script.EXPERIMENTS)
+    assert all(command[1:] == ["--size", "quick", "--root", "data", "--out", str(results)] for command in ran)
+    assert all((script.HERE / f"{name}.py").is_file() for name in script.EXPERIMENTS)
+    assert "before" in readme.read_text()
