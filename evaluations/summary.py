@@ -105,7 +105,7 @@ def as_markdown(claims: pd.DataFrame, results: Path, base: Path) -> str:
     parts = []
     for (name, size), of in claims.groupby(["experiment", "size"], sort=False):
         first = of.iloc[0]
-        files = sorted(p for p in results.glob(f"{name}_{size}*") if p.suffix in (".csv", ".svg", ".html"))
+        files = sorted(p for p in results.glob(f"{name}_{size}*") if p.suffix in (".csv", ".html"))
         links = ", ".join(f"[{p.name}]({Path(os.path.relpath(p, base)).as_posix()})" for p in files)
         lines = [f"### {name}.py, {size} size", ""]
         lines += [f"`{first['command']}`; {first['hardware']}; {first['versions']}. {links}", ""]
@@ -116,6 +116,9 @@ def as_markdown(claims: pd.DataFrame, results: Path, base: Path) -> str:
             lines.append(
                 "| " + " | ".join([*(str(c).replace("|", "\\|") for c in cells), f"**{row['verdict']}**"]) + " |"
             )
+        figure = results / f"{name}_{size}.svg"
+        if figure.is_file():
+            lines += ["", f"![What {name}.py found]({Path(os.path.relpath(figure, base)).as_posix()})"]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) if parts else "No experiment was run yet."
 
