@@ -24,8 +24,8 @@ from art_classwise import InputError, losses
 from art_classwise._state import evaluating
 from art_classwise.datasets import LazyImages
 from art_classwise.trainers import _base, _data, make_pseudo_labels, trained_weights
-from art_classwise.trainers._data import Shuffled, Walked
 from art_classwise.trainers._images import check_images
+from art_classwise.trainers._orders import Shuffled, Walked
 from art_classwise.trainers.policies import Fixed
 from art_classwise.trainers.pseudo_labels import PseudoLabels, read_pseudo_labels
 

@@ -24,14 +24,18 @@ from art_classwise._state import evaluating
 from art_classwise.attacks._fast import Precision, check_precision
 from art_classwise.errors import InputError, check_number, check_positive, check_seed, check_whole, unknown
 from art_classwise.threat import ThreatModel
-from art_classwise.trainers import _data, _loop
+from art_classwise.trainers import _loop
 from art_classwise.trainers._adversary import Adversary, ArtAdversary, Attacked, InnerSearch
+from art_classwise.trainers._augmentation import Augmentation
 from art_classwise.trainers._checkpoint import TrainingFile, check_begun, plain
 from art_classwise.trainers._checks import check_attack, check_optimizer, check_policy, check_scheduler
+from art_classwise.trainers._data import array_source, fingerprint, mixed_source, unlabelled_in
 from art_classwise.trainers._exclusion import excluded_units, leave_out, without_classes
 from art_classwise.trainers._history import Scalars, check_summary_writer
 from art_classwise.trainers._images import check_images
+from art_classwise.trainers._orders import Shuffled
 from art_classwise.trainers._recipe import describe_attack, describe_classifier, describe_optimizer, describe_scheduler
+from art_classwise.trainers._sources import Generated, Source
 from art_classwise.trainers.policies import ClassPolicy, Scene
 from art_classwise.trainers.pseudo_labels import PseudoLabels, make_pseudo_labels, read_pseudo_labels
 
@@ -254,25 +258,25 @@ class SearchTrainer(Trainer, abc.ABC):
         check_number("gamma", gamma, 0, np.inf, below=True, words="of at least 0, and finite")
         check_number("unlabeled_fraction", unlabeled_fraction, 0, 1)
         if x_unlabeled is not None:
-            _data.unlabelled_in(batch_size, unlabeled_fraction)
-        augment = _data.Augmentation(self.crop_padding, self.flip, self.seed)
+            unlabelled_in(batch_size, unlabeled_fraction)
+        augment = Augmentation(self.crop_padding, self.flip, self.seed)
         device = self._classifier.device
         _ranks.join(device)
-        data = {"n": len(labels), "hash": _data.fingerprint(images, labels), "batch_size": batch_size}
+        data = {"n": len(labels), "hash": fingerprint(images, labels), "batch_size": batch_size}
         options: dict[str, Any] = {"augment": augment, "device": device, "num_workers": self.num_workers}
-        source: _data.Source
+        source: Source
         self.pseudo_labels = None
         if x_unlabeled is None:
-            order = _data.Shuffled(len(labels), batch_size, self.seed)
-            source = _data.array_source(images, labels, order, **options)
+            order = Shuffled(len(labels), batch_size, self.seed)
+            source = array_source(images, labels, order, **options)
         else:
             unlabeled = check_images(x_unlabeled, self._classifier, self.threat, "x_unlabeled")
             pseudo = self._label(images, labels, unlabeled, y_pseudo, nb_epochs, batch_size, checkpoint_dir, resume)
             self.pseudo_labels = pseudo
-            data |= {"unlabeled": _data.fingerprint(unlabeled, pseudo.labels), "gamma": float(gamma)}
+            data |= {"unlabeled": fingerprint(unlabeled, pseudo.labels), "gamma": float(gamma)}
             data |= {"unlabeled_fraction": float(unlabeled_fraction)}
             chosen = leave_out(unlabeled, pseudo.labels, self._excluded, "pseudo-labelled examples")
-            source = _data.mixed_source((images, labels), chosen, unlabeled_fraction, batch_size, self.seed, **options)
+            source = mixed_source((images, labels), chosen, unlabeled_fraction, batch_size, self.seed, **options)
         shares = np.bincount(labels, minlength=self._classifier.nb_classes) / len(labels)
         history = self._train(
             source,
@@ -310,9 +314,7 @@ class SearchTrainer(Trainer, abc.ABC):
             )
             return PseudoLabels(given, np.full(len(given), np.nan, dtype=np.float32), n_classes)
         file = None if checkpoint_dir is None else Path(checkpoint_dir) / "pseudo_labels.npz"
-        key = (
-            f"{_data.fingerprint(x, y)} {_data.fingerprint(unlabeled, np.zeros(0, np.int64))} {nb_epochs} {batch_size}"
-        )
+        key = f"{fingerprint(x, y)} {fingerprint(unlabeled, np.zeros(0, np.int64))} {nb_epochs} {batch_size}"
         key += f" {self.seed} {self.crop_padding} {self.flip} {list(self._excluded)}"
         if file is not None and checkpoint_dir is not None:
             begun = _ranks.from_main(lambda: check_begun(checkpoint_dir, resume))
@@ -333,7 +335,7 @@ class SearchTrainer(Trainer, abc.ABC):
             unlabeled,
             nb_epochs=max(nb_epochs, math.ceil(_LEAST_STEPS / math.ceil(len(y) / batch_size))),
             batch_size=batch_size,
-            augment=_data.Augmentation(self.crop_padding, self.flip, self.seed),
+            augment=Augmentation(self.crop_padding, self.flip, self.seed),
             excluded=self._excluded,
             num_workers=self.num_workers,
             seed=self.seed,
@@ -385,9 +387,9 @@ class SearchTrainer(Trainer, abc.ABC):
         self._check_fit(nb_epochs, validation_data, scheduler, scheduler_interval, keep, checkpoint_dir, resume)
         validation = self._validation(validation_data)
         self.pseudo_labels = None
-        augment = _data.Augmentation(self.crop_padding, self.flip, self.seed)
+        augment = Augmentation(self.crop_padding, self.flip, self.seed)
         _ranks.join(self._classifier.device)
-        source = _data.Generated(generator, convert, augment, max(2, _ranks.world()) if self._excluded else 0)
+        source = Generated(generator, convert, augment, max(2, _ranks.world()) if self._excluded else 0)
         data = {"n": source.n_examples, "generator": type(generator).__name__, "batch_size": generator.batch_size}
         # Nothing is known of how many examples there are of each class.
         n_classes = self._classifier.nb_classes
@@ -432,7 +434,7 @@ class SearchTrainer(Trainer, abc.ABC):
 
     def _train(
         self,
-        source: _data.Source,
+        source: Source,
         data: dict[str, Any],
         nb_epochs: int,
         held_out: tuple[Any, npt.NDArray[np.int64]] | None,
@@ -449,11 +451,9 @@ class SearchTrainer(Trainer, abc.ABC):
         validation = None
         if held_out is not None:
             images, labels = held_out
-            order = _data.Shuffled(len(labels), data["batch_size"], None)
-            validation = _data.array_source(
-                images, labels, order, _data.Augmentation(), classifier.device, self.num_workers
-            )
-            data = {**data, "validation": _data.fingerprint(images, labels)}
+            order = Shuffled(len(labels), data["batch_size"], None)
+            validation = array_source(images, labels, order, Augmentation(), classifier.device, self.num_workers)
+            data = {**data, "validation": fingerprint(images, labels)}
         _ranks.check_same("training data", data, classifier.device)
         file = None
         if checkpoint_dir is not None:

@@ -26,8 +26,8 @@ from art_classwise.errors import DivergenceError, InputError
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers._adversary import Adversary, Budgets
 from art_classwise.trainers._checkpoint import TrainingFile, history_table, plain
-from art_classwise.trainers._data import Batch, Source
 from art_classwise.trainers._history import ClassCounts, EpochStatistics, Scalars
+from art_classwise.trainers._sources import Batch, Source
 from art_classwise.trainers._weights import (
     WeightAverage,
     WeightPerturbation,

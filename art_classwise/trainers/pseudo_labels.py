@@ -19,10 +19,13 @@ from art_classwise._files import check_output_folder, written_aside
 from art_classwise._labels import check_labels
 from art_classwise.errors import InputError, check_positive, check_seed, check_whole, first_line
 from art_classwise.threat import ThreatModel
-from art_classwise.trainers import _data, _loop
+from art_classwise.trainers import _loop
 from art_classwise.trainers._adversary import InnerSearch
+from art_classwise.trainers._augmentation import Augmentation
+from art_classwise.trainers._data import array_source
 from art_classwise.trainers._exclusion import excluded_units, without_classes
 from art_classwise.trainers._history import Scalars
+from art_classwise.trainers._orders import Shuffled
 
 __all__ = ["PseudoLabels", "make_pseudo_labels", "read_pseudo_labels"]
 
@@ -91,7 +94,7 @@ def make_pseudo_labels(
     nb_epochs: int = 30,
     batch_size: int = 128,
     lr: float = 0.05,
-    augment: _data.Augmentation | None = None,
+    augment: Augmentation | None = None,
     excluded: tuple[int, ...] = (),
     num_workers: int = 0,
     seed: int = 0,
@@ -148,8 +151,8 @@ def make_pseudo_labels(
     sample = _estimator.noise(classifier)
     terms = without_classes(_loop.natural_terms(), excluded, n_classes, device)
     _ranks.join(device)
-    order = _data.Shuffled(len(labels), batch_size, seed)
-    source = _data.array_source(x, labels, order, augment or _data.Augmentation(seed=seed), device, num_workers)
+    order = Shuffled(len(labels), batch_size, seed)
+    source = array_source(x, labels, order, augment or Augmentation(seed=seed), device, num_workers)
     with excluded_units(model, module, optimizer, excluded, n_classes, sample):
         training = _loop.Training(
             model,
@@ -174,8 +177,8 @@ def _predicted(
     module: torch.nn.Module, x: Any, device: torch.device, n_classes: int, num_workers: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     nothing = np.zeros(len(x), dtype=np.int64)
-    order = _data.Shuffled(len(x), 512, None)
-    source = _data.array_source(x, nothing, order, _data.Augmentation(), device, num_workers)
+    order = Shuffled(len(x), 512, None)
+    source = array_source(x, nothing, order, Augmentation(), device, num_workers)
     parts = [_estimator.exact_logits(module, b.x, n_classes).softmax(1).max(1) for b in source.batches(0)]
     confidence, labels = (torch.cat(pair).cpu().numpy() for pair in zip(*parts, strict=True))
     return labels.astype(np.int64), confidence.astype(np.float32)
