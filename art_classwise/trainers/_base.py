@@ -24,7 +24,6 @@ from art_classwise._state import evaluating
 from art_classwise.attacks._fast import Precision, check_precision
 from art_classwise.errors import InputError, check_number, check_positive, check_seed, check_whole, unknown
 from art_classwise.threat import ThreatModel
-from art_classwise.trainers import _loop
 from art_classwise.trainers._adversary import Adversary, ArtAdversary, Attacked, InnerSearch
 from art_classwise.trainers._augmentation import Augmentation
 from art_classwise.trainers._checkpoint import TrainingFile, check_begun, plain
@@ -33,8 +32,11 @@ from art_classwise.trainers._data import array_source, fingerprint, mixed_source
 from art_classwise.trainers._exclusion import excluded_units, leave_out, without_classes
 from art_classwise.trainers._history import Scalars, check_summary_writer
 from art_classwise.trainers._images import check_images
+from art_classwise.trainers._loop import Keep, Training
+from art_classwise.trainers._objective import Objective, Settings
 from art_classwise.trainers._orders import Shuffled
 from art_classwise.trainers._recipe import describe_attack, describe_classifier, describe_optimizer, describe_scheduler
+from art_classwise.trainers._schedule import Interval, Schedule, Stepper
 from art_classwise.trainers._sources import Generated, Source
 from art_classwise.trainers.policies import ClassPolicy, Scene
 from art_classwise.trainers.pseudo_labels import PseudoLabels, make_pseudo_labels, read_pseudo_labels
@@ -146,7 +148,7 @@ class SearchTrainer(Trainer, abc.ABC):
         check_precision(precision)
         check_seed(seed)
         check_summary_writer(summary_writer)
-        self.settings = _loop.Settings(gradient_clip, ema_decay, float(awp_gamma), awp_warmup, precision, compile, seed)
+        self.settings = Settings(gradient_clip, ema_decay, float(awp_gamma), awp_warmup, precision, compile, seed)
         if attack is not None:
             check_attack(attack, classifier)
         self.class_policy = class_policy
@@ -164,7 +166,7 @@ class SearchTrainer(Trainer, abc.ABC):
             )
 
     @abc.abstractmethod
-    def _objective(self, adversary: Adversary) -> _loop.Objective:
+    def _objective(self, adversary: Adversary) -> Objective:
         """Return what training descends."""
 
     @abc.abstractmethod
@@ -178,10 +180,10 @@ class SearchTrainer(Trainer, abc.ABC):
         validation_data: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None,
         batch_size: int = 128,
         nb_epochs: int = 20,
-        scheduler: _loop.Stepper | None = None,
+        scheduler: Stepper | None = None,
         *,
-        scheduler_interval: _loop.Interval = "epoch",
-        keep: _loop.Keep = "last",
+        scheduler_interval: Interval = "epoch",
+        keep: Keep = "last",
         checkpoint_dir: str | os.PathLike[str] | None = None,
         resume: bool = False,
         x_unlabeled: Any = None,
@@ -358,9 +360,9 @@ class SearchTrainer(Trainer, abc.ABC):
         nb_epochs: int = 20,
         *,
         validation_data: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None,
-        scheduler: _loop.Stepper | None = None,
-        scheduler_interval: _loop.Interval = "epoch",
-        keep: _loop.Keep = "last",
+        scheduler: Stepper | None = None,
+        scheduler_interval: Interval = "epoch",
+        keep: Keep = "last",
         checkpoint_dir: str | os.PathLike[str] | None = None,
         resume: bool = False,
         **kwargs: Any,
@@ -438,9 +440,9 @@ class SearchTrainer(Trainer, abc.ABC):
         data: dict[str, Any],
         nb_epochs: int,
         held_out: tuple[Any, npt.NDArray[np.int64]] | None,
-        scheduler: _loop.Stepper | None,
-        scheduler_interval: _loop.Interval,
-        keep: _loop.Keep,
+        scheduler: Stepper | None,
+        scheduler_interval: Interval,
+        keep: Keep,
         checkpoint_dir: str | os.PathLike[str] | None,
         resume: bool,
         *,
@@ -481,7 +483,7 @@ class SearchTrainer(Trainer, abc.ABC):
         with excluded_units(
             *(classifier.model, module, classifier.optimizer, self._excluded, classifier.nb_classes, sample)
         ):
-            training = _loop.Training(
+            training = Training(
                 classifier.model,
                 module,
                 classifier.optimizer,
@@ -494,8 +496,7 @@ class SearchTrainer(Trainer, abc.ABC):
                 sample,
                 policy,
                 gamma,
-                scheduler,
-                scheduler_interval,
+                Schedule(scheduler, scheduler_interval),
                 keep,
             )
             try:
@@ -517,17 +518,17 @@ class SearchTrainer(Trainer, abc.ABC):
         self,
         nb_epochs: int,
         validation_data: Any,
-        scheduler: _loop.Stepper | None,
-        scheduler_interval: _loop.Interval,
-        keep: _loop.Keep,
+        scheduler: Stepper | None,
+        scheduler_interval: Interval,
+        keep: Keep,
         checkpoint_dir: str | os.PathLike[str] | None,
         resume: bool,
     ) -> None:
         """Check what can be checked before any work is done."""
         check_whole("nb_epochs", nb_epochs, 1)
         check_scheduler(scheduler, scheduler_interval, self._classifier.optimizer)
-        if keep not in get_args(_loop.Keep):
-            raise unknown("rule to keep weights by", keep, get_args(_loop.Keep))
+        if keep not in get_args(Keep):
+            raise unknown("rule to keep weights by", keep, get_args(Keep))
         if keep != "last" and validation_data is None:
             raise InputError(f'`keep="{keep}"` needs `validation_data` to choose by.')
         if resume and checkpoint_dir is None:

@@ -11,7 +11,7 @@ from art_classwise.errors import InputError, unknown
 from art_classwise.trainers._adversary import Adversary, Attacked
 from art_classwise.trainers._base import SearchTrainer
 from art_classwise.trainers._checks import check_beta
-from art_classwise.trainers._loop import Objective
+from art_classwise.trainers._objective import Objective
 
 __all__ = ["AdversarialTrainerMARTPyTorch"]
 

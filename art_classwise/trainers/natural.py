@@ -7,7 +7,7 @@ from typing import Any
 from art_classwise.errors import InputError
 from art_classwise.trainers._adversary import Adversary
 from art_classwise.trainers._base import SearchTrainer
-from art_classwise.trainers._loop import Objective, natural_terms
+from art_classwise.trainers._objective import Objective, natural_terms
 
 __all__ = ["NaturalTrainerPyTorch"]
 

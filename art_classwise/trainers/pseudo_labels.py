@@ -19,13 +19,15 @@ from art_classwise._files import check_output_folder, written_aside
 from art_classwise._labels import check_labels
 from art_classwise.errors import InputError, check_positive, check_seed, check_whole, first_line
 from art_classwise.threat import ThreatModel
-from art_classwise.trainers import _loop
 from art_classwise.trainers._adversary import InnerSearch
 from art_classwise.trainers._augmentation import Augmentation
 from art_classwise.trainers._data import array_source
 from art_classwise.trainers._exclusion import excluded_units, without_classes
 from art_classwise.trainers._history import Scalars
+from art_classwise.trainers._loop import Training
+from art_classwise.trainers._objective import Objective, Settings, natural_terms
 from art_classwise.trainers._orders import Shuffled
+from art_classwise.trainers._schedule import Schedule
 
 __all__ = ["PseudoLabels", "make_pseudo_labels", "read_pseudo_labels"]
 
@@ -149,23 +151,23 @@ def make_pseudo_labels(
     low, high = _estimator.clip_bounds(classifier, device)
     threat = ThreatModel("Linf", 1.0)  # of no meaning: nothing is attacked
     sample = _estimator.noise(classifier)
-    terms = without_classes(_loop.natural_terms(), excluded, n_classes, device)
+    terms = without_classes(natural_terms(), excluded, n_classes, device)
     _ranks.join(device)
     order = Shuffled(len(labels), batch_size, seed)
     source = array_source(x, labels, order, augment or Augmentation(seed=seed), device, num_workers)
     with excluded_units(model, module, optimizer, excluded, n_classes, sample):
-        training = _loop.Training(
+        training = Training(
             model,
             module,
             optimizer,
-            objective=_loop.Objective(terms, None, uses_clean=True, adversary=None),
-            settings=_loop.Settings(seed=seed),
+            objective=Objective(terms, None, uses_clean=True, adversary=None),
+            settings=Settings(seed=seed),
             validation_adversary=InnerSearch(threat, 1.0, 1, low, high),
             threat=threat,
             width=1.0,
             n_classes=n_classes,
             sample=sample,
-            scheduler=CosineAnnealingLR(optimizer, nb_epochs),
+            schedule=Schedule(CosineAnnealingLR(optimizer, nb_epochs)),
         )
         training.run(source, None, nb_epochs, scalars=Scalars(None), verbose=verbose, name="pseudo-labels")
     with _ranks.alone():

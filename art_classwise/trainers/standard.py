@@ -9,7 +9,7 @@ from torch import Tensor
 from art_classwise import losses
 from art_classwise.trainers._adversary import Adversary
 from art_classwise.trainers._base import SearchTrainer
-from art_classwise.trainers._loop import Objective
+from art_classwise.trainers._objective import Objective
 
 __all__ = ["AdversarialTrainerStandardPyTorch"]
 
