@@ -211,10 +211,8 @@ class Training:
             raise self._diverged(f"A weight became NaN or infinite in epoch {self._epoch + 1}")
         for model in (self._model, self._evaluated()):
             share_buffers(model)
-        row = {"epoch": float(self._epoch + 1), **statistics.row()}
-        row["learning_rate"] = float(learning_rate)
-        row["images_per_second"] = n_images / (time.perf_counter() - began)
-        return row
+        row = {"epoch": float(self._epoch + 1), **statistics.row(), "learning_rate": float(learning_rate)}
+        return row | {"images_per_second": n_images / (time.perf_counter() - began)}
 
     def _glance(self, statistics: EpochStatistics) -> None:
         """Look whether the loss is still finite, which waits for the device."""
