@@ -224,7 +224,7 @@ def training_pseudo_labels(
 ) -> PseudoLabels:
     """Return the pseudo-labels of the training that is resumed, or new ones, kept beside its state.
 
-    Arguments are those of :func:`make_pseudo_labels`, and what ``fit`` was asked for; the augmentation's seed is theirs.
+    Arguments are those of :func:`make_pseudo_labels`, and what ``fit`` was asked for. The seed is the augmentation's.
 
     Raises:
         InputError: A training has begun with others; and as :func:`make_pseudo_labels`.
