@@ -88,6 +88,7 @@ class SearchTrainer(Trainer, abc.ABC):
         InputError: The classifier isn't a PyTorch classifier or has no optimizer, or a parameter is out of range.
     """
 
+    # A method's attack, where it isn't PGD on cross-entropy from a uniform start: see InnerSearch.
     _start: Literal["uniform", "gaussian"] = "uniform"
     _ascended: Literal["cross_entropy", "kl"] = "cross_entropy"
     _search: type[InnerSearch] = InnerSearch
@@ -164,8 +165,8 @@ class SearchTrainer(Trainer, abc.ABC):
         """Return what training descends."""
 
     @abc.abstractmethod
-    def _recipe(self) -> dict[str, Any]:
-        """Return the method's own parameters, as plain values."""
+    def _parameters(self) -> dict[str, Any]:
+        """Return the method's own parameters, as plain values: a training that is resumed must have the same."""
 
     def fit(
         self,
@@ -351,11 +352,10 @@ class SearchTrainer(Trainer, abc.ABC):
         images = check_images(x, self._classifier, self.threat)
         return images, check_labels(y, len(images), self._classifier.nb_classes)
 
-    def _adversary(self, **options: Any) -> Adversary:
+    def _adversary(self, search: type[InnerSearch] = InnerSearch, **options: Any) -> Adversary:
         if self.attack is not None:
             return ArtAdversary(self.attack, self._classifier.nb_classes)
         low, high = _estimator.clip_bounds(self._classifier, self._classifier.device)
-        search = self._search if options else InnerSearch
         return search(self.threat, self.eps_step, self.max_iter, low, high, **options)
 
     def _train(
@@ -377,13 +377,14 @@ class SearchTrainer(Trainer, abc.ABC):
         _ranks.check_same("training data", data, classifier.device)
         file = None
         if asked.checkpoint_dir is not None:
-            recipe = describe_training(self, self._recipe(), asked, data, self._excluded)
+            recipe = describe_training(self, self._parameters(), asked, data, self._excluded)
             file = TrainingFile(asked.checkpoint_dir, plain(recipe))
             if hasattr(asked.scheduler, "load_state_dict"):  # torch's: resumed in this process, the rate has moved
                 for group in classifier.optimizer.param_groups:
                     group.setdefault("initial_lr", group["lr"])
         module, sample = _estimator.logits_module(classifier), _estimator.noise(classifier)
-        objective = self._objective(self._adversary(start=self._start, loss=self._ascended, attacked=self._attacked))
+        adversary = self._adversary(self._search, start=self._start, loss=self._ascended, attacked=self._attacked)
+        objective = self._objective(adversary)
         terms = without_classes(objective.terms, self._excluded, classifier.nb_classes, classifier.device)
         objective = replace(objective, terms=terms)
         scalars = Scalars(self.summary_writer)

@@ -51,5 +51,5 @@ class AdversarialTrainerBATPyTorch(SearchTrainer):
 
         return Objective(terms, self.beta, uses_clean=True, adversary=adversary, n_views=2, two_passes=self.two_passes)
 
-    def _recipe(self) -> dict[str, Any]:
+    def _parameters(self) -> dict[str, Any]:
         return {"beta": self.beta}

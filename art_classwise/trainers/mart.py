@@ -95,6 +95,6 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
             two_passes=self.two_passes or self.exact,
         )
 
-    def _recipe(self) -> dict[str, Any]:
+    def _parameters(self) -> dict[str, Any]:
         names = ("beta", "boosted", "on", "kl", "weighted", "attacked", "exact")
         return {name: getattr(self, name) for name in names}

@@ -36,5 +36,5 @@ class NaturalTrainerPyTorch(SearchTrainer):
     def _objective(self, adversary: Adversary) -> Objective:
         return Objective(natural_terms(self.label_smoothing), None, uses_clean=True, adversary=None)
 
-    def _recipe(self) -> dict[str, Any]:
+    def _parameters(self) -> dict[str, Any]:
         return {}

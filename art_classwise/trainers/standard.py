@@ -30,5 +30,5 @@ class AdversarialTrainerStandardPyTorch(SearchTrainer):
 
         return Objective(terms, None, uses_clean=False, adversary=adversary)
 
-    def _recipe(self) -> dict[str, Any]:
+    def _parameters(self) -> dict[str, Any]:
         return {}

@@ -44,5 +44,5 @@ class AdversarialTrainerTRADESPyTorch(SearchTrainer):
 
         return Objective(terms, self.beta, uses_clean=True, adversary=adversary, two_passes=self.two_passes)
 
-    def _recipe(self) -> dict[str, Any]:
+    def _parameters(self) -> dict[str, Any]:
         return {"beta": self.beta}
