@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -15,9 +15,7 @@ from art_classwise.attacks._loss_attack import LossAttack
 from art_classwise.attacks._problem import Problem
 from art_classwise.errors import InputError, unknown
 
-__all__ = ["LOSSES", "PGD", "LossName"]
-
-LossName = Literal["cross_entropy", "margin", "dlr", "kl"]
+__all__ = ["LOSSES", "PGD"]
 
 # The soft margin at temperature 1 has the cross-entropy's direction, and its gradient doesn't underflow.
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -70,7 +68,7 @@ class PGD(LossAttack):
         eps: Budget = 8 / 255,
         eps_step: Budget | None = None,
         max_iter: int = 20,
-        loss: LossName = "cross_entropy",
+        loss: str = "cross_entropy",
         num_random_init: int = 1,
         targeted: bool = False,
         momentum: float = 0.0,
