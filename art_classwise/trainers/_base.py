@@ -36,6 +36,7 @@ from art_classwise.trainers._objective import Objective, Settings
 from art_classwise.trainers._orders import Shuffled
 from art_classwise.trainers._schedule import Interval, Schedule, Stepper
 from art_classwise.trainers._sources import Generated, Source
+from art_classwise.trainers._step import Step
 from art_classwise.trainers.policies import ClassPolicy
 from art_classwise.trainers.pseudo_labels import PseudoLabels, given_pseudo_labels, training_pseudo_labels
 
@@ -367,8 +368,7 @@ class SearchTrainer(Trainer, abc.ABC):
         shares: torch.Tensor,
         gamma: float = 1.0,
     ) -> pd.DataFrame:
-        classifier, policy = self._classifier, copy.deepcopy(self.class_policy)
-        validation = None
+        classifier, validation = self._classifier, None
         if held_out is not None:
             images, labels = held_out
             order = Shuffled(len(labels), data["batch_size"], None)
@@ -391,22 +391,19 @@ class SearchTrainer(Trainer, abc.ABC):
         with excluded_units(
             *(classifier.model, module, classifier.optimizer, self._excluded, classifier.nb_classes, sample)
         ):
-            training = Training(
+            step = Step(
                 classifier.model,
                 module,
                 classifier.optimizer,
                 objective,
                 self.settings,
-                self._adversary(),
-                self.threat,
-                self._width,
                 classifier.nb_classes,
                 sample,
-                policy,
+                copy.deepcopy(self.class_policy),
                 gamma,
-                Schedule(asked.scheduler, asked.scheduler_interval),
-                asked.keep,
             )
+            schedule = Schedule(asked.scheduler, asked.scheduler_interval)
+            training = Training(step, self._adversary(), self.threat, self._width, schedule, asked.keep)
             try:
                 return training.run(
                     source,

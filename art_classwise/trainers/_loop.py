@@ -22,12 +22,11 @@ from art_classwise.trainers._adversary import Adversary
 from art_classwise.trainers._checkpoint import TrainingFile, history_table, plain
 from art_classwise.trainers._checks import check_budgets
 from art_classwise.trainers._history import ClassCounts, EpochStatistics, Scalars
-from art_classwise.trainers._objective import Objective, Settings
 from art_classwise.trainers._schedule import Schedule
 from art_classwise.trainers._sources import Source
 from art_classwise.trainers._step import Step
 from art_classwise.trainers._weights import WeightAverage, all_finite, share_buffers, snapshot
-from art_classwise.trainers.policies import ClassPolicy, ClassWeights, Scene
+from art_classwise.trainers.policies import ClassWeights, Scene
 
 __all__ = ["Keep", "Training"]
 
@@ -40,18 +39,10 @@ class Training:
     """A training: its network, what is made of it, and how far it is.
 
     Args:
-        model: The network whose weights are trained, on its device.
-        module: Maps images to logits by way of the model.
-        optimizer: Of the model's parameters.
-        objective: What to descend.
-        settings: How.
+        step: The step, and its network.
         validation_adversary: The attack to validate under.
         threat: Norm and radius of the training attack.
         width: Width of the range of images.
-        n_classes: Number of classes.
-        sample: (n, ...) an image or two, on the device.
-        policy: What sets class weights and budgets; changed as the training goes.
-        gamma: Weight of examples with pseudo-labels.
         schedule: When the learning rate changes.
         keep: Which epoch's weights the model has in the end.
 
@@ -61,31 +52,22 @@ class Training:
 
     def __init__(
         self,
-        model: nn.Module,
-        module: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        objective: Objective,
-        settings: Settings,
+        step: Step,
         validation_adversary: Adversary,
         threat: ThreatModel,
         width: float,
-        n_classes: int,
-        sample: Tensor,
-        policy: ClassPolicy | None = None,
-        gamma: float = 1.0,
-        schedule: Schedule | None = None,
+        schedule: Schedule,
         keep: Keep = "last",
     ) -> None:
-        self._model, self._module, self._optimizer = model, module, optimizer
-        self._objective, self._settings, self._validation_adversary = objective, settings, validation_adversary
-        self._n_classes, self._keep, self._schedule = n_classes, keep, schedule or Schedule()
-        self._threat, self._policy, self._device = threat, policy, sample.device
-        self._largest = threat.diameter(width, sample[0].numel())
-        self._step = Step(model, module, optimizer, objective, settings, n_classes, sample, policy, gamma)
-        self._average = None if settings.ema_decay is None else WeightAverage(model, settings.ema_decay)
-        self._fair = None if policy is None else policy.averaging
+        self._step, self._validation_adversary, self._threat = step, validation_adversary, threat
+        self._model, self._optimizer, self._objective = step.model, step.optimizer, step.objective
+        self._policy, self._settings, self._n_classes = step.policy, step.settings, step.n_classes
+        self._schedule, self._keep, self._device = schedule, keep, step.sample.device
+        self._largest = threat.diameter(width, step.sample[0].numel())
+        self._average = None if step.settings.ema_decay is None else WeightAverage(step.model, step.settings.ema_decay)
+        self._fair = None if step.policy is None else step.policy.averaging
         if self._fair is not None:
-            self._average = WeightAverage(model, self._fair.decay, warm_up=False)
+            self._average = WeightAverage(step.model, self._fair.decay, warm_up=False)
         self._epoch = 0
         self._rows: list[dict[str, float]] = []
         self._kept: tuple[float, int, dict[str, Tensor]] | None = None  # score, epoch, weights
@@ -242,7 +224,7 @@ class Training:
             for batch in validation.batches(0):
                 starts = ExampleUniform(derive(self._settings.seed, "validation"), 0, batch.ids)
                 x_adv = self._validation_adversary(searched, batch.x, batch.y, starts)
-                logits, logits_adv = (exact_logits(self._module, x, self._n_classes) for x in (batch.x, x_adv))
+                logits, logits_adv = (exact_logits(self._step.module, x, self._n_classes) for x in (batch.x, x_adv))
                 if self._policy is not None:
                     views = logits_adv.repeat(self._objective.n_views, 1)
                     with torch.no_grad():

@@ -51,7 +51,7 @@ class Step:
         settings: How.
         n_classes: Number of classes.
         sample: (n, ...) an image or two, on the device.
-        policy: What sets class weights and budgets; told of each batch.
+        policy: What sets class weights and budgets; changed as the training goes.
         gamma: Weight of examples with pseudo-labels.
 
     Raises:
@@ -67,12 +67,12 @@ class Step:
         settings: Settings,
         n_classes: int,
         sample: Tensor,
-        policy: ClassPolicy | None,
-        gamma: float,
+        policy: ClassPolicy | None = None,
+        gamma: float = 1.0,
     ) -> None:
-        self._model, self._module, self._optimizer = model, module, optimizer
-        self._objective, self._settings, self._policy, self._gamma = objective, settings, policy, gamma
-        self._n_classes, self._sample = n_classes, sample
+        self.model, self.module, self.optimizer = model, module, optimizer
+        self.objective, self.settings, self.policy, self._gamma = objective, settings, policy, gamma
+        self.n_classes, self.sample = n_classes, sample
         with torch.no_grad(), evaluating(module):
             check_logits(module(sample), len(sample), n_classes)
         self._fast = FastCopy(module, sample, settings.precision, compile=settings.compile, dynamic=False)
@@ -83,7 +83,7 @@ class Step:
 
     def searched(self) -> nn.Module:
         """Return the network of now as attacks search it."""
-        return self._fast.of(self._module)
+        return self._fast.of(self.module)
 
     @contextmanager
     def ready(self) -> Iterator[None]:
@@ -92,84 +92,84 @@ class Step:
         Its modes, requires_grad flags and gradients are as before afterwards.
         """
         with ExitStack() as stack:
-            stack.enter_context(preserved(self._model))
+            stack.enter_context(preserved(self.model))
             # What the optimizer doesn't hold needs no gradient.
-            self._model.requires_grad_(False)
+            self.model.requires_grad_(False)
             for weight in self._trained:
                 weight.requires_grad_()
-            stack.enter_context(synchronised(self._model, self._sample.device))
+            stack.enter_context(synchronised(self.model, self.sample.device))
             if self._fast.channels_last:
-                convolutions = [m.weight for m in self._model.modules() if isinstance(m, nn.Conv2d)]
+                convolutions = [m.weight for m in self.model.modules() if isinstance(m, nn.Conv2d)]
                 if all(w.is_contiguous() for w in convolutions):
-                    layout: Any = self._model.to
+                    layout: Any = self.model.to
                     layout(memory_format=torch.channels_last)
                     stack.callback(layout, memory_format=torch.contiguous_format)
-            network = self._module if _ranks.world() == 1 else self._on_many_devices()
-            if self._settings.compile:  # all batches but the last are of one size
+            network = self.module if _ranks.world() == 1 else self._on_many_devices()
+            if self.settings.compile:  # all batches but the last are of one size
                 network = cast(nn.Module, torch.compile(network, dynamic=False))
             self._network = network
             yield
 
     def _on_many_devices(self) -> nn.Module:
         """Return the module with gradients averaged over all processes, which begin as the main one is."""
-        with torch.enable_grad(), evaluating(self._module):
-            gradients = torch.autograd.grad(self._module(self._sample).sum(), self._trained, allow_unused=True)
+        with torch.enable_grad(), evaluating(self.module):
+            gradients = torch.autograd.grad(self.module(self.sample).sum(), self._trained, allow_unused=True)
         # Buffers aren't shared at each pass: of two passes the second would overwrite what the first still needs.
         arguments = inspect.signature(DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in arguments else "broadcast_buffers"  # by torch's age
         options: dict[str, Any] = {name: False, "find_unused_parameters": any(g is None for g in gradients)}
-        network = DistributedDataParallel(self._module, **options)
-        share_buffers(self._model, as_main=True)
+        network = DistributedDataParallel(self.module, **options)
+        share_buffers(self.model, as_main=True)
         return network
 
     def __call__(self, batch: Batch, epoch: int) -> Stepped:
         """Attack a batch and take one step, in an epoch from 0. Nothing of ours in here waits for the device."""
         x_adv = self._attack(batch, epoch)
-        self._model.train()
-        if self._awp is not None and epoch >= self._settings.awp_warmup:
-            buffers = [b.clone() for b in self._model.buffers()]
+        self.model.train()
+        if self._awp is not None and epoch >= self.settings.awp_warmup:
+            buffers = [b.clone() for b in self.model.buffers()]
             _, weights = self._backward(batch, x_adv, None)
-            for buffer, before in zip(self._model.buffers(), buffers, strict=True):
+            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
                 buffer.copy_(before)  # batch norm has seen this batch once, as without the perturbation
             with self._awp.perturbed():
                 seen, _ = self._backward(batch, x_adv, weights)
         else:
             seen, _ = self._backward(batch, x_adv, None)
-        if self._settings.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self._trained, self._settings.gradient_clip)
-        self._optimizer.step()
+        if self.settings.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self._trained, self.settings.gradient_clip)
+        self.optimizer.step()
         return seen
 
     def _attack(self, batch: Batch, epoch: int) -> Tensor | None:
         """Return the adversarial inputs of a batch, view after view; none in natural training."""
-        if self._objective.adversary is None:
+        if self.objective.adversary is None:
             return None
-        starts = ExampleUniform(derive(self._settings.seed, "starts", epoch), 0, batch.ids)
-        scales = None if self._policy is None else self._policy.class_budgets
+        starts = ExampleUniform(derive(self.settings.seed, "starts", epoch), 0, batch.ids)
+        scales = None if self.policy is None else self.policy.class_budgets
         budgets = None
         if scales is not None:
             budgets = Budgets(scales.radii[batch.y].to(batch.x), scales.steps[batch.y].to(batch.x))
-        return self._objective.adversary(self.searched(), batch.x, batch.y, starts, budgets)
+        return self.objective.adversary(self.searched(), batch.x, batch.y, starts, budgets)
 
     def _backward(
         self, batch: Batch, x_adv: Tensor | None, weights: ClassWeights | None
     ) -> tuple[Stepped, ClassWeights]:
         """Set the gradients, and return what was seen with the class weights; the policy is asked if they're absent."""
-        self._optimizer.zero_grad()
-        n, labelled, objective = len(batch.x), batch.n_labelled, self._objective
+        self.optimizer.zero_grad()
+        n, labelled, objective = len(batch.x), batch.n_labelled, self.objective
         clean, adversarial = self._forward(batch.x, x_adv)
-        logits = None if clean is None else check_logits(clean, n, self._n_classes).float()
+        logits = None if clean is None else check_logits(clean, n, self.n_classes).float()
         if x_adv is None or adversarial is None:
             assert logits is not None
             first_view = attacked = logits
         else:
-            attacked = check_logits(adversarial, n * objective.n_views, self._n_classes).float()
+            attacked = check_logits(adversarial, n * objective.n_views, self.n_classes).float()
             first_view = attacked[:n]
         if weights is None:
             weights = ClassWeights()
-            if self._policy is not None:
+            if self.policy is not None:
                 with torch.no_grad():
-                    weights = self._policy.weigh(batch.y[:labelled], first_view[:labelled].detach())
+                    weights = self.policy.weigh(batch.y[:labelled], first_view[:labelled].detach())
         values = objective.values(logits, attacked, batch.y, weights)
         if labelled < n:
             values = torch.cat([values[:labelled], self._gamma * values[labelled:]])
@@ -180,7 +180,7 @@ class Step:
 
     def _forward(self, x: Tensor, x_adv: Tensor | None) -> tuple[Any, Any]:
         """Return what the network gives for clean and for adversarial images, as far as they are needed."""
-        objective, n = self._objective, len(x)
+        objective, n = self.objective, len(x)
         with _two_or_more(), torch.autocast(x.device.type, torch.bfloat16, enabled=self._fast.bf16):
             if x_adv is None:
                 return self._network(x), None
@@ -190,7 +190,7 @@ class Step:
                 clean = self._network(x)
                 parts = [self._network(view) for view in x_adv.chunk(objective.n_views)]
                 return clean, parts[0] if len(parts) == 1 else torch.cat(parts)
-            both = check_logits(self._network(torch.cat([x, x_adv])), n + len(x_adv), self._n_classes)
+            both = check_logits(self._network(torch.cat([x, x_adv])), n + len(x_adv), self.n_classes)
             return both[:n], both[n:]
 
 

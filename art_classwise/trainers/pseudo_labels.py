@@ -32,6 +32,7 @@ from art_classwise.trainers._loop import Training
 from art_classwise.trainers._objective import Objective, Settings, natural_terms
 from art_classwise.trainers._orders import Shuffled
 from art_classwise.trainers._schedule import Schedule
+from art_classwise.trainers._step import Step
 
 __all__ = [
     "PseudoLabels",
@@ -169,19 +170,10 @@ def make_pseudo_labels(
     order = Shuffled(len(labels), batch_size, seed)
     source = array_source(x, labels, order, augment or Augmentation(seed=seed), device, num_workers)
     with excluded_units(model, module, optimizer, excluded, n_classes, sample):
-        training = Training(
-            model,
-            module,
-            optimizer,
-            objective=Objective(terms, None, uses_clean=True, adversary=None),
-            settings=Settings(seed=seed),
-            validation_adversary=InnerSearch(threat, 1.0, 1, low, high),
-            threat=threat,
-            width=1.0,
-            n_classes=n_classes,
-            sample=sample,
-            schedule=Schedule(CosineAnnealingLR(optimizer, nb_epochs)),
-        )
+        objective = Objective(terms, None, uses_clean=True, adversary=None)
+        step = Step(model, module, optimizer, objective, Settings(seed=seed), n_classes, sample)
+        schedule = Schedule(CosineAnnealingLR(optimizer, nb_epochs))
+        training = Training(step, InnerSearch(threat, 1.0, 1, low, high), threat, 1.0, schedule)
         training.run(source, None, nb_epochs, scalars=Scalars(None), verbose=verbose, name="pseudo-labels")
     with _ranks.alone():
         found = _predicted(module, x_unlabeled, device, n_classes, num_workers)
