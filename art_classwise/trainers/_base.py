@@ -353,10 +353,12 @@ class SearchTrainer(Trainer, abc.ABC):
         images = check_images(x, self._classifier, self.threat)
         return images, check_labels(y, len(images), self._classifier.nb_classes)
 
-    def _adversary(self, search: type[InnerSearch] = InnerSearch, **options: Any) -> Adversary:
+    def _adversary(self, **options: Any) -> Adversary:
+        """Return the attack: with the method's options that of training, without any that of validation."""
         if self.attack is not None:
             return ArtAdversary(self.attack, self._classifier.nb_classes)
         low, high = _estimator.clip_bounds(self._classifier, self._classifier.device)
+        search = self._search if options else InnerSearch
         return search(self.threat, self.eps_step, self.max_iter, low, high, **options)
 
     def _train(
@@ -383,7 +385,7 @@ class SearchTrainer(Trainer, abc.ABC):
                 for group in classifier.optimizer.param_groups:
                     group.setdefault("initial_lr", group["lr"])
         module, sample = _estimator.logits_module(classifier), _estimator.noise(classifier)
-        adversary = self._adversary(self._search, start=self._start, loss=self._ascended, attacked=self._attacked)
+        adversary = self._adversary(start=self._start, loss=self._ascended, attacked=self._attacked)
         objective = self._objective(adversary)
         terms = without_classes(objective.terms, self._excluded, classifier.nb_classes, classifier.device)
         objective = replace(objective, terms=terms)
