@@ -34,6 +34,7 @@ PACKAGES = [
         "report.figures",
         "trainers",
         "trainers.policies",
+        "trainers.recipes",
         "zoo",
     )
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import subprocess
 import sys
@@ -32,6 +34,12 @@ def test_public_names_are_there():
         assert getattr(acw, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Claswise'"):
         _ = acw.Claswise
+
+
+def test_public_names_are_the_same_for_import_for_type_checkers_and_for_export():
+    imports = [n for n in ast.walk(ast.parse(inspect.getsource(acw))) if isinstance(n, ast.ImportFrom)]
+    seen = {alias.name for n in imports if n.module.startswith("art_classwise") for alias in n.names}
+    assert seen == {*acw._HOMES, *acw._MODULES} == set(acw.__all__) - {"__version__"}
 
 
 def test_every_public_name_is_documented():

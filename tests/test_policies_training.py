@@ -19,7 +19,7 @@ from torch import nn
 
 import art_classwise as acw
 from art_classwise import InputError
-from art_classwise.trainers import _loop
+from art_classwise.trainers._step import Step
 from art_classwise.trainers.policies import CFA, CFOL, DAFA, FAAL, FRL, WAT, Fixed
 
 STANDARD, TRADES, MART, BAT = METHODS = (
@@ -361,14 +361,14 @@ def test_natural_training_is_weighted_by_what_is_seen_of_clean_images(policy):
     classifier = make_classifier()
     trainer = NATURAL(classifier, class_policy=policy, **SMALL)
     seen, batches = Seen(trainer), []
-    step = _loop.Training._step
+    step = Step.__call__
 
     def watched(self, batch, *rest):
         batches.append((batch.x.clone(), batch.y.clone(), batch.x.clone(), None))
         return step(self, batch, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_loop.Training, "_step", watched)
+        patch.setattr(Step, "__call__", watched)
         history = trainer.fit(*TRAIN, batch_size=BATCH, nb_epochs=3, validation_data=VALIDATION)
     assert not seen.training
     seen.training = batches

@@ -28,7 +28,9 @@ import art_classwise as acw
 from art_classwise import InputError, _ranks
 from art_classwise.datasets import LazyImages
 from art_classwise.trainers import trained_weights
-from art_classwise.trainers._data import Augmentation, Resident, Shuffled
+from art_classwise.trainers._augmentation import Augmentation
+from art_classwise.trainers._orders import Shuffled
+from art_classwise.trainers._sources import Resident
 from art_classwise.trainers._weights import synchronised
 
 METHODS = {

@@ -18,7 +18,10 @@ import art_classwise as acw
 from art_classwise import InputError
 from art_classwise.datasets.dataset import LazyImages
 from art_classwise.trainers import _data
-from art_classwise.trainers._data import Augmentation, Resident, Shuffled, Streamed, array_source
+from art_classwise.trainers._augmentation import Augmentation
+from art_classwise.trainers._data import array_source
+from art_classwise.trainers._orders import Shuffled
+from art_classwise.trainers._sources import Resident, Streamed
 
 CPU = torch.device("cpu")
 NONE = Augmentation()

@@ -23,9 +23,9 @@ import art_classwise as acw
 from art_classwise import InputError, losses
 from art_classwise._state import evaluating
 from art_classwise.datasets import LazyImages
-from art_classwise.trainers import _base, _data, make_pseudo_labels, trained_weights
-from art_classwise.trainers._data import Shuffled, Walked
+from art_classwise.trainers import _data, make_pseudo_labels, pseudo_labels, trained_weights
 from art_classwise.trainers._images import check_images
+from art_classwise.trainers._orders import Shuffled, Walked
 from art_classwise.trainers.policies import Fixed
 from art_classwise.trainers.pseudo_labels import PseudoLabels, read_pseudo_labels
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The pseudo-labels have a mean co
 def few_steps():
     """Pseudo-labels are made in the training's own number of epochs, however few steps these are."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(_base, "_LEAST_STEPS", 1)
+        patched.setattr(pseudo_labels, "_LEAST_STEPS", 1)
         yield
 
 
@@ -622,8 +622,8 @@ def test_few_labels_are_passed_over_until_there_were_a_thousand_steps(monkeypatc
         asked.append(options["nb_epochs"])
         raise InputError("enough")
 
-    monkeypatch.setattr(_base, "_LEAST_STEPS", 1000)
-    monkeypatch.setattr(_base, "make_pseudo_labels", refuse)
+    monkeypatch.setattr(pseudo_labels, "_LEAST_STEPS", 1000)
+    monkeypatch.setattr(pseudo_labels, "make_pseudo_labels", refuse)
     x, y = (values[:40] for values in labelled)
     for epochs in (3, 700):
         with pytest.raises(InputError, match="enough"):
@@ -635,7 +635,7 @@ def test_labels_that_will_be_wrong_are_warned_of(monkeypatch, labelled, unlabell
     x, y = labelled
     for confidence, said in ((0.49, True), (0.51, False)):
         made = PseudoLabels(unlabelled[1], np.full(len(unlabelled[1]), confidence, np.float32), 10)
-        monkeypatch.setattr(_base, "make_pseudo_labels", lambda *_, made=made, **__: made)
+        monkeypatch.setattr(pseudo_labels, "make_pseudo_labels", lambda *_, made=made, **__: made)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             TRADES(make(), **SMALL).fit(x, y, nb_epochs=1, x_unlabeled=unlabelled[0])
@@ -777,7 +777,7 @@ def test_a_killed_training_goes_on_to_the_same_bits_with_the_pseudo_labels_it_ha
         run(labelled, unlabelled, tmp_path, resume=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pseudo_labels.npz", "training.pt"]
     monkeypatch.setattr(Stop, "after", None)
-    monkeypatch.setattr(_base, "make_pseudo_labels", refuse)
+    monkeypatch.setattr(pseudo_labels, "make_pseudo_labels", refuse)
     check_same(run(labelled, unlabelled, tmp_path), whole[0])
     for name, value in trained_weights(tmp_path).items():
         assert torch.equal(value, trained_weights(whole[1])[name])
@@ -804,7 +804,7 @@ def test_a_training_killed_before_its_first_step_has_its_pseudo_labels(
         patch.setattr(_data.Mixed, "batches", killed)
         with pytest.raises(KeyboardInterrupt):
             run(labelled, unlabelled, tmp_path)
-    monkeypatch.setattr(_base, "make_pseudo_labels", refuse)
+    monkeypatch.setattr(pseudo_labels, "make_pseudo_labels", refuse)
     check_same(run(labelled, unlabelled, tmp_path), whole[0])
 
 
@@ -953,7 +953,7 @@ BAD = [
 @pytest.mark.parametrize(("changed", "says"), BAD)
 def test_bad_input_is_named_before_pseudo_labels_are_made(changed, says, labelled, unlabelled, monkeypatch):
     """They may take hours."""
-    monkeypatch.setattr(_base, "make_pseudo_labels", refuse)
+    monkeypatch.setattr(pseudo_labels, "make_pseudo_labels", refuse)
     classifier = make(linear)
     before = weights(classifier)
     given = {"batch_size": 32, "nb_epochs": 1, "x_unlabeled": unlabelled[0]}

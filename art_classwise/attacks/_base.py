@@ -1,12 +1,9 @@
-"""What all attacks that run the search share: ART's contract around it."""
+"""What all attacks that run the search share: ART's interface around it."""
 
 from __future__ import annotations
 
 import abc
-import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,76 +15,30 @@ from art.estimators.estimator import BaseEstimator, LossGradientsMixin
 from art.estimators.pytorch import PyTorchEstimator
 from torch import Tensor, nn
 
-from art_classwise import _estimator, losses
+from art_classwise import _estimator
 from art_classwise._labels import check_labels
 from art_classwise._passes import Passes
-from art_classwise._progress import progress
-from art_classwise._state import evaluating, float32, preserved
+from art_classwise._state import float32
 from art_classwise.attacks import _budgets
 from art_classwise.attacks._budgets import Budget
+from art_classwise.attacks._checks import check_finite
 from art_classwise.attacks._fast import Precision, check_precision, fast_module
+from art_classwise.attacks._problem import Found, Problem, WithoutClasses, broadcast_mask
 from art_classwise.attacks._random import ExampleUniform
 from art_classwise.attacks._search import Loss, Observer, SearchResult, Solved, not_finite, search
-from art_classwise.errors import GradientMaskingWarning, InputError, check_positive, check_seed, check_whole
-from art_classwise.threat import ThreatModel, per_example
+from art_classwise.errors import InputError, check_positive, check_seed, check_whole
+from art_classwise.threat import ThreatModel
 
-__all__ = ["Found", "LossAttack", "Problem", "SearchAttack", "check_finite", "warn_of_zero_gradients"]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What one call of an attack is about, checked: the examples, and the network in two forms.
-
-    Attributes:
-        exact: The network; verdicts are its, in float32.
-        fast: The network as it is searched on.
-        images: (n, ...) float32.
-        labels: (n,) int64, or nothing.
-        ids: (n,) int64, the examples' numbers.
-        mask: Broadcast to ``images``, or nothing.
-        low: Lower bound of the box.
-        high: Upper bound of the box.
-        device: Where the network lies.
-        n_classes: Number of logits.
-        n_excluded: Number of classes that were taken out: their logits are minus infinity.
-    """
-
-    exact: nn.Module
-    fast: nn.Module
-    images: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64] | None
-    ids: npt.NDArray[np.int64]
-    mask: npt.NDArray[np.float32] | None
-    low: Tensor
-    high: Tensor
-    device: torch.device
-    n_classes: int
-    n_excluded: int = 0
-
-    def on_device(self, rows: Any, array: npt.NDArray[Any] | None = None) -> Tensor:
-        """Return rows of an array, of the images if none is given, where the network lies."""
-        return torch.from_numpy(np.ascontiguousarray((self.images if array is None else array)[rows])).to(self.device)
-
-    def logits(self, x: Tensor) -> Tensor:
-        """Return float32 logits (m, C) of points x (m, ...), for a verdict."""
-        return _estimator.exact_logits(self.exact, x, self.n_classes)
-
-    @torch.no_grad()
-    def quick_logits(self, x: Tensor) -> Tensor:
-        """Return the fast network's logits (m, C) of points x (m, ...)."""
-        with evaluating(self.fast):
-            return _estimator.check_logits(self.fast(x), len(x), self.n_classes)
-
-    def label(self, rows: npt.NDArray[np.intp], x: Tensor) -> Tensor:
-        """Return the labels (m,) of rows of the images, x; without labels, what the network takes them for."""
-        return self.logits(x).argmax(1) if self.labels is None else self.on_device(rows, self.labels)
+__all__ = ["SearchAttack"]
 
 
 class SearchAttack(EvasionAttack, abc.ABC):
     """A gradient attack: the search behind ART's interface.
 
-    Parameters bear ART's names. Random starts depend on ``seed``, the restart and the example's number
-    alone, so neither the batch size nor the examples around it change what an example meets.
+    Parameters bear ART's names, and are those of :class:`art_classwise.PGD`. A subclass with parameters of its own sets
+    them, calls this constructor, which checks all, and names them in ``attack_params``. Random starts depend on
+    ``seed``, the restart and the example's number alone, so neither the batch size nor the examples around it change
+    what an example meets.
 
     Attributes:
         zero_gradient: (n,) bool, once it has run: whether the example's gradient was all zero or not
@@ -118,20 +69,20 @@ class SearchAttack(EvasionAttack, abc.ABC):
         self,
         estimator: Any,
         *,
-        norm: float | str,
-        eps: Budget,
-        eps_step: Budget | None,
-        max_iter: int,
-        num_random_init: int,
-        targeted: bool,
-        momentum: float,
-        early_stop: bool,
-        batch_size: int,
-        seed: int,
-        precision: Precision,
-        compile: bool,
-        summary_writer: Any,
-        verbose: bool,
+        norm: float | str = np.inf,
+        eps: Budget = 8 / 255,
+        eps_step: Budget | None = None,
+        max_iter: int = 20,
+        num_random_init: int = 1,
+        targeted: bool = False,
+        momentum: float = 0.0,
+        early_stop: bool = False,
+        batch_size: int = 128,
+        seed: int = 0,
+        precision: Precision = "auto",
+        compile: bool = False,
+        summary_writer: Any = False,
+        verbose: bool = True,
     ) -> None:
         super().__init__(estimator=estimator, summary_writer=summary_writer)
         self.norm = norm
@@ -148,6 +99,7 @@ class SearchAttack(EvasionAttack, abc.ABC):
         self.compile = compile
         self.verbose = verbose
         self.zero_gradient: npt.NDArray[np.bool_] = np.zeros(0, dtype=bool)
+        self._check_params()
 
     @property
     def threat(self) -> ThreatModel:
@@ -183,12 +135,12 @@ class SearchAttack(EvasionAttack, abc.ABC):
             model = fast_module(estimator.model, sample, self.precision, compile=self.compile)
             fast = exact if model is estimator.model else Passes(_estimator.logits_module(estimator, model))
         return Problem(
-            exact=_Without(exact, excluded, device) if excluded else exact,
-            fast=_Without(fast, excluded, device) if excluded else fast,
+            exact=WithoutClasses(exact, excluded, device) if excluded else exact,
+            fast=WithoutClasses(fast, excluded, device) if excluded else fast,
             images=images,
             labels=None if y is None else check_labels(y, len(images), estimator.nb_classes),
             ids=ids.astype(np.int64),
-            mask=None if given["mask"] is None else _broadcast_mask(np.asarray(given["mask"]), images.shape),
+            mask=None if given["mask"] is None else broadcast_mask(np.asarray(given["mask"]), images.shape),
             low=low,
             high=high,
             device=device,
@@ -324,186 +276,3 @@ class SearchAttack(EvasionAttack, abc.ABC):
                 "Budgets by class refer to the true labels, which a targeted attack isn't given: "
                 "give an array with one number per example."
             )
-
-
-class LossAttack(SearchAttack):
-    """One search per restart, ascending a loss of the labels, which a subclass names."""
-
-    @abc.abstractmethod
-    def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Return what an untargeted search ascends, (n,)."""
-
-    def _compared(self, problem: Problem, x: Tensor, y: Tensor) -> Tensor:
-        """Return what the loss compares logits with, (n, ...): the labels, unless a subclass says otherwise."""
-        return y
-
-    def generate(
-        self, x: npt.NDArray[Any], y: npt.NDArray[Any] | None = None, **kwargs: Any
-    ) -> npt.NDArray[np.float32]:
-        """Return adversarial examples: the last iterate, or of several restarts the most wrong one.
-
-        With ``early_stop`` the first iterate that succeeds, x itself before all.
-
-        Args:
-            x: (n, ...) examples within the estimator's ``clip_values``.
-            y: True labels, or target labels if ``targeted``: indices (n,) or one-hot (n, C). If absent, an
-                untargeted attack moves away from the model's own predictions.
-            **kwargs: ``mask``, broadcastable to x: where it is 0 an example stays as it is.
-                ``example_ids``, (n,) ints: numbers of the examples in a larger set, for their random starts.
-
-        Returns:
-            float32, of the shape of x.
-
-        Raises:
-            InputError: Labels are missing for a targeted attack, or out of range, or of another length; x is
-                empty, not finite or outside ``clip_values``; the mask or a budget doesn't broadcast; the radius
-                covers the whole box; the model doesn't return finite logits (n, C).
-        """
-        problem = self._problem(x, y, kwargs)
-        if problem.labels is None and self.targeted:
-            raise InputError("A targeted attack needs the target labels: generate(x, y).")
-        found = np.empty_like(problem.images)
-        self.zero_gradient = np.zeros(len(found), dtype=bool)
-        begins = range(0, len(found), self.batch_size)
-        with preserved(self.estimator.model):  # ART's summary writer changes its mode
-            for begin in progress(begins, desc=type(self).__name__, leave=False, shown=self.verbose):
-                rows = np.arange(begin, min(begin + self.batch_size, len(found)))
-                batch = problem.on_device(rows)
-                x_adv, zero = self._attack(problem, rows, batch, problem.label(rows, batch))
-                found[rows], self.zero_gradient[rows] = x_adv.cpu().numpy(), zero.cpu().numpy()
-        if self.summary_writer is not None:
-            self.summary_writer.reset()
-        warn_of_zero_gradients(self.zero_gradient)
-        return found
-
-    def _attack(self, problem: Problem, rows: npt.NDArray[np.intp], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Attack rows of the images, x (m, ...), away from y or towards it; return points, and zero gradients (m,)."""
-
-        def ascended(logits: Tensor, compared: Tensor) -> Tensor:
-            loss = self._loss(_estimator.check_logits(logits, len(compared), problem.n_classes), compared)
-            return -loss if self.targeted else loss
-
-        def solves(logits: Tensor, these: Tensor) -> Tensor:
-            hit = logits.argmax(1) == y[these]
-            return hit if self.targeted else ~hit
-
-        def wrongness(logits: Tensor, these: Tensor) -> Tensor:
-            """Return what restarts compete for: above 0 if and only if the attack succeeded."""
-            margin = losses.margin(logits, y[these]) * (-1 if self.targeted else 1)
-            # Equal logits make a margin of 0, whichever of them the prediction is.
-            return torch.where(solves(logits, these), margin.clamp_min(_TINY), margin)
-
-        left, compared = torch.arange(len(x), device=x.device), self._compared(problem, x, y)
-        best, value = x.clone(), torch.full((len(x),), -torch.inf, device=x.device)
-        zero = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        restarts = max(1, self.num_random_init)
-        solved = zero.clone()
-        if self.early_stop:
-            # What is wrong already stays as it is; a fast network says whose turn it is to be looked at exactly.
-            claimed = left
-            if problem.fast is not problem.exact:
-                (claimed,) = solves(problem.quick_logits(x), left).nonzero(as_tuple=True)
-            solved[claimed] = solves(self._exact(problem, rows, x, claimed), claimed)
-        for restart in range(restarts):
-            if self.early_stop:
-                (left,) = (~solved).nonzero(as_tuple=True)  # the host waits, once per restart, to attack no others
-                if len(left) == 0:
-                    break
-            found = self._search(
-                problem,
-                rows[left.cpu().numpy()] if self.early_stop else rows,
-                x[left],
-                y[left],
-                compared[left],
-                ascended,
-                solved=partial(_among, solves, left),
-                early_stop=self.early_stop,
-                judge=restarts > 1,
-                restart=restart,
-            )
-            zero[left] |= found.zero_gradient
-            if found.logits is None:
-                best[left] = found.x_adv
-                break
-            new = wrongness(found.logits, left)
-            better = new > value[left]
-            best[left] = torch.where(per_example(better, x), found.x_adv, best[left])
-            value[left] = torch.where(better, new, value[left])
-            solved[left] = new > 0
-        return best, zero
-
-
-@dataclass(frozen=True)
-class Found:
-    """What one search found for m examples.
-
-    Attributes:
-        x_adv: (m, ...) points.
-        zero_gradient: (m,) bool.
-        logits: (m, C) exact logits of the points, if they were asked for.
-    """
-
-    x_adv: Tensor
-    zero_gradient: Tensor
-    logits: Tensor | None
-
-
-_MANY_ZEROS = 0.05
-
-
-_TINY = float(np.finfo(np.float32).tiny)
-
-
-def _among(solves: Solved, left: Tensor, logits: Tensor, these: Tensor) -> Tensor:
-    """Ask for rows counted among those left."""
-    return solves(logits, left[these])
-
-
-class _Without(nn.Module):
-    """A network without some of its classes: their logits are -inf."""
-
-    excluded: Tensor
-
-    def __init__(self, module: nn.Module, excluded: tuple[int, ...], device: torch.device) -> None:
-        super().__init__()
-        self.module = module
-        self.register_buffer("excluded", torch.tensor(excluded, device=device))  # there, once, and not at each step
-
-    def forward(self, x: Tensor) -> Any:
-        logits = self.module(x)
-        if not isinstance(logits, Tensor) or logits.dim() != 2:
-            return logits  # the search will say what it is
-        return logits.index_fill(1, self.excluded, -torch.inf)
-
-
-def warn_of_zero_gradients(zero_gradient: npt.NDArray[np.bool_]) -> None:
-    """Warn if many of the examples attacked (m,) met a gradient that shows no way."""
-    share = float(zero_gradient.mean()) if len(zero_gradient) else 0.0
-    if share >= _MANY_ZEROS:
-        warnings.warn(
-            f"{share:.0%} of the examples met a gradient that was zero or not finite: a sign of masked gradients. "
-            "The network may be weaker than it looks: see the attack's `zero_gradient`, try Square or a transfer.",
-            GradientMaskingWarning,
-            stacklevel=3,
-        )
-
-
-def check_finite(no_logits: Tensor, ids: npt.NDArray[Any]) -> None:
-    """Check that no example of these numbers (m,) was given logits that aren't finite (m,).
-
-    Raises:
-        InputError: One was; the first is named.
-    """
-    if bool(no_logits.any()):  # the host waits, once per search
-        first = int(ids[no_logits.cpu().numpy()].min())
-        raise InputError(
-            f"The model returns logits that are not finite, first for example {first}: "
-            "look for a division or a logarithm in it that meets 0."
-        )
-
-
-def _broadcast_mask(mask: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    try:
-        return np.broadcast_to(mask.astype(np.float32), shape)
-    except ValueError:
-        raise InputError(f"A mask of shape {mask.shape} doesn't broadcast to x of shape {shape}.") from None

@@ -20,7 +20,7 @@ def rebind(attack: Any, estimator: Any) -> Any:
     """
     if attack.estimator is estimator:
         return attack
-    known = list(inspect.signature(type(attack).__init__).parameters)[2:]  # without self and the estimator
+    known = _parameters(type(attack))
     values = {
         name: _within(getattr(attack, name), attack.estimator, estimator)
         for name in attack.attack_params
@@ -36,6 +36,19 @@ def rebind(attack: Any, estimator: Any) -> Any:
             "give a function from a classifier to the attack on it, by name, "
             f'such as {{"mine": lambda c: {type(attack).__name__}(c, ...)}}.'
         ) from error
+
+
+def _parameters(kind: type) -> set[str]:
+    """Return what a class's constructor takes by name after the estimator; its bases', too, where it hands on more."""
+    names: set[str] = set()
+    for base in kind.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters
+        names.update(list(parameters)[2:])  # without self and the estimator
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+            break
+    return names
 
 
 def _within(value: Any, old: Any, new: Any) -> Any:

@@ -22,7 +22,7 @@ from art_classwise._labels import check_labels
 from art_classwise._passes import Passes
 from art_classwise._progress import progress
 from art_classwise._state import evaluating, float32, frozen, no_seed_for_cuda, preserved, preserved_random_state
-from art_classwise.attacks._base import check_finite, warn_of_zero_gradients
+from art_classwise.attacks._checks import check_finite, warn_of_zero_gradients
 from art_classwise.attacks._fab import FABAttack_PT
 from art_classwise.attacks._fast import Precision, check_precision, fast_module
 from art_classwise.attacks._search import shows_no_way

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,17 +21,18 @@ from art_classwise._estimator import check_logits
 from art_classwise._progress import progress
 from art_classwise._state import preserved, preserved_random_state
 from art_classwise.attacks import _budgets
-from art_classwise.attacks._base import Found, Problem, SearchAttack, check_finite, warn_of_zero_gradients
+from art_classwise.attacks._base import SearchAttack
+from art_classwise.attacks._block import Block, column
 from art_classwise.attacks._budgets import Budget
+from art_classwise.attacks._checks import warn_of_zero_gradients
 from art_classwise.attacks._fast import Precision
+from art_classwise.attacks._problem import Found, Problem
 from art_classwise.attacks._rebind import rebind
-from art_classwise.attacks._search import not_finite
-from art_classwise.errors import InputError, check_whole, unknown
+from art_classwise.attacks._targets import Targets, check_classes, check_targets
+from art_classwise.errors import InputError, unknown
 
-__all__ = ["ClassWiseAttack", "Targets"]
+__all__ = ["ClassWiseAttack"]
 
-Targets: TypeAlias = str | int | Sequence[int] | npt.NDArray[Any]
-"""``"all"``, a number of nearest classes, classes, or (C, C) bool: who may be sent where."""
 
 _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": lambda logits, pair: -losses.soft_margin(logits, pair[:, 1]),
@@ -104,6 +104,10 @@ class ClassWiseAttack(SearchAttack):
     ) -> None:
         if attack is not None:
             self._estimator_requirements: tuple[type, ...] = (BaseEstimator, ClassifierMixin)
+        self.targets = targets
+        self.excluded = excluded
+        self.loss = loss
+        self.attack = attack
         super().__init__(
             estimator,
             norm=norm,
@@ -111,7 +115,6 @@ class ClassWiseAttack(SearchAttack):
             eps_step=eps_step,
             max_iter=max_iter,
             num_random_init=num_random_init,
-            targeted=False,
             momentum=momentum,
             early_stop=True,
             batch_size=batch_size,
@@ -121,11 +124,6 @@ class ClassWiseAttack(SearchAttack):
             summary_writer=summary_writer,
             verbose=verbose,
         )
-        self.targets = targets
-        self.excluded = excluded
-        self.loss = loss
-        self.attack = attack
-        self._check_params()
 
     def generate(
         self, x: npt.NDArray[Any], y: npt.NDArray[Any] | None = None, **kwargs: Any
@@ -180,9 +178,9 @@ class ClassWiseAttack(SearchAttack):
         with kept:
             for begin in progress(begins, desc=type(self).__name__, leave=False, shown=self.verbose):
                 rows = np.arange(begin, min(begin + self.batch_size, len(found)))
-                block = _Block(problem, rows, self._allowed)
+                block = Block(problem, rows, self.targets, self.excluded)
                 for restart in range(max(1, self.num_random_init) if attack is None else 1):
-                    for examples, targets in block.jobs(self.targets, self.batch_size, every_target=every_target):
+                    for examples, targets in block.jobs(self.batch_size, every_target=every_target):
                         if attack is None:
                             moved = self._moved(problem, block, examples, targets, restart, every_target=every_target)
                         else:
@@ -198,7 +196,7 @@ class ClassWiseAttack(SearchAttack):
     def _moved(
         self,
         problem: Problem,
-        block: _Block,
+        block: Block,
         examples: Tensor,
         targets: Tensor,
         restart: int,
@@ -213,7 +211,7 @@ class ClassWiseAttack(SearchAttack):
 
         def solved(logits: Tensor, these: Tensor) -> Tensor:
             prediction = logits.argmax(1)
-            return prediction == targets[these] if every_target else _of(allowed[these], prediction)
+            return prediction == targets[these] if every_target else column(allowed[these], prediction)
 
         y = block.y[examples]
         return self._search(
@@ -229,7 +227,7 @@ class ClassWiseAttack(SearchAttack):
             restart=restart,
         )
 
-    def _replaced(self, problem: Problem, block: _Block, examples: Tensor, targets: Tensor, attack: Any) -> Found:
+    def _replaced(self, problem: Problem, block: Block, examples: Tensor, targets: Tensor, attack: Any) -> Found:
         """Let the attack that was given do it, and bring what it returns into ball, box and mask."""
         rows, x = block.rows[examples.cpu().numpy()], block.x[examples]
         one_hot = np.eye(problem.n_classes, dtype=np.float32)[targets.cpu().numpy()]
@@ -262,34 +260,6 @@ class ClassWiseAttack(SearchAttack):
         )
         return rebind(self.attack, masked)
 
-    def _allowed(self, y: Tensor, n_classes: int) -> Tensor:
-        """Return (m, C) bool: the classes that examples with labels y (m,) may be moved into."""
-        allowed = torch.ones(len(y), n_classes, dtype=torch.bool, device=y.device)
-        if not isinstance(self.targets, (str, numbers.Integral)):
-            array = np.asarray(self.targets)
-            if array.ndim == 2:
-                allowed = torch.from_numpy(array.astype(bool)).to(y.device)[y]
-            else:
-                own = np.isin(y.cpu().numpy(), array)
-                if own.any():
-                    label = int(y[int(own.argmax())])
-                    raise InputError(
-                        f"Class {label} is a target, but also the label of an example: moving an example into its own "
-                        "class would make the model look better, not worse. Leave those examples out, or give a (C, C) "
-                        "boolean matrix of who may be sent where, its diagonal False."
-                    )
-                allowed = torch.zeros_like(allowed)
-                allowed[:, torch.from_numpy(array.astype(np.int64)).to(y.device)] = True
-        if self.excluded:
-            gone = torch.tensor([int(k) for k in self.excluded], device=y.device)
-            if bool(torch.isin(y, gone).any()):
-                raise InputError(
-                    f"Examples of the excluded class {int(y[torch.isin(y, gone)][0])} can't be attacked: a model "
-                    "without that class has no right answer for them. Leave them out of x."
-                )
-            allowed[:, gone] = False
-        return allowed.scatter(1, y[:, None], False)
-
     def _check_params(self) -> None:
         super()._check_params()
         n_classes = self.estimator.nb_classes
@@ -300,45 +270,12 @@ class ClassWiseAttack(SearchAttack):
                 "`attack` must be a targeted ART evasion attack, made with targeted=True, "
                 f"but got {type(self.attack).__name__}."
             )
-        excluded = _classes("excluded", self.excluded, n_classes)
+        excluded = check_classes("excluded", self.excluded, n_classes)
         if self.loss == "dlr" and n_classes - len(excluded) < 4:
             raise InputError('The loss "dlr" compares four classes: with fewer take "cross_entropy" or "margin".')
         if n_classes - len(excluded) < 2:
             raise InputError("`excluded` leaves fewer than two classes: there is nowhere to move an example.")
-        if isinstance(self.targets, str):
-            if self.targets != "all":
-                raise InputError(f'`targets` must be "all", a number, classes or a matrix, but got {self.targets!r}.')
-        elif isinstance(self.targets, numbers.Integral):
-            check_whole("targets", self.targets, 1)
-        else:
-            try:
-                array = np.asarray(self.targets)
-            except ValueError:
-                raise InputError(
-                    f"`targets` must be classes or a matrix, but its rows differ: {self.targets!r}."
-                ) from None
-            self._check_targets(array, excluded, n_classes)
-
-    def _check_targets(self, array: npt.NDArray[Any], excluded: list[int], n_classes: int) -> None:
-        if array.ndim == 2:
-            if array.shape != (n_classes, n_classes) or array.dtype != bool:
-                raise InputError(
-                    f"`targets` as a matrix must be boolean of shape ({n_classes}, {n_classes}), row by true class, "
-                    f"but is {array.dtype} of shape {array.shape}."
-                )
-            own = array.diagonal()
-            if own.any():
-                raise InputError(
-                    f"`targets` sends class {int(own.argmax())} into itself, which would make the model look better, "
-                    "not worse: its diagonal must be False."
-                )
-            gone = [k for k in excluded if array[:, k].any()]
-        else:
-            gone = sorted(set(excluded) & set(_classes("targets", self.targets, n_classes)))
-            if array.size == 0:
-                raise InputError("`targets` names no class: name at least one.")
-        if gone:
-            raise InputError(f"Class {gone[0]} is both a target and excluded.")
+        check_targets(self.targets, excluded, n_classes)
 
 
 class _Finite(nn.Module):
@@ -350,92 +287,3 @@ class _Finite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.nan_to_num(self.module(x), nan=torch.nan, posinf=torch.inf, neginf=-1e4)
-
-
-class _Block:
-    """A batch of examples, and what has been found for them so far.
-
-    Attributes:
-        rows: (m,) of the problem's images.
-        x: (m, ...) these.
-        y: (m,) their labels.
-        allowed: (m, C) bool, where they may be moved.
-        reached: (m, C) bool, where they have been moved.
-        best: (m, ...) the points that come nearest to a target.
-        zero_gradient: (m,) bool.
-    """
-
-    def __init__(self, problem: Problem, rows: npt.NDArray[np.intp], allowed: Callable[[Tensor, int], Tensor]) -> None:
-        self.rows = rows
-        self.x = problem.on_device(rows)
-        self.clean = problem.logits(self.x)
-        self._ids, self._n_excluded = problem.ids[rows], problem.n_excluded
-        self.y = self.clean.argmax(1) if problem.labels is None else problem.on_device(rows, problem.labels)
-        self.allowed = allowed(self.y, problem.n_classes)
-        self.reached = torch.zeros_like(self.allowed)
-        self.best = self.x.clone()
-        self.zero_gradient = torch.zeros_like(self.y, dtype=torch.bool)
-        self._nearness = torch.full_like(self.y, -torch.inf, dtype=torch.float32)
-        self.add(torch.arange(len(rows), device=self.y.device), Found(self.x, self.zero_gradient, self.clean))
-
-    def jobs(self, targets: Targets, batch_size: int, *, every_target: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give batches of (examples, targets) still to be searched for, nearest targets first.
-
-        Args:
-            targets: If a number, only so many nearest ones.
-            batch_size: Pairs per batch.
-            every_target: Whether an example goes on with its other targets once it has reached one.
-        """
-        count = int(self.allowed.sum(1).max())
-        count = min(count, int(targets)) if isinstance(targets, numbers.Integral) else count
-        ranked = self.clean.masked_fill(~self.allowed, -torch.inf).topk(count, dim=1).indices
-        real = self.allowed.gather(1, ranked).T.cpu().numpy()
-        examples = np.broadcast_to(np.arange(len(self.rows)), real.shape)[real]
-        classes = ranked.T.cpu().numpy()[real]
-        at = 0
-        while at < len(examples):
-            reached = self.reached.cpu().numpy()  # the host waits, once per batch: who is done makes room for others
-            done = reached[examples, classes] if every_target else reached[examples].any(axis=1)
-            chosen = at + np.flatnonzero(~done[at:])[:batch_size]
-            if len(chosen) == 0:
-                return
-            at = int(chosen[-1]) + 1
-            device = self.y.device
-            yield torch.from_numpy(examples[chosen]).to(device), torch.from_numpy(classes[chosen]).to(device)
-
-    def add(self, examples: Tensor, found: Found) -> None:
-        """Take note of points found for examples (k,), one of them perhaps several times."""
-        assert found.logits is not None
-        check_finite(not_finite(found.logits, self._n_excluded), self._ids[examples.cpu().numpy()])
-        allowed, prediction = self.allowed[examples], found.logits.argmax(1)
-        hit, was_reached = _of(allowed, prediction), self.reached.any(1)
-        self.zero_gradient[examples[found.zero_gradient]] = True
-        towards = found.logits.masked_fill(~allowed, -torch.inf).amax(1)
-        nearness = towards - found.logits.masked_fill(allowed, -torch.inf).amax(1)
-        # The first that reached a target stands, in the order of the jobs, whatever the batches they came in.
-        order = torch.arange(len(examples), device=examples.device)
-        rank = torch.where(hit, torch.inf, nearness)
-        nearest = self._nearness.scatter_reduce(0, examples, rank, "amax")
-        level = (rank == nearest[examples]) & (rank > self._nearness[examples]) & ~was_reached[examples]
-        late = torch.full_like(self.y, len(examples))
-        first = late.scatter_reduce(0, examples, torch.where(level, order, len(examples)), "amin")
-        chosen = level & (order == first[examples])
-        self.best[examples[chosen]] = found.x_adv[chosen]
-        self._nearness = nearest
-        self.reached[examples[hit], prediction[hit]] = True
-
-
-def _of(values: Tensor, columns: Tensor) -> Tensor:
-    return values.gather(1, columns[:, None])[:, 0]
-
-
-def _classes(name: str, given: object, n_classes: int) -> list[int]:
-    """Return class numbers as a list, if they are such."""
-    array = np.asarray(given)
-    whole = array.ndim == 1 and (array.size == 0 or np.issubdtype(array.dtype, np.integer))
-    if not whole or (array.size and (array.min() < 0 or array.max() >= n_classes)):
-        raise InputError(f"`{name}` must be a list of classes from 0 to {n_classes - 1}, but got {given!r}.")
-    repeated = sorted({int(k) for k in array if (array == k).sum() > 1})
-    if repeated:
-        raise InputError(f"`{name}` names class {repeated[0]} twice.")
-    return [int(k) for k in array]

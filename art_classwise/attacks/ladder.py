@@ -14,7 +14,7 @@ from art.attacks.attack import EvasionAttack
 from art_classwise.attacks._fast import Precision
 from art_classwise.attacks._rebind import rebind
 from art_classwise.attacks.autoattack import MEMBERS, AutoAttack
-from art_classwise.attacks.pgd import PGD
+from art_classwise.attacks.pgd import LOSSES, PGD
 from art_classwise.attacks.temperature_pgd import TemperaturePGD
 from art_classwise.attacks.transfer import TransferAttack
 from art_classwise.errors import InputError, check_name, unknown
@@ -40,8 +40,9 @@ _LADDERS = {
     ),
     "blackbox": ("square", "transfer-pgd-{steps}"),
 }
+_LOSS_OF = {"pgd" if loss == "cross_entropy" else loss: loss for loss in LOSSES}
 _SEARCH = re.compile(
-    r"(?P<family>pgd|margin|dlr|kl|tpgd(?P<inverse_temperature>\d+(\.\d+)?))"
+    rf"(?P<family>{'|'.join(_LOSS_OF)}|tpgd(?P<inverse_temperature>\d+(\.\d+)?))"
     r"-(?P<steps>[1-9]\d*)(x(?P<restarts>[1-9]\d*))?"
 )
 _EXAMPLES = (
@@ -224,4 +225,4 @@ def _search(name: str, budget: _Budget) -> tuple[type[PGD] | type[TemperaturePGD
     parameters = {"eps_step": step, "max_iter": steps, "num_random_init": int(match["restarts"] or 1)}
     if match["inverse_temperature"]:
         return TemperaturePGD, {**parameters, "inverse_temperature": float(match["inverse_temperature"])}
-    return PGD, {**parameters, "loss": {"pgd": "cross_entropy"}.get(match["family"], match["family"])}
+    return PGD, {**parameters, "loss": _LOSS_OF[match["family"]]}

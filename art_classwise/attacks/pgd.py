@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from art_classwise import losses
-from art_classwise.attacks._base import LossAttack, Problem
 from art_classwise.attacks._budgets import Budget
 from art_classwise.attacks._fast import Precision
+from art_classwise.attacks._loss_attack import LossAttack
+from art_classwise.attacks._problem import Problem
 from art_classwise.errors import InputError, unknown
 
-__all__ = ["PGD", "LossName"]
-
-LossName = Literal["cross_entropy", "margin", "dlr", "kl"]
+__all__ = ["LOSSES", "PGD"]
 
 # The soft margin at temperature 1 has the cross-entropy's direction, and its gradient doesn't underflow.
-_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": losses.soft_margin,
     "margin": losses.margin,
     "dlr": losses.dlr,
@@ -69,7 +68,7 @@ class PGD(LossAttack):
         eps: Budget = 8 / 255,
         eps_step: Budget | None = None,
         max_iter: int = 20,
-        loss: LossName = "cross_entropy",
+        loss: str = "cross_entropy",
         num_random_init: int = 1,
         targeted: bool = False,
         momentum: float = 0.0,
@@ -81,6 +80,7 @@ class PGD(LossAttack):
         summary_writer: Any = False,
         verbose: bool = True,
     ) -> None:
+        self.loss = loss
         super().__init__(
             estimator,
             norm=norm,
@@ -98,19 +98,17 @@ class PGD(LossAttack):
             summary_writer=summary_writer,
             verbose=verbose,
         )
-        self.loss = loss
-        self._check_params()
 
     def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        return _LOSSES[self.loss](logits, y)
+        return LOSSES[self.loss](logits, y)
 
     def _compared(self, problem: Problem, x: Tensor, y: Tensor) -> Tensor:
         return problem.logits(x) if self.loss == "kl" else y
 
     def _check_params(self) -> None:
         super()._check_params()
-        if self.loss not in _LOSSES:
-            raise unknown("loss", self.loss, _LOSSES)
+        if self.loss not in LOSSES:
+            raise unknown("loss", self.loss, LOSSES)
         if self.loss == "dlr" and self.estimator.nb_classes < 3:
             raise InputError('The loss "dlr" compares three classes, and the model has two: take "margin".')
         if self.loss == "dlr" and self.targeted:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import abc
 import copy
-import math
 import os
-import warnings
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,18 +19,26 @@ from art_classwise import _estimator, _ranks
 from art_classwise._labels import check_labels
 from art_classwise._state import evaluating
 from art_classwise.attacks._fast import Precision, check_precision
-from art_classwise.errors import InputError, check_number, check_positive, check_seed, check_whole, unknown
+from art_classwise.errors import InputError, check_number, check_positive, check_seed, check_whole
 from art_classwise.threat import ThreatModel
-from art_classwise.trainers import _data, _loop
 from art_classwise.trainers._adversary import Adversary, ArtAdversary, Attacked, InnerSearch
-from art_classwise.trainers._checkpoint import TrainingFile, check_begun, plain
-from art_classwise.trainers._checks import check_attack, check_optimizer, check_policy, check_scheduler
+from art_classwise.trainers._augmentation import Augmentation
+from art_classwise.trainers._checkpoint import TrainingFile, plain
+from art_classwise.trainers._checks import check_attack, check_optimizer, check_policy
+from art_classwise.trainers._data import array_source, fingerprint, mixed_source, unlabelled_in
+from art_classwise.trainers._describe import describe_training
 from art_classwise.trainers._exclusion import excluded_units, leave_out, without_classes
+from art_classwise.trainers._fit import Fit
 from art_classwise.trainers._history import Scalars, check_summary_writer
 from art_classwise.trainers._images import check_images
-from art_classwise.trainers._recipe import describe_attack, describe_classifier, describe_optimizer, describe_scheduler
-from art_classwise.trainers.policies import ClassPolicy, Scene
-from art_classwise.trainers.pseudo_labels import PseudoLabels, make_pseudo_labels, read_pseudo_labels
+from art_classwise.trainers._loop import Keep, Training
+from art_classwise.trainers._objective import Objective, Settings
+from art_classwise.trainers._orders import Shuffled
+from art_classwise.trainers._schedule import Interval, Schedule, Stepper
+from art_classwise.trainers._sources import Generated, Source
+from art_classwise.trainers._step import Step
+from art_classwise.trainers.policies import ClassPolicy
+from art_classwise.trainers.pseudo_labels import PseudoLabels, given_pseudo_labels, training_pseudo_labels
 
 __all__ = ["SearchTrainer"]
 
@@ -41,10 +46,6 @@ _FIT = (
     *("x", "y", "validation_data", "batch_size", "nb_epochs", "scheduler", "scheduler_interval", "keep"),
     *("checkpoint_dir", "resume", "x_unlabeled", "y_pseudo", "unlabeled_fraction", "gamma"),
 )
-
-
-_LEAST_STEPS = 1000
-"""Of the natural training that makes pseudo-labels: a pass over few labelled examples is few steps."""
 
 
 class SearchTrainer(Trainer, abc.ABC):
@@ -88,6 +89,7 @@ class SearchTrainer(Trainer, abc.ABC):
         InputError: The classifier isn't a PyTorch classifier or has no optimizer, or a parameter is out of range.
     """
 
+    # A method's attack, where it isn't PGD on cross-entropy from a uniform start: see InnerSearch.
     _start: Literal["uniform", "gaussian"] = "uniform"
     _ascended: Literal["cross_entropy", "kl"] = "cross_entropy"
     _search: type[InnerSearch] = InnerSearch
@@ -142,7 +144,7 @@ class SearchTrainer(Trainer, abc.ABC):
         check_precision(precision)
         check_seed(seed)
         check_summary_writer(summary_writer)
-        self.settings = _loop.Settings(gradient_clip, ema_decay, float(awp_gamma), awp_warmup, precision, compile, seed)
+        self.settings = Settings(gradient_clip, ema_decay, float(awp_gamma), awp_warmup, precision, compile, seed)
         if attack is not None:
             check_attack(attack, classifier)
         self.class_policy = class_policy
@@ -160,12 +162,12 @@ class SearchTrainer(Trainer, abc.ABC):
             )
 
     @abc.abstractmethod
-    def _objective(self, adversary: Adversary) -> _loop.Objective:
+    def _objective(self, adversary: Adversary) -> Objective:
         """Return what training descends."""
 
     @abc.abstractmethod
-    def _recipe(self) -> dict[str, Any]:
-        """Return the method's own parameters, as plain values."""
+    def _parameters(self) -> dict[str, Any]:
+        """Return the method's own parameters, as plain values: a training that is resumed must have the same."""
 
     def fit(
         self,
@@ -174,10 +176,10 @@ class SearchTrainer(Trainer, abc.ABC):
         validation_data: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None,
         batch_size: int = 128,
         nb_epochs: int = 20,
-        scheduler: _loop.Stepper | None = None,
+        scheduler: Stepper | None = None,
         *,
-        scheduler_interval: _loop.Interval = "epoch",
-        keep: _loop.Keep = "last",
+        scheduler_interval: Interval = "epoch",
+        keep: Keep = "last",
         checkpoint_dir: str | os.PathLike[str] | None = None,
         resume: bool = False,
         x_unlabeled: Any = None,
@@ -246,7 +248,8 @@ class SearchTrainer(Trainer, abc.ABC):
         """
         _no_more(kwargs)
         check_whole("batch_size", batch_size, 1)
-        self._check_fit(nb_epochs, validation_data, scheduler, scheduler_interval, keep, checkpoint_dir, resume)
+        asked = Fit(validation_data, nb_epochs, scheduler, scheduler_interval, keep, checkpoint_dir, resume)
+        self._check_asked(asked)
         images, labels = leave_out(*self._check(x, y), self._excluded, "training examples")
         validation = self._validation(validation_data)
         if x_unlabeled is None and y_pseudo is not None:
@@ -254,101 +257,38 @@ class SearchTrainer(Trainer, abc.ABC):
         check_number("gamma", gamma, 0, np.inf, below=True, words="of at least 0, and finite")
         check_number("unlabeled_fraction", unlabeled_fraction, 0, 1)
         if x_unlabeled is not None:
-            _data.unlabelled_in(batch_size, unlabeled_fraction)
-        augment = _data.Augmentation(self.crop_padding, self.flip, self.seed)
+            unlabelled_in(batch_size, unlabeled_fraction)
+        augment = Augmentation(self.crop_padding, self.flip, self.seed)
         device = self._classifier.device
         _ranks.join(device)
-        data = {"n": len(labels), "hash": _data.fingerprint(images, labels), "batch_size": batch_size}
+        data = {"n": len(labels), "hash": fingerprint(images, labels), "batch_size": batch_size}
         options: dict[str, Any] = {"augment": augment, "device": device, "num_workers": self.num_workers}
-        source: _data.Source
+        source: Source
         self.pseudo_labels = None
         if x_unlabeled is None:
-            order = _data.Shuffled(len(labels), batch_size, self.seed)
-            source = _data.array_source(images, labels, order, **options)
+            order = Shuffled(len(labels), batch_size, self.seed)
+            source = array_source(images, labels, order, **options)
         else:
             unlabeled = check_images(x_unlabeled, self._classifier, self.threat, "x_unlabeled")
-            pseudo = self._label(images, labels, unlabeled, y_pseudo, nb_epochs, batch_size, checkpoint_dir, resume)
+            if y_pseudo is None:
+                pseudo = training_pseudo_labels(
+                    *(self._classifier, images, labels, unlabeled, asked, batch_size, augment),
+                    excluded=self._excluded,
+                    num_workers=self.num_workers,
+                    verbose=self.verbose,
+                )
+            else:
+                pseudo = given_pseudo_labels(y_pseudo, len(unlabeled), self._classifier.nb_classes)
             self.pseudo_labels = pseudo
-            data |= {"unlabeled": _data.fingerprint(unlabeled, pseudo.labels), "gamma": float(gamma)}
+            data |= {"unlabeled": fingerprint(unlabeled, pseudo.labels), "gamma": float(gamma)}
             data |= {"unlabeled_fraction": float(unlabeled_fraction)}
             chosen = leave_out(unlabeled, pseudo.labels, self._excluded, "pseudo-labelled examples")
-            source = _data.mixed_source((images, labels), chosen, unlabeled_fraction, batch_size, self.seed, **options)
+            source = mixed_source((images, labels), chosen, unlabeled_fraction, batch_size, self.seed, **options)
         shares = np.bincount(labels, minlength=self._classifier.nb_classes) / len(labels)
-        history = self._train(
-            source,
-            data,
-            nb_epochs,
-            validation,
-            scheduler,
-            scheduler_interval,
-            keep,
-            checkpoint_dir,
-            resume,
-            shares=torch.from_numpy(shares),
-            gamma=float(gamma),
-        )
+        history = self._train(source, data, asked, validation, torch.from_numpy(shares), float(gamma))
         if self.pseudo_labels is not None and y_pseudo is None:
             history.attrs["pseudo_labels"] = self.pseudo_labels.summary()
         return history
-
-    def _label(
-        self,
-        x: Any,
-        y: npt.NDArray[np.int64],
-        unlabeled: Any,
-        y_pseudo: Any,
-        nb_epochs: int,
-        batch_size: int,
-        checkpoint_dir: str | os.PathLike[str] | None,
-        resume: bool,
-    ) -> PseudoLabels:
-        """Return the pseudo-labels given, those of the training that is resumed, or new ones."""
-        n_classes = self._classifier.nb_classes
-        if y_pseudo is not None:
-            given = check_labels(
-                y_pseudo, len(unlabeled), n_classes, x_name="x_unlabeled", y_name="y_pseudo", kind="Pseudo-label"
-            )
-            return PseudoLabels(given, np.full(len(given), np.nan, dtype=np.float32), n_classes)
-        file = None if checkpoint_dir is None else Path(checkpoint_dir) / "pseudo_labels.npz"
-        key = (
-            f"{_data.fingerprint(x, y)} {_data.fingerprint(unlabeled, np.zeros(0, np.int64))} {nb_epochs} {batch_size}"
-        )
-        key += f" {self.seed} {self.crop_padding} {self.flip} {list(self._excluded)}"
-        if file is not None and checkpoint_dir is not None:
-            begun = _ranks.from_main(lambda: check_begun(checkpoint_dir, resume))
-            # Before there is a state, nothing tells whether they are of this network: they are made again.
-            started = file.parent / "training.pt"
-            kept = _ranks.from_main(lambda: read_pseudo_labels(file, key) if resume and started.exists() else None)
-            if kept is not None:
-                return kept
-            if begun:
-                raise InputError(
-                    f"{file.absolute()} is missing, damaged, or of other images, epochs or seed than those given: "
-                    "train as then, or choose another `checkpoint_dir`."
-                )
-        made = make_pseudo_labels(
-            self._classifier,
-            x,
-            y,
-            unlabeled,
-            nb_epochs=max(nb_epochs, math.ceil(_LEAST_STEPS / math.ceil(len(y) / batch_size))),
-            batch_size=batch_size,
-            augment=_data.Augmentation(self.crop_padding, self.flip, self.seed),
-            excluded=self._excluded,
-            num_workers=self.num_workers,
-            seed=self.seed,
-            verbose=self.verbose,
-        )
-        if file is not None:
-            _ranks.from_main(lambda: made.write(file, key))
-        confidence = made.summary()["mean_confidence"]
-        if confidence < 0.5 and _ranks.is_main():
-            warnings.warn(
-                f"The pseudo-labels have a mean confidence of {confidence:.0%} only, so many will be wrong: the "
-                "network learnt too little from the labelled examples. Give more of them, or `y_pseudo`.",
-                stacklevel=3,
-            )
-        return made
 
     def fit_generator(
         self,
@@ -356,9 +296,9 @@ class SearchTrainer(Trainer, abc.ABC):
         nb_epochs: int = 20,
         *,
         validation_data: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None,
-        scheduler: _loop.Stepper | None = None,
-        scheduler_interval: _loop.Interval = "epoch",
-        keep: _loop.Keep = "last",
+        scheduler: Stepper | None = None,
+        scheduler_interval: Interval = "epoch",
+        keep: Keep = "last",
         checkpoint_dir: str | os.PathLike[str] | None = None,
         resume: bool = False,
         **kwargs: Any,
@@ -382,29 +322,19 @@ class SearchTrainer(Trainer, abc.ABC):
             device = self._classifier.device
             return torch.from_numpy(np.asarray(images)).to(device), torch.from_numpy(labels).to(device)
 
-        self._check_fit(nb_epochs, validation_data, scheduler, scheduler_interval, keep, checkpoint_dir, resume)
+        asked = Fit(validation_data, nb_epochs, scheduler, scheduler_interval, keep, checkpoint_dir, resume)
+        self._check_asked(asked)
         validation = self._validation(validation_data)
         self.pseudo_labels = None
-        augment = _data.Augmentation(self.crop_padding, self.flip, self.seed)
+        augment = Augmentation(self.crop_padding, self.flip, self.seed)
         _ranks.join(self._classifier.device)
-        source = _data.Generated(generator, convert, augment, max(2, _ranks.world()) if self._excluded else 0)
+        source = Generated(generator, convert, augment, max(2, _ranks.world()) if self._excluded else 0)
         data = {"n": source.n_examples, "generator": type(generator).__name__, "batch_size": generator.batch_size}
         # Nothing is known of how many examples there are of each class.
         n_classes = self._classifier.nb_classes
         shares = torch.full((n_classes,), 1 / (n_classes - len(self._excluded)))
         shares[list(self._excluded)] = 0.0
-        return self._train(
-            source,
-            data,
-            nb_epochs,
-            validation,
-            scheduler,
-            scheduler_interval,
-            keep,
-            checkpoint_dir,
-            resume,
-            shares=shares,
-        )
+        return self._train(source, data, asked, validation, shares)
 
     def predict(self, x: npt.NDArray[Any], **kwargs: Any) -> npt.NDArray[np.float32]:
         """Return the classifier's logits (n, C); its mode stays as it was."""
@@ -424,6 +354,7 @@ class SearchTrainer(Trainer, abc.ABC):
         return images, check_labels(y, len(images), self._classifier.nb_classes)
 
     def _adversary(self, **options: Any) -> Adversary:
+        """Return the attack: with the method's options that of training, without any that of validation."""
         if self.attack is not None:
             return ArtAdversary(self.attack, self._classifier.nb_classes)
         low, high = _estimator.clip_bounds(self._classifier, self._classifier.device)
@@ -432,79 +363,56 @@ class SearchTrainer(Trainer, abc.ABC):
 
     def _train(
         self,
-        source: _data.Source,
+        source: Source,
         data: dict[str, Any],
-        nb_epochs: int,
+        asked: Fit,
         held_out: tuple[Any, npt.NDArray[np.int64]] | None,
-        scheduler: _loop.Stepper | None,
-        scheduler_interval: _loop.Interval,
-        keep: _loop.Keep,
-        checkpoint_dir: str | os.PathLike[str] | None,
-        resume: bool,
-        *,
-        shares: torch.Tensor | None = None,
+        shares: torch.Tensor,
         gamma: float = 1.0,
     ) -> pd.DataFrame:
-        classifier, policy = self._classifier, copy.deepcopy(self.class_policy)
-        validation = None
+        classifier, validation = self._classifier, None
         if held_out is not None:
             images, labels = held_out
-            order = _data.Shuffled(len(labels), data["batch_size"], None)
-            validation = _data.array_source(
-                images, labels, order, _data.Augmentation(), classifier.device, self.num_workers
-            )
-            data = {**data, "validation": _data.fingerprint(images, labels)}
+            order = Shuffled(len(labels), data["batch_size"], None)
+            validation = array_source(images, labels, order, Augmentation(), classifier.device, self.num_workers)
+            data = {**data, "validation": fingerprint(images, labels)}
         _ranks.check_same("training data", data, classifier.device)
         file = None
-        if checkpoint_dir is not None:
-            recipe = {
-                "trainer": type(self).__name__,
-                **self._recipe(),
-                **self._shared_recipe(),
-                "nb_epochs": nb_epochs,
-                "keep": keep,
-                "data": data,
-                "optimizer": describe_optimizer(classifier.optimizer),
-                "scheduler": describe_scheduler(scheduler),
-                "scheduler_interval": scheduler_interval,
-                "classifier": describe_classifier(classifier),
-            }
-            file = TrainingFile(checkpoint_dir, plain(recipe))
-            if hasattr(scheduler, "load_state_dict"):  # as torch's do: resumed in this process, the rate has moved
+        if asked.checkpoint_dir is not None:
+            recipe = describe_training(self, self._parameters(), asked, data, self._excluded)
+            file = TrainingFile(asked.checkpoint_dir, plain(recipe))
+            if hasattr(asked.scheduler, "load_state_dict"):  # torch's: resumed in this process, the rate has moved
                 for group in classifier.optimizer.param_groups:
                     group.setdefault("initial_lr", group["lr"])
         module, sample = _estimator.logits_module(classifier), _estimator.noise(classifier)
-        objective = self._objective(self._adversary(start=self._start, loss=self._ascended, attacked=self._attacked))
+        adversary = self._adversary(start=self._start, loss=self._ascended, attacked=self._attacked)
+        objective = self._objective(adversary)
         terms = without_classes(objective.terms, self._excluded, classifier.nb_classes, classifier.device)
         objective = replace(objective, terms=terms)
         scalars = Scalars(self.summary_writer)
         with excluded_units(
             *(classifier.model, module, classifier.optimizer, self._excluded, classifier.nb_classes, sample)
         ):
-            training = _loop.Training(
+            step = Step(
                 classifier.model,
                 module,
                 classifier.optimizer,
                 objective,
                 self.settings,
-                self._adversary(),
-                self.threat,
-                self._width,
                 classifier.nb_classes,
                 sample,
-                policy,
+                copy.deepcopy(self.class_policy),
                 gamma,
-                scheduler,
-                scheduler_interval,
-                keep,
             )
+            schedule = Schedule(asked.scheduler, asked.scheduler_interval)
+            training = Training(step, self._adversary(), self.threat, self._width, schedule, asked.keep)
             try:
                 return training.run(
                     source,
                     validation,
-                    nb_epochs,
+                    asked.nb_epochs,
                     file=file,
-                    resume=resume,
+                    resume=asked.resume,
                     shares=shares,
                     scalars=scalars,
                     verbose=self.verbose,
@@ -513,61 +421,15 @@ class SearchTrainer(Trainer, abc.ABC):
             finally:
                 scalars.close()
 
-    def _check_fit(
-        self,
-        nb_epochs: int,
-        validation_data: Any,
-        scheduler: _loop.Stepper | None,
-        scheduler_interval: _loop.Interval,
-        keep: _loop.Keep,
-        checkpoint_dir: str | os.PathLike[str] | None,
-        resume: bool,
-    ) -> None:
-        """Check what can be checked before any work is done."""
-        check_whole("nb_epochs", nb_epochs, 1)
-        check_scheduler(scheduler, scheduler_interval, self._classifier.optimizer)
-        if keep not in get_args(_loop.Keep):
-            raise unknown("rule to keep weights by", keep, get_args(_loop.Keep))
-        if keep != "last" and validation_data is None:
-            raise InputError(f'`keep="{keep}"` needs `validation_data` to choose by.')
-        if resume and checkpoint_dir is None:
-            raise InputError("`resume=True` needs a `checkpoint_dir` to go on from.")
-        if validation_data is not None and not (
-            isinstance(validation_data, (tuple, list)) and len(validation_data) == 2
-        ):
-            raise InputError("`validation_data` must be a pair (x, y).")
-        policy = self.class_policy
-        if policy is not None and policy.needs_validation and validation_data is None:
-            raise InputError(
-                f"The class policy {type(policy).__name__} goes by how classes fare on validation examples: give "
-                "`validation_data`, some training examples that you hold out."
-            )
-        if policy is not None:
-            n_classes, beta = self._classifier.nb_classes, self._objective(self._adversary()).beta
-            even = torch.full((n_classes,), 1 / n_classes)
-            scene = Scene(n_classes, even, beta, self.threat.eps, nb_epochs, torch.device("cpu"))
-            copy.deepcopy(policy).begin(scene)  # it may say that so few epochs are too few
+    def _check_asked(self, asked: Fit) -> None:
+        asked.check(self._classifier.optimizer)
+        if self.class_policy is not None:
+            beta = self._objective(self._adversary()).beta
+            asked.check_policy(self.class_policy, self._classifier.nb_classes, beta, self.threat.eps)
 
     @property
     def _attacked(self) -> Attacked:
         return "all"
-
-    def _shared_recipe(self) -> dict[str, Any]:
-        if self.attack is not None:
-            attack = describe_attack(self.attack)
-        else:
-            attack = {"name": "built-in", "threat": repr(self.threat)}
-            attack |= {"eps_step": float(self.eps_step), "max_iter": self.max_iter}
-        return {
-            "attack": attack,
-            **{name: getattr(self, name) for name in ("crop_padding", "flip", "two_passes", "label_smoothing", "seed")},
-            **{
-                name: getattr(self.settings, name) for name in ("gradient_clip", "ema_decay", "awp_gamma", "awp_warmup")
-            },
-            **{name: getattr(self.settings, name) for name in ("precision", "compile")},
-            "class_policy": None if self.class_policy is None else self.class_policy.describe(),
-            "excluded": list(self._excluded),
-        }
 
 
 def _no_more(kwargs: dict[str, Any]) -> None:

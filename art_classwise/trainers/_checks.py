@@ -1,4 +1,4 @@
-"""Arguments of trainers, looked at before any work is done."""
+"""Arguments of trainers, looked at before any work is done; and class budgets, before each epoch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import torch
 from art.attacks.attack import EvasionAttack
 
 from art_classwise.errors import InputError, check_number, unknown
-from art_classwise.trainers._loop import Interval, needs
+from art_classwise.threat import ThreatModel
+from art_classwise.trainers._schedule import Interval, needs
 from art_classwise.trainers.policies import ClassPolicy
 
-__all__ = ["check_attack", "check_beta", "check_optimizer", "check_policy", "check_scheduler"]
+__all__ = ["check_attack", "check_beta", "check_budgets", "check_optimizer", "check_policy", "check_scheduler"]
 
 
 def check_optimizer(classifier: Any) -> None:
@@ -91,6 +92,31 @@ def check_policy(policy: Any, attack: Any, ema_decay: Any) -> None:
             f"The class policy {type(policy).__name__} averages weights itself (FAWA): leave `ema_decay` out, or "
             "switch fawa off."
         )
+
+
+def check_budgets(policy: ClassPolicy, threat: ThreatModel, largest: float, epoch: int) -> None:
+    """Check the class budgets of the epoch to come: no radius is 0, or covers the whole range of images.
+
+    Args:
+        policy: What sets them.
+        threat: Norm and radius of the training attack.
+        largest: Radius that covers the whole range.
+        epoch: Number of epochs done.
+
+    Raises:
+        InputError: One is, or does.
+    """
+    budgets = policy.class_budgets
+    if budgets is None:
+        return
+    for k, radius in enumerate(threat.eps * scale for scale in budgets.radii.tolist()):
+        if not 0 < radius <= largest:
+            raise InputError(
+                f"{type(policy).__name__} sets the class budget of class {k} to {radius:g} for epoch {epoch + 1}, but "
+                f"budgets lie above 0 and at most at {largest:g}: choose parameters by which the policy changes less, "
+                "in a training of its own; it may begin with these weights, which are those from after epoch "
+                f"{epoch}."
+            )
 
 
 def check_scheduler(scheduler: Any, interval: object, optimizer: Any) -> None:

@@ -59,6 +59,19 @@ class WeightAverage:
             averages[i].copy_(values[i])
         self.n_averaged += 1
 
+    @contextmanager
+    def in_place_of(self, model: nn.Module) -> Iterator[None]:
+        """Let the average, once there is one, be a model's weights for the block: any attack on it meets them."""
+        if not self.n_averaged:
+            yield
+            return
+        trained = snapshot(model)
+        model.load_state_dict(self.module.state_dict())
+        try:
+            yield
+        finally:
+            model.load_state_dict(trained)
+
 
 class WeightPerturbation:
     """Adversarial weight perturbation (Wu et al. 2020, arXiv 2004.05884): the step before the step.

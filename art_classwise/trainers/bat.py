@@ -11,7 +11,7 @@ from art_classwise.errors import InputError
 from art_classwise.trainers._adversary import Adversary, BoundarySearch
 from art_classwise.trainers._base import SearchTrainer
 from art_classwise.trainers._checks import check_beta
-from art_classwise.trainers._loop import Objective
+from art_classwise.trainers._objective import Objective
 
 __all__ = ["AdversarialTrainerBATPyTorch"]
 
@@ -51,5 +51,5 @@ class AdversarialTrainerBATPyTorch(SearchTrainer):
 
         return Objective(terms, self.beta, uses_clean=True, adversary=adversary, n_views=2, two_passes=self.two_passes)
 
-    def _recipe(self) -> dict[str, Any]:
+    def _parameters(self) -> dict[str, Any]:
         return {"beta": self.beta}

@@ -31,7 +31,7 @@ class AdversarialTrainerClassExcludedPyTorch(Trainer):
     Args:
         classifier: An ART ``PyTorchClassifier`` with an optimizer, whose network ends in a linear layer with a bias.
         excluded: Numbers of the classes; two or more must be left.
-        objective: ``"standard"``, ``"trades"``, ``"mart"``, ``"bat"`` or ``"natural"``; or a trainer's class.
+        objective: A name of ``art_classwise.trainers.METHODS``, ``"mart"``, say; or a trainer's class.
         **options: As for that trainer.
 
     Raises:

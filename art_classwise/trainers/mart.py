@@ -11,7 +11,7 @@ from art_classwise.errors import InputError, unknown
 from art_classwise.trainers._adversary import Adversary, Attacked
 from art_classwise.trainers._base import SearchTrainer
 from art_classwise.trainers._checks import check_beta
-from art_classwise.trainers._loop import Objective
+from art_classwise.trainers._objective import Objective
 
 __all__ = ["AdversarialTrainerMARTPyTorch"]
 
@@ -95,6 +95,6 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
             two_passes=self.two_passes or self.exact,
         )
 
-    def _recipe(self) -> dict[str, Any]:
+    def _parameters(self) -> dict[str, Any]:
         names = ("beta", "boosted", "on", "kl", "weighted", "attacked", "exact")
         return {name: getattr(self, name) for name in names}

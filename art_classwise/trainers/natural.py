@@ -7,7 +7,7 @@ from typing import Any
 from art_classwise.errors import InputError
 from art_classwise.trainers._adversary import Adversary
 from art_classwise.trainers._base import SearchTrainer
-from art_classwise.trainers._loop import Objective, natural_terms
+from art_classwise.trainers._objective import Objective, natural_terms
 
 __all__ = ["NaturalTrainerPyTorch"]
 
@@ -36,5 +36,5 @@ class NaturalTrainerPyTorch(SearchTrainer):
     def _objective(self, adversary: Adversary) -> Objective:
         return Objective(natural_terms(self.label_smoothing), None, uses_clean=True, adversary=None)
 
-    def _recipe(self) -> dict[str, Any]:
+    def _parameters(self) -> dict[str, Any]:
         return {}

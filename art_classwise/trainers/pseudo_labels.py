@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import warnings
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +21,29 @@ from art_classwise._files import check_output_folder, written_aside
 from art_classwise._labels import check_labels
 from art_classwise.errors import InputError, check_positive, check_seed, check_whole, first_line
 from art_classwise.threat import ThreatModel
-from art_classwise.trainers import _data, _loop
 from art_classwise.trainers._adversary import InnerSearch
+from art_classwise.trainers._augmentation import Augmentation
+from art_classwise.trainers._checkpoint import check_begun
+from art_classwise.trainers._data import array_source, fingerprint
 from art_classwise.trainers._exclusion import excluded_units, without_classes
+from art_classwise.trainers._fit import Fit
 from art_classwise.trainers._history import Scalars
+from art_classwise.trainers._loop import Training
+from art_classwise.trainers._objective import Objective, Settings, natural_terms
+from art_classwise.trainers._orders import Shuffled
+from art_classwise.trainers._schedule import Schedule
+from art_classwise.trainers._step import Step
 
-__all__ = ["PseudoLabels", "make_pseudo_labels", "read_pseudo_labels"]
+__all__ = [
+    "PseudoLabels",
+    "given_pseudo_labels",
+    "make_pseudo_labels",
+    "read_pseudo_labels",
+    "training_pseudo_labels",
+]
+
+_LEAST_STEPS = 1000
+"""Of the natural training that makes pseudo-labels: a pass over few labelled examples is few steps."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +110,7 @@ def make_pseudo_labels(
     nb_epochs: int = 30,
     batch_size: int = 128,
     lr: float = 0.05,
-    augment: _data.Augmentation | None = None,
+    augment: Augmentation | None = None,
     excluded: tuple[int, ...] = (),
     num_workers: int = 0,
     seed: int = 0,
@@ -146,24 +165,15 @@ def make_pseudo_labels(
     low, high = _estimator.clip_bounds(classifier, device)
     threat = ThreatModel("Linf", 1.0)  # of no meaning: nothing is attacked
     sample = _estimator.noise(classifier)
-    terms = without_classes(_loop.natural_terms(), excluded, n_classes, device)
+    terms = without_classes(natural_terms(), excluded, n_classes, device)
     _ranks.join(device)
-    order = _data.Shuffled(len(labels), batch_size, seed)
-    source = _data.array_source(x, labels, order, augment or _data.Augmentation(seed=seed), device, num_workers)
+    order = Shuffled(len(labels), batch_size, seed)
+    source = array_source(x, labels, order, augment or Augmentation(seed=seed), device, num_workers)
     with excluded_units(model, module, optimizer, excluded, n_classes, sample):
-        training = _loop.Training(
-            model,
-            module,
-            optimizer,
-            objective=_loop.Objective(terms, None, uses_clean=True, adversary=None),
-            settings=_loop.Settings(seed=seed),
-            validation_adversary=InnerSearch(threat, 1.0, 1, low, high),
-            threat=threat,
-            width=1.0,
-            n_classes=n_classes,
-            sample=sample,
-            scheduler=CosineAnnealingLR(optimizer, nb_epochs),
-        )
+        objective = Objective(terms, None, uses_clean=True, adversary=None)
+        step = Step(model, module, optimizer, objective, Settings(seed=seed), n_classes, sample)
+        schedule = Schedule(CosineAnnealingLR(optimizer, nb_epochs))
+        training = Training(step, InnerSearch(threat, 1.0, 1, low, high), threat, 1.0, schedule)
         training.run(source, None, nb_epochs, scalars=Scalars(None), verbose=verbose, name="pseudo-labels")
     with _ranks.alone():
         found = _predicted(module, x_unlabeled, device, n_classes, num_workers)
@@ -174,8 +184,79 @@ def _predicted(
     module: torch.nn.Module, x: Any, device: torch.device, n_classes: int, num_workers: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     nothing = np.zeros(len(x), dtype=np.int64)
-    order = _data.Shuffled(len(x), 512, None)
-    source = _data.array_source(x, nothing, order, _data.Augmentation(), device, num_workers)
+    order = Shuffled(len(x), 512, None)
+    source = array_source(x, nothing, order, Augmentation(), device, num_workers)
     parts = [_estimator.exact_logits(module, b.x, n_classes).softmax(1).max(1) for b in source.batches(0)]
     confidence, labels = (torch.cat(pair).cpu().numpy() for pair in zip(*parts, strict=True))
     return labels.astype(np.int64), confidence.astype(np.float32)
+
+
+def given_pseudo_labels(y: Any, n_examples: int, n_classes: int) -> PseudoLabels:
+    """Return labels that were given, indices (m,) or one-hot (m, C), as pseudo-labels.
+
+    Raises:
+        InputError: They don't fit the images.
+    """
+    labels = check_labels(y, n_examples, n_classes, x_name="x_unlabeled", y_name="y_pseudo", kind="Pseudo-label")
+    return PseudoLabels(labels, np.full(len(labels), np.nan, dtype=np.float32), n_classes)
+
+
+def training_pseudo_labels(
+    classifier: Any,
+    x: Any,
+    y: npt.NDArray[np.int64],
+    x_unlabeled: Any,
+    asked: Fit,
+    batch_size: int,
+    augment: Augmentation,
+    *,
+    excluded: tuple[int, ...],
+    num_workers: int,
+    verbose: bool,
+) -> PseudoLabels:
+    """Return the pseudo-labels of the training that is resumed, or new ones, kept beside its state.
+
+    Arguments are those of :func:`make_pseudo_labels`, and what ``fit`` was asked for. The seed is the augmentation's.
+
+    Raises:
+        InputError: A training has begun with others; and as :func:`make_pseudo_labels`.
+    """
+    checkpoint_dir, resume, nb_epochs, seed = asked.checkpoint_dir, asked.resume, asked.nb_epochs, augment.seed
+    file = None if checkpoint_dir is None else Path(checkpoint_dir) / "pseudo_labels.npz"
+    key = f"{fingerprint(x, y)} {fingerprint(x_unlabeled, np.zeros(0, np.int64))} {nb_epochs} {batch_size}"
+    key += f" {seed} {augment.crop_padding} {augment.flip} {list(excluded)}"
+    if file is not None and checkpoint_dir is not None:
+        begun = _ranks.from_main(lambda: check_begun(checkpoint_dir, resume))
+        # Before there is a state, nothing tells whether they are of this network: they are made again.
+        started = file.parent / "training.pt"
+        kept = _ranks.from_main(lambda: read_pseudo_labels(file, key) if resume and started.exists() else None)
+        if kept is not None:
+            return kept
+        if begun:
+            raise InputError(
+                f"{file.absolute()} is missing, damaged, or of other images, epochs or seed than those given: "
+                "train as then, or choose another `checkpoint_dir`."
+            )
+    made = make_pseudo_labels(
+        classifier,
+        x,
+        y,
+        x_unlabeled,
+        nb_epochs=max(nb_epochs, math.ceil(_LEAST_STEPS / math.ceil(len(y) / batch_size))),
+        batch_size=batch_size,
+        augment=augment,
+        excluded=excluded,
+        num_workers=num_workers,
+        seed=seed,
+        verbose=verbose,
+    )
+    if file is not None:
+        _ranks.from_main(lambda: made.write(file, key))
+    confidence = made.summary()["mean_confidence"]
+    if confidence < 0.5 and _ranks.is_main():
+        warnings.warn(
+            f"The pseudo-labels have a mean confidence of {confidence:.0%} only, so many will be wrong: the "
+            "network learnt too little from the labelled examples. Give more of them, or `y_pseudo`.",
+            stacklevel=3,  # whoever called fit
+        )
+    return made

@@ -9,7 +9,7 @@ from torch import Tensor
 from art_classwise import losses
 from art_classwise.trainers._adversary import Adversary
 from art_classwise.trainers._base import SearchTrainer
-from art_classwise.trainers._loop import Objective
+from art_classwise.trainers._objective import Objective
 
 __all__ = ["AdversarialTrainerStandardPyTorch"]
 
@@ -30,5 +30,5 @@ class AdversarialTrainerStandardPyTorch(SearchTrainer):
 
         return Objective(terms, None, uses_clean=False, adversary=adversary)
 
-    def _recipe(self) -> dict[str, Any]:
+    def _parameters(self) -> dict[str, Any]:
         return {}

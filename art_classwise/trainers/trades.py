@@ -10,7 +10,7 @@ from art_classwise import losses
 from art_classwise.trainers._adversary import Adversary
 from art_classwise.trainers._base import SearchTrainer
 from art_classwise.trainers._checks import check_beta
-from art_classwise.trainers._loop import Objective
+from art_classwise.trainers._objective import Objective
 
 __all__ = ["AdversarialTrainerTRADESPyTorch"]
 
@@ -44,5 +44,5 @@ class AdversarialTrainerTRADESPyTorch(SearchTrainer):
 
         return Objective(terms, self.beta, uses_clean=True, adversary=adversary, two_passes=self.two_passes)
 
-    def _recipe(self) -> dict[str, Any]:
+    def _parameters(self) -> dict[str, Any]:
         return {"beta": self.beta}

@@ -11,6 +11,7 @@ import pytest
 
 from art_classwise import TemperaturePGD
 from art_classwise.attacks import PGD, AutoAttack, ClassWiseAttack, TransferAttack
+from art_classwise.attacks.pgd import LOSSES
 
 EPS = {np.inf: 0.1, 2: 0.8, 1: 5.0}
 NAMES = {np.inf: "Linf", 2: "L2", 1: "L1"}
@@ -57,9 +58,11 @@ _STEPS = {"max_iter": 4}
 _ATTACKS: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, bool]]] = {
     "PGD": (PGD, _STEPS, {"targeted": True}),
     "PGD-early": (PGD, {**_STEPS, "early_stop": True, "momentum": 0.9}, {"targeted": True}),
-    "PGD-margin": (PGD, {**_STEPS, "loss": "margin"}, {"targeted": True}),
-    "PGD-dlr": (PGD, {**_STEPS, "loss": "dlr"}, {}),
-    "PGD-kl": (PGD, {**_STEPS, "loss": "kl"}, {}),
+    **{
+        f"PGD-{loss}": (PGD, {**_STEPS, "loss": loss}, {"targeted": loss not in ("dlr", "kl")})
+        for loss in LOSSES
+        if loss != "cross_entropy"
+    },
     "TemperaturePGD": (TemperaturePGD, _STEPS, {"targeted": True}),
     "ClassWiseAttack": (ClassWiseAttack, _STEPS, {}),
     "TransferAttack": (transfer, _STEPS, {"targeted": True}),

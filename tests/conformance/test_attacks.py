@@ -184,7 +184,7 @@ def test_every_parameter_of_the_constructor_is_an_attack_parameter(case, classif
     import inspect
 
     attack = case(classifier)
-    names = set(inspect.signature(type(attack).__init__).parameters) - {"self", "estimator"}
+    names = set(inspect.signature(type(attack).__init__).parameters) - {"self", "estimator", "options"}
     assert names <= set(attack.attack_params)
     shared = {"batch_size", "norm", "eps", "verbose"}
     assert shared <= set(attack.attack_params) or case.name == "TransferAttack"

@@ -6,12 +6,11 @@ import torch
 from torch import nn
 
 import art_classwise as acw
+from art_classwise.trainers import METHODS
 
-STANDARD, TRADES, MART = TRAINERS = (
-    acw.AdversarialTrainerStandardPyTorch,
-    acw.AdversarialTrainerTRADESPyTorch,
-    acw.AdversarialTrainerMARTPyTorch,
-)
+STANDARD, TRADES, MART = (METHODS[name] for name in ("standard", "trades", "mart"))
+# BAT takes no attack but its own, and natural training none: they have tests of their own.
+TRAINERS = tuple(trainer for name, trainer in METHODS.items() if name not in ("bat", "natural"))
 SMALL = {"eps": 0.05, "max_iter": 2, "verbose": False}
 
 

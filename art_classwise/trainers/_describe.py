@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,11 +11,56 @@ from torch import Tensor
 
 from art_classwise.errors import InputError
 from art_classwise.trainers._checkpoint import plain
+from art_classwise.trainers._fit import Fit
 
-__all__ = ["describe_attack", "describe_classifier", "describe_optimizer", "describe_scheduler"]
+if TYPE_CHECKING:
+    from art_classwise.trainers._base import SearchTrainer
+
+__all__ = ["describe_training"]
 
 
-def describe_classifier(classifier: Any) -> dict[str, Any]:
+def describe_training(
+    trainer: SearchTrainer, method: dict[str, Any], asked: Fit, data: dict[str, Any], excluded: tuple[int, ...]
+) -> dict[str, Any]:
+    """Return all that decides what a training ends with.
+
+    Args:
+        trainer: Whose options, classifier and optimizer they are.
+        method: Parameters of its method.
+        asked: For how long, and what to keep.
+        data: What tells the training examples apart.
+        excluded: Classes that are left out.
+
+    Raises:
+        InputError: The optimizer's state holds what a file can't hold safely.
+    """
+    attack: dict[str, Any]
+    if trainer.attack is not None:
+        attack = _attack(trainer.attack)
+    else:
+        attack = {"name": "built-in", "threat": repr(trainer.threat)}
+        attack |= {"eps_step": float(trainer.eps_step), "max_iter": trainer.max_iter}
+    options = ("crop_padding", "flip", "two_passes", "label_smoothing", "seed")
+    settings = ("gradient_clip", "ema_decay", "awp_gamma", "awp_warmup", "precision", "compile")
+    return {
+        "trainer": type(trainer).__name__,
+        **method,
+        "attack": attack,
+        **{name: getattr(trainer, name) for name in options},
+        **{name: getattr(trainer.settings, name) for name in settings},
+        "class_policy": None if trainer.class_policy is None else trainer.class_policy.describe(),
+        "excluded": list(excluded),
+        "nb_epochs": asked.nb_epochs,
+        "keep": asked.keep,
+        "data": data,
+        "optimizer": _optimizer(trainer.get_classifier().optimizer),
+        "scheduler": _scheduler(asked.scheduler),
+        "scheduler_interval": asked.scheduler_interval,
+        "classifier": _classifier(trainer.get_classifier()),
+    }
+
+
+def _classifier(classifier: Any) -> dict[str, Any]:
     """Return the shapes of a classifier's weights, which are frozen, and what is done to images before."""
     bounds = classifier.clip_values
     return {
@@ -32,7 +77,7 @@ def _described(operation: Any) -> str:
     return f"{type(operation).__name__} { {n: np.asarray(getattr(operation, n)).tolist() for n in names} }"
 
 
-def describe_attack(attack: Any) -> dict[str, Any]:
+def _attack(attack: Any) -> dict[str, Any]:
     """Return the name of an attack of ART, and those of its parameters that are plain values."""
     told: dict[str, Any] = {"name": type(attack).__name__}
     for name in attack.attack_params:
@@ -44,7 +89,7 @@ def describe_attack(attack: Any) -> dict[str, Any]:
     return {k: v for k, v in told.items() if k not in ("verbose", "summary_writer", "batch_size")}
 
 
-def describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def _optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Return what an optimizer is, apart from where a schedule has taken it.
 
     Raises:
@@ -80,7 +125,7 @@ _MOVING = frozenset(
 )
 
 
-def describe_scheduler(scheduler: Any) -> dict[str, Any] | None:
+def _scheduler(scheduler: Any) -> dict[str, Any] | None:
     """Return what a schedule is, apart from where it stands; its name alone where it doesn't say more."""
     if scheduler is None:
         return None

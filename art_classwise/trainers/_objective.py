@@ -1,0 +1,74 @@
+"""What training descends, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from art_classwise import losses
+from art_classwise.attacks._fast import Precision
+from art_classwise.trainers._adversary import Adversary
+from art_classwise.trainers.policies import ClassWeights
+
+__all__ = ["Objective", "Settings", "Terms", "natural_terms"]
+
+Terms = Callable[[Tensor | None, Tensor, Tensor], tuple[Tensor, Tensor | None]]
+"""Logits or None, logits under attack, labels -> the two terms of a loss, (n,) each, of which one may be missing."""
+
+
+def natural_terms(label_smoothing: float = 0.0) -> Terms:
+    """Return the terms of natural training: cross-entropy on clean images alone."""
+
+    def terms(logits: Tensor | None, logits_adv: Tensor, y: Tensor) -> tuple[Tensor, None]:
+        assert logits is not None
+        return losses.cross_entropy(logits, y, label_smoothing), None
+
+    return terms
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What training descends: the first term plus beta times the second.
+
+    Attributes:
+        terms: The two terms.
+        beta: Factor of the second; None where there is none.
+        uses_clean: Whether the terms need the clean logits.
+        adversary: The attack; None for natural training, whose logits "under attack" are the clean ones.
+        n_views: How many adversarial inputs the attack returns for an image; those of the first view come first.
+        two_passes: Whether clean and adversarial images are forward passes of their own, so that batch norm sees two
+            batches, as in most published implementations; else one pass, of all.
+    """
+
+    terms: Terms
+    beta: float | None
+    uses_clean: bool
+    adversary: Adversary | None
+    n_views: int = 1
+    two_passes: bool = False
+
+    def values(self, logits: Tensor | None, logits_adv: Tensor, y: Tensor, weights: ClassWeights) -> Tensor:
+        """Return the objective of each example (n,), class weights included."""
+        first, second = self.terms(logits, logits_adv, y)
+        if weights.first is not None:
+            first = weights.first[y].to(first.dtype) * first
+        if second is None:
+            return first
+        if weights.second is not None:
+            second = weights.second[y].to(second.dtype) * second
+        return first + (self.beta or 0.0) * second
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train, whatever the objective: see :class:`art_classwise.trainers.SearchTrainer`."""
+
+    gradient_clip: float | None = None
+    ema_decay: float | None = None
+    awp_gamma: float = 0.0
+    awp_warmup: int = 0
+    precision: Precision = "auto"
+    compile: bool = False
+    seed: int = 0

@@ -1,0 +1,93 @@
+"""When the learning rate changes."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, cast
+
+from art_classwise.trainers._checkpoint import plain
+
+__all__ = ["Interval", "Schedule", "Stepper", "needs"]
+
+Interval = Literal["epoch", "step"]
+
+
+class Stepper(Protocol):
+    """Any learning-rate scheduler: what has a ``step``."""
+
+    @property
+    def step(self) -> Callable[..., object]:
+        """Goes on by one epoch or step."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A scheduler, and when it goes on.
+
+    Attributes:
+        scheduler: Anything with ``step``; none if the learning rate stays.
+        interval: Whether it is called after each epoch or after each step.
+    """
+
+    scheduler: Stepper | None = None
+    interval: Interval = "epoch"
+
+    def after_step(self) -> None:
+        """Go on after a step of the optimizer."""
+        if self.scheduler is not None and self.interval == "step":
+            self.scheduler.step()
+
+    def after_epoch(self, row: Mapping[str, float]) -> None:
+        """Go on after an epoch, of which the history has this row."""
+        if self.scheduler is None or self.interval != "epoch":
+            return
+        needed = needs(self.scheduler.step)
+        if not needed:
+            self.scheduler.step()
+            return
+        if "epoch" in needed[0]:
+            self.scheduler.step(int(row["epoch"]))
+            return
+        # Such as ReduceLROnPlateau, which is told how the training goes.
+        rising = getattr(self.scheduler, "mode", "min") == "max"
+        robust = row.get("val_robust", row["robust"])
+        accuracy = row["clean"] if math.isnan(robust) else robust  # natural training attacks nothing
+        self.scheduler.step(accuracy if rising else row["loss"])
+
+    def state(self) -> Any:
+        """Return what a file needs to hold; None where the scheduler's state can't be told, or stored."""
+        try:
+            return plain(cast(Any, self.scheduler).state_dict()) if hasattr(self.scheduler, "load_state_dict") else None
+        except TypeError:
+            return None
+
+    def load(self, state: Any, rows: Sequence[Mapping[str, float]], n_batches: int) -> None:
+        """Bring the scheduler to where it was.
+
+        Args:
+            state: As :meth:`state` returned it; if None, the scheduler gets there by its own steps.
+            rows: The history so far.
+            n_batches: Number of batches in an epoch.
+        """
+        if self.scheduler is None:
+            return
+        if state is not None:
+            cast(Any, self.scheduler).load_state_dict(state)
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, that the optimizer hasn't stepped before
+            for row in rows:
+                for _ in range(n_batches):
+                    self.after_step()
+                self.after_epoch(row)
+
+
+def needs(call: Callable[..., object]) -> list[str]:
+    """Return the names of the arguments that a call can't do without."""
+    various = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(call).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in various]

@@ -1,0 +1,208 @@
+"""One step of training: a batch is attacked and classified, and the weights move."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from art_classwise import _ranks
+from art_classwise._estimator import check_logits
+from art_classwise._state import evaluating, preserved
+from art_classwise.attacks._fast import FastCopy
+from art_classwise.attacks._random import ExampleUniform, derive
+from art_classwise.errors import InputError
+from art_classwise.trainers._adversary import Budgets
+from art_classwise.trainers._objective import Objective, Settings
+from art_classwise.trainers._sources import Batch
+from art_classwise.trainers._weights import WeightPerturbation, share_buffers, synchronised
+from art_classwise.trainers.policies import ClassPolicy, ClassWeights
+
+__all__ = ["Step", "Stepped"]
+
+
+class Stepped(NamedTuple):
+    """What a step saw of a batch, before it.
+
+    Attributes:
+        values: (m,) losses of all examples.
+        logits: (l, C) of the labelled ones, if the objective classifies clean images.
+        logits_adv: (l, C) of these under attack, if there is one.
+    """
+
+    values: Tensor
+    logits: Tensor | None
+    logits_adv: Tensor | None
+
+
+class Step:
+    """The step, and the network that it moves.
+
+    Args:
+        model: The network whose weights are trained, on its device.
+        module: Maps images to logits by way of the model.
+        optimizer: Of the model's parameters.
+        objective: What to descend.
+        settings: How.
+        n_classes: Number of classes.
+        sample: (n, ...) an image or two, on the device.
+        policy: What sets class weights and budgets; changed as the training goes.
+        gamma: Weight of examples with pseudo-labels.
+
+    Raises:
+        InputError: The module doesn't return logits (n, C).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        objective: Objective,
+        settings: Settings,
+        n_classes: int,
+        sample: Tensor,
+        policy: ClassPolicy | None = None,
+        gamma: float = 1.0,
+    ) -> None:
+        self.model, self.module, self.optimizer = model, module, optimizer
+        self.objective, self.settings, self.policy, self._gamma = objective, settings, policy, gamma
+        self.n_classes, self.sample = n_classes, sample
+        with torch.no_grad(), evaluating(module):
+            check_logits(module(sample), len(sample), n_classes)
+        self._fast = FastCopy(module, sample, settings.precision, compile=settings.compile, dynamic=False)
+        own = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        self._trained = [p for p in model.parameters() if p.requires_grad and id(p) in own]
+        self._awp = WeightPerturbation(self._trained, settings.awp_gamma) if settings.awp_gamma else None
+        self._network = module  # ready() puts it on many devices, and compiles it
+
+    def searched(self) -> nn.Module:
+        """Return the network of now as attacks search it."""
+        return self._fast.of(self.module)
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Lay the network out channels last, on many devices, and compile it, for the block.
+
+        Its modes, requires_grad flags and gradients are as before afterwards.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(preserved(self.model))
+            # What the optimizer doesn't hold needs no gradient.
+            self.model.requires_grad_(False)
+            for weight in self._trained:
+                weight.requires_grad_()
+            stack.enter_context(synchronised(self.model, self.sample.device))
+            if self._fast.channels_last:
+                convolutions = [m.weight for m in self.model.modules() if isinstance(m, nn.Conv2d)]
+                if all(w.is_contiguous() for w in convolutions):
+                    layout: Any = self.model.to
+                    layout(memory_format=torch.channels_last)
+                    stack.callback(layout, memory_format=torch.contiguous_format)
+            network = self.module if _ranks.world() == 1 else self._on_many_devices()
+            if self.settings.compile:  # all batches but the last are of one size
+                network = cast(nn.Module, torch.compile(network, dynamic=False))
+            self._network = network
+            yield
+
+    def _on_many_devices(self) -> nn.Module:
+        """Return the module with gradients averaged over all processes, which begin as the main one is."""
+        with torch.enable_grad(), evaluating(self.module):
+            gradients = torch.autograd.grad(self.module(self.sample).sum(), self._trained, allow_unused=True)
+        # Buffers aren't shared at each pass: of two passes the second would overwrite what the first still needs.
+        arguments = inspect.signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in arguments else "broadcast_buffers"  # by torch's age
+        options: dict[str, Any] = {name: False, "find_unused_parameters": any(g is None for g in gradients)}
+        network = DistributedDataParallel(self.module, **options)
+        share_buffers(self.model, as_main=True)
+        return network
+
+    def __call__(self, batch: Batch, epoch: int) -> Stepped:
+        """Attack a batch and take one step, in an epoch from 0. Nothing of ours in here waits for the device."""
+        x_adv = self._attack(batch, epoch)
+        self.model.train()
+        if self._awp is not None and epoch >= self.settings.awp_warmup:
+            buffers = [b.clone() for b in self.model.buffers()]
+            _, weights = self._backward(batch, x_adv, None)
+            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(before)  # batch norm has seen this batch once, as without the perturbation
+            with self._awp.perturbed():
+                seen, _ = self._backward(batch, x_adv, weights)
+        else:
+            seen, _ = self._backward(batch, x_adv, None)
+        if self.settings.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self._trained, self.settings.gradient_clip)
+        self.optimizer.step()
+        return seen
+
+    def _attack(self, batch: Batch, epoch: int) -> Tensor | None:
+        """Return the adversarial inputs of a batch, view after view; none in natural training."""
+        if self.objective.adversary is None:
+            return None
+        starts = ExampleUniform(derive(self.settings.seed, "starts", epoch), 0, batch.ids)
+        scales = None if self.policy is None else self.policy.class_budgets
+        budgets = None
+        if scales is not None:
+            budgets = Budgets(scales.radii[batch.y].to(batch.x), scales.steps[batch.y].to(batch.x))
+        return self.objective.adversary(self.searched(), batch.x, batch.y, starts, budgets)
+
+    def _backward(
+        self, batch: Batch, x_adv: Tensor | None, weights: ClassWeights | None
+    ) -> tuple[Stepped, ClassWeights]:
+        """Set the gradients, and return what was seen with the class weights; the policy is asked if they're absent."""
+        self.optimizer.zero_grad()
+        n, labelled, objective = len(batch.x), batch.n_labelled, self.objective
+        clean, adversarial = self._forward(batch.x, x_adv)
+        logits = None if clean is None else check_logits(clean, n, self.n_classes).float()
+        if x_adv is None or adversarial is None:
+            assert logits is not None
+            first_view = attacked = logits
+        else:
+            attacked = check_logits(adversarial, n * objective.n_views, self.n_classes).float()
+            first_view = attacked[:n]
+        if weights is None:
+            weights = ClassWeights()
+            if self.policy is not None:
+                with torch.no_grad():
+                    weights = self.policy.weigh(batch.y[:labelled], first_view[:labelled].detach())
+        values = objective.values(logits, attacked, batch.y, weights)
+        if labelled < n:
+            values = torch.cat([values[:labelled], self._gamma * values[labelled:]])
+        # The mean over the whole batch: of the processes' gradients DDP takes the mean again.
+        (values.sum() * (_ranks.world() / batch.size)).backward()
+        logits_adv = None if x_adv is None else first_view[:labelled]
+        return Stepped(values.detach(), None if logits is None else logits[:labelled], logits_adv), weights
+
+    def _forward(self, x: Tensor, x_adv: Tensor | None) -> tuple[Any, Any]:
+        """Return what the network gives for clean and for adversarial images, as far as they are needed."""
+        objective, n = self.objective, len(x)
+        with _two_or_more(), torch.autocast(x.device.type, torch.bfloat16, enabled=self._fast.bf16):
+            if x_adv is None:
+                return self._network(x), None
+            if not objective.uses_clean:
+                return None, self._network(x_adv)
+            if objective.two_passes:
+                clean = self._network(x)
+                parts = [self._network(view) for view in x_adv.chunk(objective.n_views)]
+                return clean, parts[0] if len(parts) == 1 else torch.cat(parts)
+            both = check_logits(self._network(torch.cat([x, x_adv])), n + len(x_adv), self.n_classes)
+            return both[:n], both[n:]
+
+
+@contextmanager
+def _two_or_more() -> Iterator[None]:
+    """Say of a batch too small for batch norm what to do about it."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            "A batch of one example has no variance, which the network's batch norm divides by: take a larger "
+            "`batch_size`, or more examples."
+        ) from error

@@ -1,0 +1,205 @@
+"""How a network is trained, as one object."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
+
+from art_classwise.errors import InputError, check_number, check_positive, check_whole, unknown
+from art_classwise.threat import ThreatModel
+from art_classwise.trainers.methods import METHODS
+
+__all__ = ["USUAL_BETA", "Recipe", "check_method"]
+
+Schedule = Literal["decay", "cosine", "one-cycle"]
+
+USUAL_BETA = {"trades": 6.0, "mart": 5.0, "bat": 6.0}
+"""Of the methods whose trainers have a ``beta``, its default there."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained: optimizer, schedule, training attack, augmentation.
+
+    Attributes:
+        name: ``"paper"``, ``"fast"`` or ``"plain"``.
+        method: Which trainer it is for: a name of ``art_classwise.trainers.METHODS``.
+        source: Where the numbers come from.
+        threat: Norm and radius of the training attack.
+        eps_step: Length of its steps; a quarter of the radius if absent.
+        steps: Number of its steps.
+        beta: Weight of the objective's second term, a divergence; None where there is none.
+        epochs: Number of epochs.
+        batch_size: Examples per step of the optimizer.
+        lr: SGD's learning rate, the highest one of the schedule.
+        momentum: SGD's.
+        weight_decay: SGD's.
+        nesterov: Whether momentum is Nesterov's.
+        schedule: ``"decay"``: as ``decay`` says; ``"cosine"``: to 0, epoch by epoch; ``"one-cycle"``: step by step
+            from lr / 25 up to lr for the first three tenths, then down to almost 0 (Smith and Topin 2017, arXiv
+            1708.07120).
+        decay: Pairs (first, factor): from epoch ``first`` on, counted from 1, the learning rate is ``factor * lr``.
+        decay_unit: Whether ``first`` counts epochs or steps of the optimizer.
+        crop_padding: Pixels of zero padding before a random crop; 0 for none.
+        flip: Whether images are flipped at random.
+        two_passes: As the trainers' option.
+        exact: Whether MART follows its published implementation to the letter.
+        precision: As the trainers' option. The published trainings computed in float32, which ``"fp32"`` does.
+        compile: Whether to compile the network; None: where it is on a CUDA device.
+        unlabeled_fraction: Share of each batch that is unlabelled, where it is a recipe for semi-supervised training.
+
+    Raises:
+        InputError: The method is unknown, or a number is out of range.
+    """
+
+    name: str
+    method: str
+    source: str
+    threat: ThreatModel
+    eps_step: float | None = None
+    steps: int = 10
+    beta: float | None = None
+    epochs: int = 30
+    batch_size: int = 128
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    nesterov: bool = False
+    schedule: Schedule = "cosine"
+    decay: tuple[tuple[int, float], ...] = ()
+    decay_unit: Literal["epoch", "step"] = "epoch"
+    crop_padding: int = 0
+    flip: bool = False
+    two_passes: bool = False
+    exact: bool = False
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool | None = False
+    unlabeled_fraction: float | None = None
+
+    def __post_init__(self) -> None:
+        check_method(self.method)
+        check_positive("lr", self.lr)
+        for name in ("epochs", "batch_size", "steps"):
+            check_whole(name, getattr(self, name), 1)
+        if self.unlabeled_fraction is not None:
+            check_number("unlabeled_fraction", self.unlabeled_fraction, 0, 1)
+
+    def override(self, **given: Any) -> Recipe:
+        """Return the recipe with other values for these attributes; None leaves an attribute as it is.
+
+        A new ``threat`` without a new ``eps_step`` makes a step a quarter of the new radius.
+
+        Raises:
+            InputError: A number is out of range, or ``beta`` is given for a method that has none.
+        """
+        changes = {name: value for name, value in given.items() if value is not None}
+        if "beta" in changes and self.beta is None:
+            raise InputError(f"`beta` is a parameter of {', '.join(USUAL_BETA)}; {self.method} has none.")
+        if "threat" in changes:
+            changes["threat"] = ThreatModel.parse(changes["threat"])
+        if "threat" in changes and changes["threat"] != self.threat:
+            changes.setdefault("eps_step", None)
+        return replace(self, **changes)
+
+    def optimizer(self, module: nn.Module) -> torch.optim.SGD:
+        """Return the optimizer of a module's parameters."""
+        return torch.optim.SGD(
+            module.parameters(),
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.nesterov,
+        )
+
+    def scheduler(
+        self, optimizer: torch.optim.Optimizer, n_examples: int, *, batch_size: int | None = None
+    ) -> tuple[LRScheduler, Literal["epoch", "step"]]:
+        """Return the schedule, and whether it steps after each epoch or after each step of the optimizer.
+
+        Args:
+            optimizer: As :meth:`optimizer` made it.
+            n_examples: Number of labelled training examples.
+            batch_size: How many of them are in a step; the recipe's batch size if absent.
+
+        Returns:
+            ``fit``'s ``scheduler`` and ``scheduler_interval``.
+        """
+        if self.schedule == "decay":
+            return LambdaLR(optimizer, _Decay(self.decay)), self.decay_unit
+        if self.schedule == "cosine":
+            return CosineAnnealingLR(optimizer, self.epochs), "epoch"
+        steps = self.epochs * math.ceil(n_examples / (batch_size or self.batch_size))
+        return OneCycleLR(optimizer, self.lr, total_steps=steps, cycle_momentum=False), "step"
+
+    def fit_options(
+        self, optimizer: torch.optim.Optimizer, n_examples: int, *, batch_size: int | None = None
+    ) -> dict[str, Any]:
+        """Return a trainer's options for ``fit``: batch size, epochs, schedule. Arguments as :meth:`scheduler`."""
+        scheduler, interval = self.scheduler(optimizer, n_examples, batch_size=batch_size)
+        return {
+            "batch_size": self.batch_size,
+            "nb_epochs": self.epochs,
+            "scheduler": scheduler,
+            "scheduler_interval": interval,
+        }
+
+    def trainer_options(self, module: nn.Module | None = None) -> dict[str, Any]:
+        """Return the options for the trainer of this method.
+
+        Args:
+            module: The network, on the device it is trained on: it decides where ``compile`` is None. If absent,
+                whether there is a CUDA device decides.
+        """
+        options: dict[str, Any] = {
+            "norm": self.threat.art_norm,
+            "eps": self.threat.eps,
+            "eps_step": self.eps_step,
+            "max_iter": self.steps,
+            "crop_padding": self.crop_padding,
+            "flip": self.flip,
+            "two_passes": self.two_passes,
+            "precision": self.precision,
+            "compile": _on_cuda(module) if self.compile is None else self.compile,
+        }
+        if self.beta is not None:
+            options["beta"] = self.beta
+        if self.method == "mart":
+            options["exact"] = self.exact
+        return options
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, for a checkpoint's ``recipe``."""
+        values = asdict(self)
+        step = self.threat.eps / 4 if self.eps_step is None else self.eps_step
+        decay = [list(pair) for pair in self.decay]
+        return values | {"recipe": values.pop("name"), "threat": str(self.threat), "eps_step": step, "decay": decay}
+
+
+class _Decay:
+    """The factor of the learning rate by epoch (or step). An object, so that a scheduler's state_dict holds it."""
+
+    def __init__(self, decay: tuple[tuple[int, float], ...]) -> None:
+        self.decay = decay
+
+    def __call__(self, done: int) -> float:
+        return next((factor for first, factor in reversed(self.decay) if done + 1 >= first), 1.0)
+
+
+def _on_cuda(module: nn.Module | None) -> bool:
+    parameter = None if module is None else next(module.parameters(), None)
+    return torch.cuda.is_available() if parameter is None else parameter.is_cuda
+
+
+def check_method(method: str) -> None:
+    """Check that there is a trainer of this name.
+
+    Raises:
+        InputError: There is none.
+    """
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
