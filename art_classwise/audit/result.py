@@ -26,7 +26,7 @@ from art_classwise.metrics.groups import Groups
 from art_classwise.threat import ThreatModel
 
 if TYPE_CHECKING:
-    from art_classwise.audit.compare import Comparison, Kind
+    from art_classwise.audit.comparison import Comparison, Kind
 
 __all__ = ["WORST_CASE", "AuditResult"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from art_classwise.audit.compare import Comparison
+from art_classwise.audit.comparison import Comparison
 from art_classwise.errors import InputError
 from art_classwise.report.figures._checks import some
 from art_classwise.report.figures._heading import headline, legend_below
