@@ -58,7 +58,7 @@ class Side:
     def right(self, kind: Kind) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Return the numbers of its examples, their labels, and which were right, each (n,)."""
         self.outcomes()  # of one set of examples
-        rows = self.result._rows(self.model, self.attack)
+        rows = self.result.rows(self.model, self.attack)
         label = rows["label"].to_numpy().astype(np.int64)
         correct = rows["clean_prediction"].to_numpy() == label if kind == "clean" else rows["withstood"].to_numpy()
         return rows["example"].to_numpy().astype(np.int64), label, correct

@@ -89,7 +89,7 @@ def _checked(results: Sequence[AuditResult], model: str | None) -> str:
     if model is None and several is not None:
         raise InputError(f"An audit has {len(several.models)} models: say which, model={several.models[0]!r}, say.")
     name = first.models[0] if model is None else model
-    rows = first._rows(name, WORST_CASE)
+    rows = first.rows(name, WORST_CASE)
     for before, result in pairwise(results):
         if result.threat.norm != first.threat.norm:
             raise InputError(f"The audits have different norms: {first.threat} and {result.threat}.")
@@ -100,7 +100,7 @@ def _checked(results: Sequence[AuditResult], model: str | None) -> str:
             )
         if result.classes != first.classes:
             raise InputError("The audits have different classes.")
-        other = result._rows(name, WORST_CASE)
+        other = result.rows(name, WORST_CASE)
         if not np.array_equal(other[["example", "label"]], rows[["example", "label"]]):
             raise InputError(f"The audits at {first.threat} and at {result.threat} are of different examples.")
         if not np.array_equal(other["clean_prediction"], rows["clean_prediction"]):
