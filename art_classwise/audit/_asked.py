@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from art_classwise import _estimator
 from art_classwise._state import preserved_random_state
-from art_classwise.audit._manifest import Attack, check_published
+from art_classwise.audit._manifest import Attack
+from art_classwise.audit._manifest_checks import check_published
 from art_classwise.audit.provenance import fingerprint, parameters
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError, check_name, unknown
