@@ -11,7 +11,7 @@ import pandas as pd
 
 from art_classwise._labels import class_names
 from art_classwise.errors import InputError
-from art_classwise.metrics.accuracy import check_pair
+from art_classwise.metrics._inputs import check_pair
 from art_classwise.metrics.groups import Groups, class_groups, group_labels
 from art_classwise.metrics.intervals import wilson
 

@@ -10,7 +10,10 @@ import pandas as pd
 
 from art_classwise.errors import InputError, check_number
 
-__all__ = ["disparity", "rho"]
+__all__ = ["UNBOUNDED", "disparity", "rho"]
+
+UNBOUNDED = frozenset({"nsd"})
+"""Measures of :func:`disparity` that may exceed 1; none is below 0."""
 
 
 def disparity(accuracies: npt.ArrayLike, *, ddof: int = 0) -> pd.Series[float]:
