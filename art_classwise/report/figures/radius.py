@@ -68,11 +68,11 @@ def accuracy_by_radius(
         f"worst: {label(ranking[0])}, {curves.loc[at, ranking[0]]:.1f} % at {radius}",
         f"{gap[at]:.1f} points below the best, {label(ranking[-1])}" if len(ranking) > 1 else "",
     ]
-    ax = draw_curves(ax, curves, ranking, title=title, findings=findings)
+    xlabel = f"radius ({results[0].threat.norm})"
+    ax = draw_curves(ax, curves, ranking, title=title, findings=findings, xlabel=xlabel)
     for c, colour in {ranking[-1]: BEST, ranking[0]: WORST}.items():
         ax.fill_between(eps, low[c], high[c], color=colour, alpha=0.22, lw=0, zorder=1.5)
     _name_radii(ax, eps, ["0", *(str(result.threat).partition(":")[2] for result in results)])
-    ax.set_xlabel(f"radius ({results[0].threat.norm})")
     return ax
 
 
