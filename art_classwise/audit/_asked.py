@@ -18,7 +18,7 @@ from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError, check_name, unknown
 from art_classwise.threat import ThreatModel
 
-__all__ = ["check_fit", "check_names", "check_told_apart", "checked", "described", "published_of"]
+__all__ = ["check_fit", "check_names", "check_told_apart", "checked_attack", "described_attacks", "published_of"]
 
 
 def check_names(models: Any, optional: Any, data: Dataset) -> None:
@@ -48,7 +48,7 @@ def published_of(name: str, classifier: Any) -> dict[str, Any] | None:
         return None
 
 
-def described(attacks: Mapping[str, Mapping[str, Any]], *, worst_case: bool) -> dict[str, Attack]:
+def described_attacks(attacks: Mapping[str, Mapping[str, Any]], *, worst_case: bool) -> dict[str, Attack]:
     """Return what tells the attacks apart, the same for all models.
 
     Raises:
@@ -123,7 +123,7 @@ def check_told_apart(models: Mapping[str, Any], fingerprints: Mapping[str, str])
             )
 
 
-def checked(name: str, attack: Any, threat: ThreatModel) -> Any:
+def checked_attack(name: str, attack: Any, threat: ThreatModel) -> Any:
     """Return an attack, if it is one that an audit can ask; warn of one that searches within less than it may.
 
     Raises:

@@ -27,7 +27,14 @@ from art_classwise._passes import release
 from art_classwise._progress import progress
 from art_classwise.attacks._fast import Precision
 from art_classwise.attacks.ladder import Attacks, ladder, usual_threat
-from art_classwise.audit._asked import check_fit, check_names, check_told_apart, checked, described, published_of
+from art_classwise.audit._asked import (
+    check_fit,
+    check_names,
+    check_told_apart,
+    checked_attack,
+    described_attacks,
+    published_of,
+)
 from art_classwise.audit._manifest import Examples, Manifest
 from art_classwise.audit._outcomes import joined
 from art_classwise.audit._shard import ShardRunner
@@ -196,13 +203,13 @@ class ClassWiseAudit(Evaluation):
             check_fit(name, classifier, data)
         factories = self._ladder(self.threat, dataset=data.name)
         attacks = {
-            name: {a: checked(a, make(classifier), blank.threat) for a, make in factories.items()}
+            name: {a: checked_attack(a, make(classifier), blank.threat) for a, make in factories.items()}
             for name, classifier in models.items()
         }
         asked = replace(
             blank,
             models={name: model_fingerprint(classifier) for name, classifier in models.items()},
-            attacks=described(attacks, worst_case=self.worst_case),
+            attacks=described_attacks(attacks, worst_case=self.worst_case),
             published={name: told for name, classifier in models.items() if (told := published_of(name, classifier))},
         )
         check_told_apart(models, asked.models)
