@@ -30,22 +30,6 @@ _INSTALL = "In the folder of its source: make demo, or pip install --editable ."
 _NOT_ESSENTIAL = {"robustbench", "pyautoattack", "setuptools", "torchvision"}
 _ROOM = 2**30
 
-# What torchvision, or the user, puts into the data folder: folder, and what lies there of each split.
-_DATA = {
-    "mnist": (
-        "MNIST/raw",
-        {
-            split: [f"{of}-images-idx3-ubyte", f"{of}-labels-idx1-ubyte"]
-            for split, of in (("train", "train"), ("test", "t10k"))
-        },
-    ),
-    "cifar10": ("cifar-10-batches-py", {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}),
-    "cifar100": ("cifar-100-python", {"train": ["train"], "test": ["test"]}),
-    "svhn": ("", {split: [f"{split}_32x32.mat"] for split in ("train", "test")}),
-    "stl10": ("stl10_binary", {split: [f"{split}_X.bin", f"{split}_y.bin"] for split in ("train", "test")}),
-    "imagenet": ("imagenet", {"train": ["train"], "test": ["val"]}),
-}
-
 
 @dataclass(frozen=True)
 class Check:
@@ -256,13 +240,13 @@ def _gpu() -> Iterator[Check]:
 
 
 def _data(folder: Path) -> Iterator[Check]:
-    from art_classwise.datasets import DATASETS
+    from art_classwise.datasets.load import DATASETS, FILES
 
     for name in DATASETS:
-        if name not in _DATA:
+        if name not in FILES:
             yield Check("data sets", name, "ok", "comes with scikit-learn")
             continue
-        within, splits = _DATA[name]
+        within, splits = FILES[name]
         there = [split for split, files in splits.items() if all(_holds(folder / within / file) for file in files)]
         lacks = [split for split in splits if split not in there]
         where = folder.absolute()

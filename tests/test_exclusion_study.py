@@ -17,7 +17,7 @@ from torch import nn
 
 import art_classwise as acw
 from art_classwise import InputError, metrics
-from art_classwise.audit import exclusion
+from art_classwise.audit import _exclusion_work
 from art_classwise.trainers import METHODS, trained_weights, training_history
 from art_classwise.trainers.recipes import plain_recipe
 
@@ -74,8 +74,8 @@ def trainings(monkeypatch):
             watch(self, excluded[0])
 
     methods = {name: lambda *a, _made=made, **k: watch(_made(*a, **k), None) for name, made in METHODS.items()}
-    monkeypatch.setattr(exclusion, "METHODS", methods)
-    monkeypatch.setattr(exclusion, "AdversarialTrainerClassExcludedPyTorch", Excluded)
+    monkeypatch.setattr(_exclusion_work, "METHODS", methods)
+    monkeypatch.setattr(_exclusion_work, "AdversarialTrainerClassExcludedPyTorch", Excluded)
     return begun
 
 
@@ -214,8 +214,10 @@ def test_the_table_is_the_metric_of_the_outcomes(result):
 
 
 def test_the_table_as_csv_and_the_outcomes_as_a_page(result, tmp_path):
-    result.to_csv(tmp_path / "homing.csv")
-    read = pd.read_csv(tmp_path / "homing.csv", index_col=[0, 1])
+    result.to_csv(tmp_path / "tables" / "homing.csv")
+    read = pd.read_csv(tmp_path / "tables" / "homing.csv", index_col=[0, 1])
+    with pytest.raises(InputError, match="is a folder: name a file, such as .*homing.csv"):
+        result.to_csv(tmp_path)
     pd.testing.assert_frame_equal(read, result.homing(), check_dtype=False)
     result.audit.to_html(tmp_path / "report.html")
     assert "without cow" in (tmp_path / "report.html").read_text()
@@ -415,7 +417,7 @@ def test_an_interrupted_study_goes_on_and_trains_nothing_twice(where, result, tm
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR
             patch.setattr(scheduler, "step", killed_after_init(scheduler.step, seen))
         elif where == "before the attack":
-            patch.setattr(exclusion, "save_checkpoint", killed(exclusion.save_checkpoint, "saved"))
+            patch.setattr(_exclusion_work, "save_checkpoint", killed(_exclusion_work.save_checkpoint, "saved"))
         else:
             patch.setattr(acw.PGD, "generate", killed(acw.PGD.generate, "attacked"))
         with pytest.raises(KeyboardInterrupt):
@@ -599,13 +601,13 @@ def test_examples_of_the_same_number_cannot_be_told_apart():
 def run(folder):
     """What runs in each process: two studies, and what it trained itself."""
     trained, results = [], {}
-    real = exclusion._Work._run
+    real = _exclusion_work.Work._run
 
     def watched(self, excluded):
         trained.append(excluded)
         return real(self, excluded)
 
-    exclusion._Work._run = watched
+    _exclusion_work.Work._run = watched
     for name, options in (("cold", {}), ("warm", {"warm_start": True, "warm_epochs": 1})):
         trained.clear()
         found = study(store=folder / name, **options).evaluate(TRAIN, TEST, ["ant", "bee"])

@@ -141,7 +141,7 @@ def test_finding_stands_at_the_top_in_words(result, text):
     head = " ".join(
         re.sub(r"<[^>]+>", " ", text.partition("<h1>")[2].partition("</h1>")[0]).replace("&nbsp;", " ").split()
     )
-    said = f"{100 * table.max():.0f} % of {table.idxmax()} and {100 * table.min():.0f} % of {table.idxmin()}"
+    said = f"{shown(table.max())} % of {table.idxmax()} and {shown(table.min())} % of {table.idxmin()}"
     assert head == f"{best} withstands attack on {said}"
 
 
@@ -266,7 +266,7 @@ def test_one_class_per_model_that_ties_and_no_finding():
     outcomes = made.outcomes.assign(withstood=True, prediction=made.outcomes["label"])
     text = render(AuditResult(outcomes, made.classes, made.threat, {**made.info, "dataset": "own"}))
     head = text.partition("<h1>")[2].partition("</h1>")[0]
-    assert "100&nbsp;% of each class" in " ".join(head.split())
+    assert "100.0&nbsp;% of each class" in " ".join(head.split())
     assert "What looks wrong" not in text
     assert "Checks: nothing looks wrong." in text
 

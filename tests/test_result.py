@@ -11,7 +11,7 @@ from torch import nn
 
 import art_classwise as acw
 from art_classwise import metrics
-from art_classwise.audit.compare import Side
+from art_classwise.audit._sides import Side
 from art_classwise.errors import InputError
 
 CLASSES = ("cat", "dog", "ship", "truck")
@@ -34,6 +34,22 @@ def result():
 def columns(result, model, attack):
     rows = result.outcomes[(result.outcomes["model"] == model) & (result.outcomes["attack"] == attack)]
     return {name: rows[name].to_numpy() for name in rows}
+
+
+def test_rows(result):
+    for attack in result.attacks:
+        expected, rows = columns(result, "other", attack), result.rows("other", attack)
+        assert list(rows) == list(result.outcomes)
+        assert all(np.array_equal(rows[name], values) for name, values in expected.items())
+    of_all = result.rows("other")
+    assert np.array_equal(of_all["example"], columns(result, "other", "fgsm")["example"])
+    assert set(of_all["attack"]) == {"all attacks"}
+    withstood = [columns(result, "other", attack)["withstood"] for attack in result.attacks]
+    assert np.array_equal(of_all["withstood"], withstood[0] & withstood[1])
+    with pytest.raises(InputError, match="Unknown model 'another'"):
+        result.rows("another")
+    with pytest.raises(InputError, match="Unknown attack 'pgd-50'"):
+        result.rows("other", "pgd-50")
 
 
 def test_by_group(result):
@@ -160,13 +176,12 @@ def test_all_attacks_keep_the_order_of_the_examples(result):
     other = [columns(mixed, "other", attack)["withstood"] for attack in ("fgsm", "pgd-5")]
     tau = metrics.rank_agreement(labels, both, other[0] & other[1], 4)["tau"]
     assert mixed.rank_agreement().loc[("one", "other"), "tau"] == tau
-    nearest = mixed._worst_case
-    assert nearest.dtypes.drop("attack").equals(rows.dtypes.drop("attack"))
+    assert mixed.rows("one").dtypes.drop("attack").equals(rows.dtypes.drop("attack"))
 
 
 def test_under_all_attacks_stands_the_row_that_came_nearest(result):
     rows = result.outcomes
-    nearest = result._worst_case.set_index(["model", "example"])
+    nearest = pd.concat([result.rows(name) for name in result.models]).set_index(["model", "example"])
     for key, part in rows.groupby(["model", "example"], observed=True):
         broken = part[~part["withstood"]] if not part["withstood"].all() else part
         assert nearest.loc[key, "margin"] == broken["margin"].min()

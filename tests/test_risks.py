@@ -66,8 +66,8 @@ def test_pooled_is_the_share_of_all_examples_and_not_the_mean_over_classes():
         (lambda: risks([0, 1], [True, True], [True, True], 2, confidence=95), "between 0 and 1"),
         (lambda: rho(52.4, 0.5, 0.2, 0.5), "`worst` must be a number from 0 to 1"),
         (lambda: rho(0.3, -0.5, 0.2, 0.5), "`average` must"),
-        (lambda: rho(0.3, 0.5, 0.0, 0.5), "`worst_base` must be a number above 0"),
-        (lambda: rho(0.3, 0.5, 0.2, 0.0), "`average_base` must be a number above 0"),
+        (lambda: rho(0.3, 0.5, -0.1, 0.5), "`worst_base` must"),
+        (lambda: rho(0.3, 0.5, 0.2, 50.0), "`average_base` must"),
         (lambda: rho(float("nan"), 0.5, 0.2, 0.5), "`worst` must"),
     ],
 )
@@ -88,3 +88,8 @@ def test_bad_input_is_named(call, says):
 )
 def test_rho_by_hand(worst, average, by_hand):
     assert rho(worst, average, 0.2131, 0.4980) == pytest.approx(by_hand, abs=2e-5)
+
+
+@pytest.mark.parametrize(("worst", "worst_base", "average_base"), [(0.2, 0.0, 0.5), (0.0, 0.0, 0.5), (0.2, 0.1, 0.0)])
+def test_to_a_baseline_of_nothing_there_is_no_rho_and_no_error(worst, worst_base, average_base):
+    assert np.isnan(rho(worst, 0.5, worst_base, average_base))

@@ -1,8 +1,10 @@
 """The audit: models x attacks x examples -> one table of outcomes, from which everything else is read."""
 
 from art_classwise.audit.audit import ClassWiseAudit
-from art_classwise.audit.compare import Comparison, compare
-from art_classwise.audit.exclusion import ClassExclusionStudy, ExclusionResult
+from art_classwise.audit.compare import compare
+from art_classwise.audit.comparison import Comparison
+from art_classwise.audit.exclusion import ClassExclusionStudy
+from art_classwise.audit.exclusion_result import ExclusionResult
 from art_classwise.audit.result import WORST_CASE, AuditResult
 from art_classwise.audit.sanity import Finding
 from art_classwise.audit.saved import is_finished, read_audit, write_audit

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.audit._manifest_checks import (
+    as_dict,
+    as_kind,
+    check_environment,
+    check_fingerprint,
+    check_keys,
+    check_published,
+)
 from art_classwise.audit._probes import Probe
-from art_classwise.errors import InputError, check_name, check_number, check_positive, check_seed, check_whole
+from art_classwise.errors import InputError, check_name, check_seed, check_whole
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers._checkpoint import differences
 
-__all__ = ["FINGERPRINT", "Attack", "Examples", "Manifest", "check_published"]
+__all__ = ["Attack", "Examples", "Manifest"]
 
 _FORMAT, _SCHEMA = "art-classwise audit", 2
 _MOST_SHARDS = 1_000_000  # more than any audit has: a reader would count them for hours
-FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -184,13 +189,13 @@ class Manifest:
         if content.pop("format", None) != _FORMAT:
             raise InputError(f"is no audit's: its format isn't {_FORMAT!r}")
         content = {"probes": {}, "published": {}} | content  # older folders have none
-        _check_keys("", content, cls.__dataclass_fields__)
-        examples = _dict("examples", content["examples"])
+        check_keys("", content, cls.__dataclass_fields__)
+        examples = as_dict("examples", content["examples"])
         examples.setdefault("saved", examples.get("fingerprint") is None)  # earlier releases didn't say it
-        _check_keys("examples.", examples, Examples.__dataclass_fields__)
-        _check_keys("threat.", content["threat"], ("norm", "eps"))
-        for name, attack in _dict("attacks", content["attacks"]).items():
-            _check_keys(f"attacks.{name}.", attack, Attack.__dataclass_fields__)
+        check_keys("examples.", examples, Examples.__dataclass_fields__)
+        check_keys("threat.", content["threat"], ("norm", "eps"))
+        for name, attack in as_dict("attacks", content["attacks"]).items():
+            check_keys(f"attacks.{name}.", attack, Attack.__dataclass_fields__)
         try:
             return cls._from(content)
         except (TypeError, ValueError) as error:
@@ -200,21 +205,21 @@ class Manifest:
     def _from(cls, content: dict[str, Any]) -> Manifest:
         examples = Examples(**content["examples"])
         check_whole("examples.n", examples.n, 1)
-        _is("examples.saved", examples.saved, bool)
+        as_kind("examples.saved", examples.saved, bool)
         check_whole("shard_size", content["shard_size"], 1)
         if examples.n / content["shard_size"] > _MOST_SHARDS:
             raise InputError(f"says that there are {examples.n} examples in shards of {content['shard_size']}")
         check_seed(content["seed"])
         for name in (examples.dataset, examples.split, content["created"]):
-            _is("a name or date", name, str)
+            as_kind("a name or date", name, str)
         if examples.fingerprint is not None:
-            _check_fingerprint(examples.fingerprint)
+            check_fingerprint(examples.fingerprint)
         attacks = {
-            name: Attack(_check_fingerprint(a["fingerprint"]), _dict(f"attacks.{name}.parameters", a["parameters"]))
+            name: Attack(check_fingerprint(a["fingerprint"]), as_dict(f"attacks.{name}.parameters", a["parameters"]))
             for name, a in content["attacks"].items()
         }
-        models = {name: _check_fingerprint(value) for name, value in _dict("models", content["models"]).items()}
-        classes = tuple(_is("classes", content["classes"], list))
+        models = {name: check_fingerprint(value) for name, value in as_dict("models", content["models"]).items()}
+        classes = tuple(as_kind("classes", content["classes"], list))
         for kind, names in (("attack", attacks), ("model", models), ("class", classes)):
             for name in names:
                 check_name(kind, name)
@@ -227,89 +232,25 @@ class Manifest:
         return cls(
             threat=ThreatModel(content["threat"]["norm"], content["threat"]["eps"]),
             seed=content["seed"],
-            worst_case=_is("worst_case", content["worst_case"], bool),
+            worst_case=as_kind("worst_case", content["worst_case"], bool),
             shard_size=content["shard_size"],
             examples=examples,
             classes=classes,
             models=models,
             attacks=attacks,
             created=content["created"],
-            environments=[_check_environment(e) for e in _is("environments", content["environments"], list)],
-            commands=[_is("commands", c, str) for c in _is("commands", content["commands"], list)],
+            environments=[check_environment(e) for e in as_kind("environments", content["environments"], list)],
+            commands=[as_kind("commands", c, str) for c in as_kind("commands", content["commands"], list)],
             probes={
                 name: probe.plain()
-                for name, plain in _dict("probes", content["probes"]).items()
-                if (probe := Probe.from_plain(_dict(f"probes.{name}", plain))) is not None  # else it is tried anew
+                for name, plain in as_dict("probes", content["probes"]).items()
+                if (probe := Probe.from_plain(as_dict(f"probes.{name}", plain))) is not None  # else it is tried anew
             },
-            published={name: check_published(name, p) for name, p in _dict("published", content["published"]).items()},
+            published={
+                name: check_published(name, p) for name, p in as_dict("published", content["published"]).items()
+            },
         )
 
 
 def _union(first: list[Any], second: list[Any]) -> list[Any]:
     return first + [item for item in second if item not in first]
-
-
-def _check_keys(where: str, content: object, keys: Any) -> None:
-    given = _dict(where.rstrip("."), content)
-    lacking, foreign = [k for k in keys if k not in given], [k for k in given if k not in keys]
-    if lacking:
-        raise InputError(f"is damaged: it lacks {where}{lacking[0]}")
-    if foreign:
-        raise InputError(f"holds {where}{foreign[0]!r}, which no audit writes")
-
-
-def _dict(what: str, value: object) -> dict[str, Any]:
-    given: dict[str, Any] = _is(what or "it", value, dict)
-    return given
-
-
-def _is(what: str, value: object, kind: type) -> Any:
-    if not isinstance(value, kind):
-        raise InputError(f"is damaged: {what} must be a {kind.__name__}, but is {value!r}"[:200])
-    return value
-
-
-def _check_fingerprint(value: object) -> str:
-    """Check what becomes the name of a folder."""
-    if not isinstance(value, str) or not FINGERPRINT.fullmatch(value):
-        raise InputError(f"a fingerprint must be 32 hexadecimal digits, but one is {value!r}"[:200])
-    return value
-
-
-def check_published(name: str, value: object) -> dict[str, Any]:
-    """Return what is published of a model, if it is what a manifest holds of it.
-
-    Raises:
-        InputError: It isn't.
-    """
-    where = f"published.{name}."
-    _check_keys(where, value, ("source", "norm", "eps", "clean", "robust"))
-    told = _dict(where, value)
-    for key in ("source", "norm"):
-        _is(where + key, told[key], str)
-    for key in ("clean", "robust"):
-        if told[key] is not None:
-            check_number(where + key, told[key], 0, 1)
-    if told["eps"] is not None or told["robust"] is not None:
-        check_positive(where + "eps", told["eps"])
-    return told
-
-
-_ENVIRONMENT: dict[str, Callable[[Any], bool]] = {
-    "python": lambda v: isinstance(v, str),
-    "versions": lambda v: isinstance(v, Mapping) and all(isinstance(i, str) for i in v.values()),
-    "system": lambda v: isinstance(v, str),
-    "cpu": lambda v: isinstance(v, str),
-    "cpu_cores": lambda v: v is None or isinstance(v, int),
-    "torch_threads": lambda v: isinstance(v, int),
-    "gpus": lambda v: isinstance(v, list) and all(isinstance(g, str) for g in v),
-}
-
-
-def _check_environment(value: object) -> dict[str, Any]:
-    _check_keys("environments.", value, _ENVIRONMENT)
-    environment = _dict("environments", value)
-    for key, fits in _ENVIRONMENT.items():
-        if not fits(environment[key]):
-            raise InputError(f"is damaged: environments.{key} is {environment[key]!r}"[:200])
-    return environment

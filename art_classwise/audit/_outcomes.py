@@ -16,6 +16,7 @@ __all__ = [
     "assembled",
     "cumulative",
     "joined",
+    "nearest",
     "parts",
     "table",
     "taken_apart",
@@ -196,3 +197,21 @@ def parts(outcomes: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
         (str(model), str(attack)): part.drop(columns=["model", "attack"]).reset_index(drop=True)
         for (model, attack), part in grouped
     }
+
+
+def nearest(outcomes: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return all attacks together as one: of each model and example the row that broke it, or came nearest to it.
+
+    Args:
+        outcomes: The one table.
+        name: What to call the attack.
+
+    Returns:
+        The columns of the one table, in its examples' order; of several rows that broke an example, the one of the
+        least margin.
+    """
+    keys = ["model", "example"]
+    first = outcomes.sort_values(["withstood", "margin"], kind="stable").drop_duplicates(keys)
+    asked = outcomes[keys].drop_duplicates()
+    rows = asked.merge(first, on=keys, how="left", sort=False)[list(outcomes)]
+    return rows.assign(attack=pd.Categorical([name] * len(rows), categories=[name]))

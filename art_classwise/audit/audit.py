@@ -15,36 +15,40 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from art.estimators.estimator import BaseEstimator
 from art.evaluations.evaluation import Evaluation
 from filelock import Timeout
 from torch import nn
 
-from art_classwise import _estimator, _ranks
+from art_classwise import _ranks
 from art_classwise._files import check_output_folder
 from art_classwise._passes import release
 from art_classwise._progress import progress
-from art_classwise._state import preserved_random_state
 from art_classwise.attacks._fast import Precision
 from art_classwise.attacks.ladder import Attacks, ladder, usual_threat
-from art_classwise.audit._manifest import Attack, Examples, Manifest, check_published
+from art_classwise.audit._asked import (
+    check_fit,
+    check_names,
+    check_told_apart,
+    checked_attack,
+    described_attacks,
+    published_of,
+)
+from art_classwise.audit._manifest import Examples, Manifest
 from art_classwise.audit._outcomes import joined
 from art_classwise.audit._shard import ShardRunner
 from art_classwise.audit._work import drop_damaged, fill
 from art_classwise.audit.provenance import (
     data_fingerprint,
     environment,
-    fingerprint,
     model_fingerprint,
-    parameters,
 )
 from art_classwise.audit.result import AuditResult
 from art_classwise.audit.saved import is_whole, read_outcomes
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, StoreError, Unit
 from art_classwise.datasets import Dataset
-from art_classwise.errors import InputError, check_name, check_seed, check_whole, first_line, unknown
+from art_classwise.errors import InputError, check_seed, check_whole, first_line
 from art_classwise.threat import ThreatModel
 
 __all__ = ["ClassWiseAudit"]
@@ -141,17 +145,7 @@ class ClassWiseAudit(Evaluation):
         """
         if self.store is None and _ranks.world() > 1:
             raise InputError("Under torchrun the processes meet in a folder: give `store`.")
-        if not isinstance(models, Mapping) or not models:
-            raise InputError("`models` must be a dict of at least one ART classifier by name.")
-        for name in models:
-            check_name("model", name)
-        if isinstance(optional, str):
-            raise InputError(f"`optional` must be names of models, such as [{optional!r}], but is a text.")
-        for name in optional:
-            if name not in models:
-                raise unknown("model in `optional`", name, models)
-        if len(np.unique(data.ids)) < len(data):
-            raise InputError("The examples' ids must differ: outcomes are told apart by them.")
+        check_names(models, optional, data)
         threat = self.threat or usual_threat(data.name)
         threat.check_radius(0.0, 1.0, int(np.prod(data.input_shape)))
         blank = Manifest(
@@ -206,19 +200,19 @@ class ClassWiseAudit(Evaluation):
     ) -> pd.DataFrame:
         """Return the outcomes of models that are in memory, once all of them are in the store."""
         for name, classifier in models.items():
-            _check_fit(name, classifier, data)
+            check_fit(name, classifier, data)
         factories = self._ladder(self.threat, dataset=data.name)
         attacks = {
-            name: {a: _checked(a, make(classifier), blank.threat) for a, make in factories.items()}
+            name: {a: checked_attack(a, make(classifier), blank.threat) for a, make in factories.items()}
             for name, classifier in models.items()
         }
         asked = replace(
             blank,
             models={name: model_fingerprint(classifier) for name, classifier in models.items()},
-            attacks=_described(attacks, worst_case=self.worst_case),
-            published={name: told for name, classifier in models.items() if (told := _published(name, classifier))},
+            attacks=described_attacks(attacks, worst_case=self.worst_case),
+            published={name: told for name, classifier in models.items() if (told := published_of(name, classifier))},
         )
-        _check_told_apart(models, asked.models)
+        check_told_apart(models, asked.models)
         outcomes = self._outcomes(store, asked, models, attacks, runner)
         if self.checks:
             self._probe(store, asked, models, runner)
@@ -300,36 +294,6 @@ def _loads(model: Any) -> bool:
     return callable(model) and not isinstance(model, (BaseEstimator, nn.Module))
 
 
-def _published(name: str, classifier: Any) -> dict[str, Any] | None:
-    """Return what is published of a model, if :func:`art_classwise.load_robustbench` wrote it there."""
-    try:
-        return check_published(name, getattr(classifier, "published", None))
-    except InputError:  # an attribute of the user's
-        return None
-
-
-def _described(attacks: Mapping[str, Mapping[str, Any]], *, worst_case: bool) -> dict[str, Attack]:
-    """Return what tells the attacks apart, the same for all models.
-
-    Raises:
-        InputError: An attack has other parameters on one model than on another.
-    """
-    described: dict[str, dict[str, Any]] = {}
-    for model, on_model in attacks.items():
-        for name, attack in on_model.items():
-            told = parameters(attack)
-            if described.setdefault(name, told) != told:
-                raise InputError(
-                    f"The attack {name!r} has other parameters on {model!r} than on {next(iter(attacks))!r}, so that "
-                    "the two can't be compared: audit them apart."
-                )
-    pairs = [[name, told] for name, told in described.items()]
-    return {
-        name: Attack(fingerprint(pairs[: i + 1] if worst_case else [name, told]), told)
-        for i, (name, told) in enumerate(described.items())
-    }
-
-
 def _left(store: Store, unit: Unit, keys: list[str | None]) -> np.ndarray[Any, np.dtype[np.intp]]:
     """Return which examples of a shard have withstood all attacks before this one."""
     clean = store.read(replace(unit, attack=None))
@@ -338,71 +302,3 @@ def _left(store: Store, unit: Unit, keys: list[str | None]) -> np.ndarray[Any, n
         under_attack = joined(clean, store.read(replace(unit, attack=key)))
         left = left & under_attack["withstood"].to_numpy()
     return np.flatnonzero(left)
-
-
-def _check_fit(name: str, classifier: Any, data: Dataset) -> None:
-    _estimator.check_classifier(f"The model {name!r}", classifier)
-    low, high = classifier.clip_values if classifier.clip_values is not None else (-np.inf, np.inf)
-    if not (np.all(np.asarray(low) == 0) and np.all(np.asarray(high) == 1)):
-        raise InputError(
-            f"The model {name!r} has clip_values {classifier.clip_values}, but an audit's images lie in [0, 1]: "
-            "make the classifier with clip_values=(0, 1)."
-        )
-    if classifier.postprocessing_defences:
-        raise InputError(
-            f"The model {name!r} has postprocessing defences, which its network's logits don't show: make the "
-            "classifier without them."
-        )
-    if classifier.nb_classes != len(data.classes):
-        raise InputError(
-            f"The model {name!r} has {classifier.nb_classes} classes, but {data.name} has {len(data.classes)}."
-        )
-    if tuple(classifier.input_shape) != data.input_shape:
-        raise InputError(
-            f"The model {name!r} takes images of shape {tuple(classifier.input_shape)}, but those of {data.name} "
-            f"have shape {data.input_shape}."
-        )
-
-
-def _check_told_apart(models: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
-    """Check that models with one fingerprint, which are computed once, are one: classes' code isn't part of it."""
-    first: dict[str, str] = {}
-    for name, classifier in models.items():
-        other = first.setdefault(fingerprints[name], name)
-        if classifier.model is models[other].model:
-            continue
-        logits: list[npt.NDArray[np.float32]] = []
-        for one in (models[other], classifier):
-            x = _estimator.noise(one)
-            with preserved_random_state(0):
-                exact = _estimator.exact_logits(_estimator.logits_module(one), x, one.nb_classes)
-            logits.append(exact.cpu().numpy())
-        if not np.allclose(logits[0], logits[1], rtol=1e-3, atol=1e-3):
-            raise InputError(
-                f"The models {other!r} and {name!r} have the same weights and layers, but compute differently. What "
-                "differs is the code of a class: give the class of one another name."
-            )
-
-
-def _checked(name: str, attack: Any, threat: ThreatModel) -> Any:
-    if not (hasattr(attack, "generate") and hasattr(attack, "attack_params")):
-        raise InputError(
-            f"The function for {name!r} must return an ART evasion attack on the classifier it is given, "
-            f"but returned a {type(attack).__name__}."
-        )
-    if getattr(attack, "targeted", False):
-        raise InputError(
-            f"The attack {name!r} is targeted: it would drive each example towards its true label. "
-            "Make it with targeted=False."
-        )
-    searched = getattr(attack, "attack", attack)  # a transfer's is within
-    norm, eps = getattr(searched, "norm", None), getattr(searched, "eps", None)
-    if isinstance(norm, (int, float, str)) and isinstance(eps, float):
-        other = (norm != threat.art_norm and str(norm) != str(threat.art_norm)) or eps < 0.99 * threat.eps
-        if other:
-            warnings.warn(
-                f"The attack {name!r} searches within norm {norm} and eps {eps:g}, the audit is for {threat}: "
-                "it may miss what the threat model allows.",
-                stacklevel=3,
-            )
-    return attack

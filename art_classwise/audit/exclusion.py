@@ -2,100 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from art.evaluations.evaluation import Evaluation
 from torch import nn
 
-from art_classwise import _ranks, metrics
-from art_classwise._display import Shown
-from art_classwise._files import check_output_folder, written_aside
-from art_classwise._state import preserved_random_state
+from art_classwise import _ranks
+from art_classwise._files import check_output_folder
 from art_classwise.attacks._fast import Precision
 from art_classwise.attacks.ladder import ladder
+from art_classwise.audit._exclusion_work import Work
 from art_classwise.audit.audit import ClassWiseAudit
-from art_classwise.audit.provenance import weights_fingerprint
+from art_classwise.audit.exclusion_result import ALL, ExclusionResult
 from art_classwise.audit.result import AuditResult
-from art_classwise.audit.saved import is_finished, read_audit
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError, check_seed, check_whole
 from art_classwise.metrics.homing import unrelated_class
-from art_classwise.trainers import METHODS, AdversarialTrainerClassExcludedPyTorch, training_history
-from art_classwise.trainers._checkpoint import differences, plain
-from art_classwise.trainers._data import fingerprint
 from art_classwise.trainers._exclusion import check_excluded
 from art_classwise.trainers.recipes import Recipe
-from art_classwise.zoo import as_classifier, build, load_checkpoint, save_checkpoint
 
-__all__ = ["ClassExclusionStudy", "ExclusionResult"]
-
-ALL = "all classes"
-
-
-@dataclass(frozen=True, repr=False)
-class ExclusionResult(Shown):
-    """What class exclusion did.
-
-    Attributes:
-        audit: The outcomes of the attack on each network, ``"all classes"`` and ``"without <class>"``; each on the
-            examples of its classes.
-        excluded: The names of the classes that were excluded, in turn, because they were asked for.
-        control: The name of the class that was excluded as a control, if one was given or chosen for all.
-        histories: The history of each training, by the names of the networks.
-    """
-
-    audit: AuditResult
-    excluded: tuple[str, ...]
-    control: str | None
-    histories: dict[str, pd.DataFrame] = field(repr=False)
-
-    def homing(self, *, pooled: bool = False, clean_correct: bool = False, confidence: float = 0.95) -> pd.DataFrame:
-        """Return the homing table, with its control and intervals: see :func:`art_classwise.metrics.homing`.
-
-        Args:
-            pooled: A row per excluded class instead of a row per pair.
-            clean_correct: Count only examples that the network of all classes gets right without the attack.
-            confidence: Coverage of the intervals.
-        """
-        classes, attack = self.audit.classes, self.audit.attacks[0]
-        outcomes = self.audit.outcomes
-        tables = {name: rows.set_index("example") for name, rows in outcomes.groupby("model", observed=True)}
-        full = tables[ALL]
-        confusion = self.audit.confusion(ALL, attack).to_numpy()
-        if clean_correct:
-            full = full[full["clean_prediction"] == full["label"]]
-        withstood = {
-            k: tables[_name(c)]["withstood"].reindex(full.index, fill_value=False).to_numpy()
-            for k, c in enumerate(classes)
-            if _name(c) in tables
-        }
-        table = metrics.homing(
-            full["label"].to_numpy(),
-            full["prediction"].to_numpy(),
-            withstood,
-            confusion,
-            controls=None if self.control is None else [classes.index(self.control)],
-            pooled=pooled,
-            classes=classes,
-            confidence=confidence,
-        )
-        return table[table.index.get_level_values("excluded").isin(self.excluded)]
-
-    def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write :meth:`homing` as a CSV file."""
-        with written_aside(Path(path)) as aside:
-            self.homing().to_csv(aside)
+__all__ = ["ClassExclusionStudy"]
 
 
 class ClassExclusionStudy(Evaluation):
@@ -165,17 +97,16 @@ class ClassExclusionStudy(Evaluation):
             raise InputError("`warm_epochs` is for `warm_start=True`.")
         if store is None and _ranks.world() > 1:
             raise InputError("Under torchrun the processes meet in a folder: give `store`.")
-        # Without checks: networks that lack a class would be looked at on examples of that class.
-        self._audit_options = dict[str, Any](seed=seed, batch_size=batch_size, precision=precision, checks=False)
         if list(ladder([attack], recipe.threat)) != [attack]:  # what is wrong is better known now
             raise InputError(f"`attack` must be the name of one attack, such as 'pgd-20', but {attack!r} is a ladder.")
-        ClassWiseAudit(recipe.threat, [attack], **self._audit_options)
+        ClassWiseAudit(recipe.threat, [attack], seed=seed, batch_size=batch_size, precision=precision)
         if warm_epochs is not None:
             check_whole("warm_epochs", warm_epochs, 1)
         self.network, self.recipe, self.attack = network, recipe, attack
         self.store = None if store is None else check_output_folder(store)
         self.warm_start, self.warm_epochs, self.control = warm_start, warm_epochs, control
         self.trainer_options, self.seed = dict(trainer_options or {}), seed
+        self.precision, self.batch_size = precision, batch_size
         self.device, self.verbose = device, verbose
 
     def evaluate(
@@ -211,7 +142,7 @@ class ClassExclusionStudy(Evaluation):
             raise InputError(f"The control {train.classes[chosen[0]]!r} is the class to exclude: choose another.")
         with ExitStack() as stack:
             folder = self.store or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            work = _Work(self, train, test, folder, _ranks.rank(), _ranks.world())
+            work = Work(self, train, test, folder, _ranks.rank(), _ranks.world())
             stack.enter_context(_ranks.alone())
             work.check_same()
             known = [k for k in [control] if k is not None and k not in chosen]
@@ -234,158 +165,3 @@ class ClassExclusionStudy(Evaluation):
         found = unrelated_class(together, first, [k for k in range(n_classes) if k not in chosen])
         assert found is not None
         return found
-
-
-class _Work:
-    """The trainings and audits of a study, in a folder that processes share."""
-
-    def __init__(
-        self, study: ClassExclusionStudy, train: Dataset, test: Dataset, folder: Path, rank: int, world: int
-    ) -> None:
-        self._study, self._train, self._test = study, train, test
-        self._folder, self._rank, self._world = folder, rank, world
-        self._verbose = study.verbose and rank == 0
-
-    def check_same(self) -> None:
-        """See that the folder is of this study, or begin it there.
-
-        Raises:
-            InputError: It is of another; the difference is named.
-        """
-        study = self._study
-        _, classifier = self._trainer(None)  # what is wrong is better known before the folder is taken
-        network: str = study.network if isinstance(study.network, str) else "a function's"
-        now = {
-            "network": f"{network}, weights {weights_fingerprint(classifier.model)}",
-            "classes": list(self._train.classes),
-            "recipe": study.recipe.as_dict(),
-            "attack": study.attack,
-            "precision": study._audit_options["precision"],
-            "warm_start": study.warm_start,
-            "warm_epochs": study.warm_epochs,
-            "trainer_options": {k: _told(v) for k, v in study.trainer_options.items()},
-            "seed": study.seed,
-            "train": fingerprint(self._train.x, self._train.y),
-            "test": fingerprint(self._test.x, self._test.y),
-        }
-        now = json.loads(json.dumps(plain(now)))
-        path = self._folder / "study.json"
-        if self._rank == 0 and not path.exists():
-            with written_aside(path) as aside:
-                aside.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
-        self._wait(path.exists)
-        try:
-            then = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path.absolute()} is damaged: {error}. Choose another `store`.") from error
-        other = differences(then, now)
-        if other:
-            raise InputError(
-                f"{self._folder.absolute()} holds another study: {'; '.join(other[:3])}. Choose another `store`."
-            )
-
-    def run(self, jobs: Sequence[int | None]) -> None:
-        """Do this process's part of the jobs, and wait for the others'."""
-        for number, excluded in enumerate(jobs):
-            if number % self._world == self._rank:
-                self._run(excluded)
-        for excluded in jobs:
-            self._wait(partial(is_finished, self._of(excluded) / "audit"))
-
-    def _run(self, excluded: int | None) -> None:
-        study, folder = self._study, self._of(excluded)
-        if is_finished(folder / "audit"):
-            return
-        recipe, n_classes = self._recipe(excluded), len(self._train.classes)
-        trainer, classifier = self._trainer(excluded)
-        data = self._test if excluded is None else self._test.of_classes([k for k in range(n_classes) if k != excluded])
-        n = int((self._train.y != excluded).sum())
-        trainer.fit(
-            self._train.x,
-            self._train.y,
-            **recipe.fit_options(classifier.optimizer, n),
-            checkpoint_dir=folder / "training",
-            resume=True,
-        )
-        architecture = study.network if isinstance(study.network, str) else ""
-        told = recipe.as_dict() | {"excluded": [] if excluded is None else [self._train.classes[excluded]]}
-        save_checkpoint(
-            folder / "model.pt",
-            classifier,
-            architecture=architecture,
-            classes=self._train.classes,
-            threat=recipe.threat,
-            recipe=told,
-        )
-        audit = ClassWiseAudit(
-            recipe.threat, [study.attack], store=folder / "audit", verbose=self._verbose, **study._audit_options
-        )
-        audit.evaluate({ALL if excluded is None else _name(self._train.classes[excluded]): classifier}, data)
-
-    def _recipe(self, excluded: int | None) -> Recipe:
-        recipe = self._study.recipe
-        return recipe if excluded is None else recipe.override(epochs=self._study.warm_epochs)
-
-    def _trainer(self, excluded: int | None) -> tuple[Any, Any]:
-        """Return a trainer and its classifier, of a fresh network."""
-        study, recipe = self._study, self._recipe(excluded)
-        n_classes, shape = len(self._train.classes), self._train.input_shape
-        if isinstance(study.network, str):
-            network = build(study.network, shape, n_classes, seed=study.seed)
-        else:
-            with preserved_random_state(study.seed):
-                network = study.network()
-        if excluded is not None and study.warm_start:
-            load_checkpoint(self._of(None) / "model.pt", network, device="cpu")
-        optimizer = recipe.optimizer(network)
-        classifier = as_classifier(network, shape, n_classes, optimizer=optimizer, device=study.device)
-        options = {**recipe.trainer_options(network), "seed": study.seed, "verbose": self._verbose}
-        options |= study.trainer_options
-        if excluded is None:
-            return METHODS[recipe.method](classifier, **options), classifier
-        made = AdversarialTrainerClassExcludedPyTorch(classifier, [excluded], recipe.method, **options)
-        return made, classifier
-
-    def audit(self, excluded: int | None) -> AuditResult:
-        """Return the outcomes of one network."""
-        return read_audit(self._of(excluded) / "audit")
-
-    def result(self, chosen: Sequence[int], beside: Sequence[int], control: int | None) -> ExclusionResult:
-        """Return all outcomes in one table."""
-        jobs: list[int | None] = [None, *chosen, *beside]
-        audits = {job: self.audit(job) for job in jobs}
-        names = [audit.models[0] for audit in audits.values()]
-        outcomes = pd.concat(
-            [audit.outcomes.astype({"model": str, "attack": str}) for audit in audits.values()], ignore_index=True
-        )
-        for column, order in (("model", names), ("attack", [self._study.attack])):
-            outcomes[column] = pd.Categorical(outcomes[column], categories=order)
-        first, classes = audits[None], self._train.classes
-        return ExclusionResult(
-            AuditResult(outcomes, first.classes, first.threat, first.info),
-            tuple(classes[k] for k in chosen),
-            None if control is None else classes[control],
-            {name: training_history(self._of(job) / "training") for name, job in zip(names, jobs, strict=True)},
-        )
-
-    def _of(self, excluded: int | None) -> Path:
-        return self._folder / ("all" if excluded is None else f"without-{excluded}")
-
-    def _wait(self, there: Callable[[], bool]) -> None:
-        """Wait for what another process makes; if it fails, ``torchrun`` ends this one, too."""
-        while not there():
-            time.sleep(0.2)
-
-
-def _name(excluded: str) -> str:
-    return f"without {excluded}"
-
-
-def _told(value: Any) -> Any:
-    """Return an option of a trainer as plain values."""
-    if hasattr(value, "describe"):
-        return value.describe()
-    try:
-        return plain(value)
-    except TypeError:
-        return type(value).__name__

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,18 +18,16 @@ from art_classwise._display import Shown, shown_as
 from art_classwise._files import check_output_file, written_aside
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit import sanity
-from art_classwise.audit._outcomes import cumulative, parts, table
+from art_classwise.audit._accuracies import Relabel, accuracies, stacked, summarised
+from art_classwise.audit._outcomes import cumulative, nearest, parts, table
 from art_classwise.errors import InputError, unknown
-from art_classwise.metrics.accuracy import class_counts
 from art_classwise.metrics.groups import Groups
 from art_classwise.threat import ThreatModel
 
 if TYPE_CHECKING:
-    from art_classwise.audit.compare import Comparison, Kind
+    from art_classwise.audit.comparison import Comparison, Kind
 
 __all__ = ["WORST_CASE", "AuditResult"]
-
-_Relabel: TypeAlias = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -96,13 +93,32 @@ class AuditResult(Shown):
         return replace(self, outcomes=table(rows, self.models, self.attacks), info={**self.info, "worst_case": True})
 
     @cached_property
-    def _worst_case(self) -> pd.DataFrame:
-        keys = ["model", "example"]
-        # The row that broke the example, or came nearest to it, whichever attack it is of, in the examples' order.
-        nearest = self.outcomes.sort_values(["withstood", "margin"], kind="stable").drop_duplicates(keys)
-        asked = self.outcomes[keys].drop_duplicates()
-        worst = asked.merge(nearest, on=keys, how="left", sort=False)[list(self.outcomes)]
-        return worst.assign(attack=pd.Categorical([WORST_CASE] * len(worst), categories=[WORST_CASE]))
+    def _nearest(self) -> pd.DataFrame:
+        return nearest(self.outcomes, WORST_CASE)
+
+    def rows(self, model: str, attack: str = WORST_CASE) -> pd.DataFrame:
+        """Return the outcomes of one model under one attack: what any metric is a function of.
+
+        Args:
+            model: Name of a model.
+            attack: Name of an attack, or ``"all attacks"``: of each example the row of the attack that broke it by the
+                largest margin, or came nearest to breaking it.
+
+        Returns:
+            The columns of :attr:`outcomes`, a row per example, in their order.
+
+        Raises:
+            InputError: The audit has no such model or attack.
+        """
+        if model not in self.models:
+            raise unknown("model", model, self.models)
+        if attack not in (*self.attacks, WORST_CASE):
+            raise unknown("attack", attack, (*self.attacks, WORST_CASE))
+        table = self._nearest if attack == WORST_CASE else self.outcomes[self.outcomes["attack"] == attack]
+        rows = table[table["model"] == model]
+        if len(rows) == 0:
+            raise InputError(f"The audit has no outcome of {attack!r} on {model!r}.")
+        return rows
 
     def class_table(self, model: str, attack: str = WORST_CASE, *, confidence: float = 0.95) -> pd.DataFrame:
         """Return clean and robust accuracy per class of one model under one attack, with Wilson intervals.
@@ -119,7 +135,8 @@ class AuditResult(Shown):
         Raises:
             InputError: The audit has no such model or attack.
         """
-        return shown_as(self._table(model, attack, self.classes, lambda label: label, confidence), "classes")
+        table = accuracies(self.rows(model, attack), self.classes, lambda label: label, confidence)
+        return shown_as(table, "classes")
 
     def by_class(self, *, confidence: float = 0.95) -> pd.DataFrame:
         """Return every :meth:`class_table` of the audit in one, indexed by (model, attack, class).
@@ -181,22 +198,7 @@ class AuditResult(Shown):
         Raises:
             InputError: The audit has no such attack.
         """
-        rows = {}
-        for model in self.models:
-            table = self.class_table(model, attack)
-            label, withstood = self._verdicts(model, attack)
-            row: dict[str, Any] = {
-                "clean": table["clean"].mean(),
-                **metrics.disparity(table["robust"].to_numpy()),
-                "worst_class": table["robust"].idxmin(),
-                **dict.fromkeys(("held_out", "low", "high", "p"), np.nan),
-            }
-            if not (table["n"] == 1).any():  # a class that can't be split may be the worst
-                worst = metrics.worst_class(label, withstood, len(self.classes))
-                row |= {"held_out": worst["accuracy"], "low": worst["low"], "high": worst["high"]}
-            with suppress(InputError):  # a single class has examples
-                row["p"] = metrics.disparity_test(label, withstood, len(self.classes))["p"]
-            rows[model] = row
+        rows = {model: summarised(self.rows(model, attack), self.classes) for model in self.models}
         frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
         first = ["clean", "mean", "worst", "worst_class", "held_out", "low", "high", "p"]
         return shown_as(frame[first + [c for c in frame.columns if c not in first]], "models")
@@ -215,7 +217,7 @@ class AuditResult(Shown):
         Raises:
             InputError: The audit has no such model or attack.
         """
-        rows = self._rows(model, attack)
+        rows = self.rows(model, attack)
         return metrics.confusion(
             rows["label"], rows["prediction"], len(self.classes), classes=self.classes, normalize=normalize
         )
@@ -233,7 +235,7 @@ class AuditResult(Shown):
         Raises:
             InputError: The audit has no such model or attack, or the groups don't fit the classes.
         """
-        rows, n_classes = self._rows(model, attack), len(self.classes)
+        rows, n_classes = self.rows(model, attack), len(self.classes)
         options: dict[str, Any] = {"classes": self.classes, "groups": groups}
         return metrics.confusion_pairs(rows["label"], rows["prediction"], n_classes, **options)
 
@@ -251,7 +253,7 @@ class AuditResult(Shown):
         Raises:
             InputError: The audit has no such model or attack, or the groups don't fit the classes.
         """
-        rows = self._rows(model, attack)
+        rows = self.rows(model, attack)
         return metrics.within_groups(rows["label"], rows["prediction"], groups, self.classes)
 
     def risks(self, model: str, attack: str = WORST_CASE, *, pooled: bool = False) -> pd.DataFrame:
@@ -265,7 +267,7 @@ class AuditResult(Shown):
         Raises:
             InputError: The audit has no such model or attack.
         """
-        rows = self._rows(model, attack)
+        rows = self.rows(model, attack)
         right = rows["label"] == rows["clean_prediction"]
         options: dict[str, Any] = {"classes": self.classes, "pooled": pooled}
         return metrics.risks(rows["label"], right, rows["withstood"], len(self.classes), **options)
@@ -419,27 +421,10 @@ class AuditResult(Shown):
         with written_aside(check_output_file(path, "report.html")) as aside:
             aside.write_text(render(self), encoding="utf-8")
 
-    def _table(self, model: str, attack: str, names: Sequence[str], group: _Relabel, confidence: float) -> pd.DataFrame:
-        rows = self._rows(model, attack)
-        truth = rows["label"].to_numpy().astype(np.int64)
-        label = group(truth)
-        options: dict[str, Any] = {"classes": names, "confidence": confidence}
-        clean_correct = truth == rows["clean_prediction"].to_numpy()
-        clean = class_counts(label, clean_correct, len(names), **options)
-        robust = class_counts(label, rows["withstood"].to_numpy(), len(names), **options)
-        clean.columns = pd.Index(["n", "clean", "clean_low", "clean_high"])
-        robust.columns = pd.Index(["n", "robust", "low", "high"])
-        return pd.concat([clean, robust.drop(columns="n")], axis=1)
-
-    def _tables(self, names: Sequence[str], kind: str, group: _Relabel, confidence: float) -> pd.DataFrame:
+    def _tables(self, names: Sequence[str], kind: str, group: Relabel, confidence: float) -> pd.DataFrame:
         attacks = (*self.attacks, WORST_CASE)
-        tables = [self._table(m, a, names, group, confidence) for m in self.models for a in attacks]
-        # Levels in the order given, not sorted by name: then the index is sorted, and look-ups are fast.
-        codes = np.indices((len(self.models), len(attacks), len(names))).reshape(3, -1)
-        index = pd.MultiIndex(
-            levels=[list(self.models), list(attacks), list(names)], codes=list(codes), names=["model", "attack", kind]
-        )
-        return shown_as(pd.concat(tables).set_axis(index), "classes")
+        tables = [accuracies(self.rows(m, a), names, group, confidence) for m in self.models for a in attacks]
+        return shown_as(stacked(tables, self.models, attacks, names, kind), "classes")
 
     def _paired(
         self, first: tuple[str, str], second: tuple[str, str]
@@ -449,23 +434,12 @@ class AuditResult(Shown):
         Raises:
             InputError: They were tried on different examples.
         """
-        one, other = self._rows(*first), self._rows(*second)
+        one, other = self.rows(*first), self.rows(*second)
         if not np.array_equal(one[["example", "label"]], other[["example", "label"]]):
             raise InputError(f"{' under '.join(first)} and {' under '.join(second)} are of different examples.")
         return one["label"].to_numpy().astype(np.int64), one["withstood"].to_numpy(), other["withstood"].to_numpy()
 
     def _verdicts(self, model: str, attack: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Return labels and who withstood, (n,) each."""
-        rows = self._rows(model, attack)
+        rows = self.rows(model, attack)
         return rows["label"].to_numpy().astype(np.int64), rows["withstood"].to_numpy()
-
-    def _rows(self, model: str, attack: str) -> pd.DataFrame:
-        if model not in self.models:
-            raise unknown("model", model, self.models)
-        if attack not in (*self.attacks, WORST_CASE):
-            raise unknown("attack", attack, (*self.attacks, WORST_CASE))
-        table = self._worst_case if attack == WORST_CASE else self.outcomes[self.outcomes["attack"] == attack]
-        rows = table[table["model"] == model]
-        if len(rows) == 0:
-            raise InputError(f"The audit has no outcome of {attack!r} on {model!r}.")
-        return rows

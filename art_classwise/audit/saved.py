@@ -12,7 +12,8 @@ import pandas as pd
 import pyarrow as pa
 
 from art_classwise._files import check_output_folder
-from art_classwise.audit._manifest import FINGERPRINT, Attack, Examples, Manifest
+from art_classwise.audit._manifest import Attack, Examples, Manifest
+from art_classwise.audit._manifest_checks import FINGERPRINT
 from art_classwise.audit._outcomes import MisfitError, assembled, parts, table, taken_apart
 from art_classwise.audit.provenance import fingerprint
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, Unit

@@ -15,9 +15,10 @@ from scipy.special import stdtrit
 from art_classwise import metrics
 from art_classwise._display import Shown
 from art_classwise.attacks.ladder import WORST_CASE
-from art_classwise.audit.compare import Side, check_audit, check_comparable, is_same_network
+from art_classwise.audit._sides import Side, check_audit, check_comparable, is_same_network
 from art_classwise.audit.result import AuditResult
 from art_classwise.errors import InputError, check_number
+from art_classwise.metrics.disparity import UNBOUNDED
 
 __all__ = ["SeedSpread", "spread_over_seeds"]
 
@@ -125,8 +126,7 @@ def _spread(values: npt.NDArray[np.float64], index: pd.Index[Any], confidence: f
     frame = pd.DataFrame(values, columns=index)
     n, mean, sd = frame.count(), frame.mean(), frame.std(ddof=1)
     half = stdtrit(np.maximum(n - 1, 1), 0.5 + confidence / 2) * sd / np.sqrt(n.where(n > 0))
-    # No measure is below 0, and none but the standard deviation over the mean above 1.
-    most = np.where(index == "nsd", np.inf, 1.0)
+    most = np.array([np.inf if name in UNBOUNDED else 1.0 for name in index])
     columns = {
         **{"n_seeds": n, "mean": mean, "sd": sd},
         **{"low": (mean - half).clip(lower=0.0), "high": np.minimum(mean + half, most)},

@@ -10,7 +10,6 @@ A shard is written aside and renamed, so that it is whole or not there; a checks
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -21,12 +20,12 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from art_classwise._files import remove_left_aside, written_aside
 from art_classwise.audit._manifest import Manifest
 from art_classwise.audit._outcomes import ATTACKED, CLEAN
+from art_classwise.audit._parquet import from_parquet, to_parquet
 from art_classwise.errors import InputError, first_line
 
 __all__ = ["DamagedShardError", "MissingShardError", "Store", "StoreError", "Unit"]
@@ -222,17 +221,10 @@ class Store:
             raise DamagedShardError(
                 unit, path, f"its {len(content)} bytes, as this shard, don't have the checksum in its name"
             )
-        schema = CLEAN if unit.attack is None else ATTACKED
         try:
-            read = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)  # others' tables are larger
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise DamagedShardError(unit, path, first_line(error)) from error
-        read = read.replace_schema_metadata(None)
-        if not read.schema.equals(schema):
-            raise DamagedShardError(
-                unit, path, f"it has other columns than an audit's shard: {', '.join(read.schema.names)}"
-            )
-        return read
+            return from_parquet(content, _schema(unit))
+        except ValueError as error:
+            raise DamagedShardError(unit, path, str(error)) from error
 
     def write(self, unit: Unit, frame: pd.DataFrame) -> Path:
         """Write a shard, aside and then renamed; return where.
@@ -240,19 +232,7 @@ class Store:
         Raises:
             InputError: It can't be written, on a full disk, say; the others are as they were.
         """
-        schema = CLEAN if unit.attack is None else ATTACKED
-        rows = pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False)
-        buffer = io.BytesIO()
-        pq.write_table(
-            rows.replace_schema_metadata(None),
-            buffer,
-            compression="zstd",
-            use_dictionary=[c for c in ("label", "prediction", "perturbation") if c in schema.names],
-            column_encoding={"example": "DELTA_BINARY_PACKED", "margin": "BYTE_STREAM_SPLIT"},
-            write_statistics=False,
-            store_schema=False,
-        )
-        content = buffer.getvalue()
+        content = to_parquet(frame, _schema(unit))
         path = self.folder / unit.folder / f"{unit.shard:05d}-{_checksum(unit, content)}.parquet"
         with self.writing(path) as aside:
             aside.write_bytes(content)
@@ -365,6 +345,10 @@ class Store:
             f"{path.absolute()} can't be written: {why}. The {done} shards that are finished are intact: make room, or "
             "see to the folder, and run the same audit again, which goes on from there."
         )
+
+
+def _schema(unit: Unit) -> pa.Schema:
+    return CLEAN if unit.attack is None else ATTACKED
 
 
 def _checksum(unit: Unit, content: bytes) -> str:

@@ -14,7 +14,7 @@ from art_classwise.errors import InputError
 
 if TYPE_CHECKING:
     from art_classwise.audit import AuditResult
-    from art_classwise.audit.compare import Comparison, Kind
+    from art_classwise.audit.comparison import Comparison, Kind
 
 __all__ = ["compare"]
 
@@ -158,7 +158,8 @@ def _between(
     from dataclasses import replace
 
     from art_classwise.attacks.ladder import WORST_CASE
-    from art_classwise.audit.compare import Side, compare, is_same_network
+    from art_classwise.audit._sides import Side, is_same_network
+    from art_classwise.audit.compare import compare
 
     if names is not None and len(names) != 2:
         raise InputError(f"--models takes a name of each audit, with a comma between, but got {len(names)}.")

@@ -5,24 +5,12 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from art_classwise.cli import _train_options as flags
 from art_classwise.cli._json import printing
-from art_classwise.cli._options import (
-    ClassNames,
-    DatasetName,
-    ImageSize,
-    Json,
-    Precision,
-    Quiet,
-    Root,
-    Seed,
-    split_names,
-)
+from art_classwise.cli._options import ClassNames, DatasetName, ImageSize, Json, Quiet, Root, Seed, split_names
 from art_classwise.errors import InputError, check_number, check_whole
 
 if TYPE_CHECKING:
@@ -35,181 +23,36 @@ if TYPE_CHECKING:
 __all__ = ["train"]
 
 
-class Method(str, Enum):
-    """Training methods by name."""
-
-    standard = "standard"
-    trades = "trades"
-    mart = "mart"
-    bat = "bat"
-    natural = "natural"
-
-
-class _RecipeName(str, Enum):
-    paper = "paper"
-    fast = "fast"
-
-
-class _Keep(str, Enum):
-    last = "last"
-    robust = "robust"
-    robust_worst = "robust+worst"
-
-
-_RECIPE, _WEIGHTS, _RUN = "Recipe (what is given here replaces the recipe's own)", "Choice of weights", "Run"
-_CLASSES, _UNLABELED = "Classes", "Unlabelled images"
-
-
-def _in(panel: str) -> dict[str, Any]:
-    return {"rich_help_panel": panel, "show_default": False}
-
-
-def _of_recipe(flag: str, says: str) -> Any:
-    """An option whose default is the recipe's."""
-    return typer.Option(flag, help=says, **_in(_RECIPE))
-
-
 def train(
-    method: Annotated[
-        Method,
-        typer.Argument(help="Standard adversarial training, TRADES, MART, BAT; natural training.", show_default=False),
-    ],
-    out: Annotated[Path, typer.Option("--out", help="The checkpoint file to write, e.g. mart.pt.")],
+    method: flags.MethodName,
+    out: flags.CheckpointFile,
     dataset: DatasetName = "digits",
-    arch: Annotated[
-        str, typer.Option("--arch", help="digits-cnn, mnist-cnn, resnet18, preactresnet18, wrn-34-10, ...")
-    ] = "digits-cnn",
-    recipe: Annotated[
-        _RecipeName | None,
-        typer.Option(
-            "--recipe",
-            help="paper: the one published for method, architecture and data set; fast: one learning-rate cycle of 30 "
-            "epochs, in bfloat16 and compiled where that pays. Without: a cosine from 0.05, 30 epochs, Linf:8/255.",
-            show_default=False,
-            rich_help_panel=_RECIPE,
-        ),
-    ] = None,
-    init: Annotated[
-        Path | None,
-        _of_recipe(
-            "--init", "Begin with the weights of this checkpoint, to fine-tune: frl and faal are meant for that."
-        ),
-    ] = None,
-    epochs: Annotated[int | None, _of_recipe("--epochs", "Epochs.")] = None,
-    batch_size: Annotated[int | None, _of_recipe("--batch-size", "Examples per step, of all processes.")] = None,
-    lr: Annotated[float | None, _of_recipe("--lr", "Highest learning rate.")] = None,
-    threat: Annotated[
-        str | None, _of_recipe("--threat", "Norm and radius on [0, 1], e.g. Linf:8/255 or L2:0.5.")
-    ] = None,
-    steps: Annotated[int | None, _of_recipe("--steps", "Steps of the training attack.")] = None,
-    beta: Annotated[
-        float | None, _of_recipe("--beta", "Weight of the KL term of TRADES, MART and BAT; usually 6, 5 and 6.")
-    ] = None,
-    awp: Annotated[
-        float, typer.Option("--awp", help="Perturb weights, too, by this share; 0.005 is usual.", **_in(_RECIPE))
-    ] = 0.0,
-    gradient_clip: Annotated[
-        float | None,
-        typer.Option("--gradient-clip", help="Largest norm of the gradient, e.g. 1.", **_in(_RECIPE)),
-    ] = None,
-    ema: Annotated[
-        float | None,
-        typer.Option("--ema", help="Average the weights with this decay, e.g. 0.995.", **_in(_RECIPE)),
-    ] = None,
-    precision: Annotated[
-        Precision | None,
-        typer.Option("--precision", help="auto: bfloat16 where the hardware multiplies it.", **_in(_RECIPE)),
-    ] = None,
-    compile_: Annotated[
-        bool | None,
-        typer.Option("--compile/--no-compile", help="Compile the network; slow to start.", **_in(_RECIPE)),
-    ] = None,
-    class_policy: Annotated[
-        str | None,
-        typer.Option(
-            "--class-policy",
-            help="Set class weights and budgets while training: cfa, cfol, dafa, faal, frl, wat, with parameters as in "
-            "dafa:lamb=1.5,warmup=20; or fixed ones, weights:cat=2 or budgets:cat=4/255.",
-            **_in(_CLASSES),
-        ),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--exclude",
-            help="Train without this class: its examples and its output unit. Give it again for more.",
-            **_in(_CLASSES),
-        ),
-    ] = None,
-    tau: Annotated[
-        float | None,
-        typer.Option(
-            "--normalize-head",
-            help="After training divide each class's weight vector by its norm to this power, from 0 to 1.",
-            **_in(_CLASSES),
-        ),
-    ] = None,
-    unlabeled: Annotated[
-        str | None,
-        typer.Option(
-            "--unlabeled",
-            help="Images to train on with pseudo-labels: an .npz file (array x, perhaps y_pseudo), a folder, or a data "
-            "set, whose labels aren't looked at.",
-            **_in(_UNLABELED),
-        ),
-    ] = None,
-    labels: Annotated[
-        int | None,
-        typer.Option(
-            "--labels",
-            help="Look at the labels of this many training examples only, in proportion to the classes; the others are "
-            "unlabelled, unless --unlabeled names some.",
-            **_in(_UNLABELED),
-        ),
-    ] = None,
-    unlabeled_fraction: Annotated[
-        float | None,
-        typer.Option(
-            "--unlabeled-fraction", help="Share of each batch that is unlabelled; usually 0.5.", **_in(_UNLABELED)
-        ),
-    ] = None,
-    gamma: Annotated[
-        float | None, typer.Option("--gamma", help="Weight of unlabelled examples; usually 1.", **_in(_UNLABELED))
-    ] = None,
-    validation: Annotated[
-        int,
-        typer.Option(
-            "--validation",
-            help="Hold out this many training examples, in proportion to the classes, and measure on them after each "
-            "epoch.",
-            rich_help_panel=_WEIGHTS,
-        ),
-    ] = 0,
-    keep: Annotated[
-        _Keep | None,
-        typer.Option(
-            "--keep",
-            help="Which epoch's weights to save: the last, the most robust, or the best in average plus worst class; "
-            "robust, if there is --validation.",
-            show_default=False,
-            rich_help_panel=_WEIGHTS,
-        ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Go on where a training with this --out stopped; its state lies beside it, in mart.training for "
-            "mart.pt.",
-            rich_help_panel=_RUN,
-        ),
-    ] = False,
-    workers: Annotated[
-        int, typer.Option("--workers", help="Processes that read images from disk.", rich_help_panel=_RUN)
-    ] = 0,
-    tensorboard: Annotated[
-        Path | None, typer.Option("--tensorboard", help="Folder for TensorBoard's curves.", **_in(_RUN))
-    ] = None,
+    arch: flags.Architecture = "digits-cnn",
+    recipe: flags.RecipeName = None,
+    init: flags.Init = None,
+    epochs: flags.Epochs = None,
+    batch_size: flags.BatchSize = None,
+    lr: flags.LearningRate = None,
+    threat: flags.Threat = None,
+    steps: flags.Steps = None,
+    beta: flags.Beta = None,
+    awp: flags.Awp = 0.0,
+    gradient_clip: flags.GradientClip = None,
+    ema: flags.Ema = None,
+    precision: flags.TrainingPrecision = None,
+    compile_: flags.Compile = None,
+    class_policy: flags.PolicyText = None,
+    exclude: flags.Exclude = None,
+    tau: flags.HeadPower = None,
+    unlabeled: flags.UnlabeledImages = None,
+    labels: flags.Labels = None,
+    unlabeled_fraction: flags.UnlabeledFraction = None,
+    gamma: flags.Gamma = None,
+    validation: flags.Validation = 0,
+    keep: flags.KeepEpoch = None,
+    resume: flags.Resume = False,
+    workers: flags.Workers = 0,
+    tensorboard: flags.TensorBoard = None,
     class_names: ClassNames = None,
     image_size: ImageSize = None,
     data_dir: Root = None,
@@ -240,7 +83,7 @@ def train(
             compile=compile_,
             unlabeled_fraction=unlabeled_fraction,
         )
-        if keep not in (None, _Keep.last) and not validation:
+        if keep not in (None, flags.Keep.last) and not validation:
             raise InputError(
                 f"--keep {keep.value} needs examples to choose by: give --validation, e.g. --validation 1000."
             )
@@ -399,14 +242,16 @@ def _unlabeled(
     return data, None if labels is None else Unlabeled(rest.x, None)
 
 
-def _chosen_recipe(method: Method, name: _RecipeName | None, arch: str, dataset: str, threat: str | None) -> Recipe:
+def _chosen_recipe(
+    method: flags.Method, name: flags.Recipes | None, arch: str, dataset: str, threat: str | None
+) -> Recipe:
     from art_classwise.datasets import DATASETS
     from art_classwise.threat import ThreatModel
     from art_classwise.trainers.recipes import fast_recipe, paper_recipe, plain_recipe
 
     ball = None if threat is None else ThreatModel.parse(threat)
     known = dataset if dataset in DATASETS else Path(dataset).stem  # the name it will have once it is loaded
-    if name is _RecipeName.fast:
+    if name is flags.Recipes.fast:
         return fast_recipe(method.value, known, architecture=arch, threat=ball)
     recipe = plain_recipe(method.value) if name is None else paper_recipe(method.value, arch, known)
     return recipe.override(threat=ball)

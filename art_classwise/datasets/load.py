@@ -16,7 +16,7 @@ from art_classwise.datasets.dataset import Dataset
 from art_classwise.datasets.files import image_files, is_grey, read_npz, to_float
 from art_classwise.errors import InputError, first_line, unknown
 
-__all__ = ["DATASETS", "load_dataset"]
+__all__ = ["DATASETS", "FILES", "load_dataset"]
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _DIGITS = tuple(str(d) for d in range(10))
@@ -227,3 +227,20 @@ DATASETS: dict[str, Callable[[Path, str, bool, int], Dataset]] = {
     ),
     "imagenet": _imagenet,
 }
+"""What loads each data set: from (root, split, download, image_size)."""
+
+FILES: dict[str, tuple[str, dict[str, list[str]]]] = {
+    "mnist": (
+        "MNIST/raw",
+        {
+            split: [f"{of}-images-idx3-ubyte", f"{of}-labels-idx1-ubyte"]
+            for split, of in (("train", "train"), ("test", "t10k"))
+        },
+    ),
+    "cifar10": ("cifar-10-batches-py", {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}),
+    "cifar100": ("cifar-100-python", {"train": ["train"], "test": ["test"]}),
+    "svhn": ("", {split: [f"{split}_32x32.mat"] for split in ("train", "test")}),
+    "stl10": ("stl10_binary", {split: [f"{split}_X.bin", f"{split}_y.bin"] for split in ("train", "test")}),
+    "imagenet": ("imagenet", {"train": ["train"], "test": ["val"]}),
+}
+"""What torchvision, or the user, puts into the data folder: folder, and what lies there of each split."""

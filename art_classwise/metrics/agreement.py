@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.special import ndtri
 
 from art_classwise.errors import InputError, check_number, check_seed, check_whole
-from art_classwise.metrics.accuracy import paired_counts
+from art_classwise.metrics._inputs import paired_counts
 
 __all__ = ["correlations", "rank_agreement"]
 

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.special import chdtrc
 
 from art_classwise.errors import InputError, check_seed, check_whole, unknown
-from art_classwise.metrics.accuracy import check_outcomes
+from art_classwise.metrics._inputs import check_outcomes
 
 __all__ = ["disparity_test"]
 

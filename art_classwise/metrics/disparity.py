@@ -10,7 +10,10 @@ import pandas as pd
 
 from art_classwise.errors import InputError, check_number
 
-__all__ = ["disparity", "rho"]
+__all__ = ["UNBOUNDED", "disparity", "rho"]
+
+UNBOUNDED = frozenset({"nsd"})
+"""Measures of :func:`disparity` that may exceed 1; none is below 0."""
 
 
 def disparity(accuracies: npt.ArrayLike, *, ddof: int = 0) -> pd.Series[float]:
@@ -79,10 +82,11 @@ def rho(worst: float, average: float, worst_base: float, average_base: float) ->
         average_base: The baseline's average.
 
     Returns:
-        The difference of the two relative changes.
+        The difference of the two relative changes; NaN where an accuracy of the baseline is 0, to which nothing is
+        relative: so that a table of many runs gets its numbers all the same.
 
     Raises:
-        InputError: An accuracy lies outside [0, 1], or a baseline's is 0.
+        InputError: An accuracy lies outside [0, 1].
 
     Example:
         >>> print(f"{rho(0.3053, 0.4905, 0.2131, 0.4980):.3f}")
@@ -90,6 +94,8 @@ def rho(worst: float, average: float, worst_base: float, average_base: float) ->
     """
     check_number("worst", worst, 0, 1)
     check_number("average", average, 0, 1)
-    check_number("worst_base", worst_base, 0, 1, above=True)
-    check_number("average_base", average_base, 0, 1, above=True)
+    check_number("worst_base", worst_base, 0, 1)
+    check_number("average_base", average_base, 0, 1)
+    if worst_base == 0 or average_base == 0:
+        return math.nan
     return (worst - worst_base) / worst_base - (average_base - average) / average_base

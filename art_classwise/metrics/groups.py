@@ -10,7 +10,8 @@ import pandas as pd
 
 from art_classwise._labels import check_labels, class_number
 from art_classwise.errors import InputError, check_name, unknown
-from art_classwise.metrics.accuracy import check_pair, class_counts
+from art_classwise.metrics._inputs import check_pair
+from art_classwise.metrics.accuracy import class_counts
 from art_classwise.metrics.intervals import wilson
 
 __all__ = ["Groups", "class_groups", "group_accuracy", "group_labels"]

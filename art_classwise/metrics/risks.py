@@ -10,7 +10,8 @@ import pandas as pd
 
 from art_classwise._labels import class_names
 from art_classwise.errors import InputError
-from art_classwise.metrics.accuracy import check_outcomes, class_counts
+from art_classwise.metrics._inputs import check_outcomes
+from art_classwise.metrics.accuracy import class_counts
 
 __all__ = ["risks"]
 

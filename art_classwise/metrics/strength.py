@@ -10,7 +10,7 @@ import pandas as pd
 
 from art_classwise._labels import class_names
 from art_classwise.errors import check_seed
-from art_classwise.metrics.accuracy import paired_counts
+from art_classwise.metrics._inputs import paired_counts
 from art_classwise.metrics.comparison import paired_accuracies
 
 __all__ = ["attack_strength"]

@@ -12,7 +12,7 @@ from scipy.special import betainc, betaincinv
 
 from art_classwise._labels import class_names
 from art_classwise.errors import InputError, check_number, check_seed, check_whole
-from art_classwise.metrics.accuracy import check_outcomes
+from art_classwise.metrics._inputs import check_outcomes
 
 __all__ = ["worst_class", "worst_interval"]
 

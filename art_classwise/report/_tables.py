@@ -66,7 +66,8 @@ def summary_grid(table: pd.DataFrame) -> Grid:
         ]
         for name, row in table.head(_MOST_ROWS).iterrows()
     ]
-    measures = [column for column in ("cv", "sd", "nsd", "gini") if column in table]
+    shown = {*numbers, "worst_class", "worst", "held_out", "low", "high", "p"}
+    measures = [str(column) for column in table if column not in shown]
     notes = [
         "in %, class robust accuracies but for clean",
         "weakest fifth: their mean; gap: best minus worst class",

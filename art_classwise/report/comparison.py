@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from art_classwise.attacks.ladder import WORST_CASE
-from art_classwise.audit.compare import Comparison
+from art_classwise.audit.comparison import Comparison
 from art_classwise.report._grid import Grid, Marked, room
 from art_classwise.report._text import difference, p_value, percent, printable, shorten
 

@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from art_classwise.audit.compare import Comparison
-from art_classwise.audit.exclusion import ExclusionResult
+from art_classwise.audit.comparison import Comparison
+from art_classwise.audit.exclusion_result import ExclusionResult
 from art_classwise.audit.result import AuditResult
 from art_classwise.audit.sanity import Finding, Findings
 from art_classwise.audit.seeds import SeedSpread

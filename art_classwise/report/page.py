@@ -94,7 +94,6 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {
         "percent": _text.percent,
-        "whole": lambda fraction: f"{100 * fraction:.0f}",
         "difference": _text.difference,
         "short": _text.shorten,
         "p": _text.p_value,

@@ -127,7 +127,7 @@ def beside_measured(
             f"None of the audit's models ({', '.join(result.models[:5])}{', ...' if result.models[5:] else ''}) is of "
             f"RobustBench's {dataset} {threat_model} leaderboard, as far as it tells."
         )
-    from art_classwise.audit.sanity import DIFFERS  # seconds, which the table needn't wait
+    from art_classwise.audit._network_checks import DIFFERS  # seconds, which the table needn't wait
 
     differs = {finding.model for finding in result.findings if finding.check == DIFFERS}
     rows = []

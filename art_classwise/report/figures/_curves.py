@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from art_classwise.report.figures._heading import headline, legend_below
+from art_classwise.report.figures._heading import caption
 from art_classwise.report.figures._names import fit_all, name_room, side_labels, widest
 from art_classwise.report.figures._style import BEST, MEAN, OTHER, WORST, canvas, percent_axis, points
 
@@ -30,7 +30,13 @@ def spread(ranking: pd.Index) -> pd.Index:
 
 
 def draw_curves(
-    ax: Axes | None, curves: pd.DataFrame, ranking: pd.Index, *, title: str, findings: Sequence[str]
+    ax: Axes | None,
+    curves: pd.DataFrame,
+    ranking: pd.Index,
+    *,
+    title: str,
+    findings: Sequence[str],
+    xlabel: str,
 ) -> Axes:
     """Draw a curve per class in percent, the worst and the best in colour, their mean, and the gap of all as a band.
 
@@ -40,6 +46,7 @@ def draw_curves(
         ranking: The classes, the worst first.
         title: Above the axes.
         findings: Under the title.
+        xlabel: Of the x axis.
 
     Returns:
         The axes.
@@ -79,6 +86,6 @@ def draw_curves(
     if len(shown) < len(ranking):
         entries[f"{len(shown)} of {len(ranking):,} classes"] = Line2D([], [], color=OTHER, lw=0.9)
     entries["from the worst to the best"] = band
-    legend_below(ax, entries, right=right)
-    headline(ax, title, *findings, right=right)
+    ax.set_xlabel(xlabel)
+    caption(ax, title, *findings, legend=entries, right=right)
     return ax

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.errors import InputError
 from art_classwise.report.figures._checks import chance, check_class_table, worst_classes
-from art_classwise.report.figures._heading import headline, legend_below
+from art_classwise.report.figures._heading import caption
 from art_classwise.report.figures._names import fit_all, name_room, widest
 from art_classwise.report.figures._style import (
     CLEAN,
@@ -78,8 +78,7 @@ def class_accuracy(table: pd.DataFrame, ax: Axes | None = None, *, title: str = 
     }
     if is_worst.all():
         del entries["robust, with 95 % interval"]
-    legend_below(ax, entries, left=left)
-    headline(ax, title, worst_classes(measured["robust"]), chance(measured), left=left)
+    caption(ax, title, worst_classes(measured["robust"]), chance(measured), legend=entries, left=left)
     return ax
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from art_classwise.audit.compare import Comparison
+from art_classwise.audit.comparison import Comparison
 from art_classwise.errors import InputError
 from art_classwise.report.figures._checks import some
-from art_classwise.report.figures._heading import headline, legend_below
+from art_classwise.report.figures._heading import caption
 from art_classwise.report.figures._names import SMALL, fit, fit_all, name_room, text_width, widest
 from art_classwise.report.figures._style import (
     MEAN,
@@ -106,8 +106,8 @@ def compared(comparison: Comparison, ax: Axes | None = None, *, title: str = "")
     interval = f"{100 * comparison.confidence:g} % interval of their difference, from the second"
     most = slot(ax, left + right)[0] + left
     pair = [fit(name, most - points(9), cells=60) for name in (comparison.first, comparison.second)]
-    headline(ax, title, *_findings(comparison, measured), left=left, right=right)
-    legend_below(ax, {f"first: {pair[0]}": one, f"second: {pair[1]}": other, interval: bars}, left=left)
+    entries = {f"first: {pair[0]}": one, f"second: {pair[1]}": other, interval: bars}
+    caption(ax, title, *_findings(comparison, measured), legend=entries, left=left, right=right)
     return ax
 
 

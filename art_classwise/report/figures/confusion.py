@@ -17,7 +17,7 @@ from art_classwise.metrics.confusion import confusion_pairs, within_groups
 from art_classwise.metrics.groups import Groups, group_labels
 from art_classwise.report.figures._cells import column_names, draw_cells
 from art_classwise.report.figures._checks import some
-from art_classwise.report.figures._heading import headline, legend_below
+from art_classwise.report.figures._heading import caption
 from art_classwise.report.figures._names import fit_all, fit_pairs, label, name_room, widest
 from art_classwise.report.figures._style import ROBUST, WORST, canvas, class_axis, percent_axis, row_height, row_room
 
@@ -163,7 +163,7 @@ def _matrix(
     if errors.any():
         i, j = _largest(errors)
         ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=WORST, lw=2, zorder=3, clip_on=False))
-    headline(ax, title, finding, left=left)
+    caption(ax, title, finding, left=left)
     return ax
 
 
@@ -195,7 +195,6 @@ def _pairs(
     entries["the other way round"] = ax.scatter(100 * shown["reverse"], position, s=26, zorder=3, clip_on=False, **back)
     class_axis(ax, labels, first)
     percent_axis(ax, "x", "predicted as the other under attack (% of the first)")
-    legend_below(ax, entries, left=left)
     among = f"the {len(shown)} strongest of {len(table):,} pairs" if len(shown) < len(table) else "pair"
     ax.set_ylabel(among)
     ties = int((table["share"] == table["share"].iloc[0]).sum())
@@ -204,5 +203,5 @@ def _pairs(
     if counts is not None:
         n = counts.sum(axis=1)
         per_class = f"examples of a class: {np.median(n[n > 0]):.0f} (median)"
-    headline(ax, title, finding, per_class, left=left)
+    caption(ax, title, finding, per_class, legend=entries, left=left)
     return ax

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from art_classwise._labels import check_labels
 from art_classwise.errors import InputError, check_positive
-from art_classwise.report.figures._heading import headline
+from art_classwise.report.figures._heading import caption
 from art_classwise.report.figures._names import SMALL, fit, name_room, text_width, widest
 from art_classwise.report.figures._style import ROBUST, canvas, mark, points, slot
 
@@ -113,7 +113,7 @@ def gallery(
     ax.spines[:].set_visible(False)
     right_ones = int((truth == found).sum())
     which = f"the first {n} of {n_given:,} examples" if n < n_given else f"{n} example{'s' * (n > 1)}"
-    headline(ax, title, f"{which}: {right_ones} seen rightly under attack", left=left, right=right)
+    caption(ax, title, f"{which}: {right_ones} seen rightly under attack", left=left, right=right)
     return ax
 
 

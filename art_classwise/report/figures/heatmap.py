@@ -11,7 +11,7 @@ import pandas as pd
 from art_classwise.errors import InputError
 from art_classwise.report.figures._cells import column_names, draw_cells
 from art_classwise.report.figures._checks import check_table, some, worst_classes
-from art_classwise.report.figures._heading import headline
+from art_classwise.report.figures._heading import caption
 from art_classwise.report.figures._names import fit_all, label, name_room, widest
 from art_classwise.report.figures._style import MOST_CLASSES, canvas, class_axis, row_height, row_room, weakest
 
@@ -66,5 +66,5 @@ def class_by_attack(table: pd.DataFrame, ax: Axes | None = None, *, title: str =
         ax.axvline(edge, color="white", lw=4)
     ax.set(xlabel="accuracy (%): without attack, and under each", ylabel=weakest(len(shown), len(measured)))
     known = measured[last].dropna()
-    headline(ax, title, f"under {label(last)}, {worst_classes(known)}" if len(known) else "", left=left)
+    caption(ax, title, f"under {label(last)}, {worst_classes(known)}" if len(known) else "", left=left)
     return ax

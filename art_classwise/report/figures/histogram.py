@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from art_classwise.report.figures._checks import chance, check_class_table, worst_classes
-from art_classwise.report.figures._heading import headline, legend_below
+from art_classwise.report.figures._heading import caption
 from art_classwise.report.figures._style import ROBUST, WORST, canvas, draw_mean, percent_axis, points
 
 if TYPE_CHECKING:
@@ -55,12 +55,12 @@ def class_histogram(table: pd.DataFrame, ax: Axes | None = None, *, title: str =
     ax.set(ylabel="number of classes", ylim=(0, 1.12 * counts.max()))
     ax.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     mean = 100 * float(robust.mean())
-    legend_below(ax, {"holds the worst class": bars[int(interval[0])], f"mean, {mean:.1f} %": draw_mean(ax, "x", mean)})
     half = 50 * float((measured["high"] - measured["low"]).median())
-    headline(
+    caption(
         ax,
         title,
         worst_classes(measured["robust"]),
         chance(measured) or f"95 % interval of a class: ± {half:.0f} points (median)",
+        legend={"holds the worst class": bars[int(interval[0])], f"mean, {mean:.1f} %": draw_mean(ax, "x", mean)},
     )
     return ax

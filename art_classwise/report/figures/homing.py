@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from art_classwise.report.figures._checks import check_table, some
-from art_classwise.report.figures._heading import headline, legend_below
+from art_classwise.report.figures._heading import caption
 from art_classwise.report.figures._names import fit_all, fit_pairs, name_room, widest
 from art_classwise.report.figures._style import MEAN, ROBUST, canvas, class_axis, percent_axis, row_height, row_room
 
@@ -70,8 +70,7 @@ def homing(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> A
     few = len(shown) < len(rows)
     ax.set_ylabel(f"the {len(shown)} most frequent of {len(rows):,} {what[1]}" if few else f"{what[0]} (examples)")
     filled = {"without the class (filled: beyond the control)": homed, "without an unrelated class": control}
-    legend_below(ax, {"without the class": homed} if alone else filled, left=left)
-    headline(ax, title, *_findings(rows), left=left)
+    caption(ax, title, *_findings(rows), legend={"without the class": homed} if alone else filled, left=left)
     return ax
 
 

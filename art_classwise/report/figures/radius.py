@@ -68,17 +68,17 @@ def accuracy_by_radius(
         f"worst: {label(ranking[0])}, {curves.loc[at, ranking[0]]:.1f} % at {radius}",
         f"{gap[at]:.1f} points below the best, {label(ranking[-1])}" if len(ranking) > 1 else "",
     ]
-    ax = draw_curves(ax, curves, ranking, title=title, findings=findings)
+    xlabel = f"radius ({results[0].threat.norm})"
+    ax = draw_curves(ax, curves, ranking, title=title, findings=findings, xlabel=xlabel)
     for c, colour in {ranking[-1]: BEST, ranking[0]: WORST}.items():
         ax.fill_between(eps, low[c], high[c], color=colour, alpha=0.22, lw=0, zorder=1.5)
     _name_radii(ax, eps, ["0", *(str(result.threat).partition(":")[2] for result in results)])
-    ax.set_xlabel(f"radius ({results[0].threat.norm})")
     return ax
 
 
 def _checked(results: Sequence[AuditResult], model: str | None) -> str:
     """Return the name of the model, once the audits are known to be of one question."""
-    from art_classwise.audit.compare import check_audit
+    from art_classwise.audit._sides import check_audit
 
     if not isinstance(results, Sequence) or len(results) < 2:
         raise InputError("`results` must be two audits or more, at different radii: [audit_at_2, audit_at_4, ...].")
@@ -89,7 +89,7 @@ def _checked(results: Sequence[AuditResult], model: str | None) -> str:
     if model is None and several is not None:
         raise InputError(f"An audit has {len(several.models)} models: say which, model={several.models[0]!r}, say.")
     name = first.models[0] if model is None else model
-    rows = first._rows(name, WORST_CASE)
+    rows = first.rows(name, WORST_CASE)
     for before, result in pairwise(results):
         if result.threat.norm != first.threat.norm:
             raise InputError(f"The audits have different norms: {first.threat} and {result.threat}.")
@@ -100,7 +100,7 @@ def _checked(results: Sequence[AuditResult], model: str | None) -> str:
             )
         if result.classes != first.classes:
             raise InputError("The audits have different classes.")
-        other = result._rows(name, WORST_CASE)
+        other = result.rows(name, WORST_CASE)
         if not np.array_equal(other[["example", "label"]], rows[["example", "label"]]):
             raise InputError(f"The audits at {first.threat} and at {result.threat} are of different examples.")
         if not np.array_equal(other["clean_prediction"], rows["clean_prediction"]):

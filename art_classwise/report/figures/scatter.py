@@ -12,7 +12,7 @@ import pandas as pd
 from art_classwise.errors import InputError
 from art_classwise.metrics.agreement import correlations
 from art_classwise.report.figures._checks import check_class_table, check_table, some
-from art_classwise.report.figures._heading import headline, legend_below
+from art_classwise.report.figures._heading import caption
 from art_classwise.report.figures._names import fit_all, name_room, side_labels, widest
 from art_classwise.report.figures._style import MEAN, OTHER, ROBUST, WORST, canvas, draw_mean, percent_axis, points
 
@@ -62,14 +62,14 @@ def attack_strength(table: pd.DataFrame, ax: Axes | None = None, *, title: str =
         ax.axhline(0, color="0.8", lw=0.8, zorder=0)
     _points(ax, x, y, low, high, named, names)
     mean = float(y.mean())
-    legend_below(ax, {f"mean, {mean:.1f} points": draw_mean(ax, "y", mean), "all that a class has": floor}, right=right)
     same = np.allclose(measured["baseline"], measured["weak"])
-    headline(
+    caption(
         ax,
         title,
         _share(measured),
         _correlation("spearman", x, y),
         "both axes from the same examples: their noise correlates them" if same else "",
+        legend={f"mean, {mean:.1f} points": draw_mean(ax, "y", mean), "all that a class has": floor},
         right=right,
     )
     return ax
@@ -117,8 +117,14 @@ def weight_norms(norms: npt.ArrayLike, table: pd.DataFrame, ax: Axes | None = No
     ax.set_xlim(float(x.min()) - margin, float(x.max()) + margin)
     _points(ax, x, y, 100 * measured["low"], 100 * measured["high"], named, names)
     mean = float(y.mean())
-    legend_below(ax, {f"mean, {mean:.1f} %": draw_mean(ax, "y", mean)}, right=right)
-    headline(ax, title, _correlation("pearson", x, y), _correlation("spearman", x, y), right=right)
+    caption(
+        ax,
+        title,
+        _correlation("pearson", x, y),
+        _correlation("spearman", x, y),
+        legend={f"mean, {mean:.1f} %": draw_mean(ax, "y", mean)},
+        right=right,
+    )
     return ax
 
 

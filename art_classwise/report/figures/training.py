@@ -73,9 +73,9 @@ def training_curves(
         f"epoch {at}{', which was kept' if kept == at else ''}: worst {label(ranking.index[0])}, {low:.1f} %",
         f"{high - low:.1f} points below the best, {label(ranking.index[-1])}" if len(ranking) > 1 else "",
     ]
-    ax = draw_curves(ax, curves, ranking.index, title=title, findings=findings)
+    ax = draw_curves(ax, curves, ranking.index, title=title, findings=findings, xlabel="epoch")
+    ax.set_ylabel(f"robust accuracy in {drawn} (%)")  # on one line, though it is longer than low axes
     ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-    ax.set(xlabel="epoch", ylabel=f"robust accuracy in {drawn} (%)")
     if kept is not None and len(curves) > 1:
         ax.axvline(at, color=MEAN, lw=0.8, zorder=1, ymax=0.97)
     return ax

@@ -1,0 +1,217 @@
+"""The options of the command that trains."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from art_classwise.cli._options import Precision
+
+__all__ = [
+    "Architecture",
+    "Awp",
+    "BatchSize",
+    "Beta",
+    "CheckpointFile",
+    "Compile",
+    "Ema",
+    "Epochs",
+    "Exclude",
+    "Gamma",
+    "GradientClip",
+    "HeadPower",
+    "Init",
+    "Keep",
+    "KeepEpoch",
+    "Labels",
+    "LearningRate",
+    "Method",
+    "MethodName",
+    "PolicyText",
+    "RecipeName",
+    "Recipes",
+    "Resume",
+    "Steps",
+    "TensorBoard",
+    "Threat",
+    "TrainingPrecision",
+    "UnlabeledFraction",
+    "UnlabeledImages",
+    "Validation",
+    "Workers",
+]
+
+
+class Method(str, Enum):
+    """Training methods by name."""
+
+    standard = "standard"
+    trades = "trades"
+    mart = "mart"
+    bat = "bat"
+    natural = "natural"
+
+
+class Recipes(str, Enum):
+    """Recipes by name."""
+
+    paper = "paper"
+    fast = "fast"
+
+
+class Keep(str, Enum):
+    """Which epoch's weights to save."""
+
+    last = "last"
+    robust = "robust"
+    robust_worst = "robust+worst"
+
+
+_RECIPE, _WEIGHTS, _RUN = "Recipe (what is given here replaces the recipe's own)", "Choice of weights", "Run"
+_CLASSES, _UNLABELED = "Classes", "Unlabelled images"
+
+
+def _in(panel: str) -> dict[str, Any]:
+    return {"rich_help_panel": panel, "show_default": False}
+
+
+def _of_recipe(flag: str, says: str) -> Any:
+    """An option whose default is the recipe's."""
+    return typer.Option(flag, help=says, **_in(_RECIPE))
+
+
+MethodName = Annotated[
+    Method,
+    typer.Argument(help="Standard adversarial training, TRADES, MART, BAT; natural training.", show_default=False),
+]
+CheckpointFile = Annotated[Path, typer.Option("--out", help="The checkpoint file to write, e.g. mart.pt.")]
+Architecture = Annotated[
+    str, typer.Option("--arch", help="digits-cnn, mnist-cnn, resnet18, preactresnet18, wrn-34-10, ...")
+]
+RecipeName = Annotated[
+    Recipes | None,
+    typer.Option(
+        "--recipe",
+        help="paper: the one published for method, architecture and data set; fast: one learning-rate cycle of 30 "
+        "epochs, in bfloat16 and compiled where that pays. Without: a cosine from 0.05, 30 epochs, Linf:8/255.",
+        show_default=False,
+        rich_help_panel=_RECIPE,
+    ),
+]
+Init = Annotated[
+    Path | None,
+    _of_recipe("--init", "Begin with the weights of this checkpoint, to fine-tune: frl and faal are meant for that."),
+]
+Epochs = Annotated[int | None, _of_recipe("--epochs", "Epochs.")]
+BatchSize = Annotated[int | None, _of_recipe("--batch-size", "Examples per step, of all processes.")]
+LearningRate = Annotated[float | None, _of_recipe("--lr", "Highest learning rate.")]
+Threat = Annotated[str | None, _of_recipe("--threat", "Norm and radius on [0, 1], e.g. Linf:8/255 or L2:0.5.")]
+Steps = Annotated[int | None, _of_recipe("--steps", "Steps of the training attack.")]
+Beta = Annotated[
+    float | None, _of_recipe("--beta", "Weight of the KL term of TRADES, MART and BAT; usually 6, 5 and 6.")
+]
+Awp = Annotated[
+    float, typer.Option("--awp", help="Perturb weights, too, by this share; 0.005 is usual.", **_in(_RECIPE))
+]
+GradientClip = Annotated[
+    float | None,
+    typer.Option("--gradient-clip", help="Largest norm of the gradient, e.g. 1.", **_in(_RECIPE)),
+]
+Ema = Annotated[
+    float | None,
+    typer.Option("--ema", help="Average the weights with this decay, e.g. 0.995.", **_in(_RECIPE)),
+]
+TrainingPrecision = Annotated[
+    Precision | None,
+    typer.Option("--precision", help="auto: bfloat16 where the hardware multiplies it.", **_in(_RECIPE)),
+]
+Compile = Annotated[
+    bool | None,
+    typer.Option("--compile/--no-compile", help="Compile the network; slow to start.", **_in(_RECIPE)),
+]
+PolicyText = Annotated[
+    str | None,
+    typer.Option(
+        "--class-policy",
+        help="Set class weights and budgets while training: cfa, cfol, dafa, faal, frl, wat, with parameters as in "
+        "dafa:lamb=1.5,warmup=20; or fixed ones, weights:cat=2 or budgets:cat=4/255.",
+        **_in(_CLASSES),
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude",
+        help="Train without this class: its examples and its output unit. Give it again for more.",
+        **_in(_CLASSES),
+    ),
+]
+HeadPower = Annotated[
+    float | None,
+    typer.Option(
+        "--normalize-head",
+        help="After training divide each class's weight vector by its norm to this power, from 0 to 1.",
+        **_in(_CLASSES),
+    ),
+]
+UnlabeledImages = Annotated[
+    str | None,
+    typer.Option(
+        "--unlabeled",
+        help="Images to train on with pseudo-labels: an .npz file (array x, perhaps y_pseudo), a folder, or a data "
+        "set, whose labels aren't looked at.",
+        **_in(_UNLABELED),
+    ),
+]
+Labels = Annotated[
+    int | None,
+    typer.Option(
+        "--labels",
+        help="Look at the labels of this many training examples only, in proportion to the classes; the others are "
+        "unlabelled, unless --unlabeled names some.",
+        **_in(_UNLABELED),
+    ),
+]
+UnlabeledFraction = Annotated[
+    float | None,
+    typer.Option(
+        "--unlabeled-fraction", help="Share of each batch that is unlabelled; usually 0.5.", **_in(_UNLABELED)
+    ),
+]
+Gamma = Annotated[
+    float | None, typer.Option("--gamma", help="Weight of unlabelled examples; usually 1.", **_in(_UNLABELED))
+]
+Validation = Annotated[
+    int,
+    typer.Option(
+        "--validation",
+        help="Hold out this many training examples, in proportion to the classes, and measure on them after each "
+        "epoch.",
+        rich_help_panel=_WEIGHTS,
+    ),
+]
+KeepEpoch = Annotated[
+    Keep | None,
+    typer.Option(
+        "--keep",
+        help="Which epoch's weights to save: the last, the most robust, or the best in average plus worst class; "
+        "robust, if there is --validation.",
+        show_default=False,
+        rich_help_panel=_WEIGHTS,
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on where a training with this --out stopped; its state lies beside it, in mart.training for mart.pt.",
+        rich_help_panel=_RUN,
+    ),
+]
+Workers = Annotated[int, typer.Option("--workers", help="Processes that read images from disk.", rich_help_panel=_RUN)]
+TensorBoard = Annotated[
+    Path | None, typer.Option("--tensorboard", help="Folder for TensorBoard's curves.", **_in(_RUN))
+]
