@@ -8,7 +8,7 @@ from scipy.stats import pearsonr
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from art_classwise import InputError, metrics
-from art_classwise.metrics.confusion import confusion_pairs, symmetry, within_groups
+from art_classwise.metrics.confusion import asymmetry, confusion_pairs, symmetry, within_groups
 
 CLASSES = ["ant", "bee", "cow", "doe", "elk"]
 GROUPS = {"ant": "insect", "bee": "insect", "cow": "tame", "doe": "wild", "elk": "wild"}
@@ -61,17 +61,19 @@ def test_without_errors_there_are_no_pairs():
     assert {"share", "difference_low", "within"} < set(table.columns)
 
 
-def test_symmetry_by_its_definition():
+def test_asymmetry_and_symmetry_by_their_definitions():
     shares = metrics.confusion(Y, Y_PRED, 5)
     r = shares.to_numpy()
     pairs = [(r[i, j], r[j, i]) for i in range(5) for j in range(i)]
+    assert asymmetry(shares) == pytest.approx(max(abs(a - b) for a, b in pairs))
     both = np.array(pairs + [(b, a) for a, b in pairs])
     assert symmetry(shares) == pytest.approx(pearsonr(*both.T).statistic)
 
 
-def test_symmetry_does_not_depend_on_the_order_of_the_classes():
+def test_they_do_not_depend_on_the_order_of_the_classes():
     r = metrics.confusion(Y, Y_PRED, 5).to_numpy()
     order = [3, 0, 4, 1, 2]
+    assert asymmetry(r[order][:, order]) == asymmetry(r)
     assert symmetry(r[order][:, order]) == pytest.approx(symmetry(r))
 
 
@@ -80,16 +82,19 @@ def test_a_linear_function_is_no_symmetry():
     assert pearsonr([0.2, 0.4, 0.3], [0.1, 0.2, 0.15]).statistic == pytest.approx(1)
     assert symmetry(r) < 0.5
     assert symmetry((r + r.T) / 2) == 1
+    assert asymmetry((r + r.T) / 2) == 0
 
 
 def test_classes_without_examples_are_left_out():
     r = metrics.confusion([0, 0, 0, 1, 1, 2, 2], [0, 1, 3, 0, 1, 0, 1], 4).to_numpy()
     assert np.isnan(r[3]).all()
+    assert asymmetry(r) == pytest.approx(asymmetry(r[:3, :3]))
     assert symmetry(r) == pytest.approx(symmetry(r[:3, :3]))
 
 
 @pytest.mark.parametrize("matrix", [[[1.0]], np.full((3, 3), np.nan)])
-def test_without_a_pair_symmetry_is_nan(matrix):
+def test_without_a_pair_both_are_nan(matrix):
+    assert np.isnan(asymmetry(matrix))
     assert np.isnan(symmetry(matrix))
 
 
@@ -145,9 +150,9 @@ def test_without_errors_the_share_is_nan():
         (lambda: within_groups([0], [9], GROUPS, CLASSES), "Label 9"),
         (lambda: within_groups([0], [0], {"ant": "x"}, CLASSES), "4 of 5 classes have no group"),
         (lambda: within_groups([0], [0], GROUPS, CLASSES, confidence=0), "between 0 and 1"),
-        (lambda: symmetry([[0.1, 0.2]]), r"matrix \(C, C\), but has shape \(1, 2\)"),
+        (lambda: asymmetry([[0.1, 0.2]]), r"matrix \(C, C\), but has shape \(1, 2\)"),
         (lambda: symmetry([0.1, 0.2]), r"matrix \(C, C\)"),
-        (lambda: symmetry([[5, 3], [1, 2]]), r"shares of each true class, in \[0, 1\], but holds 5"),
+        (lambda: asymmetry([[5, 3], [1, 2]]), r"shares of each true class, in \[0, 1\], but holds 5"),
         (lambda: symmetry([[0.5, -0.5], [0.5, 0.5]]), r"in \[0, 1\], but holds -0.5"),
     ],
 )

@@ -10,7 +10,7 @@ from art_classwise.metrics.comparison import (
     paired_comparison,
     worst_class_difference,
 )
-from art_classwise.metrics.confusion import confusion, confusion_pairs, symmetry, within_groups
+from art_classwise.metrics.confusion import asymmetry, confusion, confusion_pairs, symmetry, within_groups
 from art_classwise.metrics.disparity import disparity, rho
 from art_classwise.metrics.great import great_score
 from art_classwise.metrics.groups import class_groups, group_accuracy, group_labels
@@ -23,6 +23,7 @@ from art_classwise.metrics.weights import head_weight_norms
 from art_classwise.metrics.worst import worst_class
 
 __all__ = [
+    "asymmetry",
     "attack_strength",
     "class_accuracy",
     "class_groups",

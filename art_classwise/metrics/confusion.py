@@ -15,7 +15,7 @@ from art_classwise.metrics._inputs import check_pair
 from art_classwise.metrics.groups import Groups, class_groups, group_labels
 from art_classwise.metrics.intervals import wilson
 
-__all__ = ["confusion", "confusion_pairs", "symmetry", "within_groups"]
+__all__ = ["asymmetry", "confusion", "confusion_pairs", "symmetry", "within_groups"]
 
 
 def confusion(
@@ -50,6 +50,26 @@ def confusion(
         return table
     totals = table.sum(axis=1)
     return table.div(totals.where(totals > 0), axis=0)
+
+
+def asymmetry(matrix: npt.ArrayLike) -> float:
+    """Return how far a confusion matrix is from symmetric: max over i < j of abs(R_ij - R_ji).
+
+    Args:
+        matrix: (C, C) shares of each true class, as :func:`confusion` returns them.
+
+    Returns:
+        A fraction. Pairs with a class without examples are left out; NaN if no pair is left.
+
+    Raises:
+        InputError: It is no square matrix, or a value lies outside of [0, 1].
+
+    Example:
+        >>> round(asymmetry([[0.7, 0.3], [0.1, 0.9]]), 3)
+        0.2
+    """
+    one, other = _opposite(matrix)
+    return float(np.abs(one - other).max()) if len(one) else math.nan
 
 
 def symmetry(matrix: npt.ArrayLike) -> float:

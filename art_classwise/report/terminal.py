@@ -14,7 +14,7 @@ from art_classwise.metrics.groups import Groups
 from art_classwise.report._grid import Grid, Marked, room
 from art_classwise.report._text import interval, percent, printable, shorten
 
-__all__ = ["models_grid", "print_groups", "print_tables"]
+__all__ = ["class_grid", "models_grid", "print_groups", "print_tables"]
 
 
 _MOST_CLASSES = 20
@@ -32,7 +32,7 @@ def print_tables(result: AuditResult) -> None:
     console = Console()
     if len(result.models) <= _MOST_MODELS:
         for name in result.models:
-            console.print(_class_grid(result, name, console.width).rich())
+            console.print(class_grid(result, name, console.width).rich())
     if len(result.models) > 1:
         console.print(models_grid(result).rich())
     _print_findings(result, console)
@@ -102,7 +102,7 @@ def _print_findings(result: AuditResult, console: Console) -> None:
         console.print()
 
 
-def _class_grid(result: AuditResult, name: str, width: int) -> Grid:
+def class_grid(result: AuditResult, name: str, width: int) -> Grid:
     """Return a row per class of one model, the worst first, with as many attacks as there is room for.
 
     Args:
