@@ -18,7 +18,12 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-TAKEN = ("CHANGELOG.md", "evaluations/*.*", "evaluations/results/*", "examples/*.ipynb", "examples/*.py", "art_classwise/zoo/*.csv")
+TAKEN = (
+    "CHANGELOG.md",
+    *("evaluations/*.*", "evaluations/results/*.*"),
+    *("examples/*.ipynb", "examples/*.py"),
+    "art_classwise/zoo/*.csv",
+)
 COMMANDS = "<!-- commands -->"
 
 
