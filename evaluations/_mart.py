@@ -10,16 +10,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from _setups import SIZES, Setup, Trainings
-from torch import nn
 
 import art_classwise as acw
 from art_classwise.trainers import trained_weights
 from art_classwise.trainers.recipes import Recipe, paper_recipe
-
-THREAT = "Linf:8/255"
-EPS = 8 / 255
 
 
 @dataclass(frozen=True)
@@ -57,17 +52,13 @@ KINDS = {
     **{name: Kind("mart", options) for name, options in ABLATIONS.items()},
     **{noise_kind(m, s): Kind(m, noise=s) for s in NOISES for m in ("standard", "mart")},
 }
-PAPERS = {
-    "fgsm": partial(acw.PGD, eps=EPS, eps_step=EPS, max_iter=1, num_random_init=0, verbose=False),
-    "pgd-20": partial(acw.PGD, eps=EPS, eps_step=0.003, max_iter=20, verbose=False),
-    "cw-30": partial(acw.PGD, eps=EPS, eps_step=0.003, max_iter=30, loss="margin", verbose=False),
-}
-"""The paper's attacks: PGD on cross-entropy and on the margin from a uniform start, judged where they end."""
+PAPERS = ("fgsm", "pgd-20", "cw-30")
+"""The paper's attacks: see :func:`papers`."""
 SURROGATES = ("natural", "standard")
 SETUPS = {
     "tiny": SIZES["tiny"]["cifar10"],
-    "quick": replace(SIZES["quick"]["cifar10"], epochs=3),
-    "full": Setup("cifar10", "resnet18", THREAT, epochs=120, steps=10, recipe="paper"),
+    "quick": SIZES["quick"]["cifar10"],
+    "full": Setup("cifar10", "resnet18", "Linf:8/255", epochs=120, steps=10, recipe="paper"),
 }
 N_ATTACKED = {"tiny": 40, "quick": 1000, "full": None}
 N_AUTOATTACK = {"tiny": 10, "quick": 200, "full": None}
@@ -91,7 +82,7 @@ class Networks:
         self, size: str, root: str | None, store: Path, *, made_up: bool = False, compile: bool = False
     ) -> None:
         self.size = size
-        self.trainings = Trained(SETUPS[size], root, store / "mart", made_up=made_up)
+        self.trainings = Trained(SETUPS[size], root, store / "mart" if size == "full" else store, made_up=made_up)
         self.trainings.compile = compile
         self.data = _part(self.trainings.test, N_ATTACKED[size])
         self.fewer = _part(self.data, N_AUTOATTACK[size])
@@ -100,6 +91,11 @@ class Networks:
     def weights(self) -> tuple[str, ...]:
         """Which epochs' weights are looked at, the first of them for the claims."""
         return ("best", "last") if self.size == "full" else ("last",)
+
+    @property
+    def eps(self) -> float:
+        """The radius of attacks."""
+        return self.trainings.setup.eps
 
     def recipe(self, method: str) -> Recipe:
         """Return how a method trains."""
@@ -145,8 +141,10 @@ class Networks:
         for kind in kinds:
             for weights in self.weights:
                 name, data = f"{kind}, {weights}, seed {seed}", self.fewer if few else self.data
-                store = self.trainings.folder / f"outcomes-{len(data)}"
-                audit = acw.ClassWiseAudit(THREAT, attacks, store=store, checks=False, verbose=False)
+                store = self.trainings.folder / f"mart-outcomes-{len(data)}"
+                audit = acw.ClassWiseAudit(
+                    self.trainings.setup.threat, attacks, store=store, checks=False, verbose=False
+                )
                 found = audit.evaluate({name: partial(self.load, kind, seed, weights)}, data).outcomes
                 of = {"kind": kind, "weights": weights, "seed": seed}
                 columns = {"attack": found["attack"].astype(str), "example": found["example"], "label": found["label"]}
@@ -164,36 +162,15 @@ class Networks:
 
 
 class Trained(Trainings):
-    """Trainings by the published recipe; at smaller sizes by one of a few epochs from a naturally trained network.
-
-    From random weights MART stays at a constant prediction for that long.
-    """
+    """Trainings as the other experiments', but by the published recipe at full size."""
 
     compile = False
-    _first: dict[str, torch.Tensor] | None = None
 
     def recipe(self, method: str) -> Recipe:
         """Return how a method trains here."""
-        epochs, steps = self.setup.epochs, self.setup.steps
-        if self.setup.recipe == "paper":
-            return paper_beside(method).override(epochs=epochs, steps=steps, compile=self.compile)
-        natural = method == "natural"
-        recipe = replace(super().recipe(method), schedule="one-cycle", lr=0.05 if natural else 0.03)
-        return recipe.override(epochs=2 * epochs if natural else epochs, compile=self.compile)
-
-    def network(self, seed: int) -> nn.Module:
-        """Return the network that a training begins with."""
-        module = super().network(seed)
-        if self._first is not None:
-            module.load_state_dict(self._first)
-        return module
-
-    def trained(self, method: str, seed: int, **options: Any) -> Any:
-        """Return a trained network as an ART classifier."""
-        self._first = None
-        if method != "natural" and self.setup.recipe != "paper":
-            self._first = super().trained("natural", seed).model.state_dict()
-        return super().trained(method, seed, **options)
+        published = self.setup.recipe == "paper"
+        recipe = paper_beside(method) if published else super().recipe(method)
+        return recipe.override(epochs=self.setup.epochs, steps=self.setup.steps, compile=self.compile)
 
 
 def paper_beside(method: str) -> Recipe:
@@ -217,11 +194,23 @@ def told(recipe: Recipe) -> str:
     )
 
 
-def autoattack(size: str) -> dict[str, Any]:
+def papers(eps: float) -> dict[str, Any]:
+    """Return the paper's attacks, as functions of a classifier: FGSM, PGD-20, and PGD on the margin, 30 steps.
+
+    The latter two start uniformly, end where they end, and have steps that are 0.003 at a radius of 8/255.
+    """
+    shared = {"eps": eps, "verbose": False}
+    step = {"eps_step": 0.003 * eps / (8 / 255)}
+    one_step = partial(acw.PGD, eps_step=eps, max_iter=1, num_random_init=0, **shared)
+    margin = partial(acw.PGD, max_iter=30, loss="margin", **step, **shared)
+    return dict(zip(PAPERS, (one_step, partial(acw.PGD, max_iter=20, **step, **shared), margin), strict=True))
+
+
+def autoattack(eps: float, size: str) -> dict[str, Any]:
     """Return AutoAttack by its name; at tiny size a short one."""
     if size == "tiny":
-        return {"autoattack": partial(acw.AutoAttack, eps=EPS, n_iter=3, n_queries=3, verbose=False)}
-    return dict(acw.attacks.ladder(["autoattack"], THREAT))
+        return {"autoattack": partial(acw.AutoAttack, eps=eps, n_iter=3, n_queries=3, verbose=False)}
+    return dict(acw.attacks.ladder(["autoattack"], acw.ThreatModel("Linf", eps)))
 
 
 def transferred(networks: Networks, seed: int, seeds: int) -> dict[str, Any]:
@@ -235,7 +224,7 @@ def transferred(networks: Networks, seed: int, seeds: int) -> dict[str, Any]:
     other, made = (seed + 1) % max(seeds, 2), {}
     for surrogate in SURROGATES:
         weights = networks.weights[0]
-        for attack, make in PAPERS.items():
+        for attack, make in papers(networks.eps).items():
             on = make(networks.load(surrogate, other, weights))
             made[f"{attack} from {surrogate} {other}"] = partial(acw.TransferAttack, attack=on)
     return made

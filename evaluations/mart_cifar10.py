@@ -7,8 +7,8 @@
 The folder --root holds CIFAR-10 as torchvision unpacks it, or cifar10_train.npz and cifar10_test.npz with arrays ``x``
 (uint8 images) and ``y``. Full size (a GPU) is ResNet-18 by the published recipe, 120 epochs on all of CIFAR-10,
 evaluated on all 10,000 test images, with standard adversarial training and TRADES on the same budget beside it. Quick
-size is a network of two convolutions and 10,000 training images, each adversarial training three epochs that begin at a
-naturally trained network: its numbers don't compare with the paper's.
+size has the small network, the radius and the trainings of the other experiments (see _setups.py), so that its numbers
+don't compare with the paper's.
 
 Parts: ``white`` attacks the networks themselves; ``black`` transfers attacks from a naturally and from an adversarially
 trained network of another seed; ``ablations`` takes MART's loss and attack apart; ``noise`` trains on labels of which
@@ -16,11 +16,11 @@ trained network of another seed; ``ablations`` takes MART's loss and attack apar
 --variant-seeds of the other two, which are ten trainings per seed. Intervals are over seeds, with the same test
 examples, or of one seed over test examples drawn anew: those don't hold the spread of trainings.
 
-The attacks are the paper's: FGSM, PGD-20 and CW-inf (PGD on the margin, 30 steps), both in steps of 0.003 from a
-uniform start and judged where they end; and AutoAttack. All are at 8/255; the published recipe trains at 0.031, which
-is 7.905/255. At full size there are the weights of the last epoch and those of the best, which is the one with the
-highest robust accuracy under PGD-10 on 1,000 *test* images: the paper chose on its test set, too (and for each attack
-anew). Claims are of the best. At the other sizes nothing is chosen: they are of the last epoch.
+The attacks are the paper's: FGSM, PGD-20 and CW-inf (PGD on the margin, 30 steps), both from a uniform start, in steps
+of 0.003 at 8/255, and judged where they end; and AutoAttack. At full size all are at 8/255, while the published recipe
+trains at 0.031, which is 7.905/255. There are the weights of the last epoch and those of the best, which is the one
+with the highest robust accuracy under PGD-10 on 1,000 *test* images: the paper chose on its test set, too (and for each
+attack anew). Claims are of the best. At the other sizes nothing is chosen: they are of the last epoch.
 
 A killed run goes on where it was: training after the last epoch, an attack after the last 512 images.
 """
@@ -51,6 +51,7 @@ from _mart import (
     Networks,
     autoattack,
     noise_kind,
+    papers,
     told,
     transferred,
 )
@@ -83,8 +84,8 @@ def white(networks: Networks, arguments: argparse.Namespace) -> pd.DataFrame:
     parts = []
     for seed in range(arguments.seeds):
         with timed(f"white box, seed {seed}"):
-            parts.append(networks.outcomes(arguments.methods, seed, PAPERS))
-            parts.append(networks.outcomes(arguments.methods, seed, autoattack(arguments.size), few=True))
+            parts.append(networks.outcomes(arguments.methods, seed, papers(networks.eps)))
+            parts.append(networks.outcomes(arguments.methods, seed, autoattack(networks.eps, arguments.size), few=True))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -95,7 +96,7 @@ def black(networks: Networks, arguments: argparse.Namespace) -> pd.DataFrame:
         with timed(f"black box, seed {seed}"):
             found = networks.outcomes(arguments.methods, seed, transferred(networks, seed, arguments.seeds))
             parts.append(found.assign(attack=found["attack"].str.replace(r" \d+$", "", regex=True)))
-            parts.append(networks.outcomes(arguments.methods, seed, PAPERS))
+            parts.append(networks.outcomes(arguments.methods, seed, papers(networks.eps)))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -104,7 +105,7 @@ def ablations(networks: Networks, arguments: argparse.Namespace) -> pd.DataFrame
     parts = []
     for seed in range(arguments.variant_seeds):
         with timed(f"ablations, seed {seed}"):
-            parts.append(networks.outcomes(("mart", *ABLATIONS), seed, PAPERS))
+            parts.append(networks.outcomes(("mart", *ABLATIONS), seed, papers(networks.eps)))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -114,7 +115,7 @@ def noise(networks: Networks, arguments: argparse.Namespace) -> pd.DataFrame:
     parts = []
     for seed in range(arguments.variant_seeds):
         with timed(f"label noise, seed {seed}"):
-            parts.append(networks.outcomes(kinds, seed, PAPERS))
+            parts.append(networks.outcomes(kinds, seed, papers(networks.eps)))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -147,7 +148,7 @@ def summary(outcomes: pd.DataFrame, networks: Networks) -> pd.DataFrame:
         rows.append({"part": part, "kind": kind, "weights": weights, "attack": attack, **values})
     table = pd.DataFrame(rows)
     recipes = {kind: told(networks.recipe(KINDS[kind].method)) for kind in table["kind"].unique()}
-    radius = np.where(table["attack"] == "clean", 0.0, 8.0)
+    radius = np.where(table["attack"] == "clean", 0.0, 255 * networks.eps)
     return table.assign(**{"eps x 255": radius, "recipe": table["kind"].map(recipes)})
 
 

@@ -53,7 +53,7 @@ def fake():
 @pytest.fixture
 def networks():
     recipe = paper_recipe("mart", "resnet18", "cifar10")
-    return SimpleNamespace(epoch=lambda kind, seed, weights: 76 + seed, recipe=lambda method: recipe)
+    return SimpleNamespace(epoch=lambda kind, seed, weights: 76 + seed, recipe=lambda method: recipe, eps=8 / 255)
 
 
 def test_the_tables_count_what_was_right(script, fake, networks):
@@ -63,7 +63,7 @@ def test_the_tables_count_what_was_right(script, fake, networks):
         got = overall[attack]
         assert [got["accuracy"], got["low"], got["high"]] == pytest.approx([right / 6, float(low), float(high)])
         assert (got["n"], got["seeds"], got["epochs"]) == (6, 1, "76")
-        assert got["eps x 255"] == (0 if attack == "clean" else 8)
+        assert got["eps x 255"] == pytest.approx(0 if attack == "clean" else 8)
     classes = script.by_class(fake, ("cat", "dog")).set_index(["attack", "class"]).loc
     expected = {("clean", "cat"): (4, 3), ("clean", "dog"): (2, 2), ("fgsm", "cat"): (4, 2), ("pgd-20", "dog"): (2, 0)}
     for of, (n, right) in expected.items():
@@ -161,7 +161,9 @@ def test_black_box_is_beside_the_white_box_and_each_ablation_beside_mart(claims,
 def test_attacks_are_the_papers(script, mart):
     network = sys.modules["_setups"].cnn_a()
     classifier = acw.as_classifier(network, (3, 32, 32), 10, device="cpu")
-    made = {name: make(classifier) for name, make in {**mart.PAPERS, **mart.autoattack("full")}.items()}
+    made = {
+        name: make(classifier) for name, make in {**mart.papers(8 / 255), **mart.autoattack(8 / 255, "full")}.items()
+    }
     assert list(made) == ["fgsm", "pgd-20", "cw-30", "autoattack"]
     assert {(a.eps, str(a.norm)) for a in made.values()} == {(8 / 255, "inf")}
     searches = {
@@ -175,6 +177,8 @@ def test_attacks_are_the_papers(script, mart):
         "cw-30": ("margin", 0.003, 30, 1, 0.0, False),
     }
     auto = made["autoattack"]
+    half = mart.papers(4 / 255)["cw-30"](classifier)
+    assert (half.eps, half.eps_step) == pytest.approx((4 / 255, 0.0015))
     assert (auto.members, auto.n_iter, auto.n_queries) == (("apgd-ce", "apgd-t", "fab-t", "square"), 100, 5000)
 
 
@@ -242,34 +246,18 @@ def test_best_and_last_weights_at_full_size(mart, small_full, tmp_path):
     for found, which in ((best, "kept"), (last, "last")):
         expected = trained_weights(folder, which)
         assert all(torch.equal(found[name], expected[name]) for name in expected)
-    outcomes = networks.outcomes(["mart"], 0, {"fgsm": mart.PAPERS["fgsm"]})
+    outcomes = networks.outcomes(["mart"], 0, {"fgsm": mart.papers(networks.eps)["fgsm"]})
     assert outcomes.groupby(["weights", "attack"]).size().to_dict() == {
         (w, a): 40 for w in ("best", "last") for a in ("clean", "fgsm")
     }
 
 
 def test_where_nothing_is_chosen_weights_are_the_last(mart, tmp_path):
-    for size in ("tiny", "quick"):
-        assert mart.SETUPS[size].recipe == "plain"
+    for size in ("tiny", "quick"):  # the trainings that other experiments share
+        assert mart.SETUPS[size] is sys.modules["_setups"].SIZES[size]["cifar10"]
     networks = mart.Networks("tiny", None, tmp_path, made_up=True)
     assert networks.weights == ("last",)
     assert set(networks.fewer.ids) < set(networks.data.ids) < set(networks.trainings.test.ids)
-
-
-def test_small_trainings_begin_at_the_naturally_trained_network(mart, monkeypatch, tmp_path):
-    networks, began = mart.Networks("tiny", None, tmp_path, made_up=True), []
-    fit = acw.AdversarialTrainerMARTPyTorch.fit
-
-    def look_and_fit(self, *given, **options):
-        began.append({name: value.clone() for name, value in self.get_classifier().model.state_dict().items()})
-        return fit(self, *given, **options)
-
-    monkeypatch.setattr(acw.AdversarialTrainerMARTPyTorch, "fit", look_and_fit)
-    trained = networks.load("mart", 3, "last").model.state_dict()
-    natural = networks.load("natural", 3, "last").model.state_dict()
-    (first,) = began
-    assert all(torch.equal(first[name], natural[name]) for name in natural)
-    assert not any(torch.equal(trained[name], natural[name]) for name in natural)
 
 
 def test_surrogates_are_of_another_seed(mart, monkeypatch, tmp_path):
