@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from _setups import SIZES, Setup, Trainings
+from torch import nn
 
 import art_classwise as acw
 from art_classwise.trainers import trained_weights
@@ -57,7 +59,7 @@ PAPERS = ("fgsm", "pgd-20", "cw-30")
 SURROGATES = ("natural", "standard")
 SETUPS = {
     "tiny": SIZES["tiny"]["cifar10"],
-    "quick": SIZES["quick"]["cifar10"],
+    "quick": replace(SIZES["quick"]["cifar10"], threat="Linf:8/255", epochs=3),
     "full": Setup("cifar10", "resnet18", "Linf:8/255", epochs=120, steps=10, recipe="paper"),
 }
 N_ATTACKED = {"tiny": 40, "quick": 1000, "full": None}
@@ -82,7 +84,7 @@ class Networks:
         self, size: str, root: str | None, store: Path, *, made_up: bool = False, compile: bool = False
     ) -> None:
         self.size = size
-        self.trainings = Trained(SETUPS[size], root, store / "mart" if size == "full" else store, made_up=made_up)
+        self.trainings = Trained(SETUPS[size], root, store / "mart", made_up=made_up)
         self.trainings.compile = compile
         self.data = _part(self.trainings.test, N_ATTACKED[size])
         self.fewer = _part(self.data, N_AUTOATTACK[size])
@@ -141,7 +143,7 @@ class Networks:
         for kind in kinds:
             for weights in self.weights:
                 name, data = f"{kind}, {weights}, seed {seed}", self.fewer if few else self.data
-                store = self.trainings.folder / f"mart-outcomes-{len(data)}"
+                store = self.trainings.folder / f"outcomes-{len(data)}"
                 audit = acw.ClassWiseAudit(
                     self.trainings.setup.threat, attacks, store=store, checks=False, verbose=False
                 )
@@ -162,15 +164,35 @@ class Networks:
 
 
 class Trained(Trainings):
-    """Trainings as the other experiments', but by the published recipe at full size."""
+    """Trainings by the published recipe; at smaller sizes by one of a few epochs from a naturally trained network.
+
+    From random weights MART and standard adversarial training stayed at a constant prediction for all of six epochs.
+    """
 
     compile = False
+    _first: dict[str, torch.Tensor] | None = None
 
     def recipe(self, method: str) -> Recipe:
         """Return how a method trains here."""
-        published = self.setup.recipe == "paper"
-        recipe = paper_beside(method) if published else super().recipe(method)
-        return recipe.override(epochs=self.setup.epochs, steps=self.setup.steps, compile=self.compile)
+        epochs, steps = self.setup.epochs, self.setup.steps
+        if self.setup.recipe == "paper":
+            return paper_beside(method).override(epochs=epochs, steps=steps, compile=self.compile)
+        recipe = replace(super().recipe(method), schedule="one-cycle")
+        return recipe.override(epochs=2 * epochs if method == "natural" else epochs, compile=self.compile)
+
+    def network(self, seed: int) -> nn.Module:
+        """Return the network that a training begins with."""
+        module = super().network(seed)
+        if self._first is not None:
+            module.load_state_dict(self._first)
+        return module
+
+    def trained(self, method: str, seed: int, **options: Any) -> Any:
+        """Return a trained network as an ART classifier."""
+        self._first = None
+        if method != "natural" and self.setup.recipe != "paper":
+            self._first = super().trained("natural", seed).model.state_dict()
+        return super().trained(method, seed, **options)
 
 
 def paper_beside(method: str) -> Recipe:

@@ -35,14 +35,15 @@ ROUNDS = {"tiny": 1, "quick": 3, "long": 9, "full": 9}
 
 def measure(arguments: argparse.Namespace, only: str) -> pd.DataFrame:
     """Return the table that speed.py's command line asks for: :func:`time_imports` in the size's rounds."""
-    return time_imports(max(arguments.rounds, ROUNDS[arguments.size]))
+    return time_imports(max(arguments.rounds, ROUNDS[arguments.size]), warm_up=arguments.size != "tiny")
 
 
-def time_imports(rounds: int) -> pd.DataFrame:
-    """Time whole processes, from their start to their end, by turns; one round before to fill the system's caches.
+def time_imports(rounds: int, *, warm_up: bool = True) -> pd.DataFrame:
+    """Time whole processes, from their start to their end, by turns.
 
     Args:
         rounds: How often each is timed.
+        warm_up: Run a round before, which fills the system's caches.
 
     Returns:
         A row per process: ``seconds``, the median, with ``fastest`` and ``slowest``; ``above python``, the median less
@@ -50,7 +51,7 @@ def time_imports(rounds: int) -> pd.DataFrame:
     """
     seconds: dict[str, list[float]] = {name: [] for name in CODE}
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}  # a GPU's own start isn't ours
-    for round_ in range(rounds + 1):
+    for round_ in range(0 if warm_up else 1, rounds + 1):
         for name, code in CODE.items():
             began = time.perf_counter()
             command = [sys.executable, "-W", "ignore", "-c", code]

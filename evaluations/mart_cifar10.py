@@ -7,8 +7,8 @@
 The folder --root holds CIFAR-10 as torchvision unpacks it, or cifar10_train.npz and cifar10_test.npz with arrays ``x``
 (uint8 images) and ``y``. Full size (a GPU) is ResNet-18 by the published recipe, 120 epochs on all of CIFAR-10,
 evaluated on all 10,000 test images, with standard adversarial training and TRADES on the same budget beside it. Quick
-size has the small network, the radius and the trainings of the other experiments (see _setups.py), so that its numbers
-don't compare with the paper's.
+size is a network of two convolutions and 10,000 training images; each adversarial training is three epochs that begin
+at the naturally trained network of its seed. Its numbers don't compare with the paper's.
 
 Parts: ``white`` attacks the networks themselves; ``black`` transfers attacks from a naturally and from an adversarially
 trained network of another seed; ``ablations`` takes MART's loss and attack apart; ``noise`` trains on labels of which

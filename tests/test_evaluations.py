@@ -62,7 +62,6 @@ def test_cases_follow_from_the_files_given(speed, attack_speed, tmp_path):
     [
         (("pgd-10", "resnet18", "ours auto"), 2),
         (("training, batch 2", "resnet18", "ours MART"), 2),
-        (("training, batch 2", "resnet18", "published MART"), 2),
     ],
 )
 def test_a_case_in_small(attack_speed, case, n):
@@ -123,7 +122,7 @@ def test_without_only_all_is_measured_that_there_are_files_for(speed, monkeypatc
 
 
 def test_import_times_of_processes(evaluation, speed, tmp_path):
-    table = evaluation("import_time").time_imports(1).set_index("process")
+    table = evaluation("import_time").time_imports(1, warm_up=False).set_index("process")
     assert {"python alone", "import torch", "import art", "import art_classwise", "first PGD", "first audit"} < set(
         table.index
     )
@@ -134,13 +133,14 @@ def test_import_times_of_processes(evaluation, speed, tmp_path):
 
 
 def test_speed_in_small_size_ends_with_verdicts(speed, tmp_path, capsys):
-    speed.main(["--size", "tiny", "--only", "policies", "disk", "--out", str(tmp_path)])
+    speed.main(["--size", "tiny", "--only", "policies", "--out", str(tmp_path)])
     assert {p.name for p in tmp_path.iterdir()} == {
-        *("speed_tiny_policies.csv", "speed_tiny_disk.csv", "speed_tiny_claims.csv", "speed_tiny.svg")
+        *("speed_tiny_policies.csv", "speed_tiny_claims.csv", "speed_tiny.svg")
     }
     claims = pd.read_csv(tmp_path / "speed_tiny_claims.csv")
-    assert len(claims) == 8 + 1
-    assert "seen: 12 million outcomes take less than 300 MB" in capsys.readouterr().out
+    assert set(claims["unit"]) == {"times"}
+    assert len(claims) == 8
+    assert ": FAAL takes less than 10 % of an epoch [digits-cnn]" in capsys.readouterr().out
 
 
 def test_commands_of_the_readme_are_understood(speed):

@@ -253,11 +253,29 @@ def test_best_and_last_weights_at_full_size(mart, small_full, tmp_path):
 
 
 def test_where_nothing_is_chosen_weights_are_the_last(mart, tmp_path):
-    for size in ("tiny", "quick"):  # the trainings that other experiments share
-        assert mart.SETUPS[size] is sys.modules["_setups"].SIZES[size]["cifar10"]
+    for size in ("tiny", "quick"):
+        assert mart.SETUPS[size].recipe == "plain"
     networks = mart.Networks("tiny", None, tmp_path, made_up=True)
     assert networks.weights == ("last",)
     assert set(networks.fewer.ids) < set(networks.data.ids) < set(networks.trainings.test.ids)
+
+
+def test_small_trainings_begin_at_the_naturally_trained_network(mart, monkeypatch, tmp_path):
+    networks, began = mart.Networks("tiny", None, tmp_path, made_up=True), []
+    fit = acw.AdversarialTrainerMARTPyTorch.fit
+
+    def look_and_fit(self, *given, **options):
+        began.append({name: value.clone() for name, value in self.get_classifier().model.state_dict().items()})
+        return fit(self, *given, **options)
+
+    monkeypatch.setattr(acw.AdversarialTrainerMARTPyTorch, "fit", look_and_fit)
+    trained = networks.load("mart", 3, "last").model.state_dict()
+    natural = networks.load("natural", 3, "last").model.state_dict()
+    (first,) = began
+    assert all(torch.equal(first[name], natural[name]) for name in natural)
+    assert not any(torch.equal(trained[name], natural[name]) for name in natural)
+    fresh = networks.trainings.network(3).state_dict()
+    assert not all(torch.equal(fresh[name], natural[name]) for name in natural)
 
 
 def test_surrogates_are_of_another_seed(mart, monkeypatch, tmp_path):
