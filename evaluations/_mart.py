@@ -178,7 +178,9 @@ class Trained(Trainings):
         if self.setup.recipe == "paper":
             return paper_beside(method).override(epochs=epochs, steps=steps, compile=self.compile)
         recipe = replace(super().recipe(method), schedule="one-cycle")
-        return recipe.override(epochs=2 * epochs if method == "natural" else epochs, compile=self.compile)
+        if method == "natural":
+            return recipe.override(epochs=2 * epochs)
+        return recipe.override(lr=0.005, compile=self.compile)  # at 0.02 MART fell back to a constant prediction
 
     def network(self, seed: int) -> nn.Module:
         """Return the network that a training begins with."""
