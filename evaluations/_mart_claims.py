@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from _experiment import Claim, estimated, told_seeds
 from _mart import ABLATIONS, NOISES, SURROGATES, noise_kind
+
+import art_classwise as acw
 
 # ResNet-18, accuracies in %. Of the re-runs only what was measured under the same attack, but for CW's steps.
 PUBLISHED = {
@@ -141,6 +143,20 @@ class Verdicts:
             labels.append(y.loc[found.index].to_numpy())
         return (statistics, labels) if statistics else None
 
+    def at_chance(self, kinds: Iterable[str]) -> list[str]:
+        """Return which of these networks are no better than chance without attack, from any seed: they didn't learn.
+
+        The lower end of the 95 % Wilson interval isn't above one in as many classes as there are.
+        """
+        failed = []
+        for kind in dict.fromkeys(kinds):
+            for table, y in zip(self._tables, self._labels, strict=True):
+                if (kind, "clean") in table:
+                    right = table[kind, "clean"].dropna()
+                    low, _ = acw.metrics.wilson(right.sum(), len(right))
+                    failed += [kind] if low <= 1 / y.nunique() and kind not in failed else []
+        return failed
+
 
 def with_together(outcomes: pd.DataFrame) -> pd.DataFrame:
     """Return outcomes with :data:`TOGETHER` among the attacks."""
@@ -151,7 +167,7 @@ def with_together(outcomes: pd.DataFrame) -> pd.DataFrame:
 
 
 def judged(outcomes: Mapping[str, pd.DataFrame], data: str, *, published: bool) -> list[Claim]:
-    """Return what was seen of each claim that was measured.
+    """Return what was seen of each claim that was measured; "unclear" is what rests on a training that failed.
 
     Args:
         outcomes: By part, with :data:`TOGETHER`, of one kind of weights.
@@ -165,13 +181,18 @@ def judged(outcomes: Mapping[str, pd.DataFrame], data: str, *, published: bool) 
             found = verdicts.total(asked.terms)
             if found is None:
                 continue
+            value, *interval = estimated(*found, within=(-200, 200))
+            n = f"n = {len(found[1][0]):,} test images, {told_seeds(len(found[0]))}"
+            if failed := verdicts.at_chance(kind for _, kind, _ in asked.terms):
+                interval, n = [np.nan, np.nan], f"{n}; no verdict, since at chance without attack: {', '.join(failed)}"
             made.append(
                 Claim(
                     asked.claim,
                     data,
                     asked.statistic,
-                    *estimated(*found, within=(-200, 200)),
-                    n=f"n = {len(found[1][0]):,} test images, {told_seeds(len(found[0]))}",
+                    value,
+                    *interval,
+                    n=n,
                     least=1,
                     published=asked.published if published else "",
                 )

@@ -14,7 +14,8 @@ Parts: ``white`` attacks the networks themselves; ``black`` transfers attacks fr
 trained network of another seed; ``ablations`` takes MART's loss and attack apart; ``noise`` trains on labels of which
 10 % and 20 % are replaced by another class at random, the same for both methods. --seeds is of the first two parts,
 --variant-seeds of the other two, which are ten trainings per seed. Intervals are over seeds, with the same test
-examples, or of one seed over test examples drawn anew: those don't hold the spread of trainings.
+examples, or of one seed over test examples drawn anew: those don't hold the spread of trainings. A network at chance
+without attack has not been trained: what rests on it gets no interval and is unclear.
 
 The attacks are the paper's: FGSM, PGD-20 and CW-inf (PGD on the margin, 30 steps), both from a uniform start, in steps
 of 0.003 at 8/255, and judged where they end; and AutoAttack. At full size all are at 8/255, while the published recipe

@@ -147,6 +147,20 @@ def test_losses_by_noise_are_compared_by_hand(claims):
     assert claim.value == pytest.approx(100 * ((6 - 3) - (5 - 4)) / 6)
 
 
+def test_what_rests_on_a_failed_training_is_unclear(claims):
+    label = tuple(np.arange(100) % 2)
+
+    def network(kind, clean, robust):
+        right = {"clean": np.arange(100) < clean, "pgd-20": np.arange(100) < robust}
+        return outcomes_of(right, kind=kind, label=label)
+
+    for clean, verdict in ((50, "unclear"), (55, "unclear"), (65, "seen")):  # Wilson: 55 from 45, 65 from 55 %
+        rows = pd.concat([network("mart", 80, 60), network("standard", clean, 5)])
+        (claim,) = claims.judged({"white": rows}, "CIFAR-10", published=False)
+        assert (claim.value, claim.verdict) == (pytest.approx(55), verdict)
+        assert ("at chance without attack: standard" in claim.n) == (verdict == "unclear")
+
+
 def test_black_box_is_beside_the_white_box_and_each_ablation_beside_mart(claims, mart):
     right = {"pgd-20": 1, "pgd-20 from natural": 5, "pgd-20 from standard": 3}
     rows = outcomes_of({a: [1] * k + [0] * (6 - k) for a, k in right.items()})
