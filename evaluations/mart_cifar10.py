@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -56,7 +56,7 @@ from _mart import (
     told,
     transferred,
 )
-from _mart_claims import TOGETHER, judged, report, with_together
+from _mart_claims import TOGETHER, Verdicts, judged, report, with_together
 
 import art_classwise as acw
 from art_classwise.report.figures import CLEAN, ROBUST
@@ -76,8 +76,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     tables = {"": overall, "classes": by_class(outcomes, networks.data.classes), "epochs": by_epoch(outcomes, networks)}
     first = {part: rows[rows["weights"] == networks.weights[0]] for part, rows in measured.items()}
     claims = judged(first, networks.trainings.told, published=published)
+    failed = {kind for rows in first.values() for kind in Verdicts(rows).at_chance(rows["kind"])}
     print(report(overall, published=published))
-    write(__file__, arguments, tables, claims, draw(overall[overall["weights"] == networks.weights[0]]))
+    write(__file__, arguments, tables, claims, draw(overall[overall["weights"] == networks.weights[0]], failed))
 
 
 def white(networks: Networks, arguments: argparse.Namespace) -> pd.DataFrame:
@@ -190,11 +191,12 @@ NAMES = {
 """As the figure says them."""
 
 
-def draw(overall: pd.DataFrame) -> plt.Figure:
+def draw(overall: pd.DataFrame, failed: Collection[str] = ()) -> plt.Figure:
     """Draw a panel per part: accuracies with their 95 % intervals.
 
     Args:
         overall: As :func:`summary` returns it, of one kind of weights.
+        failed: Kinds of networks that are at chance without attack.
     """
     parts = list(dict.fromkeys(overall["part"]))
     columns = min(2, len(parts))
@@ -220,7 +222,8 @@ def draw(overall: pd.DataFrame) -> plt.Figure:
             groups = [f"{100 * share:.0f} %" for share in (0, *NOISES)]
             series = {m: [(noise_kind(m, s), "pgd-20") for s in (0, *NOISES)] for m in ("standard", "mart")}
         cells = {NAMES[name]: 100 * found.loc[keys].to_numpy() for name, keys in series.items()}
-        _bars(ax, groups, cells, lying=part == "ablations")
+        marked = {NAMES[name]: [kind in failed for kind, _ in keys] for name, keys in series.items()}
+        _bars(ax, groups, cells, marked, lying=part == "ablations")
         ax.set_title(TITLES[part])
     return figure
 
@@ -233,7 +236,9 @@ TITLES = {
 }
 
 
-def _bars(ax: plt.Axes, groups: Sequence[str], cells: dict[str, np.ndarray], *, lying: bool) -> None:
+def _bars(
+    ax: plt.Axes, groups: Sequence[str], cells: dict[str, np.ndarray], failed: dict[str, list[bool]], *, lying: bool
+) -> None:
     """Draw a group of bars per name, in it one per series: value, lower and upper end of the interval."""
     places, width = np.arange(len(groups)), 0.8 / len(cells)
     colours = {"AT": "0.6", "TRADES": CLEAN, "MART": ROBUST, "PGD-20": CLEAN, "PGD-20 and CW-30": ROBUST}
@@ -245,6 +250,9 @@ def _bars(ax: plt.Axes, groups: Sequence[str], cells: dict[str, np.ndarray], *, 
             ax.barh(at, value, 0.92 * width, xerr=reach, **style)
         else:
             ax.bar(at, value, 0.92 * width, yerr=reach, **style)
+        for place, end in ((p, e) for p, e, f in zip(at, high, failed[name], strict=True) if f):
+            where = {"x": end, "y": place, "va": "center"} if lying else {"x": place, "y": end, "ha": "center"}
+            ax.text(**where, s=" at chance" if lying else "at chance\nwithout attack", fontsize="small")
     if lying:
         ax.set_yticks(places, groups)
         ax.invert_yaxis()
@@ -253,8 +261,8 @@ def _bars(ax: plt.Axes, groups: Sequence[str], cells: dict[str, np.ndarray], *, 
     ax.set(**{"xlabel" if lying else "ylabel": "accuracy, %"})
     ax.tick_params(axis="y" if lying else "x", length=0)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.margins(**{"x" if lying else "y": 0.25})  # room for the legend
-    ax.legend(frameon=False)
+    ax.margins(**{"x" if lying else "y": 0.4})  # room for the legend
+    ax.legend(frameon=False, loc="lower right" if lying else "upper right")
 
 
 def _parser() -> argparse.ArgumentParser:
