@@ -162,13 +162,14 @@ def parser(doc: str | None, *, datasets: Sequence[str] | None = DATASETS, seeds:
         made.add_argument("--stand-in", action="store_true", help="made-up images of the same shape: to try the script")
     made.add_argument("--root", help="folder of the data sets")
     made.add_argument("--checkpoints", help="folder of the published networks' weights")
-    made.add_argument("--seeds", type=_whole, default=seeds, help="number of trainings of each kind")
+    made.add_argument("--seeds", type=whole, default=seeds, help="number of trainings of each kind")
     made.add_argument("--store", type=Path, default=Path("runs/evaluations"), help="folder of what is done already")
     made.add_argument("--out", type=Path, default=RESULTS, help="folder of tables and figures")
     return made
 
 
-def _whole(text: str) -> int:
+def whole(text: str) -> int:
+    """Return a whole number above 0, as the command line gives it."""
     if not (text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"must be a whole number above 0, but is {text!r}")
     return int(text)

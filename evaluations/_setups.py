@@ -243,14 +243,25 @@ class Trainings:
         """Return a fresh network."""
         return network(self.setup.network, self.train.input_shape, len(self.classes), seed)
 
-    def trained(self, method: str, seed: int, *, labels: np.ndarray | None = None, name: str = "") -> Any:
+    def trained(
+        self,
+        method: str,
+        seed: int,
+        *,
+        labels: np.ndarray | None = None,
+        name: str = "",
+        keep: str = "last",
+        **options: Any,
+    ) -> Any:
         """Return a trained network as an ART classifier; its training goes on where it was, if it was begun.
 
         Args:
             method: ``"natural"``, ``"standard"``, ``"trades"``, ``"mart"``, ...
             seed: Of weights and order.
             labels: Others than the training set's, int64 (n,).
-            name: Of the training with such labels.
+            name: Of the training with such labels, or with such options.
+            keep: Which epoch's weights are taken, chosen on the test examples attacked after each epoch: see ``fit``.
+            **options: Of the trainer, beside the recipe's.
         """
         folder = self.folder / f"{method}{name}-{seed}"
         module = self.network(seed)
@@ -262,7 +273,7 @@ class Trainings:
         recipe = self.recipe(method)
         optimizer = recipe.optimizer(module)
         classifier = acw.as_classifier(module, self.train.input_shape, len(self.classes), optimizer=optimizer)
-        trainer = METHODS[method](classifier, **recipe.trainer_options(module), seed=seed, verbose=False)
+        trainer = METHODS[method](classifier, **{**recipe.trainer_options(module), **options}, seed=seed, verbose=False)
         curve = self.test
         if self.setup.n_curve < len(curve):
             curve = curve.hold_out(self.setup.n_curve)[1]
@@ -271,6 +282,7 @@ class Trainings:
             self.train.y if labels is None else labels,
             validation_data=(curve.x, curve.y),
             **recipe.fit_options(optimizer, len(self.train)),
+            keep=keep,
             checkpoint_dir=folder / "training",
             resume=True,
         )

@@ -30,12 +30,15 @@ from art_classwise.audit.store import Store, Unit
 TABLES = ("memory", "disk")
 
 
-def measure(arguments: argparse.Namespace) -> pd.DataFrame:
-    """Return the table that speed.py's command line asks for: ``only`` is one of :data:`TABLES`."""
-    full = arguments.size == "full"
-    if arguments.only == "memory":
-        return measure_memory(50_000 if full else 2_000)
-    return measure_disk(30 if full else 2)
+IMAGES = {"tiny": 40, "quick": 500, "long": 2_000, "full": 50_000}
+MODELS = {"tiny": 1, "quick": 1, "long": 2, "full": 30}
+
+
+def measure(arguments: argparse.Namespace, only: str) -> pd.DataFrame:
+    """Return a table that speed.py's command line asks for: ``only`` is one of :data:`TABLES`."""
+    if only == "memory":
+        return measure_memory(IMAGES[arguments.size])
+    return measure_disk(MODELS[arguments.size])
 
 
 def measure_disk(n_models: int, n_attacks: int = 8, n_examples: int = 50_000, n_classes: int = 1_000) -> pd.DataFrame:

@@ -77,29 +77,52 @@ class Subject:
         return classifier, data
 
 
-def measure(arguments: argparse.Namespace) -> pd.DataFrame:
-    """Return the table that speed.py's command line asks for: ``only`` is one of :data:`TABLES`.
+# Per size: of "audit" networks with radius and number of images, attacks, and ways; of "scaling" network and images.
+_SMALL = (("standard",), (THEIRS, AUDIT, WORST_CASE))
+AUDITED: dict[str, tuple[Any, ...]] = {
+    "tiny": ((("cifar10-cnn-a", "4/255", 4),), ("fgsm",), (THEIRS, AUDIT)),
+    "quick": ((("cifar10-cnn-a", "4/255", 200),), *_SMALL),
+    "long": ((("cifar10-cnn-a", "4/255", 1_000), ("cifar10-resnet4b", "2/255", 256)), *_SMALL),
+    "full": (((None, "8/255", 10_000),), ("pgd-20", "autoattack"), (AUTOATTACK, WORST_CASE)),
+}
+SCALED = {
+    "tiny": ("cifar10-cnn-a", "4/255", 4),
+    "quick": ("cifar10-resnet4b", "2/255", 2_000),
+    "long": ("cifar10-resnet4b", "2/255", 10_000),
+    "full": (None, "8/255", 10_000),
+}
+
+
+def lacks(arguments: argparse.Namespace) -> str:
+    """Return which options the tables need that aren't given; empty if all are."""
+    needed = {"--root with cifar10_test.npz": arguments.cifar10}
+    if arguments.size != "full":
+        needed["--checkpoints"] = arguments.checkpoints
+    return " and ".join(option for option, value in needed.items() if not value)
+
+
+def measure(arguments: argparse.Namespace, only: str) -> pd.DataFrame:
+    """Return a table that speed.py's command line asks for.
 
     Args:
-        arguments: With ``only``, ``size``, ``rounds``, ``processes``, ``cifar10``, ``checkpoints`` and ``model``.
+        arguments: With ``size``, ``rounds``, ``processes``, ``cifar10``, ``checkpoints`` and ``model``.
+        only: One of :data:`TABLES`.
 
     Raises:
         SystemExit: CIFAR-10 or the published networks are needed, and it isn't said where they lie.
     """
-    full = arguments.size == "full"
-    if not arguments.cifar10 or not (full or arguments.checkpoints):
-        sys.exit(f"error: --only {arguments.only} needs --cifar10{'' if full else ' and --checkpoints'}")
-    files = {"data": arguments.cifar10, "checkpoints": arguments.checkpoints or "."}
-    large = Subject(arguments.model or "resnet18", "8/255", n_examples=10_000, **files)
-    if arguments.only == "scaling":
-        subject = large if full else Subject("cifar10-resnet4b", "2/255", n_examples=10_000, **files)
+    if lacking := lacks(arguments):
+        sys.exit(f"error: --only {only} needs {lacking}")
+
+    def subject(network: str | None, radius: str, n: int) -> Subject:
+        name = network or arguments.model or "resnet18"
+        return Subject(name, radius, arguments.cifar10, n, arguments.checkpoints or ".")
+
+    if only == "scaling":
         counts = (1, *((arguments.processes,) if arguments.processes > 1 else ()))
-        return time_scaling(subject, ("pgd-20", "margin-20"), counts, arguments.rounds)
-    if full:
-        return time_audits([large], ("pgd-20", "autoattack"), (AUTOATTACK, WORST_CASE), arguments.rounds)
-    networks = (("cifar10-cnn-a", "4/255", 1_000), ("cifar10-resnet4b", "2/255", 256))
-    subjects = [Subject(network, radius, n_examples=n, **files) for network, radius, n in networks]
-    return time_audits(subjects, ("standard",), (THEIRS, AUDIT, WORST_CASE), arguments.rounds)
+        return time_scaling(subject(*SCALED[arguments.size]), ("pgd-20", "margin-20"), counts, arguments.rounds)
+    audited, attacks, ways = AUDITED[arguments.size]
+    return time_audits([subject(*of) for of in audited], attacks, ways, arguments.rounds)
 
 
 def time_audits(

@@ -1,374 +1,278 @@
-"""MART on CIFAR-10, class by class: the paper's ResNet-18 on a GPU, or a small network beside AT and TRADES on a CPU.
+"""The claims of MART's paper on CIFAR-10: white box, black box, ablations, label noise.
 
-    python evaluations/mart_cifar10.py --train cifar10_train.npz --test cifar10_test.npz
+    python evaluations/mart_cifar10.py --root data
+    python evaluations/mart_cifar10.py --size full --root data --compile --seeds 1 --parts white black
+    python evaluations/mart_cifar10.py --size tiny --stand-in
 
-The files hold arrays ``x`` (uint8 images) and ``y``. With a CUDA GPU the size is ``full``: ResNet-18 by the published
-recipe, 120 epochs on all of CIFAR-10, evaluated on all 10,000 test images. Without one it is ``cpu``: a network of two
-convolutions, that recipe scaled down, standard adversarial training and TRADES beside MART, and 1,000 test images,
-300 for AutoAttack.
+The folder --root holds CIFAR-10 as torchvision unpacks it, or cifar10_train.npz and cifar10_test.npz with arrays ``x``
+(uint8 images) and ``y``. Full size (a GPU) is ResNet-18 by the published recipe, 120 epochs on all of CIFAR-10,
+evaluated on all 10,000 test images, with standard adversarial training and TRADES on the same budget beside it. Quick
+size is a network of two convolutions and 10,000 training images; each adversarial training is three epochs that begin
+at the naturally trained network of its seed. Its numbers don't compare with the paper's.
 
-A killed run goes on where it was: training after the last epoch, evaluation after the last 1,024 images of an attack.
-``--train-only`` and ``--evaluate-only`` do one of the two. Weights and outcomes stay in the --checkpoint-dir; the CSV
-files of results and history go to --out.
+Parts: ``white`` attacks the networks themselves; ``black`` transfers attacks from a naturally and from an adversarially
+trained network of another seed; ``ablations`` takes MART's loss and attack apart; ``noise`` trains on labels of which
+10 % and 20 % are replaced by another class at random, the same for both methods. --seeds is of the first two parts,
+--variant-seeds of the other two, which are ten trainings per seed. Intervals are over seeds, with the same test
+examples, or of one seed over test examples drawn anew: those don't hold the spread of trainings. A network at chance
+without attack has not been trained: what rests on it gets no interval and is unclear.
 
-"Best" is the epoch with the highest robust accuracy under PGD-10 on the first 1,000 *test* images: the paper chose on
-its test set, too (and for each attack anew). At CPU size the images evaluated are others. The attacks are the paper's:
-FGSM, PGD-20 and CW-inf (PGD on the margin, 30 steps), both in steps of 0.003 from a uniform start and judged where they
-end; and AutoAttack. All are at 8/255; the published recipe trains at 0.031, which is 7.905/255.
+The attacks are the paper's: FGSM, PGD-20 and CW-inf (PGD on the margin, 30 steps), both from a uniform start, in steps
+of 0.003 at 8/255, and judged where they end; and AutoAttack. At full size all are at 8/255, while the published recipe
+trains at 0.031, which is 7.905/255. There are the weights of the last epoch and those of the best, which is the one
+with the highest robust accuracy under PGD-10 on 1,000 *test* images: the paper chose on its test set, too (and for each
+attack anew). Claims are of the best. At the other sizes nothing is chosen: they are of the last epoch.
+
+A killed run goes on where it was: training after the last epoch, an attack after the last 512 images.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _machine import hardware, versions
+from _experiment import over_seeds, parser, store_of, timed, whole, write
+from _mart import (
+    ABLATIONS,
+    KINDS,
+    METHODS,
+    NOISES,
+    PAPERS,
+    SURROGATES,
+    Networks,
+    autoattack,
+    noise_kind,
+    papers,
+    told,
+    transferred,
+)
+from _mart_claims import TOGETHER, Verdicts, judged, report, with_together
 
 import art_classwise as acw
-from art_classwise.trainers import trained_weights, training_history
-from art_classwise.trainers.recipes import Recipe, paper_recipe
-
-EPS = 8 / 255
-THREAT = "Linf:8/255"
-METHODS = {
-    "standard": acw.AdversarialTrainerStandardPyTorch,
-    "trades": acw.AdversarialTrainerTRADESPyTorch,
-    "mart": acw.AdversarialTrainerMARTPyTorch,
-}
-BETAS = {"standard": None, "trades": 6.0, "mart": 5.0}
-WEIGHTS = {"best": "kept", "last": "last"}
-ATTACKS = {
-    "fgsm": partial(acw.PGD, eps=EPS, eps_step=EPS, max_iter=1, num_random_init=0, verbose=False),
-    "pgd-20": partial(acw.PGD, eps=EPS, eps_step=0.003, max_iter=20, verbose=False),
-    "cw-30": partial(acw.PGD, eps=EPS, eps_step=0.003, max_iter=30, loss="margin", verbose=False),
-    "autoattack": partial(acw.AutoAttack, eps=EPS, verbose=False),
-}
-# ResNet-18, accuracies in %. Of the re-runs only what was measured under the same attack, but for CW's steps.
-PUBLISHED = {
-    "paper, best for each attack": {"clean": 83.07, "fgsm": 65.65, "pgd-20": 55.57, "cw-30": 54.87},
-    "others' runs": {"clean": 80.70, "fgsm": 58.91, "pgd-20": 54.02, "cw-30": 49.35, "autoattack": 47.49},
-    "Adversarial_Training_Pytorch, best (CW-100)": {"clean": 78.59, "fgsm": 58.54, "pgd-20": 54.87, "cw-30": 49.14},
-    "MAIR": {"autoattack": 47.51},
-}
-AIMS = {"pgd-20": 55.57, "autoattack": 47.5}
-SLICE = 1024  # images: two of the audit's shards, so that slices don't change what an attack finds
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large the experiment is.
-
-    Attributes:
-        methods: What is trained.
-        epochs: How long.
-        changes: What differs from MART's published recipe.
-        batch_size: Of the attacks.
-        per_class: Test images attacked of each class, none of them used to choose the best epoch; None: all images.
-        autoattack_per_class: The same for AutoAttack, which takes most of the time.
-    """
-
-    methods: tuple[str, ...]
-    epochs: int
-    changes: Mapping[str, Any]
-    batch_size: int
-    per_class: int | None
-    autoattack_per_class: int | None
-
-
-SIZES = {
-    "full": Size(("mart",), 120, {}, 512, None, None),
-    # After 3 epochs of MART 23 % of the validation images withstood with crops, 27 % without.
-    "cpu": Size(("standard", "trades", "mart"), 7, {"lr": 0.05, "weight_decay": 5e-4, "crop_padding": 0}, 128, 100, 30),
-}
+from art_classwise.report.figures import CLEAN, ROBUST
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train, evaluate, write the tables and print them."""
-    arguments = _arguments(argv)
+    """Train, attack, write the tables."""
+    arguments = _parser().parse_args(argv)
+    size, store, published = arguments.size, store_of(arguments), arguments.size == "full"
     try:
-        _run(arguments)
+        networks = Networks(size, arguments.root, store, made_up=arguments.stand_in, compile=arguments.compile)
     except acw.InputError as error:
         sys.exit(f"error: {error}")
+    measured = {part: with_together(PARTS[part](networks, arguments)) for part in arguments.parts}
+    outcomes = pd.concat([rows.assign(part=part) for part, rows in measured.items()], ignore_index=True)
+    overall = summary(outcomes, networks)
+    tables = {"": overall, "classes": by_class(outcomes, networks.data.classes), "epochs": by_epoch(outcomes, networks)}
+    first = {part: rows[rows["weights"] == networks.weights[0]] for part, rows in measured.items()}
+    claims = judged(first, networks.trainings.told, published=published)
+    failed = {kind for rows in first.values() for kind in Verdicts(rows).at_chance(rows["kind"])}
+    print(report(overall, published=published))
+    write(__file__, arguments, tables, claims, draw(overall[overall["weights"] == networks.weights[0]], failed))
 
 
-def _run(arguments: argparse.Namespace) -> None:
-    began, size = time.perf_counter(), SIZES[arguments.size]
-    epochs = size.epochs if arguments.epochs is None else arguments.epochs
-    methods = tuple(arguments.methods or size.methods)
-    folders = {method: arguments.checkpoint_dir / method for method in methods}
-    recipes = {method: scaled_recipe(method, size, epochs, arguments.compile) for method in methods}
-    test = acw.load_dataset(arguments.test, classes="cifar10")
-    if not arguments.evaluate_only:
-        images = acw.load_dataset(arguments.train, "train", classes="cifar10")
-        for method in methods:
-            print(f"{method}: {told(recipes[method])}", flush=True)
-            _train(method, recipes[method], network(arguments.size), images, chosen_on(test), folders[method])
-    origin = {"hardware": hardware(), "versions": versions(), "command": _command(arguments)}
-    stories = {method: told(recipe) for method, recipe in recipes.items()}
-    histories = {method: training_history(folder) for method, folder in folders.items()}
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"mart_cifar10_{arguments.size}_history.csv"
-    _with_origin(joined_history(histories), stories, origin).to_csv(path, index=False, float_format="%.5g")
-    print(path)
-    if arguments.train_only:
-        return
-    data = {attack: evaluated_on(test, size.per_class) for attack in ATTACKS}
-    data["autoattack"] = evaluated_on(test, size.autoattack_per_class)
+def white(networks: Networks, arguments: argparse.Namespace) -> pd.DataFrame:
+    """Attack the networks themselves."""
     parts = []
-    for method, folder in folders.items():
-        for weights, which in WEIGHTS.items():
-            module = network(arguments.size)
-            module.load_state_dict(trained_weights(folder, which))
-            classifier = acw.as_classifier(module.eval(), test.input_shape, len(test.classes))
-            parts.append(_attack(f"{method} {weights}", classifier, data, size.batch_size, folder / "outcomes"))
-    results = table(joined(parts))
-    epoch_of = {(m, "best"): h.attrs["kept_epoch"] for m, h in histories.items()}
-    epoch_of |= {(m, "last"): len(h) for m, h in histories.items()}
-    results.insert(2, "epoch", [epoch_of[pair] for pair in zip(results["method"], results["weights"], strict=True)])
-    path = arguments.out / f"mart_cifar10_{arguments.size}.csv"
-    _with_origin(results, stories, origin).to_csv(path, index=False, float_format="%.4f")
-    print(report(results, published=arguments.size == "full" and epochs == size.epochs))
-    print(f"\n{origin['hardware']}; {origin['versions']}; {time.perf_counter() - began:.0f} s in this call\n{path}")
-
-
-def _with_origin(frame: pd.DataFrame, stories: Mapping[str, str], origin: Mapping[str, str]) -> pd.DataFrame:
-    return frame.assign(recipe=frame["method"].map(stories), **origin)
-
-
-def scaled_recipe(method: str, size: Size, epochs: int, compile: bool = False) -> Recipe:
-    """Return MART's published recipe for ResNet-18 at another size, for this method.
-
-    Args:
-        method: A key of :data:`METHODS`. Those other than MART have its budget, and their own objective.
-        size: What differs at this size.
-        epochs: Number of epochs; the learning rate falls at the same fractions of them.
-        compile: Whether to compile the network.
-    """
-    recipe = paper_recipe("mart", "resnet18", "cifar10")
-    if method != "mart":
-        recipe = replace(
-            recipe, method=method, beta=BETAS[method], exact=False, source=f"{recipe.source}, without MART"
-        )
-    decay = tuple((1 + round((first - 1) * epochs / recipe.epochs), factor) for first, factor in recipe.decay)
-    return recipe.override(epochs=epochs, decay=decay, compile=compile, **size.changes)
-
-
-def told(recipe: Recipe) -> str:
-    """Return a recipe in a line."""
-    falls = ", ".join(f"x {factor:g} from epoch {first}" for first, factor in recipe.decay)
-    beta = "" if recipe.beta is None else f", beta {recipe.beta:g}"
-    return (
-        f"{recipe.threat}, {recipe.steps} steps of {recipe.eps_step:g}{beta}, {recipe.epochs} epochs in batches of "
-        f"{recipe.batch_size}, learning rate {recipe.lr:g} ({falls}), weight decay {recipe.weight_decay:g}, "
-        f"precision {recipe.precision}"
-    )
-
-
-def network(size: str) -> nn.Module:
-    """Return ResNet-18, or at CPU size two convolutions and two linear layers, with fresh weights (always the same)."""
-    if size == "full":
-        return acw.build("resnet18", (3, 32, 32), 10, seed=0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return nn.Sequential(
-            *(nn.Conv2d(3, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(), nn.Flatten()),
-            *(nn.Linear(2048, 100), nn.ReLU(), nn.Linear(100, 10)),
-        )
-
-
-def chosen_on(test: acw.Dataset) -> acw.Dataset:
-    """Return the test images that the best epoch is chosen on: the first 1,000, or of fewer than 2,000 half of them."""
-    return test.take(np.arange(min(1000, len(test) // 2)))
-
-
-def evaluated_on(test: acw.Dataset, per_class: int | None) -> acw.Dataset:
-    """Return the test images that are attacked: all, or so many of each class, the first that nothing was chosen on."""
-    if per_class is None:
-        return test
-    others = np.arange(len(chosen_on(test)), len(test))
-    rows = [others[test.y[others] == k][:per_class] for k in range(len(test.classes))]
-    return test.take(np.sort(np.concatenate(rows)))
-
-
-def _train(
-    method: str, recipe: Recipe, module: nn.Module, images: acw.Dataset, validation: acw.Dataset, folder: Path
-) -> None:
-    optimizer = recipe.optimizer(module)
-    classifier = acw.as_classifier(module, images.input_shape, len(images.classes), optimizer=optimizer)
-    trainer = METHODS[method](classifier, **recipe.trainer_options(module))
-    scheduler, interval = recipe.scheduler(optimizer, len(images))
-    trainer.fit(
-        images.x,
-        images.y,
-        validation_data=(validation.x, validation.y),
-        batch_size=recipe.batch_size,
-        nb_epochs=recipe.epochs,
-        scheduler=scheduler,
-        scheduler_interval=interval,
-        keep="robust",
-        checkpoint_dir=folder,
-        resume=True,
-    )
-
-
-def joined_history(histories: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return the histories of all methods in one table, a row per epoch."""
-    rows = pd.concat([h.assign(method=method) for method, h in histories.items()], ignore_index=True)
-    return rows[["method", *rows.columns.drop("method")]]
-
-
-def _attack(
-    model: str, classifier: Any, data: Mapping[str, acw.Dataset], batch_size: int, folder: Path
-) -> list[acw.AuditResult]:
-    """Run all attacks on a model, slice by slice, and keep each slice's outcomes; take those kept from the folder."""
-    results = []
-    for attack, make in ATTACKS.items():
-        began, done = time.perf_counter(), []
-        audit = acw.ClassWiseAudit(
-            THREAT, {attack: partial(make, batch_size=batch_size)}, batch_size=batch_size, verbose=False
-        )
-        n_images = len(data[attack])
-        for begin in range(0, n_images, SLICE):
-            part = data[attack].take(np.arange(begin, min(begin + SLICE, n_images)))
-            kept = folder / f"{attack}-{begin}-{_digest(classifier, make, part)}"
-            if not (kept / "manifest.json").is_file():  # written last
-                audit.evaluate({model: classifier}, part).save(kept)
-            one = acw.read_audit(kept)
-            done.append(replace(one, outcomes=one.outcomes.assign(model=model)))  # best and last may be the same
-            withstood = np.concatenate([r.outcomes["withstood"] for r in done])
-            seconds = time.perf_counter() - began
-            print(
-                f"{model}, {attack}: {100 * withstood.mean():.2f} % of {len(withstood)} images, {seconds:.0f} s",
-                flush=True,
-            )
-        results += done
-    return results
-
-
-def _digest(classifier: Any, make: Any, data: acw.Dataset) -> str:
-    """Return what tells the outcomes of one model, attack and data from those of others."""
-    digest = hashlib.sha256(repr((make.func.__name__, sorted(make.keywords.items()))).encode())
-    for array in (data.x, data.y, data.ids, *(v.cpu().numpy() for v in classifier.model.state_dict().values())):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:12]
-
-
-def joined(parts: Sequence[Sequence[acw.AuditResult]]) -> acw.AuditResult:
-    """Return one audit of several models from what was attacked at once: one model, one attack, a slice of images."""
-    results = [r for part in parts for r in part]
-    outcomes = pd.concat([r.outcomes.astype({"model": str, "attack": str}) for r in results], ignore_index=True)
-    for column in ("model", "attack"):
-        outcomes[column] = pd.Categorical(outcomes[column], categories=list(dict.fromkeys(outcomes[column])))
-    attacks = {name: described for r in results for name, described in r.info["attacks"].items()}
-    info = {**results[0].info, "n_examples": outcomes["example"].nunique(), "attacks": attacks}
-    return acw.AuditResult(outcomes, results[0].classes, results[0].threat, info)
-
-
-def table(result: acw.AuditResult) -> pd.DataFrame:
-    """Return the accuracies of models named by method and weights, such as ``"mart best"``.
-
-    Returns:
-        A row per model, attack (``"clean"`` is none) and class, and one for all images, ``"mean"``: it is the mean of
-        the classes if they have equally many. Columns ``method``, ``weights``, ``attack``, ``eps x 255``, ``class``,
-        ``n``, ``accuracy``, ``low``, ``high``; the last two are the 95 % Wilson interval.
-    """
-    parts = []
-    for model in result.models:
-        clean = result.class_table(model, result.attacks[0])[["n", "clean"]]
-        rows = {"clean": clean, **{a: result.class_table(model, a)[["n", "robust"]] for a in result.attacks}}
-        for attack, by_class in rows.items():
-            counts = by_class.set_axis(["n", "accuracy"], axis=1)
-            right = (counts["n"] * counts["accuracy"]).fillna(0).round()
-            counts.loc["mean"] = [counts["n"].sum(), right.sum() / counts["n"].sum()]
-            right["mean"] = right.sum()
-            counts["low"], counts["high"] = acw.metrics.wilson(right, counts["n"])
-            method, weights = model.split()
-            eps = 0.0 if attack == "clean" else 255 * result.threat.eps
-            named = counts.rename_axis("class").reset_index().astype({"n": int})
-            for place, (column, value) in enumerate(
-                {"method": method, "weights": weights, "attack": attack, "eps x 255": eps}.items()
-            ):
-                named.insert(place, column, value)
-            parts.append(named)
+    for seed in range(arguments.seeds):
+        with timed(f"white box, seed {seed}"):
+            parts.append(networks.outcomes(arguments.methods, seed, papers(networks.eps)))
+            parts.append(networks.outcomes(arguments.methods, seed, autoattack(networks.eps, arguments.size), few=True))
     return pd.concat(parts, ignore_index=True)
 
 
-def report(results: pd.DataFrame, *, published: bool) -> str:
-    """Return the tables to print: all images by attack, classes under PGD-20 and AutoAttack.
+def black(networks: Networks, arguments: argparse.Namespace) -> pd.DataFrame:
+    """Attack surrogates, and try what comes of it on the networks; beside it the white box."""
+    parts = []
+    for seed in range(arguments.seeds):
+        with timed(f"black box, seed {seed}"):
+            found = networks.outcomes(arguments.methods, seed, transferred(networks, seed, arguments.seeds))
+            parts.append(found.assign(attack=found["attack"].str.replace(r" \d+$", "", regex=True)))
+            parts.append(networks.outcomes(arguments.methods, seed, papers(networks.eps)))
+    return pd.concat(parts, ignore_index=True)
+
+
+def ablations(networks: Networks, arguments: argparse.Namespace) -> pd.DataFrame:
+    """Attack networks that were trained by parts of MART, and by the whole of it."""
+    parts = []
+    for seed in range(arguments.variant_seeds):
+        with timed(f"ablations, seed {seed}"):
+            parts.append(networks.outcomes(("mart", *ABLATIONS), seed, papers(networks.eps)))
+    return pd.concat(parts, ignore_index=True)
+
+
+def noise(networks: Networks, arguments: argparse.Namespace) -> pd.DataFrame:
+    """Attack networks that were trained on labels of which some are wrong."""
+    kinds = [noise_kind(method, share) for share in (0, *NOISES) for method in ("standard", "mart")]
+    parts = []
+    for seed in range(arguments.variant_seeds):
+        with timed(f"label noise, seed {seed}"):
+            parts.append(networks.outcomes(kinds, seed, papers(networks.eps)))
+    return pd.concat(parts, ignore_index=True)
+
+
+PARTS = {"white": white, "black": black, "ablations": ablations, "noise": noise}
+"""What is measured, by name."""
+
+
+def summary(outcomes: pd.DataFrame, networks: Networks) -> pd.DataFrame:
+    """Return the accuracies on all images, means over seeds.
 
     Args:
-        results: As :func:`table` returns it.
-        published: Whether it is the paper's network and recipe, so that its numbers belong beside ours.
+        outcomes: As :meth:`Networks.outcomes` returns them, with ``part``.
+        networks: Which they are of.
+
+    Returns:
+        A row per part, kind, weights and attack (``"both"`` is PGD-20 and CW-30 together): ``n`` images, ``seeds``,
+        ``epochs`` the weights are from, ``accuracy`` with ``low`` and ``high``, the 95 % interval over seeds, or of one
+        seed Wilson's, and ``recipe``.
     """
-    percent = results.assign(accuracy=100 * results["accuracy"])
-    order = {"index": ["method", "weights"], "values": "accuracy", "sort": False}
-    overall = percent[percent["class"] == "mean"].pivot_table(columns="attack", **order)
-    overall.index = pd.Index([" ".join(pair) for pair in overall.index])
-    n = percent[percent["class"] == "mean"].groupby("attack", sort=False)["n"].max()
-    lines = [f"All images, accuracy in % ({', '.join(f'{a} of {k}' for a, k in n.items())} images)"]
-    if published:
-        theirs = pd.DataFrame.from_dict(PUBLISHED, orient="index")
-        lines += [_text(pd.concat([overall, theirs])), ""]
-        for model in overall.index[overall.index.str.startswith("mart ")]:
-            away = [f"{a} {overall.loc[model, a] - aim:+.2f} (aim {aim:g})" for a, aim in AIMS.items()]
-            lines.append(f"{model}, points from what was aimed at: {', '.join(away)}")
+    keys, rows = ["part", "kind", "weights", "attack"], []
+    for (part, kind, weights, attack), found in outcomes.groupby(keys, sort=False):
+        found = found.drop_duplicates(["seed", "example"])
+        by_seed = found.groupby("seed")["right"]
+        shares, n = by_seed.mean(), int(by_seed.size().iloc[0])
+        mean, low, high = over_seeds(list(shares), within=(0, 1))
+        if len(shares) == 1:
+            low, high = map(float, acw.metrics.wilson(found["right"].sum(), n))
+        epochs = ", ".join(str(networks.epoch(kind, seed, weights)) for seed in shares.index)
+        values = {"n": n, "seeds": len(shares), "epochs": epochs, "accuracy": mean, "low": low, "high": high}
+        rows.append({"part": part, "kind": kind, "weights": weights, "attack": attack, **values})
+    table = pd.DataFrame(rows)
+    recipes = {kind: told(networks.recipe(KINDS[kind].method)) for kind in table["kind"].unique()}
+    radius = np.where(table["attack"] == "clean", 0.0, 255 * networks.eps)
+    return table.assign(**{"eps x 255": radius, "recipe": table["kind"].map(recipes)})
+
+
+def by_class(outcomes: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Return the accuracies class by class and seed by seed.
+
+    Args:
+        outcomes: As :meth:`Networks.outcomes` returns them.
+        classes: Names of the classes.
+
+    Returns:
+        A row per kind, weights, seed, attack and class: ``n``, ``accuracy``, ``low``, ``high``; the last two are the
+        95 % Wilson interval; NaN of a class without images.
+    """
+    keys = ["kind", "weights", "seed", "attack"]
+    found = outcomes.drop_duplicates([*keys, "example"])
+    counts = found.groupby([*keys, "label"], sort=False)["right"].agg(["size", "sum"])
+    every = [(*of, k) for of in found[keys].drop_duplicates().itertuples(index=False) for k in range(len(classes))]
+    counts = counts.reindex(pd.MultiIndex.from_tuples(every, names=[*keys, "class"]), fill_value=0).astype(int)
+    low, high = acw.metrics.wilson(counts["sum"], counts["size"])
+    with np.errstate(invalid="ignore"):
+        accuracy = counts["sum"] / counts["size"]
+    table = pd.DataFrame({"n": counts["size"], "accuracy": accuracy, "low": low, "high": high}).reset_index()
+    return table.assign(**{"class": table["class"].map(dict(enumerate(classes)))})
+
+
+def by_epoch(outcomes: pd.DataFrame, networks: Networks) -> pd.DataFrame:
+    """Return the trainings epoch by epoch."""
+    trained = outcomes[["kind", "seed"]].drop_duplicates().itertuples(index=False)
+    return pd.concat([networks.history(kind, seed).assign(kind=kind, seed=seed) for kind, seed in trained])
+
+
+NAMES = {
+    **{"standard": "AT", "trades": "TRADES", "mart": "MART", "pgd-20": "PGD-20", "fgsm": "FGSM", "cw-30": "CW-30"},
+    **{"autoattack": "AutoAttack", TOGETHER: "PGD-20 and CW-30"},
+    **{"pgd-20 from standard": "from AT", "pgd-20 from natural": "from natural training"},
+}
+"""As the figure says them."""
+
+
+def draw(overall: pd.DataFrame, failed: Collection[str] = ()) -> plt.Figure:
+    """Draw a panel per part: accuracies with their 95 % intervals.
+
+    Args:
+        overall: As :func:`summary` returns it, of one kind of weights.
+        failed: Kinds of networks that are at chance without attack.
+    """
+    parts = list(dict.fromkeys(overall["part"]))
+    columns = min(2, len(parts))
+    rows = -(-len(parts) // columns)
+    options = {"figsize": (6.5 * columns, 4.2 * rows), "squeeze": False, "layout": "constrained"}
+    figure, axes = plt.subplots(rows, columns, **options)
+    for spare in axes.flat[len(parts) :]:
+        spare.set_visible(False)
+    for ax, part in zip(axes.flat, parts, strict=False):
+        found = overall[overall["part"] == part].set_index(["kind", "attack"])[["accuracy", "low", "high"]]
+        kinds = list(dict.fromkeys(found.index.get_level_values("kind")))
+        if part == "white":
+            attacks = ["clean", *PAPERS, "autoattack"]
+            groups, series = [NAMES.get(a, a) for a in attacks], {k: [(k, a) for a in attacks] for k in kinds}
+        elif part == "black":
+            attacks = ["pgd-20", *(f"pgd-20 from {surrogate}" for surrogate in reversed(SURROGATES))]
+            groups = ["on itself", *(NAMES[attack] for attack in attacks[1:])]
+            series = {kind: [(kind, attack) for attack in attacks] for kind in kinds}
+        elif part == "ablations":
+            groups = [NAMES.get(kind, kind) for kind in kinds]
+            series = {attack: [(kind, attack) for kind in kinds] for attack in ("pgd-20", TOGETHER)}
+        else:
+            groups = [f"{100 * share:.0f} %" for share in (0, *NOISES)]
+            series = {m: [(noise_kind(m, s), "pgd-20") for s in (0, *NOISES)] for m in ("standard", "mart")}
+        cells = {NAMES[name]: 100 * found.loc[keys].to_numpy() for name, keys in series.items()}
+        marked = {NAMES[name]: [kind in failed for kind, _ in keys] for name, keys in series.items()}
+        _bars(ax, groups, cells, marked, lying=part == "ablations")
+        ax.set_title(TITLES[part])
+    return figure
+
+
+TITLES = {
+    "white": "Attacks on the networks themselves",
+    "black": "PGD-20 on another network",
+    "ablations": "Parts of MART",
+    "noise": "PGD-20 by share of wrong labels in training",
+}
+
+
+def _bars(
+    ax: plt.Axes, groups: Sequence[str], cells: dict[str, np.ndarray], failed: dict[str, list[bool]], *, lying: bool
+) -> None:
+    """Draw a group of bars per name, in it one per series: value, lower and upper end of the interval."""
+    places, width = np.arange(len(groups)), 0.8 / len(cells)
+    colours = {"AT": "0.6", "TRADES": CLEAN, "MART": ROBUST, "PGD-20": CLEAN, "PGD-20 and CW-30": ROBUST}
+    for i, (name, (value, low, high)) in enumerate((name, values.T) for name, values in cells.items()):
+        at = places + (i - (len(cells) - 1) / 2) * width
+        reach = np.nan_to_num([value - low, high - value]).clip(0)
+        style = {"color": colours[name], "label": name, "error_kw": {"lw": 1, "ecolor": "0.25"}}
+        if lying:
+            ax.barh(at, value, 0.92 * width, xerr=reach, **style)
+        else:
+            ax.bar(at, value, 0.92 * width, yerr=reach, **style)
+        for place, end in ((p, e) for p, e, f in zip(at, high, failed[name], strict=True) if f):
+            where = {"x": end, "y": place, "va": "center"} if lying else {"x": place, "y": end, "ha": "center"}
+            ax.text(**where, s=" at chance" if lying else "at chance\nwithout attack", fontsize="small")
+    if lying:
+        ax.set_yticks(places, groups)
+        ax.invert_yaxis()
     else:
-        lines += [_text(overall), "This isn't the paper's network and training: its numbers don't compare."]
-    for attack in ("pgd-20", "autoattack"):
-        under = percent[(percent["attack"] == attack) & (percent["class"] != "mean")]
-        by_class = under.pivot_table(columns="class", **order)
-        by_class.index = pd.Index([" ".join(pair) for pair in by_class.index])
-        lines += ["", f"By class under {attack}, accuracy in %", _text(by_class)]
-    return "\n".join(lines)
+        ax.set_xticks(places, groups)
+    ax.set(**{"xlabel" if lying else "ylabel": "accuracy, %"})
+    ax.tick_params(axis="y" if lying else "x", length=0)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.margins(**{"x" if lying else "y": 0.4})  # room for the legend
+    ax.legend(frameon=False, loc="lower right" if lying else "upper right")
 
 
-def _text(frame: pd.DataFrame) -> str:
-    return frame.rename_axis(index=None, columns=None).to_string(float_format=lambda v: f"{v:.2f}", na_rep="-")
-
-
-def _command(arguments: argparse.Namespace) -> str:
-    """Return the command without folders, which are the user's own."""
-    given = [f"--size {arguments.size}", f"--test {Path(arguments.test).name}"]
-    given += [f"--train {Path(arguments.train).name}"] if arguments.train else []
-    given += [f"--epochs {arguments.epochs}"] if arguments.epochs else []
-    given += [f"--methods {' '.join(arguments.methods)}"] if arguments.methods else []
-    for flag in ("compile", "train_only", "evaluate_only"):
-        given += [f"--{flag.replace('_', '-')}"] if getattr(arguments, flag) else []
-    return f"python evaluations/mart_cifar10.py {' '.join(given)}"
-
-
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--size", choices=SIZES, help="full where there is a CUDA GPU, else cpu")
-    parser.add_argument("--train", help="an .npz file with CIFAR-10's training set, arrays x and y")
-    parser.add_argument("--test", required=True, help="likewise its test set")
-    parser.add_argument("--epochs", type=int, help="120 at full size, 7 at cpu size")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, help="mart at full size, all at cpu size")
-    parser.add_argument("--compile", action="store_true", help="compile the network in training: faster on a GPU")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder for the CSV files")
-    parser.add_argument("--checkpoint-dir", type=Path, help="folder to go on from; runs/mart_cifar10_SIZE if absent")
-    only = parser.add_mutually_exclusive_group()
-    only.add_argument("--train-only", action="store_true")
-    only.add_argument("--evaluate-only", action="store_true")
-    arguments = parser.parse_args(argv)
-    arguments.size = arguments.size or ("full" if torch.cuda.is_available() else "cpu")
-    arguments.checkpoint_dir = arguments.checkpoint_dir or Path("runs") / f"mart_cifar10_{arguments.size}"
-    if not arguments.train and not arguments.evaluate_only:
-        parser.error("--train is needed, but with --evaluate-only")
-    return arguments
+def _parser() -> argparse.ArgumentParser:
+    made = parser(__doc__, datasets=None)
+    made.add_argument("--stand-in", action="store_true", help="made-up images of the same shape: to try the script")
+    made.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
+    made.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="of white and black")
+    made.add_argument("--variant-seeds", type=whole, default=1, help="trainings of each kind for ablations and noise")
+    made.add_argument("--compile", action="store_true", help="compile the network in training: faster on a GPU")
+    return made
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -16,6 +17,22 @@ import torch
 import art_classwise as acw
 
 P = acw.policies
+TABLES = ("policies",)
+# Per size: network, images in an epoch, images in a step, how many times as many rounds as asked for.
+SIZES = {
+    "tiny": (("digits-cnn", 16, 8, 1),),
+    "quick": (("digits-cnn", 512, 64, 2),),
+    "long": (("resnet18", 128, 64, 1), ("digits-cnn", 1024, 64, 5)),
+    "full": (("resnet18", 50_000, 128, 1), ("digits-cnn", 50_000, 128, 5)),
+}
+
+
+def measure(arguments: argparse.Namespace, only: str) -> pd.DataFrame:
+    """Return the table that speed.py's command line asks for: :func:`time_policies` on the size's networks."""
+    return pd.concat(
+        time_policies(network, images, batch, times * arguments.rounds)
+        for network, images, batch, times in SIZES[arguments.size]
+    )
 
 
 def time_policies(network: str, n_images: int, batch_size: int, rounds: int) -> pd.DataFrame:

@@ -36,9 +36,9 @@ def robust(done):
     return {attack: verdicts.count("1") / len(verdicts) for attack, verdicts in done["withstood"].items()}
 
 
-def asked(only, size="quick", **given):
+def asked(size="long", **given):
     absent = {"cifar10": None, "checkpoints": None, "model": None, "processes": 2, "rounds": 1}
-    return argparse.Namespace(only=only, size=size, **{**absent, **given})
+    return argparse.Namespace(size=size, **{**absent, **given})
 
 
 def test_a_network_with_random_weights_is_right_on_every_image(subject):
@@ -266,36 +266,35 @@ def test_sizes_of_the_command_line(audit_speed, audit_size, monkeypatch):
         script = audit_speed if name.startswith("time") else audit_size
         monkeypatch.setattr(script, name, lambda *a, name=name: seen.append((name, *a)) or pd.DataFrame())
     given = {"cifar10": "c.npz", "checkpoints": "there"}
-    audit_speed.measure(asked("audit", **given, rounds=2))
-    audit_speed.measure(asked("audit", "full", cifar10="c.npz", model="mine.pt"))
-    audit_speed.measure(asked("scaling", **given, processes=4))
-    for size in ("quick", "full"):
-        audit_size.measure(asked("memory", size))
-        audit_size.measure(asked("disk", size))
-    quick, full, scaling, *sizes = seen
-    assert [(s.network, s.radius, s.n_examples) for s in quick[1]] == [
+    audit_speed.measure(asked(**given, rounds=2), "audit")
+    audit_speed.measure(asked("full", cifar10="c.npz", model="mine.pt"), "audit")
+    audit_speed.measure(asked(**given, processes=4), "scaling")
+    for size in ("long", "full"):
+        audit_size.measure(asked(size), "memory")
+        audit_size.measure(asked(size), "disk")
+    long, full, scaling, *sizes = seen
+    assert [(s.network, s.radius, s.n_examples) for s in long[1]] == [
         ("cifar10-cnn-a", "4/255", 1000),
         ("cifar10-resnet4b", "2/255", 256),
     ]
-    assert quick[2:] == (("standard",), ("ART + pyautoattack", "audit", "audit, worst case"), 2)
+    assert long[2:] == (("standard",), ("ART + pyautoattack", "audit", "audit, worst case"), 2)
     assert (full[1][0].network, full[1][0].n_examples) == ("mine.pt", 10_000)
     assert full[2:] == (("pgd-20", "autoattack"), ("pyautoattack", "audit, worst case"), 1)
     assert (scaling[1].n_examples, scaling[3]) == (10_000, (1, 4))
     assert sizes == [("measure_memory", 2_000), ("measure_disk", 2), ("measure_memory", 50_000), ("measure_disk", 30)]
     for only in ("audit", "scaling"):
-        with pytest.raises(SystemExit, match=f"--only {only} needs --cifar10 and --checkpoints"):
-            audit_speed.measure(asked(only))
+        with pytest.raises(SystemExit, match=f"--only {only} needs --root with cifar10_test.npz and --checkpoints"):
+            audit_speed.measure(asked(), only)
 
 
 def test_the_table_is_written_with_where_and_how(evaluation, monkeypatch, tmp_path, capsys):
     speed = evaluation("speed")
-    monkeypatch.setattr(speed.audit_size, "measure_memory", lambda n: pd.DataFrame([{"n": n, "idle MiB": 1.5}]))
-    out = tmp_path / "table.csv"
-    monkeypatch.setattr("sys.argv", ["speed.py", "--only", "memory", "--out", str(out)])
-    speed.main()
-    written = pd.read_csv(out).iloc[0]
-    assert (written["n"], written["idle MiB"]) == (2_000, 1.5)
-    assert written["command"].startswith("python evaluations/speed.py --only memory --size quick")
+    measured = pd.DataFrame([{"n": 500, "image": "3 x 8 x 8", "above idle MiB": 1.5}])
+    monkeypatch.setattr(speed.audit_size, "measure_memory", lambda n: measured.assign(n=n))
+    speed.main(["--only", "memory", "--out", str(tmp_path)])
+    written = pd.read_csv(tmp_path / "speed_quick_memory.csv").iloc[0]
+    assert (written["n"], written["above idle MiB"]) == (500, 1.5)
+    assert written["command"].startswith("python evaluations/speed.py --size quick --only memory")
     assert "torch" in written["versions"]
     assert isinstance(written["hardware"], str)
-    assert "idle MiB" in capsys.readouterr().out
+    assert "above idle MiB" in capsys.readouterr().out
