@@ -262,7 +262,9 @@ def draw_reach(table: pd.DataFrame, ax: plt.Axes, *, title: str) -> None:
     n_classes = len(percent)
     ax.imshow(percent, cmap="Oranges", vmin=0, vmax=100, aspect="auto")
     ax.set(xlabel="can be moved into (% of those right without attack)", ylabel="true class")
-    ax.set_title(title, loc="left", fontweight="bold")
+    ax.set_title(title, loc="left", fontweight="bold", fontsize="medium")
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
     if n_classes <= 20:
         names = [str(name) for name in table.index]
         ax.set_xticks(range(n_classes), names, rotation=90 if max(map(len, names)) > 3 else 0)
