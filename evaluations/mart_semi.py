@@ -59,7 +59,7 @@ class Semi(Setup):
     label_epochs: int | None = None
 
 
-TINY = {"labels": 128, "n_autoattack": 10, "label_epochs": 2}
+TINY = {"labels": 128, "n_autoattack": 2, "label_epochs": 2}
 SIZES = {
     "tiny": {
         "digits": Semi("digits", "digits-cnn", "Linf:0.1", 2, 1, 400, 40, **TINY),
