@@ -170,14 +170,15 @@ def claims_of(trainings: Trainings, seeds: Sequence[Seen]) -> list[Claim]:
         few.append((labels, partial(mean, 100.0 * (movable.sum(axis=1) <= FEW))))
         same.append((labels, partial(beyond_chance, labels, movable)))
     n_moved = sum(len(one.moved) for one in seeds)
-    searched = f"{sum(len(labels) for labels, _ in few):,} of {sum(len(one.labels) for one in seeds):,} searches"
+    n = f"n = {sum(len(labels) for labels, _ in few):,} examples that can be moved, "
+    n += f"of {sum(len(one.labels) for one in seeds):,} that are right without attack, {told}"
     return [
         Claim(
             "1. Without the class that the attack moved them to, examples withstand",
             where,
             f"share that withstands {ATTACK}, minus the control's, over all excluded classes",
             *over_all(homing, (-100, 100)),
-            n=f"{n_moved:,} examples moved, of {len(trainings.test):,} in each seed, {told}",
+            n=f"n = {n_moved:,} examples moved, of {len(trainings.test):,} in each seed, {told}",
             least=10,
         ),
         Claim(
@@ -185,7 +186,7 @@ def claims_of(trainings: Trainings, seeds: Sequence[Seen]) -> list[Claim]:
             where,
             f"share of those examples with at most {FEW} target classes of {n_classes - 1}",
             *over_all(few, (0, 100)),
-            n=f"movable are {searched} from examples that are right without attack, {told}",
+            n=n,
             null=50,
             least=50,
             unit="%",
@@ -196,7 +197,7 @@ def claims_of(trainings: Trainings, seeds: Sequence[Seen]) -> list[Claim]:
             f"share of all moves that go into the class's {FEW} commonest targets, held out, minus {FEW} of "
             f"{n_classes - 1}",
             *over_all(same, (-100, 100)),
-            n=f"movable are {searched} from examples that are right without attack, {told}",
+            n=n,
             least=10,
         ),
     ]

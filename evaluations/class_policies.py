@@ -350,7 +350,7 @@ def draw(summaries: Sequence[pd.DataFrame]) -> plt.Figure:
     figure, axes = plt.subplots(
         1, len(summaries), figsize=(8.5 * len(summaries), 7), squeeze=False, layout="constrained"
     )
-    colours = dict(zip(OBJECTIVES, (acw.figures.CLEAN, acw.figures.ROBUST, acw.figures.WORST), strict=True))
+    colours = {"standard": acw.figures.CLEAN, "trades": acw.figures.ROBUST, "mart": acw.figures.WORST}
     for ax, table in zip(axes[0], summaries, strict=True):
         names = [*dict.fromkeys(table.loc[table["policy"] != NONE, "policy"]), "BAT, beside TRADES"]
         for i, (objective, colour) in enumerate(colours.items()):

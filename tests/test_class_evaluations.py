@@ -40,6 +40,7 @@ def run(evaluation, monkeypatch, tmp_path):
 
 
 def test_intervals_over_seeds_are_students(evaluation):
+    evaluation("_machine"), evaluation("_setups")
     frame = evaluation("_experiment")
     values = [0.3, 0.5, 0.45]
     mean, low, high = frame.over_seeds(values)
@@ -176,6 +177,7 @@ def test_dividing_a_loss_is_made_up_for_by_rate_and_decay(evaluation):
 
 def learnt(evaluation, monkeypatch):
     """Make the tiny size of digits long enough for an attack to move some, but not all."""
+    evaluation("_machine"), evaluation("_setups")
     frame = evaluation("_experiment")
     setup = replace(frame.SIZES["tiny"]["digits"], epochs=12, n_train=600, n_test=200)
     monkeypatch.setitem(frame.SIZES["tiny"], "digits", setup)
