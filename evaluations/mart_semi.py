@@ -235,7 +235,7 @@ def draw(all_of: Sequence[tuple[Trainings, Sequence[dict[str, Training]]]]) -> p
             at = np.arange(values.shape[1]) + shift
             ax.bar(at, values.mean(axis=0), 0.34, color=colour, alpha=0.75, label=kind)
             ax.plot(np.tile(at, (len(values), 1)), values, ".", color="black", ms=4)
-        ax.set_xticks(range(len(trainings.classes)), trainings.classes)
+        ax.set_xticks(range(len(trainings.classes)), trainings.classes, rotation=rotation(trainings.classes))
         ax.set(ylim=(0, 100), xlabel="class", ylabel="robust accuracy under PGD-40 (%)")
         ax.spines[["top", "right"]].set_visible(False)
         mean, low, high = over_seeds(
@@ -247,6 +247,11 @@ def draw(all_of: Sequence[tuple[Trainings, Sequence[dict[str, Training]]]]) -> p
         ax.set_title(title, loc="left", fontsize="medium")
         ax.legend(loc="lower right", frameon=True, fontsize="small")
     return figure
+
+
+def rotation(names: Sequence[str]) -> int:
+    """Return by how many degrees to turn the names of classes on an axis."""
+    return 90 if max(len(str(name)) for name in names) > 3 else 0
 
 
 if __name__ == "__main__":
