@@ -369,7 +369,7 @@ def draw(summaries: Sequence[pd.DataFrame]) -> plt.Figure:
         first = table.iloc[0]
         title = f"{first['dataset']}, {first['seeds']} seeds, n = {first['n']:,}: mean and 95 % interval over seeds"
         ax.set_title(f"{title}\nwithout a policy: {told}; filled: p adjusted below 0.05", loc="left", fontsize="medium")
-        ax.legend(loc="best", fontsize="small", frameon=True)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=4, fontsize="small", frameon=False)
     return figure
 
 

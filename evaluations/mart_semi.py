@@ -245,7 +245,7 @@ def draw(all_of: Sequence[tuple[Trainings, Sequence[dict[str, Training]]]]) -> p
         setup = trainings.setup
         title = f"{trainings.test.name}, {setup.labels:,} labels, {setup.threat}\n{told}; dots: {len(seeds)} seeds"
         ax.set_title(title, loc="left", fontsize="medium")
-        ax.legend(loc="lower right", frameon=True, fontsize="small")
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize="small")
     return figure
 
 
