@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from _machine import hardware, versions
-from _setups import DATASETS, SIZES, Trainings
+from _setups import DATASETS, SIZES, Setup, Trainings
 from scipy import stats
 
 import art_classwise as acw
@@ -182,22 +182,28 @@ def store_of(arguments: argparse.Namespace) -> Path:
 
 
 def all_trainings(
-    arguments: argparse.Namespace, *, default: Sequence[str] | None = None
+    arguments: argparse.Namespace,
+    *,
+    default: Sequence[str] | None = None,
+    sizes: Mapping[str, Mapping[str, Setup]] = SIZES,
+    part: str = "",
 ) -> Iterator[tuple[str, Trainings]]:
     """Yield the data sets asked for, with their trainings; say which are absent.
 
     Args:
         arguments: Of :func:`parser`.
         default: The data sets if none is asked for; all of the size if absent.
+        sizes: The setups by size and data set.
+        part: Subfolder of the store, for setups that only one experiment has.
     """
-    known = SIZES[arguments.size]
+    known = sizes[arguments.size]
     asked = arguments.datasets or [d for d in known if default is None or d in default]
     found = False
     for dataset in asked:
         if dataset not in known:
             sys.exit(f"error: at --size {arguments.size} there are {', '.join(known)}, but not {dataset}")
         try:
-            one = Trainings(known[dataset], arguments.root, store_of(arguments), made_up=arguments.stand_in)
+            one = Trainings(known[dataset], arguments.root, store_of(arguments) / part, made_up=arguments.stand_in)
         except acw.InputError as error:
             if arguments.datasets:
                 sys.exit(f"error: {error}")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import art_classwise as acw
+from art_classwise._files import written_aside
 from art_classwise._state import preserved_random_state
 from art_classwise.trainers import METHODS
 from art_classwise.trainers.recipes import Recipe, fast_recipe, plain_recipe
@@ -327,7 +328,9 @@ class Trainings:
 def check_size(store: Path, size: Mapping[str, Any]) -> None:
     """Stop if a store holds trainings of another size than this; note there what they are of."""
     held, told = store / "size.json", json.loads(json.dumps(dict(size)))
-    if held.exists() and json.loads(held.read_text()) != told:
-        sys.exit(f"error: {store} holds trainings of another size: choose another --store, or remove it")
     store.mkdir(parents=True, exist_ok=True)
-    held.write_text(json.dumps(told))
+    if not held.exists():
+        with written_aside(held) as aside:  # under torchrun another process may be reading it
+            aside.write_text(json.dumps(told))
+    elif json.loads(held.read_text()) != told:
+        sys.exit(f"error: {store} holds trainings of another size: choose another --store, or remove it")

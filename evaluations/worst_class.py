@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _small import command
+from _experiment import command
 
 from art_classwise import metrics
 

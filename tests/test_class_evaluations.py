@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,32 +15,63 @@ from scipy import stats
 import art_classwise as acw
 from art_classwise.trainers.recipes import plain_recipe
 
-TINY = ("--dataset", "digits", "--seeds", "2", "--epochs", "2", "--steps", "1", "--n-train", "300", "--n-test", "60")
+
+@pytest.fixture
+def run(evaluation, monkeypatch, tmp_path):
+    """Runs a script at its tiny size on digits, with some of its attributes changed, and reads the tables."""
+
+    def call(name, *arguments, **changed):
+        script = evaluation(name)
+        for attribute, value in changed.items():
+            monkeypatch.setattr(script, attribute, value)
+        folders = ("--store", str(tmp_path / "store"), "--out", str(tmp_path / "out"))
+        script.main(("--size", "tiny", "--datasets", "digits", *arguments, *folders))
+        begin = f"{name}_tiny"
+        tables = {path.stem[len(begin) :].strip("_"): pd.read_csv(path) for path in (tmp_path / "out").glob("*.csv")}
+        figure = (tmp_path / "out" / f"{begin}.svg").read_text()
+        assert "<svg" in figure
+        for table in tables.values():
+            assert {"hardware", "versions", "command"} <= set(table)
+            assert table["command"].str.contains("--size tiny").all()
+        assert set(tables["claims"]["verdict"]) <= {"seen", "not seen", "unclear"}
+        return tables
+
+    return call
 
 
 def test_intervals_over_seeds_are_students(evaluation):
-    small = evaluation("_small")
+    evaluation("_machine"), evaluation("_setups")
+    frame = evaluation("_experiment")
     values = [0.3, 0.5, 0.45]
-    mean, low, high = small.over_seeds(values)
+    mean, low, high = frame.over_seeds(values)
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert (mean, low, high) == pytest.approx((np.mean(values), expected.low, expected.high))
-    assert small.shown([0.5, 0.5]) == "50.0 (50.0–50.0)"
-    assert small.shown([0.123]) == "12.3"  # one seed tells of no spread
+    assert frame.shown([0.5, 0.5]) == "50.0 (50.0–50.0)"
+    assert frame.shown([0.123]) == "12.3"  # one seed tells of no spread
 
 
 def test_the_network_of_few_channels_has_the_weights_it_says(evaluation):
-    small = evaluation("_small")
-    network = small.network("mnist", 0)
+    setups = evaluation("_setups")
+    network = setups.network("few-channels", (1, 28, 28), 10, seed=0)
     n = sum(p.numel() for p in network.parameters())
-    assert f"{n:,} weights" in small.network.__doc__
-    other = small.network("mnist", 0)
+    assert f"{n:,} weights" in setups.few_channels.__doc__
+    other = setups.network("few-channels", (1, 28, 28), 10, seed=0)
     assert all((a == b).all() for a, b in zip(network.parameters(), other.parameters(), strict=True))
+
+
+def test_a_store_of_another_size_is_refused(evaluation, tmp_path):
+    setups = evaluation("_setups")
+    setups.check_size(tmp_path, {"epochs": 2, "shape": (1, 2)})
+    setups.check_size(tmp_path, {"epochs": 2, "shape": (1, 2)})
+    with pytest.raises(SystemExit, match="holds trainings of another size: choose another --store"):
+        setups.check_size(tmp_path, {"epochs": 3, "shape": (1, 2)})
 
 
 def runs_of(**accuracies):
     """Runs by policy: worst-class accuracies by seed."""
     return pd.DataFrame(
-        {"objective": "trades", "policy": policy, "seed": seed, "n": 9, "clean": 0.9, "robust": 0.5, "worst": worst}
+        {"objective": "trades", "policy": policy, "seed": seed, "n": 9, "clean": 0.9, "robust": 0.5, "worst": 0.01}
+        | {"worst held out": worst}
         for policy, values in accuracies.items()
         for seed, worst in enumerate(values)
     )
@@ -47,43 +80,82 @@ def runs_of(**accuracies):
 def test_a_policys_change_is_paired_by_seed(evaluation):
     """Seeds may differ by more than the policy changes, and it shows nevertheless."""
     script = evaluation("class_policies")
-    runs = runs_of(none=[0.1, 0.4, 0.7], DAFA=[0.15, 0.46, 0.76])
+    runs = script.with_rho(runs_of(none=[0.1, 0.4, 0.7], DAFA=[0.15, 0.46, 0.76]))
     table = script.summary(runs.sample(frac=1, random_state=0)).set_index("policy")
-    low, high = stats.ttest_rel([0.15, 0.46, 0.76], [0.1, 0.4, 0.7]).confidence_interval(0.95)
-    columns = ["worst change", "worst change low", "worst change high"]
+    paired = stats.ttest_rel([0.15, 0.46, 0.76], [0.1, 0.4, 0.7])
+    low, high = paired.confidence_interval(0.95)
+    columns = ["worst held out change", "worst held out change low", "worst held out change high"]
     assert table.loc["DAFA", columns].tolist() == pytest.approx([np.mean([0.05, 0.06, 0.06]), low, high])
-    assert table.loc["none", columns].isna().all()  # nothing it was compared with
+    assert table.loc["DAFA", "p"] == pytest.approx(paired.pvalue)
+    assert table.loc["none", [*columns, "rho", "p", "p adjusted"]].isna().all()  # nothing it was compared with
     assert low > 0
     shown = script.readable(runs).set_index("policy")
-    assert shown.loc["DAFA", "worst change"].startswith("5.7 (")
-    assert shown.loc["none", "worst change"] == ""
+    assert shown.loc["DAFA", "worst held out change"].startswith("5.7 (")
+    assert shown.loc["none", "worst held out change"] == ""
 
 
-def test_policies_are_trained_attacked_and_kept(evaluation, monkeypatch, tmp_path, capsys):
+def test_rho_is_of_the_training_without_a_policy_from_the_same_seed(evaluation):
+    """(W - W0) / W0 - (A0 - A) / A0, by hand; unknown where the worst class is at 0 without a policy."""
     script = evaluation("class_policies")
-    monkeypatch.setattr(script, "OBJECTIVES", ("trades",))
-    arguments = (*TINY, "--store", str(tmp_path / "store"), "--out", str(tmp_path))
-    script.main(arguments)
-    runs = pd.read_csv(tmp_path / "class_policies_digits_runs.csv")
+    runs = runs_of(none=[0.1, 0.4, 0.0], DAFA=[0.15, 0.5, 0.1])
+    runs.loc[runs["policy"] == "DAFA", "robust"] = 0.45
+    rho = script.with_rho(runs).set_index(["policy", "seed"])["rho"]
+    assert rho["DAFA"].tolist() == pytest.approx([0.5 - 0.1, 0.25 - 0.1, np.nan], nan_ok=True)
+    assert rho["none"].isna().all()
+
+
+def test_p_values_are_adjusted_for_all_comparisons(evaluation):
+    """Three policies: the smallest p counts three times; changes that don't differ give no p, nor count."""
+    script = evaluation("class_policies")
+    none = [0.1, 0.4, 0.7]
+    runs = runs_of(none=none, a=[0.2, 0.51, 0.79], b=[0.3, 0.3, 0.9], c=[0.2, 0.4, 0.9], d=none)
+    table = script.summary(script.with_rho(runs)).set_index("policy")
+    p = table["p"].dropna()
+    assert list(p.index) == ["a", "b", "c"]
+    assert p.idxmin() == "a"
+    assert table.loc["a", "p adjusted"] == pytest.approx(3 * p["a"])
+    assert (table["p adjusted"].dropna() >= p).all()
+
+
+def test_policies_are_trained_attacked_and_kept(evaluation, run, monkeypatch, tmp_path):
+    call = partial(run, "class_policies", "--seeds", "2", OBJECTIVES=("trades",))
+    tables = call()
+    runs, summary, claims = tables["runs"], tables[""], tables["claims"]
     assert len(runs) == 2 * (11 + 1)  # two seeds of ten policies and controls, none, and BAT
     assert runs["n"].eq(60).all()
     by_class = runs[[f"robust {k}" for k in range(10)]]
     np.testing.assert_allclose(runs["robust"], by_class.mean(axis=1), atol=1e-4)
     np.testing.assert_allclose(runs["worst"], by_class.min(axis=1), atol=1e-4)
-    base = json.loads((tmp_path / "store" / "digits" / "trades-none-0" / "result.json").read_text())
+    assert (runs["worst held out"] >= runs["worst"] - 1e-4).all()  # without the bias of a minimum
+    assert (runs["worst held out"] <= runs["robust"] + 1e-4).all()
+    assert len(summary) == 12
+    assert len(claims) == 11  # all but "none"
+    changes = summary[summary["worst held out change"].notna()]
+    np.testing.assert_allclose(claims["value"], 100 * changes["worst held out change"], atol=0.01)
+    folder = tmp_path / "store" / "tiny" / "policies" / "digits"
+    base = json.loads((folder / "trades-none-0" / "result.json").read_text())
     assert base["weakest on validation"] in range(10)
-    capsys.readouterr()
     # Again, with one result gone: that training alone is read from its folder and attacked anew.
-    gone = tmp_path / "store" / "digits" / "trades-WAT-1" / "result.json"
-    gone.unlink()
+    (folder / "trades-WAT-1" / "result.json").unlink()
     audits = []
     evaluate = acw.ClassWiseAudit.evaluate
     monkeypatch.setattr(acw.ClassWiseAudit, "evaluate", lambda self, *a: audits.append(1) or evaluate(self, *a))
-    script.main(arguments)
+    again = call()
     assert len(audits) == 1
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "class_policies_digits_runs.csv"), runs)
+    pd.testing.assert_frame_equal(again["runs"], runs)
+    setups = {"tiny": {"digits": evaluation("class_policies")._size("tiny", "digits", epochs=3)}}
     with pytest.raises(SystemExit, match="holds trainings of another size: choose another --store"):
-        script.main((*arguments, "--epochs", "3"))
+        call(SIZES=setups)
+
+
+def test_one_seed_has_an_interval_over_test_examples(evaluation):
+    """A class that was never right and then always is: 100 points, whichever examples are drawn."""
+    script = evaluation("class_policies")
+    y = np.repeat([0, 1], 20)
+    before = y == 0
+    after = np.ones(40, dtype=bool)
+    assert script.worst_change(y, after, before, np.arange(40)) == pytest.approx(100)
+    assert script.worst_change(y, before, before, np.arange(40)) == 0
 
 
 def test_dividing_a_loss_is_made_up_for_by_rate_and_decay(evaluation):
@@ -103,12 +175,18 @@ def test_dividing_a_loss_is_made_up_for_by_rate_and_decay(evaluation):
     assert not torch.allclose(ends[0], torch.tensor([2.0, -1.0]), atol=0.05)
 
 
-def test_homing_is_measured_over_seeds(evaluation, tmp_path, capsys):
-    script = evaluation("class_exclusion")
-    learnt = ("--epochs", "12", "--n-train", "600", "--n-test", "200")  # enough for an attack to move some
-    script.main((*TINY, *learnt, "--classes", "1", "8", "--store", str(tmp_path / "store"), "--out", str(tmp_path)))
-    pairs = pd.read_csv(tmp_path / "class_exclusion_digits_pairs.csv")
-    pooled = pd.read_csv(tmp_path / "class_exclusion_digits.csv")
+def learnt(evaluation, monkeypatch):
+    """Make the tiny size of digits long enough for an attack to move some, but not all."""
+    evaluation("_machine"), evaluation("_setups")
+    frame = evaluation("_experiment")
+    setup = replace(frame.SIZES["tiny"]["digits"], epochs=12, n_train=600, n_test=200)
+    monkeypatch.setitem(frame.SIZES["tiny"], "digits", setup)
+
+
+def test_homing_is_measured_over_seeds(evaluation, run, monkeypatch):
+    learnt(evaluation, monkeypatch)
+    tables = run("class_exclusion", "--seeds", "2", "--classes", "1", "8", N_REACH={"tiny": 200})
+    pairs, pooled, claims = tables["pairs"], tables[""], tables["claims"]
     assert set(pooled["excluded"]) == {1, 8}
     assert pooled["n"].sum() == pairs["n"].sum()
     assert pooled["n"].max() < 200  # moved examples, not all of the test's
@@ -116,65 +194,114 @@ def test_homing_is_measured_over_seeds(evaluation, tmp_path, capsys):
     homed = (pairs["homed"] * pairs["n"]).groupby([pairs["seed"], pairs["excluded"]]).sum()
     for row in pooled.itertuples():
         assert homed[row.seed, row.excluded] == pytest.approx(row.homed * row.n, abs=0.01)
-    assert "2 seeds" in capsys.readouterr().out
+    # The claim's value: each seed's difference over all examples that have a control.
+    known = pairs.dropna(subset=["control_homed"])
+    weighted = (known["difference"] * known["n"]).groupby(known["seed"]).sum() / known["n"].groupby(known["seed"]).sum()
+    homing, few, same = (claims.iloc[k] for k in range(3))
+    assert homing["value"] == pytest.approx(100 * weighted.mean(), abs=0.1)
+    assert f"{known['n'].sum():,} examples moved" in homing["n"]
+    assert "2 seeds" in homing["n"]
+    assert 0 <= few["value"] <= 100
+    assert -100 / 3 <= same["value"] <= 200 / 3 + 0.01
+    check_reach(tables["reach"])
+    check_confounding(tables["confounding"])
 
 
-def test_all_excluded_classes_are_averaged_by_their_examples(evaluation):
+def check_reach(table):
+    """A row per class and seed; shares; who can be moved at all is in no column more often."""
+    assert len(table) == 2 * 10
+    shares = table[[f"to {k}" for k in range(10)]].to_numpy()
+    for seed in (0, 1):
+        assert np.isnan(np.diag(shares[table["seed"] == seed])).all()
+    off = shares[~np.isnan(shares)]
+    assert len(off) == 2 * 90
+    assert off.min() >= 0
+    assert off.max() <= 1
+    assert off.max() > 0
+    assert (np.nanmax(shares, axis=1) <= table["movable"] + 1e-4).all()
+    assert (np.nansum(shares, axis=1) >= table["movable"] - 1e-3).all()
+    assert (table.groupby("seed")["n"].sum() <= 200).all()  # those that are right without attack
+
+
+def check_confounding(table):
+    """Three classes each at most, the most frequent first, none its own."""
+    assert (table["class"] != table["predicted"]).all()
+    for _, rows in table.groupby(["seed", "class"]):
+        assert 1 <= len(rows) <= 3
+        assert rows["share"].is_monotonic_decreasing
+
+
+def test_reach_is_counted_by_class(evaluation):
     script = evaluation("class_exclusion")
-    pooled = pd.DataFrame(
-        {
-            "excluded": ["a", "b", "a", "b"],
-            "seed": [0, 0, 1, 1],
-            "n": [30, 10, 10, 10],
-            "homed": [0.9, 0.5, 0.7, 0.5],
-            "control_homed": [0.1, 0.1, 0.2, 0.0],
-            "difference": [0.8, 0.4, 0.5, 0.5],
-        }
-    )
-    table = script.readable(pooled).set_index("excluded")
-    assert table["moved"].to_dict() == {"a": 40, "b": 20, "all": 60}
-    assert table.loc["all", "homed"].startswith("70.0 (")  # the mean of (27 + 5) / 40 and (7 + 5) / 20
-    assert table.loc["b", "homed"] == "50.0 (50.0–50.0)"
+    labels = np.array([0, 0, 2, 2, 2, 2])
+    reach = np.array([[0, 1, 1], [0, 1, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]], dtype=bool)
+    table = script.reach_matrix(script.Seen(None, None, labels, reach), ("a", "b", "c"))
+    assert table["n"].tolist() == [2, 0, 4]
+    assert table["movable"].tolist() == pytest.approx([1, np.nan, 0.25], nan_ok=True)
+    assert table.loc["a", ["to a", "to b", "to c"]].tolist() == pytest.approx([np.nan, 1, 0.5], nan_ok=True)
+    assert table.loc["c", ["to a", "to b", "to c"]].tolist() == pytest.approx([0.25, 0, np.nan], nan_ok=True)
+    assert table.loc["b", ["to a", "to b", "to c"]].isna().all()
 
 
-def test_both_trainings_on_few_labels_take_as_many_steps(evaluation, monkeypatch, tmp_path):
-    """On digits in MNIST's place, enlarged; the seeds draw other labels."""
-    script = evaluation("semi_supervised")
+@pytest.mark.parametrize(("similar", "expected"), [(True, 100 * (1 - 3 / 9)), (False, 0)])
+def test_common_targets_are_told_from_chance(evaluation, similar, expected):
+    """All go to three classes, or anywhere: chosen on one half and counted on the other, no class is common."""
+    script, rng = evaluation("class_exclusion"), np.random.default_rng(0)
+    labels = np.repeat([0, 1], 500)
+    reach = np.zeros((1000, 10), dtype=bool)
+    targets = rng.integers(2, 5, 1000) if similar else 1 + rng.integers(0, 9, 1000)
+    reach[np.arange(1000), np.where(targets == labels, 0, targets)] = True
+    assert script.beyond_chance(labels, reach, np.arange(1000)) == pytest.approx(expected, abs=2.5)
 
-    def load(dataset, split, root, n_examples=None):
-        data = acw.load_dataset("digits", split)
-        x = np.pad(data.x.repeat(3, 2).repeat(3, 3), ((0, 0), (0, 0), (2, 2), (2, 2)))
-        return acw.Dataset(x, data.y, data.classes, "mnist", split).first(n_examples or 400)
 
-    steps, fit = [], acw.AdversarialTrainerMARTPyTorch.fit
+def test_nothing_moved_is_nothing_seen(evaluation):
+    script = evaluation("class_exclusion")
+    nothing = (np.zeros(0, dtype=np.int64), lambda rows: 1 / 0)
+    assert np.isnan(script.over_all([nothing, nothing], (0, 100))).all()
+    some = (np.zeros(4, dtype=np.int64), lambda rows: 7.0)
+    assert script.over_all([some, nothing], (0, 100)) == (7, 7, 7)
 
-    def counted(self, *arguments, **options):
+
+def test_both_trainings_on_few_labels_take_as_many_steps(run, monkeypatch):
+    """The seeds draw other labels."""
+    steps, drawn, fit = [], [], acw.AdversarialTrainerMARTPyTorch.fit
+
+    def counted(self, x, *arguments, **options):
         step = self._classifier.optimizer.register_step_post_hook(lambda *_: steps.__setitem__(-1, steps[-1] + 1))
         steps.append(0)
+        drawn.append(x)
         try:
-            return fit(self, *arguments, **options)
+            return fit(self, x, *arguments, **options)
         finally:
             step.remove()
 
-    monkeypatch.setattr(script, "load", load)
     monkeypatch.setattr(acw.AdversarialTrainerMARTPyTorch, "fit", counted)
-    sizes = (
-        "--seeds",
-        "2",
-        "--labels",
-        "128",
-        "--epochs",
-        "2",
-        "--steps",
-        "1",
-        "--n-test",
-        "40",
-        "--n-autoattack",
-        "2",
-    )
-    script.main((*sizes, "--store", str(tmp_path / "store"), "--out", str(tmp_path)))
+    tables = run("mart_semi", "--seeds", "2")
     assert steps == [4, 4, 4, 4]
-    runs = pd.read_csv(tmp_path / "semi_supervised_mnist.csv")
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+    runs, claims = tables[""], tables["claims"]
     assert runs["unlabelled"].tolist() == [0, 272, 0, 272]
     assert runs["labels"].eq(128).all()
     assert runs["confidence"].notna().tolist() == [False, True, False, True]
+    assert runs["PGD-40 n"].eq(40).all()
+    assert runs["AutoAttack n"].eq(2).all()
+    assert runs[["clean", "PGD-40 robust", "PGD-40 worst class"]].stack().between(0, 1).all()
+    gained = runs.set_index(["seed", "kind"])
+    for row, attack in zip(claims.itertuples(), ("PGD-40", "AutoAttack"), strict=True):
+        by_kind = gained[f"{attack} robust"].unstack()
+        change = 100 * (by_kind["semi-supervised"] - by_kind["supervised"])
+        assert row.value == pytest.approx(change.mean(), abs=0.01)
+    # Again: all is read from the store.
+    again = run("mart_semi", "--seeds", "2")
+    assert len(steps) == 4
+    pd.testing.assert_frame_equal(again[""], runs)
+
+
+def test_a_gain_is_the_mean_over_classes(evaluation):
+    """A class of one example counts as much as one of three."""
+    script = evaluation("mart_semi")
+    y, first = np.array([0, 1, 1, 1]), np.array([False, True, True, False])
+    second = np.array([True, True, True, True])
+    assert script.gain(y, first, second, np.arange(4)) == pytest.approx(100 * (1 + 1 / 3) / 2)
+    assert script.gain(y, first, second, np.array([1, 2])) == 0
