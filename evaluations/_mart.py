@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from _setups import SIZES, Setup, Trainings
-from torch import nn
 
 import art_classwise as acw
 from art_classwise.trainers import trained_weights
@@ -59,7 +57,7 @@ PAPERS = ("fgsm", "pgd-20", "cw-30")
 SURROGATES = ("natural", "standard")
 SETUPS = {
     "tiny": SIZES["tiny"]["cifar10"],
-    "quick": replace(SIZES["quick"]["cifar10"], threat="Linf:8/255", epochs=3),
+    "quick": replace(SIZES["quick"]["cifar10"], threat="Linf:8/255", epochs=3, lr=0.02),
     "full": Setup("cifar10", "resnet18", "Linf:8/255", epochs=120, steps=10, recipe="paper"),
 }
 N_ATTACKED = {"tiny": 40, "quick": 1000, "full": None}
@@ -164,13 +162,9 @@ class Networks:
 
 
 class Trained(Trainings):
-    """Trainings by the published recipe; at smaller sizes by one of a few epochs from a naturally trained network.
-
-    From random weights MART and standard adversarial training stayed at a constant prediction for all of six epochs.
-    """
+    """Trainings by the published recipe; at smaller sizes by one of a few epochs."""
 
     compile = False
-    _first: dict[str, torch.Tensor] | None = None
 
     def recipe(self, method: str) -> Recipe:
         """Return how a method trains here."""
@@ -179,22 +173,8 @@ class Trained(Trainings):
             return paper_beside(method).override(epochs=epochs, steps=steps, compile=self.compile)
         recipe = replace(super().recipe(method), schedule="one-cycle")
         if method == "natural":
-            return recipe.override(epochs=2 * epochs)
+            return recipe
         return recipe.override(lr=0.005, compile=self.compile)  # at 0.02 MART fell back to a constant prediction
-
-    def network(self, seed: int) -> nn.Module:
-        """Return the network that a training begins with."""
-        module = super().network(seed)
-        if self._first is not None:
-            module.load_state_dict(self._first)
-        return module
-
-    def trained(self, method: str, seed: int, **options: Any) -> Any:
-        """Return a trained network as an ART classifier."""
-        self._first = None
-        if method != "natural" and self.setup.recipe != "paper":
-            self._first = super().trained("natural", seed).model.state_dict()
-        return super().trained(method, seed, **options)
 
 
 def paper_beside(method: str) -> Recipe:
