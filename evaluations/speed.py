@@ -11,7 +11,8 @@ one process and by several), memory (of an audit of an image folder), disk (of i
 
 Each case runs in a process of its own, in several rounds: a call to warm up, then whole calls of ``generate``, or whole
 epochs of training; the tables have their median. Intervals of the claims are ranges: from the fastest call of others
-and the slowest of ours to the opposite; what was measured once has none, and no verdict.
+and the slowest of ours to the opposite; speeds that were measured once have none, and no verdict. Sizes, and policies'
+shares of an epoch, are single numbers.
 
 --root holds cifar10_test.npz, with arrays ``x`` (uint8 images) and ``y``; without it and --checkpoints, what needs them
 is left out. torchattacks' wheel brings a package ``robustbench`` that overwrites the real one, so install it aside:
@@ -111,12 +112,13 @@ def claims_of(only: str, table: pd.DataFrame) -> list[Claim]:
         ]
         return _faster(table, "network", "processes", asked)
     if only == "import":
-        beside = table.assign(all="")
+        like = "whole processes"
+        beside = table.assign(all=like)
         asked = [
-            ("The package is imported in less time than torch", "", "import art_classwise", "import torch", 1.0),
+            ("The package is imported in less time than torch", like, "import art_classwise", "import torch", 1.0),
             (
-                "The command line helps in less time than torch is imported",
-                "",
+                "The command line's help comes before torch is imported",
+                like,
                 "art-classwise --help",
                 "import torch",
                 1.0,
@@ -131,11 +133,11 @@ def claims_of(only: str, table: pd.DataFrame) -> list[Claim]:
         ]
     row = table.iloc[0]
     if only == "memory":
-        of = f"{row['n']:,} images of {row['image']}"
+        of = f"{int(row['n']):,} images of {row['image']}"
         return [
             _below("An audit of ImageNet's images takes less than 1.5 GB", of, row["above idle MiB"], 1430.5, "MiB")
         ]
-    of = f"{row['rows']:,} outcomes"
+    of = f"{int(row['rows']):,} outcomes"
     limit = 300 * row["rows"] / 12e6
     return [_below("12 million outcomes take less than 300 MB", of, row["disk MB"], limit, "MB")]
 
@@ -165,7 +167,7 @@ def _faster(
                 Claim(
                     claim,
                     str(network),
-                    f"{like}: seconds of {other} / seconds of {ours}".removeprefix(": "),
+                    f"{like}: seconds of {other} / seconds of {ours}",
                     them["seconds"] / us["seconds"],
                     *((np.nan, np.nan) if once else (low, high)),
                     n=f"medians of {us.get('calls', us.get('rounds'))} runs each",
