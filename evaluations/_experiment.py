@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from _machine import hardware, versions
@@ -19,6 +21,7 @@ from scipy import stats
 
 import art_classwise as acw
 
+matplotlib.use("Agg")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -234,6 +237,18 @@ def timed(what: str) -> Iterator[None]:
     began = time.perf_counter()
     yield
     print(f"{what}: {time.perf_counter() - began:.0f} s", flush=True)
+
+
+def panels(n: int, width: float = 6.0, height: float = 5.0) -> tuple[Any, list[Any]]:
+    """Return a figure of so many axes, three in a row, and the axes; width and height are of one, in inches."""
+    columns = min(3, n)
+    rows = -(-n // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained"
+    )
+    for ax in axes.flat[n:]:
+        ax.remove()
+    return figure, list(axes.flat[:n])
 
 
 def write(

@@ -20,16 +20,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _experiment import Claim, all_trainings, estimated, parser, timed, told_seeds, write
+from _experiment import Claim, all_trainings, estimated, panels, parser, timed, told_seeds, write
 from published import ADVERSARIAL, at_hand
 
 import art_classwise as acw
@@ -152,12 +149,8 @@ def falls(y: np.ndarray, weak: np.ndarray, strong: np.ndarray) -> dict[str, floa
 
 def draw(tables: Sequence[tuple[str, pd.DataFrame]]) -> plt.Figure:
     """Draw the losses against the accuracies under the weak attack, a picture per network."""
-    columns = min(3, len(tables))
-    rows = -(-len(tables) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(6 * columns, 5 * rows), squeeze=False, layout="constrained")
-    for ax in axes.flat[len(tables) :]:
-        ax.remove()
-    for ax, (title, table) in zip(axes.flat, tables, strict=False):
+    figure, axes = panels(len(tables))
+    for ax, (title, table) in zip(axes, tables, strict=True):
         acw.figures.attack_strength(table, ax, title=title)
     return figure
 

@@ -27,9 +27,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

@@ -20,9 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -31,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _experiment import Claim, all_trainings, estimated, over_seeds, parser, timed, told_seeds, write
+from _experiment import Claim, all_trainings, estimated, over_seeds, panels, parser, timed, told_seeds, write
 from _setups import Trainings
 from published import ADVERSARIAL, at_hand
 
@@ -272,12 +269,8 @@ def draw(rates: pd.DataFrame) -> plt.Figure:
         rates = rates[rates["seed"].fillna(0) == 0]
     rates = rates[rates["1/T"].notna()].drop_duplicates(["dataset", "network", "attack", "class"])
     groups = list(rates.groupby(["dataset", "network"], sort=False))
-    columns = min(3, len(groups))
-    rows = -(-len(groups) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(6 * columns, 4.5 * rows), squeeze=False, layout="constrained")
-    for ax in axes.flat[len(groups) :]:
-        ax.remove()
-    for ax, ((dataset, network), table) in zip(axes.flat, groups, strict=False):
+    figure, axes = panels(len(groups), height=4.5)
+    for ax, ((dataset, network), table) in zip(axes, groups, strict=True):
         wide = 100 * table.pivot(index="1/T", columns="class", values="attack rate")
         x = np.arange(len(wide))
         classes = wide.drop(columns="mean")

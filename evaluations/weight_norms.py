@@ -16,14 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _experiment import Claim, all_trainings, over_seeds, parser, timed, told_seeds, write
+from _experiment import Claim, all_trainings, over_seeds, panels, parser, timed, told_seeds, write
 from _setups import Trainings
 from published import ADVERSARIAL, at_hand
 
@@ -156,12 +153,8 @@ def claims_of(trainings: Trainings, rows: pd.DataFrame, repaired: pd.DataFrame, 
 
 def draw(tables: Sequence[tuple[str, pd.DataFrame]]) -> plt.Figure:
     """Draw robust accuracy against the norm, a picture per network."""
-    columns = min(3, len(tables))
-    rows = -(-len(tables) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(6 * columns, 5 * rows), squeeze=False, layout="constrained")
-    for ax in axes.flat[len(tables) :]:
-        ax.remove()
-    for ax, (title, table) in zip(axes.flat, tables, strict=False):
+    figure, axes = panels(len(tables))
+    for ax, (title, table) in zip(axes, tables, strict=True):
         acw.figures.weight_norms(table["norm"], table, ax, title=title)
     return figure
 
