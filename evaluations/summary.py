@@ -89,7 +89,7 @@ def read(results: Path) -> pd.DataFrame:
         for size in SIZES:
             path = results / f"{name}_{size}_claims.csv"
             if path.is_file():
-                table = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"unit": str, "published": str})
+                table = pd.read_csv(path, dtype=str, keep_default_na=False)
                 parts.append(table.assign(experiment=name, size=size))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["verdict"])
 
@@ -111,7 +111,7 @@ def as_markdown(claims: pd.DataFrame, results: Path, base: Path) -> str:
         lines += [f"`{first['command']}`; {first['hardware']}; {first['versions']}. {links}", ""]
         lines += ["| claim | data | measured | result, 95 % interval | published | verdict |"]
         lines += ["| --- | --- | --- | --- | --- | --- |"]
-        for row in of.fillna("").to_dict("records"):
+        for row in of.to_dict("records"):
             cells = [row["claim"], f"{row['data']}; {row['n']}", row["statistic"], row["result"], row["published"]]
             lines.append(
                 "| " + " | ".join([*(str(c).replace("|", "\\|") for c in cells), f"**{row['verdict']}**"]) + " |"
