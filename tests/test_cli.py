@@ -362,7 +362,7 @@ BAD = [
     (("audit", "--model", "{ckpt}", "--image-size", "8"), "image size: they can't be given"),
     (
         ("train", "standard", "--beta", "3", "--out", "x.pt"),
-        "`beta` is a parameter of trades, mart and bat; standard has none",
+        "`beta` is a parameter of trades, mart, bat; standard has none",
     ),
     (("train", "mart", "--seed", "99999999999999999999", "--out", "x.pt"), "`seed` must be below 2**63"),
     (("audit", "--model", "robustbench:digits/Wong"), "Unknown RobustBench data set 'digits'"),
