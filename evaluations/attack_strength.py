@@ -4,11 +4,11 @@
     python evaluations/attack_strength.py --size full --root data --datasets cifar10
 
 From FGSM to PGD-20, and on to all attacks of a ladder: what each class loses, whether that goes with how weak it was,
-and which part of all losses falls on the weakest third of the classes. On published networks under the whole standard
-ladder, with AutoAttack (at full size on trained ones, too), and on networks trained here under PGD-20 on cross-entropy,
-margin and temperature. How weak a class is is told by half of its examples and what it loses by the other, in many
-splits: the same examples on both sides would make a correlation of noise. Intervals are over seeds; of published
-networks over test examples drawn anew.
+and which part of all losses falls on the weakest third of the classes. On published networks and on networks trained
+here, under PGD-20 on cross-entropy, margin and temperatures; at full size under the whole standard ladder, with
+AutoAttack. How weak a class is is told by half of its examples and what it loses by the other, in many splits: the same
+examples on both sides would make a correlation of noise. Intervals are over seeds; of published networks over test
+examples drawn anew.
 """
 
 from __future__ import annotations
@@ -38,8 +38,13 @@ ATTACKS = {
     "quick": ["fgsm", "pgd-20", "margin-20", "tpgd5-20"],
     "full": "standard",
 }
-LADDER = {"tiny": ["fgsm", "pgd-20"], "quick": "standard", "full": "standard"}
-N_PUBLISHED = {"tiny": 60, "quick": 500, "full": None}
+LADDER = {
+    "tiny": ["fgsm", "pgd-20"],
+    "quick": ["fgsm", "pgd-20", "margin-20", *(f"tpgd{t}-20" for t in (2, 5, 10, 50))],
+    "full": "standard",
+}
+"""Of published networks."""
+N_PUBLISHED = {"tiny": 60, "quick": 1000, "full": None}
 WEAK = "fgsm"
 SPLITS = 100
 

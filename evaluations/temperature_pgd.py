@@ -40,7 +40,7 @@ GRID = {0.5: "tpgd0.5-20", 1.0: "pgd-20", 2.0: "tpgd2-20", 5.0: "tpgd5-20", 10.0
 """The attack for each 1/T; the published grid is 2, 5, 10, 50."""
 MARGIN, STRONGEST = "margin-20", "autoattack"
 SHARP = 50.0
-N_AUTOATTACK = {"tiny": 4, "quick": 200, "full": 1000}
+N_AUTOATTACK = {"tiny": 2, "quick": 100, "full": 1000}
 N_PUBLISHED = {"tiny": 40, "quick": 1000, "full": None}
 
 
