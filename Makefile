@@ -29,7 +29,6 @@ DATA ?= data
 CHECKPOINTS ?= checkpoints
 evaluate: $(VENV)/.demo
 	$(BIN)/python evaluations/summary.py --run --root "$(DATA)" --checkpoints "$(CHECKPOINTS)"
-	$(BIN)/python evaluations/speed.py
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict

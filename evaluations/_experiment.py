@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -23,6 +23,8 @@ import art_classwise as acw
 
 matplotlib.use("Agg")
 RESULTS = Path(__file__).parent / "results"
+ABSENT = 3
+"""Exit code of an experiment whose data or networks aren't at hand."""
 
 
 @dataclass(frozen=True)
@@ -215,9 +217,13 @@ def all_trainings(
         found = True
         yield dataset, one
     if not found:
-        sys.exit(
-            "error: none of the data sets is at hand: give their folder as --root, or --stand-in to try the script"
-        )
+        absent("none of the data sets is at hand: give their folder as --root, or --stand-in to try the script")
+
+
+def absent(message: str) -> NoReturn:
+    """Stop because data or networks aren't there, and say so: an exit code of its own tells it from a failure."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(ABSENT)
 
 
 def command(script: str, arguments: argparse.Namespace) -> str:

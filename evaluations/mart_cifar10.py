@@ -38,7 +38,7 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _experiment import over_seeds, parser, store_of, timed, whole, write
+from _experiment import absent, over_seeds, parser, store_of, timed, whole, write
 from _mart import (
     ABLATIONS,
     KINDS,
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         networks = Networks(size, arguments.root, store, made_up=arguments.stand_in, compile=arguments.compile)
     except acw.InputError as error:
-        sys.exit(f"error: {error}")
+        absent(str(error))
     measured = {part: with_together(PARTS[part](networks, arguments)) for part in arguments.parts}
     outcomes = pd.concat([rows.assign(part=part) for part, rows in measured.items()], ignore_index=True)
     overall = summary(outcomes, networks)

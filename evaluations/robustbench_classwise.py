@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _experiment import Claim, command, parser, resampled, store_of, write
+from _experiment import Claim, absent, command, parser, resampled, store_of, write
 from _setups import load
 from published import NETWORKS, at_hand
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 models = {name: classifier for name, classifier, _, _ in there}
                 audits[f"published, {dataset}"] = audit(arguments, dataset, threat, models, there[0][2])
     if not audits:
-        sys.exit("error: there is no model: give --model-dir (RobustBench's weights) or --checkpoints, and --root")
+        absent("there is no model: give --model-dir (RobustBench's weights) or --checkpoints, and --root")
     boards, classes, claims = [], [], []
     for name, result in audits.items():
         boards.append(leaderboard(result, arguments.dataset if found else None).assign(models=name))

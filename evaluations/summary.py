@@ -22,6 +22,9 @@ from pathlib import Path
 
 import pandas as pd
 
+sys.path.insert(0, str(Path(__file__).parent))
+from _experiment import ABSENT
+
 HERE = Path(__file__).parent
 EXPERIMENTS = (
     "diagnosis",
@@ -34,6 +37,7 @@ EXPERIMENTS = (
     "mart_semi",
     "class_policies",
     "robustbench_classwise",
+    "speed",
 )
 SIZES = ("full", "quick")
 BEGIN, END = "<!-- claims -->", "<!-- end of claims -->"
@@ -51,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of tables and figures")
     parser.add_argument("--readme", type=Path, default=HERE / "README.md", help="file the table is written into")
     arguments = parser.parse_args(argv)
-    failed = run(arguments) if arguments.run else []
+    failed, left_out = run(arguments) if arguments.run else ([], [])
     text = arguments.readme.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         sys.exit(f"error: {arguments.readme} must hold the lines {BEGIN} and {END} once each: the table stands between")
@@ -63,23 +67,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(
         f"{arguments.readme}: {len(claims)} claims, {claims['verdict'].value_counts().to_dict() if len(claims) else ''}"
     )
+    if left_out:
+        print(f"Left out, since their data or networks aren't at hand (see above): {', '.join(left_out)}")
     if failed:
         sys.exit(f"error: these experiments failed, see above: {', '.join(failed)}")
 
 
-def run(arguments: argparse.Namespace) -> list[str]:
-    """Run the experiments, and return the names of those that failed."""
-    failed = []
+def run(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Run the experiments, and return the names of those that failed, and of those whose data isn't at hand."""
+    failed, left_out = [], []
     given = {"size": arguments.size, "root": arguments.root, "checkpoints": arguments.checkpoints}
-    given |= {"store": arguments.store, "out": arguments.results}
+    given |= {"out": arguments.results, "store": arguments.store}
     for name in arguments.only:
-        options = [part for key, value in given.items() if value is not None for part in (f"--{key}", str(value))]
+        known = {key: value for key, value in given.items() if value is not None and (name, key) != ("speed", "store")}
+        options = [part for key, value in known.items() for part in (f"--{key}", str(value))]
         print(f"== {name}", flush=True)
         began = time.perf_counter()
-        if subprocess.run([sys.executable, str(HERE / f"{name}.py"), *options]).returncode:
-            failed.append(name)
+        code = subprocess.run([sys.executable, str(HERE / f"{name}.py"), *options]).returncode
+        if code:
+            (left_out if code == ABSENT else failed).append(name)
         print(f"== {name}: {time.perf_counter() - began:.0f} s", flush=True)
-    return failed
+    return failed, left_out
 
 
 def read(results: Path) -> pd.DataFrame:

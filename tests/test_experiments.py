@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -264,6 +265,14 @@ def test_what_is_wrong_on_the_command_line_is_said(evaluation, tmp_path, capsys)
         assert said in capsys.readouterr().err
 
 
+def test_without_models_it_says_what_to_give(evaluation, tmp_path, capsys):
+    script = evaluation("robustbench_classwise")
+    where = [f"--{name}={tmp_path}" for name in ("root", "checkpoints", "model-dir", "store", "out")]
+    with pytest.raises(SystemExit, match="^3$"):
+        script.main(["--size", "tiny", *where])
+    assert "error: there is no model: give --model-dir" in capsys.readouterr().err
+
+
 def test_models_are_ranked_anew_by_their_worst_class(evaluation, frame, result):
     """A model that is better on average and worse in its worst class."""
     script = evaluation("robustbench_classwise")
@@ -346,7 +355,8 @@ def test_an_experiment_that_fails_is_named_and_the_others_run(summary, monkeypat
 
     def run(command):
         ran.append(command[1:])
-        return type("Done", (), {"returncode": int("weight_norms" in command[1])})
+        name = Path(command[1]).stem
+        return type("Done", (), {"returncode": {"weight_norms": 1, "mart_cifar10": 3}.get(name, 0)})
 
     monkeypatch.setattr(script.subprocess, "run", run)
     options = ("--run", "--root", "data", "--results", str(results), "--readme", str(readme))
@@ -355,4 +365,5 @@ def test_an_experiment_that_fails_is_named_and_the_others_run(summary, monkeypat
     assert len(ran) == len(script.EXPERIMENTS)
     assert all(command[1:] == ["--size", "quick", "--root", "data", "--out", str(results)] for command in ran)
     assert all((script.HERE / f"{name}.py").is_file() for name in script.EXPERIMENTS)
+    assert "aren't at hand (see above): mart_cifar10" in capsys.readouterr().out
     assert "before" in readme.read_text()
