@@ -113,7 +113,7 @@ def as_markdown(claims: pd.DataFrame, results: Path, base: Path) -> str:
     parts = []
     for (name, size), of in claims.groupby(["experiment", "size"], sort=False):
         first = of.iloc[0]
-        files = sorted(p for p in results.glob(f"{name}_{size}*") if p.suffix in (".csv", ".html"))
+        files = sorted(p for p in results.glob(f"{name}_{size}*") if p.suffix == ".csv")
         links = ", ".join(f"[{p.name}]({Path(os.path.relpath(p, base)).as_posix()})" for p in files)
         lines = [f"### {name}.py, {size} size", ""]
         lines += [f"`{first['command']}`; {first['hardware']}; {first['versions']}. {links}", ""]
