@@ -245,12 +245,12 @@ def timed(what: str) -> Iterator[None]:
     print(f"{what}: {time.perf_counter() - began:.0f} s", flush=True)
 
 
-def panels(n: int, width: float = 6.0, height: float = 5.0) -> tuple[Any, list[Any]]:
-    """Return a figure of so many axes, three in a row, and the axes; width and height are of one, in inches."""
+def panels(n: int, height: float = 5.0) -> tuple[Any, list[Any]]:
+    """Return a figure of so many axes, three in a row, and the axes; the height is of one, in inches."""
     columns = min(3, n)
     rows = -(-n // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained"
+        rows, columns, figsize=(6 * columns, height * rows), squeeze=False, layout="constrained"
     )
     for ax in axes.flat[n:]:
         ax.remove()

@@ -89,6 +89,9 @@ SIZES: dict[str, dict[str, Setup]] = {
 }
 """By size and data set. ``tiny`` tries the scripts, ``quick`` is for two cores, ``full`` for a CUDA GPU."""
 
+QUICK_ATTACKS = ("fgsm", "pgd-20", "margin-20", "tpgd5-20")
+"""What networks are attacked by at quick size, from weak to strong."""
+
 SHAPES = {
     "mnist": ((1, 28, 28), 10),
     "cifar10": ((3, 32, 32), 10),
@@ -215,9 +218,8 @@ class Trainings:
             sizes = {"train": setup.n_train or 1000, "test": setup.n_test or 1000}
             parts = [stand_in(setup.dataset, split, n, setup.image_size) for split, n in sizes.items()]
         else:
-            options = {"image_size": setup.image_size} if setup.dataset == "imagenet" else {}
-            sizes_ = (("train", setup.n_train), ("test", setup.n_test))
-            parts = [load(setup.dataset, split, root, n, **options) for split, n in sizes_]
+            wanted = (("train", setup.n_train), ("test", setup.n_test))
+            parts = [load(setup.dataset, split, root, n, image_size=setup.image_size) for split, n in wanted]
         self.train, self.test = parts
         check_size(self.folder, asdict(setup))
 
@@ -306,28 +308,23 @@ class Trainings:
         self,
         methods: Sequence[str],
         seed: int,
-        attacks: Any,
+        attacks: str | Sequence[str],
         *,
         n_examples: int | None = None,
-        more: Mapping[str, Any] | None = None,
     ) -> acw.AuditResult:
-        """Return the outcomes of attacks on the networks of some methods from one seed, in the order of the methods.
+        """Return the outcomes of attacks on the networks of some methods from one seed; they are kept in the store.
 
         Args:
             methods: As of :meth:`trained`.
             seed: Of the trainings.
-            attacks: As :class:`art_classwise.ClassWiseAudit` takes them. Those that names say are kept in the store.
+            attacks: Names, or a ladder's.
             n_examples: Of the test set, drawn in proportion to the classes; all if absent.
-            more: Classifiers to be audited beside them, by name.
         """
         data, store = self.test, self.folder / f"audit-{seed}"
         if n_examples is not None and n_examples < len(data):
             data, store = data.hold_out(n_examples)[1], self.folder / f"audit-{seed}-{n_examples}"
-        named = not isinstance(attacks, Mapping)
-        audit = acw.ClassWiseAudit(
-            self.setup.threat, attacks, store=store if named else None, checks=False, verbose=False
-        )
-        return audit.evaluate({**{m: self.trained(m, seed) for m in methods}, **(more or {})}, data)
+        audit = acw.ClassWiseAudit(self.setup.threat, attacks, store=store, checks=False, verbose=False)
+        return audit.evaluate({method: self.trained(method, seed) for method in methods}, data)
 
 
 def check_size(store: Path, size: Mapping[str, Any]) -> None:

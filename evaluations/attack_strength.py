@@ -27,6 +27,7 @@ from scipy.stats import rankdata
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _experiment import Claim, all_trainings, estimated, panels, parser, timed, told_seeds, write
+from _setups import QUICK_ATTACKS
 from published import ADVERSARIAL, at_hand
 
 import art_classwise as acw
@@ -35,7 +36,7 @@ METHODS = ("standard", "trades", "mart")
 ALL = "all attacks"
 ATTACKS = {
     "tiny": ["fgsm", "pgd-20"],
-    "quick": ["fgsm", "pgd-20", "margin-20", "tpgd5-20"],
+    "quick": QUICK_ATTACKS,
     "full": "standard",
 }
 LADDER = {
@@ -109,12 +110,8 @@ def claim(where: str, seen: Sequence[tuple[np.ndarray, ...]], n: str) -> Claim:
 
 def verdicts(result: acw.AuditResult, model: str, weak: str, strong: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the labels and whether each example withstood the weak attack, and the strong one: three arrays (n,)."""
-    of = result.outcomes[result.outcomes["model"] == model]
-    table = of.pivot(index="example", columns="attack", values="withstood")
-    table.columns = table.columns.astype(str)
-    table[ALL] = table.all(axis=1)
-    labels = of.drop_duplicates("example").set_index("example")["label"].loc[table.index]
-    return labels.to_numpy(), table[weak].to_numpy(bool), table[strong].to_numpy(bool)
+    first, second = (result.rows(model, attack) for attack in (weak, strong))
+    return first["label"].to_numpy(), first["withstood"].to_numpy(), second["withstood"].to_numpy()
 
 
 def falls(y: np.ndarray, weak: np.ndarray, strong: np.ndarray) -> dict[str, float]:

@@ -207,9 +207,8 @@ class Study:
         audit = acw.ClassWiseAudit(self._size.threat, ATTACKS, checks=False, verbose=False).evaluate(
             {"net": classifier}, test
         )
-        outcomes = [audit.outcomes[audit.outcomes["attack"] == name].sort_values("example") for name in ATTACKS]
-        withstood = np.logical_and.reduce([rows["withstood"].to_numpy() for rows in outcomes])
-        np.savez(folder / "outcomes.npz", labels=outcomes[0]["label"].to_numpy(), withstood=withstood)
+        rows = audit.rows("net")
+        np.savez(folder / "outcomes.npz", labels=rows["label"].to_numpy(), withstood=rows["withstood"].to_numpy())
         table = audit.class_table("net")
         result: dict[str, Any] = {"clean": table["clean"].mean(), "robust": table["robust"].mean()}
         result |= {f"{name} alone": audit.class_table("net", name)["robust"].mean() for name in ATTACKS}
@@ -246,9 +245,8 @@ def with_rho(runs: pd.DataFrame) -> pd.DataFrame:
     values = []
     for row in runs.to_dict("records"):
         base = _base(runs, row["objective"]).loc[row["seed"]]
-        known = compared(row["objective"], row["policy"]) and min(base["worst held out"], base["robust"]) > 0
         pairs = [one[name] for one in (row, base) for name in ("worst held out", "robust")]
-        values.append(acw.metrics.rho(*pairs) if known else np.nan)
+        values.append(acw.metrics.rho(*pairs) if compared(row["objective"], row["policy"]) else np.nan)
     return runs.assign(rho=values)
 
 

@@ -23,6 +23,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _experiment import Claim, all_trainings, over_seeds, parser, timed, told_seeds, write
+from _setups import QUICK_ATTACKS
 from published import at_hand
 
 import art_classwise as acw
@@ -30,8 +31,8 @@ import art_classwise as acw
 METHODS = ("standard", "trades", "mart")
 ATTACKS = {
     "tiny": ["fgsm", "pgd-20"],
-    "quick": ["fgsm", "pgd-20", "margin-20", "tpgd5-20"],
-    "full": ["fgsm", "pgd-20", "margin-20", "tpgd5-20", "square"],
+    "quick": QUICK_ATTACKS,
+    "full": (*QUICK_ATTACKS, "square"),
 }
 PUBLISHED = ("cifar10-cnn-a", "cifar10-resnet4b")
 N_PUBLISHED = {"tiny": 60, "quick": 2000, "full": None}

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 epochs += [by_epoch(trainings, method, seed) for method in ("natural", "standard")]
                 classes += [by_class(result, method, dataset, seed) for method in result.models]
                 for kind, model in (("clean", "natural"), ("robust", "standard")):
-                    rows = result.outcomes[result.outcomes["model"] == model]
+                    rows = result.rows(model, ATTACK)
                     right = rows["clean_prediction"] == rows["label"] if kind == "clean" else rows["withstood"]
                     seen[kind].append((rows["label"].to_numpy(), right.to_numpy()))
             claims += claims_of(trainings, seen)

@@ -23,12 +23,12 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _experiment import Claim, absent, command, parser, resampled, store_of, write
-from _setups import load
+from _setups import QUICK_ATTACKS, load
 from published import NETWORKS, at_hand
 
 import art_classwise as acw
 
-ATTACKS = {"tiny": ["fgsm"], "quick": ["fgsm", "pgd-20", "margin-20", "tpgd5-20"], "full": "standard"}
+ATTACKS = {"tiny": ["fgsm"], "quick": QUICK_ATTACKS, "full": "standard"}
 N = {"tiny": 60, "quick": 1000, "full": None}
 STAND_INS = {"cifar10": "Linf:2/255", "mnist": "Linf:0.1"}
 """The radius at which the published networks of a data set are compared."""
@@ -113,10 +113,9 @@ def leaderboard(result: acw.AuditResult, dataset: str | None) -> pd.DataFrame:
 def claims_of(name: str, result: acw.AuditResult) -> list[Claim]:
     """Return how far the mean lies above the worst class, and how many pairs of models change places."""
     classes = len(result.classes)
-    of = result.outcomes.groupby(["model", "example"], observed=True)["withstood"].all().unstack("model")
-    of = of[list(result.models)]
-    y = result.outcomes.drop_duplicates("example").set_index("example")["label"].loc[of.index].to_numpy()
-    right = of.to_numpy(bool)
+    rows = [result.rows(model) for model in result.models]
+    y = rows[0]["label"].to_numpy()
+    right = np.stack([of["withstood"].to_numpy() for of in rows], axis=1)
 
     def measures(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         of_class = np.bincount(y[rows], minlength=classes)

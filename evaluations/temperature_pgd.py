@@ -182,10 +182,9 @@ def gain_claim(where: str, seen: Sequence[tuple[np.ndarray, ...]], n: str) -> Cl
 
 def broken(result: acw.AuditResult, model: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return labels (n,), and whether each example was broken by PGD, (n,), and for each 1/T above 1, (n, 4)."""
-    of = result.outcomes[result.outcomes["model"] == model]
-    table = ~of.pivot(index="example", columns="attack", values="withstood").astype(bool)
-    labels = of.drop_duplicates("example").set_index("example")["label"].loc[table.index].to_numpy()
-    return labels, table["pgd-20"].to_numpy(), table[[a for t, a in GRID.items() if t > 1]].to_numpy()
+    rows = {t: result.rows(model, attack) for t, attack in GRID.items() if t >= 1}
+    broke = np.stack([~of["withstood"].to_numpy() for of in rows.values()], axis=1)
+    return rows[1.0]["label"].to_numpy(), broke[:, 0], broke[:, 1:]
 
 
 def gain(y: np.ndarray, plain: np.ndarray, sharp: np.ndarray) -> float:
