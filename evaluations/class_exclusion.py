@@ -71,6 +71,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments, default=("cifar10",) if arguments.size == "full" else ("digits", "mnist")
     ):
         classes = arguments.classes or CLASSES.get((arguments.size, dataset))
+        try:
+            for name in classes or ():
+                trainings.test.class_number(name)
+        except acw.InputError as error:
+            sys.exit(f"error: --classes: {error}")
         with timed(dataset):
             seeds = [study(trainings, seed, classes, N_REACH[arguments.size]) for seed in range(arguments.seeds)]
         for seed, one in enumerate(seeds):

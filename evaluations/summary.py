@@ -99,7 +99,7 @@ def read(results: Path) -> pd.DataFrame:
             if path.is_file():
                 table = pd.read_csv(path, dtype=str, keep_default_na=False)
                 parts.append(table.assign(experiment=name, size=size))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["verdict"])
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["experiment", "size", "verdict"])
 
 
 def as_markdown(claims: pd.DataFrame, results: Path, base: Path) -> str:

@@ -305,3 +305,10 @@ def test_a_gain_is_the_mean_over_classes(evaluation):
     second = np.array([True, True, True, True])
     assert script.gain(y, first, second, np.arange(4)) == pytest.approx(100 * (1 + 1 / 3) / 2)
     assert script.gain(y, first, second, np.array([1, 2])) == 0
+
+
+def test_a_class_that_isnt_there_is_named(evaluation, tmp_path):
+    script = evaluation("class_exclusion")
+    where = ("--store", str(tmp_path), "--out", str(tmp_path))
+    with pytest.raises(SystemExit, match="^error: --classes: Unknown class '11'. Did you mean 1"):
+        script.main(["--size", "tiny", "--datasets", "digits", "--seeds", "1", "--classes", "11", *where])

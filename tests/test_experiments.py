@@ -344,6 +344,10 @@ def test_the_readmes_table_is_written_anew(summary):
     assert "| claim | data; n = 9 | statistic | 8.0 (1.0 to 15.0) points | 40\\|50 | **seen** |" in text
     script.main(["--results", str(results), "--readme", str(readme)])
     assert readme.read_text() == text
+    for path in results.iterdir():
+        path.unlink()
+    script.main(["--results", str(results), "--readme", str(readme)])
+    assert f"{script.BEGIN}\n\nNo experiment was run yet.\n\n{script.END}" in readme.read_text()
     readme.write_text("nothing")
     with pytest.raises(SystemExit, match="must hold the lines"):
         script.main(["--results", str(results), "--readme", str(readme)])
