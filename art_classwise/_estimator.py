@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import warnings
 from typing import Any, cast
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointFunction
 
 from art_classwise._passes import is_out_of_memory
 from art_classwise._state import evaluating, float32
@@ -79,6 +81,12 @@ class Border(nn.Module):
         self._estimator = estimator
         self._type: torch.dtype | None = None  # that it takes, once it has been asked
         self._differentiable: bool | None = None  # whether it runs on images that require a gradient
+        self._checkpointed = False  # whether it computes parts of itself anew for the gradient, by reentrant passes
+
+    @property
+    def own_type(self) -> torch.dtype:
+        """The type of images that the network takes, once it has been asked."""
+        return torch.float32 if self._type is None else self._type
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Border:
         """Copy the model alone: ART's estimators, copied, write files and move to the first GPU."""
@@ -99,10 +107,17 @@ class Border(nn.Module):
         return output.clone() if output.dtype == torch.float32 else output.float()
 
     def _asked(self, images: Tensor, dtype: torch.dtype) -> Any:
+        if self._checkpointed:
+            with patch.object(CheckpointFunction, "apply", _computed_at_once):
+                return self._computed(images, dtype)
+        return self._computed(images, dtype)
+
+    def _computed(self, images: Tensor, dtype: torch.dtype) -> Any:
         if self._differentiable is False and images.requires_grad:
             with torch.no_grad():
                 return self.model(images.detach().to(dtype, copy=True))
-        return self.model(images.clone() if images.dtype == dtype else images.to(dtype))
+        own = images.clone() if images.dtype == dtype else images.to(dtype)
+        return self.model(own.contiguous())
 
     def _first_asked(self, images: Tensor) -> Any:
         """Find out what the network takes, and return its output."""
@@ -124,6 +139,9 @@ class Border(nn.Module):
                     said = said or error
                     continue
                 self._type = dtype
+                if differentiable and isinstance(output, Tensor) and _is_checkpointed(output):
+                    self._checkpointed = True
+                    return self._asked(images, dtype)
                 if differentiable is False and said is not None:
                     warnings.warn(
                         "The network can't be run on images that require a gradient, which is taken to be zero: "
@@ -144,6 +162,24 @@ class Border(nn.Module):
             preprocessed, _ = self._estimator._apply_preprocessing(x.clone(), y=None, fit=False, no_grad=False)
             return cast(Tensor, preprocessed)
         return cast(Tensor, cast(Any, _NumpyPreprocessing).apply(x, self._estimator))
+
+
+def _is_checkpointed(output: Tensor) -> bool:
+    """Return whether reentrant checkpointing is among what gradients go through: torch.autograd.grad refuses it."""
+    seen, left = set(), [output.grad_fn]
+    while left:
+        node = left.pop()
+        if node is not None and node not in seen:
+            if type(node).__name__ == "CheckpointFunctionBackward":
+                return True
+            seen.add(node)
+            left += [following for following, _ in node.next_functions]
+    return False
+
+
+def _computed_at_once(run: Any, preserve: bool, *arguments: Any) -> Any:
+    """Stand in for ``CheckpointFunction.apply``: the same gradient, for more memory."""
+    return run(*arguments)
 
 
 class _NumpyPreprocessing(torch.autograd.Function):
