@@ -13,11 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from art_classwise import _ranks
 from art_classwise._estimator import check_logits
-from art_classwise._state import evaluating, preserved
+from art_classwise._state import evaluating, frozen, preserved
 from art_classwise.attacks._fast import FastCopy
 from art_classwise.attacks._random import ExampleUniform, derive
 from art_classwise.errors import InputError
-from art_classwise.trainers._adversary import Budgets
+from art_classwise.trainers._adversary import Budgets, InTraining
 from art_classwise.trainers._objective import Objective, Settings
 from art_classwise.trainers._sources import Batch
 from art_classwise.trainers._weights import WeightPerturbation, share_buffers, synchronised
@@ -128,16 +128,19 @@ class Step:
         self.model.train()
         if self._awp is not None and epoch >= self.settings.awp_warmup:
             buffers = [b.clone() for b in self.model.buffers()]
-            _, weights = self._backward(batch, x_adv, None)
+            weighted = self.policy is None or self.policy.weighs_perturbation
+            _, weights = self._backward(batch, x_adv, None if weighted else ClassWeights())
             for buffer, before in zip(self.model.buffers(), buffers, strict=True):
                 buffer.copy_(before)  # batch norm has seen this batch once, as without the perturbation
             with self._awp.perturbed():
-                seen, _ = self._backward(batch, x_adv, weights)
+                seen, _ = self._backward(batch, x_adv, weights if weighted else None)
         else:
             seen, _ = self._backward(batch, x_adv, None)
         if self.settings.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self._trained, self.settings.gradient_clip)
         self.optimizer.step()
+        if self.objective.passes is not None:
+            self._in_order(batch.x, x_adv, self.objective.passes.after, set())
         return seen
 
     def _attack(self, batch: Batch, epoch: int) -> Tensor | None:
@@ -145,11 +148,14 @@ class Step:
         if self.objective.adversary is None:
             return None
         starts = ExampleUniform(derive(self.settings.seed, "starts", epoch), 0, batch.ids)
-        scales = None if self.policy is None else self.policy.class_budgets
-        budgets = None
-        if scales is not None:
-            budgets = Budgets(scales.radii[batch.y].to(batch.x), scales.steps[batch.y].to(batch.x))
-        return self.objective.adversary(self.searched(), batch.x, batch.y, starts, budgets)
+        scales = None if self.policy is None else self.policy.budgets_of(batch.y)
+        budgets = None if scales is None else Budgets(scales.radii.to(batch.x), scales.steps.to(batch.x))
+        if self.settings.attack_mode == "eval":
+            return self.objective.adversary(self.searched(), batch.x, batch.y, starts, budgets)
+        self.model.train()
+        as_it_trains = InTraining(self.module, bf16=self._fast.bf16)
+        with frozen(self.module):
+            return self.objective.adversary(as_it_trains, batch.x, batch.y, starts, budgets)
 
     def _backward(
         self, batch: Batch, x_adv: Tensor | None, weights: ClassWeights | None
@@ -181,6 +187,11 @@ class Step:
     def _forward(self, x: Tensor, x_adv: Tensor | None) -> tuple[Any, Any]:
         """Return what the network gives for clean and for adversarial images, as far as they are needed."""
         objective, n = self.objective, len(x)
+        if objective.passes is not None:
+            needed = set(objective.views) - (set() if objective.uses_clean else {"c"})
+            seen = self._in_order(x, x_adv, objective.passes.before, needed)
+            attacked = [seen[view] for view in objective.views if view != "c" and view in seen]
+            return seen.get("c"), torch.cat(attacked) if attacked else None
         with _two_or_more(), torch.autocast(x.device.type, torch.bfloat16, enabled=self._fast.bf16):
             if x_adv is None:
                 return self._network(x), None
@@ -192,6 +203,24 @@ class Step:
                 return clean, parts[0] if len(parts) == 1 else torch.cat(parts)
             both = check_logits(self._network(torch.cat([x, x_adv])), n + len(x_adv), self.n_classes)
             return both[:n], both[n:]
+
+    def _in_order(self, x: Tensor, x_adv: Tensor | None, order: str, needed: set[str]) -> dict[str, Tensor]:
+        """Classify the views in this order, and return the logits of those needed, by letter.
+
+        Of a second pass, batch norm alone takes notice: its logits are those of the first.
+        """
+        attacked = () if x_adv is None else x_adv.chunk(self.objective.n_views)
+        images = dict(zip(self.objective.views, (x, *attacked), strict=True))
+        seen: dict[str, Tensor] = {}
+        for view in order:
+            new = view in needed and view not in seen
+            # An autocast each: it would give a later pass the weights that it rounded without a gradient.
+            rounded = torch.autocast(x.device.type, torch.bfloat16, enabled=self._fast.bf16)
+            with _two_or_more(), torch.set_grad_enabled(new), rounded:
+                logits = check_logits(self._network(images[view]), len(x), self.n_classes)
+            if new:
+                seen[view] = logits
+        return seen
 
 
 @contextmanager
