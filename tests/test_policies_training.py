@@ -138,6 +138,10 @@ class Literal:
     def end(self, epoch, row, losses):
         """After an epoch: its row, and validation losses by class."""
 
+    def lengths(self, y):
+        """How much longer the steps of a batch's attack are, by its labels."""
+        return [self.steps[k] for k in y]
+
 
 class LiteralFixed(Literal):
     weights, budgets = (0.5, 2.0, 1.0, 1.0, 0.0), (EPS, EPS / 2, 1.5 * EPS, EPS, EPS)
@@ -222,11 +226,15 @@ class LiteralFRL(Literal):
         self.first, self.second = first, second
         self.radii = [min(3.0, max(0.98, math.exp(2 * v))) for v in self.margin]
 
+    def lengths(self, y):
+        return [max(self.radii[k] for k in y)] * len(y)
+
 
 class LiteralWAT(Literal):
     def __init__(self, beta):
         super().__init__(beta)
         self.sums = [0.0] * (C + 1)
+        self.first = self.second = [2.0] * C  # of the class and of the average
 
     def end(self, epoch, row, losses):
         for k, value in losses.items():
@@ -311,8 +319,8 @@ def literal_training(method, policy, seen, history):
         radii, total = list(policy.radii), []
         for x, y, x_adv, budgets in (next(batches) for _ in range(n_batches)):
             if budgets is not None:
-                for given, by_class in ((budgets.radii, policy.radii), (budgets.steps, policy.steps)):
-                    assert given.tolist() == pytest.approx([by_class[k] for k in y.tolist()], rel=1e-5)
+                assert budgets.radii.tolist() == pytest.approx([policy.radii[k] for k in y.tolist()], rel=1e-5)
+                assert budgets.steps.tolist() == pytest.approx(policy.lengths(y.tolist()), rel=1e-5)
             policy.batch(model(x_adv.double()).softmax(1).detach(), y)
             values = weighted(x, y, x_adv, policy.first, policy.second)
             gradients = torch.autograd.grad(sum(values) / len(y), list(model.parameters()))
