@@ -5,15 +5,18 @@ Class policies are in test_releases_policies.py.
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from releases import (
-    C,
+    BAT,
+    BATCH,
     EPS,
+    MART,
+    STANDARD,
     STEP,
     STEPS,
+    TRADES,
+    C,
     attack_ce,
     attack_kl,
     begin,
@@ -21,6 +24,8 @@ from releases import (
     descend,
     divergence,
     normal_start,
+    perturbed,
+    shift,
     step_of,
     train,
     uniform_start,
@@ -29,13 +34,6 @@ from torch.nn.functional import cross_entropy, softmax
 
 import art_classwise as acw
 from art_classwise import InputError
-
-STANDARD, TRADES, MART, BAT = (
-    acw.AdversarialTrainerStandardPyTorch,
-    acw.AdversarialTrainerTRADESPyTorch,
-    acw.AdversarialTrainerMARTPyTorch,
-    acw.AdversarialTrainerBATPyTorch,
-)
 
 
 def running_mean(model):
@@ -58,7 +56,7 @@ def test_mart_exact():
     model, epochs, *_ = train(MART, exact=True, beta=5.0)
     expected, optimizer = begin()
     for x, y, draw in (batch for epoch in epochs for batch in epoch):
-        x_adv = attack_ce(expected, x, y, normal_start(x, draw))
+        x_adv = attack_ce(expected, x, y, draw, normal_start)
         z, z_adv = expected(x), expected(x_adv)
         p, q = softmax(z, 1), softmax(z_adv, 1)
         best = q.topk(2, dim=1).indices
@@ -68,24 +66,6 @@ def test_mart_exact():
         second = ((p * (p.log() - (q + 1e-12).log())).sum(1) * (1.0000001 - p[rows, y])).mean()
         descend(optimizer, first + 5 * second)
     check_same(model, expected)
-
-
-def perturbed(model, loss, gamma):
-    """What is added to each weight: along one step of a copy that ascends the loss."""
-    proxy = copy.deepcopy(model).train()
-    gradients = torch.autograd.grad(loss(proxy), list(proxy.parameters()))
-    changes = {}
-    for (name, weight), gradient in zip(model.named_parameters(), gradients, strict=True):
-        if "weight" in name and weight.dim() > 1:
-            changes[name] = gamma * weight.detach().norm() / (gradient.norm() + 1e-20) * gradient
-    return changes
-
-
-def shift(model, changes, sign):
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if name in changes:
-                weight += sign * changes[name]
 
 
 def test_awp_on_trades():
@@ -110,7 +90,7 @@ def test_awp_on_standard_training_attacks_in_train_mode_and_classifies_clean_ima
     model, epochs, *_ = train(STANDARD, weight_decay=0.0, passes="a|c", attack_mode="train", awp_gamma=0.01)
     expected, optimizer = begin(weight_decay=0.0)
     for x, y, draw in (batch for epoch in epochs for batch in epoch):
-        x_adv = attack_ce(expected, x, y, uniform_start(x, draw), training=True)
+        x_adv = attack_ce(expected, x, y, draw, uniform_start, training=True)
         changes = perturbed(expected, lambda network, x=x_adv, y=y: cross_entropy(network(x), y), 0.01)
         shift(expected, changes, 1)
         descend(optimizer, cross_entropy(expected(x_adv), y))
@@ -160,6 +140,7 @@ def test_bat_exact():
     crossed = set()
     for x, y, draw in (batch for epoch in epochs for batch in epoch):
         last, first = last_correct(expected, x, y, draw), first_misclassified(expected, x, y, draw)
+        first, last = (draw.agreed(*pair) for pair in zip((first, last), draw.found.chunk(2), strict=True))
         right = (expected(v).argmax(1) == y for v in (last, first))
         crossed |= set(zip(*(v.tolist() for v in right), strict=True))
         expected.train()
@@ -174,20 +155,38 @@ def test_bat_exact():
 # The options by themselves.
 
 
-@pytest.mark.parametrize("passes", ["ca", "ac", "cac", "caac|ca"])
-def test_passes_that_the_loss_does_not_need_move_batch_norms_statistics_alone(passes):
-    """With batch norm's momentum at 1, running means are those of the last pass."""
-    model, epochs, *_ = train(TRADES, 1, passes=passes)
-    plain, *_ = train(TRADES, 1, two_passes=True)
-    for (name, value), other in zip(model.named_parameters(), plain.parameters(), strict=True):
-        # In eval mode the attack sees the statistics: of the first batch alone they are the same.
-        assert value.shape == other.shape, name
-    before, optimizer = begin()
-    before.norm.momentum = None
-    seen = before.norm.num_batches_tracked.item()
-    assert seen == 0
-    assert model.norm.num_batches_tracked.item() == len(epochs[0]) * len(passes.replace("|", ""))
-    assert optimizer is not None
+@pytest.mark.parametrize("passes", ["ca", "ac", "cac", "acaca|ca"])
+def test_the_order_of_passes_is_batch_norms_matter_alone(passes):
+    """One step, all images in it: the weights after it don't depend on the order."""
+    plain, *_ = train(TRADES, 1, batch_size=4 * BATCH, two_passes=True)
+    model, epochs, *_ = train(TRADES, 1, batch_size=4 * BATCH, passes=passes)
+    for value, other in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(value, other, rtol=0, atol=1e-7)
+    assert model.norm.num_batches_tracked.item() == len(passes.replace("|", ""))
+    mean, stepped, (x, _, draw) = torch.zeros(4), False, epochs[0][0]
+    before, _ = begin()
+    for letter in passes:
+        stepped |= letter == "|"
+        if letter != "|":
+            seen = (model if stepped else before).conv(x if letter == "c" else draw.found).mean((0, 2, 3))
+            mean = 0.9 * mean + 0.1 * seen.detach()
+    torch.testing.assert_close(model.norm.running_mean, mean, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_pass_without_a_gradient_leaves_the_others_theirs(precision):
+    """Under autocast, too, which keeps the weights that it has rounded."""
+    alone, *_ = train(STANDARD, 1, batch_size=4 * BATCH, passes="a", precision=precision)
+    after, *_ = train(STANDARD, 1, batch_size=4 * BATCH, passes="ca", precision=precision)
+    for value, other, first in zip(after.parameters(), alone.parameters(), begin()[0].parameters(), strict=True):
+        torch.testing.assert_close(value, other, rtol=0, atol=1e-7)
+        assert not torch.equal(value, first)
+
+
+def test_an_attack_in_train_mode_leaves_flags_and_gradients(monkeypatch):
+    model, *_ = train(TRADES, 1, attack_mode="train")
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert model.norm.num_batches_tracked.item() == 4 * (1 + STEPS + 1)  # the clean images, the iterates, the step
 
 
 @pytest.mark.parametrize(
@@ -213,7 +212,7 @@ def test_an_order_of_passes_that_is_none_is_refused(method, passes, says):
 
 @pytest.mark.parametrize(("method", "passes"), [(TRADES, "a"), (TRADES, "a|c"), (MART, "a"), (BAT, "fl")])
 def test_clean_images_must_be_classified_where_the_loss_needs_them(method, passes):
-    with pytest.raises(InputError, match="must name the clean images, \"c\", before the step: .*PyTorch needs their"):
+    with pytest.raises(InputError, match='must name the clean images, "c", before the step: .*PyTorch needs their'):
         train(method, passes=passes)
 
 
