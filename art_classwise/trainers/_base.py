@@ -71,9 +71,9 @@ class SearchTrainer(Trainer, abc.ABC):
             sees two batches, as in the published implementation of MART; one pass of both is faster.
         passes: The forward passes in train mode one by one, in place of ``two_passes``: ``c`` is the clean images,
             ``a`` those under attack (BAT: ``f`` and ``l``, the first misclassified and the last correct ones), ``|``
-            the step. ``"cac"`` is TRADES': its batch norms see clean images twice. Passes that the loss doesn't need
-            are for batch norm alone: they have no gradient, and dropout of their own. The authors' orders are in
-            :doc:`/how-to/train`.
+            the step. ``"cac"`` is the order of TRADES' authors, whose batch norms see clean images twice; others' are
+            told where their methods and policies are. Passes that the loss doesn't need are for batch norm alone: they
+            have no gradient, and dropout of their own.
         attack_mode: Whether the training attack sees the network in ``"eval"`` mode, as most published
             implementations have it, or in ``"train"`` mode, as CFA's of standard adversarial training and AWP's: batch
             norms then normalise by each batch of iterates and take it into their running statistics.
