@@ -72,8 +72,8 @@ class CFOL(ClassPolicy):
     are weighted by C p_y, which has the same expectation where classes are equally frequent, and which their code has
     as a switch (``class_sampler_reweight``), with classes drawn evenly. P(y) in :func:`cfol_scores` is accordingly the
     class's share of the training examples (equal shares, where a generator gives them). The loss is 1 where the attack
-    succeeds, else 0. Their attack takes 7 steps of .00797 in a radius of .031 and keeps the best iterate, here it is
-    the last one; they hold out 20 % of the training images.
+    succeeds, else 0. They train on attacked images alone, and hold out 20 % of the training images. Their attack takes
+    7 steps of .00797 in a radius of .031, in eval mode, and keeps the best iterate; here it is the last one.
 
     Args:
         eta: Rate per example. The released code has three: 5e-6 where it generates the paper's runs, 1e-5 in its

@@ -74,10 +74,10 @@ class DAFA(ClassPolicy):
     the first term is weighted by W_c (the KL term isn't), and class budgets and steps are W_c times as large.
 
     The released code trains by TRADES, ``passes="ac"``, with Nesterov momentum, weight decay 5e-4 and decays of the
-    learning rate at 100 and 105 of 110 epochs. On standard adversarial training it starts its attack at
-    x + 0.001 N(0, 1), and after each step within the class's radius takes one more along the same sign, of the plain
-    length, and projects to the plain radius, which undoes budgets above it. Here the start is uniform in the class's
-    ball, and there is no second step.
+    learning rate at 100 and 105 of 110 epochs; the epoch taken is chosen by its number. On standard adversarial
+    training it starts its attack at x + 0.001 N(0, 1), and after each step within the class's radius takes one more
+    along the same sign, of the plain length, and projects to the plain radius, which undoes budgets above it. Here the
+    start is uniform in the class's ball, and there is no second step.
 
     Args:
         lamb: How much weight is shifted: the paper's 1 for CIFAR-10, 1.5 for CIFAR-100 and STL-10.

@@ -85,8 +85,8 @@ class FAAL(ClassPolicy):
     class's margin is the mean of max_{k != y} p_k - p_y over its attacked examples in the batch; a class absent from a
     batch keeps its margin. Weights are C :func:`faal_probabilities`. It fine-tunes a robust network, theirs for 2
     epochs with learning rate .01, .001 in the second, and weight decay 5e-4. The released code classifies attacked
-    images first, then clean ones, also where the loss doesn't need these: ``passes="ac"``. Its variant of MART takes
-    TRADES' attack, and beta 6.
+    images first, then clean ones, also where the loss doesn't need these: ``passes="ac"``. It keeps the epoch that is
+    best on the test images; ``fit`` chooses on validation data. Its variant of MART takes TRADES' attack, and beta 6.
 
     Args:
         radius: Largest divergence from the uniform distribution.
