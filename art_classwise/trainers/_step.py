@@ -128,7 +128,7 @@ class Step:
             yield
 
     def _lay_out(self) -> Callable[[], None]:
-        """Lay the weights out channels last, where that gains and the network can be trained so; return the way back."""
+        """Lay the weights out channels last, where that gains and the network trains so; return the way back."""
         weights = [p for p in self.model.parameters() if p.dim() == 4]
         if not (self._fast.channels_last and all(w.is_contiguous() for w in weights)):
             return lambda: None
