@@ -254,7 +254,8 @@ class AutoAttack(EvasionAttack):
         norm, others = self.threat.norm, self.estimator.nb_classes - 1
         shared: dict[str, Any] = {"norm": norm, "eps": eps, "seed": self.seed, "device": self.estimator.device}
         if name == "square":
-            shared["to_the_edge"] = len(self.estimator.input_shape) != 3
+            shape = self.estimator.input_shape
+            shared["to_the_edge"] = len(shape) != 3 or min(shape[1:]) < 5
             return SquareAttack(module, p_init=0.8, n_queries=self.n_queries, resc_schedule=False, **shared)
         shared["n_iter"] = self.n_iter
         if name.startswith("fab"):
