@@ -32,7 +32,7 @@ from art_classwise.attacks._unit import Unit
 from art_classwise.errors import GradientMaskingWarning, InputError, check_seed, check_whole, unknown
 from art_classwise.threat import ThreatModel, per_example
 
-__all__ = ["MEMBERS", "AutoAttack", "left_out", "needs_gradients"]
+__all__ = ["MEMBERS", "AutoAttack", "members_left_out", "members_of", "needs_gradients"]
 
 _STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 MEMBERS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
@@ -134,9 +134,7 @@ class AutoAttack(EvasionAttack):
     @property
     def members(self) -> tuple[str, ...]:
         """Names of the attacks that run, in order, where gradients go through the network."""
-        if self.attacks == "standard":
-            return tuple(name for name in _STANDARD if name not in left_out("standard", self.estimator.nb_classes))
-        return (self.attacks,) if isinstance(self.attacks, str) else tuple(self.attacks)
+        return members_of(self.attacks, self.estimator.nb_classes)
 
     def generate(
         self, x: npt.NDArray[Any], y: npt.NDArray[Any] | None = None, **kwargs: Any
@@ -188,7 +186,7 @@ class AutoAttack(EvasionAttack):
         return found
 
     def _left_out(self, *, no_gradient: bool) -> dict[str, str]:
-        left = left_out(self.attacks, self.estimator.nb_classes)
+        left = members_left_out(self.attacks, self.estimator.nb_classes)
         if no_gradient:
             left |= {name: _NO_GRADIENT for name in self.members if needs_gradients(name)}
         return left
@@ -236,7 +234,7 @@ class AutoAttack(EvasionAttack):
 
     def _perturbed(self, name: str, searched: Unit, unit: Tensor, y: Tensor) -> Tensor:
         """Return what a member makes of images in [0, 1], where gradients go through only somewhere, too."""
-        eps = self.eps / searched.width
+        eps = float(self.eps) / searched.width  # pyautoattack takes no NumPy numbers
         try:
             points: Tensor = self._member(name, searched, eps).perturb(unit, y)
         except Exception as error:  # of autograd or pyautoattack, where a gradient is absent: of several kinds
@@ -304,7 +302,19 @@ class AutoAttack(EvasionAttack):
                 raise InputError(f'The member "{name}" {obstacle}: take "apgd-ce" or "fab-t".')
 
 
-def left_out(attacks: str | Sequence[str], n_classes: int) -> dict[str, str]:
+def members_of(attacks: str | Sequence[str], n_classes: int) -> tuple[str, ...]:
+    """Return the members that run on a model of so many classes, in order.
+
+    Args:
+        attacks: As for :class:`AutoAttack`.
+        n_classes: Of the model.
+    """
+    if attacks == "standard":
+        return tuple(name for name in _STANDARD if _obstacle(name, n_classes) is None)
+    return (attacks,) if isinstance(attacks, str) else tuple(attacks)
+
+
+def members_left_out(attacks: str | Sequence[str], n_classes: int) -> dict[str, str]:
     """Return which members AutoAttack leaves out with so many classes, and why: ``"apgd-t"``, ``"compares ..."``.
 
     Args:
