@@ -115,6 +115,16 @@ def test_where_no_gradient_goes_through_square_runs_alone(name, images):
             assert np.array_equal(attack.generate(images, y), images)
 
 
+def test_numpy_on_an_input_that_requires_a_gradient(images):
+    """It raises there, so the network is asked without a gradient."""
+    classifier = classifier_of(Network(lambda network, x: network(torch.from_numpy(x.numpy().copy()))))
+    attack = AutoAttack(classifier, **SHORT)
+    with pytest.warns(GradientMaskingWarning) as warned:
+        x_adv = attack.generate(images)
+    assert any("ran without apgd-ce, apgd-t, fab-t" in str(w.message) for w in warned)
+    assert (predicted(classifier, x_adv) != predicted(classifier, images)).sum() > 2
+
+
 def detached_if(where):
     def forward(network, x):
         return network(x.detach() if where(x) else x)
