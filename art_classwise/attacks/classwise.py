@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from art_classwise import losses
 from art_classwise._estimator import check_logits
+from art_classwise._label_roles import LabelRole, check_reads_targets
 from art_classwise._progress import progress
 from art_classwise._state import preserved, preserved_random_state
 from art_classwise.attacks import _budgets
@@ -77,6 +78,7 @@ class ClassWiseAttack(SearchAttack):
         InputError: A parameter is out of range.
     """
 
+    label_role = LabelRole.TRUE  # whatever the attack that it aims takes y for
     attack_params: ClassVar[list[str]] = [
         *(p for p in SearchAttack.attack_params if p not in ("targeted", "early_stop")),
         *("targets", "excluded", "loss", "attack"),
@@ -265,11 +267,13 @@ class ClassWiseAttack(SearchAttack):
         n_classes = self.estimator.nb_classes
         if self.loss not in _LOSSES:
             raise unknown("loss", self.loss, _LOSSES)
-        if self.attack is not None and not (isinstance(self.attack, EvasionAttack) and self.attack.targeted is True):
-            raise InputError(
-                "`attack` must be a targeted ART evasion attack, made with targeted=True, "
-                f"but got {type(self.attack).__name__}."
-            )
+        if self.attack is not None:
+            if not isinstance(self.attack, EvasionAttack):
+                raise InputError(
+                    "`attack` must be a targeted ART evasion attack, made with targeted=True, "
+                    f"but got {type(self.attack).__name__}."
+                )
+            check_reads_targets("`attack`", self.attack)
         excluded = check_classes("excluded", self.excluded, n_classes)
         if self.loss == "dlr" and n_classes - len(excluded) < 4:
             raise InputError('The loss "dlr" compares four classes: with fewer take "cross_entropy" or "margin".')

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from art_classwise import _estimator
+from art_classwise._label_roles import check_reads_true_labels
 from art_classwise._state import preserved_random_state
 from art_classwise.audit._manifest import Attack
 from art_classwise.audit._manifest_checks import check_published
@@ -127,18 +128,14 @@ def checked_attack(name: str, attack: Any, threat: ThreatModel) -> Any:
     """Return an attack, if it is one that an audit can ask; warn of one that searches within less than it may.
 
     Raises:
-        InputError: It is no evasion attack of ART's, or a targeted one.
+        InputError: It is no evasion attack of ART's, or takes the labels for targets.
     """
     if not (hasattr(attack, "generate") and hasattr(attack, "attack_params")):
         raise InputError(
             f"The function for {name!r} must return an ART evasion attack on the classifier it is given, "
             f"but returned a {type(attack).__name__}."
         )
-    if getattr(attack, "targeted", False):
-        raise InputError(
-            f"The attack {name!r} is targeted: it would drive each example towards its true label. "
-            "Make it with targeted=False."
-        )
+    check_reads_true_labels(f"The attack {name!r}", attack)
     searched = getattr(attack, "attack", attack)  # a transfer's is within
     norm, eps = getattr(searched, "norm", None), getattr(searched, "eps", None)
     if isinstance(norm, (int, float, str)) and isinstance(eps, float):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from art.attacks.attack import EvasionAttack
 
+from art_classwise._label_roles import check_reads_true_labels
 from art_classwise.errors import InputError, check_number, unknown
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers._schedule import Interval, needs
@@ -65,11 +66,7 @@ def check_attack(attack: Any, classifier: Any) -> None:
         raise InputError(
             f"The {type(attack).__name__} must attack the classifier that is trained: make it on that one."
         )
-    if getattr(attack, "targeted", False):
-        raise InputError(
-            f"The {type(attack).__name__} is targeted, and would be given the true labels as targets: "
-            "training needs an untargeted attack."
-        )
+    check_reads_true_labels(f"The {type(attack).__name__}", attack)
 
 
 def check_policy(policy: Any, attack: Any, ema_decay: Any) -> None:
