@@ -416,8 +416,8 @@ def test_bad_input(classifier, images, labels):
         with pytest.raises(InputError, match=says):
             attack.generate(**{"x": images, "y": labels, **keywords})
     assert attack.generate(images[:1], labels[:1], mask=None).shape == (1, *SHAPE)
-    with pytest.raises(InputError, match="covers every image"):
-        AutoAttack(classifier, eps=8.0).generate(images, labels)
+    with pytest.warns(UserWarning, match="covers every image"):
+        AutoAttack(classifier, eps=8.0, attacks="apgd-ce", n_iter=1).generate(images, labels)
     flat = PyTorchClassifier(nn.Linear(9, 4), nn.CrossEntropyLoss(), (9,), 4, clip_values=(0, 1), device_type="cpu")
     with pytest.raises(InputError, match=r"for images \(C, H, W\)"):
         AutoAttack(flat)

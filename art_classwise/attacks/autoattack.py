@@ -20,14 +20,16 @@ from torch import Tensor, nn
 from art_classwise import _estimator, losses
 from art_classwise._labels import check_labels
 from art_classwise._passes import Passes
+from art_classwise._predictions import check_predicts_logits
 from art_classwise._progress import progress
 from art_classwise._state import evaluating, float32, frozen, no_seed_for_cuda, preserved, preserved_random_state
+from art_classwise.attacks._base import Parameters
 from art_classwise.attacks._checks import check_finite, warn_of_zero_gradients
 from art_classwise.attacks._fab import FABAttack_PT
 from art_classwise.attacks._fast import Precision, check_precision, fast_module
 from art_classwise.attacks._search import shows_no_way
 from art_classwise.attacks._square import SquareAttack
-from art_classwise.errors import InputError, check_seed, check_whole, unknown
+from art_classwise.errors import InputError, check_flag, check_seed, check_whole, unknown
 from art_classwise.threat import ThreatModel
 
 __all__ = ["MEMBERS", "AutoAttack"]
@@ -43,7 +45,7 @@ _FULL_PRECISION = ("fab", "fab-t", "square")
 _SILENT = logging.Logger(__name__, level=logging.CRITICAL + 1)  # in no hierarchy: without one, pyautoattack warns
 
 
-class AutoAttack(EvasionAttack):
+class AutoAttack(Parameters):
     """The attacks of AutoAttack, one after the other, each on the examples that withstood those before it.
 
     Croce and Hein 2020 (arXiv 2003.01690); for L1, Croce and Hein 2021 (arXiv 2103.01208). The members are
@@ -143,7 +145,7 @@ class AutoAttack(EvasionAttack):
 
         Raises:
             InputError: Labels are out of range or of another length; x is empty, not finite or outside
-                ``clip_values``; the radius covers the whole box; the model doesn't return finite logits (n, C).
+                ``clip_values``; or the model doesn't return finite logits (n, C).
         """
         images = self._checked(x, kwargs)
         labels = None if y is None else check_labels(y, len(images), self.estimator.nb_classes)
@@ -238,15 +240,16 @@ class AutoAttack(EvasionAttack):
 
     def _check_params(self) -> None:
         super()._check_params()
+        check_predicts_logits("The estimator", self.estimator)
         norm = self.threat.norm  # checks the norm and the radius: one for all examples
         for parameter in ("batch_size", "n_iter", "n_queries"):  # the L1 schedule cuts the steps in three
-            check_whole(parameter, getattr(self, parameter), 3 if (norm, parameter) == ("L1", "n_iter") else 1)
+            least = 3 if (norm, parameter) == ("L1", "n_iter") else 1
+            setattr(self, parameter, check_whole(parameter, getattr(self, parameter), least))
         if self.micro_batch_size is not None:
-            check_whole("micro_batch_size", self.micro_batch_size, 1)
-        check_seed(self.seed)
+            self.micro_batch_size = check_whole("micro_batch_size", self.micro_batch_size, 1)
+        self.seed = check_seed(self.seed)
         check_precision(self.precision)
-        if not isinstance(self.verbose, bool):
-            raise InputError(f"`verbose` must be True or False, but got {self.verbose!r}.")
+        self.verbose = check_flag("verbose", self.verbose)
         bounds = self.estimator.clip_values
         if np.shape(bounds) != (2,) or not np.isfinite(bounds).all():
             came = "are absent" if bounds is None else "are infinite or arrays"

@@ -10,12 +10,13 @@ from art.attacks.attack import EvasionAttack
 from art.estimators.classification.classifier import ClassifierMixin
 from art.estimators.estimator import BaseEstimator
 
+from art_classwise.attacks._base import Parameters
 from art_classwise.errors import InputError
 
 __all__ = ["TransferAttack"]
 
 
-class TransferAttack(EvasionAttack):
+class TransferAttack(Parameters):
     """Attack a surrogate, and hand what comes of it to the model (Papernot et al. 2016, arXiv 1605.07277).
 
     A black-box attack: the model is never asked for a gradient.
