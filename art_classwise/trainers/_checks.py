@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+import warnings
 from typing import Any, get_args
 
 import numpy as np
@@ -14,7 +16,16 @@ from art_classwise.threat import ThreatModel
 from art_classwise.trainers._schedule import Interval, needs
 from art_classwise.trainers.policies import ClassPolicy
 
-__all__ = ["check_attack", "check_beta", "check_budgets", "check_optimizer", "check_policy", "check_scheduler"]
+__all__ = [
+    "check_attack",
+    "check_beta",
+    "check_budgets",
+    "check_optimizer",
+    "check_policy",
+    "check_scheduler",
+    "split_attack",
+    "threat_under",
+]
 
 
 def check_optimizer(classifier: Any) -> None:
@@ -141,6 +152,57 @@ def check_scheduler(scheduler: Any, interval: object, optimizer: Any) -> None:
             f"{interval}, but that of {type(scheduler).__name__} needs {', '.join(needed)}: wrap it in an object whose "
             "step() takes none."
         )
+
+
+def threat_under(
+    attack: Any, norm: float | str, eps: Any, eps_step: Any
+) -> tuple[float | str, float | None, float | None]:
+    """Return a trainer's norm, radius and step: where no radius is given, those of its attack, as far as it has them.
+
+    Warns of a radius, or a norm, that isn't the attack's.
+    """
+    within: Any = getattr(attack, "attack", None)  # a transfer's
+    searched = within if hasattr(within, "generate") else attack
+    try:
+        own = ThreatModel.from_art(searched.norm, searched.eps)
+    except (AttributeError, TypeError, ValueError):
+        return norm, eps, eps_step  # it has none, or several
+    if eps is None:
+        step: Any = getattr(searched, "eps_step", None)
+        usable = eps_step is None and isinstance(step, numbers.Real) and float(step) > 0
+        return own.art_norm, own.eps, float(step) if usable else eps_step
+    given = ThreatModel.from_art(norm, eps)
+    if given.norm != own.norm or abs(given.eps - own.eps) > 0.01 * given.eps:
+        warnings.warn(
+            f"The trainer is given {given}, but its attack, a {type(attack).__name__}, searches within {own}, which is "
+            "what counts: leave `norm` and `eps` out.",
+            stacklevel=4,
+        )
+    return norm, eps, eps_step
+
+
+def split_attack(given: tuple[Any, ...], beta: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return beta and the options of a trainer that may be called as ART's: (classifier, attack, beta).
+
+    Args:
+        given: What was given by position after the classifier: beta; an attack; or both, the attack first.
+        beta: What was given by name, or the default.
+        options: The other arguments.
+
+    Raises:
+        InputError: It was given in another order, or twice.
+    """
+    if given and isinstance(given[0], EvasionAttack):
+        if options.get("attack") is not None:
+            raise InputError("There are two attacks, one by position and one as `attack`: give one.")
+        options = {**options, "attack": given[0]}
+        given = given[1:]
+    if len(given) > 1:
+        raise InputError(
+            "After the classifier come `beta`, or an attack and `beta`; everything else is given by its name, "
+            f"but got {', '.join(type(value).__name__ for value in given)} as well."
+        )
+    return (given[0] if given else beta), options
 
 
 def check_beta(beta: Any) -> float:
