@@ -5,21 +5,34 @@ from __future__ import annotations
 import copy
 import warnings
 from typing import Any, cast
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointFunction
 
+from art_classwise._passes import is_out_of_memory
 from art_classwise._predictions import ONE_OUTPUT, check_predicts_logits
 from art_classwise._state import evaluating, float32
-from art_classwise.errors import InputError
+from art_classwise.errors import GradientMaskingWarning, InputError, first_line
 from art_classwise.threat import ThreatModel
 
-__all__ = ["check_classifier", "check_images", "check_logits", "clip_bounds", "exact_logits", "logits_module", "noise"]
+__all__ = [
+    "Border",
+    "check_classifier",
+    "check_images",
+    "check_logits",
+    "clip_bounds",
+    "exact_logits",
+    "logits_module",
+    "noise",
+    "trial_images",
+]
 
 
-def logits_module(estimator: Any, model: nn.Module | None = None) -> nn.Module:
+def logits_module(estimator: Any, model: nn.Module | None = None) -> Border:
     """Return the estimator as a module from images to logits, ART's preprocessing included.
 
     Where a preprocessing defence is written in NumPy, its gradient is ART's estimate of it, for most the identity
@@ -32,11 +45,10 @@ def logits_module(estimator: Any, model: nn.Module | None = None) -> nn.Module:
     from art.estimators.pytorch import PyTorchEstimator  # seconds, as in check_classifier
 
     if not isinstance(estimator, PyTorchEstimator):
-        return _Predictions(estimator)
+        return Border(_Predictions(estimator))
     inner = cast(nn.Module, estimator.model) if model is None else model
-    if all(_is_identity(p) for p in estimator.preprocessing_operations):
-        return inner
-    return _WithPreprocessing(estimator, inner)
+    plain = all(_is_identity(p) for p in estimator.preprocessing_operations)
+    return Border(inner, None if plain else estimator)
 
 
 class _Predictions(nn.Module):
@@ -45,25 +57,130 @@ class _Predictions(nn.Module):
         self._estimator = estimator
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.from_numpy(np.asarray(self._estimator.predict(x.numpy()), dtype=np.float32))
+        images = x.detach().cpu().numpy().copy()  # whatever it does to them
+        return torch.from_numpy(np.asarray(self._estimator.predict(images), dtype=np.float32))
 
 
-class _WithPreprocessing(nn.Module):
-    def __init__(self, estimator: Any, model: nn.Module) -> None:
+class Border(nn.Module):
+    """A network as this package asks it: float32 images in, float32 logits out, in memory that nobody shares.
+
+    A network may write into its input, compute in another type, or leave PyTorch on the way. So each time it is given
+    images of its own; in its own type, where it takes no float32; and without a gradient, where it can't be run with
+    one, as with NumPy inside. Which of these it needs is found out when it is first asked.
+
+    Args:
+        model: Maps images to logits.
+        estimator: The ART estimator whose preprocessing comes first, if it has any.
+
+    Raises:
+        InputError: The network can't take such images at all.
+    """
+
+    def __init__(self, model: nn.Module, estimator: Any = None) -> None:
         super().__init__()
         self.model = model
         self._estimator = estimator
+        self._type: torch.dtype | None = None  # that it takes, once it has been asked
+        self._differentiable: bool | None = None  # whether it runs on images that require a gradient
+        self._checkpointed = False  # whether it computes parts of itself anew for the gradient, by reentrant passes
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _WithPreprocessing:
+    @property
+    def own_type(self) -> torch.dtype:
+        """The type of images that the network takes, once it has been asked."""
+        return torch.float32 if self._type is None else self._type
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Border:
         """Copy the model alone: ART's estimators, copied, write files and move to the first GPU."""
-        return _WithPreprocessing(self._estimator, copy.deepcopy(self.model, memo))
+        return self.around(copy.deepcopy(self.model, memo))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def around(self, model: nn.Module) -> Border:
+        """Return the same border around another network."""
+        return Border(model, self._estimator)
+
+    def forward(self, x: Tensor) -> Any:
+        """Return logits (n, C) of images (n, ...); what isn't a tensor, as it came."""
+        images = x if self._estimator is None else self._preprocessed(x)
+        asked = self._type is None or (self._differentiable is None and images.requires_grad)
+        output = self._first_asked(images) if asked else self._asked(images, cast(torch.dtype, self._type))
+        if not isinstance(output, Tensor) or output.is_complex():
+            return output
+        # A network may write its next output over this one, as CUDA graphs do.
+        return output.clone() if output.dtype == torch.float32 else output.float()
+
+    def _asked(self, images: Tensor, dtype: torch.dtype) -> Any:
+        if self._checkpointed:
+            with patch.object(CheckpointFunction, "apply", _computed_at_once):
+                return self._computed(images, dtype)
+        return self._computed(images, dtype)
+
+    def _computed(self, images: Tensor, dtype: torch.dtype) -> Any:
+        if self._differentiable is False and images.requires_grad:
+            with torch.no_grad():
+                return self.model(images.detach().to(dtype, copy=True))
+        own = images.clone() if images.dtype == dtype else images.to(dtype)
+        return self.model(own.contiguous())
+
+    def _first_asked(self, images: Tensor) -> Any:
+        """Find out what the network takes, and return its output."""
+        own = {p.dtype for p in self.model.parameters() if p.is_floating_point()} - {images.dtype}
+        types = [images.dtype, *sorted(own, key=str)] if self._type is None else [self._type]
+        said: Exception | None = None
+        for differentiable in (True, False) if images.requires_grad else (None,):
+            self._differentiable = self._differentiable if differentiable is None else differentiable
+            for dtype in types:
+                try:
+                    with warnings.catch_warnings():
+                        # torch.compile looks for the gradient of each input that it traces, and warns of itself.
+                        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
+                        output = self._asked(images, dtype)
+                except Exception as error:  # of the network's own code: of any kind
+                    if isinstance(error, InputError) or is_out_of_memory(error):
+                        self._differentiable = None
+                        raise
+                    said = said or error
+                    continue
+                self._type = dtype
+                if differentiable and isinstance(output, Tensor) and _is_checkpointed(output):
+                    self._checkpointed = True
+                    return self._asked(images, dtype)
+                if differentiable is False and said is not None:
+                    warnings.warn(
+                        "The network can't be run on images that require a gradient, which is taken to be zero: "
+                        f"{first_line(said)}",
+                        GradientMaskingWarning,
+                        stacklevel=2,
+                    )
+                return output
+        self._differentiable = None
+        assert said is not None
+        raise InputError(
+            f"The network can't classify {len(images)} images of shape {tuple(images.shape[1:])}, float32 on "
+            f"{images.device}: {first_line(said)}"
+        ) from said
+
+    def _preprocessed(self, x: Tensor) -> Tensor:
         if self._estimator.all_framework_preprocessing:
-            preprocessed, _ = self._estimator._apply_preprocessing(x, y=None, fit=False, no_grad=False)
-        else:
-            preprocessed = cast(Any, _NumpyPreprocessing).apply(x, self._estimator)
-        return cast(Tensor, self.model(preprocessed))
+            preprocessed, _ = self._estimator._apply_preprocessing(x.clone(), y=None, fit=False, no_grad=False)
+            return cast(Tensor, preprocessed)
+        return cast(Tensor, cast(Any, _NumpyPreprocessing).apply(x, self._estimator))
+
+
+def _is_checkpointed(output: Tensor) -> bool:
+    """Return whether reentrant checkpointing is among what gradients go through: torch.autograd.grad refuses it."""
+    seen, left = set(), [output.grad_fn]
+    while left:
+        node = left.pop()
+        if node is not None and node not in seen:
+            if type(node).__name__ == "CheckpointFunctionBackward":
+                return True
+            seen.add(node)
+            left += [following for following, _ in node.next_functions]
+    return False
+
+
+def _computed_at_once(run: Any, preserve: bool, *arguments: Any) -> Any:
+    """Stand in for ``CheckpointFunction.apply``: the same gradient, for more memory."""
+    return run(*arguments)
 
 
 class _NumpyPreprocessing(torch.autograd.Function):
@@ -71,8 +188,8 @@ class _NumpyPreprocessing(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, estimator: Any) -> Tensor:
-        ctx.images, ctx.estimator = x.detach().cpu().numpy(), estimator
-        preprocessed, _ = estimator._apply_preprocessing(ctx.images, y=None, fit=False)
+        ctx.images, ctx.estimator = x.detach().cpu().numpy().copy(), estimator
+        preprocessed, _ = estimator._apply_preprocessing(ctx.images.copy(), y=None, fit=False)
         return torch.from_numpy(np.asarray(preprocessed, dtype=np.float32)).to(x.device)
 
     @staticmethod
@@ -96,6 +213,17 @@ def noise(estimator: Any) -> Tensor:
     drawn = torch.rand(2, *estimator.input_shape, generator=torch.Generator().manual_seed(0))
     bounded = bool(low.isfinite().all() and high.isfinite().all())
     return (low + (high - low) * drawn if bounded else drawn).to(estimator.device)
+
+
+def trial_images(estimator: Any, images: npt.NDArray[np.float32] | None = None) -> Tensor:
+    """Return four images to try a network on: the first two of those given, and two of noise.
+
+    What a network does may depend on what it sees: noise alone, or natural images alone, might hide it.
+    """
+    drawn = noise(estimator)
+    if images is None:
+        return drawn
+    return torch.cat([torch.from_numpy(np.array(images[:2], dtype=np.float32)).to(drawn.device), drawn])
 
 
 def clip_bounds(estimator: Any, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -5,32 +5,37 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from types import MethodType
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
 
 __all__ = [
     "evaluating",
     "float32",
     "frozen",
+    "is_exported",
     "no_seed_for_cuda",
     "one_thread",
     "preserved",
     "preserved_random_state",
+    "put_in_eval_mode",
 ]
 
 
 @contextmanager
 def _modes_kept(module: nn.Module) -> Iterator[None]:
-    modes = [(m, m.training) for m in module.modules()]  # of each: some may be frozen in eval mode
+    # Of each submodule: some may be frozen in eval mode. Frozen TorchScript has no mode at all.
+    modes = [(m, m.training) for m in module.modules() if hasattr(m, "training")]
     try:
         yield
     finally:
         for submodule, mode in modes:
-            submodule.training = mode
+            if submodule.training != mode:
+                submodule.training = mode
 
 
 @contextmanager
@@ -40,22 +45,44 @@ def _flags_kept(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         for parameter, flag in flags:
-            parameter.requires_grad_(flag)
+            if parameter.requires_grad != flag:
+                parameter.requires_grad_(flag)
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put ``module`` in eval mode; restore the mode of every submodule on exit."""
+    """Put ``module`` in eval mode; restore the mode of every submodule on exit.
+
+    Graphs of ``torch.export`` have no modes: they stay what they were exported as.
+    """
     with _modes_kept(module):
-        module.eval()
+        put_in_eval_mode(module)
         yield
+
+
+def put_in_eval_mode(module: nn.Module) -> None:
+    """Put a module in eval mode, all but the graphs of ``torch.export`` in it."""
+    parts = list(module.modules())
+    if not any(is_exported(part) for part in parts):
+        module.eval()
+        return
+    for part in parts:  # eval() of what holds such a graph would reach the graph's, which raises
+        if not is_exported(part):
+            part.training = False
+
+
+def is_exported(module: nn.Module) -> bool:
+    """Return whether a module is a graph of ``torch.export``, which refuses to change its mode."""
+    return isinstance(module, fx.GraphModule) and isinstance(vars(module).get("eval"), MethodType)
 
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """Stop gradients at the parameters, so that only the input's gradient is computed."""
     with _flags_kept(module):
-        module.requires_grad_(False)
+        for parameter in module.parameters():  # one by one: TorchScript has no requires_grad_ of its own
+            if parameter.requires_grad:
+                parameter.requires_grad_(False)
         yield
 
 

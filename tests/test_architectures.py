@@ -74,7 +74,7 @@ class Tuple(nn.Module):
 def test_as_classifier_checks_the_module(network):
     with pytest.raises(InputError, match=r"can't take images of shape \(1, 6, 6\)"):
         acw.as_classifier(network, (1, 6, 6), 4)
-    with pytest.raises(InputError, match=r"logits of shape \(1, 5\) .* returned \(1, 4\)"):
+    with pytest.raises(InputError, match=r"logits of shape \(2, 5\) .* returned \(2, 4\)"):
         acw.as_classifier(network, (3, 6, 6), 5)
     with pytest.raises(InputError, match="returned tuple: wrap it"):
         acw.as_classifier(Tuple(), (3, 6, 6), 5)

@@ -311,7 +311,9 @@ def test_precision_reaches_the_attacks(classifier, data, monkeypatch):
     from art_classwise.attacks import _base
 
     asked = []
-    monkeypatch.setattr(_base, "fast_module", lambda module, x, precision, compile: asked.append(precision) or module)
+    monkeypatch.setattr(
+        _base, "fast_network", lambda estimator, x, precision, **_: asked.append(precision) or estimator.model
+    )
     acw.ClassWiseAudit("Linf:0.1", "fgsm", precision="bf16", checks=False, verbose=False).evaluate(
         {"net": classifier}, data
     )

@@ -234,16 +234,16 @@ class Lies(nn.Module):
 
 @pytest.mark.parametrize("honest", [False, True])
 @pytest.mark.parametrize("member", ["apgd-ce", "apgd-t", "fab-t", "square"])
-def test_a_fast_module_that_lies_about_success_changes_no_verdict(
-    member, honest, classifier, images, labels, monkeypatch
-):
+def test_a_copy_that_lies_about_success_changes_no_verdict(member, honest, classifier, images, labels, monkeypatch):
     """Dishonest at x, it has members give up at once; honest there, it has them return what breaks nothing."""
     # What remains after some successes is attacked again with other random numbers: so none or all succeed.
     for eps in (1e-6, 0.4) if honest else (1e-6, 0.012, 0.4):
         expected = broken(classifier, images, labels, eps=eps, attacks=member, precision="fp32")
         assert eps == 0.012 or expected.sum() in (3, 24)
         with monkeypatch.context() as patch:
-            patch.setattr("art_classwise.attacks.autoattack.fast_module", lambda m, *_: Lies(m, images, honest=honest))
+            patch.setattr(
+                "art_classwise.attacks.autoattack.fast_network", lambda c, *_: Lies(c.model, images, honest=honest)
+            )
             ours = broken(classifier, images, labels, eps=eps, attacks=member, precision="bf16")
         assert np.array_equal(ours, expected)
 

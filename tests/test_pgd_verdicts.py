@@ -41,10 +41,10 @@ class Lies(nn.Module):
 
 
 def lie(monkeypatch, above):
-    def fast_module(module, *args, **kwargs):
-        return Lies(module, above)
+    def fast_network(estimator, *args, **kwargs):
+        return Lies(estimator.model, above)
 
-    monkeypatch.setattr("art_classwise.attacks._base.fast_module", fast_module)
+    monkeypatch.setattr("art_classwise.attacks._base.fast_network", fast_network)
 
 
 @pytest.mark.parametrize("restarts", [1, 2])

@@ -367,7 +367,7 @@ def test_large_networks_train_channels_last_and_are_put_back(layout, train_set):
             return super().forward(x)
 
     classifier, _, _ = trained(STANDARD, train_set.first(40), module=Large, precision="fp32", max_iter=1, ema_decay=0.9)
-    assert layouts == [True]
+    assert layouts == [True, True]  # tried once, and then the step
     assert classifier.model[2].weight.is_contiguous(memory_format=layout)
     assert not classifier.model[2].weight.is_contiguous() or layout == torch.contiguous_format
 
@@ -377,7 +377,7 @@ def test_both_attack_and_step_are_compiled(train_set, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda m, **how: compiled.append(m) or compile_(m, backend="eager", **how))
     ours, seen, _ = trained(STANDARD, train_set, compile=True)
     assert len(compiled) == 2
-    assert ours.model in compiled
+    assert any(getattr(module, "model", None) is ours.model for module in compiled)
     assert_equal(
         state(ours.model), literal_training(STANDARD, seen.training, passes="adversarial"), rtol=1e-4, atol=1e-5
     )

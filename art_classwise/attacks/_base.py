@@ -24,7 +24,7 @@ from art_classwise._state import float32
 from art_classwise.attacks import _budgets
 from art_classwise.attacks._budgets import Budget
 from art_classwise.attacks._checks import check_finite
-from art_classwise.attacks._fast import Precision, check_precision, fast_module
+from art_classwise.attacks._fast import Precision, check_precision, fast_network
 from art_classwise.attacks._problem import Found, Problem, WithoutClasses, broadcast_mask
 from art_classwise.attacks._random import ExampleUniform
 from art_classwise.attacks._search import Loss, Observer, SearchResult, Solved, not_finite, search
@@ -178,8 +178,8 @@ class SearchAttack(Parameters):
         low, high = _estimator.clip_bounds(estimator, device)
         exact = fast = Passes(_estimator.logits_module(estimator))
         if search:
-            sample = torch.from_numpy(images[:2].copy()).to(device)
-            model = fast_module(estimator.model, sample, self.precision, compile=self.compile)
+            most = min(len(images), self.batch_size)
+            model = fast_network(estimator, images, self.precision, compile=self.compile, most=most)
             fast = exact if model is estimator.model else Passes(_estimator.logits_module(estimator, model))
         return Problem(
             exact=WithoutClasses(exact, excluded, device) if excluded else exact,

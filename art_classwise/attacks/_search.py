@@ -11,10 +11,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from art_classwise._passes import is_out_of_memory
 from art_classwise._state import evaluating, frozen
 from art_classwise.threat import ThreatModel, per_example
 
-__all__ = ["Loss", "Observer", "SearchResult", "Solved", "not_finite", "search", "shows_no_way"]
+__all__ = [
+    "Loss",
+    "Observer",
+    "SearchResult",
+    "Solved",
+    "input_gradient",
+    "not_finite",
+    "search",
+    "shows_no_way",
+]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(m, C) logits and (m, ...) what they are compared with, labels for most -> (m,) values to ascend."""
@@ -109,7 +119,7 @@ def search(
             with torch.enable_grad():
                 x_adv = x_adv.detach().requires_grad_()
                 logits = module(x_adv)
-                gradient = _gradient(loss(logits, y).sum(), x_adv)
+                gradient = input_gradient(loss(logits, y).sum(), x_adv)
             with torch.no_grad():
                 x_adv, logits = x_adv.detach(), logits.detach()
                 no_logits[rows] |= not_finite(logits, n_excluded)
@@ -150,13 +160,26 @@ def search(
     return SearchResult(found, stopped, zero_gradient, no_logits)
 
 
-def _gradient(value: Tensor, x: Tensor) -> Tensor:
-    """Return the gradient at x: zero, where none goes through the network, such as through a rounding to a table."""
+def input_gradient(value: Tensor, x: Tensor) -> Tensor:
+    """Return the gradient at x: zero, where none goes through the network, such as through a rounding to a table.
+
+    Args:
+        value: A number, computed from x.
+        x: (n, ...), which requires a gradient.
+    """
     if not value.requires_grad:
         return torch.zeros_like(x)
-    (gradient,) = torch.autograd.grad(value, x, allow_unused=True)
+    try:
+        (gradient,) = torch.autograd.grad(value, x, allow_unused=True)
+    except (NotImplementedError, RuntimeError) as error:
+        if is_out_of_memory(error) or not any(said in str(error) for said in _NO_DERIVATIVE):
+            raise
+        gradient = None
     return torch.zeros_like(x) if gradient is None else gradient
 
+
+# What torch says where a function of the network's, or of its own, has no derivative.
+_NO_DERIVATIVE = ("You must implement either the backward", "derivative", "does not require grad", "not differentiable")
 
 _TINY = torch.finfo(torch.float32).tiny
 

@@ -26,7 +26,7 @@ from art_classwise._state import evaluating, float32, frozen, no_seed_for_cuda, 
 from art_classwise.attacks._base import Parameters
 from art_classwise.attacks._checks import check_finite, warn_of_zero_gradients
 from art_classwise.attacks._fab import FABAttack_PT
-from art_classwise.attacks._fast import Precision, check_precision, fast_module
+from art_classwise.attacks._fast import Precision, check_precision, fast_network
 from art_classwise.attacks._search import shows_no_way
 from art_classwise.attacks._square import SquareAttack
 from art_classwise.errors import InputError, check_flag, check_seed, check_whole, unknown
@@ -164,7 +164,7 @@ class AutoAttack(Parameters):
                 self.zero_gradient[rows] = zero.cpu().numpy()
             for name in self.members:
                 precision: Precision = "fp32" if name in _FULL_PRECISION else self.precision
-                fast = fast_module(model, self._on_device(images[:2]), precision)
+                fast = fast_network(self.estimator, images, precision)
                 searched = exact if fast is model else _Unit(self.estimator, fast, self.micro_batch_size)
                 batches = self._batches(np.flatnonzero(robust))
                 for rows in progress(batches, desc=f"AutoAttack {name}", leave=False, shown=self.verbose):

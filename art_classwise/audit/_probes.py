@@ -152,7 +152,7 @@ def probe(classifier: Any, data: Dataset, threat: ThreatModel, *, most: int, see
         weak = 2 * int(right.sum()) < len(x)
         gains = _gains(lambda images: logits(images, most), x, y, int(right.sum())) if weak else (0, 0)
         with evaluating(module):
-            training = [name or type(m).__name__ for name, m in module.named_modules() if _trains(m)]
+            training = [name or type(m).__name__ for name, m in classifier.model.named_modules() if _trains(m)]
     far = _whole_box(threat, x[0].numel())
     some = data.take(right.nonzero()[:_ATTACKED, 0].numpy()) if right.any() else None
     withstood_far, _ = _attacked(classifier, some, far, _FAR_STEPS, most, seed)

@@ -306,7 +306,7 @@ class SearchTrainer(Trainer, abc.ABC):
             chosen = leave_out(unlabeled, pseudo.labels, self._excluded, "pseudo-labelled examples")
             source = mixed_source((images, labels), chosen, unlabeled_fraction, batch_size, self.seed, **options)
         shares = np.bincount(labels, minlength=self._classifier.nb_classes) / len(labels)
-        history = self._train(source, data, asked, validation, torch.from_numpy(shares), float(gamma))
+        history = self._train(source, data, asked, validation, torch.from_numpy(shares), float(gamma), images[:2])
         if self.pseudo_labels is not None and y_pseudo is None:
             history.attrs["pseudo_labels"] = self.pseudo_labels.summary()
         return history
@@ -390,6 +390,7 @@ class SearchTrainer(Trainer, abc.ABC):
         held_out: tuple[Any, npt.NDArray[np.int64]] | None,
         shares: torch.Tensor,
         gamma: float = 1.0,
+        first: npt.NDArray[np.float32] | None = None,
     ) -> pd.DataFrame:
         classifier, validation = self._classifier, None
         if held_out is not None:
@@ -405,7 +406,7 @@ class SearchTrainer(Trainer, abc.ABC):
             if hasattr(asked.scheduler, "load_state_dict"):  # torch's: resumed in this process, the rate has moved
                 for group in classifier.optimizer.param_groups:
                     group.setdefault("initial_lr", group["lr"])
-        module, sample = _estimator.logits_module(classifier), _estimator.noise(classifier)
+        module, sample = _estimator.logits_module(classifier), _estimator.trial_images(classifier, first)
         outputs = _estimator.exact_logits(module, sample, classifier.nb_classes)
         warn_of_probabilities(outputs, classifier.model, _SOFTMAX_TWICE, stacklevel=4)
         adversary = self._adversary(start=self._start, loss=self._ascended, attacked=self._attacked)

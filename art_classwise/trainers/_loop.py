@@ -146,6 +146,7 @@ class Training:
         """Train for an epoch, validate, move the schedule on, and choose what is kept; return the history's row."""
         good, seed = snapshot(self._evaluated()), self._settings.seed
         try:
+            self._step.begin_epoch()
             with preserved_random_state(derive(seed, "epoch", self._epoch)):
                 row = self._descend(source, bar, f"{name} {self._epoch + 1}/{nb_epochs}")
         except DivergenceError:

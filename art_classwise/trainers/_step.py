@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from art_classwise import _ranks
-from art_classwise._estimator import check_logits
-from art_classwise._state import evaluating, preserved
+from art_classwise._estimator import Border, check_logits
+from art_classwise._passes import is_out_of_memory
+from art_classwise._state import evaluating, preserved, preserved_random_state
 from art_classwise.attacks._fast import FastCopy
 from art_classwise.attacks._random import ExampleUniform, derive
-from art_classwise.errors import InputError
+from art_classwise.errors import InputError, first_line
 from art_classwise.trainers._adversary import Budgets
 from art_classwise.trainers._objective import Objective, Settings
 from art_classwise.trainers._sources import Batch
@@ -45,7 +46,7 @@ class Step:
 
     Args:
         model: The network whose weights are trained, on its device.
-        module: Maps images to logits by way of the model.
+        module: Maps images to logits by way of the model: the border around it.
         optimizer: Of the model's parameters.
         objective: What to descend.
         settings: How.
@@ -61,7 +62,7 @@ class Step:
     def __init__(
         self,
         model: nn.Module,
-        module: nn.Module,
+        module: Border,
         optimizer: torch.optim.Optimizer,
         objective: Objective,
         settings: Settings,
@@ -75,15 +76,30 @@ class Step:
         self.n_classes, self.sample = n_classes, sample
         with torch.no_grad(), evaluating(module):
             check_logits(module(sample), len(sample), n_classes)
-        self._fast = FastCopy(module, sample, settings.precision, compile=settings.compile, dynamic=False)
+        self._fast = self._copied()
+        self._searched: Border | None = None
+        self._followed = True  # whether the copy made at first has agreed so far
         own = {id(p) for group in optimizer.param_groups for p in group["params"]}
         self._trained = [p for p in model.parameters() if p.requires_grad and id(p) in own]
         self._awp = WeightPerturbation(self._trained, settings.awp_gamma) if settings.awp_gamma else None
-        self._network = module  # ready() puts it on many devices, and compiles it
+        self._network: nn.Module = module  # ready() puts it on many devices, and compiles it
 
     def searched(self) -> nn.Module:
         """Return the network of now as attacks search it."""
-        return self._fast.of(self.module)
+        network = self._fast.of(self.model)
+        if self._searched is None or self._searched.model is not network:
+            self._searched = self.module.around(network)
+        return self._searched
+
+    def begin_epoch(self) -> None:
+        """See whether the copy that is searched on still agrees with the network, whose weights have moved."""
+        if not (self._followed and self._fast.agrees(self.model, self.sample, self.module.around)):
+            self._followed = False  # chosen anew from now on, so that a training that is resumed chooses alike
+            self._fast = self._copied()
+
+    def _copied(self) -> FastCopy:
+        precision, compiled = self.settings.precision, self.settings.compile
+        return FastCopy(self.model, self.sample, precision, self.module.around, compile=compiled, dynamic=False)
 
     @contextmanager
     def ready(self) -> Iterator[None]:
@@ -94,21 +110,63 @@ class Step:
         with ExitStack() as stack:
             stack.enter_context(preserved(self.model))
             # What the optimizer doesn't hold needs no gradient.
-            self.model.requires_grad_(False)
+            for parameter in self.model.parameters():  # one by one: TorchScript has no requires_grad_ of its own
+                parameter.requires_grad_(False)
             for weight in self._trained:
                 weight.requires_grad_()
             stack.enter_context(synchronised(self.model, self.sample.device))
-            if self._fast.channels_last:
-                convolutions = [m.weight for m in self.model.modules() if isinstance(m, nn.Conv2d)]
-                if all(w.is_contiguous() for w in convolutions):
-                    layout: Any = self.model.to
-                    layout(memory_format=torch.channels_last)
-                    stack.callback(layout, memory_format=torch.contiguous_format)
-            network = self.module if _ranks.world() == 1 else self._on_many_devices()
-            if self.settings.compile:  # all batches but the last are of one size
+            stack.callback(self._lay_out())
+            network: nn.Module = self.module if _ranks.world() == 1 else self._on_many_devices()
+            if self._fast.compiled:  # all batches but the last are of one size
                 network = cast(nn.Module, torch.compile(network, dynamic=False))
             self._network = network
             yield
+
+    def _lay_out(self) -> Callable[[], None]:
+        """Lay the weights out channels last, where that gains and the network can be trained so; return the way back.
+
+        Raises:
+            InputError: The network can't be trained at all.
+        """
+        weights = [p for p in self.model.parameters() if p.dim() == 4]
+
+        def lay_out(memory_format: torch.memory_format) -> None:
+            for weight in weights:
+                weight.data = weight.data.contiguous(memory_format=memory_format)
+
+        if self._fast.channels_last and all(w.is_contiguous() for w in weights):
+            lay_out(torch.channels_last)
+            if self._obstacle() is None:
+                return lambda: lay_out(torch.contiguous_format)
+            lay_out(torch.contiguous_format)
+        obstacle = self._obstacle()
+        if obstacle is not None:
+            raise InputError(f"The network {type(self.model).__name__} can't be trained: {obstacle}")
+        return lambda: None
+
+    def _obstacle(self) -> str | None:
+        """Return why the network, as it is now, can't go through a step; nothing if it can."""
+        buffers = [b.clone() for b in self.model.buffers()]
+        with preserved_random_state(0):
+            try:
+                self.model.train()
+                with torch.autocast(self.sample.device.type, torch.bfloat16, enabled=self._fast.bf16):
+                    logits = self.module(self.sample)
+                check_logits(logits, len(self.sample), self.n_classes).float().sum().backward()
+            except Exception as error:  # of the network's own code: of any kind
+                if is_out_of_memory(error):
+                    raise
+                return first_line(error)
+            finally:
+                with torch.no_grad():
+                    for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+                        buffer.copy_(before)
+                reached = any(w.grad is not None for w in self._trained)
+                for weight in self._trained:
+                    weight.grad = None
+        if not reached:
+            return "no gradient of its logits reaches the weights that the optimizer holds."
+        return None
 
     def _on_many_devices(self) -> nn.Module:
         """Return the module with gradients averaged over all processes, which begin as the main one is."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from art_classwise import _ranks
-from art_classwise._estimator import check_logits
+from art_classwise._estimator import Border, check_logits
 from art_classwise._state import evaluating
 from art_classwise.errors import InputError, check_whole, first_line
 
@@ -35,13 +35,14 @@ def as_classifier(
             moves there. Under ``torchrun`` each process takes a GPU of its own.
 
     Returns:
-        An ``art.estimators.classification.PyTorchClassifier`` with clip values (0, 1) and cross-entropy.
+        An ``art.estimators.classification.PyTorchClassifier`` with clip values (0, 1) and cross-entropy. It gives the
+        network images in the type of its weights, float64, say, where it takes no float32.
 
     Raises:
         InputError: The module does not take such images or does not return such logits, or the device is
             unknown or not there.
     """
-    from art.estimators.classification import PyTorchClassifier
+    from art_classwise.zoo.art_classifier import Classifier  # imports ART, which takes seconds
 
     if device is None or str(device) == "cuda":
         _ranks.use_own_gpu()
@@ -54,13 +55,15 @@ def as_classifier(
     except (TypeError, ValueError):
         raise InputError(f"`input_shape` must be the shape of an image, (C, H, W), but got {input_shape!r}.") from None
     tensor = next((t for t in [*module.parameters(), *module.buffers()]), torch.empty(0))
+    border = Border(module)
     with evaluating(module), torch.no_grad():
         try:
-            logits = module(torch.zeros(1, *shape, device=tensor.device))
-        except Exception as error:  # of the module's own code: of any kind
-            raise InputError(f"The module can't take images of shape {shape}: {first_line(error)}") from error
-    check_logits(logits, 1, n_classes)
-    return PyTorchClassifier(
+            logits = border(torch.zeros(2, *shape, device=tensor.device))
+        except InputError as error:
+            reason = first_line(error.__cause__ or error)
+            raise InputError(f"The module can't take images of shape {shape}: {reason}") from error
+    check_logits(logits, 2, n_classes)
+    classifier = Classifier(
         model=module,
         loss=nn.CrossEntropyLoss(),
         optimizer=optimizer,
@@ -69,6 +72,8 @@ def as_classifier(
         clip_values=(0.0, 1.0),
         device_type="cpu" if on_cpu else "gpu",
     )
+    classifier.own_type = border.own_type
+    return classifier
 
 
 def _is_cpu(device: str | torch.device | None) -> bool:
