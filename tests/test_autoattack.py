@@ -370,7 +370,7 @@ def test_a_model_without_logits_is_named(output, says, images):
         ({"attacks": ("standard",)}, "Unknown member of AutoAttack 'standard'"),
         ({"attacks": ("square", "square")}, "names 'square' twice"),
         ({"attacks": ()}, "`attacks` must be"),
-        ({"attacks": None}, "`attacks` must be"),
+        ({"attacks": 5}, "`attacks` must be"),
         ({"batch_size": 0}, "`batch_size` must be a whole number of at least 1"),
         ({"n_iter": 1.5}, "`n_iter` must be a whole number of at least 1"),
         ({"n_iter": 2, "norm": 1}, "`n_iter` must be a whole number of at least 3"),

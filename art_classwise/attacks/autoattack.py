@@ -18,6 +18,7 @@ from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor, nn
 
 from art_classwise import _estimator, losses
+from art_classwise._label_roles import check_reads_true_labels
 from art_classwise._labels import check_labels
 from art_classwise._passes import Passes
 from art_classwise._predictions import check_predicts_logits
@@ -64,6 +65,8 @@ class AutoAttack(Parameters):
             ``"apgd-t"``, ``"fab"``, ``"fab-t"``, ``"square"``, in the order in which they are to run.
             ``"standard"`` leaves out what can't be: apgd-t with fewer than four classes, which its loss compares;
             for L2 and L1, Square on images of fewer than 5 rows. The memory of fab grows with the classes.
+            None is ``"standard"``, as in ART's. Attacks of ART may stand in the list, too, on any classifier with the
+            same classes: they run last, each on what withstood all before it.
         batch_size: Examples attacked at once.
         n_iter: Steps of APGD and FAB, per restart and target class.
         n_queries: Steps of Square.
@@ -95,7 +98,7 @@ class AutoAttack(Parameters):
         estimator: Any,
         norm: float | str = np.inf,
         eps: float = 8 / 255,
-        attacks: str | Sequence[str] = "standard",
+        attacks: str | Sequence[str | EvasionAttack] | None = "standard",
         batch_size: int = 250,
         n_iter: int = 100,
         n_queries: int = 5000,
@@ -107,7 +110,7 @@ class AutoAttack(Parameters):
         super().__init__(estimator=estimator)
         self.norm = norm
         self.eps = eps
-        self.attacks = attacks
+        self.attacks: str | Sequence[str | EvasionAttack] = "standard" if attacks is None else attacks
         self.batch_size = batch_size
         self.n_iter = n_iter
         self.n_queries = n_queries
@@ -128,7 +131,8 @@ class AutoAttack(Parameters):
         """Names of the attacks that run, in order."""
         if self.attacks == "standard":
             return tuple(name for name in _STANDARD if self._obstacle(name) is None)
-        return (self.attacks,) if isinstance(self.attacks, str) else tuple(self.attacks)
+        given = [self.attacks] if isinstance(self.attacks, str) else self.attacks
+        return tuple(name for name in given if not isinstance(name, EvasionAttack))
 
     def generate(
         self, x: npt.NDArray[Any], y: npt.NDArray[Any] | None = None, **kwargs: Any
@@ -172,6 +176,7 @@ class AutoAttack(Parameters):
                     points, broken = self._attack(name, searched, exact, rows, x_batch, y_batch)
                     hit = broken.cpu().numpy()  # the host waits, once per batch: it must know who is left
                     found[rows[hit]], robust[rows[hit]] = points[broken].cpu().numpy(), False
+            self._run_others(exact, images, labels, robust, found)
         warn_of_zero_gradients(self.zero_gradient[attacked])
         return found
 
@@ -197,6 +202,31 @@ class AutoAttack(Parameters):
             again = self._attack(name, exact, exact, rows[denied.cpu().numpy()], x[denied], y[denied])
             points[denied], broken[denied] = again
         return points, broken
+
+    def _run_others(
+        self,
+        exact: _Unit,
+        images: npt.NDArray[np.float32],
+        labels: npt.NDArray[np.int64],
+        robust: npt.NDArray[np.bool_],
+        found: npt.NDArray[np.float32],
+    ) -> None:
+        """Let the attacks of ART run, each on the images that are robust still, and note what they find."""
+        one_hot = np.eye(self.estimator.nb_classes, dtype=np.float32)
+        others = [] if isinstance(self.attacks, str) else [a for a in self.attacks if isinstance(a, EvasionAttack)]
+        for attack in others:
+            for rows in self._batches(np.flatnonzero(robust)):
+                extra = {"example_ids": rows} if getattr(attack, "uses_example_ids", False) else {}
+                given = np.asarray(attack.generate(images[rows], one_hot[labels[rows]], **extra), dtype=np.float32)
+                if given.shape != images[rows].shape or not np.isfinite(given).all():
+                    raise InputError(
+                        f"The {type(attack).__name__} among `attacks` must return finite images of shape "
+                        f"{images[rows].shape}."
+                    )
+                x = self._on_device(images[rows])
+                points = self.threat.project(self._on_device(given), x, exact.low, exact.high)
+                broken = (exact.verdict(points, rows) != self._on_device(labels[rows])).cpu().numpy()
+                found[rows[broken]], robust[rows[broken]] = points.cpu().numpy()[broken], False
 
     def _on_device(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.estimator.device)
@@ -256,8 +286,14 @@ class AutoAttack(Parameters):
             raise InputError(f"AutoAttack needs clip_values of two finite numbers, such as (0, 1), but they {came}.")
         if len(self.estimator.input_shape) != 3:
             raise InputError(f"AutoAttack is for images (C, H, W), but these have shape {self.estimator.input_shape}.")
+        self.attacks = "standard" if self.attacks is None else self.attacks  # as set_params() may say
         if not isinstance(self.attacks, (str, Sequence)) or len(self.attacks) == 0:
-            raise InputError(f'`attacks` must be "standard" or names of members, but got {self.attacks!r}.')
+            raise InputError(
+                f'`attacks` must be "standard", names of members or attacks of ART, but got {self.attacks!r}.'
+            )
+        for attack in self.attacks:
+            if isinstance(attack, EvasionAttack):
+                check_reads_true_labels(f"The {type(attack).__name__} among `attacks`", attack)
         for name in (names := self.members):
             if name not in MEMBERS:
                 raise unknown("member of AutoAttack", name, MEMBERS, hint='"standard" stands for four of them.')

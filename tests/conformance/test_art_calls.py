@@ -269,3 +269,48 @@ def test_a_summary_writer_may_be_set_later(classifier, images, own, tmp_path):
     assert list((tmp_path / "run").iterdir())
     attack.set_params(summary_writer=False)
     assert attack.summary_writer is None
+
+
+def test_autoattack_takes_none_and_arts_attacks(classifier, images, own):
+    """As ART's: each attack on what withstood those before it; here what comes back is brought into the ball, too."""
+    assert AutoAttack(classifier, attacks=None).attacks == "standard"
+    changed = AutoAttack(classifier, attacks="square")
+    changed.set_params(attacks=None)
+    assert changed.members == AutoAttack(classifier).members
+    asked = []
+
+    def asking(kind, **options):
+        attack = kind(classifier, **options)
+        real = attack.generate
+
+        def generate(x, y=None, **extra):
+            asked.append(x.copy())
+            assert np.array_equal(y.argmax(1), classifier.predict(x).argmax(1))
+            return real(x, y, **extra)
+
+        attack.generate = generate
+        return attack
+
+    members = [
+        asking(FastGradientMethod, eps=0.05),
+        asking(ProjectedGradientDescent, eps=0.06, eps_step=0.01, max_iter=5, verbose=False),
+        asking(PGD, eps=0.3, max_iter=5, verbose=False),
+    ]
+    attack = AutoAttack(classifier, eps=0.06, attacks=members, verbose=False)
+    x_adv = attack.generate(images, own)
+    wrong = classifier.predict(x_adv).argmax(1) != own
+    assert attack.members == ()
+    assert np.abs(x_adv - images).max() <= 0.06 + 1e-6
+    assert np.array_equal(x_adv[~wrong], images[~wrong])
+    alone = FastGradientMethod(classifier, eps=0.05).generate(images, own)
+    broken = classifier.predict(alone).argmax(1) != own
+    assert 0 < broken.sum() < wrong.sum() < 16
+    np.testing.assert_allclose(x_adv[broken], alone[broken], atol=1e-6)
+    assert [len(x) for x in asked[:2]] == [16, 16 - broken.sum()]
+    both = AutoAttack(classifier, eps=0.06, attacks=["apgd-ce", members[1]], n_iter=5, verbose=False)
+    assert (classifier.predict(both.generate(images, own)).argmax(1) != own).sum() >= wrong.sum() - 1
+    with pytest.raises(InputError, match="among `attacks` is targeted"):
+        AutoAttack(classifier, attacks=[ProjectedGradientDescent(classifier, targeted=True)])
+    members[0].generate = lambda x, y, **extra: x[:1]
+    with pytest.raises(InputError, match="must return finite images"):
+        attack.generate(images, own)

@@ -222,7 +222,7 @@ BAD = {
     "inverse_temperature": (0, -1, np.nan, "5", None, True),
     "targets": ("none", 0, -1, 1.5, [4], [-1], [0, 0], [], np.ones((4, 4), dtype=bool), np.ones((3, 3)), None),
     "excluded": ([4], [-1], [0.5], [0, 0], 3, [0, 1, 2]),
-    "attacks": ("nonsense", (), None, ("apgd-ce", "apgd-ce")),
+    "attacks": ("nonsense", (), 3, ("apgd-ce", "apgd-ce"), ["apgd-ce", object()]),
     "n_iter": (0, 1.5, None, True),
     "n_queries": (0, 1.5, None, True),
     "micro_batch_size": (0, -1, 1.5, True, "8"),
