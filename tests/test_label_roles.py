@@ -148,3 +148,23 @@ def test_arts_autoattack_that_is_targeted_is_as_strong_in_an_audit(classifier, i
     result = acw.ClassWiseAudit("Linf:0.5", attacks, checks=False, verbose=False).evaluate({"net": classifier}, data)
     robust = {name: result.outcomes.query("attack == @name")["withstood"] for name in attacks}
     assert robust["each class"].mean() <= robust["away"].mean() < 0.5
+
+
+def test_arts_autoattack_may_be_asked_twice_and_of_several_models(classifier, images, own, tmp_path):
+    """It leaves the attacks it holds targeted, which is no other attack than before."""
+    data = acw.Dataset(images, own, ("a", "b", "c", "d"))
+    attack = MAKE["AutoAttack, targeted"](classifier)
+    torch.manual_seed(3)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(108, 4))
+    other = acw.as_classifier(network, (3, 6, 6), 4, device="cpu")
+    audit = acw.ClassWiseAudit("Linf:0.05", {"each": attack}, store=tmp_path, checks=False, verbose=False)
+    results = [audit.evaluate({"net": classifier, "other": other}, data) for _ in range(2)]
+    assert results[0].outcomes.equals(results[1].outcomes)
+    # Made anew on the other model, it chooses examples by that one's predictions, of which more than half are wrong.
+    rows = results[0].outcomes.query("model == 'other'")
+    right = other.predict(images).argmax(1) == own
+    np.random.seed(0), torch.manual_seed(0)
+    alone = MAKE["AutoAttack, targeted"](other)
+    alone.attacks[0].set_params(eps=0.5)
+    x_adv = (images + (alone.generate(images, own) - images).clip(-0.05, 0.05)).clip(0, 1)
+    assert np.array_equal(rows["withstood"], right & (other.predict(x_adv).argmax(1) == own))

@@ -61,8 +61,9 @@ class ClassWiseAttack(SearchAttack):
         excluded: Classes to leave out as if the model did not have them: their logits are masked.
         loss: The ``"margin"`` of the target over all other classes, its ``"cross_entropy"``, or ``"dlr"`` (Croce and
             Hein 2020, eq. 7; for 4 classes or more).
-        attack: A targeted ART attack to use in place of the search, black-box ones too. Its result is brought
-            into the ball of ``eps`` and the box; the parameters of the search are then without meaning.
+        attack: A targeted ART attack to use in place of the search, black-box ones too: one that moves examples into
+            the classes it is given. Its result is brought into the ball of ``eps`` and the box; the parameters of the
+            search are then without meaning.
         num_random_init: Number of random starts in the ball; 0 starts at x itself.
         momentum: How much of the past steps' direction is kept (Dong et al. 2018); 0 is none.
         batch_size: Searches run at once, each an example and a class; memory grows with it, not with the classes.

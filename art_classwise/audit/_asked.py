@@ -133,6 +133,9 @@ def checked_attack(name: str, attack: Any, threat: ThreatModel) -> Any:
             f"but returned a {type(attack).__name__}."
         )
     check_reads_true_labels(f"The attack {name!r}", attack)
+    for inner in getattr(attack, "attacks", None) or ():
+        if getattr(inner, "targeted", False):  # ART's AutoAttack leaves them so, and begins by setting this
+            inner.set_params(targeted=False)
     searched = getattr(attack, "attack", attack)  # a transfer's is within
     if getattr(searched, "random_eps", False):
         warnings.warn(
