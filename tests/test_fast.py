@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -70,7 +71,7 @@ def rand(*shape):
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
-IMAGES = rand(4, 3, 16, 16)
+IMAGES, IMAGES6 = rand(4, 3, 16, 16), rand(4, 3, 6, 6)
 
 
 @pytest.mark.parametrize(("name", "left"), [("resnet18", 0), ("preactresnet18", 9)])
@@ -488,3 +489,97 @@ def test_following_leaves_the_source_as_it_is(network):
     assert network.training
     assert all(p.requires_grad and p.grad is None for p in network.parameters())
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+
+
+class Rounded(torch.autograd.Function):
+    """A straight-through estimator, which tracing would turn into a plain rounding."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return (8 * x).round() / 8
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+def without_gradient(x):
+    with torch.no_grad():
+        return x.square()
+
+
+PURPOSES = {
+    "straight through": (lambda m, x: m.n(m.c(Rounded.apply(x))), 1),
+    "straight through on one channel": (lambda m, x: m.n(m.c(torch.cat([Rounded.apply(x[:, :1]), x[:, 1:]], 1))), 1),
+    "straight through beside": (lambda m, x: m.n(m.c(x)) + Rounded.apply(x), 1),
+    "no_grad around a part": (lambda m, x: m.n(m.c(x)) + without_gradient(x), 1),
+    "detached": (lambda m, x: m.n(m.c(x)) + x.detach(), 0),
+}
+
+
+@pytest.mark.usefixtures("every_network_is_large")
+@pytest.mark.parametrize("head", ["trained", "zero"])
+@pytest.mark.parametrize("name", PURPOSES)
+def test_what_is_done_to_gradients_on_purpose_is_done_on_the_copy(name, head):
+    """Also where a head of zeros, as some trainings begin with, makes all gradients agree at first."""
+    forward, left = PURPOSES[name]
+    module = Own(forward, c=conv(), n=norm()).eval()
+    if head == "zero":
+        nn.init.zeros_(module.last.weight)
+    made = FastCopy(module, IMAGES, "fp32")
+    trained(module)
+    nn.init.ones_(module.last.weight[:2])
+    got, expected = (logits_and_gradient(m, IMAGES) for m in (Border(made.of(module)), module))
+    assert_same(got[0], expected[0], rtol=1e-3)
+    assert_same(got[1], expected[1], rtol=1e-3)
+    assert batch_norms(made.of(module)) == left
+
+
+def test_bfloat16_is_left_out_where_gradients_do_not_survive_it(network):
+    """Many periods of a sine lie between two numbers of 8 bits."""
+
+    class Steep(nn.Module):
+        def forward(self, x):
+            return torch.sin(300 * x)
+
+    module = nn.Sequential(network[0], Steep(), *network[4:]).eval()
+    assert not FastCopy(module, rand(4, 3, 6, 6), "bf16").bf16
+    assert FastCopy(network, rand(4, 3, 6, 6), "bf16").bf16
+
+
+@pytest.mark.usefixtures("every_network_is_large")
+def test_a_copy_is_kept_while_the_network_stays_the_same(network, classifier, monkeypatch):
+    made = []
+    monkeypatch.setattr(_fast.copy, "deepcopy", lambda m, *a, deepcopy=copy.deepcopy: made.append(m) or deepcopy(m, *a))
+    images = rand(4, 3, 6, 6).numpy()
+
+    def asked():
+        before = len(made)
+        module = _fast.fast_network(classifier, images, "fp32")
+        assert_same(Border(module)(IMAGES6).detach(), network(IMAGES6).detach())
+        return len(made) - before
+
+    assert asked() > 0
+    assert asked() == 0
+    moved_on(trained(network))
+    assert asked() == 0  # it follows the weights
+    network[0].weight.data.mul_(-1)  # which leaves no trace in the version
+    assert asked() == 0
+    network[2] = nn.ReLU()
+    assert asked() > 0
+    network[3].register_forward_hook(lambda module, inputs, output: 2 * output)
+    assert asked() > 0
+    network.eps = 1.0  # it might compute with that
+    assert asked() > 0
+
+
+def test_a_copy_goes_when_its_network_does(monkeypatch):
+    monkeypatch.setattr(_fast, "_LARGE", 0)
+    module = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(48, 4))
+    classifier = acw.as_classifier(module, (3, 6, 6), 4, device="cpu")
+    _fast.fast_network(classifier, rand(2, 3, 6, 6).numpy(), "fp32")
+    key = id(module)
+    assert key in _fast._KEPT
+    del module, classifier
+    gc.collect()
+    assert key not in _fast._KEPT
