@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from art_classwise.report import figures
     from art_classwise.threat import ThreatModel
     from art_classwise.trainers import (
+        AdversarialTrainerAWPPyTorch,
         AdversarialTrainerBATPyTorch,
         AdversarialTrainerClassExcludedPyTorch,
         AdversarialTrainerMARTPyTorch,
@@ -61,6 +62,7 @@ _MODULES = {
 }
 _HOMES = {
     "PGD": "attacks",
+    "AdversarialTrainerAWPPyTorch": "trainers",
     "AdversarialTrainerBATPyTorch": "trainers",
     "AdversarialTrainerClassExcludedPyTorch": "trainers",
     "AdversarialTrainerMARTPyTorch": "trainers",
@@ -101,6 +103,7 @@ _HOMES = {
 
 __all__ = [
     "PGD",
+    "AdversarialTrainerAWPPyTorch",
     "AdversarialTrainerBATPyTorch",
     "AdversarialTrainerClassExcludedPyTorch",
     "AdversarialTrainerMARTPyTorch",

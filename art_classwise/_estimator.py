@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
 from art_classwise._passes import is_out_of_memory
+from art_classwise._predictions import ONE_OUTPUT, check_predicts_logits
 from art_classwise._state import evaluating, float32
 from art_classwise.errors import GradientMaskingWarning, InputError, first_line
 from art_classwise.threat import ThreatModel
@@ -247,11 +248,7 @@ def check_classifier(what: str, classifier: Any) -> None:
             f"{what} must be an ART PyTorchClassifier, but is a {type(classifier).__name__}; "
             "as_classifier() makes one of any torch module."
         )
-    if type(classifier).predict is not PyTorchClassifier.predict:
-        raise InputError(
-            f"{what} is a {type(classifier).__name__}, which predicts otherwise than by its network's logits: "
-            "what is measured here would be that network's robustness, not the defence's."
-        )
+    check_predicts_logits(what, classifier, postprocessed=True)
 
 
 def check_images(
@@ -262,7 +259,7 @@ def check_images(
     tolerance: float = 0.0,
     name: str = "x",
 ) -> None:
-    """Check that images (n, ...) are what the estimator takes, and that the radius suits their range.
+    """Check that images (n, ...) are what the estimator takes; warn of a radius that covers their whole range.
 
     Args:
         images: The images.
@@ -272,8 +269,7 @@ def check_images(
         name: What to call them in messages.
 
     Raises:
-        InputError: There is none; they are of another shape, not finite or outside ``clip_values``; or the radius
-            covers the whole range.
+        InputError: There is none; or they are of another shape, not finite or outside ``clip_values``.
     """
     if len(images) == 0:
         raise InputError(f"There is no example: {name} is empty.")
@@ -297,7 +293,15 @@ def check_images(
             f"{images[first].max():g}, outside of it: scale the images."
         )
     if np.isfinite(low).all() and np.isfinite(high).all():
-        threat.check_radius(float(low.min()), float(high.max()), images[0].size)
+        bottom, top = float(low.min()), float(high.max())
+        if threat.eps >= threat.diameter(top - bottom, images[0].size):
+            # Meant, where a security curve ends; else in other units by mistake.
+            units = f' Did you mean "{threat.norm}:{threat.eps:g}/255"?' if top <= 1 < threat.eps else ""
+            warnings.warn(
+                f"A {threat.norm} radius of {threat.eps:g} covers every image with values in [{bottom:g}, {top:g}], so "
+                f"that any image may become any other.{units}",
+                stacklevel=5,
+            )
 
 
 def check_logits(logits: Any, n_examples: int, n_classes: int) -> Tensor:
@@ -312,9 +316,10 @@ def check_logits(logits: Any, n_examples: int, n_classes: int) -> Tensor:
             "wrap it in a module that returns the logits alone."
         )
     if logits.shape != (n_examples, n_classes):
+        one = n_classes == 2 and logits.shape in ((n_examples,), (n_examples, 1))
         raise InputError(
             f"The model must return logits of shape ({n_examples}, {n_classes}) for {n_examples} examples of "
-            f"{n_classes} classes, but returned {tuple(logits.shape)}."
+            f"{n_classes} classes, but returned {tuple(logits.shape)}.{' ' + ONE_OUTPUT if one else ''}"
         )
     return logits
 

@@ -12,6 +12,7 @@ __all__ = [
     "DivergenceError",
     "GradientMaskingWarning",
     "InputError",
+    "check_flag",
     "check_name",
     "check_number",
     "check_positive",
@@ -70,25 +71,42 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def check_whole(name: str, value: object, least: int) -> None:
-    """Check that an argument is a whole number of at least ``least``.
+def check_whole(name: str, value: object, least: int) -> int:
+    """Return an argument that is a whole number of at least ``least``, Python's or NumPy's, as Python's.
 
     Raises:
         InputError: It isn't.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < least:
         raise InputError(f"`{name}` must be a whole number of at least {least}, but got {value!r}.")
+    return int(value)
 
 
-def check_seed(value: object) -> None:
-    """Check that a seed is a whole number from 0 to 2**63 - 1, what torch and NumPy both take.
+def check_flag(name: str, value: object) -> bool:
+    """Return an argument that is True or False, Python's or NumPy's, as Python's.
+
+    Raises:
+        InputError: It is neither.
+    """
+    # By name: errors are raised before NumPy is imported. It was called bool_ before NumPy 2.
+    if isinstance(value, bool) or (type(value).__module__, type(value).__name__) in (
+        ("numpy", "bool"),
+        ("numpy", "bool_"),
+    ):
+        return bool(value)
+    raise InputError(f"`{name}` must be True or False, but got {value!r}.")
+
+
+def check_seed(value: object) -> int:
+    """Return a seed that is a whole number from 0 to 2**63 - 1, what torch and NumPy both take, as Python's.
 
     Raises:
         InputError: It isn't.
     """
-    check_whole("seed", value, 0)
-    if isinstance(value, numbers.Integral) and int(value) >= 2**63:
+    seed = check_whole("seed", value, 0)
+    if seed >= 2**63:
         raise InputError(f"`seed` must be below 2**63, but got {value!r}.")
+    return seed
 
 
 def check_positive(name: str, value: object, *, finite: bool = True) -> None:

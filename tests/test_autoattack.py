@@ -369,7 +369,7 @@ def test_a_model_without_logits_is_named(output, says, images):
         ({"attacks": ("standard",)}, "Unknown member of AutoAttack 'standard'"),
         ({"attacks": ("square", "square")}, "names 'square' twice"),
         ({"attacks": ()}, "`attacks` must be"),
-        ({"attacks": None}, "`attacks` must be"),
+        ({"attacks": 5}, "`attacks` must be"),
         ({"batch_size": 0}, "`batch_size` must be a whole number of at least 1"),
         ({"n_iter": 1.5}, "`n_iter` must be a whole number of at least 1"),
         ({"n_iter": 2, "norm": 1}, "`n_iter` must be a whole number of at least 3"),
@@ -415,8 +415,8 @@ def test_bad_input(classifier, images, labels):
         with pytest.raises(InputError, match=says):
             attack.generate(**{"x": images, "y": labels, **keywords})
     assert attack.generate(images[:1], labels[:1], mask=None).shape == (1, *SHAPE)
-    with pytest.raises(InputError, match="covers every image"):
-        AutoAttack(classifier, eps=8.0).generate(images, labels)
+    with pytest.warns(UserWarning, match="covers every image"):
+        AutoAttack(classifier, eps=8.0, attacks="apgd-ce", n_iter=1).generate(images, labels)
     with pytest.raises(EstimatorError):
         AutoAttack(BlackBoxClassifier(lambda x: np.eye(4)[np.zeros(len(x), dtype=int)], SHAPE, 4, clip_values=(0, 1)))
 

@@ -302,7 +302,7 @@ def test_another_attack_must_return_finite_images(classifier, x, y, result):
 
 def test_untargeted_attacks_are_refused(attack, classifier):
     for inner in (arts_pgd(classifier, targeted=False), PGD(classifier)):
-        with pytest.raises(InputError, match="targeted=True, but got"):
+        with pytest.raises(InputError, match="aimed by targeted=True"):
             attack(attack=inner)
 
 

@@ -275,11 +275,12 @@ def test_any_attack_of_art_trains(trainer, name, options, train_set):
     attack = ATTACKS[name](classifier)
     real = attack.generate
 
-    def generate(x, y):
+    def generate(x, y, **extra):
+        assert set(extra) == ({"example_ids"} if isinstance(attack, (acw.PGD, acw.TemperaturePGD)) else set())
         sizes.append(len(x))
         modes.append([m.training for m in classifier.model.modules()])
         np.testing.assert_array_equal(y.sum(1), 1)
-        return real(x, y)
+        return real(x, y, **extra)
 
     attack.generate = generate
     x, y = train_set.x, train_set.y

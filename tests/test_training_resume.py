@@ -641,7 +641,7 @@ def under_attack(attack, trainer=TRADES, optimizer=sgd, **parameters):
     made, _ = make(optimizer)
     classifier = made.get_classifier()
     attack = attack(classifier, **{"eps": 0.1} | parameters)
-    return trainer(classifier, eps=0.1, attack=attack, verbose=False), None
+    return trainer(classifier, attack=attack, verbose=False), None
 
 
 def test_an_attack_of_art_goes_on_as_well(tmp_path):

@@ -13,11 +13,13 @@ from art.attacks.attack import EvasionAttack
 from art.estimators.classification.classifier import ClassifierMixin
 from art.estimators.estimator import BaseEstimator, LossGradientsMixin
 from art.estimators.pytorch import PyTorchEstimator
+from art.summary_writer import SummaryWriter, SummaryWriterDefault
 from torch import Tensor, nn
 
 from art_classwise import _estimator
 from art_classwise._labels import check_labels
 from art_classwise._passes import Passes
+from art_classwise._predictions import check_predicts_logits
 from art_classwise._state import float32
 from art_classwise.attacks import _budgets
 from art_classwise.attacks._budgets import Budget
@@ -26,13 +28,57 @@ from art_classwise.attacks._fast import Precision, check_precision, fast_network
 from art_classwise.attacks._problem import Found, Problem, WithoutClasses, broadcast_mask
 from art_classwise.attacks._random import ExampleUniform
 from art_classwise.attacks._search import Loss, Observer, SearchResult, Solved, not_finite, search
-from art_classwise.errors import InputError, check_positive, check_seed, check_whole
+from art_classwise.errors import InputError, check_flag, check_positive, check_seed, check_whole, unknown
 from art_classwise.threat import ThreatModel
 
-__all__ = ["SearchAttack"]
+__all__ = ["Parameters", "SearchAttack"]
 
 
-class SearchAttack(EvasionAttack, abc.ABC):
+class Parameters(EvasionAttack, abc.ABC):
+    """An attack whose parameters change together or not at all."""
+
+    @property
+    def untold(self) -> frozenset[str]:
+        """Those of ``attack_params`` that don't tell one attack from another: they say nothing, or it twice."""
+        return frozenset()
+
+    def set_params(self, **kwargs: Any) -> None:
+        """Change parameters by their names, and check them as the constructor does.
+
+        Args:
+            **kwargs: New values of names in ``attack_params``.
+
+        Raises:
+            InputError: There is no such parameter, or one is out of range; all of them are as they were then.
+        """
+        before = dict(vars(self))
+        try:
+            for name in kwargs:
+                if name not in self.attack_params:
+                    raise unknown("parameter", name, self.attack_params)
+            super().set_params(**{name: value for name, value in kwargs.items() if name != "summary_writer"})
+            if "summary_writer" in kwargs:  # which makes a folder, so last
+                self.summary_writer = kwargs["summary_writer"]
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    @property
+    def summary_writer(self) -> Any:
+        """ART's ``SummaryWriter``, if there is one."""
+        return self._summary_writer
+
+    @summary_writer.setter
+    def summary_writer(self, given: Any) -> None:
+        if not (given is None or isinstance(given, (bool, str, SummaryWriter))):
+            raise InputError(f"`summary_writer` must be True, False, a folder or an ART SummaryWriter, not {given!r}.")
+        self._summary_writer_arg = bool(given) if given is None else given
+        made = SummaryWriterDefault(given) if given and not isinstance(given, SummaryWriter) else given
+        self._summary_writer = made or None
+
+
+class SearchAttack(Parameters):
     """A gradient attack: the search behind ART's interface.
 
     Parameters bear ART's names, and are those of :class:`art_classwise.PGD`. A subclass with parameters of its own sets
@@ -84,7 +130,7 @@ class SearchAttack(EvasionAttack, abc.ABC):
         summary_writer: Any = False,
         verbose: bool = True,
     ) -> None:
-        super().__init__(estimator=estimator, summary_writer=summary_writer)
+        super().__init__(estimator=estimator)
         self.norm = norm
         self.eps = eps
         self.eps_step = eps_step
@@ -100,6 +146,7 @@ class SearchAttack(EvasionAttack, abc.ABC):
         self.verbose = verbose
         self.zero_gradient: npt.NDArray[np.bool_] = np.zeros(0, dtype=bool)
         self._check_params()
+        self.summary_writer = summary_writer
 
     @property
     def threat(self) -> ThreatModel:
@@ -176,8 +223,7 @@ class SearchAttack(EvasionAttack, abc.ABC):
             judge: Whether to return exact logits.
             restart: Number of the restart.
         """
-        eps = self._budget("eps", rows, problem, y)
-        step = eps / 4 if self.eps_step is None else self._budget("eps_step", rows, problem, y)
+        eps, step = self._lengths(problem, rows, x, y)
         mask = None if problem.mask is None else problem.on_device(rows, problem.mask)
         start = None
         if self.num_random_init:
@@ -235,6 +281,19 @@ class SearchAttack(EvasionAttack, abc.ABC):
     def _budget(self, name: str, rows: npt.NDArray[np.intp], problem: Problem, y: Tensor) -> float | Tensor:
         return _budgets.of_batch(name, getattr(self, name), rows, problem.images.shape, y)
 
+    def _lengths(
+        self, problem: Problem, rows: npt.NDArray[np.intp], x: Tensor, y: Tensor
+    ) -> tuple[float | Tensor, float | Tensor]:
+        """Return the radii and the steps of a batch, numbers or tensors that broadcast to it."""
+        eps = self._budget("eps", rows, problem, y)
+        step = eps / 4 if self.eps_step is None else self._budget("eps_step", rows, problem, y)
+        share = self._share_of_radius(problem, rows, x)
+        return (eps, step) if share is None else (share * eps, share * step)
+
+    def _share_of_radius(self, problem: Problem, rows: npt.NDArray[np.intp], x: Tensor) -> Tensor | None:
+        """Return what share of its radius and step each example gets, (m, 1, ...); None is all of it."""
+        return None
+
     def _observer(
         self, problem: Problem, rows: npt.NDArray[np.intp], y: Tensor, these: Tensor, restart: int
     ) -> Observer | None:
@@ -258,16 +317,16 @@ class SearchAttack(EvasionAttack, abc.ABC):
 
     def _check_params(self) -> None:
         super()._check_params()
+        check_predicts_logits("The estimator", self.estimator)
         ThreatModel.from_art(self.norm, 1.0)  # checks the norm
         _budgets.check_budget("eps", self.eps)
         if self.eps_step is not None:
             _budgets.check_budget("eps_step", self.eps_step)
         for name, least in (("max_iter", 1), ("num_random_init", 0), ("batch_size", 1)):
-            check_whole(name, getattr(self, name), least)
-        check_seed(self.seed)
+            setattr(self, name, check_whole(name, getattr(self, name), least))
+        self.seed = check_seed(self.seed)
         for name in ("targeted", "early_stop", "compile", "verbose"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"`{name}` must be True or False, but got {getattr(self, name)!r}.")
+            setattr(self, name, check_flag(name, getattr(self, name)))
         if self.momentum != 0:
             check_positive("momentum", self.momentum)
         check_precision(self.precision)

@@ -56,8 +56,8 @@ class LossAttack(SearchAttack):
 
         Raises:
             InputError: Labels are missing for a targeted attack, or out of range, or of another length; x is
-                empty, not finite or outside ``clip_values``; the mask or a budget doesn't broadcast; the radius
-                covers the whole box; the model doesn't return finite logits (n, C).
+                empty, not finite or outside ``clip_values``; the mask or a budget doesn't broadcast; or the model
+                doesn't return finite logits (n, C).
         """
         problem = self._problem(x, y, kwargs)
         if problem.labels is None and self.targeted:

@@ -41,6 +41,7 @@ class ExampleUniform:
     """
 
     def __init__(self, seed: int, restart: int, ids: Tensor) -> None:
+        self.seed, self.ids = seed, ids
         self._calls = 0
         self._keys = []
         for salt in (0x243F6A88, 0x85A308D3):  # two keys of 32 bits: any two examples differ in one at least

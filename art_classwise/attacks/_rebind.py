@@ -53,6 +53,8 @@ def _parameters(kind: type) -> set[str]:
 
 def _within(value: Any, old: Any, new: Any) -> Any:
     """Rebind what attacks a parameter holds, such as those of ART's AutoAttack; a surrogate's stay where they are."""
+    if value is old:  # ART's AutoAttack holds the classifier by whose predictions it chooses examples
+        return new
     if isinstance(value, EvasionAttack):
         return rebind(value, new) if value.estimator is old else value
     if isinstance(value, (list, tuple)):

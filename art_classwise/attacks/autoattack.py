@@ -19,17 +19,20 @@ from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor, nn
 
 from art_classwise import _estimator
+from art_classwise._label_roles import check_reads_true_labels
 from art_classwise._labels import check_labels
 from art_classwise._passes import is_out_of_memory
+from art_classwise._predictions import check_predicts_logits
 from art_classwise._progress import progress
 from art_classwise._state import evaluating, float32, frozen, no_seed_for_cuda, preserved, preserved_random_state
+from art_classwise.attacks._base import Parameters
 from art_classwise.attacks._checks import warn_of_zero_gradients
 from art_classwise.attacks._fab import FABAttack_PT
 from art_classwise.attacks._fast import Precision, check_precision, fast_network
 from art_classwise.attacks._search import shows_no_way
 from art_classwise.attacks._square import SquareAttack
 from art_classwise.attacks._unit import Unit
-from art_classwise.errors import GradientMaskingWarning, InputError, check_seed, check_whole, unknown
+from art_classwise.errors import GradientMaskingWarning, InputError, check_flag, check_seed, check_whole, unknown
 from art_classwise.threat import ThreatModel, per_example
 
 __all__ = ["MEMBERS", "AutoAttack", "members_left_out", "members_of", "needs_gradients"]
@@ -48,7 +51,7 @@ _NO_GRADIENT = "needs gradients, and none goes through the network"
 _SILENT = logging.Logger(__name__, level=logging.CRITICAL + 1)  # in no hierarchy: without one, pyautoattack warns
 
 
-class AutoAttack(EvasionAttack):
+class AutoAttack(Parameters):
     """The attacks of AutoAttack, one after the other, each on the examples that withstood those before it.
 
     Croce and Hein 2020 (arXiv 2003.01690); for L1, Croce and Hein 2021 (arXiv 2103.01208). The members are
@@ -68,7 +71,8 @@ class AutoAttack(EvasionAttack):
         attacks: ``"standard"`` (apgd-ce, apgd-t, fab-t, square), or one or several of ``"apgd-ce"``, ``"apgd-dlr"``,
             ``"apgd-t"``, ``"fab"``, ``"fab-t"``, ``"square"``, in the order in which they are to run.
             ``"standard"`` leaves out apgd-t with fewer than four classes, which its loss compares. The memory of fab
-            grows with the classes.
+            grows with the classes. None is ``"standard"``, as in ART's. Attacks of ART may stand in the list, too, on
+            any classifier with the same classes: they run last, each on what withstood all before it.
         batch_size: Examples attacked at once.
         n_iter: Steps of APGD and FAB, per restart and target class.
         n_queries: Steps of Square.
@@ -102,7 +106,7 @@ class AutoAttack(EvasionAttack):
         estimator: Any,
         norm: float | str = np.inf,
         eps: float = 8 / 255,
-        attacks: str | Sequence[str] = "standard",
+        attacks: str | Sequence[str | EvasionAttack] | None = "standard",
         batch_size: int = 250,
         n_iter: int = 100,
         n_queries: int = 5000,
@@ -114,7 +118,7 @@ class AutoAttack(EvasionAttack):
         super().__init__(estimator=estimator)
         self.norm = norm
         self.eps = eps
-        self.attacks = attacks
+        self.attacks: str | Sequence[str | EvasionAttack] = "standard" if attacks is None else attacks
         self.batch_size = batch_size
         self.n_iter = n_iter
         self.n_queries = n_queries
@@ -151,7 +155,7 @@ class AutoAttack(EvasionAttack):
 
         Raises:
             InputError: Labels are out of range or of another length; x is empty, not finite or outside
-                ``clip_values``; the radius covers the whole box; the model doesn't return finite logits (n, C).
+                ``clip_values``; or the model doesn't return finite logits (n, C).
         """
         images = self._checked(x, kwargs)
         labels = None if y is None else check_labels(y, len(images), self.estimator.nb_classes)
@@ -182,6 +186,7 @@ class AutoAttack(EvasionAttack):
                     points, broken = self._attack(name, searched, exact, rows, x_batch, y_batch)
                     hit = broken.cpu().numpy()  # the host waits, once per batch: it must know who is left
                     found[rows[hit]], robust[rows[hit]] = points[broken].cpu().numpy(), False
+            self._run_others(exact, images, labels, robust, found)
         self._warn(attacked)
         return found
 
@@ -244,6 +249,31 @@ class AutoAttack(EvasionAttack):
             points = self._member(name, searched, eps).perturb(unit, y)  # members seed themselves
         return points
 
+    def _run_others(
+        self,
+        exact: Unit,
+        images: npt.NDArray[np.float32],
+        labels: npt.NDArray[np.int64],
+        robust: npt.NDArray[np.bool_],
+        found: npt.NDArray[np.float32],
+    ) -> None:
+        """Let the attacks of ART run, each on the images that are robust still, and note what they find."""
+        one_hot = np.eye(self.estimator.nb_classes, dtype=np.float32)
+        others = [] if isinstance(self.attacks, str) else [a for a in self.attacks if isinstance(a, EvasionAttack)]
+        for attack in others:
+            for rows in self._batches(np.flatnonzero(robust)):
+                extra = {"example_ids": rows} if getattr(attack, "uses_example_ids", False) else {}
+                given = np.asarray(attack.generate(images[rows], one_hot[labels[rows]], **extra), dtype=np.float32)
+                if given.shape != images[rows].shape or not np.isfinite(given).all():
+                    raise InputError(
+                        f"The {type(attack).__name__} among `attacks` must return finite images of shape "
+                        f"{images[rows].shape}."
+                    )
+                x = self._on_device(images[rows])
+                points = self.threat.project(self._on_device(given), x, exact.low, exact.high)
+                broken = (exact.verdict(points, rows) != self._on_device(labels[rows])).cpu().numpy()
+                found[rows[broken]], robust[rows[broken]] = points.cpu().numpy()[broken], False
+
     def _on_device(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.estimator.device)
 
@@ -278,21 +308,28 @@ class AutoAttack(EvasionAttack):
 
     def _check_params(self) -> None:
         super()._check_params()
+        check_predicts_logits("The estimator", self.estimator)
         norm = self.threat.norm  # checks the norm and the radius: one for all examples
         for parameter in ("batch_size", "n_iter", "n_queries"):  # the L1 schedule cuts the steps in three
-            check_whole(parameter, getattr(self, parameter), 3 if (norm, parameter) == ("L1", "n_iter") else 1)
+            least = 3 if (norm, parameter) == ("L1", "n_iter") else 1
+            setattr(self, parameter, check_whole(parameter, getattr(self, parameter), least))
         if self.micro_batch_size is not None:
-            check_whole("micro_batch_size", self.micro_batch_size, 1)
-        check_seed(self.seed)
+            self.micro_batch_size = check_whole("micro_batch_size", self.micro_batch_size, 1)
+        self.seed = check_seed(self.seed)
         check_precision(self.precision)
-        if not isinstance(self.verbose, bool):
-            raise InputError(f"`verbose` must be True or False, but got {self.verbose!r}.")
+        self.verbose = check_flag("verbose", self.verbose)
         bounds = self.estimator.clip_values
         if np.shape(bounds) != (2,) or not np.isfinite(bounds).all():
             came = "are absent" if bounds is None else "are infinite or arrays"
             raise InputError(f"AutoAttack needs clip_values of two finite numbers, such as (0, 1), but they {came}.")
+        self.attacks = "standard" if self.attacks is None else self.attacks  # as set_params() may say
         if not isinstance(self.attacks, (str, Sequence)) or len(self.attacks) == 0:
-            raise InputError(f'`attacks` must be "standard" or names of members, but got {self.attacks!r}.')
+            raise InputError(
+                f'`attacks` must be "standard", names of members or attacks of ART, but got {self.attacks!r}.'
+            )
+        for attack in self.attacks:
+            if isinstance(attack, EvasionAttack):
+                check_reads_true_labels(f"The {type(attack).__name__} among `attacks`", attack)
         for name in (names := self.members):
             if name not in MEMBERS:
                 raise unknown("member of AutoAttack", name, MEMBERS, hint='"standard" stands for four of them.')
@@ -302,7 +339,7 @@ class AutoAttack(EvasionAttack):
                 raise InputError(f'The member "{name}" {obstacle}: take "apgd-ce" or "fab-t".')
 
 
-def members_of(attacks: str | Sequence[str], n_classes: int) -> tuple[str, ...]:
+def members_of(attacks: str | Sequence[Any], n_classes: int) -> tuple[str, ...]:
     """Return the members that run on a model of so many classes, in order.
 
     Args:
@@ -311,7 +348,8 @@ def members_of(attacks: str | Sequence[str], n_classes: int) -> tuple[str, ...]:
     """
     if attacks == "standard":
         return tuple(name for name in _STANDARD if _obstacle(name, n_classes) is None)
-    return (attacks,) if isinstance(attacks, str) else tuple(attacks)
+    given = (attacks,) if isinstance(attacks, str) else attacks
+    return tuple(name for name in given if not isinstance(name, EvasionAttack))
 
 
 def members_left_out(attacks: str | Sequence[str], n_classes: int) -> dict[str, str]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from art_classwise import losses
 from art_classwise._estimator import check_logits
+from art_classwise._label_roles import LabelRole, check_reads_targets
 from art_classwise._progress import progress
 from art_classwise._state import preserved, preserved_random_state
 from art_classwise.attacks import _budgets
@@ -60,8 +61,9 @@ class ClassWiseAttack(SearchAttack):
         excluded: Classes to leave out as if the model did not have them: their logits are masked.
         loss: The ``"margin"`` of the target over all other classes, its ``"cross_entropy"``, or ``"dlr"`` (Croce and
             Hein 2020, eq. 7; for 4 classes or more).
-        attack: A targeted ART attack to use in place of the search, black-box ones too. Its result is brought
-            into the ball of ``eps`` and the box; the parameters of the search are then without meaning.
+        attack: A targeted ART attack to use in place of the search, black-box ones too: one that moves examples into
+            the classes it is given. Its result is brought into the ball of ``eps`` and the box; the parameters of the
+            search are then without meaning.
         num_random_init: Number of random starts in the ball; 0 starts at x itself.
         momentum: How much of the past steps' direction is kept (Dong et al. 2018); 0 is none.
         batch_size: Searches run at once, each an example and a class; memory grows with it, not with the classes.
@@ -77,6 +79,7 @@ class ClassWiseAttack(SearchAttack):
         InputError: A parameter is out of range.
     """
 
+    label_role = LabelRole.TRUE  # whatever the attack that it aims takes y for
     attack_params: ClassVar[list[str]] = [
         *(p for p in SearchAttack.attack_params if p not in ("targeted", "early_stop")),
         *("targets", "excluded", "loss", "attack"),
@@ -265,11 +268,13 @@ class ClassWiseAttack(SearchAttack):
         n_classes = self.estimator.nb_classes
         if self.loss not in _LOSSES:
             raise unknown("loss", self.loss, _LOSSES)
-        if self.attack is not None and not (isinstance(self.attack, EvasionAttack) and self.attack.targeted is True):
-            raise InputError(
-                "`attack` must be a targeted ART evasion attack, made with targeted=True, "
-                f"but got {type(self.attack).__name__}."
-            )
+        if self.attack is not None:
+            if not isinstance(self.attack, EvasionAttack):
+                raise InputError(
+                    "`attack` must be a targeted ART evasion attack, made with targeted=True, "
+                    f"but got {type(self.attack).__name__}."
+                )
+            check_reads_targets("`attack`", self.attack)
         excluded = check_classes("excluded", self.excluded, n_classes)
         if self.loss == "dlr" and n_classes - len(excluded) < 4:
             raise InputError('The loss "dlr" compares four classes: with fewer take "cross_entropy" or "margin".')

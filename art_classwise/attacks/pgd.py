@@ -6,14 +6,21 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from art_classwise import losses
+from art_classwise._estimator import check_logits
 from art_classwise.attacks._budgets import Budget
+from art_classwise.attacks._checks import check_finite
 from art_classwise.attacks._fast import Precision
 from art_classwise.attacks._loss_attack import LossAttack
 from art_classwise.attacks._problem import Problem
-from art_classwise.errors import InputError, unknown
+from art_classwise.attacks._random import ExampleUniform, derive
+from art_classwise.attacks._search import search
+from art_classwise.errors import InputError, check_flag, check_number, unknown
+from art_classwise.threat import per_example
 
 __all__ = ["LOSSES", "PGD"]
 
@@ -53,13 +60,19 @@ class PGD(LossAttack):
         compile: Compile the network with ``torch.compile``, at each call: for long attacks.
         summary_writer: As for all attacks of ART: True, a folder or an ART ``SummaryWriter``; needs tensorboardX.
         verbose: Show a progress bar.
+        decay: ART's name for ``momentum``.
+        random_eps: Draw each example's radius from a normal distribution of deviation eps / 2, truncated to [0, eps],
+            steps in proportion (Kurakin et al. 2017, arXiv 1611.01236): for training, not for measuring.
+        minimal: The smallest of the steps ``eps_step``, 2 ``eps_step``, ... up to ``eps`` along the gradient at x that
+            succeeds, for each example; the last one where none does. It is FGSM's: with ``max_iter=1`` and
+            ``num_random_init=0``.
 
     Raises:
         art.exceptions.EstimatorError: The estimator isn't a PyTorch classifier with loss gradients.
         InputError: A parameter is out of range.
     """
 
-    attack_params: ClassVar[list[str]] = [*LossAttack.attack_params, "loss"]
+    attack_params: ClassVar[list[str]] = [*LossAttack.attack_params, "loss", "decay", "random_eps", "minimal"]
 
     def __init__(
         self,
@@ -79,8 +92,19 @@ class PGD(LossAttack):
         compile: bool = False,
         summary_writer: Any = False,
         verbose: bool = True,
+        *,
+        decay: float | None = None,
+        random_eps: bool = False,
+        minimal: bool = False,
     ) -> None:
-        self.loss = loss
+        self.loss, self.random_eps, self.minimal = loss, random_eps, minimal
+        if decay is not None:
+            if momentum not in (0, decay):
+                raise InputError(
+                    f"`decay` is ART's name for `momentum`, but is {decay!r}, and the latter {momentum!r}."
+                )
+            check_number("decay", decay, 0, np.inf, below=True, words="of at least 0")
+            momentum = decay
         super().__init__(
             estimator,
             norm=norm,
@@ -99,14 +123,94 @@ class PGD(LossAttack):
             verbose=verbose,
         )
 
+    @property
+    def decay(self) -> float | None:
+        """ART's name for ``momentum``; None is none."""
+        return self.momentum or None
+
+    @decay.setter
+    def decay(self, given: float | None) -> None:
+        if given is not None:
+            check_number("decay", given, 0, np.inf, below=True, words="of at least 0")
+        self.momentum = given or 0.0
+
+    @property
+    def untold(self) -> frozenset[str]:
+        """See :class:`art_classwise.attacks._base.Parameters`."""
+        flags = (name for name in ("random_eps", "minimal") if not getattr(self, name))
+        return frozenset({"decay", *flags})
+
     def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
         return LOSSES[self.loss](logits, y)
 
     def _compared(self, problem: Problem, x: Tensor, y: Tensor) -> Tensor:
         return problem.logits(x) if self.loss == "kl" else y
 
+    def _share_of_radius(self, problem: Problem, rows: npt.NDArray[np.intp], x: Tensor) -> Tensor | None:
+        if not self.random_eps:
+            return None
+        ids = problem.on_device(rows, problem.ids)
+        u = ExampleUniform(derive(self.seed, "radii"), 0, ids)(len(rows))
+        # The quantile of |N(0, 1/2)|, given that it is at most 1.
+        below_2 = torch.special.ndtr(torch.tensor(2.0, device=u.device))
+        return per_example(torch.special.ndtri(0.5 + u * (below_2 - 0.5)) / 2, x)
+
+    def _attack(self, problem: Problem, rows: npt.NDArray[np.intp], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return self._smallest(problem, rows, x, y) if self.minimal else super()._attack(problem, rows, x, y)
+
+    def _smallest(self, problem: Problem, rows: npt.NDArray[np.intp], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Go along the gradient at x, step by step, until the network itself is fooled."""
+        gradients: list[Tensor] = []
+        shown = self._observer(problem, rows, y, torch.arange(len(x), device=x.device), 0)
+
+        def observe(step: int, left: Tensor, x_adv: Tensor, gradient: Tensor) -> None:
+            gradients.append(gradient)
+            if shown is not None:
+                shown(step, left, x_adv, gradient)
+
+        def ascended(logits: Tensor, compared: Tensor) -> Tensor:
+            loss = self._loss(check_logits(logits, len(compared), problem.n_classes), compared)
+            return -loss if self.targeted else loss
+
+        result = search(
+            problem.exact,
+            x,
+            self._compared(problem, x, y),
+            self.threat,
+            ascended,
+            eps_step=self.threat.eps,
+            max_iter=1,
+            low=problem.low,
+            high=problem.high,
+            observe=observe,
+        )
+        check_finite(result.no_logits, problem.ids[rows])
+        (gradient,) = gradients
+        gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
+        if problem.mask is not None:
+            gradient = torch.where(problem.on_device(rows, problem.mask) == 0, 0.0, gradient)
+        direction = self.threat.steepest(gradient)
+        eps, step = self._lengths(problem, rows, x, y)
+        most = (x.new_ones(x.shape) * eps / step + 1e-5).nan_to_num(0.0).floor().flatten(1).amin(1)
+        found, left = x.clone(), torch.arange(len(x), device=x.device)
+        for k in range(1, int(most.max()) + 1):
+            left = left[k <= most[left]]
+            if len(left) == 0:
+                break
+            found[left] = (x[left] + k * (step * direction)[left]).clamp(problem.low, problem.high)
+            hit = self._exact(problem, rows, found, left).argmax(1) == y[left]
+            left = left[~hit if self.targeted else hit]
+        return found, result.zero_gradient
+
     def _check_params(self) -> None:
         super()._check_params()
+        for name in ("random_eps", "minimal"):
+            setattr(self, name, check_flag(name, getattr(self, name)))
+        if self.minimal and (self.max_iter != 1 or self.num_random_init):
+            raise InputError(
+                "`minimal` looks for the smallest step along one gradient, as FGSM does: set max_iter=1 and "
+                f"num_random_init=0, which are {self.max_iter} and {self.num_random_init}."
+            )
         if self.loss not in LOSSES:
             raise unknown("loss", self.loss, LOSSES)
         if self.loss == "dlr" and self.estimator.nb_classes < 3:

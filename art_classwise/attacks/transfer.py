@@ -10,12 +10,14 @@ from art.attacks.attack import EvasionAttack
 from art.estimators.classification.classifier import ClassifierMixin
 from art.estimators.estimator import BaseEstimator
 
+from art_classwise._label_roles import LabelRole, label_role
+from art_classwise.attacks._base import Parameters
 from art_classwise.errors import InputError
 
 __all__ = ["TransferAttack"]
 
 
-class TransferAttack(EvasionAttack):
+class TransferAttack(Parameters):
     """Attack a surrogate, and hand what comes of it to the model (Papernot et al. 2016, arXiv 1605.07277).
 
     A black-box attack: the model is never asked for a gradient.
@@ -56,15 +58,15 @@ class TransferAttack(EvasionAttack):
         Returns:
             float32, of the shape of x.
         """
-        if y is None and not self.attack.targeted:
+        if y is None and not self.targeted:
             y = self.estimator.predict(np.asarray(x, dtype=np.float32)).argmax(1)
         x_adv = np.asarray(self.attack.generate(np.asarray(x, dtype=np.float32), y, **kwargs), dtype=np.float32)
         return x_adv if self.estimator.clip_values is None else np.clip(x_adv, *self.estimator.clip_values)
 
     @property
     def targeted(self) -> bool:
-        """Whether the surrogate's attack is targeted."""
-        return bool(getattr(self.attack, "targeted", False))
+        """Whether the surrogate's attack takes y for targets."""
+        return label_role(self.attack) is LabelRole.TARGET
 
     @property
     def zero_gradient(self) -> npt.NDArray[np.bool_]:

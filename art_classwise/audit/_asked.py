@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from art_classwise import _estimator
+from art_classwise._label_roles import check_reads_true_labels
+from art_classwise._predictions import check_predicts_logits
 from art_classwise._state import preserved_random_state
 from art_classwise.audit._manifest import Attack
 from art_classwise.audit._manifest_checks import check_published
@@ -83,11 +85,7 @@ def check_fit(name: str, classifier: Any, data: Dataset) -> None:
             f"The model {name!r} has clip_values {classifier.clip_values}, but an audit's images lie in [0, 1]: "
             "make the classifier with clip_values=(0, 1)."
         )
-    if classifier.postprocessing_defences:
-        raise InputError(
-            f"The model {name!r} has postprocessing defences, which its network's logits don't show: make the "
-            "classifier without them."
-        )
+    check_predicts_logits(f"The model {name!r}", classifier)
     if classifier.nb_classes != len(data.classes):
         raise InputError(
             f"The model {name!r} has {classifier.nb_classes} classes, but {data.name} has {len(data.classes)}."
@@ -127,19 +125,24 @@ def checked_attack(name: str, attack: Any, threat: ThreatModel) -> Any:
     """Return an attack, if it is one that an audit can ask; warn of one that searches within less than it may.
 
     Raises:
-        InputError: It is no evasion attack of ART's, or a targeted one.
+        InputError: It is no evasion attack of ART's, or takes the labels for targets.
     """
     if not (hasattr(attack, "generate") and hasattr(attack, "attack_params")):
         raise InputError(
             f"The function for {name!r} must return an ART evasion attack on the classifier it is given, "
             f"but returned a {type(attack).__name__}."
         )
-    if getattr(attack, "targeted", False):
-        raise InputError(
-            f"The attack {name!r} is targeted: it would drive each example towards its true label. "
-            "Make it with targeted=False."
-        )
+    check_reads_true_labels(f"The attack {name!r}", attack)
+    for inner in getattr(attack, "attacks", None) or ():
+        if getattr(inner, "targeted", False):  # ART's AutoAttack leaves them so, and begins by setting this
+            inner.set_params(targeted=False)
     searched = getattr(attack, "attack", attack)  # a transfer's is within
+    if getattr(searched, "random_eps", False):
+        warnings.warn(
+            f"The attack {name!r} draws its radii at random, most of them well below eps: it may miss what the threat "
+            "model allows. Make it without random_eps.",
+            stacklevel=3,
+        )
     norm, eps = getattr(searched, "norm", None), getattr(searched, "eps", None)
     if isinstance(norm, (int, float, str)) and isinstance(eps, float):
         other = (norm != threat.art_norm and str(norm) != str(threat.art_norm)) or eps < 0.99 * threat.eps

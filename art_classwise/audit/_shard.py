@@ -17,6 +17,7 @@ import torch
 
 from art_classwise import _estimator, losses
 from art_classwise._passes import Passes, computing_at_most, is_out_of_memory, release, usual_batch_size
+from art_classwise._predictions import warn_of_probabilities
 from art_classwise._state import preserved, preserved_random_state
 from art_classwise.audit import _probes
 from art_classwise.audit._outcomes import ATTACKED
@@ -27,6 +28,8 @@ from art_classwise.threat import ThreatModel
 __all__ = ["ShardRunner"]
 
 T = TypeVar("T")
+
+_VANISHING = "Gradients vanish through a softmax, so gradient attacks look weaker than they are"
 
 _ONE_AT_A_TIME = threading.RLock()  # the global random state and the warning filters are all threads'
 
@@ -59,7 +62,7 @@ class ShardRunner:
         data = self._examples(shard)
         logits = self._retried(classifier, lambda most: self._logits(classifier, data, most))
         if shard == 0:
-            _warn_of_probabilities(logits)
+            warn_of_probabilities(logits, classifier.model, _VANISHING, stacklevel=3)
         labels = torch.from_numpy(data.y)
         return pd.DataFrame(
             {
@@ -189,12 +192,3 @@ class ShardRunner:
             most //= 2
             self._batch_size, self._ran_out = most, True
             warnings.warn(f"Out of memory ({said}): going on with {most} examples at once.", stacklevel=2)
-
-
-def _warn_of_probabilities(outputs: torch.Tensor) -> None:
-    if bool((outputs >= 0).all()) and torch.allclose(outputs.sum(1), torch.ones(len(outputs)), atol=1e-4):
-        warnings.warn(
-            "The model seems to return probabilities. Gradients vanish through a softmax, so gradient attacks look "
-            "weaker than they are: return logits, or log-probabilities.",
-            stacklevel=4,
-        )

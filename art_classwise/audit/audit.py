@@ -48,7 +48,7 @@ from art_classwise.audit.result import AuditResult
 from art_classwise.audit.saved import is_whole, read_outcomes
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, StoreError, Unit
 from art_classwise.datasets import Dataset
-from art_classwise.errors import InputError, check_seed, check_whole, first_line
+from art_classwise.errors import InputError, check_flag, check_seed, check_whole, first_line
 from art_classwise.threat import ThreatModel
 
 __all__ = ["ClassWiseAudit"]
@@ -108,19 +108,16 @@ class ClassWiseAudit(Evaluation):
         if batch_size is not None:
             check_whole("batch_size", batch_size, 1)
         check_seed(seed)
-        for name, value in (("worst_case", worst_case), ("checks", checks)):
-            if not isinstance(value, bool):
-                raise InputError(f"`{name}` must be True or False, but got {value!r}.")
         self.threat = None if threat is None else ThreatModel.parse(threat)
         self._ladder = partial(
             ladder, attacks, surrogate=surrogate, seed=seed, batch_size=batch_size or _SHARD, precision=precision
         )
         self._ladder(self.threat or "Linf:8/255")  # a wrong name is better known now
-        self.worst_case = worst_case
+        self.worst_case = check_flag("worst_case", worst_case)
         self.store = None if store is None else check_output_folder(store).absolute()  # wherever evaluate() is called
         self.seed = int(seed)  # a NumPy integer can't be written as JSON
         self.batch_size = batch_size
-        self.checks = checks
+        self.checks = check_flag("checks", checks)
         self.verbose = verbose
         self.command = None if command is None else command.encode(errors="backslashreplace").decode()
 

@@ -79,6 +79,7 @@ def parameters(attack: Any) -> dict[str, Any]:
     """Return an ART attack's class and parameters, as plain values."""
     values = {"class": f"{type(attack).__module__}.{type(attack).__qualname__}"}
     unsaid = {"verbose", "summary_writer", "estimator", "classifier", "micro_batch_size"}  # they change no outcome
+    unsaid |= getattr(attack, "untold", frozenset())
     if getattr(attack, "uses_example_ids", False):
         unsaid.add("batch_size")  # others draw their random numbers by the batch
     # A transfer's surrogate is told even where it is the model under attack: on the others it is not.

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from art_classwise._label_roles import check_reads_true_labels
 from art_classwise._labels import check_labels, class_names
 from art_classwise.errors import InputError, check_seed, first_line
 
@@ -167,6 +168,5 @@ def _attacking_labels(classifier: Any, y: npt.NDArray[np.int64], arguments: dict
         attack.set_params(**{key: value for key, value in wanted.items() if key in attack.attack_params})
     if attack is None:
         return arguments
-    if getattr(attack, "targeted", False):
-        raise InputError("The attack is targeted: it would take the true labels for its targets.")
+    check_reads_true_labels("The attack", attack)
     return {**arguments, "attack_crafter": _AttackingLabels(attack, y)}

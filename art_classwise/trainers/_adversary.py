@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 from unittest.mock import patch
 
 import numpy as np
 import torch
+from art.attacks.attack import EvasionAttack
 from torch import Tensor, nn
 
 from art_classwise import losses
 from art_classwise._state import evaluating, preserved
-from art_classwise.attacks._random import gaussian
+from art_classwise.attacks._random import ExampleUniform, derive, gaussian
 from art_classwise.attacks._search import search
 from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel, Uniform, per_example
@@ -63,7 +64,8 @@ class InnerSearch:
         max_iter: Number of steps.
         low: Lower bound of the box of images.
         high: Upper bound of the box of images.
-        start: ``"uniform"`` in the ball (Madry et al. 2018) or ``"gaussian"``, x + 0.001 N(0, 1) (TRADES, MART).
+        start: ``"uniform"`` in the ball (Madry et al. 2018), ``"gaussian"``, x + 0.001 N(0, 1) (TRADES, MART), or
+            ``"clean"``, x itself.
         loss: What is ascended: ``"cross_entropy"``, or ``"kl"``, the divergence from the clean prediction (TRADES).
         attacked: Which examples: all, or those that the network gets right, or wrong; the others stay as they are.
     """
@@ -73,7 +75,7 @@ class InnerSearch:
     max_iter: int
     low: Tensor
     high: Tensor
-    start: Literal["uniform", "gaussian"] = "uniform"
+    start: Literal["uniform", "gaussian", "clean"] = "uniform"
     loss: Literal["cross_entropy", "kl"] = "cross_entropy"
     attacked: Attacked = "all"
 
@@ -99,9 +101,10 @@ class InnerSearch:
         """Return the last iterates, and the clean logits where they were needed."""
         eps = None if budgets is None else self.threat.eps * per_example(budgets.radii, x)
         step = self.eps_step if budgets is None else self.eps_step * per_example(budgets.steps, x)
+        start: Tensor | None = None
         if self.start == "uniform":
             start = self.threat.random_start(x, uniform, eps)
-        else:
+        elif self.start == "gaussian":
             start = x + 0.001 * gaussian(uniform, *x.shape)
         compared, clean = y, None
         if self.loss == "kl" or self.attacked != "all":
@@ -236,15 +239,39 @@ class ArtAdversary:
     def __call__(
         self, module: nn.Module, x: Tensor, y: Tensor, uniform: Uniform, budgets: Budgets | None = None
     ) -> Tensor:
-        """See :class:`Adversary`. The attack draws from the global random state, and has its own radius."""
+        """See :class:`Adversary`. The attack has its own radius, and draws from the global random state or its seed.
+
+        One with a seed starts elsewhere in each epoch; where it takes the examples' numbers, each example where the
+        epoch and its number say, whatever the batch. Validations all start alike.
+        """
         model = self.attack.estimator.model  # what it attacks, whatever the module is
         one_hot = np.eye(self.n_classes, dtype=np.float32)[y.cpu().numpy()]
-        quiet = patch.object(self.attack, "verbose", False) if hasattr(self.attack, "verbose") else nullcontext()
-        with preserved(model), evaluating(model), quiet:  # a bar of its own for each batch would drown the training's
-            x_adv = np.asarray(self.attack.generate(x.cpu().numpy(), one_hot), dtype=np.float32)
+        extra: dict[str, Any] = {}
+        with ExitStack() as stack:
+            stack.enter_context(preserved(model))
+            stack.enter_context(evaluating(model))
+            if hasattr(self.attack, "verbose"):  # a bar of its own for each batch would drown the training's
+                stack.enter_context(patch.object(self.attack, "verbose", False))
+            if isinstance(uniform, ExampleUniform):
+                ids = uniform.ids.cpu().numpy()
+                by_example = bool(getattr(self.attack, "uses_example_ids", False))
+                extra = {"example_ids": ids} if by_example else {}
+                for attack in _seeded(self.attack):
+                    # Without the examples' numbers an attack would do the same to the n-th example of every batch.
+                    seed = derive(uniform.seed, "attack", attack.seed)
+                    seed = seed if by_example else derive(seed, "batch", int(ids.min()))
+                    stack.enter_context(patch.object(attack, "seed", seed))
+            x_adv = np.asarray(self.attack.generate(x.cpu().numpy(), one_hot, **extra), dtype=np.float32)
         if x_adv.shape != x.shape:
             raise InputError(
                 f"The {type(self.attack).__name__} returned images of shape {x_adv.shape} for images of shape "
                 f"{tuple(x.shape)}: training needs one adversarial input for each."
             )
         return torch.from_numpy(x_adv).to(x.device)
+
+
+def _seeded(attack: Any) -> list[Any]:
+    """Return those of an attack, and of the one within, that draw random numbers from a seed."""
+    inner = getattr(attack, "attack", None)
+    both = [attack, *(_seeded(inner) if isinstance(inner, EvasionAttack) else [])]
+    return [a for a in both if "seed" in a.attack_params and isinstance(a.seed, int)]

@@ -18,14 +18,24 @@ from art.defences.trainer import Trainer
 
 from art_classwise import _estimator, _ranks
 from art_classwise._labels import check_labels
+from art_classwise._predictions import warn_of_probabilities
 from art_classwise._state import evaluating
 from art_classwise.attacks._fast import Precision, check_precision
-from art_classwise.errors import InputError, check_number, check_positive, check_seed, check_whole, unknown
+from art_classwise.errors import (
+    InputError,
+    check_flag,
+    check_number,
+    check_positive,
+    check_seed,
+    check_whole,
+    unknown,
+)
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers._adversary import Adversary, ArtAdversary, Attacked, InnerSearch
 from art_classwise.trainers._augmentation import Augmentation
 from art_classwise.trainers._checkpoint import TrainingFile, plain
-from art_classwise.trainers._checks import check_attack, check_optimizer, check_passes, check_policy
+from art_classwise.trainers._checks import check_attack, check_optimizer, check_passes, check_policy, threat_under
+from art_classwise.trainers._classifier_loss import loss_options
 from art_classwise.trainers._data import array_source, fingerprint, mixed_source, unlabelled_in
 from art_classwise.trainers._describe import describe_training
 from art_classwise.trainers._exclusion import excluded_units, leave_out, without_classes
@@ -48,6 +58,8 @@ _FIT = (
     *("checkpoint_dir", "resume", "x_unlabeled", "y_pseudo", "unlabeled_fraction", "gamma"),
 )
 
+_SOFTMAX_TWICE = "Trainers apply the softmax themselves, and of one applied twice a network learns little"
+
 
 class SearchTrainer(Trainer, abc.ABC):
     """Adversarial training of an ART ``PyTorchClassifier``, with the optimizer it was made with.
@@ -60,11 +72,13 @@ class SearchTrainer(Trainer, abc.ABC):
     Args:
         classifier: An ART ``PyTorchClassifier`` with an optimizer.
         norm: ``np.inf``, 2 or 1.
-        eps: Radius of the training attack, in the units of x.
+        eps: Radius of the training attack, in the units of x; 8 / 255 if absent, or with ``attack`` that one's radius,
+            norm and step, where it has them.
         eps_step: Length of its steps; ``eps / 4`` if absent.
         max_iter: Number of its steps.
         attack: Any evasion attack of ART on the same classifier, untargeted, in place of the built-in one; the four
-            before don't matter then. It works on arrays on the CPU, so it is slower.
+            before don't matter then. It works on arrays on the CPU, so it is slower. One with a ``seed`` draws other
+            numbers in each epoch.
         crop_padding: Random crops after so many pixels of zero padding on each side; 4 is usual for CIFAR, 0 is none.
         flip: Random horizontal flips.
         two_passes: Classify clean and adversarial images in two forward passes, clean ones first, so that batch norm
@@ -77,7 +91,8 @@ class SearchTrainer(Trainer, abc.ABC):
         attack_mode: Whether the training attack sees the network in ``"eval"`` mode, as most published
             implementations have it, or in ``"train"`` mode, as CFA's of standard adversarial training and AWP's: batch
             norms then normalise by each batch of iterates and take it into their running statistics.
-        label_smoothing: How much of the cross-entropy's target goes to all classes evenly, from 0 to below 1.
+        label_smoothing: How much of the cross-entropy's target goes to all classes evenly, from 0 to below 1; if it is
+            0, that of the classifier's ``CrossEntropyLoss``.
         gradient_clip: Largest L2 norm of the gradient of all weights; none if absent.
         ema_decay: Decay per step of an exponential moving average of the weights, 0.995, say. The average is what is
             validated and kept. None is no average.
@@ -90,7 +105,9 @@ class SearchTrainer(Trainer, abc.ABC):
             numbered below 10, from 1, which are 9.
         precision: ``"auto"``: bfloat16 matrix products, in attack and step, for networks of a million weights or more
             where the hardware multiplies it; ``"fp32"`` or ``"bf16"`` else.
-        class_policy: A rule that sets class weights and class budgets, one of :mod:`art_classwise.policies`.
+        class_policy: A rule that sets class weights and class budgets, one of :mod:`art_classwise.policies`. Weights of
+            the classifier's ``CrossEntropyLoss(weight=...)`` are one if there is none: factors of each example's loss,
+            of which the mean over the training examples is 1.
         compile: Compile attack and step with ``torch.compile``: a minute or more at the start.
         num_workers: Processes that read images too many to be held.
         summary_writer: Where TensorBoard's values go: True, a folder, an ART ``SummaryWriter``, or whatever has
@@ -103,7 +120,7 @@ class SearchTrainer(Trainer, abc.ABC):
     """
 
     # A method's attack, where it isn't PGD on cross-entropy from a uniform start: see InnerSearch.
-    _start: Literal["uniform", "gaussian"] = "uniform"
+    _start: Literal["uniform", "gaussian", "clean"] = "uniform"
     _ascended: Literal["cross_entropy", "kl"] = "cross_entropy"
     _search: type[InnerSearch] = InnerSearch
     _views: ClassVar[str] = "ca"  # letters of the images that it classifies: see Objective
@@ -114,7 +131,7 @@ class SearchTrainer(Trainer, abc.ABC):
         classifier: Any,
         *,
         norm: float | str = np.inf,
-        eps: float = 8 / 255,
+        eps: float | None = None,
         eps_step: float | None = None,
         max_iter: int = 10,
         attack: Any = None,
@@ -139,19 +156,34 @@ class SearchTrainer(Trainer, abc.ABC):
         _estimator.check_classifier("The classifier", classifier)
         check_optimizer(classifier)
         super().__init__(classifier)
-        self.threat = ThreatModel.from_art(norm, eps)
+        if attack is not None:
+            check_attack(attack, classifier)
+            norm, eps, eps_step = threat_under(attack, norm, eps, eps_step)
+        weights, smoothing = loss_options(classifier.loss, classifier.nb_classes)
+        if smoothing and label_smoothing not in (0, smoothing):
+            raise InputError(
+                f"The classifier's loss has label_smoothing={smoothing:g}, and the trainer {label_smoothing!r}: make "
+                "the classifier with loss=torch.nn.CrossEntropyLoss(), and give it to the trainer."
+            )
+        label_smoothing = smoothing or label_smoothing
+        if weights is not None and class_policy is not None:
+            raise InputError(
+                "The classifier's loss has class weights, and there is a class policy, which sets them, too: make the "
+                "classifier with loss=torch.nn.CrossEntropyLoss(), or leave `class_policy` out. Fixed(weights=..., "
+                "budgets=...) is a policy of given weights."
+            )
+        class_policy = weights or class_policy
+        self.threat = ThreatModel.from_art(norm, 8 / 255 if eps is None else eps)
         self.eps_step = self.threat.eps / 4 if eps_step is None else eps_step
-        self.max_iter, self.attack, self.num_workers = max_iter, attack, num_workers
-        self.crop_padding, self.flip, self.label_smoothing = crop_padding, flip, label_smoothing
-        self.two_passes, self.passes, self.attack_mode = two_passes, passes, attack_mode
-        self.seed, self.verbose, self.summary_writer = seed, verbose, summary_writer
+        self.attack, self.label_smoothing, self.summary_writer = attack, label_smoothing, summary_writer
+        self.passes, self.attack_mode = passes, attack_mode
         check_positive("eps_step", self.eps_step)
-        check_whole("max_iter", max_iter, 1)
-        for name, value in (("crop_padding", crop_padding), ("awp_warmup", awp_warmup), ("num_workers", num_workers)):
-            check_whole(name, value, 0)
-        for name, flag in (("flip", flip), ("two_passes", two_passes), ("compile", compile), ("verbose", verbose)):
-            if not isinstance(flag, bool):
-                raise InputError(f"`{name}` must be True or False, but got {flag!r}.")
+        self.max_iter = check_whole("max_iter", max_iter, 1)
+        self.crop_padding = check_whole("crop_padding", crop_padding, 0)
+        self.num_workers = check_whole("num_workers", num_workers, 0)
+        awp_warmup = check_whole("awp_warmup", awp_warmup, 0)
+        self.flip, self.two_passes = check_flag("flip", flip), check_flag("two_passes", two_passes)
+        compile, self.verbose = check_flag("compile", compile), check_flag("verbose", verbose)
         check_number("label_smoothing", label_smoothing, 0, 1, below=True)
         if gradient_clip is not None:
             check_positive("gradient_clip", gradient_clip)
@@ -159,20 +191,16 @@ class SearchTrainer(Trainer, abc.ABC):
             check_number("ema_decay", ema_decay, 0, 1, below=True)
         check_number("awp_gamma", awp_gamma, 0, np.inf, below=True, words="of at least 0")
         check_precision(precision)
-        check_seed(seed)
+        self.seed = seed = check_seed(seed)
         check_summary_writer(summary_writer)
         self._pass_order = check_passes(passes, self._views)
         if attack_mode not in ("eval", "train"):
             raise unknown("attack_mode", attack_mode, ("eval", "train"))
+        if attack is not None and attack_mode == "train":
+            raise InputError('`attack_mode="train"` is for the built-in attack, and can\'t be combined with `attack`.')
         self.settings = Settings(
             gradient_clip, ema_decay, float(awp_gamma), awp_warmup, precision, compile, seed, attack_mode
         )
-        if attack is not None:
-            check_attack(attack, classifier)
-            if attack_mode == "train":
-                raise InputError(
-                    '`attack_mode="train"` is for the built-in attack, and can\'t be combined with `attack`.'
-                )
         self.class_policy = class_policy
         self._excluded: tuple[int, ...] = ()  # classes that AdversarialTrainerClassExcludedPyTorch leaves out
         self.pseudo_labels: PseudoLabels | None = None
@@ -412,6 +440,8 @@ class SearchTrainer(Trainer, abc.ABC):
                 for group in classifier.optimizer.param_groups:
                     group.setdefault("initial_lr", group["lr"])
         module, sample = _estimator.logits_module(classifier), _estimator.trial_images(classifier, first)
+        outputs = _estimator.exact_logits(module, sample, classifier.nb_classes)
+        warn_of_probabilities(outputs, classifier.model, _SOFTMAX_TWICE, stacklevel=4)
         adversary = self._adversary(start=self._start, loss=self._ascended, attacked=self._attacked)
         objective = self._objective(adversary)
         terms = without_classes(objective.terms, self._excluded, classifier.nb_classes, classifier.device)

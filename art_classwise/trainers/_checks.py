@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numbers
+import warnings
 from typing import Any, get_args
 
 import numpy as np
 import torch
 from art.attacks.attack import EvasionAttack
 
+from art_classwise._label_roles import check_reads_true_labels
 from art_classwise.errors import InputError, check_number, unknown
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers._objective import PassOrder
@@ -22,6 +25,8 @@ __all__ = [
     "check_passes",
     "check_policy",
     "check_scheduler",
+    "split_attack",
+    "threat_under",
 ]
 
 
@@ -74,11 +79,7 @@ def check_attack(attack: Any, classifier: Any) -> None:
         raise InputError(
             f"The {type(attack).__name__} must attack the classifier that is trained: make it on that one."
         )
-    if getattr(attack, "targeted", False):
-        raise InputError(
-            f"The {type(attack).__name__} is targeted, and would be given the true labels as targets: "
-            "training needs an untargeted attack."
-        )
+    check_reads_true_labels(f"The {type(attack).__name__}", attack)
 
 
 def check_policy(policy: Any, attack: Any, ema_decay: Any) -> None:
@@ -175,6 +176,57 @@ def check_scheduler(scheduler: Any, interval: object, optimizer: Any) -> None:
             f"{interval}, but that of {type(scheduler).__name__} needs {', '.join(needed)}: wrap it in an object whose "
             "step() takes none."
         )
+
+
+def threat_under(
+    attack: Any, norm: float | str, eps: Any, eps_step: Any
+) -> tuple[float | str, float | None, float | None]:
+    """Return a trainer's norm, radius and step: where no radius is given, those of its attack, as far as it has them.
+
+    Warns of a radius, or a norm, that isn't the attack's.
+    """
+    within: Any = getattr(attack, "attack", None)  # a transfer's
+    searched = within if hasattr(within, "generate") else attack
+    try:
+        own = ThreatModel.from_art(searched.norm, searched.eps)
+    except (AttributeError, TypeError, ValueError):
+        return norm, eps, eps_step  # it has none, or several
+    if eps is None:
+        step: Any = getattr(searched, "eps_step", None)
+        usable = eps_step is None and isinstance(step, numbers.Real) and float(step) > 0
+        return own.art_norm, own.eps, float(step) if usable else eps_step
+    given = ThreatModel.from_art(norm, eps)
+    if given.norm != own.norm or abs(given.eps - own.eps) > 0.01 * given.eps:
+        warnings.warn(
+            f"The trainer is given {given}, but its attack, a {type(attack).__name__}, searches within {own}, which is "
+            "what counts: leave `norm` and `eps` out.",
+            stacklevel=4,
+        )
+    return norm, eps, eps_step
+
+
+def split_attack(given: tuple[Any, ...], beta: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return beta and the options of a trainer that may be called as ART's: (classifier, attack, beta).
+
+    Args:
+        given: What was given by position after the classifier: beta; an attack; or both, the attack first.
+        beta: What was given by name, or the default.
+        options: The other arguments.
+
+    Raises:
+        InputError: It was given in another order, or twice.
+    """
+    if given and isinstance(given[0], EvasionAttack):
+        if options.get("attack") is not None:
+            raise InputError("There are two attacks, one by position and one as `attack`: give one.")
+        options = {**options, "attack": given[0]}
+        given = given[1:]
+    if len(given) > 1:
+        raise InputError(
+            "After the classifier come `beta`, or an attack and `beta`; everything else is given by its name, "
+            f"but got {', '.join(type(value).__name__ for value in given)} as well."
+        )
+    return (given[0] if given else beta), options
 
 
 def check_beta(beta: Any) -> float:

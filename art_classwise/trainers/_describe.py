@@ -89,7 +89,8 @@ def _attack(attack: Any) -> dict[str, Any]:
             told[name] = value
         elif isinstance(value, np.ndarray):
             told[name] = value.tolist()
-    return {k: v for k, v in told.items() if k not in ("verbose", "summary_writer", "batch_size")}
+    unsaid = {"verbose", "summary_writer", "batch_size"} | getattr(attack, "untold", frozenset())
+    return {k: v for k, v in told.items() if k not in unsaid}
 
 
 def _optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from art_classwise import losses
-from art_classwise.errors import InputError, unknown
+from art_classwise.errors import InputError, check_flag, unknown
 from art_classwise.trainers._adversary import Adversary, Attacked
 from art_classwise.trainers._base import SearchTrainer
 from art_classwise.trainers._checks import check_beta
@@ -62,8 +62,7 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
         self.boosted, self.on, self.kl, self.weighted, self.exact = boosted, on, kl, weighted, exact
         self.attacked: Attacked = attacked
         for name in ("boosted", "kl", "weighted", "exact"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"`{name}` must be True or False, but got {getattr(self, name)!r}.")
+            setattr(self, name, check_flag(name, getattr(self, name)))
         if on not in ("adversarial", "clean"):
             raise unknown("kind of images for the first term, `on`,", on, ("adversarial", "clean"))
         if attacked not in get_args(Attacked):

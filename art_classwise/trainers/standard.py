@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy.typing as npt
+import pandas as pd
 from torch import Tensor
 
 from art_classwise import losses
+from art_classwise.errors import InputError, check_whole
 from art_classwise.trainers._adversary import Adversary
 from art_classwise.trainers._base import SearchTrainer
 from art_classwise.trainers._objective import Objective
+from art_classwise.trainers._schedule import Stepper
 
 __all__ = ["AdversarialTrainerStandardPyTorch"]
 
@@ -19,12 +23,64 @@ class AdversarialTrainerStandardPyTorch(SearchTrainer):
 
     The attack ascends cross-entropy from a uniform start in the ball, in eval mode. Clean images aren't classified. The
     authors' code of AWP and of CFA attacks in train mode and classifies clean images after each step, for its log, by
-    which batch norm's running statistics take them in: ``attack_mode="train", passes="a|c"``. Parameters are
-    those of :class:`SearchTrainer`: ``classifier``, ``eps``, ``max_iter``, ``crop_padding``, ``seed``, ...
+    which batch norm's running statistics take them in: ``attack_mode="train", passes="a|c"``.
+
+    Args:
+        classifier: An ART ``PyTorchClassifier`` with an optimizer.
+        nb_epochs: What :meth:`fit` takes if it isn't told: 20 if absent. The first arguments are those of ART's
+            ``AdversarialTrainerMadryPGD``, whose radii are for images in [0, 255].
+        batch_size: Likewise; 128 if absent.
+        eps: Radius of the training attack, as for :class:`SearchTrainer`.
+        eps_step: Length of its steps, likewise.
+        max_iter: Number of its steps, likewise.
+        num_random_init: 1, or 0 to start at the image itself; more are for an ``attack``.
+        **options: As for :class:`SearchTrainer`: ``crop_padding``, ``seed``, ...
 
     Raises:
-        InputError: As :class:`SearchTrainer`.
+        InputError: One of these is out of range; and as :class:`SearchTrainer`.
     """
+
+    def __init__(
+        self,
+        classifier: Any,
+        nb_epochs: int | None = None,
+        batch_size: int | None = None,
+        eps: float | None = None,
+        eps_step: float | None = None,
+        max_iter: int = 10,
+        num_random_init: int = 1,
+        **options: Any,
+    ) -> None:
+        super().__init__(classifier, eps=eps, eps_step=eps_step, max_iter=max_iter, **options)
+        self.nb_epochs = 20 if nb_epochs is None else check_whole("nb_epochs", nb_epochs, 1)
+        self.batch_size = 128 if batch_size is None else check_whole("batch_size", batch_size, 1)
+        self.num_random_init = check_whole("num_random_init", num_random_init, 0)
+        if num_random_init > 1:
+            raise InputError(
+                f"The built-in attack starts once, but num_random_init is {num_random_init}: give an attack that "
+                f"starts several times, attack=PGD(classifier, num_random_init={num_random_init}, ...)."
+            )
+        if self.num_random_init == 0:
+            self._start = "clean"
+
+    def fit(
+        self,
+        x: npt.NDArray[Any],
+        y: npt.NDArray[Any],
+        validation_data: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None,
+        batch_size: int | None = None,
+        nb_epochs: int | None = None,
+        scheduler: Stepper | None = None,
+        **options: Any,
+    ) -> pd.DataFrame:
+        """Train as :meth:`SearchTrainer.fit`, with the constructor's ``batch_size`` and ``nb_epochs`` if absent."""
+        size = self.batch_size if batch_size is None else batch_size
+        epochs = self.nb_epochs if nb_epochs is None else nb_epochs
+        return super().fit(x, y, validation_data, size, epochs, scheduler, **options)
+
+    def fit_generator(self, generator: Any, nb_epochs: int | None = None, **options: Any) -> pd.DataFrame:
+        """Train as :meth:`SearchTrainer.fit_generator`, with the constructor's ``nb_epochs`` if absent."""
+        return super().fit_generator(generator, self.nb_epochs if nb_epochs is None else nb_epochs, **options)
 
     def _objective(self, adversary: Adversary) -> Objective:
         def terms(logits: Tensor | None, logits_adv: Tensor, y: Tensor) -> tuple[Tensor, None]:
@@ -33,4 +89,4 @@ class AdversarialTrainerStandardPyTorch(SearchTrainer):
         return Objective(terms, None, uses_clean=False, adversary=adversary)
 
     def _parameters(self) -> dict[str, Any]:
-        return {}
+        return {} if self.num_random_init else {"num_random_init": 0}  # as checkpoints had it before there was a choice

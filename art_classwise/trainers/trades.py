@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
+from art.attacks.attack import EvasionAttack
 from torch import Tensor
 
 from art_classwise import losses
 from art_classwise.trainers._adversary import Adversary
 from art_classwise.trainers._base import SearchTrainer
-from art_classwise.trainers._checks import check_beta
+from art_classwise.trainers._checks import check_beta, split_attack
 from art_classwise.trainers._objective import Objective
 
 __all__ = ["AdversarialTrainerTRADESPyTorch"]
@@ -27,7 +28,8 @@ class AdversarialTrainerTRADESPyTorch(SearchTrainer):
 
     Args:
         classifier: An ART ``PyTorchClassifier`` with an optimizer.
-        beta: Weight of the KL term, 0 or above; the paper's 1 / lambda, which is 6 for CIFAR-10 and 1 for MNIST.
+        beta: Weight of the KL term, 0 or above; the paper's 1 / lambda, which is 6 for CIFAR-10 and 1 for MNIST. As in
+            ART's trainer an attack may stand before it: ``(classifier, attack, beta)``.
         **options: As for :class:`SearchTrainer`: ``eps``, ``max_iter``, ``crop_padding``, ``seed``, ...
 
     Raises:
@@ -37,7 +39,14 @@ class AdversarialTrainerTRADESPyTorch(SearchTrainer):
     _start = "gaussian"
     _ascended = "kl"
 
-    def __init__(self, classifier: Any, beta: float = 6.0, **options: Any) -> None:
+    @overload
+    def __init__(self, classifier: Any, beta: float = 6.0, **options: Any) -> None: ...
+
+    @overload
+    def __init__(self, classifier: Any, attack: EvasionAttack, beta: float = 6.0, **options: Any) -> None: ...
+
+    def __init__(self, classifier: Any, *given: Any, beta: float = 6.0, **options: Any) -> None:
+        beta, options = split_attack(given, beta, options)
         super().__init__(classifier, **options)
         self.beta = check_beta(beta)
 
