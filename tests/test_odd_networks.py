@@ -23,7 +23,7 @@ from art_classwise.trainers import METHODS
 
 NETWORKS = table()
 EPS = {math.inf: 0.03, 2: 0.25, 1: 2.0}
-STEPS = 10
+STEPS = 8
 N = 16
 
 
@@ -237,9 +237,12 @@ def test_validation_during_training_breaks_what_plain_pgd_breaks(odd, name):
 
 
 def audited_together() -> Iterator[list[OddNetwork]]:
-    """Give networks that take the same images for the same classes, some at once, unlike ones together."""
+    """Give networks that take the same images for the same classes, some at once, unlike ones together: of all a third.
+
+    An audit asks each network in more ways than an attack does, and takes as much longer.
+    """
     for shape, n_classes in dict.fromkeys((odd.shape, odd.n_classes) for odd in NETWORKS if len(odd.shape) == 3):
-        alike = [odd for odd in NETWORKS if (odd.shape, odd.n_classes) == (shape, n_classes)]
+        alike = [odd for odd in NETWORKS if (odd.shape, odd.n_classes) == (shape, n_classes)][::3]
         parts = -(-len(alike) // 10)
         yield from (alike[begin::parts] for begin in range(parts))
 
@@ -247,13 +250,13 @@ def audited_together() -> Iterator[list[OddNetwork]]:
 @pytest.mark.parametrize("networks", list(audited_together()), ids=lambda networks: networks[0].name)
 def test_audits_report_no_more_robustness_than_plain_pgd_leaves(networks):
     cases = {odd.name: made(odd) for odd in networks}
-    n = 64
+    n = 48
     x = networks[0].images(n, seed=2)
     # Each network is right about some of them at least.
     predictions = torch.stack([plain_prediction(case.module, x) for case in cases.values()])
     y = predictions[torch.arange(n) % len(cases), torch.arange(n)]
     data = acw.Dataset(x.numpy().copy(), y.numpy(), [f"class {k}" for k in range(networks[0].n_classes)])
-    audit = acw.ClassWiseAudit(f"Linf:{EPS[math.inf]}", {"pgd": pgd(early_stop=True)}, verbose=False)
+    audit = acw.ClassWiseAudit(f"Linf:{EPS[math.inf]}", {"pgd": pgd()}, verbose=False)
     with tolerated():
         result = audit.evaluate({name: case.classifier for name, case in cases.items()}, data)
     np.testing.assert_array_equal(data.x, x.numpy())

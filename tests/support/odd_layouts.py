@@ -193,8 +193,8 @@ def bfloat16_inside() -> nn.Module:
 
 
 @odd("float16 behind a border; logits are float16", noise=3, **NOT_FLOAT32)
-def float16_inside_large() -> nn.Module:
-    return Written(lambda m, x: m.net(x.half()), net=conv_net(large=True).half())
+def float16_inside() -> nn.Module:
+    return Written(lambda m, x: m.net(x.half()), net=conv_net().half())
 
 
 @odd("a float64 head on a float32 body; logits are float64", **NOT_FLOAT32)
