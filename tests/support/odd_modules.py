@@ -232,12 +232,12 @@ def seeded_noise_large() -> nn.Module:
     return Written(_noisy, net=conv_net(large=True))
 
 
-@odd("noise in eval mode, from the global state", noise=3)
+@odd("noise in eval mode, from the global state", is_random=True)
 def noise_in_eval_mode_large() -> nn.Module:
     return Written(lambda m, x: m.net(x + 0.02 * torch.randn_like(x)), net=conv_net(large=True))
 
 
-@odd("dropout stays on in eval mode", noise=4)
+@odd("dropout stays on in eval mode", is_random=True)
 def dropout_in_eval_mode() -> nn.Module:
     return Written(lambda m, x: m.net(nn.functional.dropout(x, 0.05, training=True)), net=conv_net())
 
@@ -308,14 +308,14 @@ def further_arguments_large() -> nn.Module:
     return Optional()
 
 
-@odd("batch norm without running statistics belongs to the batch", noise=4, centred=True)
+@odd("batch norm without running statistics belongs to the batch", is_random=True, centred=True)
 def batch_statistics() -> nn.Module:
     net = conv_net()
     net[1] = nn.BatchNorm2d(8, track_running_stats=False)
     return net
 
 
-@odd("a batch norm that stays in training mode: eval() doesn't reach it", noise=4)
+@odd("a batch norm that stays in training mode: eval() doesn't reach it", is_random=True)
 def stays_in_training() -> nn.Module:
     class Stubborn(nn.Dropout):
         def train(self, mode: bool = True) -> nn.Module:
