@@ -127,7 +127,7 @@ ATTACKS: dict[str, tuple[Callable[[Any], Any], float]] = {
     "apgd-dlr": (AutoAttackOf(2, "apgd-dlr", {"n_iter": STEPS}), 2),
     "apgd-t": (AutoAttackOf(math.inf, "apgd-t", {"n_iter": STEPS}), math.inf),
     "fab-t": (AutoAttackOf(math.inf, "fab-t", {"n_iter": 2 * STEPS}), math.inf),
-    "square": (AutoAttackOf(math.inf, "square", {"n_queries": 200}), math.inf),
+    "square": (AutoAttackOf(math.inf, "square", {"n_queries": 100}), math.inf),
 }
 
 
@@ -195,10 +195,10 @@ def by_art(case: Case) -> np.ndarray | None:
 
 @pytest.mark.parametrize("odd", NETWORKS, ids=lambda odd: odd.name)
 def test_pgd_breaks_what_plain_pgd_breaks(odd):
-    """And what ART's PGD breaks, where that runs."""
+    """And of every other network, what ART's PGD breaks, where that runs."""
     case = made(odd)
     x_adv = check(case, pgd(precision=precision(odd))(case.classifier), math.inf)
-    if odd.has_gradients and (found := by_art(case)) is not None:
+    if odd in NETWORKS[::2] and odd.has_gradients and (found := by_art(case)) is not None:
         assert case.broken(x_adv) >= case.broken(found) - odd.slack
 
 
@@ -208,7 +208,7 @@ def test_the_other_attacks_break_what_plain_pgd_breaks(odd, name):
     if isinstance(make, AutoAttackOf) and (len(odd.shape) != 3 or (odd.may_mask and "dlr" in name)):
         make = pgd(norm)  # AutoAttack is for images; and a tie for the first place leaves DLR constant
     # Square knows no gradient, and FAB asks for the nearest point, not for one in the ball.
-    check(case, make(case.classifier), norm, share={"square": 0.3, "fab-t": 0.8}.get(name, 1.0))
+    check(case, make(case.classifier), norm, share={"square": 0.2, "fab-t": 0.8}.get(name, 1.0))
 
 
 def trainers() -> dict[str, Callable[[Any], Any]]:
@@ -272,15 +272,16 @@ def test_a_batch_of_natural_training_is_one_plain_step(odd):
         optimizer = torch.optim.SGD([p for p in plain.parameters() if p.requires_grad], lr=RATE)
         nn.functional.cross_entropy(plain(case.x.clone()), case.y).backward()
         optimizer.step()
-    before = odd.make().parameters()
-    for ours, expected, start in zip(case.module.parameters(), plain.parameters(), before, strict=True):
-        assert (ours - expected).abs().max() <= 1e-3 * (expected - start).abs().max() + 1e-7
+    weights = [list(m.parameters()) for m in (case.module, plain, odd.make())]
+    moved_by = max(float((expected - start).abs().max()) for _, expected, start in zip(*weights, strict=True))
+    for ours, expected, _ in zip(*weights, strict=True):
+        assert float((ours - expected).abs().max()) <= 1e-3 * moved_by
 
 
 def audited_together() -> Iterator[list[OddNetwork]]:
-    """Give networks that take the same images for the same classes, some at once, unlike ones together: of all a quarter.
+    """Give networks that take the same images for the same classes, some at once, unlike ones together.
 
-    An audit asks each network in more ways than an attack does, and takes as much longer.
+    Of all a quarter: an audit asks a network in more ways than an attack does, and takes as much longer.
     """
     for shape, n_classes in dict.fromkeys((odd.shape, odd.n_classes) for odd in NETWORKS if len(odd.shape) == 3):
         alike = [odd for odd in NETWORKS if (odd.shape, odd.n_classes) == (shape, n_classes)][::4]

@@ -1,6 +1,7 @@
 """A zoo of networks that are odd, each in a way that breaks a careless attack, and a plain attack to compare with.
 
-The networks stand in files by what is odd about them: their gradients, their layouts and dtypes, their modules.
+The networks stand in files by what is odd about them: their gradients, what they do with their input, their layouts and
+dtypes, their modules.
 """
 
 from __future__ import annotations
@@ -92,10 +93,11 @@ def odd(why: str, **traits: Any) -> Callable[[Builder], Builder]:
 def table() -> tuple[OddNetwork, ...]:
     """Return all odd networks."""
     import odd_gradients  # they enter themselves
+    import odd_inputs
     import odd_layouts
     import odd_modules
 
-    assert {odd_gradients, odd_layouts, odd_modules}
+    assert {odd_gradients, odd_inputs, odd_layouts, odd_modules}
     return tuple(_TABLE.values())
 
 
