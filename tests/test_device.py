@@ -51,6 +51,20 @@ def trained() -> dict[str, Any]:
     return run("of_a_table", "trainings")
 
 
+def test_the_device_tells_what_waits_and_takes_no_tensors_of_the_cpu():
+    """As CUDA does; see PyTorch's notes on asynchronous execution."""
+    counted, said = run("of_operations")
+    expected = {
+        "": ("arithmetic", "from the CPU", "where", "filling by a mask", "backward", "indexing by indices"),
+        "value read": ("bool()", "item()"),
+        "copy to the CPU": ("tolist()", "cpu()", "copy_()"),
+        "shape from values": ("nonzero()", "indexing by a mask"),
+        "index copied from the CPU": ("indexing by the CPU's",),
+    }
+    assert counted == {name: {cause: 1} if cause else {} for cause, names in expected.items() for name in names}
+    assert "on the CPU beside simulated:0" in said
+
+
 def waits(values: int, copies: int) -> dict[str, int]:
     return {"value read": values, "copy to the CPU": copies}
 

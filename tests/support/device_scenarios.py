@@ -18,7 +18,17 @@ from simulated_device import counted_waits, register
 import art_classwise as acw
 from art_classwise.trainers import METHODS, policies
 
-__all__ = ["ATTACKS", "BATCH", "STEPS", "TRAININGS", "Outcome", "Scenario", "of_a_table", "of_odd_networks"]
+__all__ = [
+    "ATTACKS",
+    "BATCH",
+    "STEPS",
+    "TRAININGS",
+    "Outcome",
+    "Scenario",
+    "of_a_table",
+    "of_odd_networks",
+    "of_operations",
+]
 
 BATCH = 16
 STEPS = 3
@@ -221,6 +231,41 @@ _QUICK: tuple[Callable[[Any], Any], ...] = (
     lambda c: acw.PGD(c, 1, 2.0, max_iter=2, num_random_init=2, precision="fp32", verbose=False),
     lambda c: acw.ClassWiseAttack(c, eps=0.03, max_iter=1, targets=1, precision="fp32", verbose=False),
 )
+
+
+def of_operations() -> tuple[dict[str, dict[str, int]], str]:
+    """Return the waits that single operations cost on the device, and what one with the CPU's tensors raises."""
+    device = register()
+    x = torch.rand(3, 4, device=device)
+    mask, network = x > 0.5, torch.nn.Linear(4, 2).to(device)
+    operations: dict[str, Callable[[], Any]] = {
+        "arithmetic": lambda: (x @ x.T).softmax(1).clamp_(0.2).sort(),
+        "from the CPU": lambda: (
+            torch.ones(3, 4).to(device) + torch.tensor([1.0, 2, 3, 4], device=device) + torch.tensor(2)
+        ),
+        "where": lambda: torch.where(mask, x, 0.0).masked_fill_(mask, 1.0),
+        "filling by a mask": lambda: x.clone().__setitem__(mask, 1.0),
+        "backward": lambda: network(x.clone().requires_grad_()).sum().backward(),
+        "bool()": lambda: bool(mask.any()),
+        "item()": lambda: x.sum().item(),
+        "tolist()": x.tolist,
+        "cpu()": x.cpu,
+        "copy_()": lambda: torch.zeros(3, 4).copy_(x),
+        "nonzero()": mask.nonzero,
+        "indexing by a mask": lambda: x[mask],
+        "indexing by indices": lambda: x[torch.arange(2, device=device)],
+        "indexing by the CPU's": lambda: x[torch.arange(2)],
+    }
+    waits = {}
+    for name, operate in operations.items():
+        with counted_waits() as counted:
+            operate()
+        waits[name] = dict(counted)
+    try:
+        x + torch.ones(4)
+    except RuntimeError as error:
+        return waits, str(error)
+    return waits, "nothing"
 
 
 def of_odd_networks() -> dict[str, Any]:
