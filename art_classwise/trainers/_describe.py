@@ -65,9 +65,9 @@ def describe_training(
 
 def _classifier(classifier: Any) -> dict[str, Any]:
     """Return the shapes of a classifier's weights, which are frozen, and what is done to images before."""
-    bounds = classifier.clip_values
+    bounds, state = classifier.clip_values, classifier.model.state_dict()
     return {
-        "weights": {name: list(value.shape) for name, value in classifier.model.state_dict().items()},
+        "weights": {name: list(v.shape) for name, v in state.items() if isinstance(v, Tensor)},  # not an extra state
         "frozen": [name for name, p in classifier.model.named_parameters() if not p.requires_grad],
         "clip_values": None if bounds is None else [np.asarray(bound).tolist() for bound in bounds],
         "preprocessing": [_described(operation) for operation in classifier.preprocessing_operations],

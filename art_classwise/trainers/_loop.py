@@ -279,5 +279,5 @@ class Training:
             source.skip(epoch)
         self._epoch, self._rows = state["epoch"], [dict(row) for row in state["history"]]
         if state["kept_weights"] is not None:
-            weights = {k: v.to(self._device) for k, v in state["kept_weights"].items()}
+            weights = {k: v.to(self._device) if isinstance(v, Tensor) else v for k, v in state["kept_weights"].items()}
             self._kept = (state["kept_score"], state["kept_epoch"], weights)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -105,9 +106,12 @@ class WeightPerturbation:
                     weight.copy_(value)
 
 
-def snapshot(model: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of the model's weights and buffers."""
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+def snapshot(model: nn.Module) -> dict[str, Any]:
+    """Return a copy of the model's weights and buffers, and of what else its layers keep (``get_extra_state``)."""
+    return {
+        name: value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+        for name, value in model.state_dict().items()
+    }
 
 
 def all_finite(model: nn.Module) -> Tensor:

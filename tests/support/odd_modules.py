@@ -254,6 +254,21 @@ def counts_its_calls_large() -> nn.Module:
     return module
 
 
+class Described(nn.Sequential):
+    """Keeps more than weights."""
+
+    def get_extra_state(self) -> dict[str, str]:
+        return {"made": "long ago"}
+
+    def set_extra_state(self, state: dict[str, str]) -> None:
+        self.told = state
+
+
+@odd("its state_dict() has more in it than tensors")
+def keeps_extra_state_large() -> nn.Module:
+    return Described(conv_net(large=True))
+
+
 @odd("logits are so small that float16 and losses lose them")
 def tiny_logits_large() -> nn.Module:
     return Written(lambda m, x: 1e-2 * m.net(x), net=conv_net(large=True))
