@@ -258,8 +258,9 @@ def check_images(
     *,
     tolerance: float = 0.0,
     name: str = "x",
+    wide_radius: bool = False,
 ) -> None:
-    """Check that images (n, ...) are what the estimator takes; warn of a radius that covers their whole range.
+    """Check that images (n, ...) are what the estimator takes, and that the radius suits their range.
 
     Args:
         images: The images.
@@ -267,9 +268,11 @@ def check_images(
         threat: The threat model they are to be attacked within.
         tolerance: By how much a value may miss ``clip_values``: rounding, in images that were computed.
         name: What to call them in messages.
+        wide_radius: Whether a radius that covers the whole range is warned of, and not refused.
 
     Raises:
-        InputError: There is none; or they are of another shape, not finite or outside ``clip_values``.
+        InputError: There is none; they are of another shape, not finite or outside ``clip_values``; or the radius
+            covers the whole range.
     """
     if len(images) == 0:
         raise InputError(f"There is no example: {name} is empty.")
@@ -294,14 +297,13 @@ def check_images(
         )
     if np.isfinite(low).all() and np.isfinite(high).all():
         bottom, top = float(low.min()), float(high.max())
-        if threat.eps >= threat.diameter(top - bottom, images[0].size):
-            # Meant, where a security curve ends; else in other units by mistake.
-            units = f' Did you mean "{threat.norm}:{threat.eps:g}/255"?' if top <= 1 < threat.eps else ""
-            warnings.warn(
-                f"A {threat.norm} radius of {threat.eps:g} covers every image with values in [{bottom:g}, {top:g}], so "
-                f"that any image may become any other.{units}",
-                stacklevel=5,
-            )
+        try:
+            threat.check_radius(bottom, top, images[0].size)
+        except InputError as error:
+            if not wide_radius:
+                raise
+            said = str(error).replace("it must stay below", "usual radii stay well below")
+            warnings.warn(f"{said} Any image may become any other.", stacklevel=5)
 
 
 def check_logits(logits: Any, n_examples: int, n_classes: int) -> Tensor:

@@ -316,7 +316,9 @@ def test_gradients_of_training_never_move_the_units(data):
             return super().generate(x, y, **kwargs)
 
     attack = Watched(classifier, eps=0.05, max_iter=1, verbose=False)
-    trainer_of(classifier, attack=attack, awp_gamma=0.1).fit(data.x, data.y, batch_size=32, nb_epochs=2)
+    trainer_of(classifier, attack=attack, norm=np.inf, eps=0.05, awp_gamma=0.1).fit(
+        data.x, data.y, batch_size=32, nb_epochs=2
+    )
     assert len(seen) == 8
     assert all(one == (0, [OFF, OFF]) for one in seen)
 

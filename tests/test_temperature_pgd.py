@@ -247,7 +247,7 @@ def test_bad_arrays_are_named(classifier, images, labels):
             attack.generate(x, y, **kwargs)
     with pytest.raises(InputError, match="needs the target labels"):
         TemperaturePGD(classifier, targeted=True).generate(images)
-    with pytest.raises(InputError, match='did you mean "Linf:8/255"'):
+    with pytest.warns(UserWarning, match='did you mean "Linf:8/255"'):
         TemperaturePGD(classifier, eps=8, **QUIET).generate(images, labels)
 
 

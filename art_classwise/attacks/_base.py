@@ -168,7 +168,7 @@ class SearchAttack(Parameters):
         if kwargs:
             raise InputError(f"generate() got {', '.join(kwargs)}; it takes x, y, mask and example_ids.")
         images = np.ascontiguousarray(x, dtype=np.float32)
-        _estimator.check_images(images, estimator, self.threat, tolerance=1e-6)
+        _estimator.check_images(images, estimator, self.threat, tolerance=1e-6, wide_radius=True)
         for name in ("eps", "eps_step"):
             if (budget := getattr(self, name)) is not None:
                 _budgets.check_shape(name, budget, self.threat.norm, images.shape, estimator.nb_classes)

@@ -302,7 +302,7 @@ class AutoAttack(Parameters):
         if kwargs:
             raise InputError(f"generate() got {', '.join(kwargs)}; it takes x and y.")
         images = np.array(x, dtype=np.float32, order="C")
-        _estimator.check_images(images, self.estimator, self.threat, tolerance=1e-6)
+        _estimator.check_images(images, self.estimator, self.threat, tolerance=1e-6, wide_radius=True)
         low, high = self.estimator.clip_values
         return images.clip(low, high, out=images)  # what missed them by a rounding
 

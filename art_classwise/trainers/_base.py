@@ -125,6 +125,9 @@ class SearchTrainer(Trainer, abc.ABC):
     _search: type[InnerSearch] = InnerSearch
     _views: ClassVar[str] = "ca"  # letters of the images that it classifies: see Objective
     _added: ClassVar[Mapping[str, Any]] = {}  # parameters that checkpoints of before don't name, with their defaults
+    # What fit takes if it isn't told.
+    batch_size: int = 128
+    nb_epochs: int = 20
 
     def __init__(
         self,
@@ -228,8 +231,8 @@ class SearchTrainer(Trainer, abc.ABC):
         x: npt.NDArray[Any],
         y: npt.NDArray[Any],
         validation_data: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None,
-        batch_size: int = 128,
-        nb_epochs: int = 20,
+        batch_size: int | None = None,
+        nb_epochs: int | None = None,
         scheduler: Stepper | None = None,
         *,
         scheduler_interval: Interval = "epoch",
@@ -261,8 +264,8 @@ class SearchTrainer(Trainer, abc.ABC):
             y: Labels, indices (n,) or one-hot (n, C).
             validation_data: Images and labels to measure on after each epoch: PGD on cross-entropy from a random
                 start in the ball, with the training attack's radius and steps, or under ``attack``.
-            batch_size: Examples per step, over all processes.
-            nb_epochs: Number of epochs.
+            batch_size: Examples per step, over all processes; 128 if absent.
+            nb_epochs: Number of epochs; 20 if absent.
             scheduler: Anything with ``step``. One that needs an ``epoch`` gets the number of epochs done; one that
                 needs a metric, as ReduceLROnPlateau, gets the training loss, or if its ``mode`` is ``"max"`` the
                 robust accuracy (the validation's, if there is one).
@@ -301,7 +304,8 @@ class SearchTrainer(Trainer, abc.ABC):
                 weights from after the last good epoch again, and the checkpoint holds them.
         """
         _no_more(kwargs)
-        check_whole("batch_size", batch_size, 1)
+        batch_size = check_whole("batch_size", self.batch_size if batch_size is None else batch_size, 1)
+        nb_epochs = self.nb_epochs if nb_epochs is None else nb_epochs
         asked = Fit(validation_data, nb_epochs, scheduler, scheduler_interval, keep, checkpoint_dir, resume)
         self._check_asked(asked)
         images, labels = leave_out(*self._check(x, y), self._excluded, "training examples")
@@ -347,7 +351,7 @@ class SearchTrainer(Trainer, abc.ABC):
     def fit_generator(
         self,
         generator: Any,
-        nb_epochs: int = 20,
+        nb_epochs: int | None = None,
         *,
         validation_data: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None,
         scheduler: Stepper | None = None,
@@ -376,6 +380,7 @@ class SearchTrainer(Trainer, abc.ABC):
             device = self._classifier.device
             return torch.from_numpy(np.asarray(images)).to(device), torch.from_numpy(labels).to(device)
 
+        nb_epochs = self.nb_epochs if nb_epochs is None else nb_epochs
         asked = Fit(validation_data, nb_epochs, scheduler, scheduler_interval, keep, checkpoint_dir, resume)
         self._check_asked(asked)
         validation = self._validation(validation_data)
@@ -440,8 +445,6 @@ class SearchTrainer(Trainer, abc.ABC):
                 for group in classifier.optimizer.param_groups:
                     group.setdefault("initial_lr", group["lr"])
         module, sample = _estimator.logits_module(classifier), _estimator.trial_images(classifier, first)
-        outputs = _estimator.exact_logits(module, sample, classifier.nb_classes)
-        warn_of_probabilities(outputs, classifier.model, _SOFTMAX_TWICE, stacklevel=4)
         adversary = self._adversary(start=self._start, loss=self._ascended, attacked=self._attacked)
         objective = self._objective(adversary)
         terms = without_classes(objective.terms, self._excluded, classifier.nb_classes, classifier.device)
@@ -450,6 +453,8 @@ class SearchTrainer(Trainer, abc.ABC):
         with excluded_units(
             *(classifier.model, module, classifier.optimizer, self._excluded, classifier.nb_classes, sample)
         ):
+            outputs = _estimator.exact_logits(module, sample, classifier.nb_classes)
+            warn_of_probabilities(outputs, classifier.model, _SOFTMAX_TWICE, stacklevel=4)
             step = Step(
                 classifier.model,
                 module,

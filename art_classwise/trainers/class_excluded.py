@@ -78,7 +78,7 @@ class AdversarialTrainerClassExcludedPyTorch(Trainer):
         """
         return self.trainer.fit(x, y, *arguments, **options)
 
-    def fit_generator(self, generator: Any, nb_epochs: int = 20, **options: Any) -> pd.DataFrame:
+    def fit_generator(self, generator: Any, nb_epochs: int | None = None, **options: Any) -> pd.DataFrame:
         """Train on an ART ``DataGenerator`` as :meth:`SearchTrainer.fit_generator`, without those examples."""
         return self.trainer.fit_generator(generator, nb_epochs, **options)
 

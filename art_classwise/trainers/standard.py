@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy.typing as npt
-import pandas as pd
 from torch import Tensor
 
 from art_classwise import losses
@@ -13,7 +11,6 @@ from art_classwise.errors import InputError, check_whole
 from art_classwise.trainers._adversary import Adversary
 from art_classwise.trainers._base import SearchTrainer
 from art_classwise.trainers._objective import Objective
-from art_classwise.trainers._schedule import Stepper
 
 __all__ = ["AdversarialTrainerStandardPyTorch"]
 
@@ -27,8 +24,8 @@ class AdversarialTrainerStandardPyTorch(SearchTrainer):
 
     Args:
         classifier: An ART ``PyTorchClassifier`` with an optimizer.
-        nb_epochs: What :meth:`fit` takes if it isn't told: 20 if absent. The first arguments are those of ART's
-            ``AdversarialTrainerMadryPGD``, whose radii are for images in [0, 255].
+        nb_epochs: What ``fit`` and ``fit_generator`` take if they aren't told: 20 if absent. The first arguments are
+            those of ART's ``AdversarialTrainerMadryPGD``, whose radii are for images in [0, 255].
         batch_size: Likewise; 128 if absent.
         eps: Radius of the training attack, as for :class:`SearchTrainer`.
         eps_step: Length of its steps, likewise.
@@ -52,8 +49,10 @@ class AdversarialTrainerStandardPyTorch(SearchTrainer):
         **options: Any,
     ) -> None:
         super().__init__(classifier, eps=eps, eps_step=eps_step, max_iter=max_iter, **options)
-        self.nb_epochs = 20 if nb_epochs is None else check_whole("nb_epochs", nb_epochs, 1)
-        self.batch_size = 128 if batch_size is None else check_whole("batch_size", batch_size, 1)
+        if nb_epochs is not None:
+            self.nb_epochs = check_whole("nb_epochs", nb_epochs, 1)
+        if batch_size is not None:
+            self.batch_size = check_whole("batch_size", batch_size, 1)
         self.num_random_init = check_whole("num_random_init", num_random_init, 0)
         if num_random_init > 1:
             raise InputError(
@@ -62,25 +61,6 @@ class AdversarialTrainerStandardPyTorch(SearchTrainer):
             )
         if self.num_random_init == 0:
             self._start = "clean"
-
-    def fit(
-        self,
-        x: npt.NDArray[Any],
-        y: npt.NDArray[Any],
-        validation_data: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None,
-        batch_size: int | None = None,
-        nb_epochs: int | None = None,
-        scheduler: Stepper | None = None,
-        **options: Any,
-    ) -> pd.DataFrame:
-        """Train as :meth:`SearchTrainer.fit`, with the constructor's ``batch_size`` and ``nb_epochs`` if absent."""
-        size = self.batch_size if batch_size is None else batch_size
-        epochs = self.nb_epochs if nb_epochs is None else nb_epochs
-        return super().fit(x, y, validation_data, size, epochs, scheduler, **options)
-
-    def fit_generator(self, generator: Any, nb_epochs: int | None = None, **options: Any) -> pd.DataFrame:
-        """Train as :meth:`SearchTrainer.fit_generator`, with the constructor's ``nb_epochs`` if absent."""
-        return super().fit_generator(generator, self.nb_epochs if nb_epochs is None else nb_epochs, **options)
 
     def _objective(self, adversary: Adversary) -> Objective:
         def terms(logits: Tensor | None, logits_adv: Tensor, y: Tensor) -> tuple[Tensor, None]:
