@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
+import re
 from collections.abc import Iterable
 
 __all__ = [
@@ -61,9 +62,12 @@ def unknown(kind: str, name: object, known: Iterable[object], *, hint: str = "")
     return InputError(f"Unknown {kind} {str(name)!r}. {advice}{' ' + hint if hint else ''}")
 
 
+_STYLE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # torch's errors print in bold
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, to be quoted in one of ours; its kind, if it says nothing."""
-    text = str(error).strip()
+    text = _STYLE.sub("", str(error)).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
 

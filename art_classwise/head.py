@@ -115,7 +115,8 @@ def check_last(module: nn.Module, head: nn.Linear, sample: Tensor) -> None:
     differences = [values - values[:, :1] for values in (*outputs[-1:], logits)]
     tolerance = 2e-6 * float(differences[0].abs().max())
     if not outputs or (differences[0] - differences[-1]).abs().max() > tolerance:
+        network = getattr(module, "model", module)  # what the border is around
         raise InputError(
-            f"The network {type(module).__name__} changes the outputs of its last linear layer, so that classes can't "
+            f"The network {type(network).__name__} changes the outputs of its last linear layer, so that classes can't "
             "be excluded there: exclude them in a network whose logits are that layer's outputs."
         )

@@ -155,7 +155,7 @@ class Study:
                 recipe = recipe.override(
                     epochs=2 if policy == "FAAL" else self._size.fine_tune, lr=recipe.lr * FINE_TUNED[policy]
                 )
-        if policy == "CFA":
+        if policy in ("CFA", "FAWA"):
             recipe = _rescaled(recipe, 1 + (recipe.beta or 0.0))
         elif policy == "WAT":
             recipe = _rescaled(recipe, (len(self._train.classes) + 1) / (2 * len(self._train.classes)))
@@ -181,6 +181,7 @@ class Study:
         beta = {"standard": None, "mart": 5.0}.get(objective, 6.0)
         decay = ((round(0.91 * self._size.epochs), 0.1), (round(0.96 * self._size.epochs), 0.01))  # DAFA's, of 110
         recipe = replace(recipe, method=objective, beta=beta, decay=decay, compile=None, two_passes=False)
+        recipe = replace(recipe, passes=None, precision="auto")
         return recipe.override(epochs=self._size.epochs, steps=self._size.steps)
 
     def _fit(

@@ -156,18 +156,71 @@ def test_square_on_margins_of_zero():
     constant = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
     nn.init.zeros_(constant[1].weight), nn.init.zeros_(constant[1].bias)
     x, y = torch.rand(5, 3, 8, 8), torch.zeros(5, dtype=torch.int64)
-    attack = SquareAttack(constant, norm="Linf", eps=0.1, n_queries=10, device="cpu")
-    assert torch.equal(attack.perturb(x, y), x)
-    assert torch.equal(attack.attack_single_run(x, y)[0], torch.ones(5))  # no query is spent where the margin is 0
+    for norm in ("Linf", "L2", "L1"):
+        attack = SquareAttack(constant, norm=norm, eps=0.1, n_queries=10, device="cpu")
+        assert torch.equal(attack.perturb(x, y), x)
+        assert torch.equal(attack.attack_single_run(x, y)[0], torch.ones(5))  # no query is spent on a margin of 0
 
 
-def test_what_is_not_for_linf_is_left_to_pyautoattack():
+SHIFTS = [
+    ((3, 8, 8), "L2", 0.3, 80),
+    ((3, 8, 8), "L1", 2.0, 80),
+    ((1, 10, 7), "L1", 1.0, 120),
+    ((2, 15, 25), "L2", 0.5, 60),
+    ((3, 8, 11), "L2", 1e-6, 10),  # none leaves
+    ((3, 8, 11), "L1", 60.0, 10),  # all are gone at once
+]
+
+
+@pytest.mark.parametrize(("shape", "norm", "eps", "n_queries"), SHIFTS)
+def test_square_makes_the_points_that_pyautoattack_makes_for_l2_and_l1(shape, norm, eps, n_queries):
+    module, x, y = small(shape)
+    options = {"norm": norm, "eps": eps, "n_queries": n_queries, "resc_schedule": False}
+    ours, theirs = both(SquareAttack, square.SquareAttack, module, **options)
+    with torch.no_grad():
+        for n in (20, 1):
+            assert torch.equal(ours.perturb(x[-n:], y[-n:]), theirs.perturb(x[-n:], y[-n:]))
+        runs = []
+        for attack in (ours, theirs):
+            torch.manual_seed(5)
+            runs.append(attack.attack_single_run(x, y))
+    (queries, points), (expected_queries, expected_points) = runs
+    assert torch.equal(points, expected_points)
+    assert torch.equal(queries, expected_queries)
+    if 1e-3 < eps < 10:
+        assert len(queries.unique()) > 2  # they left at different times
+        assert queries.max() == n_queries + 1  # and some never did
+
+
+@pytest.mark.parametrize("norm", ["L2", "L1"])
+def test_square_starts_from_tiles_on_images_of_any_size(norm):
+    """Pixels beyond the first tile are few, and the whole radius is spent."""
+    for shape in ((3, 24, 32), (1, 12, 12), (2, 3, 5), (1, 1, 30), (4, 1, 1), (1, 40, 6)):
+        x = torch.full((3, *shape), 0.5)
+        attack = SquareAttack(None, norm=norm, eps=0.2, n_queries=1, device="cpu")
+        attack.init_hyperparam(x)
+        change = attack._tiles(x)
+        assert (change != 0).float().mean() > 0.6
+        size = length((attack._within(x, change) - x).numpy(), norm) if norm == "L2" else None
+        assert size is None or np.allclose(size, 0.2, atol=1e-5)
+
+
+def test_squares_reach_the_edge_only_if_told():
+    for norm in ("Linf", "L2", "L1"):
+        for to_the_edge in (False, True):
+            x = torch.full((2, 1, 1, 4), 0.5)
+            attack = SquareAttack(None, norm=norm, eps=0.2, n_queries=60, device="cpu", to_the_edge=to_the_edge)
+            places = [s[1] for s in attack._squares(1, 1, 4, x.device)]
+            places += [attack._window(1, 4, 1)[2].start for _ in range(60)]
+            assert {*places} == {*range(4 if to_the_edge else 3)}
+
+
+def test_what_is_asked_seldom_is_left_to_pyautoattack():
     module, x, y = small((3, 8, 8))
-    for norm, eps in (("L2", 0.3), ("L1", 2.0)):
-        options = {"norm": norm, "eps": eps, "n_queries": 30, "resc_schedule": False}
-        ours, theirs = (attack.perturb(x, y) for attack in both(SquareAttack, square.SquareAttack, module, **options))
+    for options in ({"loss": "ce"}, {"targeted": True}):
+        shared = {"norm": "L2", "eps": 0.3, "n_queries": 10, "resc_schedule": False, **options}
+        ours, theirs = (attack.perturb(x, y) for attack in both(SquareAttack, square.SquareAttack, module, **shared))
         assert torch.equal(ours, theirs)
-        assert 0 < (ours != x).flatten(1).any(1).sum() < 18
     for options in ({"targeted": True}, {"targeted": False}, {"targeted": True, "n_restarts": 2}):
         shared = {"norm": "L1", "eps": 2.0, "n_iter": 8, **options}
         ours, theirs = (attack.perturb(x, y) for attack in both(FABAttack_PT, fab_pt.FABAttack_PT, module, **shared))

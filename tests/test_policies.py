@@ -94,10 +94,20 @@ def test_cfa_has_the_papers_base_for_each_kind_of_objective():
         assert policy.class_budgets.radii.tolist() == pytest.approx([expected, expected + 0.25, expected + 0.5])
 
 
-def test_cfa_weighs_nothing_where_there_is_one_term_or_ccr_is_off():
+def test_cfa_weighs_nothing_where_there_is_one_term():
     y, z = torch.tensor([0]), torch.zeros(1, 3)
     assert begun(CFA(), beta=None).weigh(y, z) == (None, None)
-    assert begun(CFA(ccr=False)).weigh(y, z) == (None, None)
+    assert begun(CFA(ccr=False), beta=None).weigh(y, z) == (None, None)
+
+
+def test_cfa_without_ccr_divides_by_1_plus_beta_all_the_same():
+    policy = begun(CFA(ccr=False, begin_after=1), beta=3.0)
+    for epoch in (1, 2, 3):
+        assert as_lists(policy.weigh(torch.tensor([0]), torch.zeros(1, 3))) == [[1 / 4] * 3] * 2
+        policy.end_epoch(epoch, rows([0.1, 0.5, 0.9]))
+
+
+def test_cfa_without_ccm_has_no_budgets():
     assert begun(CFA(ccm=False)).class_budgets is None
     assert not CFA(ccm=False).sets_budgets
 
@@ -247,7 +257,12 @@ def test_frl_goes_on_from_epoch_to_epoch_by_natural_and_boundary_errors():
         assert policy.class_budgets.radii.tolist() == pytest.approx(
             [min(3, max(0.98, math.exp(2 * v))) for v in margin]
         )
-        assert policy.class_budgets.steps.tolist() == [1, 1, 1]
+        assert policy.class_budgets.steps.tolist() == [policy.class_budgets.radii.max()] * 3
+        for of in ([0, 1], [2, 2, 0], [1]):  # the largest radius is the batch's
+            y_of = torch.tensor(of)
+            budgets = policy.budgets_of(y_of)
+            assert torch.equal(budgets.radii, policy.class_budgets.radii[y_of])
+            assert budgets.steps.tolist() == [max(budgets.radii.tolist())] * len(of)
 
 
 def test_frl_weighs_the_one_term_of_an_objective_by_the_mean_of_both():
@@ -287,7 +302,7 @@ def test_wat_is_the_hedge_algorithm(eta):
 def test_wat_sums_validation_losses_over_epochs_by_class_and_their_mean():
     policy = begun(WAT(eta=0.5))
     cumulated = [0.0] * 4
-    assert as_lists(policy.weigh(torch.tensor([0]), torch.zeros(1, 3))) == [[1, 1, 1]] * 2
+    assert as_lists(policy.weigh(torch.tensor([0]), torch.zeros(1, 3))) == [[2, 2, 2]] * 2  # class and average
     for epoch, batches in enumerate([[([0, 1], [1.0, 3.0]), ([2, 0], [0.5, 2.0])], [([0, 1], [1.0, 4.0])]], 1):
         losses = {}
         for y, values in batches:
@@ -562,6 +577,8 @@ def test_fixed_is_checked_against_the_classes(arguments, says):
         (lambda: FRL(tolerance=2), "`tolerance` must be a number from 0 to 1, but got 2"),
         (lambda: FRL(limit=0), "`limit` must be a number above 0 to 1, but got 0"),
         (lambda: WAT(eta=-1), "`eta` must be a number from 0 to 1000, but got -1"),
+        (lambda: FRL(normalize=1), "`normalize` must be True or False, but got 1"),
+        (lambda: FAAL(exact="yes"), "`exact` must be True or False, but got 'yes'"),
         (lambda: FAAL(radius=0), "`radius` must be a number above 0 to 100, but got 0"),
         (lambda: CFOL(eta=0), "`eta` must be a number above 0 to 1000, but got 0"),
         (lambda: CFOL(gamma=1.1), "`gamma` must be a number from 0 to 1, but got 1.1"),
@@ -757,6 +774,8 @@ CLASSES = ("cat", "dog", "red panda")
         ("frl:alpha2=0", FRL(alpha2=0)),
         ("wat:eta=1e-2", WAT(0.01)),
         ("faal:radius=0.3", FAAL(0.3)),
+        ("faal:exact=true", FAAL(exact=True)),
+        ("frl:normalize=true", FRL(normalize=True)),
         ("cfol:eta=0.1,gamma=0.2", CFOL(0.1, 0.2)),
         ("weights:cat=2", Fixed({0: 2})),
         ("weights:red panda=0.5,1=3", Fixed({2: 0.5, 1: 3})),

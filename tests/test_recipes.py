@@ -110,7 +110,19 @@ def test_paper_recipes_are_the_published_ones(of):
     assert (options["crop_padding"], options["flip"]) == augmentation
     assert options.get("exact", False) is exact
     assert options["two_passes"] is (of[0] != "standard")
+    assert options["passes"] == ("cac" if of[0] == "trades" else None)
+    assert options["precision"] == "fp32"
     assert options["compile"] is False
+
+
+def test_trades_steps_in_l2_are_its_authors():
+    recipe = paper_recipe("trades", "wrn-34-10", "cifar10").override(threat="L2:0.5")
+    for of, step in ((recipe, 0.1), (recipe.override(steps=20), 0.05), (recipe.override(eps_step=0.2), 0.2)):
+        assert of.trainer_options()["eps_step"] == pytest.approx(step)
+        assert of.as_dict()["eps_step"] == pytest.approx(step)
+    for other in (recipe.override(threat="L1:1"), paper_recipe("mart", "resnet18", "cifar10").override(threat="L2:1")):
+        assert other.trainer_options()["eps_step"] is None  # a quarter of the radius, as everywhere
+        assert other.as_dict()["eps_step"] == pytest.approx(1 / 4)
 
 
 def test_madrys_wide_network_decays_by_steps():

@@ -94,7 +94,7 @@ def test_attack_runs_in_eval_mode_and_weights_train_in_train_mode(trainer, optio
     modes.clear()
     trainer(classifier, **SMALL, **options).fit(train_set.x[:32], train_set.y[:32], nb_epochs=1)
     look, attack, step = (False, False, True), (False, True, False), (True, False, True)
-    tried = [look, look, step]  # are these logits, what does it return, and can it be trained?
+    tried = [look, look]  # are these logits, and what does it return?
     assert modes == tried + [look] * looks + [attack] * 2 + [step] * passes
 
 

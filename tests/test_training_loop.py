@@ -367,7 +367,7 @@ def test_large_networks_train_channels_last_and_are_put_back(layout, train_set):
             return super().forward(x)
 
     classifier, _, _ = trained(STANDARD, train_set.first(40), module=Large, precision="fp32", max_iter=1, ema_decay=0.9)
-    assert layouts == [True, True]  # tried once, and then the step
+    assert layouts == ([True, True] if layout == torch.contiguous_format else [True])  # tried, if it is changed
     assert classifier.model[2].weight.is_contiguous(memory_format=layout)
     assert not classifier.model[2].weight.is_contiguous() or layout == torch.contiguous_format
 

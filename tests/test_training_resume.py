@@ -35,9 +35,10 @@ from torch.utils.data import DataLoader, TensorDataset
 import art_classwise as acw
 from art_classwise import InputError
 from art_classwise.errors import DivergenceError
-from art_classwise.trainers import trained_weights
+from art_classwise.trainers import policies, trained_weights
 
-MART, STANDARD, TRADES = (
+BAT, MART, STANDARD, TRADES = (
+    acw.AdversarialTrainerBATPyTorch,
     acw.AdversarialTrainerMARTPyTorch,
     acw.AdversarialTrainerStandardPyTorch,
     acw.AdversarialTrainerTRADESPyTorch,
@@ -621,6 +622,8 @@ def test_other_optimizers_go_on_as_well(name, tmp_path):
     [
         {"trainer": MART, "exact": True},
         {"trainer": STANDARD},
+        {"trainer": BAT, "exact": True},
+        {"passes": "cac|c", "attack_mode": "train", "awp_gamma": 0.01},
         {"precision": "bf16", "ema_decay": 0.9, "gradient_clip": 0.1},  # laid out channels last
         {"ema_decay": np.float64(0.9), "gradient_clip": np.float32(0.5), "label_smoothing": np.float64(0.1)},
         {"eps": np.float64(0.1), "eps_step": np.float32(0.05), "max_iter": np.int64(1), "seed": np.int64(7)},
@@ -831,6 +834,8 @@ CHANGES = [  # of the trainer, of fit; how it was and is, in the message
     ({"ema_decay": 0.9}, {}, r"ema_decay was None, but is 0\.9"),
     ({"awp_gamma": 0.01}, {}, r"awp_gamma was 0\.0, but is 0\.01"),
     ({"awp_warmup": 1}, {}, "awp_warmup was 0, but is 1"),
+    ({"passes": "cac"}, {}, "passes was None, but is 'cac'"),
+    ({"attack_mode": "train"}, {}, "attack_mode was None, but is 'train'"),
     ({"precision": "bf16"}, {}, "precision was 'auto', but is 'bf16'"),
     ({"trainer": STANDARD}, {}, "trainer was '.*TRADES.*', but is '.*Standard.*'"),
     ({"trainer": MART, "beta": 6.0}, {}, "trainer was '.*TRADES.*', but is '.*MART.*'"),
@@ -931,6 +936,50 @@ def test_another_schedule_is_refused(tmp_path):
         folder = tmp_path / str(number)
         fit(make(sgd, then), folder, nb_epochs=1)
         check_refused(make(sgd, now), folder, says, nb_epochs=1)
+
+
+BEFORE_THERE_WERE_MORE_OPTIONS = {
+    *("trainer", "beta", "attack", "crop_padding", "flip", "two_passes", "label_smoothing", "seed", "gradient_clip"),
+    *("ema_decay", "awp_gamma", "awp_warmup", "precision", "compile", "class_policy", "excluded", "nb_epochs", "keep"),
+    *("data", "optimizer", "scheduler", "scheduler_interval", "classifier"),
+}
+"""What files of trainings told of one before there were `passes`, `attack_mode` and BAT's `exact`."""
+
+
+@pytest.mark.parametrize(
+    ("options", "policy", "told"),
+    [
+        ({"trainer": TRADES}, None, None),
+        ({"trainer": BAT}, None, None),
+        ({}, policies.FAAL(), {"name", "radius"}),
+        ({}, policies.FRL(), {"name", "alpha1", "alpha2", "tolerance", "limit"}),
+    ],
+)
+def test_a_training_from_before_an_option_was_added_goes_on_with_its_default(options, policy, told, tmp_path):
+    """At the default the option isn't told of: the file is what it was before, and what it was before is resumed."""
+    how = {"validation_data": validation()}
+    made = make(**options, class_policy=policy)
+    interrupt(made, tmp_path, epoch=2, **how)
+    recipe = saved(tmp_path / "parts")["recipe"]
+    assert recipe.keys() == BEFORE_THERE_WERE_MORE_OPTIONS
+    assert told == (None if policy is None else recipe["class_policy"].keys())
+    again = make(**options, class_policy=policy)
+    assert len(fit(again, tmp_path / "parts", resume=True, **how)) == EPOCHS
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "says"),
+    [
+        ({"passes": "cac"}, {"passes": "ca"}, "passes was 'cac', but is 'ca'"),
+        ({"passes": "cac"}, {}, "passes was 'cac', but is None"),
+        ({"trainer": BAT, "exact": True}, {"trainer": BAT}, "exact was True, but is None"),
+        ({"class_policy": policies.FAAL()}, {"class_policy": policies.FAAL(exact=True)}, "exact was None, but is True"),
+    ],
+)
+def test_an_added_option_must_be_the_same_as_well(then, now, says, tmp_path):
+    fit(make(**then), tmp_path, nb_epochs=1)
+    check_refused(make(**now), tmp_path, says, nb_epochs=1)
+    fit(forbid_training(make(**then)), tmp_path, nb_epochs=1, resume=True)
 
 
 @pytest.mark.parametrize(

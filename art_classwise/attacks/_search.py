@@ -20,6 +20,7 @@ __all__ = [
     "Observer",
     "SearchResult",
     "Solved",
+    "derivative",
     "input_gradient",
     "not_finite",
     "search",
@@ -167,15 +168,21 @@ def input_gradient(value: Tensor, x: Tensor) -> Tensor:
         value: A number, computed from x.
         x: (n, ...), which requires a gradient.
     """
-    if not value.requires_grad:
-        return torch.zeros_like(x)
-    try:
-        (gradient,) = torch.autograd.grad(value, x, allow_unused=True)
-    except (NotImplementedError, RuntimeError) as error:
-        if is_out_of_memory(error) or not any(said in str(error) for said in _NO_DERIVATIVE):
-            raise
-        gradient = None
+    gradient = derivative(value, x)
     return torch.zeros_like(x) if gradient is None else gradient
+
+
+def derivative(value: Tensor, x: Tensor) -> Tensor | None:
+    """Return the gradient at x, or None where none goes through the network: see :func:`input_gradient`."""
+    if not value.requires_grad:
+        return None
+    try:
+        return torch.autograd.grad(value, x, allow_unused=True)[0]
+    except RuntimeError as error:
+        absent = isinstance(error, NotImplementedError) or any(said in str(error) for said in _NO_DERIVATIVE)
+        if is_out_of_memory(error) or not absent:
+            raise
+        return None
 
 
 # What torch says where a function of the network's, or of its own, has no derivative.

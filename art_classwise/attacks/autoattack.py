@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar
@@ -17,23 +18,24 @@ from art.estimators.pytorch import PyTorchEstimator
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor, nn
 
-from art_classwise import _estimator, losses
+from art_classwise import _estimator
 from art_classwise._label_roles import check_reads_true_labels
 from art_classwise._labels import check_labels
-from art_classwise._passes import Passes
+from art_classwise._passes import is_out_of_memory
 from art_classwise._predictions import check_predicts_logits
 from art_classwise._progress import progress
 from art_classwise._state import evaluating, float32, frozen, no_seed_for_cuda, preserved, preserved_random_state
 from art_classwise.attacks._base import Parameters
-from art_classwise.attacks._checks import check_finite, warn_of_zero_gradients
+from art_classwise.attacks._checks import warn_of_zero_gradients
 from art_classwise.attacks._fab import FABAttack_PT
 from art_classwise.attacks._fast import Precision, check_precision, fast_network
 from art_classwise.attacks._search import shows_no_way
 from art_classwise.attacks._square import SquareAttack
-from art_classwise.errors import InputError, check_flag, check_seed, check_whole, unknown
-from art_classwise.threat import ThreatModel
+from art_classwise.attacks._unit import Unit
+from art_classwise.errors import GradientMaskingWarning, InputError, check_flag, check_seed, check_whole, unknown
+from art_classwise.threat import ThreatModel, per_example
 
-__all__ = ["MEMBERS", "AutoAttack"]
+__all__ = ["MEMBERS", "AutoAttack", "members_left_out", "members_of", "needs_gradients"]
 
 _STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 MEMBERS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
@@ -42,6 +44,9 @@ MEMBERS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
 # equal; FAB walks along the boundary, which in bfloat16 lies elsewhere. Of 92 test images of CIFAR-10 that CNN-A has
 # right, Square alone broke 2 in bfloat16 and 8 in float32, FAB-T 10 and 16 (Linf 2/255), with denied ones run again.
 _FULL_PRECISION = ("fab", "fab-t", "square")
+
+_COMPARED = {"apgd-t": 4, "apgd-dlr": 3}  # as many classes as the denominators of DLR name
+_NO_GRADIENT = "needs gradients, and none goes through the network"
 
 _SILENT = logging.Logger(__name__, level=logging.CRITICAL + 1)  # in no hierarchy: without one, pyautoattack warns
 
@@ -58,15 +63,16 @@ class AutoAttack(Parameters):
     numbers belong to a batch: another batch size gives another, equally strong, attack.
 
     Args:
-        estimator: An ART ``PyTorchClassifier`` of images (C, H, W), with logits and scalar ``clip_values``.
+        estimator: An ART ``PyTorchClassifier`` with logits and scalar ``clip_values``. Inputs are images (C, H, W) or
+            of any other shape: vectors are searched as one row of pixels, and of more axes all but the last two as
+            channels.
         norm: ``np.inf``, 2 or 1.
         eps: Radius, in the units of x, one for all examples.
         attacks: ``"standard"`` (apgd-ce, apgd-t, fab-t, square), or one or several of ``"apgd-ce"``, ``"apgd-dlr"``,
             ``"apgd-t"``, ``"fab"``, ``"fab-t"``, ``"square"``, in the order in which they are to run.
-            ``"standard"`` leaves out what can't be: apgd-t with fewer than four classes, which its loss compares;
-            for L2 and L1, Square on images of fewer than 5 rows. The memory of fab grows with the classes.
-            None is ``"standard"``, as in ART's. Attacks of ART may stand in the list, too, on any classifier with the
-            same classes: they run last, each on what withstood all before it.
+            ``"standard"`` leaves out apgd-t with fewer than four classes, which its loss compares. The memory of fab
+            grows with the classes. None is ``"standard"``, as in ART's. Attacks of ART may stand in the list, too, on
+            any classifier with the same classes: they run last, each on what withstood all before it.
         batch_size: Examples attacked at once.
         n_iter: Steps of APGD and FAB, per restart and target class.
         n_queries: Steps of Square.
@@ -80,6 +86,8 @@ class AutoAttack(Parameters):
     Attributes:
         zero_gradient: (n,) bool after :meth:`generate`: whether the margin's gradient at x is all zero or not
             finite, for the examples that were attacked. Many of them are a sign of masked gradients, and warned of.
+        left_out: After :meth:`generate`, the members that did not run, and why; warned of, too. Where no gradient goes
+            through the network for any example, all but Square are left out.
 
     Raises:
         art.exceptions.EstimatorError: The estimator isn't a PyTorch classifier with loss gradients.
@@ -119,6 +127,7 @@ class AutoAttack(Parameters):
         self.micro_batch_size = micro_batch_size
         self.verbose = verbose
         self.zero_gradient: npt.NDArray[np.bool_] = np.zeros(0, dtype=bool)
+        self.left_out: dict[str, str] = {}
         self._check_params()
 
     @property
@@ -128,11 +137,8 @@ class AutoAttack(Parameters):
 
     @property
     def members(self) -> tuple[str, ...]:
-        """Names of the attacks that run, in order."""
-        if self.attacks == "standard":
-            return tuple(name for name in _STANDARD if self._obstacle(name) is None)
-        given = [self.attacks] if isinstance(self.attacks, str) else self.attacks
-        return tuple(name for name in given if not isinstance(name, EvasionAttack))
+        """Names of the attacks that run, in order, where gradients go through the network."""
+        return members_of(self.attacks, self.estimator.nb_classes)
 
     def generate(
         self, x: npt.NDArray[Any], y: npt.NDArray[Any] | None = None, **kwargs: Any
@@ -140,7 +146,7 @@ class AutoAttack(Parameters):
         """Return adversarial examples; x itself where the model is wrong already, or where no member succeeds.
 
         Args:
-            x: (n, C, H, W) images within the estimator's ``clip_values``.
+            x: (n, ...) images within the estimator's ``clip_values``.
             y: True labels: indices (n,) or one-hot (n, C). If absent, the model's own predictions.
             **kwargs: None; masks are refused.
 
@@ -157,19 +163,23 @@ class AutoAttack(Parameters):
         self.zero_gradient = np.zeros(len(images), dtype=bool)
         model = self.estimator.model
         with preserved_random_state(self.seed), no_seed_for_cuda(), preserved(model), evaluating(model), frozen(model):
-            exact = _Unit(self.estimator, model, self.micro_batch_size)
+            exact = Unit(self.estimator, model, self.micro_batch_size)
             for rows in self._batches(np.arange(len(images))):
                 predicted[rows] = exact.verdict(self._on_device(images[rows]), rows).cpu().numpy()
             labels = predicted if labels is None else labels
             robust = predicted == labels
             attacked = np.flatnonzero(robust)
+            lost = []  # of each batch, whether no gradient goes through
             for rows in self._batches(attacked):
-                zero = exact.zero_gradient(self._on_device(images[rows]), self._on_device(labels[rows]))
-                self.zero_gradient[rows] = zero.cpu().numpy()
-            for name in self.members:
+                gradient = exact.margin_gradient(self._on_device(images[rows]), self._on_device(labels[rows]))
+                self.zero_gradient[rows] = True if gradient is None else shows_no_way(gradient).cpu().numpy()
+                lost.append(gradient is None)
+            self.left_out = self._left_out(no_gradient=bool(lost) and all(lost))
+            exact.guarded = any(lost)
+            for name in (name for name in self.members if name not in self.left_out):
                 precision: Precision = "fp32" if name in _FULL_PRECISION else self.precision
                 fast = fast_network(self.estimator, images, precision)
-                searched = exact if fast is model else _Unit(self.estimator, fast, self.micro_batch_size)
+                searched = exact if fast is model else Unit(self.estimator, fast, self.micro_batch_size, any(lost))
                 batches = self._batches(np.flatnonzero(robust))
                 for rows in progress(batches, desc=f"AutoAttack {name}", leave=False, shown=self.verbose):
                     x_batch, y_batch = self._on_device(images[rows]), self._on_device(labels[rows])
@@ -177,25 +187,49 @@ class AutoAttack(Parameters):
                     hit = broken.cpu().numpy()  # the host waits, once per batch: it must know who is left
                     found[rows[hit]], robust[rows[hit]] = points[broken].cpu().numpy(), False
             self._run_others(exact, images, labels, robust, found)
-        warn_of_zero_gradients(self.zero_gradient[attacked])
+        self._warn(attacked)
         return found
 
+    def _left_out(self, *, no_gradient: bool) -> dict[str, str]:
+        left = members_left_out(self.attacks, self.estimator.nb_classes)
+        if no_gradient:
+            left |= {name: _NO_GRADIENT for name in self.members if needs_gradients(name)}
+        return left
+
+    def _warn(self, attacked: npt.NDArray[np.intp]) -> None:
+        masked = [name for name, why in self.left_out.items() if why == _NO_GRADIENT]
+        if masked:
+            others = [name for name in self.members if name not in self.left_out]
+            warnings.warn(
+                f"No gradient goes through the network: AutoAttack ran without {', '.join(masked)}, so with "
+                f"{', '.join(others) or 'no member at all'}. The network may be weaker than it looks: see the attack's "
+                "`zero_gradient` and `left_out`, try Square or a transfer.",
+                GradientMaskingWarning,
+                stacklevel=3,
+            )
+        else:
+            warn_of_zero_gradients(self.zero_gradient[attacked])
+        for name, why in self.left_out.items():
+            if name not in masked:
+                warnings.warn(f'AutoAttack ran without "{name}", which {why}.', UserWarning, stacklevel=3)
+
     def _attack(
-        self, name: str, searched: _Unit, exact: _Unit, rows: npt.NDArray[np.intp], x: Tensor, y: Tensor
+        self, name: str, searched: Unit, exact: Unit, rows: npt.NDArray[np.intp], x: Tensor, y: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Run a member on images x (m, C, H, W) of these rows; return points, and who is broken there (m,)."""
-        unit = ((x - exact.low) / exact.width).clamp(0, 1)
+        """Run a member on images x (m, ...) of these rows; return points, and who is broken there (m,)."""
+        unit = ((x - exact.low) / exact.width).clamp(0, 1).view(len(x), *exact.seen_shape)
         with torch.no_grad():
             # Where nothing is rounded on purpose, nothing shall be: verdicts would deny it, and none would search on.
             exactly = name in _FULL_PRECISION or searched is exact
             with float32(x.device.type) if exactly else nullcontext():
-                adversarial = self._member(name, searched, self.eps / exact.width).perturb(unit, y)
+                adversarial = self._perturbed(name, searched, unit, y)
             # A member leaves x as it is unless it succeeds, or unless the network it searches is wrong there.
             moved = (adversarial != unit).flatten(1).any(1)
             claimed = moved | (searched(unit).argmax(1) != y)
-            points = self.threat.project(torch.add(exact.low, adversarial, alpha=exact.width), x, exact.low, exact.high)
+            points = torch.add(exact.low, adversarial, alpha=exact.width).view_as(x)
+            points = self.threat.project(points, x, exact.low, exact.high)
             usable = moved & points.isfinite().flatten(1).all(1)  # NaN gradients make points of NaN, "misclassified"
-            points = torch.where(usable.view(-1, 1, 1, 1), points, x)
+            points = torch.where(per_example(usable, x), points, x)
         broken = exact.verdict(points, rows) != y
         denied = claimed & ~broken
         if searched is not exact and bool(denied.any()):
@@ -203,9 +237,21 @@ class AutoAttack(Parameters):
             points[denied], broken[denied] = again
         return points, broken
 
+    def _perturbed(self, name: str, searched: Unit, unit: Tensor, y: Tensor) -> Tensor:
+        """Return what a member makes of images in [0, 1], where gradients go through only somewhere, too."""
+        eps = float(self.eps) / searched.width  # pyautoattack takes no NumPy numbers
+        try:
+            points: Tensor = self._member(name, searched, eps).perturb(unit, y)
+        except Exception as error:  # of autograd or pyautoattack, where a gradient is absent: of several kinds
+            if searched.guarded or isinstance(error, InputError) or is_out_of_memory(error):
+                raise
+            searched.guarded = True
+            points = self._member(name, searched, eps).perturb(unit, y)  # members seed themselves
+        return points
+
     def _run_others(
         self,
-        exact: _Unit,
+        exact: Unit,
         images: npt.NDArray[np.float32],
         labels: npt.NDArray[np.int64],
         robust: npt.NDArray[np.bool_],
@@ -236,6 +282,8 @@ class AutoAttack(Parameters):
         norm, others = self.threat.norm, self.estimator.nb_classes - 1
         shared: dict[str, Any] = {"norm": norm, "eps": eps, "seed": self.seed, "device": self.estimator.device}
         if name == "square":
+            shape = self.estimator.input_shape
+            shared["to_the_edge"] = len(shape) != 3 or min(shape[1:]) < 5
             return SquareAttack(module, p_init=0.8, n_queries=self.n_queries, resc_schedule=False, **shared)
         shared["n_iter"] = self.n_iter
         if name.startswith("fab"):
@@ -258,16 +306,6 @@ class AutoAttack(Parameters):
         low, high = self.estimator.clip_values
         return images.clip(low, high, out=images)  # what missed them by a rounding
 
-    def _obstacle(self, name: str) -> str | None:
-        """Return why a member can't attack this classifier; nothing if it can."""
-        n_classes, (_, height, _) = self.estimator.nb_classes, self.estimator.input_shape
-        compared = {"apgd-t": 4, "apgd-dlr": 3}.get(name, 2)
-        if n_classes < compared:
-            return f'"{name}" compares {compared} classes, and the model has {n_classes}: take "apgd-ce" or "fab-t".'
-        if name == "square" and self.threat.norm != "Linf" and height < 5:
-            return f'"square" needs images of 5 rows or more for {self.threat.norm}, and these have {height}.'
-        return None
-
     def _check_params(self) -> None:
         super()._check_params()
         check_predicts_logits("The estimator", self.estimator)
@@ -284,8 +322,6 @@ class AutoAttack(Parameters):
         if np.shape(bounds) != (2,) or not np.isfinite(bounds).all():
             came = "are absent" if bounds is None else "are infinite or arrays"
             raise InputError(f"AutoAttack needs clip_values of two finite numbers, such as (0, 1), but they {came}.")
-        if len(self.estimator.input_shape) != 3:
-            raise InputError(f"AutoAttack is for images (C, H, W), but these have shape {self.estimator.input_shape}.")
         self.attacks = "standard" if self.attacks is None else self.attacks  # as set_params() may say
         if not isinstance(self.attacks, (str, Sequence)) or len(self.attacks) == 0:
             raise InputError(
@@ -299,34 +335,41 @@ class AutoAttack(Parameters):
                 raise unknown("member of AutoAttack", name, MEMBERS, hint='"standard" stands for four of them.')
             if names.count(name) > 1:
                 raise InputError(f"`attacks` names {name!r} twice.")
-            if (obstacle := self._obstacle(name)) is not None:
-                raise InputError(f"The member {obstacle}")
+            if (obstacle := _obstacle(name, self.estimator.nb_classes)) is not None:
+                raise InputError(f'The member "{name}" {obstacle}: take "apgd-ce" or "fab-t".')
 
 
-class _Unit(nn.Module):
-    """A classifier as a module over images in [0, 1], which is what members attack."""
+def members_of(attacks: str | Sequence[Any], n_classes: int) -> tuple[str, ...]:
+    """Return the members that run on a model of so many classes, in order.
 
-    def __init__(self, estimator: Any, model: nn.Module, micro_batch_size: int | None) -> None:
-        super().__init__()
-        self.module = Passes(_estimator.logits_module(estimator, model), micro_batch_size)
-        self.low, self.high = _estimator.clip_bounds(estimator, estimator.device)
-        self.width, self.n_classes = float(self.high - self.low), estimator.nb_classes
+    Args:
+        attacks: As for :class:`AutoAttack`.
+        n_classes: Of the model.
+    """
+    if attacks == "standard":
+        return tuple(name for name in _STANDARD if _obstacle(name, n_classes) is None)
+    given = (attacks,) if isinstance(attacks, str) else attacks
+    return tuple(name for name in given if not isinstance(name, EvasionAttack))
 
-    def forward(self, x: Tensor) -> Tensor:
-        if len(x) == 0:  # Square asks so where all margins are 0; many networks can't
-            return x.new_zeros(0, self.n_classes)
-        logits = self.module(torch.add(self.low, x, alpha=self.width))
-        return _estimator.check_logits(logits, len(x), self.n_classes).clone()  # Square writes into what it gets
 
-    def verdict(self, x: Tensor, rows: npt.NDArray[np.intp]) -> Tensor:
-        """Return what the module takes images x of these rows for, in the classifier's own units, exactly (m,)."""
-        logits = _estimator.exact_logits(self.module, x, self.n_classes)
-        check_finite(~logits.isfinite().all(1), rows)
-        return logits.argmax(1)
+def members_left_out(attacks: str | Sequence[str], n_classes: int) -> dict[str, str]:
+    """Return which members AutoAttack leaves out with so many classes, and why: ``"apgd-t"``, ``"compares ..."``.
 
-    def zero_gradient(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return whether the margin's gradient at images x is all zero or not finite (m,)."""
-        with torch.enable_grad(), float32(x.device.type):
-            x = x.requires_grad_()
-            (gradient,) = torch.autograd.grad(losses.margin(self.module(x), y).sum(), x)
-        return shows_no_way(gradient)
+    Args:
+        attacks: As for :class:`AutoAttack`; members that are named are not left out, but refused.
+        n_classes: Of the model.
+    """
+    if attacks != "standard":
+        return {}
+    return {name: why for name in _STANDARD if (why := _obstacle(name, n_classes)) is not None}
+
+
+def needs_gradients(name: str) -> bool:
+    """Return whether a member goes by the network's gradients."""
+    return name != "square"
+
+
+def _obstacle(name: str, n_classes: int) -> str | None:
+    """Return why a member can't attack a model of so many classes; nothing if it can."""
+    compared = _COMPARED.get(name, 2)
+    return f"compares {compared} classes, and the model has {n_classes}" if n_classes < compared else None

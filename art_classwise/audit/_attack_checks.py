@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from art_classwise.attacks.autoattack import MEMBERS, members_left_out, members_of, needs_gradients
 from art_classwise.audit._seen import (
     Said,
     Seen,
     is_black_box,
     is_many_step,
     is_one_step,
+    kind,
     number,
     of,
     points,
@@ -159,5 +161,28 @@ def _short_steps(seen: Seen) -> Said:
             )
 
 
-ATTACK_CHECKS = (_zero_gradients, _far, _black_box, _one_step, _more_effort, _short_steps, _reference)
+def _left_out(seen: Seen) -> Said:
+    n, n_classes = int(seen.right.sum()), len(seen.result.classes)
+    for attack, told in seen.result.info.get("attacks", {}).items():
+        if attack not in seen.tables or kind(told) != "AutoAttack":
+            continue
+        asked = told.get("attacks") if isinstance(told.get("attacks"), (str, list)) else ()
+        for member, why in members_left_out(asked, n_classes).items():
+            yield (
+                _WEAK,
+                f"{attack} ran without {member}, which {why}.",
+                "Let another attack stand in for it: margin-20, or PGD with restarts.",
+            )
+        led = [m for m in MEMBERS if m in members_of(asked, n_classes) and needs_gradients(m)]
+        if led and n and bool(seen.tables[attack]["zero_gradient"].to_numpy()[seen.right].all()):
+            names = " and ".join(filter(None, (", ".join(led[:-1]), led[-1])))
+            yield (
+                _WEAK,
+                f"Of {attack}, {names} met no gradient to go by on any of the {n} examples: where none goes through "
+                "the network, they don't run.",
+                _TRY_OTHERWISE,
+            )
+
+
+ATTACK_CHECKS = (_zero_gradients, _far, _black_box, _one_step, _more_effort, _short_steps, _reference, _left_out)
 """Each yields what it saw of a model."""

@@ -119,7 +119,9 @@ class ShardRunner:
             computing_at_most(attack, most) if ours or self._ran_out else nullcontext(),
             warnings.catch_warnings(),
         ):
-            warnings.simplefilter("ignore", GradientMaskingWarning)  # the outcomes say it, example by example
+            # The findings say it, from the outcomes and the parameters.
+            warnings.simplefilter("ignore", GradientMaskingWarning)
+            warnings.filterwarnings("ignore", message="AutoAttack ran without")
             x_adv = np.asarray(attack.generate(*given, **extra), dtype=np.float32)
         if x_adv.shape != x.shape or not np.isfinite(x_adv).all():
             raise InputError(

@@ -68,8 +68,9 @@ def findings(result: AuditResult) -> Findings:
     - masked gradients (Athalye et al. 2018, arXiv 1802.00420; Carlini et al. 2019, arXiv 1902.06705): gradients that
       are zero; examples that withstand where any image can become grey; black-box attacks that find more than
       white-box ones, one step more than many, few steps more than many;
-    - a weak attack: more steps or restarts still find many more, its steps end within the ball, or a reference attack
-      (margin PGD, 40 steps, on 32 examples) breaks what withstood all attacks;
+    - a weak attack: more steps or restarts still find many more, its steps end within the ball, AutoAttack ran without
+      some of its members, or a reference attack (margin PGD, 40 steps, on 32 examples) breaks what withstood all
+      attacks;
     - networks that are random, that depend on the batch or that train on in eval mode;
     - inputs that aren't normalised as the network expects, and clean accuracy near chance;
     - labels that are numbered otherwise than the network's classes;

@@ -19,7 +19,7 @@ from art_classwise.attacks._search import search
 from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel, Uniform, per_example
 
-__all__ = ["Adversary", "ArtAdversary", "Attacked", "BoundarySearch", "Budgets", "InnerSearch"]
+__all__ = ["Adversary", "ArtAdversary", "Attacked", "BoundarySearch", "Budgets", "InTraining", "InnerSearch"]
 
 Attacked = Literal["all", "correct", "misclassified"]
 
@@ -136,12 +136,21 @@ class BoundarySearch(InnerSearch):
     Sun et al. 2023 (arXiv 2209.07534), section 4. Returned are the first iterates that are misclassified, and after
     them the last ones before those, (2 m, ...). Where no iterate is misclassified both are the last one; where the
     first iterate is, the clean image is the one before it.
+
+    Attributes:
+        exact: As the released code: see :class:`art_classwise.AdversarialTrainerBATPyTorch`.
     """
+
+    exact: bool = False
 
     def __call__(
         self, module: nn.Module, x: Tensor, y: Tensor, uniform: Uniform, budgets: Budgets | None = None
     ) -> Tensor:
         """See :class:`Adversary`."""
+        if self.exact:
+            last, _ = self._as_released(module, x, y, uniform, budgets)
+            _, first = self._as_released(module, x, y, uniform, budgets)  # from a start of its own
+            return torch.cat([first, last])
         first, before = x.clone(), x.clone()
         crossed = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         wrong: list[Tensor] = []  # of the iterate that observe is shown next
@@ -161,6 +170,54 @@ class BoundarySearch(InnerSearch):
             look(module(x_adv), y)  # the last iterate, which no step follows
         observe(self.max_iter, y, x_adv, x_adv)
         return torch.cat([first, before])
+
+    def _as_released(
+        self, module: nn.Module, x: Tensor, y: Tensor, uniform: Uniform, budgets: Budgets | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return of one search the iterates before the first wrong ones, and the second wrong ones.
+
+        Where there is none it is the last iterate, which isn't looked at; before the first iterate there is itself.
+        """
+        n_wrong = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        before, second, previous = x, x, x
+        wrong: list[Tensor] = []
+
+        def look(logits: Tensor, rows: Tensor) -> Tensor:
+            wrong[:] = [logits.argmax(1) != y]
+            return wrong[0]
+
+        def observe(step: int, rows: Tensor, x_adv: Tensor, gradient: Tensor) -> None:
+            nonlocal n_wrong, before, second, previous
+            n_wrong = n_wrong + wrong[0]
+            before = torch.where(per_example(wrong[0] & (n_wrong == 1), x), previous if step else x_adv, before)
+            second = torch.where(per_example(wrong[0] & (n_wrong == 2), x), x_adv, second)
+            previous = x_adv
+
+        x_adv, _ = self._search(module, x, y, uniform, budgets, solved=look, observe=observe)
+        return torch.where(per_example(n_wrong == 0, x), x_adv, before), torch.where(
+            per_example(n_wrong < 2, x), x_adv, second
+        )
+
+
+class InTraining(nn.Module):
+    """A network for attacks as it is while it trains: putting this in eval mode leaves the network in train mode.
+
+    Its batch norms see each iterate of a batch, and take it into their running statistics.
+
+    Args:
+        network: Maps images to logits, in train mode.
+        bf16: Whether matrix products are computed in bfloat16.
+    """
+
+    def __init__(self, network: nn.Module, *, bf16: bool) -> None:
+        super().__init__()
+        self._network, self._bf16 = (network,), bf16  # in a tuple it isn't a submodule
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits float32 (n, C)."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self._bf16):
+            logits: Tensor = self._network[0](x)
+        return logits.float()
 
 
 def _from_clean(logits: Tensor, clean: Tensor) -> Tensor:

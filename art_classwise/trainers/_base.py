@@ -5,8 +5,9 @@ from __future__ import annotations
 import abc
 import copy
 import os
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +21,20 @@ from art_classwise._labels import check_labels
 from art_classwise._predictions import warn_of_probabilities
 from art_classwise._state import evaluating
 from art_classwise.attacks._fast import Precision, check_precision
-from art_classwise.errors import InputError, check_flag, check_number, check_positive, check_seed, check_whole
+from art_classwise.errors import (
+    InputError,
+    check_flag,
+    check_number,
+    check_positive,
+    check_seed,
+    check_whole,
+    unknown,
+)
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers._adversary import Adversary, ArtAdversary, Attacked, InnerSearch
 from art_classwise.trainers._augmentation import Augmentation
 from art_classwise.trainers._checkpoint import TrainingFile, plain
-from art_classwise.trainers._checks import check_attack, check_optimizer, check_policy, threat_under
+from art_classwise.trainers._checks import check_attack, check_optimizer, check_passes, check_policy, threat_under
 from art_classwise.trainers._classifier_loss import loss_options
 from art_classwise.trainers._data import array_source, fingerprint, mixed_source, unlabelled_in
 from art_classwise.trainers._describe import describe_training
@@ -73,15 +82,27 @@ class SearchTrainer(Trainer, abc.ABC):
         crop_padding: Random crops after so many pixels of zero padding on each side; 4 is usual for CIFAR, 0 is none.
         flip: Random horizontal flips.
         two_passes: Classify clean and adversarial images in two forward passes, clean ones first, so that batch norm
-            sees two batches, as in the published implementations of TRADES and MART; one pass of both is faster.
+            sees two batches, as in the published implementation of MART; one pass of both is faster.
+        passes: The forward passes in train mode one by one, in place of ``two_passes``: ``c`` is the clean images,
+            ``a`` those under attack (BAT: ``f`` and ``l``, the first misclassified and the last correct ones), ``|``
+            the step. ``"cac"`` is the order of TRADES' authors, whose batch norms see clean images twice; others' are
+            told where their methods and policies are. Passes that the loss doesn't need are for batch norm alone: they
+            have no gradient, and dropout of their own.
+        attack_mode: Whether the training attack sees the network in ``"eval"`` mode, as most published
+            implementations have it, or in ``"train"`` mode, as CFA's of standard adversarial training and AWP's: batch
+            norms then normalise by each batch of iterates and take it into their running statistics.
         label_smoothing: How much of the cross-entropy's target goes to all classes evenly, from 0 to below 1; if it is
             0, that of the classifier's ``CrossEntropyLoss``.
         gradient_clip: Largest L2 norm of the gradient of all weights; none if absent.
         ema_decay: Decay per step of an exponential moving average of the weights, 0.995, say. The average is what is
             validated and kept. None is no average.
-        awp_gamma: Size of the adversarial weight perturbation, relative to the weights (Wu et al. 2020, arXiv
-            2004.05884; theirs is 5e-3); 0 is none. It doubles the cost of the step, not that of the attack.
-        awp_warmup: Epochs without it.
+        awp_gamma: Size of the adversarial weight perturbation (AWP), relative to the weights (Wu et al. 2020, arXiv
+            2004.05884); 0 is none. Theirs is 1e-2 for standard adversarial training and 5e-3 for TRADES. It doubles the
+            cost of the step, not that of the attack. Perturbed is each trained parameter of two dimensions or more;
+            in their code its name must hold "weight", too. Weight decay acts on the weights without the perturbation,
+            in their code on those with it.
+        awp_warmup: Epochs without it; theirs are 0 for standard adversarial training. For TRADES they pass over epochs
+            numbered below 10, from 1, which are 9.
         precision: ``"auto"``: bfloat16 matrix products, in attack and step, for networks of a million weights or more
             where the hardware multiplies it; ``"fp32"`` or ``"bf16"`` else.
         class_policy: A rule that sets class weights and class budgets, one of :mod:`art_classwise.policies`. Weights of
@@ -105,6 +126,8 @@ class SearchTrainer(Trainer, abc.ABC):
     # What fit takes if it isn't told.
     batch_size: int = 128
     nb_epochs: int = 20
+    _views: ClassVar[str] = "ca"  # letters of the images that it classifies: see Objective
+    _added: ClassVar[Mapping[str, Any]] = {}  # parameters that checkpoints of before don't name, with their defaults
 
     def __init__(
         self,
@@ -118,6 +141,8 @@ class SearchTrainer(Trainer, abc.ABC):
         crop_padding: int = 0,
         flip: bool = False,
         two_passes: bool = False,
+        passes: str | None = None,
+        attack_mode: Literal["eval", "train"] = "eval",
         label_smoothing: float = 0.0,
         gradient_clip: float | None = None,
         ema_decay: float | None = None,
@@ -154,6 +179,7 @@ class SearchTrainer(Trainer, abc.ABC):
         self.threat = ThreatModel.from_art(norm, 8 / 255 if eps is None else eps)
         self.eps_step = self.threat.eps / 4 if eps_step is None else eps_step
         self.attack, self.label_smoothing, self.summary_writer = attack, label_smoothing, summary_writer
+        self.passes, self.attack_mode = passes, attack_mode
         check_positive("eps_step", self.eps_step)
         self.max_iter = check_whole("max_iter", max_iter, 1)
         self.crop_padding = check_whole("crop_padding", crop_padding, 0)
@@ -170,7 +196,14 @@ class SearchTrainer(Trainer, abc.ABC):
         check_precision(precision)
         self.seed = seed = check_seed(seed)
         check_summary_writer(summary_writer)
-        self.settings = Settings(gradient_clip, ema_decay, float(awp_gamma), awp_warmup, precision, compile, seed)
+        self._pass_order = check_passes(passes, self._views)
+        if attack_mode not in ("eval", "train"):
+            raise unknown("attack_mode", attack_mode, ("eval", "train"))
+        if attack is not None and attack_mode == "train":
+            raise InputError('`attack_mode="train"` is for the built-in attack, and can\'t be combined with `attack`.')
+        self.settings = Settings(
+            gradient_clip, ema_decay, float(awp_gamma), awp_warmup, precision, compile, seed, attack_mode
+        )
         self.class_policy = class_policy
         self._excluded: tuple[int, ...] = ()  # classes that AdversarialTrainerClassExcludedPyTorch leaves out
         self.pseudo_labels: PseudoLabels | None = None
@@ -415,7 +448,7 @@ class SearchTrainer(Trainer, abc.ABC):
         adversary = self._adversary(start=self._start, loss=self._ascended, attacked=self._attacked)
         objective = self._objective(adversary)
         terms = without_classes(objective.terms, self._excluded, classifier.nb_classes, classifier.device)
-        objective = replace(objective, terms=terms)
+        objective = replace(objective, terms=terms, views=self._views, passes=self._pass_order)
         scalars = Scalars(self.summary_writer)
         with excluded_units(
             *(classifier.model, module, classifier.optimizer, self._excluded, classifier.nb_classes, sample)
@@ -452,9 +485,14 @@ class SearchTrainer(Trainer, abc.ABC):
 
     def _check_asked(self, asked: Fit) -> None:
         asked.check(self._classifier.optimizer)
+        objective = self._objective(self._adversary())
+        if objective.uses_clean and self._pass_order is not None and "c" not in self._pass_order.before:
+            raise InputError(
+                f'`passes` must name the clean images, "c", before the step: {type(self).__name__} needs their logits, '
+                f"but got {self.passes!r}."
+            )
         if self.class_policy is not None:
-            beta = self._objective(self._adversary()).beta
-            asked.check_policy(self.class_policy, self._classifier.nb_classes, beta, self.threat.eps)
+            asked.check_policy(self.class_policy, self._classifier.nb_classes, objective.beta, self.threat.eps)
 
     @property
     def _attacked(self) -> Attacked:

@@ -13,6 +13,7 @@ from art.attacks.attack import EvasionAttack
 from art_classwise._label_roles import check_reads_true_labels
 from art_classwise.errors import InputError, check_number, unknown
 from art_classwise.threat import ThreatModel
+from art_classwise.trainers._objective import PassOrder
 from art_classwise.trainers._schedule import Interval, needs
 from art_classwise.trainers.policies import ClassPolicy
 
@@ -21,6 +22,7 @@ __all__ = [
     "check_beta",
     "check_budgets",
     "check_optimizer",
+    "check_passes",
     "check_policy",
     "check_scheduler",
     "split_attack",
@@ -125,6 +127,28 @@ def check_budgets(policy: ClassPolicy, threat: ThreatModel, largest: float, epoc
                 "in a training of its own; it may begin with these weights, which are those from after epoch "
                 f"{epoch}."
             )
+
+
+def check_passes(passes: Any, views: str) -> PassOrder | None:
+    """Return the order of the forward passes if it is one.
+
+    Args:
+        passes: Letters of the views, before and after the step, which is ``|``; or None.
+        views: The letters that there are: c, the clean images, and those under attack, which the step needs.
+
+    Raises:
+        InputError: It isn't.
+    """
+    if passes is None:
+        return None
+    before, _, after = str(passes).partition("|")
+    if not isinstance(passes, str) or set(before + after) - set(views) or (set(views) - {"c"}) - set(before):
+        attacked = " and ".join(f'"{view}"' for view in views if view != "c") or '"c"'
+        raise InputError(
+            f'`passes` must be letters of "{views}" and at most one "|", the step, with {attacked} before it, such as '
+            f'"{views}" or "{views}|c", but got {passes!r}.'
+        )
+    return PassOrder(before, after)
 
 
 def check_scheduler(scheduler: Any, interval: object, optimizer: Any) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from art_classwise.errors import InputError
 from art_classwise.trainers._checkpoint import plain
 from art_classwise.trainers._fit import Fit
+from art_classwise.trainers.policies._base import without_defaults
 
 if TYPE_CHECKING:
     from art_classwise.trainers._base import SearchTrainer
@@ -42,10 +43,12 @@ def describe_training(
         attack |= {"eps_step": float(trainer.eps_step), "max_iter": trainer.max_iter}
     options = ("crop_padding", "flip", "two_passes", "label_smoothing", "seed")
     settings = ("gradient_clip", "ema_decay", "awp_gamma", "awp_warmup", "precision", "compile")
+    added = {"passes": trainer.passes, "attack_mode": trainer.attack_mode}
     return {
         "trainer": type(trainer).__name__,
-        **method,
+        **without_defaults(method, trainer._added),
         "attack": attack,
+        **without_defaults(added, {"passes": None, "attack_mode": "eval"}),
         **{name: getattr(trainer, name) for name in options},
         **{name: getattr(trainer.settings, name) for name in settings},
         "class_policy": None if trainer.class_policy is None else trainer.class_policy.describe(),

@@ -125,7 +125,7 @@ class Training:
             unit_scale=True,
             shown=verbose,
         )
-        with shown as bar, self._step.ready():
+        with shown as bar, self._step.ready() if self._epoch < nb_epochs else nullcontext():
             while self._epoch < nb_epochs:
                 row = self._one_epoch(source, validation, nb_epochs, bar, name)
                 scalars.write(row)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from art_classwise.attacks._fast import Precision
 from art_classwise.trainers._adversary import Adversary
 from art_classwise.trainers.policies import ClassWeights
 
-__all__ = ["Objective", "Settings", "Terms", "natural_terms"]
+__all__ = ["Objective", "PassOrder", "Settings", "Terms", "natural_terms"]
 
 Terms = Callable[[Tensor | None, Tensor, Tensor], tuple[Tensor, Tensor | None]]
 """Logits or None, logits under attack, labels -> the two terms of a loss, (n,) each, of which one may be missing."""
@@ -28,6 +29,20 @@ def natural_terms(label_smoothing: float = 0.0) -> Terms:
     return terms
 
 
+class PassOrder(NamedTuple):
+    """The forward passes of a step in train mode, by the letters of the views.
+
+    Of a view that is classified again, or that the objective doesn't need, batch norm alone takes notice.
+
+    Attributes:
+        before: Those before the optimizer's step.
+        after: Those after it.
+    """
+
+    before: str
+    after: str = ""
+
+
 @dataclass(frozen=True)
 class Objective:
     """What training descends: the first term plus beta times the second.
@@ -40,6 +55,10 @@ class Objective:
         n_views: How many adversarial inputs the attack returns for an image; those of the first view come first.
         two_passes: Whether clean and adversarial images are forward passes of their own, so that batch norm sees two
             batches, as in most published implementations; else one pass, of all.
+        views: A letter for each view: c, the clean images, and those under attack, in the order in which the attack
+            returns them.
+        passes: The forward passes one by one, by these letters: see :class:`PassOrder`. None leaves it to
+            ``two_passes``.
     """
 
     terms: Terms
@@ -48,6 +67,8 @@ class Objective:
     adversary: Adversary | None
     n_views: int = 1
     two_passes: bool = False
+    views: str = "ca"
+    passes: PassOrder | None = None
 
     def values(self, logits: Tensor | None, logits_adv: Tensor, y: Tensor, weights: ClassWeights) -> Tensor:
         """Return the objective of each example (n,), class weights included."""
@@ -72,3 +93,4 @@ class Settings:
     precision: Precision = "auto"
     compile: bool = False
     seed: int = 0
+    attack_mode: Literal["eval", "train"] = "eval"

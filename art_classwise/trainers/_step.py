@@ -14,11 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 from art_classwise import _ranks
 from art_classwise._estimator import Border, check_logits
 from art_classwise._passes import is_out_of_memory
-from art_classwise._state import evaluating, preserved, preserved_random_state
+from art_classwise._state import evaluating, frozen, is_exported, preserved, preserved_random_state
 from art_classwise.attacks._fast import FastCopy
 from art_classwise.attacks._random import ExampleUniform, derive
-from art_classwise.errors import InputError, first_line
-from art_classwise.trainers._adversary import Budgets
+from art_classwise.errors import InputError
+from art_classwise.trainers._adversary import Budgets, InTraining
 from art_classwise.trainers._objective import Objective, Settings
 from art_classwise.trainers._sources import Batch
 from art_classwise.trainers._weights import WeightPerturbation, share_buffers, synchronised
@@ -74,6 +74,11 @@ class Step:
         self.model, self.module, self.optimizer = model, module, optimizer
         self.objective, self.settings, self.policy, self._gamma = objective, settings, policy, gamma
         self.n_classes, self.sample = n_classes, sample
+        if any(is_exported(m) for m in model.modules()):
+            raise InputError(
+                f"The network {type(model).__name__} is a graph of torch.export, which has no training mode: train the "
+                "module that it was exported from."
+            )
         with torch.no_grad(), evaluating(module):
             check_logits(module(sample), len(sample), n_classes)
         self._fast = self._copied()
@@ -123,29 +128,22 @@ class Step:
             yield
 
     def _lay_out(self) -> Callable[[], None]:
-        """Lay the weights out channels last, where that gains and the network can be trained so; return the way back.
-
-        Raises:
-            InputError: The network can't be trained at all.
-        """
+        """Lay the weights out channels last, where that gains and the network trains so; return the way back."""
         weights = [p for p in self.model.parameters() if p.dim() == 4]
+        if not (self._fast.channels_last and all(w.is_contiguous() for w in weights)):
+            return lambda: None
 
         def lay_out(memory_format: torch.memory_format) -> None:
             for weight in weights:
                 weight.data = weight.data.contiguous(memory_format=memory_format)
 
-        if self._fast.channels_last and all(w.is_contiguous() for w in weights):
-            lay_out(torch.channels_last)
-            if self._obstacle() is None:
-                return lambda: lay_out(torch.contiguous_format)
+        lay_out(torch.channels_last)
+        if not self._trains():
             lay_out(torch.contiguous_format)
-        obstacle = self._obstacle()
-        if obstacle is not None:
-            raise InputError(f"The network {type(self.model).__name__} can't be trained: {obstacle}")
-        return lambda: None
+        return lambda: lay_out(torch.contiguous_format)
 
-    def _obstacle(self) -> str | None:
-        """Return why the network, as it is now, can't go through a step; nothing if it can."""
+    def _trains(self) -> bool:
+        """Return whether the network, laid out as it is now, gets through a pass of training and back."""
         buffers = [b.clone() for b in self.model.buffers()]
         with preserved_random_state(0):
             try:
@@ -156,17 +154,14 @@ class Step:
             except Exception as error:  # of the network's own code: of any kind
                 if is_out_of_memory(error):
                     raise
-                return first_line(error)
+                return False
             finally:
                 with torch.no_grad():
                     for buffer, before in zip(self.model.buffers(), buffers, strict=True):
                         buffer.copy_(before)
-                reached = any(w.grad is not None for w in self._trained)
                 for weight in self._trained:
                     weight.grad = None
-        if not reached:
-            return "no gradient of its logits reaches the weights that the optimizer holds."
-        return None
+        return True
 
     def _on_many_devices(self) -> nn.Module:
         """Return the module with gradients averaged over all processes, which begin as the main one is."""
@@ -186,16 +181,19 @@ class Step:
         self.model.train()
         if self._awp is not None and epoch >= self.settings.awp_warmup:
             buffers = [b.clone() for b in self.model.buffers()]
-            _, weights = self._backward(batch, x_adv, None)
+            weighted = self.policy is None or self.policy.weighs_perturbation
+            _, weights = self._backward(batch, x_adv, None if weighted else ClassWeights())
             for buffer, before in zip(self.model.buffers(), buffers, strict=True):
                 buffer.copy_(before)  # batch norm has seen this batch once, as without the perturbation
             with self._awp.perturbed():
-                seen, _ = self._backward(batch, x_adv, weights)
+                seen, _ = self._backward(batch, x_adv, weights if weighted else None)
         else:
             seen, _ = self._backward(batch, x_adv, None)
         if self.settings.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self._trained, self.settings.gradient_clip)
         self.optimizer.step()
+        if self.objective.passes is not None:
+            self._in_order(batch.x, x_adv, self.objective.passes.after, set())
         return seen
 
     def _attack(self, batch: Batch, epoch: int) -> Tensor | None:
@@ -203,11 +201,14 @@ class Step:
         if self.objective.adversary is None:
             return None
         starts = ExampleUniform(derive(self.settings.seed, "starts", epoch), 0, batch.ids)
-        scales = None if self.policy is None else self.policy.class_budgets
-        budgets = None
-        if scales is not None:
-            budgets = Budgets(scales.radii[batch.y].to(batch.x), scales.steps[batch.y].to(batch.x))
-        return self.objective.adversary(self.searched(), batch.x, batch.y, starts, budgets)
+        scales = None if self.policy is None else self.policy.budgets_of(batch.y)
+        budgets = None if scales is None else Budgets(scales.radii.to(batch.x), scales.steps.to(batch.x))
+        if self.settings.attack_mode == "eval":
+            return self.objective.adversary(self.searched(), batch.x, batch.y, starts, budgets)
+        self.model.train()
+        as_it_trains = InTraining(self.module, bf16=self._fast.bf16)
+        with frozen(self.module):
+            return self.objective.adversary(as_it_trains, batch.x, batch.y, starts, budgets)
 
     def _backward(
         self, batch: Batch, x_adv: Tensor | None, weights: ClassWeights | None
@@ -232,13 +233,24 @@ class Step:
         if labelled < n:
             values = torch.cat([values[:labelled], self._gamma * values[labelled:]])
         # The mean over the whole batch: of the processes' gradients DDP takes the mean again.
-        (values.sum() * (_ranks.world() / batch.size)).backward()
+        loss = values.sum() * (_ranks.world() / batch.size)
+        if not loss.requires_grad:
+            raise InputError(
+                f"The network {type(self.model).__name__} can't be trained: no gradient of its logits reaches the "
+                "weights. Look for no_grad, detach() or NumPy in it, for layers that are quantised or frozen."
+            )
+        loss.backward()
         logits_adv = None if x_adv is None else first_view[:labelled]
         return Stepped(values.detach(), None if logits is None else logits[:labelled], logits_adv), weights
 
     def _forward(self, x: Tensor, x_adv: Tensor | None) -> tuple[Any, Any]:
         """Return what the network gives for clean and for adversarial images, as far as they are needed."""
         objective, n = self.objective, len(x)
+        if objective.passes is not None:
+            needed = set(objective.views) - (set() if objective.uses_clean else {"c"})
+            seen = self._in_order(x, x_adv, objective.passes.before, needed)
+            attacked = [seen[view] for view in objective.views if view != "c" and view in seen]
+            return seen.get("c"), torch.cat(attacked) if attacked else None
         with _two_or_more(), torch.autocast(x.device.type, torch.bfloat16, enabled=self._fast.bf16):
             if x_adv is None:
                 return self._network(x), None
@@ -250,6 +262,24 @@ class Step:
                 return clean, parts[0] if len(parts) == 1 else torch.cat(parts)
             both = check_logits(self._network(torch.cat([x, x_adv])), n + len(x_adv), self.n_classes)
             return both[:n], both[n:]
+
+    def _in_order(self, x: Tensor, x_adv: Tensor | None, order: str, needed: set[str]) -> dict[str, Tensor]:
+        """Classify the views in this order, and return the logits of those needed, by letter.
+
+        Of a second pass, batch norm alone takes notice: its logits are those of the first.
+        """
+        attacked = () if x_adv is None else x_adv.chunk(self.objective.n_views)
+        images = dict(zip(self.objective.views, (x, *attacked), strict=True))
+        seen: dict[str, Tensor] = {}
+        for view in order:
+            new = view in needed and view not in seen
+            # An autocast each: it would give a later pass the weights that it rounded without a gradient.
+            rounded = torch.autocast(x.device.type, torch.bfloat16, enabled=self._fast.bf16)
+            with _two_or_more(), torch.set_grad_enabled(new), rounded:
+                logits = check_logits(self._network(images[view]), len(x), self.n_classes)
+            if new:
+                seen[view] = logits
+        return seen
 
 
 @contextmanager

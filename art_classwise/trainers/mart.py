@@ -20,7 +20,9 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
     """MART: training that weighs misclassified examples more (Wang et al., ICLR 2020).
 
     Descends :func:`art_classwise.losses.mart`; the attack ascends cross-entropy in eval mode from
-    x + 0.001 N(0, 1), as the published implementation does. The switches are those of the paper's ablations.
+    x + 0.001 N(0, 1), as the published implementation does. That classifies clean images first, then attacked ones,
+    in two passes; here it is one pass, unless ``exact`` or ``two_passes`` is set. The switches are those of the paper's
+    ablations.
 
     Args:
         classifier: An ART ``PyTorchClassifier`` with an optimizer.

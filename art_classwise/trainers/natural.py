@@ -25,12 +25,16 @@ class NaturalTrainerPyTorch(SearchTrainer):
         InputError: The class policy sets class budgets; and as :class:`SearchTrainer`.
     """
 
+    _views = "c"
+
     def __init__(self, classifier: Any, **options: Any) -> None:
         if getattr(options.get("class_policy"), "sets_budgets", False):
             raise InputError(
                 "Natural training attacks nothing, so that class budgets have no meaning: choose a policy that sets "
                 "weights alone, such as WAT."
             )
+        if options.get("attack_mode", "eval") != "eval":
+            raise InputError("Natural training attacks nothing, so that `attack_mode` has no meaning: leave it out.")
         super().__init__(classifier, **options)
 
     def _objective(self, adversary: Adversary) -> Objective:

@@ -18,7 +18,9 @@ __all__ = ["AdversarialTrainerStandardPyTorch"]
 class AdversarialTrainerStandardPyTorch(SearchTrainer):
     """Standard adversarial training: cross-entropy on adversarial inputs (Madry et al. 2018, eq. 2.1).
 
-    The attack ascends cross-entropy from a uniform start in the ball. Clean images aren't classified.
+    The attack ascends cross-entropy from a uniform start in the ball, in eval mode. Clean images aren't classified. The
+    authors' code of AWP and of CFA attacks in train mode and classifies clean images after each step, for its log, by
+    which batch norm's running statistics take them in: ``attack_mode="train", passes="a|c"``.
 
     Args:
         classifier: An ART ``PyTorchClassifier`` with an optimizer.

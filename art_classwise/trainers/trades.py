@@ -20,7 +20,11 @@ class AdversarialTrainerTRADESPyTorch(SearchTrainer):
     """TRADES: cross-entropy on clean inputs, and closeness of predictions (Zhang et al. 2019, arXiv 1901.08573, eq. 5).
 
     Descends :func:`art_classwise.losses.trades`; the attack ascends the KL divergence from the clean prediction, in
-    eval mode, from x + 0.001 N(0, 1) (their algorithm 1).
+    eval mode, from x + 0.001 N(0, 1) (their algorithm 1). Clean and attacked images are classified in one pass. The
+    authors' code classifies clean, attacked, then clean images again, for the KL term, in train mode, so that batch
+    norm's running statistics lean to clean images by 2 to 1: that is ``passes="cac"``. The code for TRADES with AWP
+    takes attacked images, then clean ones twice: ``passes="acc"``. In L2 their steps have a length of 2 eps / number of
+    steps.
 
     Args:
         classifier: An ART ``PyTorchClassifier`` with an optimizer.

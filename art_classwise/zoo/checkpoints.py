@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from art_classwise._files import written_aside
 from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel
 from art_classwise.zoo._files import load_weights
+from art_classwise.zoo._fit import fit
 from art_classwise.zoo.architectures import build
 from art_classwise.zoo.classifier import as_classifier
 
@@ -38,7 +40,7 @@ class Checkpoint:
     """
 
     architecture: str
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     classes: tuple[str, ...]
     threat: ThreatModel | None
     recipe: dict[str, Any] = field(repr=False)
@@ -72,9 +74,12 @@ def save_checkpoint(
     """
     module = model if isinstance(model, nn.Module) else model.model
     shape = tuple(int(s) for s in (model.input_shape if input_shape is None else input_shape))
-    weights = {k: v.detach().cpu() for k, v in module.state_dict().items()}
+    state = module.state_dict()
+    if (lazy := next((k for k, v in state.items() if is_lazy(v)), None)) is not None:
+        raise InputError(f"The model's weight {lazy} has no shape yet: let the model predict something once.")
+    weights = {k: v.detach().cpu() if isinstance(v, Tensor) else v for k, v in state.items()}
     if architecture:
-        _fit(build(architecture, shape, len(classes), seed=0), weights, f"the architecture {architecture!r}")
+        fit(build(architecture, shape, len(classes), seed=0), weights, f"the architecture {architecture!r}")
     _check_plain(recipe or {}, "recipe")
     content = {
         "format": _FORMAT,
@@ -103,19 +108,22 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     content = load_weights(Path(path), _ADVICE)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise InputError(
-            f"{Path(path).absolute()} holds weights, but is no art-classwise checkpoint. Load them into your "
-            "module with torch.load and load_state_dict, and wrap it with as_classifier()."
+            f"{Path(path).absolute()} holds {'weights' if _are_weights(content) else f'a {type(content).__name__}'}, "
+            "but is no art-classwise checkpoint. Load the weights into your module with torch.load and "
+            "load_state_dict, and wrap it with as_classifier()."
         )
     if content.get("version") != _VERSION:
         raise InputError(
             f"{Path(path).absolute()} is a checkpoint of version {content.get('version')}; this release reads "
             f"version {_VERSION}. Update art-classwise."
         )
+    weights = content.get("state_dict")
+    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
+        raise InputError(f"{Path(path).absolute()} is damaged: it lacks weights. {_ADVICE}")
     try:
-        channels, height, width = content["input_shape"]
         return Checkpoint(
             architecture=content["architecture"],
-            input_shape=(channels, height, width),
+            input_shape=tuple(int(side) for side in content["input_shape"]),
             classes=tuple(content["classes"]),
             threat=None if content["threat"] is None else ThreatModel.parse(content["threat"]),
             recipe=content["recipe"],
@@ -153,28 +161,16 @@ def load_checkpoint(
         what = f"the architecture {checkpoint.architecture!r}"
     else:
         network, what = module, f"the module {type(module).__name__}"
-    _fit(network, checkpoint.state_dict, what, str(Path(path).absolute()))
+    fit(network, checkpoint.state_dict, what, str(Path(path).absolute()))
     network.eval()
     return as_classifier(network, checkpoint.input_shape, len(checkpoint.classes), device=device)
 
 
-def _fit(module: nn.Module, weights: Mapping[str, Tensor], what: str, holder: str = "The model") -> None:
-    own = module.state_dict()
-    missing, foreign = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    reshaped = [k for k in own if k in weights and own[k].shape != weights[k].shape]
-    if missing or foreign:
-        named = f"it lacks {missing[0]}" if missing else f"it has {foreign[0]} besides"
-        raise InputError(
-            f"{holder} is of another architecture than {what}: {named} "
-            f"({len(missing)} missing, {len(foreign)} unknown weights)."
-        )
-    if reshaped:
-        key = reshaped[0]
-        raise InputError(
-            f"{holder} is of another architecture than {what}: {key} has shape {tuple(weights[key].shape)}, "
-            f"not {tuple(own[key].shape)}."
-        )
-    module.load_state_dict(dict(weights))
+def _are_weights(content: Any) -> bool:
+    """Return whether this is a state dict, or holds one."""
+    if not isinstance(content, Mapping):
+        return False
+    return any(isinstance(v, Tensor) or (isinstance(v, Mapping) and _are_weights(v)) for v in content.values())
 
 
 def _threat_text(threat: ThreatModel) -> str:

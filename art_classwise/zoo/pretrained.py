@@ -19,7 +19,8 @@ from art_classwise._files import written_aside
 from art_classwise._passes import is_out_of_memory
 from art_classwise._state import preserved_random_state
 from art_classwise.errors import InputError, first_line
-from art_classwise.zoo._files import check_weights_file
+from art_classwise.zoo._files import check_weights_file, more_than_weights
+from art_classwise.zoo._fit import misfit
 from art_classwise.zoo.classifier import as_classifier
 from art_classwise.zoo.leaderboard import published
 from art_classwise.zoo.robustbench import SHAPES, cuda_optional, robustbench, robustbench_files
@@ -79,9 +80,14 @@ def load_robustbench(
                     _say_where_from(name, dataset, threat_model)
                 module = utils.load_model(name, model_dir=str(model_dir), dataset=dataset, threat_model=threat_model)
     except pickle.UnpicklingError as error:
+        found = more_than_weights(error)
         raise InputError(
-            f"{first.absolute() if first else name} holds more than weights ({first_line(error)}). If you trust its "
-            "author, load it with unsafe_weights=True."
+            f"{first.absolute() if first else name} "
+            + (
+                f"holds more than weights: {found}. If you trust its author, load it with unsafe_weights=True."
+                if found
+                else f"is damaged: move it away to fetch it anew{_by_hand(files)}"
+            )
         ) from error
     except Exception as error:  # of torch, timm, requests and the models' own code: of any kind
         if first is None:
@@ -94,7 +100,8 @@ def load_robustbench(
                 f"from above, and save them as {first.absolute()}."
             ) from error
         raise InputError(
-            f"{name} can't be loaded from {first.absolute()}: {first_line(error)} Is it the file of another model? "
+            f"{name} can't be loaded from {first.absolute()}: {misfit(error).rstrip('.:')}. Is it the file of another "
+            "model? "
             f"Move it away to fetch it anew{_by_hand(files)}"
         ) from error
     try:

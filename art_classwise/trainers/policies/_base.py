@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ __all__ = [
     "Scene",
     "as_given",
     "sum_by_class",
+    "without_defaults",
 ]
 
 Array = Tensor | npt.NDArray[Any]
@@ -98,6 +99,7 @@ class ClassPolicy(abc.ABC):
     """
 
     needs_validation = False
+    _added: ClassVar[Mapping[str, Any]] = {}  # parameters that checkpoints of before don't name, with their defaults
 
     def __post_init__(self) -> None:
         self._state: dict[str, Tensor] = {}
@@ -147,6 +149,19 @@ class ClassPolicy(abc.ABC):
         """The class budgets of the batches to come; None leaves the threat model's."""
         return None
 
+    @property
+    def weighs_perturbation(self) -> bool:
+        """Whether the adversarial weight perturbation (AWP) goes along the gradient of the weighted objective.
+
+        Class weights then follow from predictions before the perturbation; else from those under it.
+        """
+        return True
+
+    def budgets_of(self, y: Tensor) -> ClassBudgets | None:
+        """Return the budgets of a batch's examples, (m,) each, by their labels (m,): those of their classes."""
+        budgets = self.class_budgets
+        return None if budgets is None else ClassBudgets(budgets.radii[y], budgets.steps[y])
+
     def weigh(self, y: Tensor, logits_adv: Tensor) -> ClassWeights:
         """Return the class weights of a batch, and remember what is needed of it: nothing, unless a policy does.
 
@@ -194,7 +209,7 @@ class ClassPolicy(abc.ABC):
     def describe(self) -> dict[str, Any]:
         """Return the policy's name and parameters, as plain values."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
-        return {"name": type(self).__name__, **values}
+        return {"name": type(self).__name__, **without_defaults(values, self._added)}
 
     def state(self) -> dict[str, Tensor]:
         """Return what the policy remembers, for a checkpoint."""
@@ -244,6 +259,14 @@ def sum_by_class(y: Tensor, values: Tensor, n_classes: int) -> Tensor:
     """Return the sums (C, k) float64 of values (m, k) by their labels (m,), added in one order: index_add has none."""
     of_class = torch.arange(n_classes, device=y.device)[:, None] == y
     return of_class.to(torch.float64) @ values.to(torch.float64)
+
+
+def without_defaults(values: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values without those that are the default of an option added later.
+
+    A training begun before there was the option has no value for it, and goes on with the default.
+    """
+    return {name: value for name, value in values.items() if name not in added or value != added[name]}
 
 
 def as_given(result: Tensor, given: Any) -> Any:

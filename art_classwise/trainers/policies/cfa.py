@@ -69,12 +69,20 @@ class CFA(ClassPolicy):
     epoch keeps its statistic. Steps stay as long as they are. Defaults are the paper's for PreActResNet-18 on
     CIFAR-10; their released code begins after 10 epochs.
 
+    The released code takes lambda1 0.5 for TRADES, too; averages with a decay of .88 and a threshold of .24 (its README
+    runs .2) from the first epoch that is fair; crops with reflected borders, which ``crop_padding`` doesn't; and counts
+    t_k as C times the share that class k's withstanding examples are of all, which is the class's robust accuracy where
+    classes are equally frequent. Here it is the accuracy itself. On standard adversarial training it attacks in train
+    mode and classifies the clean batch after each step, ``attack_mode="train", passes="a|c"``; on TRADES
+    ``passes="cac|c"``.
+
     Args:
         lambda1: CCM's base; 0.5, or 0.3 where the objective has a second term (TRADES), if absent.
         lambda2: CCR's base.
-        begin_after: Epochs before CCM and CCR begin. CCR's 1 / (1 + beta) holds from the start.
+        begin_after: Epochs before CCM and CCR begin.
         ccm: Whether radii are calibrated.
-        ccr: Whether weights are.
+        ccr: Whether weights are. Before CCR begins and without it the objective is (CE + beta KL) / (1 + beta), as in
+            the released code.
         fawa: Whether weights are averaged. It needs validation data; the paper holds out 2 % of each class.
         decay: FAWA's share of the old average.
         fawa_start: Epochs before FAWA begins.
@@ -164,10 +172,12 @@ class CFA(ClassPolicy):
 
     def _in_force(self) -> ClassWeights:
         beta = self._scene.beta
-        if not self.ccr or beta is None:
+        if beta is None:
             return ClassWeights()
-        first, second = cfa_weights(self._state["robust"], beta, self.lambda2)
         uniform = 1 / (1 + beta)
+        if not self.ccr:
+            return ClassWeights(uniform * self._ones(), uniform * self._ones())
+        first, second = cfa_weights(self._state["robust"], beta, self.lambda2)
         return ClassWeights(self._calibrated(first, uniform), self._calibrated(second, uniform))
 
     def _calibrated(self, values: Tensor, before: float = 1.0) -> Tensor:

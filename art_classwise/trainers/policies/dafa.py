@@ -30,7 +30,8 @@ def dafa_weights(probabilities: Array, y: Array, lamb: float = 1.0) -> Any:
 
     With p_i(j) the mean probability of class j over the examples of class i, each pair of classes shifts weight from
     the more robust one to the other, the more the closer they are: for p_i(i) < p_j(j), class i gains
-    lamb p_i(j) p_j(j), which class j loses. Their released code subtracts lamb p_j(i) p_i(i) of class j instead.
+    lamb p_i(j) p_j(j), which class j loses. Their released code computes the same function; earlier versions of it
+    took lamb p_j(i) p_i(i) from class j, so that the mean weight wasn't 1.
 
     Args:
         probabilities: (n, C) softmax under attack.
@@ -70,9 +71,13 @@ class DAFA(ClassPolicy):
 
     Lee, Lee, Jang, Park, Bae, Yoon, "DAFA: Distance-Aware Fair Adversarial Training", ICLR 2024 (arXiv 2401.12532).
     After ``warmup`` epochs :func:`dafa_weights` of the training examples' predictions in the last of them give W; then
-    the first term is weighted by W_c (the KL term isn't), and class budgets and steps are W_c times as large. In
-    the released code the plain radius is applied after the class's where the objective is standard adversarial
-    training, which undoes budgets above it; here it isn't.
+    the first term is weighted by W_c (the KL term isn't), and class budgets and steps are W_c times as large.
+
+    The released code trains by TRADES, ``passes="ac"``, with Nesterov momentum, weight decay 5e-4 and decays of the
+    learning rate at 100 and 105 of 110 epochs; the epoch taken is chosen by its number. On standard adversarial
+    training it starts its attack at x + 0.001 N(0, 1), and after each step within the class's radius takes one more
+    along the same sign, of the plain length, and projects to the plain radius, which undoes budgets above it. Here the
+    start is uniform in the class's ball, and there is no second step.
 
     Args:
         lamb: How much weight is shifted: the paper's 1 for CIFAR-10, 1.5 for CIFAR-100 and STL-10.

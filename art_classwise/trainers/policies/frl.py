@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
+from art_classwise import _ranks
 from art_classwise.errors import InputError, check_number
 from art_classwise.threat import ThreatModel
-from art_classwise.trainers.policies._base import Array, ClassBudgets, ClassPolicy, ClassWeights, Scene, as_given
+from art_classwise.trainers.policies._base import (
+    Array,
+    ClassBudgets,
+    ClassPolicy,
+    ClassWeights,
+    Scene,
+    as_given,
+    sum_by_class,
+)
 
 __all__ = ["FRL", "frl_budgets", "frl_multipliers", "frl_weights"]
 
@@ -81,15 +91,20 @@ class FRL(ClassPolicy):
     Xu, Liu, Li, Jain, Tang, "To be Robust or to be Fair: Towards Fairness in Adversarial Training", ICML 2021 (arXiv
     2010.06121). After each epoch, on validation data: R_nat = 1 - clean accuracy, R_bndy = clean - robust accuracy;
     :func:`frl_multipliers` with rate alpha1 for R_nat and 2 alpha1 for R_bndy; their :func:`frl_weights` weigh the
-    first and the second term (of an objective with one term, their mean does); :func:`frl_budgets` set the radii,
-    steps stay. It fine-tunes a robust network: theirs with learning rate 1e-3, 40 epochs, beta 1.5. They measure
-    before each epoch, we after it, so that the first one is unweighted.
+    first and the second term (of an objective with one term, their mean does); :func:`frl_budgets` set the radii.
+    Steps are as much longer as the largest radius in the batch is, so that it is reached as before. It fine-tunes a
+    robust network: theirs with learning rate 1e-3, 40 epochs, beta 1.5.
+
+    The released code trains by TRADES, ``passes="cac"``; its run of both parts has alpha2 .2 and tolerance .07; it
+    halves alpha1 at epoch 40, and validates by PGD of 20 steps, where here the trainer's number is taken. It measures
+    before each epoch, here it is after it, so that the first one is unweighted.
 
     Args:
         alpha1: Rate of the weights' multipliers.
         alpha2: Rate of the radii's; 0 leaves the radii (FRL Reweight).
         tolerance: How much larger a class's error may be than the average's: tau, 0.05 or 0.07 in the paper.
         limit: Largest sum of the weights' multipliers, above 0 and at most 1, where a class's weight may become 0.
+        normalize: Divide each term of a batch by its mean weight there, as the released code does.
 
     Raises:
         InputError: A number is out of range.
@@ -99,13 +114,17 @@ class FRL(ClassPolicy):
     alpha2: float = 0.1
     tolerance: float = 0.05
     limit: float = 0.5
+    normalize: bool = False
     needs_validation = True
+    _added: ClassVar[Mapping[str, Any]] = {"normalize": False}
 
     def _check(self) -> None:
         check_number("alpha1", self.alpha1, 0, 100)
         check_number("alpha2", self.alpha2, 0, 100)
         check_number("tolerance", self.tolerance, 0, 1)
         check_number("limit", self.limit, 0, 1, above=True)
+        if not isinstance(self.normalize, bool):
+            raise InputError(f"`normalize` must be True or False, but got {self.normalize!r}.")
 
     def check_fit(self, n_classes: int, threat: ThreatModel, width: float) -> None:
         """See :class:`ClassPolicy`."""
@@ -128,7 +147,26 @@ class FRL(ClassPolicy):
     @property
     def class_budgets(self) -> ClassBudgets | None:
         """See :class:`ClassPolicy`."""
-        return ClassBudgets(frl_budgets(self._state["margin"]), self._ones()) if self.alpha2 else None
+        if not self.alpha2:
+            return None
+        radii: Tensor = frl_budgets(self._state["margin"])
+        return ClassBudgets(radii, radii.amax().expand_as(radii))
+
+    def budgets_of(self, y: Tensor) -> ClassBudgets | None:
+        """See :class:`ClassPolicy`: the steps are those for the largest radius in the batch, of all processes."""
+        budgets = self.class_budgets
+        if budgets is None:
+            return None
+        radii = budgets.radii[y]
+        return ClassBudgets(radii, _ranks.largest(radii.amax()).expand_as(radii))
+
+    def weigh(self, y: Tensor, logits_adv: Tensor) -> ClassWeights:
+        """See :class:`ClassPolicy`."""
+        weights = self._in_force()
+        if not self.normalize:
+            return weights
+        counts = _ranks.sum_(sum_by_class(y, torch.ones_like(y)[:, None], self._scene.n_classes)[:, 0])
+        return ClassWeights(*(None if w is None else w * (counts.sum() / (counts @ w)) for w in weights))
 
     def end_epoch(self, epoch: int, row: Mapping[str, float]) -> None:
         """See :class:`ClassPolicy`."""

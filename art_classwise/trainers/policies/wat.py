@@ -42,8 +42,10 @@ class WAT(ClassPolicy):
     Li and Liu, "WAT: Improve the Worst-Class Robustness in Adversarial Training", AAAI 2023 (arXiv 2302.04025). After
     each epoch the objective's mean validation loss of each class, and their mean, are added up; :func:`wat_weights`
     of the sums weigh the next epoch. An example's weight is that of its class plus that of the average, as in the
-    released code; equal sums make it 2 C / (C + 1), which acts on the learning rate. The validation attack is PGD
-    on cross-entropy, with the trainer's radius and steps.
+    released code: 1 + 1 in the first epoch; equal sums make it 2 C / (C + 1). Both act on the learning rate. The
+    validation attack is PGD on cross-entropy, with the trainer's radius and steps; in the released code it is TRADES'.
+    That code divides a class's summed loss by N / C, as if classes were equally frequent, and trains a ResNet-18 by
+    TRADES, ``passes="ca"``, for 100 epochs with weight decay 2e-4 and decays of the learning rate at 75, 90 and 100.
 
     Args:
         eta: Rate of the Hedge algorithm.
@@ -65,7 +67,7 @@ class WAT(ClassPolicy):
         self._state = {
             "cumulated": self._zeros(scene.n_classes + 1),
             "last": self._zeros(scene.n_classes) + torch.nan,
-            "weights": self._ones(),
+            "weights": 2 * self._ones(),
         }
 
     def see_validation(self, y: Tensor, values: Tensor) -> None:

@@ -31,7 +31,8 @@ class Recipe:
         method: Which trainer it is for: a name of ``art_classwise.trainers.METHODS``.
         source: Where the numbers come from.
         threat: Norm and radius of the training attack.
-        eps_step: Length of its steps; a quarter of the radius if absent.
+        eps_step: Length of its steps. If absent a quarter of the radius; in L2 for TRADES' own recipes twice the radius
+            divided by the number of steps, as in its authors' code.
         steps: Number of its steps.
         beta: Weight of the objective's second term, a divergence; None where there is none.
         epochs: Number of epochs.
@@ -48,6 +49,7 @@ class Recipe:
         crop_padding: Pixels of zero padding before a random crop; 0 for none.
         flip: Whether images are flipped at random.
         two_passes: As the trainers' option.
+        passes: As the trainers' option.
         exact: Whether MART follows its published implementation to the letter.
         precision: As the trainers' option. The published trainings computed in float32, which ``"fp32"`` does.
         compile: Whether to compile the network; None: where it is on a CUDA device.
@@ -76,6 +78,7 @@ class Recipe:
     crop_padding: int = 0
     flip: bool = False
     two_passes: bool = False
+    passes: str | None = None
     exact: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool | None = False
@@ -92,7 +95,7 @@ class Recipe:
     def override(self, **given: Any) -> Recipe:
         """Return the recipe with other values for these attributes; None leaves an attribute as it is.
 
-        A new ``threat`` without a new ``eps_step`` makes a step a quarter of the new radius.
+        With a new ``threat`` and no new ``eps_step``, steps are as if the recipe had none: see there.
 
         Raises:
             InputError: A number is out of range, or ``beta`` is given for a method that has none.
@@ -158,11 +161,12 @@ class Recipe:
         options: dict[str, Any] = {
             "norm": self.threat.art_norm,
             "eps": self.threat.eps,
-            "eps_step": self.eps_step,
+            "eps_step": self._step(),
             "max_iter": self.steps,
             "crop_padding": self.crop_padding,
             "flip": self.flip,
             "two_passes": self.two_passes,
+            "passes": self.passes,
             "precision": self.precision,
             "compile": _on_cuda(module) if self.compile is None else self.compile,
         }
@@ -172,10 +176,17 @@ class Recipe:
             options["exact"] = self.exact
         return options
 
+    def _step(self) -> float | None:
+        """Return the length of the attack's steps, where the recipe has one; else the trainer's default holds."""
+        if self.eps_step is None and (self.name, self.method, self.threat.norm) == ("paper", "trades", "L2"):
+            return 2 * self.threat.eps / self.steps
+        return self.eps_step
+
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values, for a checkpoint's ``recipe``."""
         values = asdict(self)
-        step = self.threat.eps / 4 if self.eps_step is None else self.eps_step
+        step = self._step()
+        step = self.threat.eps / 4 if step is None else step
         decay = [list(pair) for pair in self.decay]
         return values | {"recipe": values.pop("name"), "threat": str(self.threat), "eps_step": step, "decay": decay}
 

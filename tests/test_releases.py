@@ -1,0 +1,231 @@
+"""Training methods against transcriptions of the authors' released code, with the switches set that follow it.
+
+Class policies are in test_releases_policies.py.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from releases import (
+    BAT,
+    BATCH,
+    EPS,
+    MART,
+    STANDARD,
+    STEP,
+    STEPS,
+    TRADES,
+    C,
+    attack_ce,
+    attack_kl,
+    begin,
+    check_same,
+    descend,
+    divergence,
+    normal_start,
+    perturbed,
+    shift,
+    step_of,
+    train,
+    uniform_start,
+)
+from torch.nn.functional import cross_entropy, softmax
+
+import art_classwise as acw
+from art_classwise import InputError
+
+
+def running_mean(model):
+    return model.norm.running_mean
+
+
+def test_trades_classifies_clean_images_twice():
+    model, epochs, *_ = train(TRADES, passes="cac", beta=6.0)
+    expected, optimizer = begin()
+    for x, y, draw in (batch for epoch in epochs for batch in epoch):
+        x_adv = attack_kl(expected, x, draw)
+        z, z_adv, again = expected(x), expected(x_adv), expected(x)
+        descend(optimizer, cross_entropy(z, y) + 6 * divergence(again, z_adv).mean())
+    check_same(model, expected)
+    other, *_ = train(TRADES, two_passes=True)
+    assert (running_mean(other) - running_mean(model)).abs().max() > 1e-5  # the order can be told
+
+
+def test_mart_exact():
+    model, epochs, *_ = train(MART, exact=True, beta=5.0)
+    expected, optimizer = begin()
+    for x, y, draw in (batch for epoch in epochs for batch in epoch):
+        x_adv = attack_ce(expected, x, y, draw, normal_start)
+        z, z_adv = expected(x), expected(x_adv)
+        p, q = softmax(z, 1), softmax(z_adv, 1)
+        best = q.topk(2, dim=1).indices
+        other = torch.where(best[:, 0] == y, best[:, 1], best[:, 0])
+        rows = torch.arange(len(y))
+        first = cross_entropy(z_adv, y) - (1.0001 - q[rows, other] + 1e-12).log().mean()
+        second = ((p * (p.log() - (q + 1e-12).log())).sum(1) * (1.0000001 - p[rows, y])).mean()
+        descend(optimizer, first + 5 * second)
+    check_same(model, expected)
+
+
+def test_awp_on_trades():
+    model, epochs, *_ = train(TRADES, 3, weight_decay=0.0, passes="acc", awp_gamma=0.02, awp_warmup=1)
+    expected, optimizer = begin(weight_decay=0.0)
+    for number, (x, y, draw) in ((n, batch) for n, epoch in enumerate(epochs, 1) for batch in epoch):
+        x_adv = attack_kl(expected, x, draw)
+
+        def loss(network, x=x, y=y, x_adv=x_adv):
+            z_adv = network(x_adv)
+            robust = divergence(network(x), z_adv).mean()
+            return cross_entropy(network(x), y) + 6 * robust
+
+        changes = perturbed(expected, loss, 0.02) if number >= 2 else {}
+        shift(expected, changes, 1)
+        descend(optimizer, loss(expected))
+        shift(expected, changes, -1)
+    check_same(model, expected)
+
+
+def test_awp_on_standard_training_attacks_in_train_mode_and_classifies_clean_images_after_the_step():
+    model, epochs, *_ = train(STANDARD, weight_decay=0.0, passes="a|c", attack_mode="train", awp_gamma=0.01)
+    expected, optimizer = begin(weight_decay=0.0)
+    for x, y, draw in (batch for epoch in epochs for batch in epoch):
+        x_adv = attack_ce(expected, x, y, draw, uniform_start, training=True)
+        changes = perturbed(expected, lambda network, x=x_adv, y=y: cross_entropy(network(x), y), 0.01)
+        shift(expected, changes, 1)
+        descend(optimizer, cross_entropy(expected(x_adv), y))
+        shift(expected, changes, -1)
+        expected(x)
+    check_same(model, expected)
+    other, *_ = train(STANDARD, weight_decay=0.0, passes="a|c", awp_gamma=0.01)
+    assert (running_mean(other) - running_mean(model)).abs().max() > 1e-5
+
+
+def last_correct(model, x, y, draw):
+    """Each example goes on until it is misclassified; it then is where it was before, or at the start."""
+    model.eval()
+    found = []
+    for i, start in enumerate(normal_start(x, draw)):
+        xi, z = x[i : i + 1], start[None]
+        clean, before = model(xi).detach(), z
+        for _ in range(STEPS):
+            if int(model(z).argmax()) != int(y[i]):
+                z = before
+                break
+            before, z = z, step_of(model, xi, z, lambda logits, clean=clean: divergence(clean, logits), EPS, STEP)
+        found.append(z)
+    return torch.cat(found)
+
+
+def first_misclassified(model, x, y, draw, tau=1):
+    """Each example goes on until it is found misclassified once more than tau times."""
+    model.eval()
+    found = []
+    for i, start in enumerate(normal_start(x, draw)):
+        xi, z, control = x[i : i + 1], start[None], tau
+        clean = model(xi).detach()
+        for _ in range(STEPS):
+            if int(model(z).argmax()) != int(y[i]):
+                if control == 0:
+                    break
+                control -= 1
+            z = step_of(model, xi, z, lambda logits, clean=clean: divergence(clean, logits), EPS, STEP)
+        found.append(z)
+    return torch.cat(found)
+
+
+def test_bat_exact():
+    model, epochs, *_ = train(BAT, 3, exact=True, eps_step=STEP)
+    expected, optimizer = begin()
+    crossed = set()
+    for x, y, draw in (batch for epoch in epochs for batch in epoch):
+        last, first = last_correct(expected, x, y, draw), first_misclassified(expected, x, y, draw)
+        first, last = (draw.agreed(*pair) for pair in zip((first, last), draw.found.chunk(2), strict=True))
+        right = (expected(v).argmax(1) == y for v in (last, first))
+        crossed |= set(zip(*(v.tolist() for v in right), strict=True))
+        expected.train()
+        z_last, z_first, z = expected(last), expected(first), expected(x)
+        uniform = torch.full((1, C), 0.1)  # logits, all equal
+        spread = divergence(z_last, uniform).mean() + divergence(z_first, uniform).mean()
+        descend(optimizer, cross_entropy(z_last, y) + 6 * divergence(z, z_first).mean() + spread)
+    check_same(model, expected)
+    assert len(crossed) >= 3  # examples that were crossed, that weren't, that were wrong to begin with
+
+
+# The options by themselves.
+
+
+@pytest.mark.parametrize("passes", ["ca", "ac", "cac", "acaca|ca"])
+def test_the_order_of_passes_is_batch_norms_matter_alone(passes):
+    """One step, all images in it: the weights after it don't depend on the order."""
+    plain, *_ = train(TRADES, 1, batch_size=4 * BATCH, two_passes=True)
+    model, epochs, *_ = train(TRADES, 1, batch_size=4 * BATCH, passes=passes)
+    for value, other in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(value, other, rtol=0, atol=1e-7)
+    assert model.norm.num_batches_tracked.item() == len(passes.replace("|", ""))
+    mean, stepped, (x, _, draw) = torch.zeros(4), False, epochs[0][0]
+    before, _ = begin()
+    for letter in passes:
+        stepped |= letter == "|"
+        if letter != "|":
+            seen = (model if stepped else before).conv(x if letter == "c" else draw.found).mean((0, 2, 3))
+            mean = 0.9 * mean + 0.1 * seen.detach()
+    torch.testing.assert_close(model.norm.running_mean, mean, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_pass_without_a_gradient_leaves_the_others_theirs(precision):
+    """Under autocast, too, which keeps the weights that it has rounded."""
+    alone, *_ = train(STANDARD, 1, batch_size=4 * BATCH, passes="a", precision=precision)
+    after, *_ = train(STANDARD, 1, batch_size=4 * BATCH, passes="ca", precision=precision)
+    for value, other, first in zip(after.parameters(), alone.parameters(), begin()[0].parameters(), strict=True):
+        torch.testing.assert_close(value, other, rtol=0, atol=1e-7)
+        assert not torch.equal(value, first)
+
+
+def test_an_attack_in_train_mode_leaves_flags_and_gradients(monkeypatch):
+    model, *_ = train(TRADES, 1, attack_mode="train")
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert model.norm.num_batches_tracked.item() == 4 * (1 + STEPS + 1)  # the clean images, the iterates, the step
+
+
+@pytest.mark.parametrize(
+    ("method", "passes", "says"),
+    [
+        (TRADES, "c", '`passes` must be letters of "ca" and at most one "|", the step, with "a" before it'),
+        (TRADES, "cab", 'such as "ca" or "ca|c", but got \'cab\''),
+        (TRADES, "c|a", 'with "a" before it'),
+        (TRADES, "ca|c|c", "but got 'ca|c|c'"),
+        (TRADES, "", "but got ''"),
+        (TRADES, 2, "but got 2"),
+        (TRADES, ["c", "a"], "but got ['c', 'a']"),
+        (BAT, "ca", 'letters of "cfl"'),
+        (BAT, "cf", '"f" and "l" before it'),
+        (acw.NaturalTrainerPyTorch, "ca", 'letters of "c"'),
+    ],
+)
+def test_an_order_of_passes_that_is_none_is_refused(method, passes, says):
+    with pytest.raises(InputError) as error:
+        train(method, passes=passes)
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(("method", "passes"), [(TRADES, "a"), (TRADES, "a|c"), (MART, "a"), (BAT, "fl")])
+def test_clean_images_must_be_classified_where_the_loss_needs_them(method, passes):
+    with pytest.raises(InputError, match='must name the clean images, "c", before the step: .*PyTorch needs their'):
+        train(method, passes=passes)
+
+
+def test_what_else_is_refused():
+    from art.attacks.evasion import FastGradientMethod
+
+    model, optimizer = begin()
+    classifier = acw.as_classifier(model, (1, 5, 5), C, optimizer=optimizer, device="cpu")
+    with pytest.raises(InputError, match="Unknown attack_mode 'training'"):
+        TRADES(classifier, attack_mode="training")
+    with pytest.raises(InputError, match='`attack_mode="train"` is for the built-in attack'):
+        STANDARD(classifier, attack=FastGradientMethod(classifier), attack_mode="train")
+    with pytest.raises(InputError, match="attacks nothing, so that `attack_mode` has no meaning"):
+        acw.NaturalTrainerPyTorch(classifier, attack_mode="train")
+    with pytest.raises(InputError, match="`exact` must be True or False, but got 'yes'"):
+        BAT(classifier, exact="yes")
