@@ -162,9 +162,13 @@ def _short_steps(seen: Seen) -> Said:
 
 
 def _left_out(seen: Seen) -> Said:
-    n, n_classes = int(seen.right.sum()), len(seen.result.classes)
-    for attack, told in seen.result.info.get("attacks", {}).items():
-        if attack not in seen.tables or kind(told) != "AutoAttack":
+    n_classes, worst_case = len(seen.result.classes), bool(seen.result.info.get("worst_case"))
+    tried = seen.right
+    for attack, table in seen.tables.items():
+        attacked = tried
+        tried = seen.withstood[attack] if worst_case else seen.right  # by the next
+        told = seen.result.info.get("attacks", {}).get(attack, {})
+        if kind(told) != "AutoAttack":
             continue
         asked = told.get("attacks") if isinstance(told.get("attacks"), (str, list)) else ()
         for member, why in members_left_out(asked, n_classes).items():
@@ -174,12 +178,12 @@ def _left_out(seen: Seen) -> Said:
                 "Let another attack stand in for it: margin-20, or PGD with restarts.",
             )
         led = [m for m in MEMBERS if m in members_of(asked, n_classes) and needs_gradients(m)]
-        if led and n and bool(seen.tables[attack]["zero_gradient"].to_numpy()[seen.right].all()):
+        if led and attacked.any() and bool(table["zero_gradient"].to_numpy()[attacked].all()):
             names = " and ".join(filter(None, (", ".join(led[:-1]), led[-1])))
             yield (
                 _WEAK,
-                f"Of {attack}, {names} met no gradient to go by on any of the {n} examples: where none goes through "
-                "the network, they don't run.",
+                f"Of {attack}, {names} met no gradient to go by on any of the {int(attacked.sum())} examples: where "
+                "none goes through the network, they don't run.",
                 _TRY_OTHERWISE,
             )
 
