@@ -23,7 +23,7 @@ test: $(VENV)/.test
 test-browser: $(VENV)/.browser
 	$(BIN)/python -m pytest -m browser tests/browser
 
-# All experiments at quick size, about an hour on two cores, and the tables of evaluations/README.md.
+# All experiments at quick size, about an hour on two cores, and the tables of evaluations/results/.
 # DATA: folder of the data sets; CHECKPOINTS: of the published networks' weights. What is absent is left out.
 DATA ?= data
 CHECKPOINTS ?= checkpoints

@@ -20,7 +20,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 TAKEN = (
     "CHANGELOG.md",
-    *("evaluations/*.*", "evaluations/results/*.*"),
+    *("evaluations/*.*", "evaluations/*/*.py", "evaluations/results/*/*.*"),
     *("examples/*.ipynb", "examples/*.py"),
     "art_classwise/zoo/*.csv",
 )

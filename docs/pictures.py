@@ -3,7 +3,7 @@
     python docs/pictures.py --cifar10 cifar10_test.npz --checkpoints FOLDER
 
 ``cifar10_test.npz`` holds the 10,000 test images of CIFAR-10 (x, y), ``FOLDER`` the networks of
-``evaluations/published.py``. The audit that they show takes three minutes on one core, and is kept in ``--runs``.
+``evaluations/lib/published.py``. The audit that they show takes three minutes on one core, and is kept in ``--runs``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "evaluations"))
-from published import load_published
+from lib.published import load_published
 
 import art_classwise as acw
 

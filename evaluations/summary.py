@@ -1,121 +1,220 @@
-"""All experiments at quick size, and the table of their claims in evaluations/README.md.
+"""All experiments at quick size, and the tables of their claims.
 
     make evaluate DATA=data CHECKPOINTS=checkpoints
     python evaluations/summary.py --run --root data --checkpoints checkpoints
     python evaluations/summary.py
 
-``--run`` runs the scripts one after the other, in processes of their own (about an hour on two cores; what lies in
---store isn't done again); one that fails is named and doesn't stop the others. Then, or without it at once, the table
-is written anew from the claims in results/, those of full size first, and everything between its marks in the README is
-replaced. Data sets that aren't in --root are left out; the digits come with scikit-learn.
+``--run`` runs the scripts one after the other, each in its own process (about an hour on two cores; finished work in
+--store is not repeated). If one fails, the others still run and the failure is reported at the end. Then, or at once
+without ``--run``, each experiment's table of claims is written into results/EXPERIMENT/README.md, and the overview into
+README.md: only the text between the marks is replaced. Experiments whose data is not in --root are left out; the digits
+come with scikit-learn.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _experiment import ABSENT
+from lib.experiment import ABSENT
 
 HERE = Path(__file__).parent
-EXPERIMENTS = (
-    "diagnosis",
-    "class_exclusion",
-    "weight_norms",
-    "attack_strength",
-    "temperature_pgd",
-    "consistency",
-    "mart_cifar10",
-    "mart_semi",
-    "class_policies",
-    "robustbench_classwise",
-    "speed",
-)
 SIZES = ("full", "quick")
 BEGIN, END = "<!-- claims -->", "<!-- end of claims -->"
+OVERVIEW, OVERVIEW_END = "<!-- experiments -->", "<!-- end of experiments -->"
+VERDICTS = ("seen", "not seen", "unclear")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A script and what it asks.
+
+    Attributes:
+        name: Of the script, of its folder in results/, and of its files there.
+        folder: Where the script lies.
+        question: What it answers.
+        data: The data, if its claims don't say.
+        n: The sample size, likewise.
+        result: The result in a few words, if not the verdicts.
+        command: The command, if not the one that its claims name.
+        runs: Whether ``--run`` runs it.
+    """
+
+    name: str
+    folder: str
+    question: str
+    data: str = ""
+    n: str = ""
+    result: str = ""
+    command: str = ""
+    runs: bool = True
+
+    @property
+    def script(self) -> Path:
+        """The script's file, from the folder of this one."""
+        return Path(self.folder) / f"{self.name}.py"
+
+
+EXPERIMENTS = (
+    Experiment("diagnosis", "claims", "Does robust accuracy differ more between classes than clean accuracy?"),
+    Experiment("class_exclusion", "claims", "Do attacked examples become robust once the confounding class is gone?"),
+    Experiment("weight_norms", "claims", "Are classes with larger weight norms more robust?"),
+    Experiment("attack_strength", "claims", "Do stronger attacks mostly break the weakest classes?"),
+    Experiment("temperature_pgd", "claims", "Does Temperature-PGD break more examples than PGD?"),
+    Experiment("consistency", "claims", "Are the same classes weak under all attacks and after all defences?"),
+    Experiment("mart_cifar10", "claims", "Is MART more robust than AT and TRADES, and which part of it helps?"),
+    Experiment("mart_semi", "claims", "Do unlabelled images make MART more robust?"),
+    Experiment("class_policies", "claims", "Do class policies help the worst class?"),
+    Experiment(
+        *("robustbench_classwise", "zoo", "What does a ranking by the worst class change?"),
+        data="published networks for mnist and cifar10",
+    ),
+    Experiment(
+        *("speed", "speed", "How fast are attacks, training and audits? How much memory and disk do they take?"),
+        *("random images, cifar10", "64 to 50,000 images", "8 of 12 aims met: PGD 3.5 x as fast as ART's"),
+        command="python evaluations/speed/speed.py --root data --checkpoints FOLDER",
+    ),
+    Experiment(
+        *("worst_class", "claims", "Does the interval of the worst class hold?", "simulated, 11 settings"),
+        *("2,000 data sets each", "covers at least 97 % (asked: 95 %)", "python evaluations/claims/worst_class.py"),
+        runs=False,
+    ),
+    Experiment(
+        *("zoo_architectures", "zoo", "Do RobustBench's networks load and run on today's packages?", "random weights"),
+        *("114 networks", "114 load, 109 are audited within 8 GB", "python evaluations/zoo/zoo_architectures.py"),
+        runs=False,
+    ),
+)
+RUN = tuple(experiment.name for experiment in EXPERIMENTS if experiment.runs)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the experiments if asked to, and write the table."""
+    """Run the experiments if asked to, and write the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--run", action="store_true", help="run the experiments first")
-    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=EXPERIMENTS, help="run these only")
-    parser.add_argument("--size", choices=("tiny", "quick", "full"), default="quick", help="of the runs")
+    parser.add_argument("--only", nargs="+", choices=RUN, default=RUN, help="run only these")
+    parser.add_argument("--size", choices=("tiny", "quick", "full"), default="quick", help="size of the runs")
     parser.add_argument("--root", help="folder of the data sets")
     parser.add_argument("--checkpoints", help="folder of the published networks' weights")
-    parser.add_argument("--store", help="folder of what is done already")
+    parser.add_argument("--store", help="folder of finished work")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of tables and figures")
-    parser.add_argument("--readme", type=Path, default=HERE / "README.md", help="file the table is written into")
+    parser.add_argument("--readme", type=Path, default=HERE / "README.md", help="page of the overview")
     arguments = parser.parse_args(argv)
     failed, left_out = run(arguments) if arguments.run else ([], [])
-    text = arguments.readme.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        sys.exit(f"error: {arguments.readme} must hold the lines {BEGIN} and {END} once each: the table stands between")
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    claims = read(arguments.results)
-    table = as_markdown(claims, arguments.results, arguments.readme.parent)
-    arguments.readme.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
-    print(
-        f"{arguments.readme}: {len(claims)} claims, {claims['verdict'].value_counts().to_dict() if len(claims) else ''}"
-    )
+    rows = []
+    for experiment in EXPERIMENTS:
+        folder = arguments.results / experiment.name
+        claims = read(experiment, folder)
+        rows.append(overview_row(experiment, claims, folder, arguments.readme.parent))
+        if len(claims):
+            page = folder / "README.md"
+            if not page.exists():
+                page.write_text(f"# {experiment.question}\n\n{BEGIN}\n{END}\n", encoding="utf-8")
+            replace(page, BEGIN, END, as_markdown(experiment, claims, folder))
+            print(f"{page}: {len(claims)} claims, {counts(claims)}")
+    head = ["| experiment | question | data | n | result | command |", "| --- | --- | --- | --- | --- | --- |"]
+    replace(arguments.readme, OVERVIEW, OVERVIEW_END, "\n".join([*head, *rows]))
     if left_out:
-        print(f"Left out, since their data or networks aren't at hand (see above): {', '.join(left_out)}")
+        print(f"Left out because their data or networks are missing (see above): {', '.join(left_out)}")
     if failed:
         sys.exit(f"error: these experiments failed, see above: {', '.join(failed)}")
 
 
 def run(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Run the experiments, and return the names of those that failed, and of those whose data isn't at hand."""
+    """Run the experiments, and return the names of those that failed, and of those whose data is missing."""
     failed, left_out = [], []
     given = {"size": arguments.size, "root": arguments.root, "checkpoints": arguments.checkpoints}
-    given |= {"out": arguments.results, "store": arguments.store}
-    for name in arguments.only:
+    given |= {"store": arguments.store}
+    for experiment in EXPERIMENTS:
+        name = experiment.name
+        if name not in arguments.only or name not in RUN:
+            continue
         known = {key: value for key, value in given.items() if value is not None and (name, key) != ("speed", "store")}
+        known["out"] = arguments.results / name
         options = [part for key, value in known.items() for part in (f"--{key}", str(value))]
         print(f"== {name}", flush=True)
         began = time.perf_counter()
-        code = subprocess.run([sys.executable, str(HERE / f"{name}.py"), *options]).returncode
+        code = subprocess.run([sys.executable, str(HERE / experiment.script), *options]).returncode
         if code:
             (left_out if code == ABSENT else failed).append(name)
         print(f"== {name}: {time.perf_counter() - began:.0f} s", flush=True)
     return failed, left_out
 
 
-def read(results: Path) -> pd.DataFrame:
-    """Return the claims of all experiments, in the order of the experiments, full size first."""
-    parts = []
-    for name in EXPERIMENTS:
-        for size in SIZES:
-            path = results / f"{name}_{size}_claims.csv"
-            if path.is_file():
-                table = pd.read_csv(path, dtype=str, keep_default_na=False)
-                parts.append(table.assign(experiment=name, size=size))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["experiment", "size", "verdict"])
-
-
-def as_markdown(claims: pd.DataFrame, results: Path, base: Path) -> str:
-    """Return a table per experiment: claim, data, result, published number, verdict; and the command above it.
+def read(experiment: Experiment, folder: Path) -> pd.DataFrame:
+    """Return the claims of an experiment, full size first; an empty table if there are none.
 
     Args:
-        claims: As :func:`read` returns them.
-        results: Where the other files lie.
-        base: Folder of the file that it is for; links start there.
+        experiment: Which.
+        folder: Where its results lie.
     """
     parts = []
-    for (name, size), of in claims.groupby(["experiment", "size"], sort=False):
+    for size in SIZES:
+        path = folder / f"{experiment.name}_{size}_claims.csv"
+        if path.is_file():
+            parts.append(pd.read_csv(path, dtype=str, keep_default_na=False).assign(size=size))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["size", "verdict"])
+
+
+def replace(page: Path, begin: str, end: str, table: str) -> None:
+    """Replace what stands between two marks of a page."""
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    if text.count(begin) != 1 or text.count(end) != 1:
+        sys.exit(f"error: {page} must hold the lines {begin} and {end} once each: the table is written between them")
+    before, _, rest = text.partition(begin)
+    page.write_text(f"{before}{begin}\n\n{table}\n\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+
+
+def counts(claims: pd.DataFrame) -> str:
+    """Return how often each verdict was reached, as ``5 seen, 1 not seen``."""
+    found = claims["verdict"].value_counts()
+    return ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS if verdict in found)
+
+
+def overview_row(experiment: Experiment, claims: pd.DataFrame, folder: Path, base: Path) -> str:
+    """Return an experiment's row of the overview.
+
+    Args:
+        experiment: Which.
+        claims: As :func:`read` returns them.
+        folder: Where its results lie.
+        base: Folder of the page that the row is for; links start there.
+    """
+    data, n, result, command = experiment.data, experiment.n, experiment.result, experiment.command
+    if len(claims):
+        sizes = sorted({int(n.replace(",", "")) for text in claims["n"] for n in re.findall(r"n = ([\d,]*\d)", text)})
+        data = data or ", ".join(dict.fromkeys(re.split(r",|;| and ", text)[0] for text in claims["data"]))
+        n = n or " to ".join(f"{size:,}" for size in dict.fromkeys(sizes[:1] + sizes[-1:]))
+        result, command = result or counts(claims), command or claims["command"].iloc[0]
+    link = _link(folder / "README.md", base) if folder.is_dir() else _link(HERE / experiment.script, base)
+    cells = [f"[{experiment.name}]({link})", experiment.question, data, n, result or "not run", f"`{command}`"]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells if cell != "``") + " |"
+
+
+def as_markdown(experiment: Experiment, claims: pd.DataFrame, folder: Path) -> str:
+    """Return a table per size: claim, data, result, published number, verdict; and the command above it.
+
+    Args:
+        experiment: Which.
+        claims: As :func:`read` returns them.
+        folder: Where its results lie, and the page that the table is for.
+    """
+    parts, name = [], experiment.name
+    for size, of in claims.groupby("size", sort=False):
         first = of.iloc[0]
-        files = sorted(p for p in results.glob(f"{name}_{size}*") if p.suffix == ".csv")
-        links = ", ".join(f"[{p.name}]({Path(os.path.relpath(p, base)).as_posix()})" for p in files)
-        lines = [f"### {name}.py, {size} size", ""]
+        files = sorted(p for p in folder.glob(f"{name}_{size}*") if p.suffix == ".csv")
+        links = ", ".join(f"[{p.name}]({p.name})" for p in files)
+        lines = [f"### {str(size).capitalize()} size", ""]
         lines += [f"`{first['command']}`; {first['hardware']}; {first['versions']}. {links}", ""]
         lines += ["| claim | data | measured | result, 95 % interval | published | verdict |"]
         lines += ["| --- | --- | --- | --- | --- | --- |"]
@@ -124,11 +223,15 @@ def as_markdown(claims: pd.DataFrame, results: Path, base: Path) -> str:
             lines.append(
                 "| " + " | ".join([*(str(c).replace("|", "\\|") for c in cells), f"**{row['verdict']}**"]) + " |"
             )
-        figure = results / f"{name}_{size}.svg"
+        figure = folder / f"{name}_{size}.svg"
         if figure.is_file():
-            lines += ["", f"![What {name}.py found]({Path(os.path.relpath(figure, base)).as_posix()})"]
+            lines += ["", f"![Results of {name}.py, {size} size]({figure.name})"]
         parts.append("\n".join(lines))
-    return "\n\n".join(parts) if parts else "No experiment was run yet."
+    return "\n\n".join(parts)
+
+
+def _link(path: Path, base: Path) -> str:
+    return Path(os.path.relpath(path, base)).as_posix()
 
 
 if __name__ == "__main__":

@@ -70,14 +70,19 @@ def cifar10(shared: Path) -> acw.Dataset:
 
 @pytest.fixture(scope="session")
 def published(shared: Path):
-    """Loads a published network by name: see evaluations/published.py."""
+    """Loads a published network by name: see evaluations/lib/published.py."""
     load_published = script("published").load_published
     return lambda name: load_published(name, shared / "checkpoints", device="cpu")
 
 
+EVALUATIONS = Path(__file__).parents[1] / "evaluations"
+
+
 def script(name: str) -> ModuleType:
-    """A script of evaluations/, as a module."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "evaluations" / f"{name}.py")
+    """A script of evaluations/, found by name in its folder, as a module; those in lib/ are called lib.NAME."""
+    (path,) = [*EVALUATIONS.glob(f"{name}.py"), *EVALUATIONS.glob(f"*/{name}.py")]
+    name = f"lib.{name}" if path.parent.name == "lib" else name
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -86,12 +91,13 @@ def script(name: str) -> ModuleType:
 @pytest.fixture
 def evaluation(monkeypatch: pytest.MonkeyPatch):
     """Loads a script of evaluations/ by name."""
-    monkeypatch.setattr(sys, "path", [*sys.path])  # the scripts put their own folder there
+    monkeypatch.setattr(sys, "path", [str(EVALUATIONS), *sys.path])  # the scripts put their own folders there, too
 
     def load(name: str) -> ModuleType:
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))  # dataclasses look there
+        full = f"lib.{name}" if (EVALUATIONS / "lib" / f"{name}.py").is_file() else name
+        monkeypatch.setitem(sys.modules, full, ModuleType(full))  # dataclasses look there
         module = script(name)
-        monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setitem(sys.modules, full, module)
         return module
 
     return load

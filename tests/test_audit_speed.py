@@ -294,7 +294,7 @@ def test_the_table_is_written_with_where_and_how(evaluation, monkeypatch, tmp_pa
     speed.main(["--only", "memory", "--out", str(tmp_path)])
     written = pd.read_csv(tmp_path / "speed_quick_memory.csv").iloc[0]
     assert (written["n"], written["above idle MiB"]) == (500, 1.5)
-    assert written["command"].startswith("python evaluations/speed.py --size quick --only memory")
+    assert written["command"].startswith("python evaluations/speed/speed.py --size quick --only memory")
     assert "torch" in written["versions"]
     assert isinstance(written["hardware"], str)
     assert "above idle MiB" in capsys.readouterr().out

@@ -40,8 +40,8 @@ def run(evaluation, monkeypatch, tmp_path):
 
 
 def test_intervals_over_seeds_are_students(evaluation):
-    evaluation("_machine"), evaluation("_setups")
-    frame = evaluation("_experiment")
+    evaluation("machine"), evaluation("setups")
+    frame = evaluation("experiment")
     values = [0.3, 0.5, 0.45]
     mean, low, high = frame.over_seeds(values)
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
@@ -51,7 +51,7 @@ def test_intervals_over_seeds_are_students(evaluation):
 
 
 def test_the_network_of_few_channels_has_the_weights_it_says(evaluation):
-    setups = evaluation("_setups")
+    setups = evaluation("setups")
     network = setups.network("few-channels", (1, 28, 28), 10, seed=0)
     n = sum(p.numel() for p in network.parameters())
     assert f"{n:,} weights" in setups.few_channels.__doc__
@@ -60,7 +60,7 @@ def test_the_network_of_few_channels_has_the_weights_it_says(evaluation):
 
 
 def test_a_store_of_another_size_is_refused(evaluation, tmp_path):
-    setups = evaluation("_setups")
+    setups = evaluation("setups")
     setups.check_size(tmp_path, {"epochs": 2, "shape": (1, 2)})
     setups.check_size(tmp_path, {"epochs": 2, "shape": (1, 2)})
     with pytest.raises(SystemExit, match="holds trainings of another size: choose another --store"):
@@ -177,8 +177,8 @@ def test_dividing_a_loss_is_made_up_for_by_rate_and_decay(evaluation):
 
 def learnt(evaluation, monkeypatch):
     """Make the tiny size of digits long enough for an attack to move some, but not all."""
-    evaluation("_machine"), evaluation("_setups")
-    frame = evaluation("_experiment")
+    evaluation("machine"), evaluation("setups")
+    frame = evaluation("experiment")
     setup = replace(frame.SIZES["tiny"]["digits"], epochs=12, n_train=600, n_test=200)
     monkeypatch.setitem(frame.SIZES["tiny"], "digits", setup)
 

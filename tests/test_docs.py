@@ -22,7 +22,8 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *DOCS.rglob("*.md")])
-LINKED = [*PAGES, "CHANGELOG.md", "evaluations/README.md"]
+EVIDENCE = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "evaluations").rglob("*.md"))
+LINKED = [*PAGES, "CHANGELOG.md", *EVIDENCE]
 PACKAGES = [
     f"art_classwise.{name}"
     for name in (
@@ -185,8 +186,8 @@ def test_navigation_has_every_page():
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     listed = list(navigation(settings["nav"]))
     others = {
-        "evaluations/README.md",
         "CHANGELOG.md",
+        *EVIDENCE,
         *(f"examples/{path.name}" for path in (ROOT / "examples").glob("*.ipynb")),
     }
     assert len(listed) == len(set(listed))

@@ -117,7 +117,8 @@ def test_without_only_all_is_measured_that_there_are_files_for(speed, monkeypatc
     assert asked == list(speed.MEASURES)
     written = pd.read_csv(tmp_path / "speed_quick_disk.csv").iloc[0]
     assert (
-        written["command"] == "python evaluations/speed.py --size quick --torchattacks FOLDER --processes 2 --rounds 2"
+        written["command"]
+        == "python evaluations/speed/speed.py --size quick --torchattacks FOLDER --processes 2 --rounds 2"
     )
 
 
@@ -145,8 +146,8 @@ def test_speed_in_small_size_ends_with_verdicts(speed, tmp_path, capsys):
 
 def test_commands_of_the_readme_are_understood(speed):
     """Those of speed.py: every option there is one."""
-    text = (Path(__file__).parents[1] / "evaluations" / "README.md").read_text()
-    commands = [c.split()[2:] for c in re.findall(r"`(python evaluations/speed\.py[^`]*)`", text)]
+    text = (Path(__file__).parents[1] / "evaluations" / "results" / "speed" / "README.md").read_text()
+    commands = [c.split()[2:] for c in re.findall(r"`(python evaluations/speed/speed\.py[^`]*)`", text)]
     assert len(commands) > 8
     for command in commands:
         speed._arguments(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import product
 from pathlib import Path
 
@@ -25,8 +26,8 @@ def store(tmp_path_factory):
 
 @pytest.fixture
 def frame(evaluation):
-    evaluation("_machine"), evaluation("_setups")
-    return evaluation("_experiment")
+    evaluation("machine"), evaluation("setups")
+    return evaluation("experiment")
 
 
 def claim(frame, value, low, high, **options):
@@ -151,7 +152,7 @@ def test_a_confident_network_has_no_gradient_without_the_guard(evaluation):
 
 
 def test_stand_ins_have_the_shape_of_what_they_stand_for(frame, evaluation):
-    setups = evaluation("_setups")
+    setups = evaluation("setups")
     for dataset, (shape, n_classes) in setups.SHAPES.items():
         data = setups.stand_in(dataset, "test", 12, image_size=32 if dataset == "imagenet" else None)
         assert data.name == f"synthetic stand-in for {dataset}"
@@ -160,7 +161,7 @@ def test_stand_ins_have_the_shape_of_what_they_stand_for(frame, evaluation):
 
 
 def test_networks_have_the_weights_they_say(evaluation):
-    setups = evaluation("_setups")
+    setups = evaluation("setups")
     for make, shape in ((setups.few_channels, (2, 1, 28, 28)), (setups.cnn_a, (2, 3, 32, 32))):
         network = make()
         assert f"{sum(p.numel() for p in network.parameters()):,} weights" in make.__doc__
@@ -180,7 +181,7 @@ def check(tables, script, out):
     """What holds for each experiment: where it ran, shares within [0, 1], verdicts, a figure."""
     for table in tables.values():
         assert len(table)
-        assert table["command"].str.startswith(f"python evaluations/{script}.py --size tiny").all()
+        assert table["command"].str.match(rf"python evaluations/(claims|zoo)/{script}\.py --size tiny").all()
         assert table[["hardware", "versions"]].notna().all(axis=None)
         shares = table.filter(regex="^(clean|robust|worst$|held_out|attack rate|zero gradients)").select_dtypes(
             "number"
@@ -238,7 +239,7 @@ def test_the_commands_for_absent_data_sets_are_ready(evaluation, tmp_path, datas
 
 
 def test_a_trained_network_is_read_not_trained_again(evaluation, store, monkeypatch, tmp_path):
-    setups = evaluation("_setups")
+    setups = evaluation("setups")
     setup = setups.SIZES["tiny"]["digits"]
     first = setups.Trainings(setup, None, store / "tiny")
     weights = first.trained("standard", 0).model.state_dict()
@@ -321,36 +322,64 @@ def test_published_networks_stand_in_for_the_zoo(evaluation, shared, mnist_root,
 def summary(evaluation, frame, tmp_path):
     script = evaluation("summary")
     results = tmp_path / "results"
-    results.mkdir()
     for name, size in product(("consistency", "diagnosis"), ("quick", "full")):
+        (results / name).mkdir(parents=True, exist_ok=True)
         rows = [claim(frame, 8, 1, 15, published="40|50" if size == "full" else "").row()]
+        rows += [claim(frame, -8, -9, -7).row()] if size == "quick" else []
         told = {"hardware": "2 cores", "versions": "Python", "command": f"python evaluations/{name}.py --size {size}"}
-        pd.DataFrame(rows).assign(**told).to_csv(results / f"{name}_{size}_claims.csv", index=False)
+        pd.DataFrame(rows).assign(**told).to_csv(results / name / f"{name}_{size}_claims.csv", index=False)
+    (results / "diagnosis" / "README.md").write_text(f"before\n{script.BEGIN}\nold\n{script.END}\nafter\n")
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{script.BEGIN}\nold\n{script.END}\nafter\n")
+    readme.write_text(f"before\n{script.OVERVIEW}\nold\n{script.OVERVIEW_END}\nafter\n")
     return script, results, readme
 
 
-def test_the_readmes_table_is_written_anew(summary):
+def test_an_experiments_table_is_written_into_its_page(summary):
+    script, results, readme = summary
+    page = results / "diagnosis" / "README.md"
+    script.main(["--results", str(results), "--readme", str(readme)])
+    text = page.read_text()
+    assert text.startswith(f"before\n{script.BEGIN}\n\n### Full size")
+    assert text.endswith(f"{script.END}\nafter\n")
+    assert "old" not in text
+    assert [line for line in text.splitlines() if line.startswith("### ")] == ["### Full size", "### Quick size"]
+    assert "[diagnosis_quick_claims.csv](diagnosis_quick_claims.csv)" in text
+    assert "| claim | data; n = 9 | statistic | 8.0 (1.0 to 15.0) points | 40\\|50 | **seen** |" in text
+    script.main(["--results", str(results), "--readme", str(readme)])
+    assert page.read_text() == text
+    assert (results / "consistency" / "README.md").read_text().startswith("# Are the same classes weak")
+    assert not (results / "weight_norms").exists()
+    page.write_text("nothing")
+    with pytest.raises(SystemExit, match="must hold the lines"):
+        script.main(["--results", str(results), "--readme", str(readme)])
+
+
+def test_the_overview_has_a_row_per_experiment(summary):
     script, results, readme = summary
     script.main(["--results", str(results), "--readme", str(readme)])
     text = readme.read_text()
-    assert text.startswith(f"before\n{script.BEGIN}\n\n### diagnosis.py, full size")
-    assert text.endswith(f"{script.END}\nafter\n")
-    assert "old" not in text
-    heads = [line for line in text.splitlines() if line.startswith("### ")]
-    assert heads == [f"### {n}.py, {s} size" for n, s in product(("diagnosis", "consistency"), ("full", "quick"))]
-    assert "[diagnosis_quick_claims.csv](results/diagnosis_quick_claims.csv)" in text
-    assert "| claim | data; n = 9 | statistic | 8.0 (1.0 to 15.0) points | 40\\|50 | **seen** |" in text
-    script.main(["--results", str(results), "--readme", str(readme)])
-    assert readme.read_text() == text
-    for path in results.iterdir():
-        path.unlink()
-    script.main(["--results", str(results), "--readme", str(readme)])
-    assert f"{script.BEGIN}\n\nNo experiment was run yet.\n\n{script.END}" in readme.read_text()
+    assert text.startswith(f"before\n{script.OVERVIEW}\n\n| experiment")
+    assert text.endswith(f"{script.OVERVIEW_END}\nafter\n")
+    rows = [line for line in text.splitlines() if line.startswith("| [")]
+    assert [row.split("]")[0][3:] for row in rows] == [experiment.name for experiment in script.EXPERIMENTS]
+    assert rows[0].startswith("| [diagnosis](results/diagnosis/README.md) | Does robust accuracy differ")
+    assert rows[0].endswith("| data | 9 | 2 seen, 1 not seen | `python evaluations/diagnosis.py --size full` |")
+    assert "| not run |" in rows[2]
     readme.write_text("nothing")
     with pytest.raises(SystemExit, match="must hold the lines"):
         script.main(["--results", str(results), "--readme", str(readme)])
+
+
+def test_the_stored_pages_are_what_the_stored_claims_say(evaluation, tmp_path):
+    """And every experiment has a page: nothing that was measured is without its conditions."""
+    script = evaluation("summary")
+    copy = tmp_path / "evaluations"
+    shutil.copytree(script.HERE, copy, ignore=shutil.ignore_patterns("*.svg", "__pycache__"))
+    for svg in script.HERE.glob("results/*/*.svg"):
+        (copy / svg.relative_to(script.HERE)).touch()
+    script.main(["--results", str(copy / "results"), "--readme", str(copy / "README.md")])
+    pages = [Path("README.md"), *(Path("results", e.name, "README.md") for e in script.EXPERIMENTS)]
+    assert [(copy / page).read_text() for page in pages] == [(script.HERE / page).read_text() for page in pages]
 
 
 def test_an_experiment_that_fails_is_named_and_the_others_run(summary, monkeypatch, capsys):
@@ -366,8 +395,10 @@ def test_an_experiment_that_fails_is_named_and_the_others_run(summary, monkeypat
     options = ("--run", "--root", "data", "--results", str(results), "--readme", str(readme))
     with pytest.raises(SystemExit, match="these experiments failed, see above: weight_norms$"):
         script.main(options)
-    assert len(ran) == len(script.EXPERIMENTS)
-    assert all(command[1:] == ["--size", "quick", "--root", "data", "--out", str(results)] for command in ran)
-    assert all((script.HERE / f"{name}.py").is_file() for name in script.EXPERIMENTS)
-    assert "aren't at hand (see above): mart_cifar10" in capsys.readouterr().out
+    assert [Path(command[0]).stem for command in ran] == list(script.RUN)
+    for command in ran:
+        out = results / Path(command[0]).stem
+        assert command[1:] == ["--size", "quick", "--root", "data", "--out", str(out)]
+    assert all((script.HERE / experiment.script).is_file() for experiment in script.EXPERIMENTS)
+    assert "networks are missing (see above): mart_cifar10" in capsys.readouterr().out
     assert "before" in readme.read_text()

@@ -1,4 +1,4 @@
-"""What evaluations/mart_cifar10.py computes beside what it runs, and that a killed run goes on."""
+"""What evaluations/claims/mart_cifar10.py computes beside what it runs, and that a killed run goes on."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def script(evaluation):
 
 @pytest.fixture
 def mart(script):
-    return sys.modules["_mart"]
+    return sys.modules["lib.mart"]
 
 
 @pytest.fixture
 def claims(script):
-    return sys.modules["_mart_claims"]
+    return sys.modules["lib.mart_claims"]
 
 
 def outcomes_of(right, *, kind="mart", seed=0, label=(0, 0, 0, 0, 1, 1), part="white"):
@@ -173,7 +173,7 @@ def test_black_box_is_beside_the_white_box_and_each_ablation_beside_mart(claims,
 
 
 def test_attacks_are_the_papers(script, mart):
-    network = sys.modules["_setups"].cnn_a()
+    network = sys.modules["lib.setups"].cnn_a()
     classifier = acw.as_classifier(network, (3, 32, 32), 10, device="cpu")
     made = {
         name: make(classifier) for name, make in {**mart.papers(8 / 255), **mart.autoattack(8 / 255, "full")}.items()
@@ -294,7 +294,7 @@ def test_small_trainings_begin_at_the_naturally_trained_network(mart, monkeypatc
 
 def test_surrogates_are_of_another_seed(mart, monkeypatch, tmp_path):
     networks, loaded = mart.Networks("tiny", None, tmp_path, made_up=True), []
-    classifier = acw.as_classifier(sys.modules["_setups"].cnn_a().eval(), (3, 32, 32), 10, device="cpu")
+    classifier = acw.as_classifier(sys.modules["lib.setups"].cnn_a().eval(), (3, 32, 32), 10, device="cpu")
     monkeypatch.setattr(networks, "load", lambda *of: loaded.append(of) or classifier)
     for seed, seeds, other in ((0, 1, 1), (0, 3, 1), (2, 3, 0)):
         loaded.clear()

@@ -1,0 +1,1 @@
+"""What the evaluations share: setups, claims, measurements in processes of their own, published networks."""

@@ -1,0 +1,290 @@
+"""What all experiments share: command line, intervals, claims with their verdicts, and the tables written."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+import art_classwise as acw
+from lib.machine import hardware, versions
+from lib.setups import DATASETS, SIZES, Setup, Trainings
+
+matplotlib.use("Agg")
+RESULTS = Path(__file__).parents[1] / "results"
+ABSENT = 3
+"""Exit code of an experiment whose data or networks aren't at hand."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim, and what was measured of it. A larger statistic speaks for it.
+
+    Attributes:
+        claim: In a sentence.
+        data: Data set and networks.
+        statistic: What was measured, in words.
+        value: It.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        n: What it was measured on.
+        least: The smallest value that the claim would speak of.
+        null: The value where there is nothing.
+        unit: Of the numbers, such as ``"points"``.
+        published: The papers' number, if they give one.
+    """
+
+    claim: str
+    data: str
+    statistic: str
+    value: float
+    low: float
+    high: float
+    n: str
+    least: float
+    null: float = 0.0
+    unit: str = "points"
+    published: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Whether the claim was seen.
+
+        ``"seen"``: the interval lies above the null, and the value isn't below the least. ``"not seen"``: the interval
+        lies below the least, or doesn't reach above the null. Else ``"unclear"``.
+        """
+        if self.low > self.null and self.value >= self.least:
+            return "seen"
+        if self.high < self.least or self.high <= self.null:
+            return "not seen"
+        return "unclear"
+
+    @property
+    def shown(self) -> str:
+        """Value and interval, as ``12.3 (10.0 to 15.1) points``."""
+        digits = 1 if self.unit in ("points", "%") else 2
+        value, low, high = (f"{v:.{digits}f}" for v in (self.value, self.low, self.high))
+        interval = "" if np.isnan(self.low) else f" ({low} to {high})"
+        return f"{value}{interval} {self.unit}".strip()
+
+    def row(self) -> dict[str, Any]:
+        """Return the claim as a row of a table."""
+        return {
+            **{name: getattr(self, name) for name in self.__dataclass_fields__},
+            "result": self.shown,
+            "verdict": self.verdict,
+        }
+
+
+def over_seeds(values: Sequence[float], *, within: tuple[float, float] = (-np.inf, np.inf)) -> tuple[float, ...]:
+    """Return the mean of a value over seeds, and its 95 % interval by Student's t.
+
+    Args:
+        values: One per seed.
+        within: What the value can be, which the interval doesn't leave.
+    """
+    a = np.asarray(values, dtype=np.float64)
+    mean = float(a.mean())
+    if len(a) < 2:
+        return mean, float("nan"), float("nan")
+    half = float(stats.t.ppf(0.975, len(a) - 1) * a.std(ddof=1) / np.sqrt(len(a)))
+    return mean, max(mean - half, within[0]), min(mean + half, within[1])
+
+
+def shown(values: Sequence[float]) -> str:
+    """Return mean and interval of fractions in per cent, as ``54.3 (51.0–57.6)``."""
+    mean, low, high = (100 * v for v in over_seeds(values))
+    return f"{mean:.1f} ({low:.1f}–{high:.1f})" if low == low else f"{mean:.1f}"
+
+
+def resampled(
+    statistic: Callable[[np.ndarray], float], y: np.ndarray, repeats: int = 500, seed: int = 0
+) -> tuple[float, float, float]:
+    """Return a statistic of examples and its 95 % interval: percentiles over examples drawn anew within each class.
+
+    Args:
+        statistic: Takes the numbers of examples.
+        y: The labels.
+        repeats: How often they are drawn.
+        seed: Of the drawing.
+    """
+    rng = np.random.default_rng(seed)
+    groups = [np.flatnonzero(y == k) for k in np.unique(y)]
+    drawn = [statistic(np.concatenate([rng.choice(g, len(g)) for g in groups])) for _ in range(repeats)]
+    low, high = np.nanpercentile(drawn, [2.5, 97.5]) if np.isfinite(drawn).any() else (np.nan, np.nan)
+    return statistic(np.arange(len(y))), float(low), float(high)
+
+
+def estimated(
+    statistics: Sequence[Callable[[np.ndarray], float]],
+    labels: Sequence[np.ndarray],
+    *,
+    within: tuple[float, float] = (-np.inf, np.inf),
+) -> tuple[float, ...]:
+    """Return a statistic's mean over seeds and its interval: over seeds, or of one seed over its examples drawn anew.
+
+    Args:
+        statistics: One per seed; each takes the numbers of examples.
+        labels: Of the examples, one array per seed.
+        within: What the statistic can be.
+    """
+    if len(statistics) == 1:
+        return resampled(statistics[0], labels[0])
+    values = [s(np.arange(len(y))) for s, y in zip(statistics, labels, strict=True)]
+    return over_seeds(values, within=within)
+
+
+def told_seeds(seeds: int) -> str:
+    """Return the number of seeds in words."""
+    return "1 seed, interval over test images" if seeds == 1 else f"{seeds} seeds, interval over seeds"
+
+
+def parser(
+    script: str, doc: str | None, *, datasets: Sequence[str] | None = DATASETS, seeds: int = 3
+) -> argparse.ArgumentParser:
+    """Return what reads an experiment's command line.
+
+    Args:
+        script: ``__file__`` of the script; its results lie in a folder of that name.
+        doc: Its docstring.
+        datasets: Those it may be asked for; None if there is no choice.
+        seeds: How many by default.
+    """
+    made = argparse.ArgumentParser(
+        description=(doc or "").split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    made.add_argument("--size", choices=SIZES, default="quick", help="tiny: to try; quick: 2 cores; full: a CUDA GPU")
+    if datasets is not None:
+        made.add_argument("--datasets", nargs="+", choices=datasets, help="all of the size that are at hand if absent")
+        made.add_argument("--stand-in", action="store_true", help="made-up images of the same shape: to try the script")
+    made.add_argument("--root", help="folder of the data sets")
+    made.add_argument("--checkpoints", help="folder of the published networks' weights")
+    made.add_argument("--seeds", type=whole, default=seeds, help="number of trainings of each kind")
+    made.add_argument("--store", type=Path, default=Path("runs/evaluations"), help="folder of what is done already")
+    made.add_argument("--out", type=Path, default=RESULTS / Path(script).stem, help="folder of tables and figures")
+    return made
+
+
+def whole(text: str) -> int:
+    """Return a whole number above 0, as the command line gives it."""
+    if not (text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, but is {text!r}")
+    return int(text)
+
+
+def store_of(arguments: argparse.Namespace) -> Path:
+    """Return the folder of what is done already at this size."""
+    folder: Path = arguments.store / arguments.size
+    return folder
+
+
+def all_trainings(
+    arguments: argparse.Namespace,
+    *,
+    default: Sequence[str] | None = None,
+    sizes: Mapping[str, Mapping[str, Setup]] = SIZES,
+    part: str = "",
+) -> Iterator[tuple[str, Trainings]]:
+    """Yield the data sets asked for, with their trainings; say which are absent.
+
+    Args:
+        arguments: Of :func:`parser`.
+        default: The data sets if none is asked for; all of the size if absent.
+        sizes: The setups by size and data set.
+        part: Subfolder of the store, for setups that only one experiment has.
+    """
+    known = sizes[arguments.size]
+    asked = arguments.datasets or [d for d in known if default is None or d in default]
+    found = False
+    for dataset in asked:
+        if dataset not in known:
+            sys.exit(f"error: at --size {arguments.size} there are {', '.join(known)}, but not {dataset}")
+        try:
+            one = Trainings(known[dataset], arguments.root, store_of(arguments) / part, made_up=arguments.stand_in)
+        except acw.InputError as error:
+            if arguments.datasets:
+                sys.exit(f"error: {error}")
+            print(f"left out: {error}", file=sys.stderr, flush=True)
+            continue
+        found = True
+        yield dataset, one
+    if not found:
+        absent("none of the data sets is at hand: give their folder as --root, or --stand-in to try the script")
+
+
+def absent(message: str) -> NoReturn:
+    """Stop because data or networks aren't there, and say so: an exit code of its own tells it from a failure."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(ABSENT)
+
+
+def command(script: str, arguments: argparse.Namespace) -> str:
+    """Return the command line that a run had, but for its folders."""
+    path = Path(script).resolve()
+    parts = [f"python evaluations/{path.parent.name}/{path.name}"]
+    for name, value in vars(arguments).items():
+        if name in ("root", "checkpoints", "store", "out") or value is None or value is False:
+            continue
+        values = value if isinstance(value, list) else [] if value is True else [value]
+        parts.append(" ".join([f"--{name.replace('_', '-')}", *map(str, values)]))
+    return " ".join(parts)
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Say how long something took."""
+    began = time.perf_counter()
+    yield
+    print(f"{what}: {time.perf_counter() - began:.0f} s", flush=True)
+
+
+def panels(n: int, height: float = 5.0) -> tuple[Any, list[Any]]:
+    """Return a figure of so many axes, three in a row, and the axes; the height is of one, in inches."""
+    columns = min(3, n)
+    rows = -(-n // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(6 * columns, height * rows), squeeze=False, layout="constrained"
+    )
+    for ax in axes.flat[n:]:
+        ax.remove()
+    return figure, list(axes.flat[:n])
+
+
+def write(
+    script: str, arguments: argparse.Namespace, tables: dict[str, pd.DataFrame], claims: Sequence[Claim], figure: Any
+) -> None:
+    """Write an experiment's tables, its claims and its figure, and print the verdicts.
+
+    Args:
+        script: ``__file__`` of the script, whose name begins the files'.
+        arguments: Of its command line.
+        tables: By the end of the file's name; ``""`` for the main one.
+        claims: What was measured of each.
+        figure: A matplotlib figure, or axes; None for none.
+    """
+    origin = {"hardware": hardware(), "versions": versions(), "command": command(script, arguments)}
+    name = f"{Path(script).stem}_{arguments.size}"
+    told = pd.DataFrame([claim.row() for claim in claims])
+    for end, table in {**tables, "claims": told}.items():
+        path = arguments.out / f"{name}{'_' if end else ''}{end}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.assign(**origin).to_csv(path, index=False, float_format="%.5g")
+        print(path)
+    if figure is not None:
+        path = arguments.out / f"{name}.svg"
+        acw.figures.save(figure, path)
+        print(path)
+    for claim in claims:
+        print(f"{claim.verdict}: {claim.claim} [{claim.data}] {claim.statistic}: {claim.shown}; {claim.n}")
+    print(f"{origin['hardware']}; {origin['versions']}")
