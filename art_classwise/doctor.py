@@ -1,4 +1,4 @@
-"""What of the stack works, and how to mend the rest."""
+"""Checks of the installation, with suggestions for fixes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ State = Literal["ok", "missing", "broken"]
 
 _PACKAGE = "art-classwise"
 _LEAST_PYTHON = (3, 10)
-_INSTALL = "In the folder of its source: make demo, or pip install --editable ."
+_INSTALL = "In the source folder, run make demo or pip install --editable ."
 # Without these the models of the zoo, or one attack, are lacking; all else works.
 _NOT_ESSENTIAL = {"robustbench", "pyautoattack", "setuptools", "torchvision"}
 _ROOM = 2**30
@@ -99,7 +99,7 @@ def _safely(about: str, name: str, essential: bool, look: Callable[[], Iterator[
             raise
         except BaseException as error:
             says = f"{type(error).__name__}: {first_line(error)}"
-            found.append(Check(about, name, "broken", says, f"Install it anew. {_INSTALL}", essential))
+            found.append(Check(about, name, "broken", says, f"Reinstall it. {_INSTALL}", essential))
     return found
 
 
@@ -119,7 +119,12 @@ def _requirements() -> Iterator[Check]:
         asked = importlib.metadata.requires(_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
         yield Check(
-            "packages", _PACKAGE, "missing", "not installed as a package, so its bounds aren't known", _INSTALL, True
+            "packages",
+            _PACKAGE,
+            "missing",
+            "not installed as a package, so its requirements aren't known",
+            _INSTALL,
+            True,
         )
         return
     needed = [r for r in map(Requirement, asked) if r.marker is None or r.marker.evaluate({"extra": ""})]
@@ -131,11 +136,11 @@ def _requirements() -> Iterator[Check]:
         if version is None:
             yield Check("packages", name, "missing", f"not installed; needed: {requirement.specifier}", how, essential)
         elif not requirement.specifier.contains(version, prereleases=True):
-            says = f"{version} doesn't fit {requirement.specifier}"
+            says = f"{version} installed, but {requirement.specifier} required"
             yield Check("packages", name, "broken", says, how, essential)
         else:
             fine.append(f"{name} {version}")
-    yield Check("packages", _PACKAGE, "ok", f"{_version(_PACKAGE)}; {len(fine)} of {len(needed)} requirements fit")
+    yield Check("packages", _PACKAGE, "ok", f"{_version(_PACKAGE)}; {len(fine)} of {len(needed)} requirements met")
 
 
 def _version(name: str) -> str | None:
@@ -153,20 +158,20 @@ def _torch() -> Iterator[Check]:
     layer(x).sum().backward()
     if x.grad is None or x.grad.shape != x.shape:
         raise RuntimeError("a convolution has no gradient")
-    yield Check("packages", "torch", "ok", f"{torch.__version__}, gradients come out", None, True)
+    yield Check("packages", "torch", "ok", f"{torch.__version__} computes gradients", None, True)
 
 
 def _art() -> Iterator[Check]:
     art = importlib.import_module("art")
     importlib.import_module("art.estimators.classification")
     importlib.import_module("art_classwise.attacks")
-    yield Check("packages", "ART", "ok", f"{art.__version__} imports, and the attacks with it", None, True)
+    yield Check("packages", "ART", "ok", f"{art.__version__} imports, and so do the attacks", None, True)
 
 
 def _robustbench() -> Iterator[Check]:
     how = 'pip install robustbench "setuptools<81"'
     if importlib.util.find_spec("robustbench") is None:
-        yield Check("packages", "RobustBench", "missing", "not installed: its models can't be loaded", how)
+        yield Check("packages", "RobustBench", "missing", "not installed, so its models can't be loaded", how)
         return
     from art_classwise.zoo.robustbench import robustbench
 
@@ -175,13 +180,13 @@ def _robustbench() -> Iterator[Check]:
     except Exception as error:
         yield Check("packages", "RobustBench", "broken", first_line(error), how)
         return
-    yield Check("packages", "RobustBench", "ok", f"{_version('robustbench')} imports, behind our guard")
+    yield Check("packages", "RobustBench", "ok", f"{_version('robustbench')} imports, with our workaround")
 
 
 def _pyautoattack() -> Iterator[Check]:
     how = "pip install pyautoattack"
     if importlib.util.find_spec("pyautoattack") is None:
-        yield Check("packages", "pyautoattack", "missing", "not installed: no AutoAttack", how)
+        yield Check("packages", "pyautoattack", "missing", "not installed, so AutoAttack isn't available", how)
         return
     module = importlib.import_module("pyautoattack")
     works = hasattr(module, "AutoAttack")
@@ -223,13 +228,13 @@ def _gpu() -> Iterator[Check]:
     if not torch.cuda.is_available():
         built = torch.version.cuda
         if built is None and shutil.which("nvidia-smi"):
-            do = "Install a torch that is built for CUDA: https://pytorch.org/get-started"
+            do = "Install a torch build for CUDA: https://pytorch.org/get-started"
             yield Check("hardware", "GPU", "broken", f"torch {torch.__version__} is built without CUDA", do)
         elif built is not None and shutil.which("nvidia-smi"):
-            do = "Look at nvidia-smi: the driver may be too old for this torch."
+            do = "Check nvidia-smi: the driver may be too old for this torch."
             yield Check("hardware", "GPU", "broken", f"torch is built for CUDA {built}, but sees no GPU", do)
         else:
-            yield Check("hardware", "GPU", "missing", "none: all is computed on the processor")
+            yield Check("hardware", "GPU", "missing", "none, so everything runs on the processor")
         return
     for number in range(torch.cuda.device_count()):
         held = torch.cuda.get_device_properties(number)
@@ -250,13 +255,13 @@ def _data(folder: Path) -> Iterator[Check]:
         there = [split for split, files in splits.items() if all(_holds(folder / within / file) for file in files)]
         lacks = [split for split in splits if split not in there]
         where = folder.absolute()
-        do = f"Downloaded to {where} when asked for; --data-dir says where else to look."
+        do = f"It will be downloaded to {where} on first use; --data-dir chooses another folder."
         if name == "imagenet":
-            do = f"Get it from https://image-net.org/download.php; unpack it to {where / 'imagenet'}."
+            do = f"Download it from https://image-net.org/download.php and unpack it to {where / 'imagenet'}."
         if not there:
-            yield Check("data sets", name, "missing", "not here", do)
+            yield Check("data sets", name, "missing", "not found", do)
         elif lacks:
-            yield Check("data sets", name, "missing", f"{there[0]} is here, {lacks[0]} isn't", do)
+            yield Check("data sets", name, "missing", f"{there[0]} found, {lacks[0]} not found", do)
         else:
             yield Check("data sets", name, "ok", f"train and test, in {where}")
 
@@ -279,7 +284,7 @@ def _weights(folder: Path) -> Iterator[Check]:
             files = [robustbench_files(name, dataset, threat, folder) for name in names]
             here = sum(bool(paths) and all(_holds(path) for path in paths) for paths in files)
             says = f"{here} of {len(names)} models"
-            do = f"Downloaded to {folder.absolute()} when asked for; --model-dir says where else to look."
+            do = f"They will be downloaded to {folder.absolute()} on first use; --model-dir chooses another folder."
             yield Check("weights", f"{dataset} {threat}", "ok" if here else "missing", says, None if here else do)
 
 
@@ -289,17 +294,17 @@ def _current_folder() -> Iterator[Check]:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".art-classwise-"):
             pass
     except OSError as error:
-        do = "Work in a folder of yours, or give --out one."
-        yield Check("files", "current folder", "broken", f"{folder} can't be written: {first_line(error)}", do, True)
+        do = "Change to a folder that you can write to, or use --out."
+        yield Check("files", "current folder", "broken", f"{folder} isn't writable: {first_line(error)}", do, True)
         return
-    yield Check("files", "current folder", "ok", f"{folder} can be written", None, True)
+    yield Check("files", "current folder", "ok", f"{folder} is writable", None, True)
 
 
 def _disk() -> Iterator[Check]:
     free = shutil.disk_usage(Path.cwd()).free
     says = f"{free / 2**30:.1f} GiB free"
     if free < _ROOM:
-        do = "Free some: data sets take up to 3 GiB, a model's weights up to 1 GiB."
+        do = "Free some space: data sets take up to 3 GiB, a model's weights up to 1 GiB."
         yield Check("files", "disk", "broken", says, do)
     else:
         yield Check("files", "disk", "ok", says)

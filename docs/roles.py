@@ -29,7 +29,10 @@ class Roles(griffe.Extension):
 
 
 def _link(scope: griffe.Object, name: str, short: bool) -> str:
-    target = _find(scope, name)
+    try:
+        target = _find(scope, name)
+    except griffe.AliasResolutionError:
+        return f"`{name}`"  # imported from another package
     if target is None:
         _log.warning("The docstring of %s refers to %s, which there isn't.", scope.path, name)
     shown = name.rpartition(".")[2] if short else name.removeprefix("art_classwise.")

@@ -266,7 +266,7 @@ def test_a_stopped_training_goes_on(run, monkeypatch, tmp_path):
     assert not Path("cut.pt").exists()
     code, _, err = run(*options, "--out", "cut.pt")
     assert code == 2
-    assert err.startswith("error: cut.training holds a training already: go on with it, --resume")
+    assert err.startswith("error: cut.training already holds a training: continue it with --resume")
     assert run(*options, "--out", "cut.pt", "--resume", "--lr", 0.1)[0] == 2  # another recipe
     code, out, err = run(*options, "--out", "cut.pt", "--resume")
     assert code == 0, err
@@ -349,7 +349,7 @@ def test_files_that_are_there_are_not_replaced(run, tmp_path, there):
     (tmp_path / there).write_text("mine")
     code, _, err = run("train", "mart", "--epochs", 1, "--out", "x.pt", "--quiet")
     assert code == 2
-    assert f"error: {there} is there already: choose another --out" in err
+    assert f"error: {there} already exists: choose another --out" in err
     assert (tmp_path / there).read_text() == "mine"
 
 
@@ -412,11 +412,11 @@ BAD = [
     (("train", "mart", "--out", "x.pt", "--recipe", "fast", "--dataset", "shape.npz"), "Give a threat model"),
     (("train", "mart", "--out", "x.pt", "--recipe", "fast", "--dataset", "cifar11"), "no usual one for cifar11"),
     (("train", "mart", "--out", "x.pt", "--dataset", "cifar11"), "Unknown data set 'cifar11'"),
-    (("train", "mart", "--out", "x.pt", "--keep", "robust"), "--keep robust needs examples to choose by"),
+    (("train", "mart", "--out", "x.pt", "--keep", "robust"), "--keep robust needs validation examples"),
     (("train", "mart", "--out", "x.pt", "--keep", "best"), "best"),
-    (("train", "mart", "--out", "x.pt", "--validation", "1000"), "--validation 1000 leaves nothing to train on"),
+    (("train", "mart", "--out", "x.pt", "--validation", "1000"), "--validation 1000 leaves no training examples"),
     (("train", "mart", "--out", "x.pt", "--validation", "-1"), "`--validation` must be"),
-    (("train", "mart", "--out", "done.pt"), "done.training holds a training already: go on with it, --resume"),
+    (("train", "mart", "--out", "done.pt"), "done.training already holds a training: continue it with --resume"),
     (("train", "mart", "--out", "done.pt", "--resume"), "is not a file of torch weights"),
     (("train", "mart", "--out", "file.pt"), "can't be written"),
     (("train", "mart", "--out", "x.pt", "--beta", "-1"), "`beta`"),

@@ -173,7 +173,7 @@ def test_all_of_it_together(run):
         (["--class-policy", "budgets:1=2"], "Linf radii above 0 and at most 1"),
         (
             ["--class-policy", "wat"],
-            "--class-policy wat goes by how classes fare on examples that are held out: give --validation",
+            "--class-policy wat needs the class accuracies on validation examples: give --validation",
         ),
         (["--class-policy", "dafa"], "DAFA begins after 70 epochs, but there are 30"),
         (["--init", "nowhere.pt"], "There is no file"),
@@ -184,15 +184,15 @@ def test_all_of_it_together(run):
         ),
         ([a for k in range(10) for a in ("--exclude", k)], "must leave two classes or more, but all classes are"),
         (["--normalize-head", "2"], "`--normalize-head` must be a number from 0 to 1, but got 2.0"),
-        (["--labels", "1000"], "--labels 1000 must be fewer than the training examples, which are 1000"),
+        (["--labels", "1000"], "--labels must be below the number of training examples, 1000, but is 1000"),
         (["--labels", "0"], "`--labels` must be a whole number of at least 1"),
         (["--labels", "100", "--gamma", "-1"], "`gamma` must be a number of at least 0"),
         (["--labels", "100", "--unlabeled-fraction", "1"], "a batch of 128 would have 128 unlabelled examples"),
         (
             ["--unlabeled-fraction", "0.5"],
-            "--unlabeled-fraction is for unlabelled images: give --unlabeled or --labels",
+            "--unlabeled-fraction needs unlabelled images: give --unlabeled or --labels",
         ),
-        (["--gamma", "2"], "--gamma is for unlabelled images: give --unlabeled or --labels"),
+        (["--gamma", "2"], "--gamma needs unlabelled images: give --unlabeled or --labels"),
         (["--class-policy", "dafa:warmup=2,warmup=3"], "A name stands twice in"),
         (["--unlabeled", "nowhere.npz"], "There is no file"),
         (["--unlabeled", "big.npz"], "x_unlabeled holds images of shape"),
@@ -220,4 +220,4 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(run, tmp_path, argumen
 def test_the_papers_semi_supervised_recipe_asks_for_images(run):
     options = ("--recipe", "paper", "--arch", "wrn-28-10", "--dataset", "cifar10")
     code, _, err = run("train", "mart", *options, "--out", "x.pt")
-    assert (code, err) == (2, "error: The paper's recipe for wrn-28-10 takes unlabelled images: give --unlabeled.\n")
+    assert (code, err) == (2, "error: The paper's recipe for wrn-28-10 needs unlabelled images: give --unlabeled.\n")

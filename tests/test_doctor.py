@@ -58,7 +58,7 @@ def test_data_sets_are_found_where_torchvision_looks(tmp_path):
         last = root / files[-1]
         last.write_bytes(b"") if name != "imagenet" else shutil.rmtree(last.parent)
         cut = looked(tmp_path)[name]
-        assert (cut.state, cut.says) == ("missing", "train is here, test isn't")
+        assert (cut.state, cut.says) == ("missing", "train found, test not found")
         assert ("image-net.org" if name == "imagenet" else str(root)) in cut.do
 
 
@@ -191,7 +191,7 @@ def test_broken_packages_give_lines_and_exit_code_1(ill):
     code, out, err = ill(broken)
     assert (code, err) == (1, "")
     assert "Traceback" not in out
-    assert "This has to be mended first: torch computes, ART imports." in " ".join(out.split())
+    assert "Fix this first: torch computes, ART imports." in " ".join(out.split())
     assert max(map(len, out.splitlines())) <= 80
 
 
@@ -212,7 +212,7 @@ def test_the_screen(command_line, tmp_path, monkeypatch):
     assert (code, err) == (0, "")
     assert "\x1b" not in out
     assert max(map(len, out.splitlines())) <= 80
-    assert out.rstrip().splitlines()[-1].startswith("All that is essential works.")
+    assert out.rstrip().splitlines()[-1].startswith("Everything essential works.")
     for section in ("Packages", "Hardware", "Data sets", "Weights", "Files"):
         assert f"\n{section}\n" in f"\n{out}"
     _, as_json, _ = command_line("doctor", "--json")

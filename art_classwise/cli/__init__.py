@@ -42,7 +42,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="art-classwise",
-    help="Robustness class by class: train, attack, audit.",
+    help="Train, attack and audit image classifiers, class by class.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -93,7 +93,7 @@ def quickstart(
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Train two small networks on handwritten digits, attack them, and see them class by class."""
+    """Train two small networks on handwritten digits, attack them, and show the results class by class."""
     from art_classwise.quickstart import quickstart as run
 
     with printing(json) as write:
@@ -109,9 +109,9 @@ def audit(
         list[str],
         typer.Option(
             "--model",
-            help="A checkpoint of `train`, robustbench:NAME or robustbench:DATASET/NAME; repeat it for more. "
-            "MINE=... names it MINE in the tables. robustbench:all is the whole leaderboard, one in memory at a time, "
-            "without those that can't be fetched.",
+            help="A checkpoint of `train`, robustbench:NAME or robustbench:DATASET/NAME; repeat the option for more "
+            "models. MINE=... names the model MINE in tables. robustbench:all is the whole leaderboard, one model in "
+            "memory at a time, without models that can't be downloaded.",
         ),
     ],
     dataset: DatasetName = "digits",
@@ -119,7 +119,8 @@ def audit(
         str | None,
         typer.Option(
             "--threat",
-            help="Norm and radius on [0, 1], e.g. Linf:8/255, L2:0.5 or L1:12; the usual one of the data set.",
+            help="Norm and radius for images in [0, 1], e.g. Linf:8/255, L2:0.5 or L1:12. Default: usual for the data "
+            "set.",
             show_default=False,
         ),
     ] = None,
@@ -127,24 +128,28 @@ def audit(
         str,
         typer.Option(
             "--attacks",
-            help="A ladder (quick, standard, blackbox), or names with commas between: fgsm, pgd-20, pgd-100x5, "
+            help="A ladder (quick, standard, blackbox), or names separated by commas: fgsm, pgd-20, pgd-100x5, "
             "margin-20, tpgd5-20, autoattack, square, transfer-pgd-20.",
         ),
     ] = "quick",
     surrogate: Annotated[
         str | None,
-        typer.Option("--surrogate", help="Model that transfer attacks come from, as --model.", show_default=False),
+        typer.Option(
+            "--surrogate", help="Source model of transfer attacks, written as for --model.", show_default=False
+        ),
     ] = None,
     precision: Annotated[
-        Precision, typer.Option("--precision", help="Of searches; verdicts are float32 always.")
+        Precision, typer.Option("--precision", help="Precision of the search; verdicts are always float32.")
     ] = Precision.auto,
     examples: Annotated[
         int | None,
-        typer.Option("--examples", help="How many test examples; all, if not given.", show_default=False),
+        typer.Option("--examples", help="Number of test examples. Default: all.", show_default=False),
     ] = None,
     class_: Annotated[
         list[str] | None,
-        typer.Option("--class", help="Only examples of this class; give it again for more.", show_default=False),
+        typer.Option(
+            "--class", help="Only examples of this class; repeat the option for more classes.", show_default=False
+        ),
     ] = None,
     out: Out = Path("runs/audit"),
     class_names: ClassNames = None,
@@ -153,29 +158,32 @@ def audit(
     model_dir: ModelDir = Path("models"),
     worst_case: Annotated[
         bool,
-        typer.Option("--worst-case", help="An example leaves once an attack has broken it: quicker, for all attacks."),
+        typer.Option(
+            "--worst-case",
+            help="Skip examples that an attack has broken: faster, for robust accuracy under all attacks.",
+        ),
     ] = False,
     batch_size: Annotated[
         int | None,
-        typer.Option(
-            "--batch-size", help="Examples computed at once; by their size, if not given.", show_default=False
-        ),
+        typer.Option("--batch-size", help="Examples per batch. Default: chosen by their size.", show_default=False),
     ] = None,
     seed: Seed = 0,
     unsafe_weights: Annotated[
         bool,
-        typer.Option("--unsafe-weights", help="Also load RobustBench files that can run code: only trusted ones."),
+        typer.Option(
+            "--unsafe-weights", help="Also load RobustBench files that can run code. Use it only for files you trust."
+        ),
     ] = False,
     checks: Annotated[
-        bool, typer.Option("--checks/--no-checks", help="Also look at the networks themselves, on 64 examples.")
+        bool, typer.Option("--checks/--no-checks", help="Also check the networks themselves, on 64 examples.")
     ] = True,
     groups: Groups = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Attack models on a test set and write down, class by class, what withstood.
+    """Attack models on a test set and report, class by class, how many examples withstand.
 
-    The same command goes on with an audit that was killed; started twice, or by torchrun, its processes share the work.
+    If interrupted, the same command resumes the audit. Several processes of it, or torchrun, share the work.
     """
     from art_classwise._ranks import is_main
     from art_classwise.attacks import usual_threat
@@ -225,7 +233,7 @@ def report(
     groups: Groups = None,
     json: Json = False,
 ) -> None:
-    """Write an audit's report, picture and table anew from its outcomes."""
+    """Write an audit's report, figure and table again from its stored outcomes."""
     from art_classwise._files import check_output_folder
     from art_classwise.audit import is_finished, read_audit
     from art_classwise.metrics import class_groups
@@ -235,7 +243,7 @@ def report(
     with printing(json) as write:
         result = read_audit(folder, partial=unfinished)
         if unfinished:
-            said = "The audit isn't finished: this is of the examples that all attacks were tried on."
+            said = "The audit isn't finished: results cover only examples on which all attacks have finished."
             warnings.warn(said, stacklevel=1)
         if groups is not None:
             class_groups(groups.value, result.classes)  # whether they fit

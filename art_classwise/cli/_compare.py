@@ -28,28 +28,33 @@ def compare(
         str | None,
         typer.Option(
             "--models",
-            help="Names with a comma between: two or more of one audit, or one of each; all, if not given.",
+            help="Names separated by commas: two or more of one audit, or one of each audit. Default: all.",
             show_default=False,
         ),
     ] = None,
     attacks: Annotated[
         str | None,
-        typer.Option("--attacks", help="Compare two attacks of one audit: names with a comma.", show_default=False),
+        typer.Option(
+            "--attacks", help="Compare two attacks of one audit: names separated by a comma.", show_default=False
+        ),
     ] = None,
     attack: Annotated[
         str | None,
-        typer.Option("--attack", help="Compare models under this attack; under all, if not given.", show_default=False),
+        typer.Option(
+            "--attack", help="Compare models under this attack. Default: all attacks together.", show_default=False
+        ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="The model on which attacks are compared.", show_default=False)
+        str | None, typer.Option("--model", help="Compare attacks on this model.", show_default=False)
     ] = None,
-    clean: Annotated[bool, typer.Option("--clean", help="Compare accuracy without attack.")] = False,
+    clean: Annotated[bool, typer.Option("--clean", help="Compare accuracy without an attack.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="CSV file for the whole table.", show_default=False)] = None,
     json: Json = False,
 ) -> None:
     """Compare models, or two attacks, on the same examples, class by class: differences, intervals, tests.
 
-    Two are shown class by class; of more models a row per pair: against the first, or one audit's against another's.
+    Two models are compared class by class. With more models, each pair has a row: each model against the first, or
+    each model of one audit against each of the other.
     """
     from art_classwise._files import check_output_file, written_aside
     from art_classwise.audit import read_audit
@@ -62,10 +67,10 @@ def compare(
     result = read_audit(folder)
     if attacks is not None:
         if other is not None or models is not None:
-            raise InputError("--attacks compares two attacks of one audit: give one folder, and no --models.")
+            raise InputError("--attacks compares two attacks of one audit: give one folder and no --models.")
         made = [_attacks(result, attacks, attack, model, kind)]
     elif model is not None:
-        raise InputError("--model says on which model two attacks are compared: name them, --attacks X,Y.")
+        raise InputError("--model chooses the model on which two attacks are compared: also give --attacks X,Y.")
     elif other is None:
         made = _within(result, folder, _names(models, result.models), attack, kind)
     else:
@@ -114,12 +119,12 @@ def _attacks(result: AuditResult, text: str, attack: str | None, model: str | No
     from art_classwise.errors import unknown
 
     if attack is not None or kind != "robust":
-        raise InputError("--attacks compares two attacks: --attack and --clean are for models.")
+        raise InputError("--attacks can't be combined with --attack or --clean, which compare models.")
     if model is None and len(result.models) > 1:
-        raise InputError(f"There are {len(result.models)} models: say on which, --model {result.models[0]}, say.")
+        raise InputError(f"The audit has {len(result.models)} models: choose one, e.g. --model {result.models[0]}.")
     names = _names(text, (*result.attacks, WORST_CASE)) or []
     if len(names) != 2:
-        raise InputError(f"--attacks takes two names with a comma between, e.g. {','.join(result.attacks[:2])}")
+        raise InputError(f"--attacks takes two names separated by a comma, e.g. {','.join(result.attacks[:2])}")
     for name in names:
         if name not in (*result.attacks, WORST_CASE):
             raise unknown("attack", name, (*result.attacks, WORST_CASE))
@@ -141,8 +146,8 @@ def _within(
             raise unknown("model", name, result.models)
     if not others:
         raise InputError(
-            f"One model alone, {first!r}, can't be compared: {folder} holds {', '.join(result.models)}. Name two "
-            "models of it (--models), two of its attacks (--attacks), or the folder of another audit."
+            f"A single model, {first!r}, can't be compared; {folder} holds {', '.join(result.models)}. Name two of its "
+            "models (--models), two of its attacks (--attacks), or the folder of another audit."
         )
     return [compare_within(result, first, second, attack=under, kind=kind) for second in others]
 
@@ -162,7 +167,7 @@ def _between(
     from art_classwise.audit.compare import compare
 
     if names is not None and len(names) != 2:
-        raise InputError(f"--models takes a name of each audit, with a comma between, but got {len(names)}.")
+        raise InputError(f"--models takes one name of each audit, separated by a comma, but got {len(names)}.")
     under = WORST_CASE if attack is None else attack
     pairs = [tuple(names)] if names else [(a, b) for a in results[0].models for b in results[1].models]
     roots = [folder.resolve().name for folder in folders]
@@ -177,5 +182,5 @@ def _between(
             one = replace(one, first=f"{roots[0]}/{a}", second=f"{roots[1]}/{b}")
         made.append(one)
     if not made:
-        raise InputError(f"{folders[0]} and {folders[1]} hold the same networks: there is nothing to compare.")
+        raise InputError(f"{folders[0]} and {folders[1]} hold the same networks, so there is nothing to compare.")
     return made

@@ -24,10 +24,9 @@ _COLOURS = {"ok": "green", "missing": "yellow", "broken": "bold red"}
 
 
 def doctor(data_dir: Root = None, model_dir: ModelDir = Path("models"), json: Json = False) -> None:
-    """Say what of the stack works, and how to mend the rest; nothing is downloaded.
+    """Check your installation and suggest fixes; nothing is downloaded.
 
-    The exit code is 0 if all that is essential works: Python, torch, ART, the packages they need, and a folder to write
-    to.
+    The exit code is 0 if everything essential works: Python, torch, ART, the packages they need, and a writable folder.
     """
     from art_classwise.doctor import examine
 
@@ -69,9 +68,7 @@ def _show(checks: Sequence[Check], works: bool) -> None:
         console.print()
     bad = [check.name for check in checks if check.essential and check.state != "ok"]
     lacks = sum(check.state == "broken" for check in checks) - len(bad)
-    said = (
-        "All that is essential works." if works else f"This has to be mended first: {', '.join(map(_printable, bad))}."
-    )
+    said = "Everything essential works." if works else f"Fix this first: {', '.join(map(_printable, bad))}."
     if lacks > 0:
         said += f" {lacks} of the other parts {'is' if lacks == 1 else 'are'} broken."
     console.print(Text(said, "green" if works else "bold red"))

@@ -1,25 +1,25 @@
-"""What ``--json`` prints: one document on stdout, and nothing else there.
+"""With ``--json``, a command prints a single JSON document on stdout; other messages go to stderr.
 
-Every document is an object with ``schema``, the version of what follows (1; it changes when something is taken away or
-renamed, not when something is added), ``kind`` and ``art_classwise``, the package's version. Accuracies are fractions;
-what isn't known is null, never NaN; names stand as they are. By ``kind``:
+Every document is an object with ``schema``, the version of its format (1; it changes when a field is removed or
+renamed, not when one is added), ``kind`` and ``art_classwise``, the package's version. Accuracies are fractions,
+unknown values are null, never NaN, and names are not changed. By ``kind``:
 
 - ``audit`` (of ``audit``, ``report`` and ``quickstart``): ``dataset``, ``split``, ``examples``, ``norm``, ``eps``,
   ``seed``, ``worst_case``, ``finished``, ``command``, ``classes``, ``attacks``; ``models``, in the order of the audit,
   each with ``name``, the columns of :meth:`art_classwise.AuditResult.summary`, and ``attacks``, those of the audit and
   ``"all attacks"``, each with ``name`` and ``classes``, the rows of :meth:`art_classwise.AuditResult.class_table`; with
-  ``--groups`` also ``groups``, likewise, under all attacks; ``findings``, each with ``model`` (null of the audit as a
-  whole), ``check``, ``saw``, ``advice``; ``unchecked``; and ``files``, by what they are.
+  ``--groups`` also ``groups``, likewise, under all attacks; ``findings``, each with ``model`` (null for the whole
+  audit), ``check``, ``saw``, ``advice``; ``unchecked``; and ``files``, by kind.
 - ``comparison`` (of ``compare``): ``comparisons``, each with ``first``, ``second``, ``about``, ``accuracy`` (robust or
   clean), ``model``, ``attack``, ``threat``, ``examples``, ``confidence``; ``classes``, a row each, ``overall``,
-  ``mean`` and ``worst_class``, as in :class:`art_classwise.Comparison`. ``overall.p_adjusted`` holds for all of the
-  comparisons at once.
+  ``mean`` and ``worst_class``, as in :class:`art_classwise.Comparison`. ``overall.p_adjusted`` is
+  adjusted for the number of comparisons.
 - ``leaderboard`` (of ``zoo``): ``dataset``, ``threat_model``, ``model_dir``; ``models``, the rows of
-  :func:`art_classwise.robustbench_table`, with ``--measured`` what was measured, too.
-- ``training`` (of ``train``): ``recipe``, all that was used; ``epoch``, whose weights were kept; ``history``, a row per
-  epoch; ``pseudo_labels``; and ``files``.
-- ``doctor`` (of ``doctor``): ``works``, whether all that is essential does; ``checks``, each with ``about``, ``name``,
-  ``state`` (ok, missing or broken), ``essential``, ``says`` and ``do``, null where there is nothing to do.
+  :func:`art_classwise.robustbench_table`, with ``--measured`` also the audit's results.
+- ``training`` (of ``train``): ``recipe``, all settings used; ``epoch``, the one whose weights were kept; ``history``, a
+  row per epoch; ``pseudo_labels``; and ``files``.
+- ``doctor`` (of ``doctor``): ``works``, whether everything essential does; ``checks``, each with ``about``, ``name``,
+  ``state`` (ok, missing or broken), ``essential``, ``says`` and ``do``, null if there is nothing to do.
 """
 
 from __future__ import annotations

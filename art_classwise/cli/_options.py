@@ -44,11 +44,11 @@ class GroupNames(str, Enum):
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results.", show_default=True)]
 Quiet = Annotated[
     bool,
-    typer.Option("--quiet", help="No progress bars; where stderr is no terminal, as in CI, there are none anyway."),
+    typer.Option("--quiet", help="Show no progress bars. Without a terminal, as in CI, none are shown anyway."),
 ]
 Json = Annotated[
     bool,
-    typer.Option("--json", help="Print the results as one JSON document on stdout, for scripts, and nothing else."),
+    typer.Option("--json", help="Print only one JSON document on stdout, for scripts."),
 ]
 Groups = Annotated[
     GroupNames | None,
@@ -58,30 +58,32 @@ Groups = Annotated[
         show_default=False,
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Of everything random.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of all random numbers.")]
 ModelDir = Annotated[Path, typer.Option("--model-dir", help="Folder of RobustBench's weights.")]
 Root = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="Folder of the data sets; $ART_CLASSWISE_DATA, else data.", show_default=False),
+    typer.Option(
+        "--data-dir", help="Folder of the data sets. Default: $ART_CLASSWISE_DATA, or data.", show_default=False
+    ),
 ]
 DatasetName = Annotated[
     str,
     typer.Option(
         "--dataset",
-        help="digits, mnist, cifar10, cifar100, svhn, stl10, imagenet; an .npz file; an image folder.",
+        help="digits, mnist, cifar10, cifar100, svhn, stl10, imagenet, an .npz file or an image folder.",
     ),
 ]
 ClassNames = Annotated[
     str | None,
     typer.Option(
         "--class-names",
-        help="For a file or folder: names with commas between, or the data set whose names they are.",
+        help="For a file or folder: names separated by commas, or a data set with the same class names.",
         show_default=False,
     ),
 ]
 ImageSize = Annotated[
     int | None,
-    typer.Option("--image-size", help="For a folder: resize and crop images to this size.", show_default=False),
+    typer.Option("--image-size", help="For a folder: resize and crop images to this many pixels.", show_default=False),
 ]
 
 

@@ -85,16 +85,16 @@ def train(
         )
         if keep not in (None, flags.Keep.last) and not validation:
             raise InputError(
-                f"--keep {keep.value} needs examples to choose by: give --validation, e.g. --validation 1000."
+                f"--keep {keep.value} needs validation examples: give --validation, e.g. --validation 1000."
             )
         if chosen.unlabeled_fraction is not None and unlabeled is None and labels is None:
             raise InputError(
-                "--unlabeled-fraction is for unlabelled images: give --unlabeled or --labels."
+                "--unlabeled-fraction needs unlabelled images: give --unlabeled or --labels."
                 if unlabeled_fraction is not None
-                else f"The paper's recipe for {arch} takes unlabelled images: give --unlabeled."
+                else f"The paper's recipe for {arch} needs unlabelled images: give --unlabeled."
             )
         if gamma is not None and unlabeled is None and labels is None:
-            raise InputError("--gamma is for unlabelled images: give --unlabeled or --labels.")
+            raise InputError("--gamma needs unlabelled images: give --unlabeled or --labels.")
         gamma = 1.0 if gamma is None else gamma
         if tau is not None:
             check_number("--normalize-head", tau, 0, 1)
@@ -104,12 +104,12 @@ def train(
         state, curve = out.with_name(f"{stem}.training"), out.with_name(f"{stem}.csv")
         if not resume and (state / "training.pt").exists():
             raise InputError(
-                f"{state} holds a training already: go on with it, --resume, choose another --out, or remove that "
+                f"{state} already holds a training: continue it with --resume, choose another --out, or remove that "
                 "folder."
             )
         for path in () if resume else (out, curve):
             if path.exists():
-                raise InputError(f"{path} is there already: choose another --out, or remove it.")
+                raise InputError(f"{path} already exists: choose another --out, or remove it.")
         data = load_dataset(dataset, "train", root=data_dir, classes=split_names(class_names), image_size=image_size)
         policy = _policy(class_policy, data.classes, validation)
         excluded = [data.class_number(name) for name in exclude or []]
@@ -186,9 +186,7 @@ def train(
             return
         _say_training(history, chosen, kept)
         if tau is not None:
-            print(
-                f"These are of the network before --normalize-head {tau:g}; audit the checkpoint to see what that does."
-            )
+            print(f"These numbers precede --normalize-head {tau:g}; audit the checkpoint to see its effect.")
         for what, path in files.items():
             print(f"{what:<10}  {path}")
 
@@ -201,7 +199,7 @@ def _policy(text: str | None, classes: Sequence[str], validation: int) -> ClassP
     policy = parse_policy(text, classes)
     if policy.needs_validation and not validation:
         raise InputError(
-            f"--class-policy {text} goes by how classes fare on examples that are held out: give --validation, "
+            f"--class-policy {text} needs the class accuracies on validation examples: give --validation, "
             "e.g. --validation 1000."
         )
     return policy
@@ -219,9 +217,7 @@ def _hold_out(data: Dataset, n_examples: int, seed: int) -> tuple[Dataset, Datas
     if n_examples == 0:
         return data, None
     if n_examples >= len(data):
-        raise InputError(
-            f"--validation {n_examples} leaves nothing to train on: {data.name} has {len(data)} training examples."
-        )
+        raise InputError(f"--validation {n_examples} leaves no training examples: {data.name} has only {len(data)}.")
     return data.hold_out(n_examples, seed=seed)
 
 
@@ -235,7 +231,7 @@ def _unlabeled(
     if labels is not None:
         check_whole("--labels", labels, 1)
         if labels >= len(data):
-            raise InputError(f"--labels {labels} must be fewer than the training examples, which are {len(data)}.")
+            raise InputError(f"--labels must be below the number of training examples, {len(data)}, but is {labels}.")
         rest, data = data.hold_out(labels, seed=seed)
     if name is not None:
         return data, load_unlabeled(name, root=root, image_size=image_size, grey=data.input_shape[0] == 1)
@@ -271,7 +267,7 @@ def _say_training(history: pd.DataFrame, recipe: Recipe, kept: str) -> None:
     if made is not None:
         print(
             f"Pseudo-labels: {made['n']:,} images, mean confidence {made['mean_confidence']:.1%}; "
-            f"{made['confident']:.1%} have 90% or more."
+            f"{made['confident']:.1%} have a confidence of 90% or more."
         )
     if "val_robust" in history:
         epoch = int(history.attrs["kept_epoch"])

@@ -70,7 +70,7 @@ class Keep(str, Enum):
     robust_worst = "robust+worst"
 
 
-_RECIPE, _WEIGHTS, _RUN = "Recipe (what is given here replaces the recipe's own)", "Choice of weights", "Run"
+_RECIPE, _WEIGHTS, _RUN = "Recipe (these options override the recipe)", "Choice of weights", "Run"
 _CLASSES, _UNLABELED = "Classes", "Unlabelled images"
 
 
@@ -85,7 +85,7 @@ def _of_recipe(flag: str, says: str) -> Any:
 
 MethodName = Annotated[
     Method,
-    typer.Argument(help="Standard adversarial training, TRADES, MART, BAT; natural training.", show_default=False),
+    typer.Argument(help="Standard adversarial training, TRADES, MART, BAT or natural training.", show_default=False),
 ]
 CheckpointFile = Annotated[Path, typer.Option("--out", help="The checkpoint file to write, e.g. mart.pt.")]
 Architecture = Annotated[
@@ -95,26 +95,31 @@ RecipeName = Annotated[
     Recipes | None,
     typer.Option(
         "--recipe",
-        help="paper: the one published for method, architecture and data set; fast: one learning-rate cycle of 30 "
-        "epochs, in bfloat16 and compiled where that pays. Without: a cosine from 0.05, 30 epochs, Linf:8/255.",
+        help="paper: the one published for method, architecture and data set. fast: one learning-rate cycle of 30 "
+        "epochs, in bfloat16 and compiled where that pays. Default: a cosine from 0.05, 30 epochs, Linf:8/255.",
         show_default=False,
         rich_help_panel=_RECIPE,
     ),
 ]
 Init = Annotated[
     Path | None,
-    _of_recipe("--init", "Begin with the weights of this checkpoint, to fine-tune: frl and faal are meant for that."),
+    _of_recipe(
+        "--init", "Start from the weights of this checkpoint, to fine-tune; the policies frl and faal expect it."
+    ),
 ]
 Epochs = Annotated[int | None, _of_recipe("--epochs", "Epochs.")]
-BatchSize = Annotated[int | None, _of_recipe("--batch-size", "Examples per step, of all processes.")]
+BatchSize = Annotated[int | None, _of_recipe("--batch-size", "Examples per step, over all processes.")]
 LearningRate = Annotated[float | None, _of_recipe("--lr", "Highest learning rate.")]
-Threat = Annotated[str | None, _of_recipe("--threat", "Norm and radius on [0, 1], e.g. Linf:8/255 or L2:0.5.")]
+Threat = Annotated[
+    str | None, _of_recipe("--threat", "Norm and radius for images in [0, 1], e.g. Linf:8/255 or L2:0.5.")
+]
 Steps = Annotated[int | None, _of_recipe("--steps", "Steps of the training attack.")]
 Beta = Annotated[
     float | None, _of_recipe("--beta", "Weight of the KL term of TRADES, MART and BAT; usually 6, 5 and 6.")
 ]
 Awp = Annotated[
-    float, typer.Option("--awp", help="Perturb weights, too, by this share; 0.005 is usual.", **_in(_RECIPE))
+    float,
+    typer.Option("--awp", help="Also perturb the weights, by this share of their norm; usually 0.005.", **_in(_RECIPE)),
 ]
 GradientClip = Annotated[
     float | None,
@@ -126,18 +131,18 @@ Ema = Annotated[
 ]
 TrainingPrecision = Annotated[
     Precision | None,
-    typer.Option("--precision", help="auto: bfloat16 where the hardware multiplies it.", **_in(_RECIPE)),
+    typer.Option("--precision", help="auto: bfloat16 where the hardware supports it.", **_in(_RECIPE)),
 ]
 Compile = Annotated[
     bool | None,
-    typer.Option("--compile/--no-compile", help="Compile the network; slow to start.", **_in(_RECIPE)),
+    typer.Option("--compile/--no-compile", help="Compile the network; slow at the start.", **_in(_RECIPE)),
 ]
 PolicyText = Annotated[
     str | None,
     typer.Option(
         "--class-policy",
-        help="Set class weights and budgets while training: cfa, cfol, dafa, faal, frl, wat, with parameters as in "
-        "dafa:lamb=1.5,warmup=20; or fixed ones, weights:cat=2 or budgets:cat=4/255.",
+        help="Set class weights and budgets during training: cfa, cfol, dafa, faal, frl or wat, with parameters as in "
+        "dafa:lamb=1.5,warmup=20; or fixed ones, as in weights:cat=2 or budgets:cat=4/255.",
         **_in(_CLASSES),
     ),
 ]
@@ -145,7 +150,7 @@ Exclude = Annotated[
     list[str] | None,
     typer.Option(
         "--exclude",
-        help="Train without this class: its examples and its output unit. Give it again for more.",
+        help="Train without this class, its examples and its output unit; repeat the option for more classes.",
         **_in(_CLASSES),
     ),
 ]
@@ -153,7 +158,7 @@ HeadPower = Annotated[
     float | None,
     typer.Option(
         "--normalize-head",
-        help="After training divide each class's weight vector by its norm to this power, from 0 to 1.",
+        help="After training, divide each class's weight vector by its norm to this power, from 0 to 1.",
         **_in(_CLASSES),
     ),
 ]
@@ -161,8 +166,8 @@ UnlabeledImages = Annotated[
     str | None,
     typer.Option(
         "--unlabeled",
-        help="Images to train on with pseudo-labels: an .npz file (array x, perhaps y_pseudo), a folder, or a data "
-        "set, whose labels aren't looked at.",
+        help="Images to train on with pseudo-labels: an .npz file (array x, optionally y_pseudo), a folder, or a data "
+        "set, whose labels are ignored.",
         **_in(_UNLABELED),
     ),
 ]
@@ -170,16 +175,14 @@ Labels = Annotated[
     int | None,
     typer.Option(
         "--labels",
-        help="Look at the labels of this many training examples only, in proportion to the classes; the others are "
-        "unlabelled, unless --unlabeled names some.",
+        help="Use the labels of only this many training examples, in proportion to the classes. The others serve as "
+        "unlabelled images, unless --unlabeled is given.",
         **_in(_UNLABELED),
     ),
 ]
 UnlabeledFraction = Annotated[
     float | None,
-    typer.Option(
-        "--unlabeled-fraction", help="Share of each batch that is unlabelled; usually 0.5.", **_in(_UNLABELED)
-    ),
+    typer.Option("--unlabeled-fraction", help="Unlabelled share of each batch; usually 0.5.", **_in(_UNLABELED)),
 ]
 Gamma = Annotated[
     float | None, typer.Option("--gamma", help="Weight of unlabelled examples; usually 1.", **_in(_UNLABELED))
@@ -188,7 +191,7 @@ Validation = Annotated[
     int,
     typer.Option(
         "--validation",
-        help="Hold out this many training examples, in proportion to the classes, and measure on them after each "
+        help="Hold out this many training examples, in proportion to the classes, and validate on them after each "
         "epoch.",
         rich_help_panel=_WEIGHTS,
     ),
@@ -197,8 +200,8 @@ KeepEpoch = Annotated[
     Keep | None,
     typer.Option(
         "--keep",
-        help="Which epoch's weights to save: the last, the most robust, or the best in average plus worst class; "
-        "robust, if there is --validation.",
+        help="Which epoch's weights to save: the last, the most robust, or the best sum of average and worst class. "
+        "Default: robust with --validation, else last.",
         show_default=False,
         rich_help_panel=_WEIGHTS,
     ),
@@ -207,11 +210,12 @@ Resume = Annotated[
     bool,
     typer.Option(
         "--resume",
-        help="Go on where a training with this --out stopped; its state lies beside it, in mart.training for mart.pt.",
+        help="Continue an interrupted training with this --out. Its state is stored beside it, in mart.training for "
+        "mart.pt.",
         rich_help_panel=_RUN,
     ),
 ]
-Workers = Annotated[int, typer.Option("--workers", help="Processes that read images from disk.", rich_help_panel=_RUN)]
-TensorBoard = Annotated[
-    Path | None, typer.Option("--tensorboard", help="Folder for TensorBoard's curves.", **_in(_RUN))
+Workers = Annotated[
+    int, typer.Option("--workers", help="Number of processes that read images from disk.", rich_help_panel=_RUN)
 ]
+TensorBoard = Annotated[Path | None, typer.Option("--tensorboard", help="Folder for TensorBoard logs.", **_in(_RUN))]

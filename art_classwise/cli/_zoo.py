@@ -20,16 +20,16 @@ def zoo(
         Path | None,
         typer.Option(
             "--measured",
-            help="The folder of an audit: what it measured stands beside what was published.",
+            help="The folder of an audit, to show its results beside the published ones.",
             show_default=False,
         ),
     ] = None,
-    here: Annotated[bool, typer.Option("--here", help="Only models whose weights are here.")] = False,
+    here: Annotated[bool, typer.Option("--here", help="Only models whose weights exist locally.")] = False,
     model_dir: ModelDir = Path("models"),
     out: Annotated[Path | None, typer.Option("--out", help="CSV file for the whole table.", show_default=False)] = None,
     json: Json = False,
 ) -> None:
-    """List RobustBench's models: architecture, published accuracy, and whether the weights are here."""
+    """List RobustBench's models: architecture, published accuracy, and whether the weights exist locally."""
     from art_classwise._files import check_output_file, written_aside
     from art_classwise.audit import read_audit
     from art_classwise.report.zoo import print_leaderboard
