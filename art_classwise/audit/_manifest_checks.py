@@ -30,7 +30,7 @@ def check_keys(where: str, content: object, keys: Iterable[str]) -> None:
     if lacking:
         raise InputError(f"is damaged: it lacks {where}{lacking[0]}")
     if foreign:
-        raise InputError(f"holds {where}{foreign[0]!r}, which is not part of an audit")
+        raise InputError(f"holds {where}{foreign[0]!r}, which no audit writes")
 
 
 def as_dict(what: str, value: object) -> dict[str, Any]:

@@ -86,10 +86,12 @@ def joined(clean: pd.DataFrame, attacked: pd.DataFrame) -> pd.DataFrame:
     """
     for examples in (clean["example"], attacked["example"]):
         if examples.duplicated().any():
-            raise ValueError(f"example {examples[examples.duplicated()].iloc[0]} appears twice")
+            raise ValueError(f"example {examples[examples.duplicated()].iloc[0]} stands twice")
     rows = pd.Index(clean["example"]).get_indexer(pd.Index(attacked["example"]))
     if (rows < 0).any():
-        raise ValueError(f"example {attacked['example'].iloc[int((rows < 0).argmax())]} was attacked but not requested")
+        raise ValueError(
+            f"example {attacked['example'].iloc[int((rows < 0).argmax())]} was attacked, but not asked for"
+        )
     label, before = clean["label"].to_numpy(), clean["prediction"].to_numpy()
     columns = {
         "prediction": before.copy(),
@@ -123,7 +125,7 @@ def assembled(clean: pd.DataFrame, attacked: Sequence[pd.DataFrame], *, worst_ca
 
     Raises:
         MisfitError: An attack was tried on other examples.
-        ValueError: An example appears twice.
+        ValueError: An example stands twice.
     """
     asked = clean["example"].to_numpy()
     left = (clean["prediction"] == clean["label"]).to_numpy()

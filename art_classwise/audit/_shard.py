@@ -187,8 +187,8 @@ class ShardRunner:
                 said = first_line(error)
             # Outside of the except block, which keeps what was computed alive.
             if most == 1:
-                raise InputError(f"There isn't enough memory for a single example ({said}): free some.")
+                raise InputError(f"There isn't memory to compute a single example ({said}): free some.")
             release()
             most //= 2
             self._batch_size, self._ran_out = most, True
-            warnings.warn(f"Out of memory ({said}): continuing with {most} examples at a time.", stacklevel=2)
+            warnings.warn(f"Out of memory ({said}): going on with {most} examples at once.", stacklevel=2)

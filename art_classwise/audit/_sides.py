@@ -143,8 +143,8 @@ def _check_audits(a: Side, b: Side, kind: Kind) -> None:
     left = [side.name for side in (a, b) if side.result.info.get("worst_case")]
     if len(left) == 1 and a.attack != WORST_CASE:
         raise InputError(
-            f"The audit of {left[0]!r} skipped broken examples (worst_case) and the other didn't: they can be compared "
-            f"only under all attacks together, {WORST_CASE!r}."
+            f"In the audit of {left[0]!r} broken examples left (worst_case), in the other they didn't: only under all "
+            f"attacks together, {WORST_CASE!r}, can they be compared."
         )
 
 

@@ -79,7 +79,7 @@ def drop_damaged(store: Store, damaged: DamagedShardError) -> bool:
     mine = store.drop(damaged)
     if mine:
         warnings.warn(
-            f"The shard {damaged.path.absolute()} is damaged: {damaged.why}. It is computed again.", stacklevel=2
+            f"The shard {damaged.path.absolute()} is damaged: {damaged.why}. It is computed anew.", stacklevel=2
         )
     return mine
 

@@ -73,7 +73,7 @@ class DamagedShardError(InputError):
 
     def __init__(self, unit: Unit, path: Path, why: str, *, whole: bool = False) -> None:
         super().__init__(
-            f"The shard {path.absolute()} is damaged: {why}. Run the same audit again to compute it again."
+            f"The shard {path.absolute()} is damaged: {why}. Run the same audit again, and it is computed anew."
         )
         self.unit, self.path, self.why, self.whole = unit, path, why, whole
 

@@ -235,7 +235,7 @@ def training_pseudo_labels(
         if begun:
             raise InputError(
                 f"{file.absolute()} is missing, damaged, or of other images, epochs or seed than those given: "
-                "use the same ones, or choose another `checkpoint_dir`."
+                "train as then, or choose another `checkpoint_dir`."
             )
     made = make_pseudo_labels(
         classifier,

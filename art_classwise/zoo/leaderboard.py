@@ -125,7 +125,7 @@ def beside_measured(
     if not found:
         raise InputError(
             f"None of the audit's models ({', '.join(result.models[:5])}{', ...' if result.models[5:] else ''}) is of "
-            f"RobustBench's {dataset} {threat_model} leaderboard, as far as the audit tells."
+            f"RobustBench's {dataset} {threat_model} leaderboard, as far as it tells."
         )
     from art_classwise.audit._network_checks import DIFFERS  # seconds, which the table needn't wait
 
