@@ -271,7 +271,7 @@ def test_without_models_it_says_what_to_give(evaluation, tmp_path, capsys):
     where = [f"--{name}={tmp_path}" for name in ("root", "checkpoints", "model-dir", "store", "out")]
     with pytest.raises(SystemExit, match="^3$"):
         script.main(["--size", "tiny", *where])
-    assert "error: there is no model: give --model-dir" in capsys.readouterr().err
+    assert "error: no model is available: give --model-dir" in capsys.readouterr().err
 
 
 def test_models_are_ranked_anew_by_their_worst_class(evaluation, frame, result):

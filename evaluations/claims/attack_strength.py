@@ -1,14 +1,14 @@
-"""Claim 3 of Tian et al.: a stronger attack falls mostly on the classes that were already weak.
+"""Claim 3 of Tian et al.: a stronger attack mostly breaks the classes that were already weak.
 
     python evaluations/claims/attack_strength.py --root data --checkpoints checkpoints
     python evaluations/claims/attack_strength.py --size full --root data --datasets cifar10
 
-From FGSM to PGD-20, and on to all attacks of a ladder: what each class loses, whether that goes with how weak it was,
-and which part of all losses falls on the weakest third of the classes. On published networks and on networks trained
-here, under PGD-20 on cross-entropy, margin and temperatures; at full size under the whole standard ladder, with
-AutoAttack. How weak a class is is told by half of its examples and what it loses by the other, in many splits: the same
-examples on both sides would make a correlation of noise. Intervals are over seeds; of published networks over test
-examples drawn anew.
+Measures the accuracy that each class loses from FGSM to PGD-20 and to all attacks of a ladder, its correlation with the
+class's weakness, and the share of all losses that occurs in the weakest third of the classes. Uses published networks
+and networks trained here, under PGD-20 on cross-entropy, margin and temperatures; at full size the whole standard
+ladder, with AutoAttack. A class's weakness is measured on one half of its examples and its loss on the other, over many
+splits, since using the same examples for both would correlate noise. Intervals are over seeds; for published networks
+over resampled test examples.
 """
 
 from __future__ import annotations

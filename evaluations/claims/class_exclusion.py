@@ -1,19 +1,19 @@
-"""Claim 1 of Tian et al.: an attack moves a class into few classes; without one of them, what went there is robust.
+"""Claim 1 of Tian et al.: an attack moves a class into few classes, and examples become robust once theirs is excluded.
 
     python evaluations/claims/class_exclusion.py --root data
     python evaluations/claims/class_exclusion.py --size full --root data
     torchrun --nproc-per-node 8 evaluations/claims/class_exclusion.py --size full --root data
 
 Standard adversarial training on all classes, and without each chosen class in turn; PGD-20 with the training's radius
-on the test set. *Homed*: of the examples that the attack moved to a class, the share that withstands in the network
-trained without it, beside the control: the same examples in the network trained without an unrelated class, the
-excluded one least confused with theirs. *Reach*: into which classes a targeted search of 20 steps towards each of
-them moves an example of the test set that is right without attack. *Confounding classes*: those that a class is taken
-for most often under PGD-20.
+on the test set. *Homed*: of the examples that the attack moved into a class, the share that withstands in the network
+trained without it. Control: the same examples in the network trained without an unrelated class, the excluded one that
+is least confused with theirs. *Reach*: the classes into which a targeted search of 20 steps pushes a test example that
+is correctly classified without an attack. *Confounding classes*: those that a class is most often predicted as under
+PGD-20.
 
-Intervals are over seeds, with the same test examples, or with one seed over test examples drawn anew. Sizes: quick
-takes digits, and MNIST without 3, 4, 5, 8 and 9; full (a GPU) CIFAR-10, all classes. Under torchrun each process
-takes some of the trainings. A killed run goes on where it was.
+Intervals are over seeds, with the same test examples; with one seed, over resampled test examples. Sizes: quick uses
+digits, and MNIST without 3, 4, 5, 8 and 9; full (a GPU) uses all classes of CIFAR-10. Under torchrun the processes
+share the trainings. Interrupted runs resume.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Seen:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, attack, write the tables."""
     made = parser(__file__, __doc__)
-    made.add_argument("--classes", nargs="+", help="names of the classes to exclude; those of the size if absent")
+    made.add_argument("--classes", nargs="+", help="names of the classes to exclude; default: those of the size")
     arguments = made.parse_args(argv)
     excluded, pairs, confounding, reach, claims, drawn = [], [], [], [], [], []
     for dataset, trainings in all_trainings(

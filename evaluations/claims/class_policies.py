@@ -1,26 +1,26 @@
-"""Do class policies help the worst class? Each policy on standard adversarial training, TRADES and MART, over seeds.
+"""Do class policies help the worst class? Each policy with standard adversarial training, TRADES and MART, over seeds.
 
     python evaluations/claims/class_policies.py
     python evaluations/claims/class_policies.py --datasets mnist --root data
     python evaluations/claims/class_policies.py --size full --root data
 
-All policies have the published defaults, with warm-ups, WAT's and CFOL's rates scaled to the length of a training.
-FRL and FAAL fine-tune, as their papers do: they begin with the network that was trained without a policy from the
-same seed; "fine-tuning" is the control, FRL's training without FRL. "FAWA" is CFA's averaging of weights alone.
-"weight 2" doubles the weight, "budget 1.25" enlarges the radius of the class that the network without a policy is
-weakest on, by validation. Validation examples are held out from all trainings alike. CFA divides losses with a second
-term by about 1 + beta, and WAT multiplies losses by 2 C / (C + 1): learning rate and weight decay make up for that.
-BAT, an objective of its own, is compared with TRADES, whose recipe it has.
+All policies have the published defaults, with warm-ups and WAT's and CFOL's rates scaled to the length of a training.
+FRL and FAAL fine-tune, as in their papers: they start from the network that was trained without a policy and with the
+same seed; "fine-tuning" is the control, FRL's training without FRL. "FAWA" is CFA's weight averaging alone. "weight 2"
+doubles the weight, and "budget 1.25" enlarges the radius, of the class that is weakest on validation examples without a
+policy. All trainings hold out the same validation examples. CFA divides losses with a second term by about 1 + beta,
+and WAT multiplies losses by 2 C / (C + 1): learning rate and weight decay compensate for that. BAT, which is an
+objective itself, is compared with TRADES, whose recipe it uses.
 
-Robust is what withstands PGD-20 on cross-entropy and PGD-20 on the margin (steps of a quarter of the radius, random
-start), since MART looks stronger under the first than it is. The worst class is chosen on half of the test examples
-and measured on the other half, so that choosing doesn't lower it. rho is the relative change of the worst class less
-the relative loss of the mean over classes, both against the training without a policy. Intervals are over seeds, with
-the same examples held out and tested: they don't hold the error of the test set; with one seed those of the claims
-are over test examples drawn anew. Of dozens of intervals some miss 0 by chance: p is of a paired t test over seeds,
-adjusted by Holm for all comparisons on a data set.
+An example counts as robust if it withstands PGD-20 on cross-entropy and on the margin loss (steps of a quarter of the
+radius, random start), since MART looks stronger under the first than it is. The worst class is chosen on half of the
+test examples and measured on the other half, so that the choice doesn't bias it. rho is the relative change of the
+worst class minus the relative loss of the mean over classes, both against the training without a policy. Intervals are
+over seeds, with the same held-out and test examples, so they don't include the sampling error of the test set; with one
+seed, the claims' intervals are over resampled test examples. Among dozens of intervals some exclude 0 by chance: p is
+from a paired t test over seeds, adjusted by Holm's method for all comparisons on a data set.
 
-Sizes: quick takes digits (MNIST if asked for), full (a GPU) CIFAR-10. A killed run goes on where it was.
+Sizes: quick uses digits (or MNIST on request), full (a GPU) CIFAR-10. Interrupted runs resume.
 """
 
 from __future__ import annotations

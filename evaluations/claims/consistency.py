@@ -1,12 +1,12 @@
-"""Claim 5 of Tian et al.: which classes are weak is much the same under all attacks and after all defences.
+"""Claim 5 of Tian et al.: the same classes are weak under all attacks and after all defences.
 
     python evaluations/claims/consistency.py --root data --checkpoints checkpoints
     python evaluations/claims/consistency.py --size full --root data --datasets cifar10
 
-Kendall's tau of the classes' robust accuracies: between attacks on one network, and between networks under all attacks;
-networks of three trainings from several seeds, and those published for CIFAR-10, all at the smaller of their radii. The
-control is the order in clean accuracy after natural training. Intervals are over seeds, of the mean over all pairs; of
-published networks what the test examples tell (art_classwise.metrics.rank_agreement).
+Kendall's tau of the classes' robust accuracies, between attacks on one network and between networks under all attacks.
+Uses networks of three training methods and several seeds, and those published for CIFAR-10, all at the smaller of their
+radii. The control is the order of clean accuracies after natural training. Intervals are over seeds, for the mean over
+all pairs; for published networks over the test examples (art_classwise.metrics.rank_agreement).
 """
 
 from __future__ import annotations

@@ -4,12 +4,12 @@
     python evaluations/claims/diagnosis.py --size full --root data --datasets cifar100
     python evaluations/claims/diagnosis.py --size tiny --stand-in --datasets imagenet
 
-Standard adversarial training, and natural training as the control, from several seeds; PGD-20 with the training's
-radius on the test set (PGD-10 on some of it after each epoch, which the figures call validation: nothing is chosen by
-it). The gap is that between the best class and the worst, each chosen on half of the test examples and measured on the
-other half, so that it isn't widened by choosing. Intervals are over seeds, with the same test examples, or with one
-seed over test examples drawn anew. A data set that isn't in --root is left out; nothing is downloaded. Sizes: quick
-takes digits, MNIST and CIFAR-10; full (a GPU) MNIST, CIFAR-10, CIFAR-100, SVHN, STL-10 and ImageNet.
+Standard adversarial training, and natural training as the control, with several seeds; PGD-20 with the training's
+radius on the test set (after each epoch PGD-10 on a part of it, which the figures call validation, though nothing is
+chosen by it). The gap is between the best and the worst class, each chosen on half of the test examples and measured on
+the other half, so that the choice doesn't widen it. Intervals are over seeds, with the same test examples; with one
+seed, over resampled test examples. Data sets that aren't in --root are left out; nothing is downloaded. Sizes: quick
+uses digits, MNIST and CIFAR-10; full (a GPU) MNIST, CIFAR-10, CIFAR-100, SVHN, STL-10 and ImageNet.
 """
 
 from __future__ import annotations

@@ -1,29 +1,30 @@
-"""The claims of MART's paper on CIFAR-10: white box, black box, ablations, label noise.
+"""The claims of MART's paper on CIFAR-10: white-box and black-box attacks, ablations, label noise.
 
     python evaluations/claims/mart_cifar10.py --root data
     python evaluations/claims/mart_cifar10.py --size full --root data --compile --seeds 1 --parts white black
     python evaluations/claims/mart_cifar10.py --size tiny --stand-in
 
-The folder --root holds CIFAR-10 as torchvision unpacks it, or cifar10_train.npz and cifar10_test.npz with arrays ``x``
-(uint8 images) and ``y``. Full size (a GPU) is ResNet-18 by the published recipe, 120 epochs on all of CIFAR-10,
-evaluated on all 10,000 test images, with standard adversarial training and TRADES on the same budget beside it. Quick
-size is a network of two convolutions and 10,000 training images; each adversarial training is three epochs that begin
-at the naturally trained network of its seed. Its numbers don't compare with the paper's.
+The folder --root holds CIFAR-10 in torchvision's layout, or cifar10_train.npz and cifar10_test.npz with arrays ``x``
+(uint8 images) and ``y``. Full size (a GPU) is ResNet-18 with the published recipe, 120 epochs on all of CIFAR-10,
+evaluated on all 10,000 test images, beside standard adversarial training and TRADES with the same budget. Quick size is
+a network of two convolutions and 10,000 training images; each adversarial training has three epochs and starts from the
+naturally trained network of its seed. Its numbers can't be compared with the paper's.
 
 Parts: ``white`` attacks the networks themselves; ``black`` transfers attacks from a naturally and from an adversarially
-trained network of another seed; ``ablations`` takes MART's loss and attack apart; ``noise`` trains on labels of which
-10 % and 20 % are replaced by another class at random, the same for both methods. --seeds is of the first two parts,
---variant-seeds of the other two, which are ten trainings per seed. Intervals are over seeds, with the same test
-examples, or of one seed over test examples drawn anew: those don't hold the spread of trainings. A network at chance
-without attack has not been trained: what rests on it gets no interval and is unclear.
+trained network of another seed; ``ablations`` varies MART's loss and attack; ``noise`` replaces 10 % and 20 % of the
+training labels by another random class, the same for both methods. --seeds applies to the first two parts,
+--variant-seeds to the other two, which take ten trainings per seed. Intervals are over seeds, with the same test
+examples; with one seed, over resampled test examples, which doesn't include the spread between trainings. A network at
+chance without an attack counts as not trained: claims about it have no interval and are unclear.
 
-The attacks are the paper's: FGSM, PGD-20 and CW-inf (PGD on the margin, 30 steps), both from a uniform start, in steps
-of 0.003 at 8/255, and judged where they end; and AutoAttack. At full size all are at 8/255, while the published recipe
-trains at 0.031, which is 7.905/255. There are the weights of the last epoch and those of the best, which is the one
-with the highest robust accuracy under PGD-10 on 1,000 *test* images: the paper chose on its test set, too (and for each
-attack anew). Claims are of the best. At the other sizes nothing is chosen: they are of the last epoch.
+The attacks are the paper's: FGSM; PGD-20 and CW-inf (PGD on the margin, 30 steps), both from a uniform start, with
+steps of 0.003 at 8/255, and evaluated at their last step; and AutoAttack. At full size all use 8/255, while the
+published recipe trains at 0.031, which is 7.905/255. There are the weights of the last epoch and those of the best
+epoch, which has the highest robust accuracy under PGD-10 on 1,000 *test* images: the paper also chose on its test set
+(and separately for each attack). Claims use the best epoch. At the other sizes nothing is chosen, and claims use the
+last epoch.
 
-A killed run goes on where it was: training after the last epoch, an attack after the last 512 images.
+Interrupted runs resume: training after the last epoch, an attack after the last 512 images.
 """
 
 from __future__ import annotations
@@ -264,9 +265,11 @@ def _bars(
 
 def _parser() -> argparse.ArgumentParser:
     made = parser(__file__, __doc__, datasets=None)
-    made.add_argument("--stand-in", action="store_true", help="made-up images of the same shape: to try the script")
+    made.add_argument("--stand-in", action="store_true", help="use synthetic images, to try the script")
     made.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
-    made.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="of white and black")
+    made.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=list(METHODS), help="methods in the parts white and black"
+    )
     made.add_argument("--variant-seeds", type=whole, default=1, help="trainings of each kind for ablations and noise")
     made.add_argument("--compile", action="store_true", help="compile the network in training: faster on a GPU")
     return made

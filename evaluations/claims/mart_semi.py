@@ -1,17 +1,17 @@
-"""What unlabelled images gain MART: few labels and the rest unlabelled, beside MART on the few labels alone.
+"""Do unlabelled images help MART? MART with few labels and unlabelled images, and with the few labels alone.
 
     python evaluations/claims/mart_semi.py --root data
     python evaluations/claims/mart_semi.py --size full --root data
 
-Each seed draws other labels, weights and orders. Both trainings take the same number of steps with batches of 128,
-half of each unlabelled in the one: the other passes over its labels twice as often. Both end with their last weights.
-Pseudo-labels come from natural training on the labels. Accuracies are the mean over classes, under PGD-40 in steps of
-a quarter of the radius on the test set, and under AutoAttack on some of it.
+Each seed has other labelled images, initial weights and orders. Both trainings take the same number of steps with
+batches of 128, half of which is unlabelled in the first; the second uses its labels twice as often. Both use the
+weights of the last epoch. Pseudo-labels come from natural training on the labels. Accuracies are means over classes,
+under PGD-40 with steps of a quarter of the radius on the test set, and under AutoAttack on a part of it.
 
-Intervals are over seeds, and don't hold the error of the test images, which are the same for all seeds; with one seed
-they are over test images drawn anew. Sizes: quick takes MNIST with 1,000 labels, digits with 128 where it is absent;
-full (a GPU) CIFAR-10 with 4,000 labels. MNIST's radius is 0.1: at 0.2 a network with a third of these weights learnt
-little from 1,000 labels either way (one seed); MNIST's usual 0.3 was not tried. A killed run goes on where it was.
+Intervals are over seeds and don't include the sampling error of the test images, which are the same for all seeds; with
+one seed, they are over resampled test images. Sizes: quick uses MNIST with 1,000 labels, or digits with 128 if MNIST is
+missing; full (a GPU) CIFAR-10 with 4,000 labels. MNIST's radius is 0.1: at 0.2 a network with a third of these weights
+learnt little from 1,000 labels in either case (one seed); MNIST's usual 0.3 was not tried. Interrupted runs resume.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Claim 4 of Tian et al.: Temperature-PGD breaks more than PGD, most of all after MART, and most in the weak classes.
+"""Claim 4 of Tian et al.: Temperature-PGD breaks more than PGD, especially after MART and in weak classes.
 
     python evaluations/claims/temperature_pgd.py --root data --checkpoints checkpoints
     python evaluations/claims/temperature_pgd.py --size full --root data --datasets cifar10
 
-Attack rate, the share of test examples that don't withstand, against 1/T, in all and by class, on networks of standard
-adversarial training, TRADES and MART, and on published ones; PGD on the margin (1/T to infinity) and, on some examples,
-AutoAttack beside it. The best 1/T above 1 is chosen on one half of the examples and its gain over PGD measured on the
-other, both ways. The guard: plain cross-entropy of logits / T in float32 has a gradient of exactly zero where the
-network is confident; art_classwise's TemperaturePGD ascends a loss of the same direction that doesn't. How many
-examples have no gradient, and the attack rate of both, are told for 1/T = 50, on naturally trained networks, too.
-Intervals are over seeds; of published networks over test examples drawn anew.
+Attack rate (the share of test examples that don't withstand) against 1/T, overall and by class, on networks trained
+with standard adversarial training, TRADES and MART, and on published ones; beside it PGD on the margin (the limit of
+large 1/T) and, on some examples, AutoAttack. The best 1/T above 1 is chosen on one half of the examples, and its gain
+over PGD measured on the other half, in both directions. The guard: plain cross-entropy of logits / T in float32 has a
+gradient of exactly zero where the network is confident; art_classwise's TemperaturePGD uses a loss with the same
+direction and no such zeros. For 1/T = 50, the script reports how many examples have no gradient, and the attack rate of
+both, also on naturally trained networks. Intervals are over seeds; for published networks over resampled test examples.
 """
 
 from __future__ import annotations

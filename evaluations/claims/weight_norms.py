@@ -1,12 +1,12 @@
-"""Claim 2 of Tian et al.: a class's robustness goes with the norm of its weights in the last layer.
+"""Claim 2 of Tian et al.: a class's robustness is correlated with the norm of its weights in the last layer.
 
     python evaluations/claims/weight_norms.py --root data --checkpoints checkpoints
     python evaluations/claims/weight_norms.py --size full --root data --datasets cifar10
 
 Norms of the rows of the last linear layer against robust accuracies (PGD-20) by class, after standard adversarial
-training, TRADES and MART, and against clean accuracies after natural training as the control; from several seeds, and
+training, TRADES and MART, and, as the control, against clean accuracies after natural training; with several seeds, and
 on published networks. Then the repair at inference: the rows divided by their norms to the power tau (normalize_head).
-Intervals are over seeds; of a published network's correlation over its classes (Fisher's z).
+Intervals are over seeds; for a published network's correlation over its classes (Fisher's z).
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""How far off the worst class's accuracy is, by `worst_class` and by the plain minimum: simulated audits.
+"""How accurate are `worst_class` and the plain minimum as estimates of the worst class's accuracy? Simulated audits.
 
     python evaluations/claims/worst_class.py
 
-Each setting has true class accuracies and a number of examples per class; each data set draws from them which
-examples are right. The target is the smallest true accuracy. Bias, RMSE, coverage and mean width of 95 % intervals,
-with the standard errors of bias and coverage over data sets. Beside `worst_class` stands what a reader would do: take
-the class with the smallest accuracy and its Wilson interval, as it is, and at 1 - 0.05 / C for the choice among C.
-Needs no network and no data; a quarter of an hour on one core, most of it for the 1,000 classes.
+Each setting has true class accuracies and a number of examples per class; each data set draws from them which examples
+are classified correctly. The target is the smallest true accuracy. Reports bias, RMSE, coverage and mean width of 95 %
+intervals, with standard errors of bias and coverage over data sets. `worst_class` is compared with the class of the
+smallest accuracy and its Wilson interval, at 95 % and at 1 - 0.05 / C, which allows for the choice among C classes.
+Needs no network and no data; takes a quarter of an hour on one core, most of it for the 1,000 classes.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ SETTINGS: Mapping[str, tuple[Sequence[float], Sequence[int]]] = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Simulate, write the table and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-sets", type=int, default=2000, help="simulated per setting")
-    parser.add_argument("--repeats", type=int, default=1000, help="random splits per data set")
+    parser.add_argument("--data-sets", type=int, default=2000, help="number of simulated data sets per setting")
+    parser.add_argument("--repeats", type=int, default=1000, help="number of random splits per data set")
     parser.add_argument("--out", type=Path, default=RESULTS / "worst_class", help="folder of the table")
     arguments = parser.parse_args(argv)
     tables = []

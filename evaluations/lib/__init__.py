@@ -1,1 +1,1 @@
-"""What the evaluations share: setups, claims, measurements in processes of their own, published networks."""
+"""What the evaluations share: setups, claims, measurements in separate processes, published networks."""

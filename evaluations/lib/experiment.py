@@ -1,4 +1,4 @@
-"""What all experiments share: command line, intervals, claims with their verdicts, and the tables written."""
+"""What all experiments share: command line, intervals, claims with their verdicts, and output tables."""
 
 from __future__ import annotations
 
@@ -166,12 +166,12 @@ def parser(
     )
     made.add_argument("--size", choices=SIZES, default="quick", help="tiny: to try; quick: 2 cores; full: a CUDA GPU")
     if datasets is not None:
-        made.add_argument("--datasets", nargs="+", choices=datasets, help="all of the size that are at hand if absent")
-        made.add_argument("--stand-in", action="store_true", help="made-up images of the same shape: to try the script")
+        made.add_argument("--datasets", nargs="+", choices=datasets, help="default: all available ones")
+        made.add_argument("--stand-in", action="store_true", help="use synthetic images, to try the script")
     made.add_argument("--root", help="folder of the data sets")
     made.add_argument("--checkpoints", help="folder of the published networks' weights")
     made.add_argument("--seeds", type=whole, default=seeds, help="number of trainings of each kind")
-    made.add_argument("--store", type=Path, default=Path("runs/evaluations"), help="folder of what is done already")
+    made.add_argument("--store", type=Path, default=Path("runs/evaluations"), help="folder of finished work")
     made.add_argument("--out", type=Path, default=RESULTS / Path(script).stem, help="folder of tables and figures")
     return made
 
@@ -220,7 +220,7 @@ def all_trainings(
         found = True
         yield dataset, one
     if not found:
-        absent("none of the data sets is at hand: give their folder as --root, or --stand-in to try the script")
+        absent("none of the data sets is available: give their folder as --root, or --stand-in to try the script")
 
 
 def absent(message: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Where and with what an evaluation ran, as its table says it."""
+"""The hardware and versions that an evaluation ran with, as its tables state them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What mart_cifar10.py trains and attacks: networks by how they were trained, and the paper's attacks."""
+"""The networks that mart_cifar10.py trains, and the paper's attacks on them."""
 
 from __future__ import annotations
 

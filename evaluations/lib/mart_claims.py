@@ -1,4 +1,4 @@
-"""What MART's paper claims on CIFAR-10, each as a sum of accuracies, with published numbers."""
+"""The claims of MART's paper on CIFAR-10, each as a sum of accuracies, with published numbers."""
 
 from __future__ import annotations
 

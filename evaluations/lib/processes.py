@@ -1,4 +1,4 @@
-"""Measurements in processes of their own: a script calls itself with a function's name and arguments."""
+"""Measurements in separate processes: a script calls itself with a function's name and arguments."""
 
 from __future__ import annotations
 

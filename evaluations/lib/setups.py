@@ -1,4 +1,4 @@
-"""What the experiments are run on: data sets, networks and trainings of each size, and a store that shares them."""
+"""Data sets, networks and trainings of the experiments at each size, and a store that shares the trainings."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How fast attacks and training steps are beside others', as speed.py measures it.
+"""Speed of attacks and training steps compared with other implementations, for speed.py.
 
-Every case is a function that runs in a process of its own: this file, called with its name and arguments.
+Every case is a function that runs in its own process: this file, called with the function's name and arguments.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What memory and disk an audit takes, as speed.py measures it."""
+"""Memory and disk that an audit needs, for speed.py."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How fast an audit is and how it scales over processes, as speed.py measures it.
+"""Speed of an audit and its scaling over processes, for speed.py.
 
-Every measurement is a function that runs in a process of its own: this file, called with its name and arguments.
+Every measurement is a function that runs in its own process: this file, called with the function's name and arguments.
 """
 
 from __future__ import annotations

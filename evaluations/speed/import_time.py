@@ -1,4 +1,4 @@
-"""How long a process takes to import the package and to begin, as speed.py measures it."""
+"""Time that a process takes to import the package and to begin, for speed.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What class policies add to an epoch of training, as speed.py times it."""
+"""Time that class policies add to an epoch of training, for speed.py."""
 
 from __future__ import annotations
 

@@ -1,22 +1,22 @@
-"""How fast attacks, training, audits and imports are, and what memory and disk they take, beside others'.
+"""Speed of attacks, training, audits and imports, and memory and disk use, compared with other implementations.
 
     python evaluations/speed/speed.py --root data --checkpoints FOLDER
     python evaluations/speed/speed.py --size long --root data --checkpoints FOLDER --torchattacks FOLDER
     python evaluations/speed/speed.py --size full --root data --model CHECKPOINT
 
-Sizes: quick measures everything within ten minutes on 2 cores; long is for 2 cores, too, with more images; full is for
-a CUDA GPU (larger batches, WideResNet-28-10; audits of 10,000 images on the ResNet-18 given as --model). ``--only``
-names single tables: attacks, training (a step's speed), policies (what class policies add), audit, scaling (an audit by
-one process and by several), memory (of an audit of an image folder), disk (of its outcomes), import.
+Sizes: quick measures everything within ten minutes on 2 cores; long, also for 2 cores, uses more images; full is for a
+CUDA GPU (larger batches, WideResNet-28-10; audits of 10,000 images on the ResNet-18 given as --model). ``--only``
+selects tables: attacks, training (speed of a step), policies (what class policies add), audit, scaling (an audit by one
+process and by several), memory (of an audit of an image folder), disk (of its outcomes), import.
 
-Each case runs in a process of its own, in several rounds: a call to warm up, then whole calls of ``generate``, or whole
-epochs of training; the tables have their median. Intervals of the claims are ranges: from the fastest call of others
-and the slowest of ours to the opposite; speeds that were measured once have none, and no verdict. Sizes, and policies'
-shares of an epoch, are single numbers.
+Each case runs in its own process, in several rounds: a warm-up call, then whole calls of ``generate`` or whole epochs
+of training; the tables contain medians. Intervals of the claims are ranges: from the fastest call of others and the
+slowest of ours to the opposite. Speeds that were measured once have no interval and no verdict. Sizes, and the
+policies' shares of an epoch, are single numbers.
 
---root holds cifar10_test.npz, with arrays ``x`` (uint8 images) and ``y``; without it and --checkpoints, what needs them
-is left out. torchattacks' wheel brings a package ``robustbench`` that overwrites the real one, so install it aside:
-``pip install --no-deps --target FOLDER torchattacks``.
+--root holds cifar10_test.npz, with arrays ``x`` (uint8 images) and ``y``; without it and --checkpoints, tables that
+need them are left out. torchattacks' wheel contains a package ``robustbench`` that overwrites the real one, so install
+it separately: ``pip install --no-deps --target FOLDER torchattacks``.
 """
 
 from __future__ import annotations
@@ -208,15 +208,15 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--size", choices=SIZES, default="quick", help="tiny: to try; quick, long: 2 cores; full: a GPU"
     )
     parser.add_argument(
-        "--only", nargs="+", choices=MEASURES, help="what to measure; all there are files for if absent"
+        "--only", nargs="+", choices=MEASURES, help="what to measure; default: everything that the given files allow"
     )
     parser.add_argument("--root", help="folder of the data sets, with cifar10_test.npz")
     parser.add_argument("--checkpoints", help="folder of the published networks' weights")
-    parser.add_argument("--torchattacks", help="folder torchattacks was installed into")
+    parser.add_argument("--torchattacks", help="folder in which torchattacks is installed")
     parser.add_argument("--compiled", action="store_true", help="also with torch.compile (needs a C++ compiler)")
-    parser.add_argument("--model", help="of audits at --size full: a checkpoint of `art-classwise train`")
-    parser.add_argument("--processes", type=whole, default=2, help="of scaling")
-    parser.add_argument("--rounds", type=whole, default=1, help="how often each is measured")
+    parser.add_argument("--model", help="model of audits at --size full: a checkpoint of `art-classwise train`")
+    parser.add_argument("--processes", type=whole, default=2, help="number of processes for scaling")
+    parser.add_argument("--rounds", type=whole, default=1, help="number of measurements of each case")
     parser.add_argument("--out", type=Path, default=RESULTS / "speed", help="folder of tables and figures")
     return parser.parse_args(argv)
 

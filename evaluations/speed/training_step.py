@@ -1,4 +1,4 @@
-"""One training step, ours and others', as speed.py times it."""
+"""Training steps of this package and of others, which speed.py times."""
 
 from __future__ import annotations
 

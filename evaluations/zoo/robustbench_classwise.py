@@ -1,12 +1,12 @@
-"""RobustBench's models class by class: every model whose weights are at hand, ranked anew by its worst class.
+"""RobustBench's models class by class: every model whose weights exist locally, ranked by its worst class.
 
     python evaluations/zoo/robustbench_classwise.py --root data --checkpoints checkpoints
     python evaluations/zoo/robustbench_classwise.py --size full --root data --model-dir models
 
-Every model of the leaderboard whose files lie in --model-dir, as RobustBench lays them there, is loaded and audited;
-nothing is downloaded. Where there is none, the published networks of --checkpoints stand in, at a radius that suits
-them. Outputs are the leaderboard as a page and as CSV, mean beside worst class, and all classes. The worst class is
-measured on halves of its examples that it wasn't chosen on. Intervals are over test examples drawn anew.
+Loads and audits every model of the leaderboard whose files are in --model-dir, in RobustBench's layout; nothing is
+downloaded. If there is none, the published networks of --checkpoints are used instead, at a radius that suits them.
+Writes the leaderboard as a page and as CSV, with mean and worst class, and a table of all classes. The worst class is
+measured on other examples than those on which it was chosen. Intervals are over resampled test examples.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 models = {name: classifier for name, classifier, _, _ in there}
                 audits[f"published, {dataset}"] = audit(arguments, dataset, threat, models, there[0][2])
     if not audits:
-        absent("there is no model: give --model-dir (RobustBench's weights) or --checkpoints, and --root")
+        absent("no model is available: give --model-dir (RobustBench's weights) or --checkpoints, and --root")
     boards, classes, claims = [], [], []
     for name, result in audits.items():
         boards.append(leaderboard(result, arguments.dataset if found else None).assign(models=name))

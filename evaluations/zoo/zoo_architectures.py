@@ -1,8 +1,8 @@
-"""Whether every network of RobustBench's CIFAR zoo loads and can be audited, each with random weights.
+"""Does every network of RobustBench's CIFAR leaderboards load, and can it be audited? Each with random weights.
 
-For each model of the two Linf leaderboards, in a process of its own: build RobustBench's network, save it where the
-zoo's folder would have it and in the form that RobustBench reads, load it by its name without a connection, compare the
-logits, audit it. Needs 8 GB of memory and 2 GB of disk, none of the models' weights. Rows that are there are kept:
+For each model of the two Linf leaderboards, in its own process: build RobustBench's network, save it at the zoo's path
+and in the format that RobustBench reads, load it by name without a connection, compare the logits, and audit it. Needs
+8 GB of memory and 2 GB of disk, but none of the models' weights. Existing rows are kept:
 
     python evaluations/zoo/zoo_architectures.py  # an hour or more on one core
     python evaluations/zoo/zoo_architectures.py --table docs/zoo.md   # only writes the page's tables
@@ -54,11 +54,11 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", choices=N_CLASSES, default=list(N_CLASSES))
     parser.add_argument("--names", nargs="+", help="only these models")
     parser.add_argument("--out", type=Path, default=TABLE)
-    parser.add_argument("--folder", type=Path, help="where weights lie for a while; the system's if absent")
-    parser.add_argument("--memory", type=float, default=8.0, help="GB that a model may take")
-    parser.add_argument("--timeout", type=float, default=900.0, help="seconds that a model may take")
+    parser.add_argument("--folder", type=Path, help="folder for temporary weights; default: the system's")
+    parser.add_argument("--memory", type=float, default=8.0, help="memory limit per model, in GB")
+    parser.add_argument("--timeout", type=float, default=900.0, help="time limit per model, in seconds")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--table", type=Path, help="write the tables into this page, and measure nothing")
+    parser.add_argument("--table", type=Path, help="only write the tables into this page")
     arguments = parser.parse_args()
     if arguments.table is not None:
         write_tables(arguments.table, read_rows(arguments.out))
