@@ -284,7 +284,7 @@ def test_what_cannot_be_compared_is_one_line(command_line, audited, labelled, tm
         (("a", "--model", "one"), "also give --attacks X,Y"),
         (("a", "wide", "--models", "one,three"), "'one' was attacked at Linf:0.02 and 'three' at Linf:0.05"),
         (("a", "few", "--models", "one,three"), "of 16 and 10 they share 10"),
-        (("a", "few", "--models", "one"), "--models takes a name of each audit"),
+        (("a", "few", "--models", "one"), "--models takes one name of each audit"),
         (("alone", "alone"), "are the same network"),
         (("a", "nowhere"), "nowhere"),
         (("a", "unfinished"), "holds an unfinished audit"),
