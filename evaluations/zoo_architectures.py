@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from _machine import hardware, versions
 
 import art_classwise as acw
-from art_classwise._passes import is_out_of_memory
+from art_classwise._core.passes import is_out_of_memory
 from art_classwise.zoo.leaderboard import published
 from art_classwise.zoo.robustbench import cuda_optional, robustbench, robustbench_files
 

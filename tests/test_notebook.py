@@ -21,11 +21,11 @@ from nbclient import NotebookClient
 from torch import nn
 
 import art_classwise as acw
-from art_classwise._progress import progress
+from art_classwise._core.progress import progress
 from art_classwise.audit.sanity import Finding, Findings
 from art_classwise.datasets.dataset import LazyImages
 from art_classwise.report._text import interval, percent
-from art_classwise.trainers._checkpoint import history_table
+from art_classwise.trainers.checkpoint import history_table
 
 HOSTILE = '<script>alert("x")</script>\x1b[31m & $a_b$'
 

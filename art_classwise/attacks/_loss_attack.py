@@ -11,13 +11,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from art_classwise import _estimator, losses
-from art_classwise._progress import progress
-from art_classwise._state import preserved
+from art_classwise import losses
+from art_classwise._core import art_interface
+from art_classwise._core.progress import progress
+from art_classwise._core.state import preserved
 from art_classwise.attacks._base import SearchAttack
 from art_classwise.attacks._checks import warn_of_zero_gradients
 from art_classwise.attacks._problem import Problem
-from art_classwise.attacks._search import Solved
+from art_classwise.attacks.search import Solved
 from art_classwise.errors import InputError
 from art_classwise.threat import per_example
 
@@ -80,7 +81,7 @@ class LossAttack(SearchAttack):
         """Attack rows of the images, x (m, ...), away from y or towards it; return points, and zero gradients (m,)."""
 
         def ascended(logits: Tensor, compared: Tensor) -> Tensor:
-            loss = self._loss(_estimator.check_logits(logits, len(compared), problem.n_classes), compared)
+            loss = self._loss(art_interface.check_logits(logits, len(compared), problem.n_classes), compared)
             return -loss if self.targeted else loss
 
         def solves(logits: Tensor, these: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from art_classwise import _estimator
-from art_classwise._state import evaluating
+from art_classwise._core import art_interface
+from art_classwise._core.state import evaluating
 from art_classwise.errors import InputError
 
 __all__ = ["Found", "Problem", "WithoutClasses", "broadcast_mask"]
@@ -53,13 +53,13 @@ class Problem:
 
     def logits(self, x: Tensor) -> Tensor:
         """Return float32 logits (m, C) of points x (m, ...), for a verdict."""
-        return _estimator.exact_logits(self.exact, x, self.n_classes)
+        return art_interface.exact_logits(self.exact, x, self.n_classes)
 
     @torch.no_grad()
     def quick_logits(self, x: Tensor) -> Tensor:
         """Return the fast network's logits (m, C) of points x (m, ...)."""
         with evaluating(self.fast):
-            return _estimator.check_logits(self.fast(x), len(x), self.n_classes)
+            return art_interface.check_logits(self.fast(x), len(x), self.n_classes)
 
     def label(self, rows: npt.NDArray[np.intp], x: Tensor) -> Tensor:
         """Return the labels (m,) of rows of the images, x; without labels, what the network takes them for."""

@@ -11,11 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from art_classwise import _estimator, losses
-from art_classwise._passes import Passes
-from art_classwise._state import float32
+from art_classwise import losses
+from art_classwise._core import art_interface
+from art_classwise._core.passes import Passes
+from art_classwise._core.state import float32
 from art_classwise.attacks._checks import check_finite
-from art_classwise.attacks._search import derivative, input_gradient
+from art_classwise.attacks.search import derivative, input_gradient
 
 __all__ = ["Unit"]
 
@@ -30,8 +31,8 @@ class Unit(nn.Module):
 
     def __init__(self, estimator: Any, model: nn.Module, micro_batch_size: int | None, guarded: bool = False) -> None:
         super().__init__()
-        self.module = Passes(_estimator.logits_module(estimator, model), micro_batch_size)
-        self.low, self.high = _estimator.clip_bounds(estimator, estimator.device)
+        self.module = Passes(art_interface.logits_module(estimator, model), micro_batch_size)
+        self.low, self.high = art_interface.clip_bounds(estimator, estimator.device)
         self.width, self.n_classes = float(self.high - self.low), estimator.nb_classes
         self.input_shape, self.seen_shape = tuple(estimator.input_shape), image_shape(estimator.input_shape)
         self.guarded = guarded
@@ -46,11 +47,11 @@ class Unit(nn.Module):
 
     def _logits(self, x: Tensor) -> Tensor:
         logits = self.module(torch.add(self.low, x.reshape(len(x), *self.input_shape), alpha=self.width))
-        return _estimator.check_logits(logits, len(x), self.n_classes).clone()  # Square writes into what it gets
+        return art_interface.check_logits(logits, len(x), self.n_classes).clone()  # Square writes into what it gets
 
     def verdict(self, x: Tensor, rows: npt.NDArray[np.intp]) -> Tensor:
         """Return what the module takes images x of these rows for, in the classifier's own units, exactly (m,)."""
-        logits = _estimator.exact_logits(self.module, x, self.n_classes)
+        logits = art_interface.exact_logits(self.module, x, self.n_classes)
         check_finite(~logits.isfinite().all(1), rows)
         return logits.argmax(1)
 

@@ -17,19 +17,19 @@ from art.estimators.pytorch import PyTorchEstimator
 from torch import Tensor, nn
 
 from art_classwise import losses
-from art_classwise._estimator import check_logits
-from art_classwise._label_roles import LabelRole, check_reads_targets
-from art_classwise._progress import progress
-from art_classwise._state import preserved, preserved_random_state
+from art_classwise._core.art_interface import check_logits
+from art_classwise._core.label_roles import LabelRole, check_reads_targets
+from art_classwise._core.progress import progress
+from art_classwise._core.state import preserved, preserved_random_state
 from art_classwise.attacks import _budgets
 from art_classwise.attacks._base import SearchAttack
-from art_classwise.attacks._block import Block, column
 from art_classwise.attacks._budgets import Budget
 from art_classwise.attacks._checks import warn_of_zero_gradients
-from art_classwise.attacks._fast import Precision
 from art_classwise.attacks._problem import Found, Problem
 from art_classwise.attacks._rebind import rebind
+from art_classwise.attacks._target_queue import TargetQueue, column
 from art_classwise.attacks._targets import Targets, check_classes, check_targets
+from art_classwise.attacks.fast_copy import Precision
 from art_classwise.errors import InputError, unknown
 
 __all__ = ["ClassWiseAttack"]
@@ -181,7 +181,7 @@ class ClassWiseAttack(SearchAttack):
         with kept:
             for begin in progress(begins, desc=type(self).__name__, leave=False, shown=self.verbose):
                 rows = np.arange(begin, min(begin + self.batch_size, len(found)))
-                block = Block(problem, rows, self.targets, self.excluded)
+                block = TargetQueue(problem, rows, self.targets, self.excluded)
                 for restart in range(max(1, self.num_random_init) if attack is None else 1):
                     for examples, targets in block.jobs(self.batch_size, every_target=every_target):
                         if attack is None:
@@ -199,7 +199,7 @@ class ClassWiseAttack(SearchAttack):
     def _moved(
         self,
         problem: Problem,
-        block: Block,
+        block: TargetQueue,
         examples: Tensor,
         targets: Tensor,
         restart: int,
@@ -230,7 +230,7 @@ class ClassWiseAttack(SearchAttack):
             restart=restart,
         )
 
-    def _replaced(self, problem: Problem, block: Block, examples: Tensor, targets: Tensor, attack: Any) -> Found:
+    def _replaced(self, problem: Problem, block: TargetQueue, examples: Tensor, targets: Tensor, attack: Any) -> Found:
         """Let the attack that was given do it, and bring what it returns into ball, box and mask."""
         rows, x = block.rows[examples.cpu().numpy()], block.x[examples]
         one_hot = np.eye(problem.n_classes, dtype=np.float32)[targets.cpu().numpy()]

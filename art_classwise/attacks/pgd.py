@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from art_classwise import losses
-from art_classwise._estimator import check_logits
+from art_classwise._core.art_interface import check_logits
+from art_classwise._core.random_numbers import ExampleUniform, derive
 from art_classwise.attacks._budgets import Budget
 from art_classwise.attacks._checks import check_finite
-from art_classwise.attacks._fast import Precision
 from art_classwise.attacks._loss_attack import LossAttack
 from art_classwise.attacks._problem import Problem
-from art_classwise.attacks._random import ExampleUniform, derive
-from art_classwise.attacks._search import search
+from art_classwise.attacks.fast_copy import Precision
+from art_classwise.attacks.search import search
 from art_classwise.errors import InputError, check_flag, check_number, unknown
 from art_classwise.threat import per_example
 

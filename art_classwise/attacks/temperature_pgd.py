@@ -9,8 +9,8 @@ from torch import Tensor
 
 from art_classwise import losses
 from art_classwise.attacks._budgets import Budget
-from art_classwise.attacks._fast import Precision
 from art_classwise.attacks._loss_attack import LossAttack
+from art_classwise.attacks.fast_copy import Precision
 from art_classwise.errors import check_positive
 
 __all__ = ["TemperaturePGD"]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from art_classwise.attacks.autoattack import MEMBERS, members_left_out, members_of, needs_gradients
-from art_classwise.audit._seen import (
-    Said,
-    Seen,
+from art_classwise.audit._evidence import (
+    Evidence,
+    Observations,
     is_black_box,
     is_many_step,
     is_one_step,
@@ -37,9 +37,9 @@ _TRY_OTHERWISE = (
 )
 
 
-def _zero_gradients(seen: Seen) -> Said:
-    n = int(seen.right.sum())
-    shares = {a: float(t["zero_gradient"].to_numpy()[seen.right].mean()) for a, t in seen.tables.items() if n}
+def _zero_gradients(evidence: Evidence) -> Observations:
+    n = int(evidence.right.sum())
+    shares = {a: float(t["zero_gradient"].to_numpy()[evidence.right].mean()) for a, t in evidence.tables.items() if n}
     worst = max(shares, key=lambda a: shares[a], default=None)
     if worst is not None and shares[worst] >= _ZERO_SHARE:
         yield (
@@ -51,46 +51,51 @@ def _zero_gradients(seen: Seen) -> Said:
         )
 
 
-def _far(seen: Seen) -> Said:
-    if seen.probe is None:
+def _far(evidence: Evidence) -> Observations:
+    if evidence.probe is None:
         return
-    n = len(seen.probe.attacked)
+    n = len(evidence.probe.attacked)
     for k, said in (
-        (seen.probe.zero_gradient, f"met gradients that were zero in {seen.probe.reference} steps of margin PGD."),
         (
-            seen.probe.far_withstood,
-            f"withstood margin PGD of radius {seen.probe.far_eps:g}, within which any image can become a grey one.",
+            evidence.probe.zero_gradient,
+            f"met gradients that were zero in {evidence.probe.reference} steps of margin PGD.",
+        ),
+        (
+            evidence.probe.far_withstood,
+            f"withstood margin PGD of radius {evidence.probe.far_eps:g}, within which any image can become a grey one.",
         ),
     ):
         if k >= _LEAST and float(wilson(k, n)[0]) > _MISSED:
             yield _MASKED, f"{of(k, n)} examples {said}", _TRY_OTHERWISE
 
 
-def _black_box(seen: Seen) -> Said:
-    white = [seen.withstood[a] for a, told in seen.attacks.items() if not is_black_box(told)]
+def _black_box(evidence: Evidence) -> Observations:
+    white = [evidence.withstood[a] for a, told in evidence.attacks.items() if not is_black_box(told)]
     if not white:
         return
     under_white = np.logical_and.reduce(white)
-    for attack, told in seen.attacks.items():
-        if is_black_box(told) and seen.finds_more(seen.withstood[attack], under_white):
+    for attack, told in evidence.attacks.items():
+        if is_black_box(told) and evidence.finds_more(evidence.withstood[attack], under_white):
             yield (
                 _MASKED,
-                f"{attack}, without this network's gradients, leaves {points(seen.withstood[attack].mean())} % "
+                f"{attack}, without this network's gradients, leaves {points(evidence.withstood[attack].mean())} % "
                 f"robust accuracy; all attacks with them {points(under_white.mean())} %.",
                 _TRY_OTHERWISE,
             )
 
 
-def _one_step(seen: Seen) -> Said:
-    many = {a: seen.withstood[a] for a, told in seen.attacks.items() if is_many_step(told, seen.result.threat)}
+def _one_step(evidence: Evidence) -> Observations:
+    many = {
+        a: evidence.withstood[a] for a, told in evidence.attacks.items() if is_many_step(told, evidence.result.threat)
+    }
     if not many:
         return
     best = min(many, key=lambda a: many[a].mean())
-    for attack, told in seen.attacks.items():
-        if is_one_step(told) and seen.finds_more(seen.withstood[attack], many[best]):
+    for attack, told in evidence.attacks.items():
+        if is_one_step(told) and evidence.finds_more(evidence.withstood[attack], many[best]):
             yield (
                 _MASKED,
-                f"One step ({attack}) leaves {points(seen.withstood[attack].mean())} % robust accuracy, many steps "
+                f"One step ({attack}) leaves {points(evidence.withstood[attack].mean())} % robust accuracy, many steps "
                 f"({best}) {points(many[best].mean())} %.",
                 "Many steps get lost on a rugged loss: try shorter or longer steps, more restarts and square.",
             )
@@ -100,25 +105,25 @@ def _effort(told: Mapping[str, Any]) -> float:
     return (number(told, "max_iter") or 1) * (number(told, "num_random_init") or 1)
 
 
-def _families(seen: Seen) -> Iterator[tuple[str, str]]:
+def _families(evidence: Evidence) -> Iterator[tuple[str, str]]:
     """Give, of attacks that differ in steps and restarts alone, the one of most effort and that before it."""
     families: dict[str, list[str]] = {}
-    for attack, told in seen.attacks.items():
-        if is_many_step(told, seen.result.threat):
+    for attack, told in evidence.attacks.items():
+        if is_many_step(told, evidence.result.threat):
             same = {k: v for k, v in told.items() if k not in ("max_iter", "num_random_init", "eps_step")}
             families.setdefault(repr(sorted(same.items(), key=str)), []).append(attack)
     for names in families.values():
-        efforts = {attack: _effort(seen.attacks[attack]) for attack in names}
+        efforts = {attack: _effort(evidence.attacks[attack]) for attack in names}
         strongest = max(efforts, key=efforts.__getitem__)
         weaker = [attack for attack in names if efforts[attack] < efforts[strongest]]
         if weaker:
             yield max(weaker, key=efforts.__getitem__), strongest
 
 
-def _more_effort(seen: Seen) -> Said:
-    for weaker, strongest in _families(seen):
-        less, more = seen.withstood[weaker], seen.withstood[strongest]
-        if seen.finds_more(less, more):
+def _more_effort(evidence: Evidence) -> Observations:
+    for weaker, strongest in _families(evidence):
+        less, more = evidence.withstood[weaker], evidence.withstood[strongest]
+        if evidence.finds_more(less, more):
             yield (
                 _MASKED,
                 f"{strongest} leaves {points(more.mean())} % robust accuracy, {weaker}, of less effort, "
@@ -127,7 +132,7 @@ def _more_effort(seen: Seen) -> Said:
             )
             continue
         gained, n = int(np.sum(less & ~more)), len(more)
-        rests_on_it = more.mean() - seen.held.mean() < _STILL_GAINS
+        rests_on_it = more.mean() - evidence.held.mean() < _STILL_GAINS
         if rests_on_it and float(wilson(gained, n)[0]) > _STILL_GAINS and gained > 0.02 * n:
             yield (
                 _WEAK,
@@ -136,38 +141,38 @@ def _more_effort(seen: Seen) -> Said:
             )
 
 
-def _reference(seen: Seen) -> Said:
-    if seen.probe is None:
+def _reference(evidence: Evidence) -> Observations:
+    if evidence.probe is None:
         return
-    held = {*seen.ids[seen.held].tolist()}
-    tried, broken = held & {*seen.probe.attacked}, held & {*seen.probe.broken}
+    held = {*evidence.ids[evidence.held].tolist()}
+    tried, broken = held & {*evidence.probe.attacked}, held & {*evidence.probe.broken}
     if len(broken) >= _LEAST and float(wilson(len(broken), len(tried))[0]) > _WEAKER:
         yield (
             _WEAK,
-            f"Margin PGD of {seen.probe.reference} steps broke {of(len(broken), len(tried))} examples that withstood "
-            "all attacks of the audit.",
+            f"Margin PGD of {evidence.probe.reference} steps broke {of(len(broken), len(tried))} examples that "
+            "withstood all attacks of the audit.",
             "Add stronger attacks: margin-20, pgd-100x5, autoattack.",
         )
 
 
-def _short_steps(seen: Seen) -> Said:
-    for attack, told in seen.attacks.items():
+def _short_steps(evidence: Evidence) -> Observations:
+    for attack, told in evidence.attacks.items():
         reach = steps_length(told)
-        if reach is not None and reach < 0.999 * seen.result.threat.eps and not is_black_box(told):
+        if reach is not None and reach < 0.999 * evidence.result.threat.eps and not is_black_box(told):
             yield (
                 _WEAK,
-                f"The steps of {attack} lead {reach:.3g} far, and the radius is {seen.result.threat.eps:.3g}.",
+                f"The steps of {attack} lead {reach:.3g} far, and the radius is {evidence.result.threat.eps:.3g}.",
                 "Take longer steps, or more of them: a quarter of the radius is usual.",
             )
 
 
-def _left_out(seen: Seen) -> Said:
-    n_classes, worst_case = len(seen.result.classes), bool(seen.result.info.get("worst_case"))
-    tried = seen.right
-    for attack, table in seen.tables.items():
+def _left_out(evidence: Evidence) -> Observations:
+    n_classes, worst_case = len(evidence.result.classes), bool(evidence.result.info.get("worst_case"))
+    tried = evidence.right
+    for attack, table in evidence.tables.items():
         attacked = tried
-        tried = seen.withstood[attack] if worst_case else seen.right  # by the next
-        told = seen.result.info.get("attacks", {}).get(attack, {})
+        tried = evidence.withstood[attack] if worst_case else evidence.right  # by the next
+        told = evidence.result.info.get("attacks", {}).get(attack, {})
         if kind(told) != "AutoAttack":
             continue
         asked = told.get("attacks") if isinstance(told.get("attacks"), (str, list)) else ()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from art_classwise._files import written_aside
-from art_classwise._state import preserved_random_state
+from art_classwise._core.files import written_aside
+from art_classwise._core.state import preserved_random_state
 from art_classwise.audit.audit import ClassWiseAudit
 from art_classwise.audit.exclusion_result import ALL, ExclusionResult, without
 from art_classwise.audit.provenance import weights_fingerprint
@@ -21,8 +21,8 @@ from art_classwise.audit.saved import is_finished, read_audit
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError
 from art_classwise.trainers import METHODS, AdversarialTrainerClassExcludedPyTorch, training_history
-from art_classwise.trainers._checkpoint import differences, plain
-from art_classwise.trainers._data import fingerprint
+from art_classwise.trainers.array_sources import fingerprint
+from art_classwise.trainers.checkpoint import differences, plain
 from art_classwise.trainers.recipes import Recipe
 from art_classwise.zoo import as_classifier, build, load_checkpoint, save_checkpoint
 

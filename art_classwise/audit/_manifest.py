@@ -18,7 +18,7 @@ from art_classwise.audit._manifest_checks import (
 from art_classwise.audit._probes import Probe
 from art_classwise.errors import InputError, check_name, check_seed, check_whole
 from art_classwise.threat import ThreatModel
-from art_classwise.trainers._checkpoint import differences
+from art_classwise.trainers.checkpoint import differences
 
 __all__ = ["Attack", "Examples", "Manifest"]
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import chdtrc
 
+from art_classwise.audit._evidence import LEVEL, Evidence, Observations, kind, of, points
 from art_classwise.audit._probes import Probe
-from art_classwise.audit._seen import LEVEL, Said, Seen, kind, of, points
 from art_classwise.metrics.intervals import wilson
 
 __all__ = ["DIFFERS", "NETWORK_CHECKS"]
@@ -21,8 +21,8 @@ _AGAIN = 1e-3  # of the logits' spread: the same computation twice differs by le
 _ALONE = 2e-2  # in batches of another size kernels differ; where a network computes in bfloat16, by nearly 1e-2
 
 
-def _random(seen: Seen) -> Said:
-    probe = seen.probe
+def _random(evidence: Evidence) -> Observations:
+    probe = evidence.probe
     if probe is not None and _is_random(probe):
         yield (
             "random network",
@@ -37,8 +37,8 @@ def _is_random(probe: Probe) -> bool:
     return probe.random_flips > 0 or probe.random_change > _AGAIN
 
 
-def _batch(seen: Seen) -> Said:
-    probe = seen.probe
+def _batch(evidence: Evidence) -> Observations:
+    probe = evidence.probe
     if probe is None:
         return
     where = f" In training mode, or without running statistics: {', '.join(probe.training)}." if probe.training else ""
@@ -55,10 +55,10 @@ def _batch(seen: Seen) -> Said:
         yield "network in training mode", where.strip(), advice
 
 
-def _normalisation(seen: Seen) -> Said:
-    n_classes = len(seen.result.classes)
-    labels, predicted = (np.bincount(v, minlength=n_classes) / len(v) for v in (seen.label, seen.clean))
-    probe = seen.probe
+def _normalisation(evidence: Evidence) -> Observations:
+    n_classes = len(evidence.result.classes)
+    labels, predicted = (np.bincount(v, minlength=n_classes) / len(v) for v in (evidence.label, evidence.clean))
+    probe = evidence.probe
     if probe is not None:
         ways = {"standardised channel by channel": probe.standardised_gain, "multiplied by 255": probe.scaled_gain}
         way = max(ways, key=lambda w: ways[w])
@@ -72,8 +72,8 @@ def _normalisation(seen: Seen) -> Said:
             return
     # As Cohen's kappa has it: what the same predictions would get right if they were dealt out at random.
     chance = float(labels @ predicted)
-    accuracy = float(seen.right.mean())
-    if len(seen.label) >= 20 and np.count_nonzero(labels) > 1 and not _beats(accuracy, chance):
+    accuracy = float(evidence.right.mean())
+    if len(evidence.label) >= 20 and np.count_nonzero(labels) > 1 and not _beats(accuracy, chance):
         yield (
             "accuracy near chance",
             f"Clean accuracy is {points(accuracy)} %, and the same predictions dealt out at random would get "
@@ -86,10 +86,10 @@ def _beats(accuracy: float, chance: float) -> bool:
     return accuracy > chance + 0.1 * (1 - chance)
 
 
-def _labels(seen: Seen) -> Said:
-    classes = seen.result.classes
+def _labels(evidence: Evidence) -> Observations:
+    classes = evidence.result.classes
     counts = np.zeros((len(classes), len(classes)))
-    np.add.at(counts, (seen.label, seen.clean), 1)
+    np.add.at(counts, (evidence.label, evidence.clean), 1)
     n = counts.sum(1)
     low, _ = wilson(counts, np.broadcast_to(n[:, None], counts.shape))
     goes_to = {int(i): int(counts[i].argmax()) for i in np.flatnonzero(n) if np.nanmax(low[i]) > 0.5}
@@ -115,32 +115,32 @@ def _returns(goes_to: Mapping[int, int], start: int) -> bool:
     return at == start and goes_to[start] != start
 
 
-def _published(seen: Seen) -> Said:
-    everyone = seen.result.info.get("published", {})
-    told = everyone.get(seen.name)
-    if not told or not _is_balanced(seen.label, len(seen.result.classes)):
+def _published(evidence: Evidence) -> Observations:
+    everyone = evidence.result.info.get("published", {})
+    told = everyone.get(evidence.name)
+    if not told or not _is_balanced(evidence.label, len(evidence.result.classes)):
         return
     advice = "Are these the weights that were published, and the same test images?"
-    n = len(seen.label)
+    n = len(evidence.label)
     confidence = 1 - LEVEL / (2 * len(everyone))  # so that a whole leaderboard has a false one in a hundred walks
-    low, high = (float(end) for end in wilson(int(seen.right.sum()), n, confidence))
+    low, high = (float(end) for end in wilson(int(evidence.right.sum()), n, confidence))
     if told["clean"] is not None and not low <= told["clean"] <= high:
         yield (
             DIFFERS,
-            f"Clean accuracy is {points(seen.right.mean())} % ({points(low)} to {points(high)}, n = {n}), "
+            f"Clean accuracy is {points(evidence.right.mean())} % ({points(low)} to {points(high)}, n = {n}), "
             f"but {told['source']} is published with {points(told['clean'])} %.",
             advice,
         )
-    threat = seen.result.threat
+    threat = evidence.result.threat
     if told["robust"] is None or told["norm"] != threat.norm or abs(told["eps"] - threat.eps) > 0.01 * threat.eps:
         return
-    low, high = (float(end) for end in wilson(int(seen.held.sum()), n, confidence))
-    attacks = seen.result.info.get("attacks", {}).values()
+    low, high = (float(end) for end in wilson(int(evidence.held.sum()), n, confidence))
+    attacks = evidence.result.info.get("attacks", {}).values()
     as_strong = any(kind(attack) == "AutoAttack" and attack.get("attacks") == "standard" for attack in attacks)
     if told["robust"] > high or (as_strong and told["robust"] < low):
         yield (
             DIFFERS,
-            f"Robust accuracy under all attacks is {points(seen.held.mean())} % ({points(low)} to {points(high)}, "
+            f"Robust accuracy under all attacks is {points(evidence.held.mean())} % ({points(low)} to {points(high)}, "
             f"n = {n}), but {told['source']} is published with {points(told['robust'])} % under AutoAttack.",
             advice,
         )

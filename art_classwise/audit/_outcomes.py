@@ -15,11 +15,11 @@ __all__ = [
     "MisfitError",
     "assembled",
     "cumulative",
+    "disassembled",
     "joined",
     "nearest",
     "parts",
     "table",
-    "taken_apart",
 ]
 
 CLEAN = pa.schema(
@@ -140,7 +140,7 @@ def assembled(clean: pd.DataFrame, attacked: Sequence[pd.DataFrame], *, worst_ca
     return [*cumulative(tables)] if worst_case else tables
 
 
-def taken_apart(tables: Sequence[pd.DataFrame], *, worst_case: bool) -> list[pd.DataFrame]:
+def disassembled(tables: Sequence[pd.DataFrame], *, worst_case: bool) -> list[pd.DataFrame]:
     """Return what :func:`assembled` makes these tables of: outcomes without attack, then those under each attack."""
     first = tables[0]
     clean = first.assign(prediction=first["clean_prediction"], margin=first["clean_margin"])

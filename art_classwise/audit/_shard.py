@@ -15,10 +15,11 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from art_classwise import _estimator, losses
-from art_classwise._passes import Passes, computing_at_most, is_out_of_memory, release, usual_batch_size
-from art_classwise._predictions import warn_of_probabilities
-from art_classwise._state import preserved, preserved_random_state
+from art_classwise import losses
+from art_classwise._core import art_interface
+from art_classwise._core.passes import Passes, computing_at_most, is_out_of_memory, release, usual_batch_size
+from art_classwise._core.predictions import warn_of_probabilities
+from art_classwise._core.state import preserved, preserved_random_state
 from art_classwise.audit import _probes
 from art_classwise.audit._outcomes import ATTACKED
 from art_classwise.datasets import Dataset
@@ -163,11 +164,11 @@ class ShardRunner:
         self, classifier: Any, data: Dataset, most: int, x: npt.NDArray[np.float32] | None = None
     ) -> torch.Tensor:
         """Return float32 logits on the CPU, in eval mode, of the examples or of images in their place."""
-        module, device = Passes(_estimator.logits_module(classifier)), classifier.device
+        module, device = Passes(art_interface.logits_module(classifier)), classifier.device
         batches = torch.from_numpy(np.asarray(data.x) if x is None else x).split(most)
         # Networks and ART's defences that draw numbers as they predict draw the same ones again after a kill.
         with _ONE_AT_A_TIME, preserved_random_state(zlib.crc32(f"{self._seed} {data.ids[0]}".encode())):
-            parts = [_estimator.exact_logits(module, b.to(device), classifier.nb_classes).cpu() for b in batches]
+            parts = [art_interface.exact_logits(module, b.to(device), classifier.nb_classes).cpu() for b in batches]
         logits = torch.cat(parts)
         finite = logits.isfinite().all(1)
         if not finite.all():

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from art_classwise.attacks.ladder import WORST_CASE
-from art_classwise.audit._sides import Side, check_audit, check_comparable, is_same_network
+from art_classwise.audit.comparability import Side, check_audit, check_comparable, is_same_network
 from art_classwise.audit.comparison import Comparison, Kind
 from art_classwise.audit.result import AuditResult
 from art_classwise.errors import InputError, unknown

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from art_classwise._display import Shown
-from art_classwise._files import check_output_file, written_aside
+from art_classwise._core.display import Shown
+from art_classwise._core.files import check_output_file, written_aside
 from art_classwise.threat import ThreatModel
 
 __all__ = ["Comparison", "Kind"]

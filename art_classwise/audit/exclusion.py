@@ -13,9 +13,9 @@ import numpy as np
 from art.evaluations.evaluation import Evaluation
 from torch import nn
 
-from art_classwise import _ranks
-from art_classwise._files import check_output_folder
-from art_classwise.attacks._fast import Precision
+from art_classwise._core import distributed
+from art_classwise._core.files import check_output_folder
+from art_classwise.attacks.fast_copy import Precision
 from art_classwise.attacks.ladder import ladder
 from art_classwise.audit._exclusion_work import Work
 from art_classwise.audit.audit import ClassWiseAudit
@@ -24,7 +24,7 @@ from art_classwise.audit.result import AuditResult
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError, check_seed, check_whole
 from art_classwise.metrics.homing import unrelated_class
-from art_classwise.trainers._exclusion import check_excluded
+from art_classwise.trainers.exclusion import check_excluded
 from art_classwise.trainers.recipes import Recipe
 
 __all__ = ["ClassExclusionStudy"]
@@ -95,7 +95,7 @@ class ClassExclusionStudy(Evaluation):
             raise InputError(f"`trainer_options` must be a dict of the trainer's options, but got {trainer_options!r}.")
         if warm_epochs is not None and not warm_start:
             raise InputError("`warm_epochs` is for `warm_start=True`.")
-        if store is None and _ranks.world() > 1:
+        if store is None and distributed.world() > 1:
             raise InputError("Under torchrun the processes meet in a folder: give `store`.")
         if list(ladder([attack], recipe.threat)) != [attack]:  # what is wrong is better known now
             raise InputError(f"`attack` must be the name of one attack, such as 'pgd-20', but {attack!r} is a ladder.")
@@ -142,8 +142,8 @@ class ClassExclusionStudy(Evaluation):
             raise InputError(f"The control {train.classes[chosen[0]]!r} is the class to exclude: choose another.")
         with ExitStack() as stack:
             folder = self.store or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            work = Work(self, train, test, folder, _ranks.rank(), _ranks.world())
-            stack.enter_context(_ranks.alone())
+            work = Work(self, train, test, folder, distributed.rank(), distributed.world())
+            stack.enter_context(distributed.alone())
             work.check_same()
             known = [k for k in [control] if k is not None and k not in chosen]
             jobs: list[int | None] = [*chosen, *known]

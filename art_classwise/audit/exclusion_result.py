@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from art_classwise import metrics
-from art_classwise._display import Shown
-from art_classwise._files import check_output_file, written_aside
+from art_classwise._core.display import Shown
+from art_classwise._core.files import check_output_file, written_aside
 from art_classwise.audit.result import AuditResult
 
 __all__ = ["ALL", "ExclusionResult", "without"]

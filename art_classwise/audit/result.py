@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from art_classwise import metrics
-from art_classwise._display import Shown, shown_as
-from art_classwise._files import check_output_file, written_aside
+from art_classwise._core.display import Shown, shown_as
+from art_classwise._core.files import check_output_file, written_aside
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit import sanity
 from art_classwise.audit._accuracies import Relabel, accuracies, stacked, summarised

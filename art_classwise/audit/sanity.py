@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from art_classwise._display import Shown
+from art_classwise._core.display import Shown
 from art_classwise.attacks.ladder import usual_threat
 from art_classwise.audit._attack_checks import ATTACK_CHECKS
+from art_classwise.audit._evidence import Evidence, of, points
 from art_classwise.audit._network_checks import NETWORK_CHECKS
 from art_classwise.audit._outcomes import parts
-from art_classwise.audit._seen import Seen, of, points
 from art_classwise.errors import InputError
 from art_classwise.metrics.intervals import wilson
 
@@ -41,7 +41,7 @@ class Finding(Shown):
     Attributes:
         model: The model; None where it concerns the audit as a whole.
         check: What was looked for, e.g. ``"masked gradients"``.
-        saw: What was seen, a sentence.
+        saw: What was evidence, a sentence.
         advice: What to try, a sentence.
     """
 
@@ -87,9 +87,9 @@ def findings(result: AuditResult) -> Findings:
         tables = {attack: rows for (_, attack), rows in parts(_of_model(result, name)).items()}
         if not tables:
             continue
-        seen = Seen(result, name, tables)
+        evidence = Evidence(result, name, tables)
         for check in (*ATTACK_CHECKS, *NETWORK_CHECKS):
-            found += [Finding(name, what, saw, advice) for what, saw, advice in check(seen)]
+            found += [Finding(name, what, saw, advice) for what, saw, advice in check(evidence)]
     return Findings(found)
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from art_classwise._files import check_output_folder
+from art_classwise._core.files import check_output_folder
 from art_classwise.audit._manifest import Attack, Examples, Manifest
 from art_classwise.audit._manifest_checks import FINGERPRINT
-from art_classwise.audit._outcomes import MisfitError, assembled, parts, table, taken_apart
+from art_classwise.audit._outcomes import MisfitError, assembled, disassembled, parts, table
 from art_classwise.audit.provenance import fingerprint
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, Unit
 from art_classwise.errors import InputError
@@ -116,7 +116,7 @@ def write_audit(result: AuditResult, folder: str | os.PathLike[str], *, overwrit
     with store.lock("manifest"):
         old, new = {*(path / "shards").rglob("*.parquet")}, set()
         for model, key in manifest.models.items():
-            clean, *attacked = taken_apart([of[model, a] for a in result.attacks], worst_case=manifest.worst_case)
+            clean, *attacked = disassembled([of[model, a] for a in result.attacks], worst_case=manifest.worst_case)
             new.add(store.write(Unit(key, None, 0), clean))
             for attack, rows in zip(manifest.attacks.values(), attacked, strict=True):
                 new.add(store.write(Unit(key, attack.fingerprint, 0), rows))

@@ -177,7 +177,7 @@ def audit(
 
     The same command goes on with an audit that was killed; started twice, or by torchrun, its processes share the work.
     """
-    from art_classwise._ranks import is_main
+    from art_classwise._core.distributed import is_main
     from art_classwise.attacks import usual_threat
     from art_classwise.audit import ClassWiseAudit
     from art_classwise.cli._models import check_named, load_model, models_named
@@ -226,7 +226,7 @@ def report(
     json: Json = False,
 ) -> None:
     """Write an audit's report, picture and table anew from its outcomes."""
-    from art_classwise._files import check_output_folder
+    from art_classwise._core.files import check_output_folder
     from art_classwise.audit import is_finished, read_audit
     from art_classwise.metrics import class_groups
     from art_classwise.report import write_report

@@ -51,7 +51,7 @@ def compare(
 
     Two are shown class by class; of more models a row per pair: against the first, or one audit's against another's.
     """
-    from art_classwise._files import check_output_file, written_aside
+    from art_classwise._core.files import check_output_file, written_aside
     from art_classwise.audit import read_audit
     from art_classwise.audit.compare import comparison_table
     from art_classwise.report.comparison import print_comparison, print_pairs
@@ -158,7 +158,7 @@ def _between(
     from dataclasses import replace
 
     from art_classwise.attacks.ladder import WORST_CASE
-    from art_classwise.audit._sides import Side, is_same_network
+    from art_classwise.audit.comparability import Side, is_same_network
     from art_classwise.audit.compare import compare
 
     if names is not None and len(names) != 2:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import bdtr, ndtri
 
-from art_classwise._labels import class_names
+from art_classwise._core.labels import class_names
 from art_classwise.errors import InputError, check_seed, check_whole
 from art_classwise.metrics._inputs import paired_counts
 from art_classwise.metrics.intervals import paired_difference

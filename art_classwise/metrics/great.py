@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import expit, rel_entr, softmax
 
-from art_classwise._labels import check_labels, class_names
+from art_classwise._core.labels import check_labels, class_names
 from art_classwise.errors import InputError, check_number, check_positive
 
 __all__ = ["great_score"]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from art_classwise._labels import check_labels, class_number
+from art_classwise._core.labels import check_labels, class_number
 from art_classwise.errors import InputError, check_name, unknown
 from art_classwise.metrics._inputs import check_pair
 from art_classwise.metrics.accuracy import class_counts

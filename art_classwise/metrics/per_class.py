@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from art_classwise._label_roles import check_reads_true_labels
-from art_classwise._labels import check_labels, class_names
+from art_classwise._core.label_roles import check_reads_true_labels
+from art_classwise._core.labels import check_labels, class_names
 from art_classwise.errors import InputError, check_seed, first_line
 
 __all__ = ["per_class"]
@@ -121,7 +121,7 @@ def _computing(classifier: Any, seed: int) -> Iterator[None]:
     """Compute in eval mode, from one random state; put back the model and the global random state."""
     from torch import nn  # a second, which the other metrics needn't wait
 
-    from art_classwise._state import preserved, preserved_random_state
+    from art_classwise._core.state import preserved, preserved_random_state
 
     model: Any = getattr(classifier, "model", None)
     is_module = isinstance(model, nn.Module)

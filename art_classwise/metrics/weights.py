@@ -36,8 +36,8 @@ def head_weight_norms(model: Any, n_classes: int | None = None) -> npt.NDArray[n
     """
     from torch import nn  # seconds, which the other metrics needn't wait
 
-    from art_classwise._estimator import check_classifier
-    from art_classwise._state import evaluating
+    from art_classwise._core.art_interface import check_classifier
+    from art_classwise._core.state import evaluating
     from art_classwise.head import find_head
 
     if isinstance(model, nn.Module):

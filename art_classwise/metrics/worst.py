@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import betainc, betaincinv
 
-from art_classwise._labels import class_names
+from art_classwise._core.labels import class_names
 from art_classwise.errors import InputError, check_number, check_seed, check_whole
 from art_classwise.metrics._inputs import check_outcomes
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from art_classwise.attacks._random import ExampleUniform, derive
+from art_classwise._core.random_numbers import ExampleUniform, derive
 
 __all__ = ["Augmentation"]
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from art_classwise.errors import InputError
-from art_classwise.trainers._checkpoint import plain
 from art_classwise.trainers._fit import Fit
-from art_classwise.trainers.policies._base import without_defaults
+from art_classwise.trainers.checkpoint import plain
+from art_classwise.trainers.policies.policy import without_defaults
 
 if TYPE_CHECKING:
     from art_classwise.trainers._base import SearchTrainer

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from art_classwise import _estimator
+from art_classwise._core import art_interface
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError, first_line
 from art_classwise.threat import ThreatModel
@@ -42,7 +42,7 @@ def check_images(x: Any, classifier: Any, threat: ThreatModel, name: str = "x") 
             raise InputError(f"There is no example: {name} is empty.")
         lazy = x if hasattr(x, "shape") else None if isinstance(x, (list, tuple)) else Items(x, name)
         if lazy is not None:
-            _estimator.check_images(np.asarray(lazy[:2], dtype=np.float32), classifier, threat, name=name)
+            art_interface.check_images(np.asarray(lazy[:2], dtype=np.float32), classifier, threat, name=name)
             return lazy
     why = ""
     try:
@@ -54,7 +54,7 @@ def check_images(x: Any, classifier: Any, threat: ThreatModel, name: str = "x") 
             f"{name} must be images (n, C, H, W): an array or tensor, a data set of art-classwise, or a torch data "
             f"set that has a length and gives items by number, but is a {type(x).__name__}{why}."
         )
-    _estimator.check_images(images, classifier, threat, name=name)
+    art_interface.check_images(images, classifier, threat, name=name)
     return images
 
 

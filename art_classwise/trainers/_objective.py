@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from art_classwise import losses
-from art_classwise.attacks._fast import Precision
+from art_classwise.attacks.fast_copy import Precision
 from art_classwise.trainers._adversary import Adversary
 from art_classwise.trainers.policies import ClassWeights
 

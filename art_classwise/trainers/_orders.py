@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from art_classwise import _ranks
-from art_classwise.attacks._random import derive
+from art_classwise._core import distributed
+from art_classwise._core.random_numbers import derive
 from art_classwise.errors import InputError
 
 __all__ = ["Order", "Shuffled", "Walked"]
@@ -43,12 +43,14 @@ class Shuffled:
     """
 
     def __init__(self, n_examples: int, batch_size: int, seed: int | None) -> None:
-        least = max(2, _ranks.world())
-        if n_examples < _ranks.world():
-            raise InputError(f"{_ranks.world()} processes need as many examples or more, but there are {n_examples}.")
-        if batch_size < _ranks.world():
+        least = max(2, distributed.world())
+        if n_examples < distributed.world():
             raise InputError(
-                f"{_ranks.world()} processes need a `batch_size` as large or larger, but got {batch_size}."
+                f"{distributed.world()} processes need as many examples or more, but there are {n_examples}."
+            )
+        if batch_size < distributed.world():
+            raise InputError(
+                f"{distributed.world()} processes need a `batch_size` as large or larger, but got {batch_size}."
             )
         bounds = [*range(0, n_examples, batch_size), n_examples]
         if len(bounds) > 2 and bounds[-1] - bounds[-2] < least:
@@ -93,7 +95,7 @@ def _parts(sizes: Sequence[int]) -> list[slice]:
     """Return this process's part of each batch, in the order of examples."""
     parts, begin = [], 0
     for size in sizes:
-        mine = _ranks.share(size)
+        mine = distributed.share(size)
         parts.append(slice(begin + mine.start, begin + mine.stop))
         begin += size
     return parts

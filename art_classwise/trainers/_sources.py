@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from art_classwise import _ranks
-from art_classwise._state import preserved_random_state
-from art_classwise.attacks._random import derive
+from art_classwise._core import distributed
+from art_classwise._core.random_numbers import derive
+from art_classwise._core.state import preserved_random_state
 from art_classwise.errors import InputError
 from art_classwise.trainers._augmentation import Augmentation
 from art_classwise.trainers._orders import Order
@@ -210,13 +210,13 @@ class Generated:
         for x, y in self._large_enough():
             if len(x) == 0:
                 raise InputError("The generator gave no example but those of the excluded classes: none is left.")
-            if len(x) < _ranks.world():
+            if len(x) < distributed.world():
                 raise InputError(
-                    f"The generator gave a batch of {len(x)}, which {_ranks.world()} processes can't share."
+                    f"The generator gave a batch of {len(x)}, which {distributed.world()} processes can't share."
                 )
             ids = torch.arange(seen, seen + len(x), device=x.device)
             seen += len(x)
-            mine = _ranks.share(len(x))
+            mine = distributed.share(len(x))
             yield Batch(self._augment(x[mine], epoch, ids[mine]), y[mine], ids[mine], len(x), len(y[mine]))
 
     def _large_enough(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -15,15 +15,15 @@ from unittest import mock
 
 import torch
 
-from art_classwise._files import written_aside
-from art_classwise._passes import is_out_of_memory
-from art_classwise._state import preserved_random_state
+from art_classwise._core.files import written_aside
+from art_classwise._core.passes import is_out_of_memory
+from art_classwise._core.state import preserved_random_state
 from art_classwise.errors import InputError, first_line
-from art_classwise.zoo._files import check_weights_file, more_than_weights
 from art_classwise.zoo._fit import misfit
 from art_classwise.zoo.classifier import as_classifier
 from art_classwise.zoo.leaderboard import published
 from art_classwise.zoo.robustbench import SHAPES, cuda_optional, robustbench, robustbench_files
+from art_classwise.zoo.weights_files import check_weights_file, more_than_weights
 
 __all__ = ["load_robustbench"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from art_classwise._labels import class_names
+from art_classwise._core.labels import class_names
 from art_classwise.errors import InputError, unknown
 from art_classwise.report.figures._curves import draw_curves
 from art_classwise.report.figures._names import label

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from art_classwise.attacks._checks import check_finite
 from art_classwise.attacks._problem import Found, Problem
-from art_classwise.attacks._search import not_finite
 from art_classwise.attacks._targets import Targets, allowed_targets
+from art_classwise.attacks.search import not_finite
 
-__all__ = ["Block", "column"]
+__all__ = ["TargetQueue", "column"]
 
 
-class Block:
+class TargetQueue:
     """A batch of examples, and what has been found for them so far.
 
     Attributes:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, overload
 
 from tqdm.auto import tqdm
 
-from art_classwise import _ranks
+from art_classwise._core import distributed
 
 __all__ = ["progress"]
 
@@ -35,7 +35,7 @@ def progress(iterable: Iterable[Any] | None = None, *, shown: bool, **options: A
         options: Of tqdm.
     """
     asked = os.environ.get("TQDM_DISABLE")
-    if not shown or not _ranks.is_main():
+    if not shown or not distributed.is_main():
         disable: bool | None = True
     elif asked is not None:
         disable = asked.strip().lower() not in ("", "0", "false", "no")

@@ -13,10 +13,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from art_classwise._display import shown_as
-from art_classwise._files import check_output_folder, remove_left_aside, written_aside
+from art_classwise._core.display import shown_as
+from art_classwise._core.files import check_output_folder, remove_left_aside, written_aside
 from art_classwise.errors import InputError, first_line
-from art_classwise.zoo._files import load_weights
+from art_classwise.zoo.weights_files import load_weights
 
 __all__ = [
     "TrainingFile",

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LEVEL",
-    "Said",
-    "Seen",
+    "Evidence",
+    "Observations",
     "is_black_box",
     "is_many_step",
     "is_one_step",
@@ -32,7 +32,7 @@ __all__ = [
     "steps_length",
 ]
 
-Said = Iterator[tuple[str, str, str]]
+Observations = Iterator[tuple[str, str, str]]
 """What a check yields: what was looked for, what was seen, what to try."""
 
 LEVEL = 0.01
@@ -44,7 +44,7 @@ _BLACK_BOX = {
 }
 
 
-class Seen:
+class Evidence:
     """What there is to look at of one model.
 
     Args:

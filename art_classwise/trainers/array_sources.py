@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from art_classwise import _ranks
+from art_classwise._core import distributed
 from art_classwise.errors import InputError
 from art_classwise.trainers._augmentation import Augmentation
 from art_classwise.trainers._orders import Order, Shuffled, Walked
@@ -60,10 +60,11 @@ def unlabelled_in(batch_size: int, fraction: float) -> int:
             f"With `unlabeled_fraction` {fraction:g} a batch of {batch_size} would have {without} unlabelled examples, "
             "but it needs one of each kind: take another fraction, or a larger `batch_size`."
         )
-    if batch_size - without < _ranks.world():
+    if batch_size - without < distributed.world():
         raise InputError(
             f"Of a batch of {batch_size} with `unlabeled_fraction` {fraction:g} {batch_size - without} examples are "
-            f"labelled, which {_ranks.world()} processes can't share: take another fraction, or a larger `batch_size`."
+            f"labelled, which {distributed.world()} processes can't share: take another fraction, or a larger "
+            "`batch_size`."
         )
     return without
 

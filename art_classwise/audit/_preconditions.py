@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from art_classwise import _estimator
-from art_classwise._label_roles import check_reads_true_labels
-from art_classwise._predictions import check_predicts_logits
-from art_classwise._state import preserved_random_state
+from art_classwise._core import art_interface
+from art_classwise._core.label_roles import check_reads_true_labels
+from art_classwise._core.predictions import check_predicts_logits
+from art_classwise._core.state import preserved_random_state
 from art_classwise.audit._manifest import Attack
 from art_classwise.audit._manifest_checks import check_published
 from art_classwise.audit.provenance import fingerprint, parameters
@@ -78,7 +78,7 @@ def check_fit(name: str, classifier: Any, data: Dataset) -> None:
     Raises:
         InputError: It can't; the reason is named.
     """
-    _estimator.check_classifier(f"The model {name!r}", classifier)
+    art_interface.check_classifier(f"The model {name!r}", classifier)
     low, high = classifier.clip_values if classifier.clip_values is not None else (-np.inf, np.inf)
     if not (np.all(np.asarray(low) == 0) and np.all(np.asarray(high) == 1)):
         raise InputError(
@@ -110,9 +110,9 @@ def check_told_apart(models: Mapping[str, Any], fingerprints: Mapping[str, str])
             continue
         logits: list[npt.NDArray[np.float32]] = []
         for one in (models[other], classifier):
-            x = _estimator.noise(one)
+            x = art_interface.noise(one)
             with preserved_random_state(0):
-                exact = _estimator.exact_logits(_estimator.logits_module(one), x, one.nb_classes)
+                exact = art_interface.exact_logits(art_interface.logits_module(one), x, one.nb_classes)
             logits.append(exact.cpu().numpy())
         if not np.allclose(logits[0], logits[1], rtol=1e-3, atol=1e-3):
             raise InputError(

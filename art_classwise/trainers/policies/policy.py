@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from art_classwise import _ranks
+from art_classwise._core import distributed
 from art_classwise.threat import ThreatModel
 
 __all__ = [
@@ -250,7 +250,7 @@ class ClassMeans:
 
     def take(self) -> Tensor:
         """Return the means (C, k), NaN for classes not seen, and begin anew."""
-        sums = _ranks.sum_(self._sums.clone())
+        sums = distributed.sum_(self._sums.clone())
         self._sums.zero_()
         return sums[:, 1:] / torch.where(sums[:, :1] > 0, sums[:, :1], torch.nan)
 

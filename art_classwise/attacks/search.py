@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from art_classwise._passes import is_out_of_memory
-from art_classwise._state import evaluating, frozen
+from art_classwise._core.passes import is_out_of_memory
+from art_classwise._core.state import evaluating, frozen
 from art_classwise.threat import ThreatModel, per_example
 
 __all__ = [
@@ -22,9 +22,9 @@ __all__ = [
     "Solved",
     "derivative",
     "input_gradient",
+    "is_degenerate",
     "not_finite",
     "search",
-    "shows_no_way",
 ]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -124,7 +124,7 @@ def search(
             with torch.no_grad():
                 x_adv, logits = x_adv.detach(), logits.detach()
                 no_logits[rows] |= not_finite(logits, n_excluded)
-                zero = shows_no_way(gradient)
+                zero = is_degenerate(gradient)
                 done = None if solved is None else solved(logits, rows)
                 zero_gradient[rows] |= zero if done is None else zero & ~done
                 if observe is not None:
@@ -191,7 +191,7 @@ _NO_DERIVATIVE = ("You must implement either the backward", "derivative", "does 
 _TINY = torch.finfo(torch.float32).tiny
 
 
-def shows_no_way(gradient: Tensor) -> Tensor:
+def is_degenerate(gradient: Tensor) -> Tensor:
     """Return which gradients (m, ...) are all zero or not finite (m,)."""
     largest = gradient.flatten(1).abs().amax(1)
     return ~((largest > 0) & largest.isfinite())

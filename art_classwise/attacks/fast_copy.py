@@ -21,10 +21,10 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
-from art_classwise._estimator import Border, logits_module, trial_images
-from art_classwise._passes import is_out_of_memory
-from art_classwise._state import evaluating, float32, frozen, is_exported, preserved_random_state, put_in_eval_mode
-from art_classwise.attacks._search import input_gradient
+from art_classwise._core.art_interface import Border, logits_module, trial_images
+from art_classwise._core.passes import is_out_of_memory
+from art_classwise._core.state import evaluating, float32, frozen, is_exported, preserved_random_state, put_in_eval_mode
+from art_classwise.attacks.search import input_gradient
 from art_classwise.errors import InputError
 
 __all__ = ["Bordered", "FastCopy", "Precision", "check_precision", "fast_network", "multiplies_bfloat16"]
@@ -32,7 +32,7 @@ __all__ = ["Bordered", "FastCopy", "Precision", "check_precision", "fast_network
 Precision = Literal["auto", "fp32", "bf16"]
 
 Bordered = Callable[[nn.Module], nn.Module]
-"""A network -> the module that is asked in its place: see :class:`art_classwise._estimator.Border`."""
+"""A network -> the module that is asked in its place: see :class:`art_classwise._core.art_interface.Border`."""
 
 _LARGE = 1_000_000
 """Weights from which on a copy pays: smaller networks gain less than the copying costs."""
