@@ -137,6 +137,16 @@ def test_a_network_that_needs_arrays_is_asked_without_a_gradient():
     assert torch.equal(logits, expected)
 
 
+def test_weights_made_under_inference_mode_are_refused():
+    """They would look robust: no gradient goes through them, although one could."""
+    with torch.inference_mode():
+        network = Own()
+    classifier = acw.as_classifier(network, (3, 4, 4), 5, device="cpu")
+    for attack in (acw.PGD(classifier, verbose=False), acw.attacks.AutoAttack(classifier, verbose=False)):
+        with pytest.raises(InputError, match=r"made under torch\.inference_mode.*outside of it"):
+            attack.generate(images().numpy())
+
+
 def test_a_network_that_takes_no_such_images_says_so():
     with pytest.raises(InputError, match=r"can't classify 6 images of shape \(3, 4, 4\), float32 on cpu: .*shapes"):
         Border(nn.Sequential(nn.Flatten(), nn.Linear(5, 5)))(images())

@@ -137,6 +137,12 @@ class Border(nn.Module):
                     if isinstance(error, InputError) or is_out_of_memory(error):
                         self._differentiable = None
                         raise
+                    if "Inference tensors cannot be saved for backward" in str(error):
+                        self._differentiable = None
+                        raise InputError(
+                            "The network's weights were made under torch.inference_mode(), and no gradient goes "
+                            "through them: build and load the network outside of it."
+                        ) from error
                     said = said or error
                     continue
                 self._type = dtype

@@ -40,7 +40,8 @@ def _modes_kept(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _flags_kept(module: nn.Module) -> Iterator[None]:
-    flags = [(p, p.requires_grad) for p in module.parameters()]
+    # Not of inference tensors, which refuse to be changed, and no gradient goes through them.
+    flags = [(p, p.requires_grad) for p in module.parameters() if not p.is_inference()]
     try:
         yield
     finally:
@@ -81,7 +82,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
     """Stop gradients at the parameters, so that only the input's gradient is computed."""
     with _flags_kept(module):
         for parameter in module.parameters():  # one by one: TorchScript has no requires_grad_ of its own
-            if parameter.requires_grad:
+            if parameter.requires_grad and not parameter.is_inference():
                 parameter.requires_grad_(False)
         yield
 

@@ -27,7 +27,15 @@ from art_classwise._core.state import evaluating, float32, frozen, is_exported, 
 from art_classwise.attacks.search import input_gradient
 from art_classwise.errors import InputError
 
-__all__ = ["Bordered", "FastCopy", "Precision", "check_precision", "fast_network", "multiplies_bfloat16"]
+__all__ = [
+    "Bordered",
+    "FastCopy",
+    "Precision",
+    "check_precision",
+    "compute_alike",
+    "fast_network",
+    "multiplies_bfloat16",
+]
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -270,8 +278,10 @@ class _Searched(nn.Module):
     def forward(self, x: Tensor) -> Any:
         if self.layout is torch.channels_last:
             x = x.contiguous(memory_format=self.layout)
+        # A traced module prints what its code raises, and why, before it raises.
+        network = self.module.forward if isinstance(self.module, fx.GraphModule) else self.module
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.module(x)
+            return network(x)
 
 
 def _wanted(model: nn.Module, x: Tensor, precision: Precision, *, compile: bool) -> _Form:
@@ -315,6 +325,17 @@ class _Answer(NamedTuple):
     logits: Tensor
     gradient: Tensor
     operations: Counter[str]
+
+
+def compute_alike(first: nn.Module, second: nn.Module, x: Tensor) -> bool:
+    """Return whether two modules give the same logits and input gradients for images x (n, ...), up to rounding.
+
+    Two that give no logits at all count as alike.
+    """
+    one, other = _tried(first, x), _tried(second, x)
+    if one is None or other is None:
+        return one is other
+    return _agree(other, one, _EXACT)
 
 
 def _tried(module: nn.Module, x: Tensor) -> _Answer | None:

@@ -234,12 +234,13 @@ class Step:
             values = torch.cat([values[:labelled], self._gamma * values[labelled:]])
         # The mean over the whole batch: of the processes' gradients DDP takes the mean again.
         loss = values.sum() * (distributed.world() / batch.size)
-        if not loss.requires_grad:
+        if loss.requires_grad:
+            loss.backward()
+        if not loss.requires_grad or all(weight.grad is None for weight in self._trained):
             raise InputError(
                 f"The network {type(self.model).__name__} can't be trained: no gradient of its logits reaches the "
                 "weights. Look for no_grad, detach() or NumPy in it, for layers that are quantised or frozen."
             )
-        loss.backward()
         logits_adv = None if x_adv is None else first_view[:labelled]
         return Stepped(values.detach(), None if logits is None else logits[:labelled], logits_adv), weights
 
