@@ -1,7 +1,12 @@
-"""How results look in a notebook and in a Python shell: what they found, not what they are made of."""
+"""How results look in a notebook, in a Python shell and as a page: what they found, not what they are made of.
+
+What draws and writes lies in ``report/``, which knows the results; the package attaches it here by its modules' names,
+and it is imported once something is shown: nothing below the reports needs it.
+"""
 
 from __future__ import annotations
 
+import importlib
 import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,27 +15,44 @@ from art_classwise.errors import first_line
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Shown", "shown_as"]
+__all__ = ["Shown", "attach", "page", "shown_as"]
+
+_attached: dict[str, str] = {}
+
+
+def attach(*, notebook: str, page: str) -> None:
+    """Name the modules that show results.
+
+    Args:
+        notebook: A module with ``text(value)``, ``html(value)`` and ``table_html(table, kind)``.
+        page: A module with ``render(result)``.
+    """
+    _attached.update(notebook=notebook, page=page)
+
+
+def page(result: Any) -> str:
+    """Return a result as one HTML page."""
+    written: str = importlib.import_module(_attached["page"]).render(result)
+    return written
+
+
+def _notebook() -> Any:
+    return importlib.import_module(_attached["notebook"])
 
 
 class Shown:
-    """Something that :mod:`art_classwise.report.notebook` knows how to show.
-
-    What draws and writes is imported once something is shown: nothing below the reports needs it.
-    """
+    """Something that the attached modules know how to show."""
 
     def __repr__(self) -> str:
-        from art_classwise.report.notebook import text
-
         try:
-            return text(self)
+            written: str = _notebook().text(self)
+            return written
         except Exception as error:  # a debugger asks about half-made objects, too
             return f"<{type(self).__name__}, which can't be shown: {first_line(error)}>"
 
     def _repr_html_(self) -> str:
-        from art_classwise.report.notebook import html
-
-        return html(self)
+        written: str = _notebook().html(self)
+        return written
 
 
 def shown_as(table: pd.DataFrame, kind: Literal["classes", "history", "models"]) -> pd.DataFrame:
@@ -53,12 +75,10 @@ def shown_as(table: pd.DataFrame, kind: Literal["classes", "history", "models"])
     def html() -> str | None:
         import pandas as pd
 
-        from art_classwise.report.notebook import table_html
-
         shown = ours()
         if shown is None or not pd.get_option("display.notebook_repr_html"):
             return None
-        written = table_html(shown, kind)
+        written: str | None = _notebook().table_html(shown, kind)
         of_pandas: Any = pd.DataFrame
         return of_pandas._repr_html_(shown) if written is None else written
 

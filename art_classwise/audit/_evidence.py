@@ -16,7 +16,7 @@ from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel
 
 if TYPE_CHECKING:
-    from art_classwise.audit.result import AuditResult
+    from art_classwise.audit._table import AuditTable
 
 __all__ = [
     "LEVEL",
@@ -53,7 +53,7 @@ class Evidence:
         tables: Its part of the outcomes under each attack.
     """
 
-    def __init__(self, result: AuditResult, name: str, tables: dict[str, pd.DataFrame]) -> None:
+    def __init__(self, result: AuditTable, name: str, tables: dict[str, pd.DataFrame]) -> None:
         self.result, self.name, self.tables = result, name, tables
         first = next(iter(tables.values()))
         self.ids = first["example"].to_numpy()

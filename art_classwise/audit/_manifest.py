@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from art_classwise._core.plain_values import differences
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit._manifest_checks import (
     as_dict,
@@ -18,7 +19,6 @@ from art_classwise.audit._manifest_checks import (
 from art_classwise.audit._probes import Probe
 from art_classwise.errors import InputError, check_name, check_seed, check_whole
 from art_classwise.threat import ThreatModel
-from art_classwise.trainers.checkpoint import differences
 
 __all__ = ["Attack", "Examples", "Manifest"]
 

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.audit._table import AuditTable
 from art_classwise.audit.comparison import Kind
-from art_classwise.audit.result import AuditResult
 from art_classwise.errors import InputError, unknown
 
 __all__ = ["Side", "check_audit", "check_comparable", "is_same_network"]
@@ -27,7 +27,7 @@ class Side:
         name: What to call it.
     """
 
-    result: AuditResult
+    result: AuditTable
     model: str
     attack: str
     name: str
@@ -70,7 +70,7 @@ def check_audit(which: str, value: object) -> None:
     Raises:
         InputError: It isn't: a folder, say.
     """
-    if not isinstance(value, AuditResult):
+    if not isinstance(value, AuditTable):
         raise InputError(
             f"{which} must be an audit's result, but is {value!r:.60}: read a folder with read_audit(...)."
         )

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.audit._table import AuditTable
 from art_classwise.audit.comparability import Side, check_audit, check_comparable, is_same_network
 from art_classwise.audit.comparison import Comparison, Kind
-from art_classwise.audit.result import AuditResult
 from art_classwise.errors import InputError, unknown
 from art_classwise.metrics.comparison import holm, mean_difference, paired_comparison, worst_class_difference
 
@@ -19,8 +19,8 @@ __all__ = ["compare", "compare_within", "comparison_table"]
 
 
 def compare(
-    first: AuditResult,
-    second: AuditResult,
+    first: AuditTable,
+    second: AuditTable,
     *,
     models: Sequence[str] | None = None,
     attack: str = WORST_CASE,
@@ -71,7 +71,7 @@ def compare(
 
 
 def compare_within(
-    result: AuditResult,
+    result: AuditTable,
     first: str,
     second: str,
     *,

@@ -33,7 +33,8 @@ def zoo(
     from art_classwise._core.files import check_output_file, written_aside
     from art_classwise.audit import read_audit
     from art_classwise.report.zoo import print_leaderboard
-    from art_classwise.zoo import beside_measured, robustbench_table
+    from art_classwise.studies import beside_measured
+    from art_classwise.zoo import robustbench_table
 
     if out is not None:
         check_output_file(out, "leaderboard.csv")

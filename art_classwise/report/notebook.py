@@ -14,16 +14,16 @@ import numpy as np
 import pandas as pd
 
 from art_classwise.audit.comparison import Comparison
-from art_classwise.audit.exclusion_result import ExclusionResult
 from art_classwise.audit.result import AuditResult
 from art_classwise.audit.sanity import Finding, Findings
-from art_classwise.audit.seeds import SeedSpread
 from art_classwise.datasets import Dataset
 from art_classwise.report._grid import Grid, block, plain_text
 from art_classwise.report._tables import classes_grid, history_grid, summary_grid
 from art_classwise.report._text import difference, interval, percent, shorten
 from art_classwise.report.comparison import comparison_grid
 from art_classwise.report.terminal import models_grid
+from art_classwise.studies.exclusion_result import ExclusionResult
+from art_classwise.studies.seeds import SeedSpread
 
 __all__ = ["html", "table_html", "text"]
 

@@ -22,7 +22,7 @@ def print_leaderboard(table: pd.DataFrame, title: str, model_dir: Path) -> None:
     """Print the models, the most robust first; within 80 columns.
 
     Args:
-        table: Of :func:`art_classwise.zoo.robustbench_table` or :func:`art_classwise.zoo.beside_measured`.
+        table: Of :func:`art_classwise.zoo.robustbench_table` or :func:`art_classwise.studies.beside_measured`.
         title: Above it.
         model_dir: Where weights are looked for.
     """

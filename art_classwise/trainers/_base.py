@@ -18,6 +18,7 @@ from art.defences.trainer import Trainer
 
 from art_classwise._core import art_interface, distributed
 from art_classwise._core.labels import check_labels
+from art_classwise._core.plain_values import plain
 from art_classwise._core.predictions import warn_of_probabilities
 from art_classwise._core.state import evaluating
 from art_classwise.attacks.fast_copy import Precision, check_precision
@@ -46,7 +47,7 @@ from art_classwise.trainers._schedule import Interval, Schedule, Stepper
 from art_classwise.trainers._sources import Generated, Source
 from art_classwise.trainers._step import Step
 from art_classwise.trainers.array_sources import array_source, fingerprint, mixed_source, unlabelled_in
-from art_classwise.trainers.checkpoint import TrainingFile, plain
+from art_classwise.trainers.checkpoint import TrainingFile
 from art_classwise.trainers.exclusion import excluded_units, leave_out, without_classes
 from art_classwise.trainers.policies import ClassPolicy
 from art_classwise.trainers.pseudo_labels import PseudoLabels, given_pseudo_labels, training_pseudo_labels

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from art_classwise._core.plain_values import plain
 from art_classwise.errors import InputError
 from art_classwise.trainers._fit import Fit
-from art_classwise.trainers.checkpoint import plain
 from art_classwise.trainers.policies.policy import without_defaults
-
-if TYPE_CHECKING:
-    from art_classwise.trainers._base import SearchTrainer
 
 __all__ = ["describe_training"]
 
 
 def describe_training(
-    trainer: SearchTrainer, method: dict[str, Any], asked: Fit, data: dict[str, Any], excluded: tuple[int, ...]
+    trainer: Any, method: dict[str, Any], asked: Fit, data: dict[str, Any], excluded: tuple[int, ...]
 ) -> dict[str, Any]:
     """Return all that decides what a training ends with.
 
     Args:
-        trainer: Whose options, classifier and optimizer they are.
+        trainer: A :class:`art_classwise.trainers.SearchTrainer`, whose options, classifier and optimizer they are.
         method: Parameters of its method.
         asked: For how long, and what to keep.
         data: What tells the training examples apart.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from art_classwise._core import distributed
 from art_classwise._core.art_interface import exact_logits
+from art_classwise._core.plain_values import plain
 from art_classwise._core.progress import progress
 from art_classwise._core.random_numbers import ExampleUniform, derive
 from art_classwise._core.state import preserved_random_state
@@ -25,7 +26,7 @@ from art_classwise.trainers._schedule import Schedule
 from art_classwise.trainers._sources import Source
 from art_classwise.trainers._step import Step
 from art_classwise.trainers._weights import WeightAverage, all_finite, share_buffers, snapshot
-from art_classwise.trainers.checkpoint import TrainingFile, history_table, plain
+from art_classwise.trainers.checkpoint import TrainingFile, history_table
 from art_classwise.trainers.policies import ClassWeights, Scene
 
 __all__ = ["Keep", "Training"]
