@@ -94,6 +94,7 @@ class AutoAttack(Parameters):
         InputError: A parameter is out of range, or a member named can't attack this classifier.
     """
 
+    kind: ClassVar[str] = "AutoAttack"
     attack_params: ClassVar[list[str]] = [
         *EvasionAttack.attack_params,
         *("norm", "eps", "attacks", "batch_size", "n_iter", "n_queries", "seed", "precision", "micro_batch_size"),

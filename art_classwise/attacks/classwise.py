@@ -80,6 +80,7 @@ class ClassWiseAttack(SearchAttack):
     """
 
     label_role = LabelRole.TRUE  # whatever the attack that it aims takes y for
+    kind: ClassVar[str] = "ClassWiseAttack"
     attack_params: ClassVar[list[str]] = [
         *(p for p in SearchAttack.attack_params if p not in ("targeted", "early_stop")),
         *("targets", "excluded", "loss", "attack"),

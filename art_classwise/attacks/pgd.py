@@ -72,6 +72,7 @@ class PGD(LossAttack):
         InputError: A parameter is out of range.
     """
 
+    kind: ClassVar[str] = "PGD"
     attack_params: ClassVar[list[str]] = [*LossAttack.attack_params, "loss", "decay", "random_eps", "minimal"]
 
     def __init__(

@@ -51,6 +51,7 @@ class TemperaturePGD(LossAttack):
         InputError: A parameter is out of range.
     """
 
+    kind: ClassVar[str] = "TemperaturePGD"
     attack_params: ClassVar[list[str]] = [*LossAttack.attack_params, "inverse_temperature"]
 
     def __init__(

@@ -32,6 +32,7 @@ class TransferAttack(Parameters):
         InputError: ``attack`` is no evasion attack, or the surrogate takes other images or has other classes.
     """
 
+    kind: ClassVar[str] = "TransferAttack"
     attack_params: ClassVar[list[str]] = [*EvasionAttack.attack_params, "attack"]
     _estimator_requirements = (BaseEstimator, ClassifierMixin)
 
