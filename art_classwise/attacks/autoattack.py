@@ -19,8 +19,7 @@ from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor, nn
 
 from art_classwise._core import art_interface
-from art_classwise._core.label_roles import check_reads_true_labels
-from art_classwise._core.labels import check_labels
+from art_classwise._core.labels import check_labels, check_reads_true_labels
 from art_classwise._core.passes import is_out_of_memory
 from art_classwise._core.predictions import check_predicts_logits
 from art_classwise._core.progress import progress

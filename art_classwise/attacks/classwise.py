@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from art_classwise import losses
 from art_classwise._core.art_interface import check_logits
-from art_classwise._core.label_roles import LabelRole, check_reads_targets
+from art_classwise._core.labels import LabelRole, check_reads_targets
 from art_classwise._core.progress import progress
 from art_classwise._core.state import preserved, preserved_random_state
 from art_classwise.attacks import _budgets

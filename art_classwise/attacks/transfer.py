@@ -10,7 +10,7 @@ from art.attacks.attack import EvasionAttack
 from art.estimators.classification.classifier import ClassifierMixin
 from art.estimators.estimator import BaseEstimator
 
-from art_classwise._core.label_roles import LabelRole, label_role
+from art_classwise._core.labels import LabelRole, label_role
 from art_classwise.attacks._base import Parameters
 from art_classwise.errors import InputError
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from art_classwise._core import art_interface
-from art_classwise._core.label_roles import check_reads_true_labels
+from art_classwise._core.labels import check_reads_true_labels
 from art_classwise._core.predictions import check_predicts_logits
 from art_classwise.attacks.fast_copy import compute_alike
 from art_classwise.audit._manifest import Attack

@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from art_classwise._core.label_roles import check_reads_true_labels
-from art_classwise._core.labels import check_labels, class_names
+from art_classwise._core.labels import check_labels, check_reads_true_labels, class_names
 from art_classwise.errors import InputError, check_seed, first_line
 
 __all__ = ["per_class"]
