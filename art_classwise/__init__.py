@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         Finding,
         read_audit,
     )
-    from art_classwise.audit.compare import compare
+    from art_classwise.audit.comparison import compare
     from art_classwise.datasets import Dataset, load_dataset, load_unlabeled
     from art_classwise.errors import InputError
     from art_classwise.head import normalize_head

@@ -18,14 +18,12 @@ from torch import Tensor, nn
 
 from art_classwise._core import art_interface
 from art_classwise._core.labels import check_labels
-from art_classwise._core.passes import Passes
-from art_classwise._core.predictions import check_predicts_logits
+from art_classwise._core.passes import Passes, check_predicts_logits
 from art_classwise._core.random_numbers import ExampleUniform
 from art_classwise._core.state import float32
 from art_classwise.attacks import _budgets
 from art_classwise.attacks._budgets import Budget
-from art_classwise.attacks._checks import check_finite
-from art_classwise.attacks._problem import Found, Problem, WithoutClasses, broadcast_mask
+from art_classwise.attacks._problem import Found, Problem, WithoutClasses, broadcast_mask, check_finite
 from art_classwise.attacks.fast_copy import Precision, check_precision, fast_network
 from art_classwise.attacks.search import Loss, Observer, SearchResult, Solved, not_finite, search
 from art_classwise.errors import InputError, check_flag, check_positive, check_seed, check_whole, unknown

@@ -16,8 +16,7 @@ from art_classwise._core import art_interface
 from art_classwise._core.progress import progress
 from art_classwise._core.state import preserved
 from art_classwise.attacks._base import SearchAttack
-from art_classwise.attacks._checks import warn_of_zero_gradients
-from art_classwise.attacks._problem import Problem
+from art_classwise.attacks._problem import Problem, warn_of_zero_gradients
 from art_classwise.attacks.search import Solved
 from art_classwise.errors import InputError
 from art_classwise.threat import per_example

@@ -20,15 +20,12 @@ from torch import Tensor, nn
 
 from art_classwise._core import art_interface
 from art_classwise._core.labels import check_labels, check_reads_true_labels
-from art_classwise._core.passes import is_out_of_memory
-from art_classwise._core.predictions import check_predicts_logits
+from art_classwise._core.passes import check_predicts_logits, is_out_of_memory
 from art_classwise._core.progress import progress
 from art_classwise._core.state import evaluating, float32, frozen, no_seed_for_cuda, preserved, preserved_random_state
+from art_classwise.attacks._autoattack_members import FABAttack_PT, SquareAttack, Unit
 from art_classwise.attacks._base import Parameters
-from art_classwise.attacks._checks import warn_of_zero_gradients
-from art_classwise.attacks._fab import FABAttack_PT
-from art_classwise.attacks._square import SquareAttack
-from art_classwise.attacks._unit import Unit
+from art_classwise.attacks._problem import warn_of_zero_gradients
 from art_classwise.attacks.fast_copy import Precision, check_precision, fast_network
 from art_classwise.attacks.search import is_degenerate
 from art_classwise.errors import GradientMaskingWarning, InputError, check_flag, check_seed, check_whole, unknown

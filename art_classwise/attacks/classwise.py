@@ -24,12 +24,10 @@ from art_classwise._core.state import preserved, preserved_random_state
 from art_classwise.attacks import _budgets
 from art_classwise.attacks._base import SearchAttack
 from art_classwise.attacks._budgets import Budget
-from art_classwise.attacks._checks import warn_of_zero_gradients
-from art_classwise.attacks._problem import Found, Problem
-from art_classwise.attacks._rebind import rebind
-from art_classwise.attacks._target_queue import TargetQueue, column
-from art_classwise.attacks._targets import Targets, check_classes, check_targets
+from art_classwise.attacks._problem import Found, Problem, warn_of_zero_gradients
+from art_classwise.attacks._targets import TargetQueue, Targets, check_classes, check_targets, column
 from art_classwise.attacks.fast_copy import Precision
+from art_classwise.attacks.transfer import rebind
 from art_classwise.errors import InputError, unknown
 
 __all__ = ["ClassWiseAttack"]

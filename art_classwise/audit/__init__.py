@@ -1,8 +1,7 @@
 """The audit: models x attacks x examples -> one table of outcomes, from which everything else is read."""
 
 from art_classwise.audit.audit import ClassWiseAudit
-from art_classwise.audit.compare import compare
-from art_classwise.audit.comparison import Comparison
+from art_classwise.audit.comparison import Comparison, compare
 from art_classwise.audit.result import WORST_CASE, AuditResult, read_audit
 from art_classwise.audit.sanity import Finding
 from art_classwise.audit.saved import is_finished, write_audit

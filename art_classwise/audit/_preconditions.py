@@ -10,10 +10,9 @@ import numpy as np
 
 from art_classwise._core import art_interface
 from art_classwise._core.labels import check_reads_true_labels
-from art_classwise._core.predictions import check_predicts_logits
+from art_classwise._core.passes import check_predicts_logits
 from art_classwise.attacks.fast_copy import compute_alike
-from art_classwise.audit._manifest import Attack
-from art_classwise.audit._manifest_checks import check_published
+from art_classwise.audit._manifest import Attack, check_published
 from art_classwise.audit.provenance import fingerprint, parameters
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError, check_name, unknown

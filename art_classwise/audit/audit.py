@@ -37,8 +37,7 @@ from art_classwise.audit._preconditions import (
     described_attacks,
     published_of,
 )
-from art_classwise.audit._shard import ShardRunner
-from art_classwise.audit._shared_work import drop_damaged, fill
+from art_classwise.audit._work import ShardRunner, drop_damaged, fill
 from art_classwise.audit.provenance import (
     data_fingerprint,
     environment,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +11,13 @@ import pandas as pd
 
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit._table import AuditTable
-from art_classwise.audit.comparison import Kind
 from art_classwise.errors import InputError, unknown
 
-__all__ = ["Side", "check_audit", "check_comparable", "is_same_network"]
+__all__ = ["Kind", "Side", "check_audit", "check_comparable", "is_same_network"]
+
+
+Kind = Literal["robust", "clean"]
+"""Whether an example counts as right that withstood, or that was classified rightly without attack."""
 
 
 @dataclass(frozen=True)

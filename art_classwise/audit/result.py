@@ -19,11 +19,10 @@ from art_classwise._core.display import shown_as
 from art_classwise._core.files import check_output_file, written_aside
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit import sanity
-from art_classwise.audit._accuracies import Relabel, accuracies, stacked, summarised
 from art_classwise.audit._outcomes import cumulative, parts, table
-from art_classwise.audit._table import AuditTable
-from art_classwise.audit.compare import compare_within
-from art_classwise.audit.comparison import Comparison, Kind
+from art_classwise.audit._table import AuditTable, Relabel, accuracies, stacked, summarised
+from art_classwise.audit.comparability import Kind
+from art_classwise.audit.comparison import Comparison, compare_within
 from art_classwise.audit.saved import read_parts, write_audit
 from art_classwise.errors import InputError
 from art_classwise.metrics.groups import Groups

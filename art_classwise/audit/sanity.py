@@ -12,9 +12,8 @@ import pandas as pd
 
 from art_classwise._core.display import Shown
 from art_classwise.attacks.ladder import usual_threat
-from art_classwise.audit._attack_checks import ATTACK_CHECKS
+from art_classwise.audit._checks import ATTACK_CHECKS, DIFFERS, NETWORK_CHECKS
 from art_classwise.audit._evidence import Evidence, of, points
-from art_classwise.audit._network_checks import DIFFERS, NETWORK_CHECKS
 from art_classwise.audit._outcomes import parts
 from art_classwise.errors import InputError
 from art_classwise.metrics.intervals import wilson

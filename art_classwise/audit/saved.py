@@ -13,8 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from art_classwise._core.files import check_output_folder
-from art_classwise.audit._manifest import Attack, Examples, Manifest
-from art_classwise.audit._manifest_checks import FINGERPRINT
+from art_classwise.audit._manifest import FINGERPRINT, Attack, Examples, Manifest
 from art_classwise.audit._outcomes import MisfitError, assembled, disassembled, parts, table
 from art_classwise.audit._table import AuditTable
 from art_classwise.audit.provenance import fingerprint

@@ -14,7 +14,8 @@ from art_classwise.errors import InputError
 
 if TYPE_CHECKING:
     from art_classwise.audit import AuditResult
-    from art_classwise.audit.comparison import Comparison, Kind
+    from art_classwise.audit.comparability import Kind
+    from art_classwise.audit.comparison import Comparison
 
 __all__ = ["compare"]
 
@@ -53,7 +54,7 @@ def compare(
     """
     from art_classwise._core.files import check_output_file, written_aside
     from art_classwise.audit import read_audit
-    from art_classwise.audit.compare import comparison_table
+    from art_classwise.audit.comparison import comparison_table
     from art_classwise.report.comparison import print_comparison, print_pairs
 
     if out is not None:
@@ -110,7 +111,7 @@ def _names(text: str | None, known: Sequence[str]) -> list[str] | None:
 
 def _attacks(result: AuditResult, text: str, attack: str | None, model: str | None, kind: Kind) -> Comparison:
     from art_classwise.attacks.ladder import WORST_CASE
-    from art_classwise.audit.compare import compare_within
+    from art_classwise.audit.comparison import compare_within
     from art_classwise.errors import unknown
 
     if attack is not None or kind != "robust":
@@ -131,7 +132,7 @@ def _within(
 ) -> list[Comparison]:
     """Compare the first model of an audit with each other one."""
     from art_classwise.attacks.ladder import WORST_CASE
-    from art_classwise.audit.compare import compare_within
+    from art_classwise.audit.comparison import compare_within
     from art_classwise.errors import unknown
 
     under = WORST_CASE if attack is None else attack  # said, for models may be named like attacks
@@ -159,7 +160,7 @@ def _between(
 
     from art_classwise.attacks.ladder import WORST_CASE
     from art_classwise.audit.comparability import Side, is_same_network
-    from art_classwise.audit.compare import compare
+    from art_classwise.audit.comparison import compare
 
     if names is not None and len(names) != 2:
         raise InputError(f"--models takes a name of each audit, with a comma between, but got {len(names)}.")

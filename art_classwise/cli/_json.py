@@ -112,7 +112,7 @@ def audit_content(result: AuditResult, files: Mapping[str, Path], groups: Groups
 
 def comparison_content(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """Return what a comparison's document holds."""
-    from art_classwise.audit.compare import comparison_table
+    from art_classwise.audit.comparison import comparison_table
 
     adjusted = comparison_table(comparisons)["p_adjusted"].tolist()
     made = [

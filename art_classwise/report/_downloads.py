@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from art_classwise.attacks.ladder import WORST_CASE
-from art_classwise.audit.compare import comparison_table
-from art_classwise.audit.comparison import Comparison
+from art_classwise.audit.comparison import Comparison, comparison_table
 from art_classwise.audit.result import AuditResult
 
 __all__ = ["Download", "downloads"]

@@ -10,8 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from art_classwise.attacks.ladder import WORST_CASE
-from art_classwise.audit.compare import comparison_table
-from art_classwise.audit.comparison import Comparison
+from art_classwise.audit.comparison import Comparison, comparison_table
 from art_classwise.audit.result import AuditResult
 from art_classwise.audit.sanity import Finding
 from art_classwise.datasets.load import DATASETS

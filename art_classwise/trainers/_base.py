@@ -18,8 +18,8 @@ from art.defences.trainer import Trainer
 
 from art_classwise._core import art_interface, distributed
 from art_classwise._core.labels import check_labels
+from art_classwise._core.passes import warn_of_probabilities
 from art_classwise._core.plain_values import plain
-from art_classwise._core.predictions import warn_of_probabilities
 from art_classwise._core.state import evaluating
 from art_classwise.attacks.fast_copy import Precision, check_precision
 from art_classwise.errors import (
