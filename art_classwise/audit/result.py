@@ -25,7 +25,7 @@ from art_classwise.audit.comparability import Kind
 from art_classwise.audit.comparison import Comparison, compare_within
 from art_classwise.audit.saved import read_parts, write_audit
 from art_classwise.errors import InputError
-from art_classwise.metrics.groups import Groups
+from art_classwise.metrics.accuracy import Groups
 
 __all__ = ["WORST_CASE", "AuditResult", "read_audit"]
 
@@ -196,7 +196,7 @@ class AuditResult(AuditTable):
         return metrics.within_groups(rows["label"], rows["prediction"], groups, self.classes)
 
     def risks(self, model: str, attack: str = WORST_CASE, *, pooled: bool = False) -> pd.DataFrame:
-        """Return natural, boundary and robust risk of each class: :func:`art_classwise.metrics.risks`.
+        """Return natural, boundary and robust risk of each class: :func:`art_classwise.metrics.accuracy`.
 
         Args:
             model: Name of a model.

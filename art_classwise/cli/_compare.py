@@ -55,7 +55,7 @@ def compare(
     from art_classwise._core.files import check_output_file, written_aside
     from art_classwise.audit import read_audit
     from art_classwise.audit.comparison import comparison_table
-    from art_classwise.report.comparison import print_comparison, print_pairs
+    from art_classwise.report.terminal import print_comparison, print_pairs
 
     if out is not None:
         check_output_file(out, "comparison.csv")

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from art_classwise.audit import AuditResult, Comparison
-    from art_classwise.metrics.groups import Groups
+    from art_classwise.metrics.accuracy import Groups
 
 __all__ = ["SCHEMA", "Writer", "audit_content", "comparison_content", "leaderboard_content", "printing", "rows"]
 

@@ -32,7 +32,7 @@ def zoo(
     """List RobustBench's models: architecture, published accuracy, and whether the weights are here."""
     from art_classwise._core.files import check_output_file, written_aside
     from art_classwise.audit import read_audit
-    from art_classwise.report.zoo import print_leaderboard
+    from art_classwise.report.terminal import print_leaderboard
     from art_classwise.studies import beside_measured
     from art_classwise.zoo import robustbench_table
 

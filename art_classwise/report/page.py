@@ -15,7 +15,7 @@ from markupsafe import Markup
 from art_classwise._core.files import written_aside
 from art_classwise.audit.result import WORST_CASE, AuditResult
 from art_classwise.report import _text, _views, figures
-from art_classwise.report._downloads import downloads
+from art_classwise.report._views import downloads
 
 __all__ = ["render", "report_files", "write_report"]
 

@@ -1,8 +1,9 @@
-"""Which class is taken for which under attack."""
+"""Matrices: classes by attacks, and which class is taken for which."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -12,20 +13,163 @@ import pandas as pd
 from matplotlib.patches import Rectangle
 
 from art_classwise.errors import InputError
+from art_classwise.metrics.accuracy import Groups, group_labels
 from art_classwise.metrics.confusion import confusion as count_confusion
 from art_classwise.metrics.confusion import confusion_pairs, within_groups
-from art_classwise.metrics.groups import Groups, group_labels
-from art_classwise.report.figures._cells import column_names, draw_cells
-from art_classwise.report.figures._checks import some
-from art_classwise.report.figures._heading import caption
-from art_classwise.report.figures._names import fit_all, fit_pairs, label, name_room, widest
-from art_classwise.report.figures._style import ROBUST, WORST, canvas, class_axis, percent_axis, row_height, row_room
+from art_classwise.report.figures._labels import (
+    SMALL,
+    caption,
+    check_table,
+    fit_all,
+    fit_pairs,
+    fold,
+    label,
+    name_room,
+    some,
+    text_width,
+    widest,
+    worst_classes,
+)
+from art_classwise.report.figures._style import (
+    MOST_CLASSES,
+    ROBUST,
+    WORST,
+    canvas,
+    class_axis,
+    percent_axis,
+    points,
+    row_height,
+    row_room,
+    slot,
+    weakest,
+)
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-__all__ = ["confusion", "group_confusion"]
+__all__ = ["ColumnNames", "class_by_attack", "column_names", "confusion", "draw_cells", "group_confusion"]
+
+_ABSENT = (0.93, 0.93, 0.93, 1.0)
+
+
+def draw_cells(
+    ax: Axes, left: float, percent: npt.NDArray[np.float64], shades: npt.NDArray[np.float64], *, zeros: bool = True
+) -> None:
+    """Draw a matrix of percentages, row 0 on top, with the numbers where there is room.
+
+    Args:
+        ax: The axes.
+        left: The width of the names beside them, in points.
+        percent: (rows, columns); NaN is drawn as a dash on grey.
+        shades: (rows, columns, 4), the colours.
+        zeros: Whether to write a number that rounds to 0.
+    """
+    rows, columns = percent.shape
+    shades = shades.copy()
+    shades[np.isnan(percent)] = _ABSENT
+    ax.pcolormesh(np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5, shades, edgecolors="white", lw=0.8)
+    width, height = slot(ax, left)
+    size = min(points(0.86), 0.45 * width / columns, 0.8 * height / rows)
+    for i, j in np.ndindex(rows, columns):
+        unknown = np.isnan(percent[i, j])
+        if size < 4 or (not zeros and not unknown and percent[i, j] < 0.5):
+            continue
+        light = shades[i, j, :3] @ (0.299, 0.587, 0.114) > 0.55
+        text = "–" if unknown else f"{percent[i, j]:.0f}"
+        ax.text(j, i, text, ha="center", va="center", fontsize=size, color="black" if light else "white")
+    ax.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+
+
+@dataclass(frozen=True)
+class ColumnNames:
+    """Names under the columns of a matrix.
+
+    Attributes:
+        texts: On one line each, or a word on each line.
+        upright: Whether they stand on their side, for lack of room.
+        height: What they need, in points.
+    """
+
+    texts: tuple[str, ...]
+    upright: bool
+    height: float
+
+    def write(self, ax: Axes) -> None:
+        """Name the columns 0, 1, ... of the x axis."""
+        at = np.arange(len(self.texts))
+        ax.set_xticks(at, self.texts, rotation=90 if self.upright else 0, fontsize=points(SMALL))
+
+
+def column_names(ax: Axes | None, names: Iterable[object], inches: float, left: float) -> ColumnNames:
+    """Return how to name columns: a word on each line, or upright where these don't fit.
+
+    Args:
+        ax: Where they will stand; new axes if absent.
+        names: The names.
+        inches: The width of a column in new axes.
+        left: The width of the names beside the axes, in points.
+    """
+    texts = fit_all(names, name_room(None, 11))
+    room = points(7.2 * inches) if ax is None else slot(ax, left)[0] / len(texts)
+    room -= points(0.4)
+    folded = [fold(text, room, after=" -") for text in texts]
+    if max(text_width(line, bold=False) for lines in folded for line in lines) <= room:
+        return ColumnNames(tuple(map("\n".join, folded)), False, points(1.2 * SMALL) * max(map(len, folded)))
+    return ColumnNames(tuple(texts), True, widest(texts))
+
+
+_CELL = 0.85
+"""The width of a column in inches."""
+_BY_ATTACK = "result.by_attack(model)"
+
+
+def class_by_attack(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> Axes:
+    """Draw each class's accuracy without attack, under each attack and under all of them, as a heat map.
+
+    The class that is weakest in the last column is on top; the last row is the mean over all classes. Of more than 40
+    classes, or of more than ``ax`` has room for, the weakest are drawn. Dark is weak.
+
+    Args:
+        table: A row per class, a column per attack, fractions: ``result.by_attack(model)``.
+        ax: Where to draw; a new figure of fitting size if absent.
+        title: Above the axes.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: It is another table, or no class has an example.
+    """
+    values = check_table(table, ["clean"], _BY_ATTACK)
+    strange = [str(c) for c, kind in values.dtypes.items() if not pd.api.types.is_float_dtype(kind)]
+    if strange or "robust" in values or len(values.columns) < 2:
+        raise InputError(f"The table must hold an accuracy in each column: give one as {_BY_ATTACK} returns it.")
+    last = values.columns[-1]
+    measured = some(values.dropna(how="all")).sort_values(last, kind="stable", na_position="last")
+    shown = measured.head(max(row_room(ax, MOST_CLASSES + 1) - 1, 1))
+    percent = 100 * np.vstack([shown.to_numpy(), measured.mean().to_numpy()])
+    rows, columns = percent.shape
+    names = [*fit_all(shown.index, name_room(ax)), "mean"]
+    left = widest(names)
+    heads = column_names(ax, table.columns, _CELL, left)
+    ax = canvas(ax, 0.8 + _CELL * columns, row_height(rows) - 0.2 + heads.height / 72, left)
+    draw_cells(ax, left, percent, mpl.colormaps["cividis"](np.nan_to_num(percent) / 100))
+    worst = np.append(percent[:-1, -1] == percent[0, -1], False)
+    class_axis(ax, names, worst)
+    heads.write(ax)
+    ax.set_ylim(rows - 0.5, -0.5)
+    # What is no class, and what is no single attack, stands apart.
+    ax.axhline(rows - 1.5, color="white", lw=4)
+    for edge in {0.5, columns - 1.5}:
+        ax.axvline(edge, color="white", lw=4)
+    ax.set(xlabel="accuracy (%): without attack, and under each", ylabel=weakest(len(shown), len(measured)))
+    known = measured[last].dropna()
+    caption(ax, title, f"under {label(last)}, {worst_classes(known)}" if len(known) else "", left=left)
+    return ax
+
 
 _MOST_CELLS = 20
 _MOST_PAIRS = 25
