@@ -35,8 +35,7 @@ from _machine import hardware, versions
 
 import art_classwise as acw
 from art_classwise._core.passes import is_out_of_memory
-from art_classwise.zoo.leaderboard import published
-from art_classwise.zoo.robustbench import cuda_optional, robustbench, robustbench_files
+from art_classwise.zoo.robustbench import cuda_optional, published, robustbench, robustbench_files
 
 N_CLASSES = {"cifar10": 10, "cifar100": 100}
 N, ATTACKS = 8, ("fgsm",)

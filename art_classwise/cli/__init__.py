@@ -180,7 +180,7 @@ def audit(
     from art_classwise._core.distributed import is_main
     from art_classwise.attacks import usual_threat
     from art_classwise.audit import ClassWiseAudit
-    from art_classwise.cli._models import check_named, load_model, models_named
+    from art_classwise.cli._options import check_named, load_model, models_named
     from art_classwise.datasets import load_dataset
     from art_classwise.metrics import class_groups
     from art_classwise.report import write_report

@@ -25,7 +25,7 @@ from art_classwise.errors import InputError
 from art_classwise.report._grid import Grid, block, classes_grid, history_grid, plain_text, summary_grid
 from art_classwise.report._text import difference, interval, percent, printable, shorten
 from art_classwise.report.terminal import comparison_grid, models_grid
-from art_classwise.studies.exclusion_result import ExclusionResult
+from art_classwise.studies.class_exclusion import ExclusionResult
 from art_classwise.studies.seeds import SeedSpread
 
 __all__ = ["html", "table_html", "text"]

@@ -1,7 +1,6 @@
 """Studies: what takes several trainings or audits, class exclusion, training seeds and leaderboards."""
 
-from art_classwise.studies.class_exclusion import ClassExclusionStudy
-from art_classwise.studies.exclusion_result import ExclusionResult
+from art_classwise.studies.class_exclusion import ClassExclusionStudy, ExclusionResult
 from art_classwise.studies.leaderboard import beside_measured
 from art_classwise.studies.seeds import SeedSpread, spread_over_seeds
 

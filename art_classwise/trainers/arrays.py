@@ -1,8 +1,9 @@
-"""Arrays as sources of batches, held as is best; and what tells data apart."""
+"""Images and labels as they are given: checked, held as is best, and told apart."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,118 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from art_classwise._core import distributed
-from art_classwise.errors import InputError
-from art_classwise.trainers._augmentation import Augmentation
+from art_classwise._core import art_interface, distributed
+from art_classwise.datasets import Dataset
+from art_classwise.errors import InputError, first_line
+from art_classwise.threat import ThreatModel
 from art_classwise.trainers._orders import Order, Shuffled, Walked
-from art_classwise.trainers._sources import Mixed, Resident, Streamed
+from art_classwise.trainers._sources import Augmentation, Mixed, Resident, Streamed
 
-__all__ = ["array_source", "fingerprint", "mixed_source", "unlabelled_in"]
+__all__ = ["Items", "Rows", "array_source", "check_images", "fingerprint", "mixed_source", "unlabelled_in"]
+
+
+def check_images(x: Any, classifier: Any, threat: ThreatModel, name: str = "x") -> Any:
+    """Return images as a float32 array, or as something that gives such by rows if they are read as needed.
+
+    Of images that are read as needed the first two are looked at.
+
+    Args:
+        x: An array or tensor (n, C, H, W); a :class:`art_classwise.Dataset`; a memory-mapped array; what has a
+            length, a shape and rows; or a torch data set of images, or of images with labels.
+        classifier: An ART classifier that they are for.
+        threat: The threat model they are attacked within.
+        name: What to call them in messages.
+
+    Raises:
+        InputError: They aren't images, not what the classifier takes, or there is none.
+    """
+    x = x.x if isinstance(x, Dataset) else x
+    x = x.numpy(force=True) if isinstance(x, Tensor) else x
+    if isinstance(x, np.memmap):  # held in memory it may not fit
+        x = Rows(x, np.arange(len(x)))
+    rows = hasattr(x, "__getitem__") and hasattr(x, "__len__")
+    if rows and not isinstance(x, (np.ndarray, Mapping)):
+        if len(x) == 0:
+            raise InputError(f"There is no example: {name} is empty.")
+        lazy = x if hasattr(x, "shape") else None if isinstance(x, (list, tuple)) else Items(x, name)
+        if lazy is not None:
+            art_interface.check_images(np.asarray(lazy[:2], dtype=np.float32), classifier, threat, name=name)
+            return lazy
+    why = ""
+    try:
+        images = np.require(x, np.float32, ["C", "W"])  # torch warns of arrays it may not write to
+    except (TypeError, ValueError) as error:
+        images, why = np.empty(()), f" ({first_line(error)})"
+    if images.ndim == 0:
+        raise InputError(
+            f"{name} must be images (n, C, H, W): an array or tensor, a data set of art-classwise, or a torch data "
+            f"set that has a length and gives items by number, but is a {type(x).__name__}{why}."
+        )
+    art_interface.check_images(images, classifier, threat, name=name)
+    return images
+
+
+class Rows:
+    """Some of the images that are read as they are needed.
+
+    Args:
+        x: Gives images by rows.
+        rows: Which.
+    """
+
+    def __init__(self, x: Any, rows: npt.NDArray[Any]) -> None:
+        self._x, self._rows = x, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, C, H, W)."""
+        return (len(self), *self._x.shape[1:])
+
+    def __getitem__(self, key: Any) -> npt.NDArray[np.float32]:
+        return np.asarray(self._x[self._rows[key]], dtype=np.float32)
+
+
+class Items:
+    """Images of a torch data set, whose items are images (C, H, W), or pairs of which the first is one.
+
+    Args:
+        items: The data set.
+        name: What to call it in messages.
+
+    Raises:
+        InputError: Its first item is no image.
+    """
+
+    def __init__(self, items: Any, name: str) -> None:
+        self._items, self._name = items, name
+        self.shape = (len(items), *self._image(0).shape)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, key: Any) -> npt.NDArray[np.float32]:
+        images = [self._image(int(i)) for i in np.atleast_1d(np.arange(len(self))[key])]
+        return np.stack(images) if images else np.empty((0, *self.shape[1:]), dtype=np.float32)
+
+    def _image(self, i: int) -> npt.NDArray[np.float32]:
+        item = self._items[i]
+        image = item[0] if isinstance(item, (tuple, list)) else item
+        if not isinstance(image, (Tensor, np.ndarray)):
+            raise InputError(
+                f"Item {i} of {self._name} must be an image, a tensor or array (C, H, W), or a pair that begins with "
+                f"one, but is a {type(image).__name__}: give the data set a transform such as "
+                "torchvision.transforms.ToTensor()."
+            )
+        array = np.asarray(image.numpy(force=True) if isinstance(image, Tensor) else image, dtype=np.float32)
+        if array.shape != getattr(self, "shape", (0, *array.shape))[1:]:
+            raise InputError(
+                f"Item {i} of {self._name} is an image of shape {array.shape}, but the first one is of "
+                f"{self.shape[1:]}: images must be of one size; let the data set's transform resize or crop them."
+            )
+        return array
 
 
 def array_source(
