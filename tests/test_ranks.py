@@ -29,8 +29,7 @@ from art_classwise import InputError
 from art_classwise._core import distributed
 from art_classwise.datasets import LazyImages
 from art_classwise.trainers import trained_weights
-from art_classwise.trainers._orders import Shuffled
-from art_classwise.trainers._sources import Augmentation, Resident
+from art_classwise.trainers._batches import Augmentation, Resident, Shuffled
 from art_classwise.trainers._weights import synchronised
 
 METHODS = {

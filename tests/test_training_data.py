@@ -18,8 +18,7 @@ import art_classwise as acw
 from art_classwise import InputError
 from art_classwise.datasets.dataset import LazyImages
 from art_classwise.trainers import arrays
-from art_classwise.trainers._orders import Shuffled
-from art_classwise.trainers._sources import Augmentation, Resident, Streamed
+from art_classwise.trainers._batches import Augmentation, Resident, Shuffled, Streamed
 from art_classwise.trainers.arrays import array_source
 
 CPU = torch.device("cpu")

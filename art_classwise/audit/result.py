@@ -21,8 +21,7 @@ from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit import sanity
 from art_classwise.audit._outcomes import cumulative, parts, table
 from art_classwise.audit._table import AuditTable, Relabel, accuracies, stacked, summarised
-from art_classwise.audit.comparability import Kind
-from art_classwise.audit.comparison import Comparison, compare_within
+from art_classwise.audit.comparison import Comparison, Kind, compare_within
 from art_classwise.audit.saved import read_parts, write_audit
 from art_classwise.errors import InputError
 from art_classwise.metrics.accuracy import Groups

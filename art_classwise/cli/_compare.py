@@ -14,8 +14,7 @@ from art_classwise.errors import InputError
 
 if TYPE_CHECKING:
     from art_classwise.audit import AuditResult
-    from art_classwise.audit.comparability import Kind
-    from art_classwise.audit.comparison import Comparison
+    from art_classwise.audit.comparison import Comparison, Kind
 
 __all__ = ["compare"]
 
@@ -159,8 +158,7 @@ def _between(
     from dataclasses import replace
 
     from art_classwise.attacks.ladder import WORST_CASE
-    from art_classwise.audit.comparability import Side, is_same_network
-    from art_classwise.audit.comparison import compare
+    from art_classwise.audit.comparison import Side, compare, is_same_network
 
     if names is not None and len(names) != 2:
         raise InputError(f"--models takes a name of each audit, with a comma between, but got {len(names)}.")

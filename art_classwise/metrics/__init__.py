@@ -12,10 +12,9 @@ from art_classwise.metrics.comparison import (
 )
 from art_classwise.metrics.confusion import asymmetry, confusion, confusion_pairs, symmetry, within_groups
 from art_classwise.metrics.disparity import disparity, disparity_test, rho, worst_class
-from art_classwise.metrics.great import great_score
 from art_classwise.metrics.homing import homing
 from art_classwise.metrics.intervals import paired_difference, wilson
-from art_classwise.metrics.per_class import per_class
+from art_classwise.metrics.per_class import great_score, per_class
 
 __all__ = [
     "asymmetry",

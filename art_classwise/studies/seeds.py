@@ -15,7 +15,7 @@ from scipy.special import stdtrit
 from art_classwise import metrics
 from art_classwise._core.display import Shown
 from art_classwise.attacks.ladder import WORST_CASE
-from art_classwise.audit.comparability import Side, check_audit, check_comparable, is_same_network
+from art_classwise.audit.comparison import Side, check_audit, check_comparable, is_same_network
 from art_classwise.audit.result import AuditResult
 from art_classwise.errors import InputError, check_number
 from art_classwise.metrics.disparity import UNBOUNDED

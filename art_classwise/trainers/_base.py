@@ -33,14 +33,13 @@ from art_classwise.errors import (
 )
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers._adversary import Adversary, ArtAdversary, Attacked, InnerSearch
+from art_classwise.trainers._batches import Augmentation, Generated, Shuffled, Source
 from art_classwise.trainers._checks import check_attack, check_optimizer, check_passes, check_policy, threat_under
 from art_classwise.trainers._fit import Fit, describe_training
 from art_classwise.trainers._history import Scalars, check_summary_writer
 from art_classwise.trainers._loop import Keep, Training
 from art_classwise.trainers._objective import Objective, Settings, loss_options
-from art_classwise.trainers._orders import Shuffled
 from art_classwise.trainers._schedule import Interval, Schedule, Stepper
-from art_classwise.trainers._sources import Augmentation, Generated, Source
 from art_classwise.trainers._step import Step
 from art_classwise.trainers.arrays import array_source, check_images, fingerprint, mixed_source, unlabelled_in
 from art_classwise.trainers.checkpoint import TrainingFile

@@ -20,10 +20,10 @@ from art_classwise._core.state import preserved_random_state
 from art_classwise.errors import DivergenceError
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers._adversary import Adversary
+from art_classwise.trainers._batches import Source
 from art_classwise.trainers._checks import check_budgets
 from art_classwise.trainers._history import ClassCounts, EpochStatistics, Scalars
 from art_classwise.trainers._schedule import Schedule
-from art_classwise.trainers._sources import Source
 from art_classwise.trainers._step import Step
 from art_classwise.trainers._weights import WeightAverage, all_finite, share_buffers, snapshot
 from art_classwise.trainers.checkpoint import TrainingFile, history_table

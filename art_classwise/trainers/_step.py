@@ -19,8 +19,8 @@ from art_classwise._core.state import evaluating, frozen, is_exported, preserved
 from art_classwise.attacks.fast_copy import FastCopy
 from art_classwise.errors import InputError
 from art_classwise.trainers._adversary import Budgets, InTraining
+from art_classwise.trainers._batches import Batch
 from art_classwise.trainers._objective import Objective, Settings
-from art_classwise.trainers._sources import Batch
 from art_classwise.trainers._weights import WeightPerturbation, share_buffers, synchronised
 from art_classwise.trainers.policies import ClassPolicy, ClassWeights
 

@@ -22,13 +22,12 @@ from art_classwise._core.labels import check_labels
 from art_classwise.errors import InputError, check_positive, check_seed, check_whole, first_line
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers._adversary import InnerSearch
+from art_classwise.trainers._batches import Augmentation, Shuffled
 from art_classwise.trainers._fit import Fit
 from art_classwise.trainers._history import Scalars
 from art_classwise.trainers._loop import Training
 from art_classwise.trainers._objective import Objective, Settings, natural_terms
-from art_classwise.trainers._orders import Shuffled
 from art_classwise.trainers._schedule import Schedule
-from art_classwise.trainers._sources import Augmentation
 from art_classwise.trainers._step import Step
 from art_classwise.trainers.arrays import array_source, fingerprint
 from art_classwise.trainers.checkpoint import check_begun

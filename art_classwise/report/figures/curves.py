@@ -152,7 +152,7 @@ def accuracy_by_radius(
 
 def _checked(results: Sequence[AuditResult], model: str | None) -> str:
     """Return the name of the model, once the audits are known to be of one question."""
-    from art_classwise.audit.comparability import check_audit
+    from art_classwise.audit.comparison import check_audit
 
     if not isinstance(results, Sequence) or len(results) < 2:
         raise InputError("`results` must be two audits or more, at different radii: [audit_at_2, audit_at_4, ...].")
