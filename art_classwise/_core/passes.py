@@ -152,7 +152,7 @@ def warn_of_probabilities(outputs: Tensor, model: nn.Module, consequence: str, *
         outputs: (n, C) what it returns for a few inputs.
         model: The network, whose last layer is named where that is what makes probabilities.
         consequence: What comes of it, in a sentence.
-        stacklevel: As for :func:`warnings.warn`, of this function.
+        stacklevel: As for ``warnings.warn``, of this function.
     """
     outputs = outputs.detach().float()
     named = [(name, m) for name, m in model.named_modules() if not list(m.children())]

@@ -1,7 +1,7 @@
 """The audit: models x attacks x examples -> one table of outcomes, from which everything else is read."""
 
 from art_classwise.audit.audit import ClassWiseAudit
-from art_classwise.audit.comparison import Comparison, compare
+from art_classwise.audit.comparison import Comparison, compare, comparison_table
 from art_classwise.audit.result import WORST_CASE, AuditResult, read_audit
 from art_classwise.audit.sanity import Finding
 from art_classwise.audit.saved import is_finished, write_audit
@@ -13,6 +13,7 @@ __all__ = [
     "Comparison",
     "Finding",
     "compare",
+    "comparison_table",
     "is_finished",
     "read_audit",
     "write_audit",

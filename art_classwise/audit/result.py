@@ -195,7 +195,7 @@ class AuditResult(AuditTable):
         return metrics.within_groups(rows["label"], rows["prediction"], groups, self.classes)
 
     def risks(self, model: str, attack: str = WORST_CASE, *, pooled: bool = False) -> pd.DataFrame:
-        """Return natural, boundary and robust risk of each class: :func:`art_classwise.metrics.accuracy`.
+        """Return natural, boundary and robust risk of each class: :func:`art_classwise.metrics.risks`.
 
         Args:
             model: Name of a model.

@@ -206,7 +206,7 @@ def comparison_grid(comparison: Comparison) -> Grid:
 
 
 def print_pairs(table: pd.DataFrame, comparisons: Sequence[Comparison]) -> None:
-    """Print a row per pair, as :func:`art_classwise.audit.comparison.comparison_table` has them; within 80 columns."""
+    """Print a row per pair, as :func:`art_classwise.audit.comparison_table` has them; within 80 columns."""
     notes = [
         "in %; differences: upper name minus lower",
         f"brackets: {100 * comparisons[0].confidence:g} % intervals, each for itself",
