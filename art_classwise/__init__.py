@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import art_classwise._core.display as _display
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -15,20 +17,17 @@ if TYPE_CHECKING:
     from art_classwise.attacks import PGD, AutoAttack, ClassWiseAttack, TemperaturePGD, TransferAttack
     from art_classwise.audit import (
         AuditResult,
-        ClassExclusionStudy,
         ClassWiseAudit,
         Comparison,
-        ExclusionResult,
         Finding,
-        SeedSpread,
         read_audit,
-        spread_over_seeds,
     )
-    from art_classwise.audit.compare import compare
+    from art_classwise.audit.comparison import compare
     from art_classwise.datasets import Dataset, load_dataset, load_unlabeled
     from art_classwise.errors import InputError
     from art_classwise.head import normalize_head
     from art_classwise.report import figures
+    from art_classwise.studies import ClassExclusionStudy, ExclusionResult, SeedSpread, spread_over_seeds
     from art_classwise.threat import ThreatModel
     from art_classwise.trainers import (
         AdversarialTrainerAWPPyTorch,
@@ -70,16 +69,16 @@ _HOMES = {
     "AdversarialTrainerTRADESPyTorch": "trainers",
     "AuditResult": "audit",
     "AutoAttack": "attacks",
-    "ClassExclusionStudy": "audit",
+    "ClassExclusionStudy": "studies",
     "ClassWiseAttack": "attacks",
     "ClassWiseAudit": "audit",
     "Comparison": "audit",
     "Dataset": "datasets",
-    "ExclusionResult": "audit",
+    "ExclusionResult": "studies",
     "Finding": "audit",
     "InputError": "errors",
     "NaturalTrainerPyTorch": "trainers",
-    "SeedSpread": "audit",
+    "SeedSpread": "studies",
     "TemperaturePGD": "attacks",
     "ThreatModel": "threat",
     "TransferAttack": "attacks",
@@ -98,7 +97,7 @@ _HOMES = {
     "robustbench_names": "zoo",
     "robustbench_table": "zoo",
     "save_checkpoint": "zoo",
-    "spread_over_seeds": "audit",
+    "spread_over_seeds": "studies",
 }
 
 __all__ = [
@@ -147,6 +146,9 @@ __all__ = [
     "save_checkpoint",
     "spread_over_seeds",
 ]
+
+
+_display.attach(notebook="art_classwise.report.notebook", page="art_classwise.report.page")
 
 
 def __getattr__(name: str) -> Any:

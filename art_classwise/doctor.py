@@ -217,7 +217,7 @@ def _processor() -> Iterator[Check]:
 def _bfloat16(device: str) -> str:
     import torch
 
-    from art_classwise.attacks._fast import multiplies_bfloat16
+    from art_classwise.attacks.fast_copy import multiplies_bfloat16
 
     return f"bfloat16 {'in' if multiplies_bfloat16(torch.device(device)) else 'not in'} hardware"
 

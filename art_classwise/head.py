@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from art_classwise._state import evaluating
+from art_classwise._core.state import evaluating
 from art_classwise.errors import InputError, check_number, first_line
 
 __all__ = ["check_last", "find_head", "normalize_head", "switch_off"]

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from art_classwise._files import check_output_folder
-from art_classwise._state import one_thread
+from art_classwise._core.files import check_output_folder
+from art_classwise._core.state import one_thread
 from art_classwise.audit import AuditResult, ClassWiseAudit
 from art_classwise.audit.store import Store
 from art_classwise.datasets import load_dataset

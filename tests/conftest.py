@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import art_classwise as acw
-from art_classwise._passes import Passes
+from art_classwise._core.passes import Passes
 
 SHARED = Path(os.environ.get("ART_CLASSWISE_SHARED", Path(__file__).parents[2] / "shared"))
 

@@ -7,7 +7,7 @@ import pytest
 
 from art_classwise import InputError, metrics
 from art_classwise.metrics.agreement import correlations
-from art_classwise.metrics.strength import attack_strength
+from art_classwise.metrics.comparison import attack_strength
 
 ACCURACIES = np.array([0.6, 0.3, 0.9, 0.5])
 

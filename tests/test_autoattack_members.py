@@ -10,8 +10,7 @@ from scipy import optimize
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from art_classwise.attacks._fab import FABAttack_PT, to_hyperplane
-from art_classwise.attacks._square import SquareAttack
+from art_classwise.attacks._autoattack_members import FABAttack_PT, SquareAttack, to_hyperplane
 from art_classwise.attacks.autoattack import AutoAttack
 
 D = 7

@@ -9,7 +9,7 @@ from torch import nn
 
 import art_classwise as acw
 from art_classwise import InputError
-from art_classwise._estimator import Border
+from art_classwise._core.art_interface import Border
 from art_classwise.errors import GradientMaskingWarning
 
 

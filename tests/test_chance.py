@@ -10,7 +10,7 @@ from scipy.stats import chi2_contingency
 from statsmodels.stats.proportion import proportions_chisquare
 
 from art_classwise import InputError
-from art_classwise.metrics.chance import disparity_test
+from art_classwise.metrics.disparity import disparity_test
 
 
 def examples(k, n):

@@ -9,7 +9,7 @@ from scipy.optimize import linprog, minimize
 from torch import nn
 
 from art_classwise import PGD, ClassWiseAttack, as_classifier
-from art_classwise._state import evaluating
+from art_classwise._core.state import evaluating
 
 QUIET = {"verbose": False}
 

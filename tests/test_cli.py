@@ -14,7 +14,7 @@ import torch
 import art_classwise as acw
 from art_classwise.quickstart import quickstart
 from art_classwise.trainers import METHODS, trained_weights
-from art_classwise.trainers._checkpoint import TrainingFile
+from art_classwise.trainers.checkpoint import TrainingFile
 
 
 @pytest.fixture

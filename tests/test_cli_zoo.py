@@ -7,7 +7,8 @@ import torch
 
 import art_classwise as acw
 from art_classwise.errors import InputError
-from art_classwise.zoo import beside_measured, published, robustbench_table
+from art_classwise.studies import beside_measured
+from art_classwise.zoo import published, robustbench_table
 from art_classwise.zoo.robustbench import robustbench as import_robustbench
 
 

@@ -13,9 +13,9 @@ from scipy import stats
 import art_classwise as acw
 from art_classwise import InputError, metrics
 from art_classwise.audit import WORST_CASE
-from art_classwise.audit.compare import compare, compare_within, comparison_table
-from art_classwise.audit.seeds import spread_over_seeds
+from art_classwise.audit.comparison import compare, compare_within, comparison_table
 from art_classwise.metrics.comparison import mcnemar, paired_comparison
+from art_classwise.studies.seeds import spread_over_seeds
 
 ATTACKS = ("weak", "strong")
 CLASSES = ("ant", "bee", "cow", "doe")

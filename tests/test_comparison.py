@@ -19,8 +19,8 @@ from art_classwise.metrics.comparison import (
     paired_comparison,
     worst_class_difference,
 )
+from art_classwise.metrics.disparity import worst_class
 from art_classwise.metrics.intervals import paired_difference
-from art_classwise.metrics.worst import worst_class
 
 
 def test_mcnemar_equals_statsmodels():

@@ -17,7 +17,7 @@ from torch import nn
 
 import art_classwise as acw
 from art_classwise import InputError, metrics
-from art_classwise.audit import _exclusion_work
+from art_classwise.studies import class_exclusion
 from art_classwise.trainers import METHODS, trained_weights, training_history
 from art_classwise.trainers.recipes import plain_recipe
 
@@ -74,8 +74,8 @@ def trainings(monkeypatch):
             watch(self, excluded[0])
 
     methods = {name: lambda *a, _made=made, **k: watch(_made(*a, **k), None) for name, made in METHODS.items()}
-    monkeypatch.setattr(_exclusion_work, "METHODS", methods)
-    monkeypatch.setattr(_exclusion_work, "AdversarialTrainerClassExcludedPyTorch", Excluded)
+    monkeypatch.setattr(class_exclusion, "METHODS", methods)
+    monkeypatch.setattr(class_exclusion, "AdversarialTrainerClassExcludedPyTorch", Excluded)
     return begun
 
 
@@ -417,7 +417,7 @@ def test_an_interrupted_study_goes_on_and_trains_nothing_twice(where, result, tm
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR
             patch.setattr(scheduler, "step", killed_after_init(scheduler.step, seen))
         elif where == "before the attack":
-            patch.setattr(_exclusion_work, "save_checkpoint", killed(_exclusion_work.save_checkpoint, "saved"))
+            patch.setattr(class_exclusion, "save_checkpoint", killed(class_exclusion.save_checkpoint, "saved"))
         else:
             patch.setattr(acw.PGD, "generate", killed(acw.PGD.generate, "attacked"))
         with pytest.raises(KeyboardInterrupt):
@@ -601,13 +601,13 @@ def test_examples_of_the_same_number_cannot_be_told_apart():
 def run(folder):
     """What runs in each process: two studies, and what it trained itself."""
     trained, results = [], {}
-    real = _exclusion_work.Work._run
+    real = class_exclusion._Work._run
 
     def watched(self, excluded):
         trained.append(excluded)
         return real(self, excluded)
 
-    _exclusion_work.Work._run = watched
+    class_exclusion._Work._run = watched
     for name, options in (("cold", {}), ("warm", {"warm_start": True, "warm_epochs": 1})):
         trained.clear()
         found = study(store=folder / name, **options).evaluate(TRAIN, TEST, ["ant", "bee"])

@@ -11,16 +11,16 @@ from torch import nn
 
 import art_classwise as acw
 from art_classwise import InputError
-from art_classwise._estimator import Border
-from art_classwise._state import float32
-from art_classwise.attacks import _fast
-from art_classwise.attacks._fast import FastCopy, check_precision
+from art_classwise._core.art_interface import Border
+from art_classwise._core.state import float32
+from art_classwise.attacks import fast_copy
+from art_classwise.attacks.fast_copy import FastCopy, check_precision
 
 
 @pytest.fixture
 def every_network_is_large(monkeypatch):
     """Copies are made of small networks too."""
-    monkeypatch.setattr(_fast, "_LARGE", 0)
+    monkeypatch.setattr(fast_copy, "_LARGE", 0)
 
 
 def fast_module(module, x, precision="auto", **options):
@@ -64,7 +64,7 @@ def assert_copy_is_right(module, x, **options):
 
 
 def batch_norms(module):
-    return sum(isinstance(m, _fast._BATCH_NORMS) for m in module.modules())
+    return sum(isinstance(m, fast_copy._BATCH_NORMS) for m in module.modules())
 
 
 def rand(*shape):
@@ -271,7 +271,7 @@ def test_small_networks_are_returned_as_they_are(network):
 def test_auto_is_bf16_for_large_networks_where_the_hardware_multiplies_it(monkeypatch):
     module = nn.Sequential(nn.Flatten(), nn.Linear(768, 1400))  # more than a million weights
     for multiplies in (True, False):
-        monkeypatch.setattr(_fast, "multiplies_bfloat16", lambda device, value=multiplies: value)
+        monkeypatch.setattr(fast_copy, "multiplies_bfloat16", lambda device, value=multiplies: value)
         for precision, bf16 in (("auto", multiplies), ("bf16", True), ("fp32", False)):
             copied = fast_module(module, IMAGES, precision)
             assert {p.dtype for p in copied.parameters()} == {torch.bfloat16 if bf16 else torch.float32}
@@ -550,12 +550,14 @@ def test_bfloat16_is_left_out_where_gradients_do_not_survive_it(network):
 @pytest.mark.usefixtures("every_network_is_large")
 def test_a_copy_is_kept_while_the_network_stays_the_same(network, classifier, monkeypatch):
     made = []
-    monkeypatch.setattr(_fast.copy, "deepcopy", lambda m, *a, deepcopy=copy.deepcopy: made.append(m) or deepcopy(m, *a))
+    monkeypatch.setattr(
+        fast_copy.copy, "deepcopy", lambda m, *a, deepcopy=copy.deepcopy: made.append(m) or deepcopy(m, *a)
+    )
     images = rand(4, 3, 6, 6).numpy()
 
     def asked():
         before = len(made)
-        module = _fast.fast_network(classifier, images, "fp32")
+        module = fast_copy.fast_network(classifier, images, "fp32")
         assert_same(Border(module)(IMAGES6).detach(), network(IMAGES6).detach())
         return len(made) - before
 
@@ -574,12 +576,12 @@ def test_a_copy_is_kept_while_the_network_stays_the_same(network, classifier, mo
 
 
 def test_a_copy_goes_when_its_network_does(monkeypatch):
-    monkeypatch.setattr(_fast, "_LARGE", 0)
+    monkeypatch.setattr(fast_copy, "_LARGE", 0)
     module = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(48, 4))
     classifier = acw.as_classifier(module, (3, 6, 6), 4, device="cpu")
-    _fast.fast_network(classifier, rand(2, 3, 6, 6).numpy(), "fp32")
+    fast_copy.fast_network(classifier, rand(2, 3, 6, 6).numpy(), "fp32")
     key = id(module)
-    assert key in _fast._KEPT
+    assert key in fast_copy._KEPT
     del module, classifier
     gc.collect()
-    assert key not in _fast._KEPT
+    assert key not in fast_copy._KEPT

@@ -10,7 +10,7 @@ from torch import nn
 
 import art_classwise as acw
 from art_classwise import InputError
-from art_classwise.metrics.great import great_score
+from art_classwise.metrics.per_class import great_score
 
 SCALE = math.sqrt(math.pi / 2)
 

@@ -9,8 +9,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from art_classwise import InputError
 from art_classwise.datasets.load import _STL10_CLASSES, CIFAR10_CLASSES
-from art_classwise.metrics.accuracy import class_accuracy
-from art_classwise.metrics.groups import _BUILT_IN, class_groups, group_accuracy, group_labels
+from art_classwise.metrics.accuracy import _BUILT_IN, class_accuracy, class_groups, group_accuracy, group_labels
 
 # The coarse labels that CIFAR-100's files give its classes, whose numbers go by the alphabet, as the superclasses' do.
 COARSE = [

@@ -13,8 +13,8 @@ from scipy.optimize import minimize
 from torch import nn
 
 from art_classwise import PGD, ThreatModel, as_classifier, losses
-from art_classwise.attacks._random import ExampleUniform
-from art_classwise.attacks._search import search
+from art_classwise._core.random_numbers import ExampleUniform
+from art_classwise.attacks.search import search
 
 LOW, HIGH = torch.tensor(0.0), torch.tensor(1.0)
 UNBOUNDED = torch.tensor(-torch.inf), torch.tensor(torch.inf)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from art_classwise import InputError
-from art_classwise.zoo import leaderboard, robustbench_names
-from art_classwise.zoo.leaderboard import published, robustbench_table
+from art_classwise.zoo import robustbench, robustbench_names
+from art_classwise.zoo.robustbench import published, robustbench_table
 
 ZOO = [
     ("cifar10", "Linf"),
@@ -89,8 +89,8 @@ def test_what_was_published_of_known_models():
 
 
 def test_models_without_numbers_come_last(monkeypatch):
-    known = {key: value for key, value in leaderboard._all().items() if key[2] != "Bartoldson2024Adversarial_WRN-94-16"}
-    monkeypatch.setattr(leaderboard, "_all", lambda: known)
+    known = {key: value for key, value in robustbench._all().items() if key[2] != "Bartoldson2024Adversarial_WRN-94-16"}
+    monkeypatch.setattr(robustbench, "_all", lambda: known)
     last = robustbench_table().iloc[-1]
     assert last.name == "Bartoldson2024Adversarial_WRN-94-16"
     assert math.isnan(last["clean"])
@@ -132,7 +132,7 @@ def test_a_leaderboard_that_robustbench_lacks():
 
 def test_numbers_need_no_robustbench():
     code = (
-        "import sys; from art_classwise.zoo.leaderboard import published\n"
+        "import sys; from art_classwise.zoo.robustbench import published\n"
         "assert published('Wong2020Fast') and 'robustbench' not in sys.modules and 'timm' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import art_classwise as acw
-from art_classwise.trainers import _checkpoint, trained_weights
+from art_classwise.trainers import checkpoint, trained_weights
 from art_classwise.trainers.recipes import paper_recipe
 
 
@@ -329,7 +329,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(script, tmp_path, monkeypatch, c
     assert len(whole[f"{name}_claims.csv"]) == 3
     assert {"hardware", "versions", "recipe"} <= set(overall)
 
-    write = _checkpoint.TrainingFile.write
+    write = checkpoint.TrainingFile.write
 
     def write_and_die(self, state):
         write(self, state)
@@ -343,7 +343,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(script, tmp_path, monkeypatch, c
         return evaluate(self, *given)
 
     for target, method, deadly in (
-        (_checkpoint.TrainingFile, "write", write_and_die),
+        (checkpoint.TrainingFile, "write", write_and_die),
         (acw.ClassWiseAudit, "evaluate", evaluate_once),
     ):
         with monkeypatch.context() as patch:

@@ -21,11 +21,11 @@ from nbclient import NotebookClient
 from torch import nn
 
 import art_classwise as acw
-from art_classwise._progress import progress
+from art_classwise._core.progress import progress
 from art_classwise.audit.sanity import Finding, Findings
 from art_classwise.datasets.dataset import LazyImages
 from art_classwise.report._text import interval, percent
-from art_classwise.trainers._checkpoint import history_table
+from art_classwise.trainers.checkpoint import history_table
 
 HOSTILE = '<script>alert("x")</script>\x1b[31m & $a_b$'
 
@@ -349,7 +349,7 @@ def test_nothing_but_the_helper_makes_bars():
     """So that no bar can come back into logs."""
     package = Path(acw.__file__).parent
     users = {path.name for path in package.rglob("*.py") if "import tqdm" in path.read_text(encoding="utf-8")}
-    assert users == {"_progress.py"}
+    assert users == {"progress.py"}
 
 
 def test_in_a_notebook(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import art_classwise as acw
 from art_classwise import InputError
 from art_classwise.audit import audit as audit_module
-from art_classwise.audit._outcomes import assembled, joined, taken_apart
+from art_classwise.audit._outcomes import assembled, disassembled, joined
 
 ATTACKS = ("first", "second", "third")
 
@@ -91,7 +91,7 @@ def test_a_table_taken_apart_is_put_together_again(whole, worst_case):
     result = whole.worst_case() if worst_case else whole
     rows = result.outcomes[result.outcomes["model"] == "a"]
     tables = [rows[rows["attack"] == a].drop(columns=["model", "attack"]).reset_index(drop=True) for a in ATTACKS]
-    clean, *attacked = taken_apart(tables, worst_case=worst_case)
+    clean, *attacked = disassembled(tables, worst_case=worst_case)
     if worst_case:
         assert len(attacked[0]) > len(attacked[1]) > len(attacked[2])
     for found, expected in zip(assembled(clean, attacked, worst_case=worst_case), tables, strict=True):

@@ -62,6 +62,7 @@ def test_lower_bounds_are_the_ones_tested():
         "hypothesis",
         "ruff",
         "mypy",
+        "import-linter",
         "tensorboardX",
         "nbclient",
         "ipykernel",

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import art_classwise as acw
-from art_classwise._passes import Passes, computing_at_most, is_out_of_memory, usual_batch_size
+from art_classwise._core.passes import Passes, computing_at_most, is_out_of_memory, usual_batch_size
 
 
 def logits_and_gradients(module, x):

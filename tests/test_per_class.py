@@ -14,7 +14,7 @@ from art.metrics import adversarial_accuracy, clever_u, empirical_robustness, lo
 from sklearn.linear_model import LogisticRegression
 
 from art_classwise import InputError
-from art_classwise._state import preserved_random_state
+from art_classwise._core.state import preserved_random_state
 from art_classwise.metrics.per_class import per_class
 
 CLEVER = {"nb_batches": 3, "batch_size": 4, "radius": 0.5, "norm": 2}

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 from art_classwise import as_classifier, losses
+from art_classwise._core.random_numbers import ExampleUniform
 from art_classwise.attacks import PGD
-from art_classwise.attacks._random import ExampleUniform
 
 SHAPE = (3, 6, 6)
 QUIET = {"verbose": False}

@@ -136,6 +136,37 @@ def test_what_computes_alike_is_told_alike(classifier):
     assert parameters(acw.AutoAttack(classifier, batch_size=9)) != parameters(one)  # its draws belong to batches
 
 
+KINDS = {
+    "AutoAttack": "art_classwise.attacks.autoattack.AutoAttack",
+    "ClassWiseAttack": "art_classwise.attacks.classwise.ClassWiseAttack",
+    "PGD": "art_classwise.attacks.pgd.PGD",
+    "TemperaturePGD": "art_classwise.attacks.pgd.TemperaturePGD",
+    "TransferAttack": "art_classwise.attacks.transfer.TransferAttack",
+}
+
+
+def test_attacks_are_known_by_what_version_0_1_0_wrote_wherever_their_classes_lie(classifier, monkeypatch):
+    """Stored audits hold these names in their fingerprints."""
+    attacks = [getattr(acw, name) for name in acw.attacks.__all__ if hasattr(getattr(acw.attacks, name), "generate")]
+    assert {attack.kind for attack in attacks} == KINDS.keys()
+    for attack in attacks:
+        made = attack(classifier, acw.PGD(classifier)) if attack is acw.TransferAttack else attack(classifier)
+        for module in (attack.__module__, "art_classwise.elsewhere"):
+            monkeypatch.setattr(attack, "__module__", module)
+            assert parameters(made)["class"] == KINDS[attack.kind]
+
+
+def test_a_class_made_of_ours_is_another_attack(classifier):
+    class Mine(acw.PGD):
+        pass
+
+    class Named(acw.PGD):
+        kind = "PGD"
+
+    for made in (Mine, Named):
+        assert parameters(made(classifier))["class"] == f"{__name__}.{made.__qualname__}"
+
+
 def test_arrays_and_surrogates_are_parameters(classifier, network):
     budgets = [np.full((200, 1, 1, 1), 0.1), np.full((200, 1, 1, 1), 0.1)]
     budgets[1][-1] = 0.2

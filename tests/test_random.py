@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from art_classwise.attacks._random import ExampleUniform
+from art_classwise._core.random_numbers import ExampleUniform
 
 
 def draw(ids, *shape, seed=0, restart=0, call=0):

@@ -25,12 +25,11 @@ from art.data_generators import NumpyDataGenerator, PyTorchDataGenerator
 from torch import nn
 
 import art_classwise as acw
-from art_classwise import InputError, _ranks
+from art_classwise import InputError
+from art_classwise._core import distributed
 from art_classwise.datasets import LazyImages
 from art_classwise.trainers import trained_weights
-from art_classwise.trainers._augmentation import Augmentation
-from art_classwise.trainers._orders import Shuffled
-from art_classwise.trainers._sources import Resident
+from art_classwise.trainers._batches import Augmentation, Resident, Shuffled
 from art_classwise.trainers._weights import synchronised
 
 METHODS = {
@@ -165,8 +164,8 @@ def sources(folder):
     results["lazy"] = end(classifier, trainer.fit(x, TRAIN[1], batch_size=BATCH, nb_epochs=3))
     one_hot = np.eye(CLASSES, dtype=np.float32)[TRAIN[1]]
     tensors = torch.utils.data.TensorDataset(*map(torch.from_numpy, (TRAIN[0], one_hot)))
-    torch.manual_seed(_ranks.rank())  # what the global state was before must not matter
-    np.random.seed(_ranks.rank())
+    torch.manual_seed(distributed.rank())  # what the global state was before must not matter
+    np.random.seed(distributed.rank())
     loader = torch.utils.data.DataLoader(tensors, batch_size=BATCH, shuffle=True)
     for name, generator in {
         "NumPy generator": NumpyDataGenerator(TRAIN[0], one_hot, BATCH, drop_remainder=False, shuffle=True),
@@ -187,7 +186,7 @@ def unlabelled(folder):
         "in another ratio": train(y_pseudo=y, unlabeled_fraction=0.3, **common),
     }
     for name in ("made", "resumed"):  # when it ended: all that is left to do is to read what it kept
-        classifier = make_classifier(seed=_ranks.rank())
+        classifier = make_classifier(seed=distributed.rank())
         trainer = acw.NaturalTrainerPyTorch(classifier, **SMALL)
         fit = {**common, "batch_size": BATCH, "nb_epochs": 12, "checkpoint_dir": folder / "unlabelled"}
         results[name] = end(classifier, trainer.fit(*TRAIN, resume=name == "resumed", **fit))
@@ -228,9 +227,9 @@ def networks(folder):
 def starts(folder):
     """A script that seeds nothing: each process has other weights in the beginning."""
     return {
-        "weights": train(seed=_ranks.rank()),
-        "averages": train(seed=_ranks.rank(), options=ALL),
-        "buffers": train(Noisy, seed=_ranks.rank()),
+        "weights": train(seed=distributed.rank()),
+        "averages": train(seed=distributed.rank(), options=ALL),
+        "buffers": train(Noisy, seed=distributed.rank()),
     }
 
 
@@ -272,7 +271,7 @@ def unwritable(folder):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        if _ranks.is_main():
+        if distributed.is_main():
             patch.setattr(torch, "save", full)
         try:
             train(checkpoint_dir=folder / "full")
@@ -339,7 +338,7 @@ def main(folder, tasks):
     torch.save = spy
     for task in tasks:
         results[task] = globals()[task](folder)
-        (folder / f"{_ranks.rank()}.pickle").write_bytes(pickle.dumps(results))
+        (folder / f"{distributed.rank()}.pickle").write_bytes(pickle.dumps(results))
 
 
 # What they leave behind.
@@ -627,7 +626,7 @@ def test_training_goes_on_with_another_number_of_processes(runs, later, name):
 
 @pytest.fixture
 def of_two(monkeypatch):
-    monkeypatch.setattr(_ranks, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "world", lambda: 2)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7, 16])
@@ -637,7 +636,7 @@ def test_shares_are_a_partition_into_nearly_equal_parts(processes, monkeypatch):
         shares = []
         for rank in range(processes):
             monkeypatch.setenv("RANK", str(rank))
-            shares.append(list(range(n))[_ranks.share(n)])
+            shares.append(list(range(n))[distributed.share(n)])
         assert [*chain(*shares)] == list(range(n))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -716,7 +715,7 @@ def test_batch_norms_are_back_after_an_error(of_two):
 
 @pytest.mark.parametrize(("processes", "device"), [(1, "cuda"), (2, "cpu")])
 def test_batch_norms_stay_where_there_is_nothing_to_synchronise_or_no_way(processes, device, monkeypatch):
-    monkeypatch.setattr(_ranks, "world", lambda: processes)
+    monkeypatch.setattr(distributed, "world", lambda: processes)
     model = Norms()
     own = list(model.named_modules())
     with synchronised(model, torch.device(device)):
@@ -727,7 +726,7 @@ def test_processes_that_share_a_gpu_are_told(of_two, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError, match="computes on cuda:0, but should on cuda:1"):
-        _ranks.join(torch.device("cuda:0"))
+        distributed.join(torch.device("cuda:0"))
 
 
 def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
@@ -737,21 +736,21 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    _ranks.use_own_gpu()
+    distributed.use_own_gpu()
     assert taken == [1]
     monkeypatch.setenv("WORLD_SIZE", "1")
-    _ranks.use_own_gpu()
+    distributed.use_own_gpu()
     assert taken == [1]
 
 
 def test_alone_nothing_is_asked_of_others():
     values = torch.tensor([1.0, 2.0])
-    _ranks.join(torch.device("cpu"))
-    assert _ranks.world() == 1
-    assert _ranks.is_main()
-    assert _ranks.sum_(values) is _ranks.largest(values) is values
+    distributed.join(torch.device("cpu"))
+    assert distributed.world() == 1
+    assert distributed.is_main()
+    assert distributed.sum_(values) is distributed.largest(values) is values
     assert values.tolist() == [1, 2]
-    assert _ranks.from_main(lambda: 3) == 3
+    assert distributed.from_main(lambda: 3) == 3
     assert not torch.distributed.is_initialized()
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import art_classwise as acw
 from art_classwise import metrics
-from art_classwise.audit._sides import Side
+from art_classwise.audit.comparison import Side
 from art_classwise.errors import InputError
 
 CLASSES = ("cat", "dog", "ship", "truck")

@@ -7,8 +7,8 @@ import pytest
 from statsmodels.stats.proportion import proportion_confint
 
 from art_classwise import InputError
+from art_classwise.metrics.accuracy import risks
 from art_classwise.metrics.disparity import rho
-from art_classwise.metrics.risks import risks
 
 RISKS = ["r_nat", "r_bndy", "r_rob"]
 # Class 0: 4 examples, 3 right, 1 of them withstands. Class 1: none. Class 2: 2 examples, both right, one withstands.

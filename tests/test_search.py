@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from art_classwise import ThreatModel, losses
-from art_classwise.attacks._search import search
+from art_classwise.attacks.search import search
 
 
 def uniform(generator):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from art_classwise._state import evaluating, frozen, preserved, preserved_random_state
+from art_classwise._core.state import evaluating, frozen, preserved, preserved_random_state
 
 
 def draws():

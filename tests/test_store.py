@@ -16,7 +16,7 @@ import pytest
 
 import art_classwise as acw
 from art_classwise import InputError
-from art_classwise.audit import _shard, is_finished
+from art_classwise.audit import _work, is_finished
 from art_classwise.audit import audit as audit_module
 from art_classwise.audit import store as store_module
 from art_classwise.audit._manifest import Manifest
@@ -47,12 +47,12 @@ def expected(classifier, data):
 def computed(monkeypatch):
     """What is computed rather than read: the attack's name, or "clean", and the shard."""
     seen = []
-    clean, attacked = _shard.ShardRunner.clean, _shard.ShardRunner.attacked
+    clean, attacked = _work.ShardRunner.clean, _work.ShardRunner.attacked
     monkeypatch.setattr(
-        _shard.ShardRunner, "clean", lambda self, c, shard: seen.append(("clean", shard)) or clean(self, c, shard)
+        _work.ShardRunner, "clean", lambda self, c, shard: seen.append(("clean", shard)) or clean(self, c, shard)
     )
     monkeypatch.setattr(
-        _shard.ShardRunner,
+        _work.ShardRunner,
         "attacked",
         lambda self, c, name, attack, shard, rows=None: (
             seen.append((name, shard)) or attacked(self, c, name, attack, shard, rows)
@@ -168,7 +168,7 @@ def test_a_shard_is_small_enough_for_imagenet(tmp_path):
 
 
 def test_goes_on_where_it_was_interrupted(tmp_path, classifier, data, expected, computed, monkeypatch):
-    counted = _shard.ShardRunner.attacked
+    counted = _work.ShardRunner.attacked
 
     def interrupted(*arguments):
         if len(computed) == 7:
@@ -176,7 +176,7 @@ def test_goes_on_where_it_was_interrupted(tmp_path, classifier, data, expected, 
         return counted(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_shard.ShardRunner, "attacked", interrupted)
+        patch.setattr(_work.ShardRunner, "attacked", interrupted)
         with pytest.raises(KeyboardInterrupt):
             again(tmp_path, classifier, data)
     first = [*computed]

@@ -8,7 +8,7 @@ from art.attacks.evasion import ProjectedGradientDescentPyTorch
 
 import art_classwise as acw
 from art_classwise import PGD, ClassWiseAttack
-from art_classwise._estimator import exact_logits, logits_module
+from art_classwise._core.art_interface import exact_logits, logits_module
 
 QUIET = {"verbose": False}
 RADII = {"cifar10-cnn-a": 4 / 255, "cifar10-resnet4b": 2 / 255}

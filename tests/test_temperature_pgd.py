@@ -12,7 +12,7 @@ from art.exceptions import EstimatorError
 from torch import nn
 
 from art_classwise import InputError, TemperaturePGD, ThreatModel, as_classifier, losses
-from art_classwise.attacks._search import search
+from art_classwise.attacks.search import search
 
 QUIET = {"verbose": False}
 

@@ -17,11 +17,9 @@ from trainable import SMALL, STANDARD, TRAINERS, weights
 import art_classwise as acw
 from art_classwise import InputError
 from art_classwise.datasets.dataset import LazyImages
-from art_classwise.trainers import _data
-from art_classwise.trainers._augmentation import Augmentation
-from art_classwise.trainers._data import array_source
-from art_classwise.trainers._orders import Shuffled
-from art_classwise.trainers._sources import Resident, Streamed
+from art_classwise.trainers import arrays
+from art_classwise.trainers._batches import Augmentation, Resident, Shuffled, Streamed
+from art_classwise.trainers.arrays import array_source
 
 CPU = torch.device("cpu")
 NONE = Augmentation()
@@ -48,7 +46,7 @@ def train_set():
 
 @pytest.fixture
 def nothing_fits(monkeypatch):
-    monkeypatch.setattr(_data, "_fits", lambda n_bytes, device: False)
+    monkeypatch.setattr(arrays, "_fits", lambda n_bytes, device: False)
 
 
 @pytest.fixture
@@ -147,7 +145,7 @@ def test_streamed_training_is_the_held_one_to_the_bit(trainer, options, train_se
     held, streamed = make(), make()
     x = np.round(train_set.x * 255) / np.float32(255)
     trainer(held, **SMALL, **options).fit(x, train_set.y, (x[:50], train_set.y[:50]), batch_size=33, nb_epochs=3)
-    monkeypatch.setattr(_data, "_fits", lambda n_bytes, device: False)
+    monkeypatch.setattr(arrays, "_fits", lambda n_bytes, device: False)
     trainer(streamed, **SMALL, **options).fit(x, train_set.y, (x[:50], train_set.y[:50]), batch_size=33, nb_epochs=3)
     assert torch.equal(weights(held), weights(streamed))
 
@@ -324,7 +322,7 @@ def test_generators_with_a_smaller_last_batch(trainer, train_set):
 
 
 def test_a_generator_in_order_trains_as_its_array_in_order(train_set, monkeypatch):
-    monkeypatch.setattr(_data.torch, "randperm", lambda n, generator: torch.arange(n))
+    monkeypatch.setattr(arrays.torch, "randperm", lambda n, generator: torch.arange(n))
     one_hot = np.eye(10, dtype=np.float32)[train_set.y]
     generator = NumpyDataGenerator(train_set.x, one_hot, batch_size=50, drop_remainder=False, shuffle=False)
     ours, generated = make(), make()

@@ -15,7 +15,7 @@ from trainable import MART, SMALL, STANDARD, TRAINERS, make
 
 import art_classwise as acw
 from art_classwise import InputError
-from art_classwise._state import evaluating
+from art_classwise._core.state import evaluating
 from art_classwise.trainers import _loop
 
 

@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trainable import MART, SMALL, STANDARD, TRADES, TRAINERS, Convolutional
 
 import art_classwise as acw
-from art_classwise._state import evaluating
-from art_classwise.attacks import _fast
+from art_classwise._core.state import evaluating
+from art_classwise.attacks import fast_copy
 from art_classwise.trainers import _adversary
 
 
@@ -344,7 +344,7 @@ def test_bf16_computes_the_step_in_bf16_and_keeps_float32_weights(train_set):
 def test_a_copy_for_searching_follows_the_training(train_set, monkeypatch):
     """The attack works on a copy with folded batch norms, made once: each step must bring it the new weights."""
     _, on_network, plain = trained(MART, train_set, 3)
-    monkeypatch.setattr(_fast, "_LARGE", 0)
+    monkeypatch.setattr(fast_copy, "_LARGE", 0)
     _, on_copy, history = trained(MART, train_set, 3, precision="fp32")
     for a, b in zip(on_network.training, on_copy.training, strict=True):
         assert torch.isclose(a[2], b[2], atol=1e-5).float().mean() > 0.97
@@ -427,7 +427,7 @@ def test_a_network_that_draws_in_proportion_to_the_image_goes_on_drawing(train_s
         def forward(self, x):
             return super().forward(x * (1 + torch.randn(1, 1, 8, 8)))
 
-    monkeypatch.setattr(_fast, "_LARGE", 0)
+    monkeypatch.setattr(fast_copy, "_LARGE", 0)
     differences = []
     trainer = STANDARD(make(Noisy), precision="fp32", **SMALL)
 

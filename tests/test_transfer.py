@@ -14,7 +14,7 @@ from torch import nn
 
 import art_classwise as acw
 from art_classwise import PGD, AutoAttack, ClassWiseAttack, InputError, TemperaturePGD, TransferAttack, as_classifier
-from art_classwise.attacks._rebind import rebind
+from art_classwise.attacks.transfer import rebind
 
 QUIET = {"verbose": False}
 

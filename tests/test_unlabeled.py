@@ -21,11 +21,11 @@ from trainable import MART, SMALL, STANDARD, TRADES, Convolutional, weights
 
 import art_classwise as acw
 from art_classwise import InputError, losses
-from art_classwise._state import evaluating
+from art_classwise._core.state import evaluating
 from art_classwise.datasets import LazyImages
-from art_classwise.trainers import _data, make_pseudo_labels, pseudo_labels, trained_weights
-from art_classwise.trainers._images import check_images
-from art_classwise.trainers._orders import Shuffled, Walked
+from art_classwise.trainers import arrays, make_pseudo_labels, pseudo_labels, trained_weights
+from art_classwise.trainers._batches import Shuffled, Walked
+from art_classwise.trainers.arrays import check_images
 from art_classwise.trainers.policies import Fixed
 from art_classwise.trainers.pseudo_labels import PseudoLabels, read_pseudo_labels
 
@@ -468,7 +468,7 @@ def test_training_is_the_same_to_the_bit_wherever_images_come_from(
 
 
 def test_training_is_the_same_to_the_bit_where_images_do_not_fit(labelled, unlabelled, from_arrays, monkeypatch):
-    monkeypatch.setattr(_data, "_fits", lambda n_bytes, device: False)
+    monkeypatch.setattr(arrays, "_fits", lambda n_bytes, device: False)
     got, _ = ends(labelled, unlabelled, 255)
     assert torch.equal(got, from_arrays[255][0])
 
@@ -801,7 +801,7 @@ def test_a_training_killed_before_its_first_step_has_its_pseudo_labels(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_data.Mixed, "batches", killed)
+        patch.setattr(arrays.Mixed, "batches", killed)
         with pytest.raises(KeyboardInterrupt):
             run(labelled, unlabelled, tmp_path)
     monkeypatch.setattr(pseudo_labels, "make_pseudo_labels", refuse)

@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 from scipy.stats import binom, binomtest
 
 from art_classwise import InputError
-from art_classwise.metrics.worst import _split, worst_class, worst_interval
+from art_classwise.metrics.disparity import _split, worst_class, worst_interval
 
 
 def examples(k, n):

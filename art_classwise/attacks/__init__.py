@@ -3,8 +3,7 @@
 from art_classwise.attacks.autoattack import AutoAttack
 from art_classwise.attacks.classwise import ClassWiseAttack
 from art_classwise.attacks.ladder import AttackFactory, ladder, usual_threat
-from art_classwise.attacks.pgd import PGD
-from art_classwise.attacks.temperature_pgd import TemperaturePGD
+from art_classwise.attacks.pgd import PGD, TemperaturePGD
 from art_classwise.attacks.transfer import TransferAttack
 
 __all__ = [

@@ -16,18 +16,16 @@ from art.estimators.pytorch import PyTorchEstimator
 from art.summary_writer import SummaryWriter, SummaryWriterDefault
 from torch import Tensor, nn
 
-from art_classwise import _estimator
-from art_classwise._labels import check_labels
-from art_classwise._passes import Passes
-from art_classwise._predictions import check_predicts_logits
-from art_classwise._state import float32
+from art_classwise._core import art_interface
+from art_classwise._core.labels import check_labels
+from art_classwise._core.passes import Passes, check_predicts_logits
+from art_classwise._core.random_numbers import ExampleUniform
+from art_classwise._core.state import float32
 from art_classwise.attacks import _budgets
 from art_classwise.attacks._budgets import Budget
-from art_classwise.attacks._checks import check_finite
-from art_classwise.attacks._fast import Precision, check_precision, fast_network
-from art_classwise.attacks._problem import Found, Problem, WithoutClasses, broadcast_mask
-from art_classwise.attacks._random import ExampleUniform
-from art_classwise.attacks._search import Loss, Observer, SearchResult, Solved, not_finite, search
+from art_classwise.attacks._problem import Found, Problem, WithoutClasses, broadcast_mask, check_finite
+from art_classwise.attacks.fast_copy import Precision, check_precision, fast_network
+from art_classwise.attacks.search import Loss, Observer, SearchResult, Solved, not_finite, search
 from art_classwise.errors import InputError, check_flag, check_positive, check_seed, check_whole, unknown
 from art_classwise.threat import ThreatModel
 
@@ -168,19 +166,19 @@ class SearchAttack(Parameters):
         if kwargs:
             raise InputError(f"generate() got {', '.join(kwargs)}; it takes x, y, mask and example_ids.")
         images = np.ascontiguousarray(x, dtype=np.float32)
-        _estimator.check_images(images, estimator, self.threat, tolerance=1e-6, wide_radius=True)
+        art_interface.check_images(images, estimator, self.threat, tolerance=1e-6, wide_radius=True)
         for name in ("eps", "eps_step"):
             if (budget := getattr(self, name)) is not None:
                 _budgets.check_shape(name, budget, self.threat.norm, images.shape, estimator.nb_classes)
         ids = np.arange(len(images)) if given["example_ids"] is None else np.asarray(given["example_ids"])
         if len(ids) != len(images):
             raise InputError(f"example_ids must have one number per example: {len(images)}, not {len(ids)}.")
-        low, high = _estimator.clip_bounds(estimator, device)
-        exact = fast = Passes(_estimator.logits_module(estimator))
+        low, high = art_interface.clip_bounds(estimator, device)
+        exact = fast = Passes(art_interface.logits_module(estimator))
         if search:
             most = min(len(images), self.batch_size)
             model = fast_network(estimator, images, self.precision, compile=self.compile, most=most)
-            fast = exact if model is estimator.model else Passes(_estimator.logits_module(estimator, model))
+            fast = exact if model is estimator.model else Passes(art_interface.logits_module(estimator, model))
         return Problem(
             exact=WithoutClasses(exact, excluded, device) if excluded else exact,
             fast=WithoutClasses(fast, excluded, device) if excluded else fast,

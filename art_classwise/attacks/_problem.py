@@ -1,7 +1,8 @@
-"""What an attack is about, and what it found."""
+"""What attacks say of networks whose gradients or logits are of no use."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,39 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from art_classwise import _estimator
-from art_classwise._state import evaluating
-from art_classwise.errors import InputError
+from art_classwise._core import art_interface
+from art_classwise._core.state import evaluating
+from art_classwise.errors import GradientMaskingWarning, InputError
 
-__all__ = ["Found", "Problem", "WithoutClasses", "broadcast_mask"]
+__all__ = ["Found", "Problem", "WithoutClasses", "broadcast_mask", "check_finite", "warn_of_zero_gradients"]
+
+_MANY_ZEROS = 0.05
+
+
+def warn_of_zero_gradients(zero_gradient: npt.NDArray[np.bool_]) -> None:
+    """Warn if many of the examples attacked (m,) met a gradient that shows no way."""
+    share = float(zero_gradient.mean()) if len(zero_gradient) else 0.0
+    if share >= _MANY_ZEROS:
+        warnings.warn(
+            f"{share:.0%} of the examples met a gradient that was zero or not finite: a sign of masked gradients. "
+            "The network may be weaker than it looks: see the attack's `zero_gradient`, try Square or a transfer.",
+            GradientMaskingWarning,
+            stacklevel=3,
+        )
+
+
+def check_finite(no_logits: Tensor, ids: npt.NDArray[Any]) -> None:
+    """Check that no example of these numbers (m,) was given logits that aren't finite (m,).
+
+    Raises:
+        InputError: One was; the first is named.
+    """
+    if bool(no_logits.any()):  # the host waits, once per search
+        first = int(ids[no_logits.cpu().numpy()].min())
+        raise InputError(
+            f"The model returns logits that are not finite, first for example {first}: "
+            "look for a division or a logarithm in it that meets 0."
+        )
 
 
 @dataclass(frozen=True)
@@ -53,13 +82,13 @@ class Problem:
 
     def logits(self, x: Tensor) -> Tensor:
         """Return float32 logits (m, C) of points x (m, ...), for a verdict."""
-        return _estimator.exact_logits(self.exact, x, self.n_classes)
+        return art_interface.exact_logits(self.exact, x, self.n_classes)
 
     @torch.no_grad()
     def quick_logits(self, x: Tensor) -> Tensor:
         """Return the fast network's logits (m, C) of points x (m, ...)."""
         with evaluating(self.fast):
-            return _estimator.check_logits(self.fast(x), len(x), self.n_classes)
+            return art_interface.check_logits(self.fast(x), len(x), self.n_classes)
 
     def label(self, rows: npt.NDArray[np.intp], x: Tensor) -> Tensor:
         """Return the labels (m,) of rows of the images, x; without labels, what the network takes them for."""

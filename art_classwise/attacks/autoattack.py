@@ -18,20 +18,16 @@ from art.estimators.pytorch import PyTorchEstimator
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor, nn
 
-from art_classwise import _estimator
-from art_classwise._label_roles import check_reads_true_labels
-from art_classwise._labels import check_labels
-from art_classwise._passes import is_out_of_memory
-from art_classwise._predictions import check_predicts_logits
-from art_classwise._progress import progress
-from art_classwise._state import evaluating, float32, frozen, no_seed_for_cuda, preserved, preserved_random_state
+from art_classwise._core import art_interface
+from art_classwise._core.labels import check_labels, check_reads_true_labels
+from art_classwise._core.passes import check_predicts_logits, is_out_of_memory
+from art_classwise._core.progress import progress
+from art_classwise._core.state import evaluating, float32, frozen, no_seed_for_cuda, preserved, preserved_random_state
+from art_classwise.attacks._autoattack_members import FABAttack_PT, SquareAttack, Unit
 from art_classwise.attacks._base import Parameters
-from art_classwise.attacks._checks import warn_of_zero_gradients
-from art_classwise.attacks._fab import FABAttack_PT
-from art_classwise.attacks._fast import Precision, check_precision, fast_network
-from art_classwise.attacks._search import shows_no_way
-from art_classwise.attacks._square import SquareAttack
-from art_classwise.attacks._unit import Unit
+from art_classwise.attacks._problem import warn_of_zero_gradients
+from art_classwise.attacks.fast_copy import Precision, check_precision, fast_network
+from art_classwise.attacks.search import is_degenerate
 from art_classwise.errors import GradientMaskingWarning, InputError, check_flag, check_seed, check_whole, unknown
 from art_classwise.threat import ThreatModel, per_example
 
@@ -94,6 +90,7 @@ class AutoAttack(Parameters):
         InputError: A parameter is out of range, or a member named can't attack this classifier.
     """
 
+    kind: ClassVar[str] = "AutoAttack"
     attack_params: ClassVar[list[str]] = [
         *EvasionAttack.attack_params,
         *("norm", "eps", "attacks", "batch_size", "n_iter", "n_queries", "seed", "precision", "micro_batch_size"),
@@ -172,7 +169,7 @@ class AutoAttack(Parameters):
             lost = []  # of each batch, whether no gradient goes through
             for rows in self._batches(attacked):
                 gradient = exact.margin_gradient(self._on_device(images[rows]), self._on_device(labels[rows]))
-                self.zero_gradient[rows] = True if gradient is None else shows_no_way(gradient).cpu().numpy()
+                self.zero_gradient[rows] = True if gradient is None else is_degenerate(gradient).cpu().numpy()
                 lost.append(gradient is None)
             self.left_out = self._left_out(no_gradient=bool(lost) and all(lost))
             exact.guarded = any(lost)
@@ -302,7 +299,7 @@ class AutoAttack(Parameters):
         if kwargs:
             raise InputError(f"generate() got {', '.join(kwargs)}; it takes x and y.")
         images = np.array(x, dtype=np.float32, order="C")
-        _estimator.check_images(images, self.estimator, self.threat, tolerance=1e-6, wide_radius=True)
+        art_interface.check_images(images, self.estimator, self.threat, tolerance=1e-6, wide_radius=True)
         low, high = self.estimator.clip_values
         return images.clip(low, high, out=images)  # what missed them by a rounding
 

@@ -17,19 +17,17 @@ from art.estimators.pytorch import PyTorchEstimator
 from torch import Tensor, nn
 
 from art_classwise import losses
-from art_classwise._estimator import check_logits
-from art_classwise._label_roles import LabelRole, check_reads_targets
-from art_classwise._progress import progress
-from art_classwise._state import preserved, preserved_random_state
+from art_classwise._core.art_interface import check_logits
+from art_classwise._core.labels import LabelRole, check_reads_targets
+from art_classwise._core.progress import progress
+from art_classwise._core.state import preserved, preserved_random_state
 from art_classwise.attacks import _budgets
 from art_classwise.attacks._base import SearchAttack
-from art_classwise.attacks._block import Block, column
 from art_classwise.attacks._budgets import Budget
-from art_classwise.attacks._checks import warn_of_zero_gradients
-from art_classwise.attacks._fast import Precision
-from art_classwise.attacks._problem import Found, Problem
-from art_classwise.attacks._rebind import rebind
-from art_classwise.attacks._targets import Targets, check_classes, check_targets
+from art_classwise.attacks._problem import Found, Problem, warn_of_zero_gradients
+from art_classwise.attacks._targets import TargetQueue, Targets, check_classes, check_targets, column
+from art_classwise.attacks.fast_copy import Precision
+from art_classwise.attacks.transfer import rebind
 from art_classwise.errors import InputError, unknown
 
 __all__ = ["ClassWiseAttack"]
@@ -80,6 +78,7 @@ class ClassWiseAttack(SearchAttack):
     """
 
     label_role = LabelRole.TRUE  # whatever the attack that it aims takes y for
+    kind: ClassVar[str] = "ClassWiseAttack"
     attack_params: ClassVar[list[str]] = [
         *(p for p in SearchAttack.attack_params if p not in ("targeted", "early_stop")),
         *("targets", "excluded", "loss", "attack"),
@@ -181,16 +180,16 @@ class ClassWiseAttack(SearchAttack):
         with kept:
             for begin in progress(begins, desc=type(self).__name__, leave=False, shown=self.verbose):
                 rows = np.arange(begin, min(begin + self.batch_size, len(found)))
-                block = Block(problem, rows, self.targets, self.excluded)
+                queue = TargetQueue(problem, rows, self.targets, self.excluded)
                 for restart in range(max(1, self.num_random_init) if attack is None else 1):
-                    for examples, targets in block.jobs(self.batch_size, every_target=every_target):
+                    for examples, targets in queue.jobs(self.batch_size, every_target=every_target):
                         if attack is None:
-                            moved = self._moved(problem, block, examples, targets, restart, every_target=every_target)
+                            moved = self._moved(problem, queue, examples, targets, restart, every_target=every_target)
                         else:
-                            moved = self._replaced(problem, block, examples, targets, attack)
-                        block.add(examples, moved)
-                found[rows], reached[rows] = block.best.cpu().numpy(), block.reached.cpu().numpy()
-                self.zero_gradient[rows] = block.zero_gradient.cpu().numpy()
+                            moved = self._replaced(problem, queue, examples, targets, attack)
+                        queue.add(examples, moved)
+                found[rows], reached[rows] = queue.best.cpu().numpy(), queue.reached.cpu().numpy()
+                self.zero_gradient[rows] = queue.zero_gradient.cpu().numpy()
         if self.summary_writer is not None:
             self.summary_writer.reset()
         warn_of_zero_gradients(self.zero_gradient)
@@ -199,15 +198,15 @@ class ClassWiseAttack(SearchAttack):
     def _moved(
         self,
         problem: Problem,
-        block: Block,
+        queue: TargetQueue,
         examples: Tensor,
         targets: Tensor,
         restart: int,
         *,
         every_target: bool,
     ) -> Found:
-        """Search once for each pair of an example of the block and a target, (m,) each."""
-        allowed, ascended = block.allowed[examples], _LOSSES[self.loss]
+        """Search once for each pair of an example of the queue and a target, (m,) each."""
+        allowed, ascended = queue.allowed[examples], _LOSSES[self.loss]
 
         def loss(logits: Tensor, pairs: Tensor) -> Tensor:
             return ascended(check_logits(logits, len(pairs), problem.n_classes), pairs)
@@ -216,11 +215,11 @@ class ClassWiseAttack(SearchAttack):
             prediction = logits.argmax(1)
             return prediction == targets[these] if every_target else column(allowed[these], prediction)
 
-        y = block.y[examples]
+        y = queue.y[examples]
         return self._search(
             problem,
-            block.rows[examples.cpu().numpy()],
-            block.x[examples],
+            queue.rows[examples.cpu().numpy()],
+            queue.x[examples],
             y,
             torch.stack([y, targets], 1),
             loss,
@@ -230,9 +229,9 @@ class ClassWiseAttack(SearchAttack):
             restart=restart,
         )
 
-    def _replaced(self, problem: Problem, block: Block, examples: Tensor, targets: Tensor, attack: Any) -> Found:
+    def _replaced(self, problem: Problem, queue: TargetQueue, examples: Tensor, targets: Tensor, attack: Any) -> Found:
         """Let the attack that was given do it, and bring what it returns into ball, box and mask."""
-        rows, x = block.rows[examples.cpu().numpy()], block.x[examples]
+        rows, x = queue.rows[examples.cpu().numpy()], queue.x[examples]
         one_hot = np.eye(problem.n_classes, dtype=np.float32)[targets.cpu().numpy()]
         extra: dict[str, Any] = {} if problem.mask is None else {"mask": problem.mask[rows]}
         if getattr(attack, "uses_example_ids", False):
@@ -241,7 +240,7 @@ class ClassWiseAttack(SearchAttack):
             x_adv = np.asarray(attack.generate(problem.images[rows], one_hot, **extra), dtype=np.float32)
         if x_adv.shape != x.shape or not np.isfinite(x_adv).all():
             raise InputError(f"The {type(attack).__name__} must return finite images of shape {tuple(x.shape)}.")
-        eps = _budgets.of_batch("eps", self.eps, rows, problem.images.shape, block.y[examples])
+        eps = _budgets.of_batch("eps", self.eps, rows, problem.images.shape, queue.y[examples])
         radii = eps if isinstance(eps, Tensor) else None
         points = self.threat.project(torch.from_numpy(x_adv).to(x.device), x, problem.low, problem.high, radii)
         if problem.mask is not None:

@@ -11,12 +11,10 @@ from typing import Any, TypeAlias
 
 from art.attacks.attack import EvasionAttack
 
-from art_classwise.attacks._fast import Precision
-from art_classwise.attacks._rebind import rebind
 from art_classwise.attacks.autoattack import MEMBERS, AutoAttack
-from art_classwise.attacks.pgd import LOSSES, PGD
-from art_classwise.attacks.temperature_pgd import TemperaturePGD
-from art_classwise.attacks.transfer import TransferAttack
+from art_classwise.attacks.fast_copy import Precision
+from art_classwise.attacks.pgd import LOSSES, PGD, TemperaturePGD
+from art_classwise.attacks.transfer import TransferAttack, rebind
 from art_classwise.errors import InputError, check_name, unknown
 from art_classwise.threat import ThreatModel
 

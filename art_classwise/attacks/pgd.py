@@ -1,8 +1,10 @@
-"""Projected gradient descent on any loss: PGD, FGSM, margin PGD."""
+"""Projected gradient descent on a loss: what such attacks share, a choice of losses, temperature-scaled logits."""
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,18 +13,135 @@ import torch
 from torch import Tensor
 
 from art_classwise import losses
-from art_classwise._estimator import check_logits
+from art_classwise._core import art_interface
+from art_classwise._core.art_interface import check_logits
+from art_classwise._core.progress import progress
+from art_classwise._core.random_numbers import ExampleUniform, derive
+from art_classwise._core.state import preserved
+from art_classwise.attacks._base import SearchAttack
 from art_classwise.attacks._budgets import Budget
-from art_classwise.attacks._checks import check_finite
-from art_classwise.attacks._fast import Precision
-from art_classwise.attacks._loss_attack import LossAttack
-from art_classwise.attacks._problem import Problem
-from art_classwise.attacks._random import ExampleUniform, derive
-from art_classwise.attacks._search import search
-from art_classwise.errors import InputError, check_flag, check_number, unknown
+from art_classwise.attacks._problem import Problem, check_finite, warn_of_zero_gradients
+from art_classwise.attacks.fast_copy import Precision
+from art_classwise.attacks.search import Solved, search
+from art_classwise.errors import InputError, check_flag, check_number, check_positive, unknown
 from art_classwise.threat import per_example
 
-__all__ = ["LOSSES", "PGD"]
+__all__ = ["LOSSES", "PGD", "LossAttack", "TemperaturePGD"]
+
+_TINY = float(np.finfo(np.float32).tiny)
+
+
+class LossAttack(SearchAttack):
+    """One search per restart, ascending a loss of the labels, which a subclass names."""
+
+    @abc.abstractmethod
+    def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return what an untargeted search ascends, (n,)."""
+
+    def _compared(self, problem: Problem, x: Tensor, y: Tensor) -> Tensor:
+        """Return what the loss compares logits with, (n, ...): the labels, unless a subclass says otherwise."""
+        return y
+
+    def generate(
+        self, x: npt.NDArray[Any], y: npt.NDArray[Any] | None = None, **kwargs: Any
+    ) -> npt.NDArray[np.float32]:
+        """Return adversarial examples: the last iterate, or of several restarts the most wrong one.
+
+        With ``early_stop`` the first iterate that succeeds, x itself before all.
+
+        Args:
+            x: (n, ...) examples within the estimator's ``clip_values``.
+            y: True labels, or target labels if ``targeted``: indices (n,) or one-hot (n, C). If absent, an
+                untargeted attack moves away from the model's own predictions.
+            **kwargs: ``mask``, broadcastable to x: where it is 0 an example stays as it is.
+                ``example_ids``, (n,) ints: numbers of the examples in a larger set, for their random starts.
+
+        Returns:
+            float32, of the shape of x.
+
+        Raises:
+            InputError: Labels are missing for a targeted attack, or out of range, or of another length; x is
+                empty, not finite or outside ``clip_values``; the mask or a budget doesn't broadcast; or the model
+                doesn't return finite logits (n, C).
+        """
+        problem = self._problem(x, y, kwargs)
+        if problem.labels is None and self.targeted:
+            raise InputError("A targeted attack needs the target labels: generate(x, y).")
+        found = np.empty_like(problem.images)
+        self.zero_gradient = np.zeros(len(found), dtype=bool)
+        begins = range(0, len(found), self.batch_size)
+        with preserved(self.estimator.model):  # ART's summary writer changes its mode
+            for begin in progress(begins, desc=type(self).__name__, leave=False, shown=self.verbose):
+                rows = np.arange(begin, min(begin + self.batch_size, len(found)))
+                batch = problem.on_device(rows)
+                x_adv, zero = self._attack(problem, rows, batch, problem.label(rows, batch))
+                found[rows], self.zero_gradient[rows] = x_adv.cpu().numpy(), zero.cpu().numpy()
+        if self.summary_writer is not None:
+            self.summary_writer.reset()
+        warn_of_zero_gradients(self.zero_gradient)
+        return found
+
+    def _attack(self, problem: Problem, rows: npt.NDArray[np.intp], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Attack rows of the images, x (m, ...), away from y or towards it; return points, and zero gradients (m,)."""
+
+        def ascended(logits: Tensor, compared: Tensor) -> Tensor:
+            loss = self._loss(art_interface.check_logits(logits, len(compared), problem.n_classes), compared)
+            return -loss if self.targeted else loss
+
+        def solves(logits: Tensor, these: Tensor) -> Tensor:
+            hit = logits.argmax(1) == y[these]
+            return hit if self.targeted else ~hit
+
+        def wrongness(logits: Tensor, these: Tensor) -> Tensor:
+            """Return what restarts compete for: above 0 if and only if the attack succeeded."""
+            margin = losses.margin(logits, y[these]) * (-1 if self.targeted else 1)
+            # Equal logits make a margin of 0, whichever of them the prediction is.
+            return torch.where(solves(logits, these), margin.clamp_min(_TINY), margin)
+
+        left, compared = torch.arange(len(x), device=x.device), self._compared(problem, x, y)
+        best, value = x.clone(), torch.full((len(x),), -torch.inf, device=x.device)
+        zero = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        restarts = max(1, self.num_random_init)
+        solved = zero.clone()
+        if self.early_stop:
+            # What is wrong already stays as it is; a fast network says whose turn it is to be looked at exactly.
+            claimed = left
+            if problem.fast is not problem.exact:
+                (claimed,) = solves(problem.quick_logits(x), left).nonzero(as_tuple=True)
+            solved[claimed] = solves(self._exact(problem, rows, x, claimed), claimed)
+        for restart in range(restarts):
+            if self.early_stop:
+                (left,) = (~solved).nonzero(as_tuple=True)  # the host waits, once per restart, to attack no others
+                if len(left) == 0:
+                    break
+            found = self._search(
+                problem,
+                rows[left.cpu().numpy()] if self.early_stop else rows,
+                x[left],
+                y[left],
+                compared[left],
+                ascended,
+                solved=partial(_among, solves, left),
+                early_stop=self.early_stop,
+                judge=restarts > 1,
+                restart=restart,
+            )
+            zero[left] |= found.zero_gradient
+            if found.logits is None:
+                best[left] = found.x_adv
+                break
+            new = wrongness(found.logits, left)
+            better = new > value[left]
+            best[left] = torch.where(per_example(better, x), found.x_adv, best[left])
+            value[left] = torch.where(better, new, value[left])
+            solved[left] = new > 0
+        return best, zero
+
+
+def _among(solves: Solved, left: Tensor, logits: Tensor, these: Tensor) -> Tensor:
+    """Ask for rows counted among those left."""
+    return solves(logits, left[these])
+
 
 # The soft margin at temperature 1 has the cross-entropy's direction, and its gradient doesn't underflow.
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -72,6 +191,7 @@ class PGD(LossAttack):
         InputError: A parameter is out of range.
     """
 
+    kind: ClassVar[str] = "PGD"
     attack_params: ClassVar[list[str]] = [*LossAttack.attack_params, "loss", "decay", "random_eps", "minimal"]
 
     def __init__(
@@ -224,3 +344,87 @@ class PGD(LossAttack):
             raise InputError('The loss "kl" moves away from the prediction on x: it has no targeted form.')
         if self.loss == "kl" and self.num_random_init == 0:
             raise InputError('The gradient of the loss "kl" is zero at x itself: set num_random_init to 1 or more.')
+
+
+class TemperaturePGD(LossAttack):
+    """PGD on sharpened confidences, softmax(logits / T) (Tian et al. 2021, arXiv 2105.14240).
+
+    The sign (or normalised) step removes the factor 1/T from the gradient, so the temperature sets the
+    relative weights of the wrong classes only: ``inverse_temperature=1`` is PGD (Madry et al. 2018),
+    ``float("inf")`` follows the margin (Carlini and Wagner's loss), values near 0 the mean of the wrong
+    classes. It ascends :func:`art_classwise.losses.soft_margin`, which has the direction of the temperature
+    cross-entropy without its float32 underflow on confident networks.
+
+    Args:
+        estimator: An ART ``PyTorchClassifier`` that returns logits.
+        norm: ``np.inf``, 2 or 1.
+        eps: Radius, in the units of x: a number; an array that broadcasts to x (for L2 and L1 one number per
+            example); or a dict with a number for each class, by true label.
+        eps_step: Length of a step, likewise; ``eps / 4`` (2/255 at 8/255) if absent.
+        max_iter: Number of steps.
+        inverse_temperature: 1/T, above 0.
+        num_random_init: Number of random starts in the ball; 0 starts at x itself. Of several results the most
+            wrong is kept.
+        targeted: Whether ``y`` names the classes to move into.
+        momentum: How much of the past steps' direction is kept (Dong et al. 2018); 0 is none.
+        early_stop: Let an example leave once it succeeds: quicker, for verdicts; not for training or transfer.
+        batch_size: Examples attacked at once.
+        seed: Of the random starts.
+        precision: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 for networks of a million weights or more on hardware
+            that multiplies it. What counts as success is decided in float32 always.
+        compile: Compile the network with ``torch.compile``, at each call: for long attacks.
+        summary_writer: As for all attacks of ART: True, a folder or an ART ``SummaryWriter``; needs tensorboardX.
+        verbose: Show a progress bar.
+
+    Raises:
+        art.exceptions.EstimatorError: The estimator isn't a PyTorch classifier with loss gradients.
+        InputError: A parameter is out of range.
+    """
+
+    kind: ClassVar[str] = "TemperaturePGD"
+    attack_params: ClassVar[list[str]] = [*LossAttack.attack_params, "inverse_temperature"]
+
+    def __init__(
+        self,
+        estimator: Any,
+        norm: float | str = np.inf,
+        eps: Budget = 8 / 255,
+        eps_step: Budget | None = None,
+        max_iter: int = 20,
+        inverse_temperature: float = 5.0,
+        num_random_init: int = 1,
+        targeted: bool = False,
+        momentum: float = 0.0,
+        early_stop: bool = False,
+        batch_size: int = 128,
+        seed: int = 0,
+        precision: Precision = "auto",
+        compile: bool = False,
+        summary_writer: Any = False,
+        verbose: bool = True,
+    ) -> None:
+        self.inverse_temperature = inverse_temperature
+        super().__init__(
+            estimator,
+            norm=norm,
+            eps=eps,
+            eps_step=eps_step,
+            max_iter=max_iter,
+            num_random_init=num_random_init,
+            targeted=targeted,
+            momentum=momentum,
+            early_stop=early_stop,
+            batch_size=batch_size,
+            seed=seed,
+            precision=precision,
+            compile=compile,
+            summary_writer=summary_writer,
+            verbose=verbose,
+        )
+
+    def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return losses.soft_margin(logits, y, self.inverse_temperature)
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        check_positive("inverse_temperature", self.inverse_temperature, finite=False)

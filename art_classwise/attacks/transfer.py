@@ -1,7 +1,8 @@
-"""The transfer attack: adversarial examples made on another model."""
+"""Attacks carried over: examples from a surrogate, and the same attack on another classifier."""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,11 +11,61 @@ from art.attacks.attack import EvasionAttack
 from art.estimators.classification.classifier import ClassifierMixin
 from art.estimators.estimator import BaseEstimator
 
-from art_classwise._label_roles import LabelRole, label_role
+from art_classwise._core.labels import LabelRole, label_role
 from art_classwise.attacks._base import Parameters
-from art_classwise.errors import InputError
+from art_classwise.errors import InputError, first_line
 
-__all__ = ["TransferAttack"]
+__all__ = ["TransferAttack", "rebind"]
+
+
+def rebind(attack: Any, estimator: Any) -> Any:
+    """Return an ART attack with the parameters of ``attack`` on ``estimator``; ``attack`` itself if it is on it.
+
+    Raises:
+        InputError: The attack can't be made anew from its ``attack_params``, or not on this estimator.
+    """
+    if attack.estimator is estimator:
+        return attack
+    known = _parameters(type(attack))
+    values = {
+        name: _within(getattr(attack, name), attack.estimator, estimator)
+        for name in attack.attack_params
+        if name in known and hasattr(attack, name)
+    }
+    if values.get("summary_writer", False) is None:
+        values["summary_writer"] = False  # what the constructor takes where the attribute says None
+    try:
+        return type(attack)(estimator, **values)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"The {type(attack).__name__} can't be made anew on another classifier ({first_line(error)}): "
+            "give a function from a classifier to the attack on it, by name, "
+            f'such as {{"mine": lambda c: {type(attack).__name__}(c, ...)}}.'
+        ) from error
+
+
+def _parameters(kind: type) -> set[str]:
+    """Return what a class's constructor takes by name after the estimator; its bases', too, where it hands on more."""
+    names: set[str] = set()
+    for base in kind.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters
+        names.update(list(parameters)[2:])  # without self and the estimator
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+            break
+    return names
+
+
+def _within(value: Any, old: Any, new: Any) -> Any:
+    """Rebind what attacks a parameter holds, such as those of ART's AutoAttack; a surrogate's stay where they are."""
+    if value is old:  # ART's AutoAttack holds the classifier by whose predictions it chooses examples
+        return new
+    if isinstance(value, EvasionAttack):
+        return rebind(value, new) if value.estimator is old else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(_within(v, old, new) for v in value)
+    return value
 
 
 class TransferAttack(Parameters):
@@ -32,6 +83,7 @@ class TransferAttack(Parameters):
         InputError: ``attack`` is no evasion attack, or the surrogate takes other images or has other classes.
     """
 
+    kind: ClassVar[str] = "TransferAttack"
     attack_params: ClassVar[list[str]] = [*EvasionAttack.attack_params, "attack"]
     _estimator_requirements = (BaseEstimator, ClassifierMixin)
 

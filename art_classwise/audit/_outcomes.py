@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
+
+from art_classwise.errors import first_line
 
 __all__ = [
     "ATTACKED",
@@ -15,11 +19,13 @@ __all__ = [
     "MisfitError",
     "assembled",
     "cumulative",
+    "disassembled",
+    "from_parquet",
     "joined",
     "nearest",
     "parts",
     "table",
-    "taken_apart",
+    "to_parquet",
 ]
 
 CLEAN = pa.schema(
@@ -140,7 +146,7 @@ def assembled(clean: pd.DataFrame, attacked: Sequence[pd.DataFrame], *, worst_ca
     return [*cumulative(tables)] if worst_case else tables
 
 
-def taken_apart(tables: Sequence[pd.DataFrame], *, worst_case: bool) -> list[pd.DataFrame]:
+def disassembled(tables: Sequence[pd.DataFrame], *, worst_case: bool) -> list[pd.DataFrame]:
     """Return what :func:`assembled` makes these tables of: outcomes without attack, then those under each attack."""
     first = tables[0]
     clean = first.assign(prediction=first["clean_prediction"], margin=first["clean_margin"])
@@ -215,3 +221,40 @@ def nearest(outcomes: pd.DataFrame, name: str) -> pd.DataFrame:
     asked = outcomes[keys].drop_duplicates()
     rows = asked.merge(first, on=keys, how="left", sort=False)[list(outcomes)]
     return rows.assign(attack=pd.Categorical([name] * len(rows), categories=[name]))
+
+
+def to_parquet(frame: pd.DataFrame, schema: pa.Schema) -> bytes:
+    """Return a shard as the content of a file.
+
+    Args:
+        frame: With the schema's columns.
+        schema: :data:`art_classwise.audit._outcomes.CLEAN` or :data:`~art_classwise.audit._outcomes.ATTACKED`.
+    """
+    rows = pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False)
+    buffer = io.BytesIO()
+    pq.write_table(
+        rows.replace_schema_metadata(None),
+        buffer,
+        compression="zstd",
+        use_dictionary=[c for c in ("label", "prediction", "perturbation") if c in schema.names],
+        column_encoding={"example": "DELTA_BINARY_PACKED", "margin": "BYTE_STREAM_SPLIT"},
+        write_statistics=False,
+        store_schema=False,
+    )
+    return buffer.getvalue()
+
+
+def from_parquet(content: bytes, schema: pa.Schema) -> pa.Table:
+    """Return a shard from the content of its file.
+
+    Raises:
+        ValueError: It is no Parquet, or has other columns than the schema; the text says it.
+    """
+    try:
+        read = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)  # others' tables are larger
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ValueError(first_line(error)) from error
+    read = read.replace_schema_metadata(None)
+    if not read.schema.equals(schema):
+        raise ValueError(f"it has other columns than an audit's shard: {', '.join(read.schema.names)}")
+    return read

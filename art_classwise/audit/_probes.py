@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from art_classwise import _estimator
-from art_classwise._passes import is_out_of_memory
-from art_classwise._state import evaluating, float32, preserved, preserved_random_state
+from art_classwise._core import art_interface
+from art_classwise._core.passes import is_out_of_memory
+from art_classwise._core.state import evaluating, float32, preserved, preserved_random_state
 from art_classwise.attacks.pgd import PGD
 from art_classwise.datasets import Dataset
 from art_classwise.errors import GradientMaskingWarning, InputError, check_number, check_whole, first_line
@@ -129,7 +129,7 @@ def probe(classifier: Any, data: Dataset, threat: ThreatModel, *, most: int, see
         most: Examples computed at once.
         seed: Of the attacks.
     """
-    module, device = _estimator.logits_module(classifier), classifier.device
+    module, device = art_interface.logits_module(classifier), classifier.device
     x, y = torch.from_numpy(np.asarray(data.x)), torch.from_numpy(data.y)
 
     def logits(images: Tensor, size: int, state: int = 0) -> Tensor:
@@ -227,9 +227,9 @@ def _attacked(
             x_adv = torch.from_numpy(attack.generate(np.asarray(data.x), data.y, example_ids=data.ids))
         except InputError:
             return None, np.zeros(len(data), bool)
-        module = _estimator.logits_module(classifier)
+        module = art_interface.logits_module(classifier)
         parts = [
-            _estimator.exact_logits(module, part.to(classifier.device), classifier.nb_classes).cpu()
+            art_interface.exact_logits(module, part.to(classifier.device), classifier.nb_classes).cpu()
             for part in x_adv.split(most)
         ]
     return torch.cat(parts).argmax(1).numpy() == data.y, attack.zero_gradient

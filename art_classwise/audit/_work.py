@@ -1,16 +1,40 @@
-"""Who computes which shard: any number of processes fill one store, without knowing of each other."""
+"""The work of an audit: who computes which shard, and how one is computed."""
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import torch
 
+from art_classwise import losses
+from art_classwise._core import art_interface
+from art_classwise._core.passes import (
+    Passes,
+    computing_at_most,
+    is_out_of_memory,
+    release,
+    usual_batch_size,
+    warn_of_probabilities,
+)
+from art_classwise._core.state import preserved, preserved_random_state
+from art_classwise.audit import _probes
+from art_classwise.audit._outcomes import ATTACKED
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, Unit
+from art_classwise.datasets import Dataset
+from art_classwise.errors import GradientMaskingWarning, InputError, first_line
+from art_classwise.threat import ThreatModel
 
-__all__ = ["drop_damaged", "fill"]
+__all__ = ["ShardRunner", "drop_damaged", "fill"]
 
 _LONGEST_NAP = 0.4  # seconds: who waits at the end waits for a shard, and must see it soon
 
@@ -88,3 +112,170 @@ def _there(store: Store, chains: Sequence[Sequence[Unit]]) -> set[Unit]:
     units = {unit for chain in chains for unit in chain}
     held = {pair: store.shards(*pair) for pair in {(unit.model, unit.attack) for unit in units}}
     return {unit for unit in units if unit.shard in held[unit.model, unit.attack]}
+
+
+T = TypeVar("T")
+
+_VANISHING = "Gradients vanish through a softmax, so gradient attacks look weaker than they are"
+
+_ONE_AT_A_TIME = threading.RLock()  # the global random state and the warning filters are all threads'
+
+
+class ShardRunner:
+    """Computes outcomes of shards of a data set, with and without attack.
+
+    Args:
+        data: All examples.
+        threat: What attacks may do.
+        shard_size: Examples per shard.
+        seed: Of attacks that draw from the global random state.
+        batch_size: Examples computed at once; if absent, by their size and the device. Where memory runs out, it is
+            halved.
+    """
+
+    def __init__(
+        self, data: Dataset, threat: ThreatModel, *, shard_size: int, seed: int, batch_size: int | None
+    ) -> None:
+        self._data, self._threat, self._shard_size, self._seed = data, threat, shard_size, seed
+        self._batch_size, self._ran_out = batch_size, False
+        self._shard: tuple[int, Dataset] | None = None
+
+    def n_examples(self, shard: int) -> int:
+        """Return how many examples a shard has."""
+        return min(self._shard_size, len(self._data) - shard * self._shard_size)
+
+    def clean(self, classifier: Any, shard: int) -> pd.DataFrame:
+        """Return outcomes without attack: ``example``, ``label``, ``prediction``, ``margin``."""
+        data = self._examples(shard)
+        logits = self._retried(classifier, lambda most: self._logits(classifier, data, most))
+        if shard == 0:
+            warn_of_probabilities(logits, classifier.model, _VANISHING, stacklevel=3)
+        labels = torch.from_numpy(data.y)
+        return pd.DataFrame(
+            {
+                "example": data.ids.astype(np.int64),
+                "label": data.y.astype(np.int32),
+                "prediction": logits.argmax(1).numpy().astype(np.int32),
+                "margin": -losses.margin(logits, labels).numpy(),
+            }
+        )
+
+    def attacked(
+        self, classifier: Any, name: str, attack: Any, shard: int, rows: npt.NDArray[np.intp] | None = None
+    ) -> pd.DataFrame:
+        """Return outcomes under an attack, with the columns of :data:`art_classwise.audit._outcomes.ATTACKED`.
+
+        Args:
+            classifier: The model.
+            name: Of the attack.
+            attack: An ART evasion attack on the model.
+            shard: Number of the shard.
+            rows: Which of its examples; all if absent.
+
+        Raises:
+            InputError: The attack returns something else than images, or the model's logits aren't finite.
+        """
+        data = self._examples(shard)
+        if rows is not None and len(rows) == 0:
+            none: pd.DataFrame = ATTACKED.empty_table().to_pandas()
+            return none
+        some = data if rows is None or len(rows) == len(data) else data.take(rows)
+        return self._retried(classifier, lambda most: self._attacked(classifier, name, attack, shard, some, most))
+
+    def probe(self, classifier: Any) -> _probes.Probe:
+        """Return what a few examples show of the network itself."""
+        data = self._data.take(_probes.chosen(len(self._data)))
+        data = replace(data, x=np.asarray(data.x))
+        with _ONE_AT_A_TIME:
+            return self._retried(
+                classifier, lambda most: _probes.probe(classifier, data, self._threat, most=most, seed=self._seed)
+            )
+
+    def _attacked(self, classifier: Any, name: str, attack: Any, shard: int, data: Dataset, most: int) -> pd.DataFrame:
+        x, y = np.asarray(data.x), data.y
+        extra = {"example_ids": data.ids} if getattr(attack, "uses_example_ids", False) else {}
+        # Others' attacks draw their numbers batch by batch: that is changed in need only. And they may write into what
+        # they are given, which would move the centre of the ball.
+        ours = bool(extra) or hasattr(attack, "micro_batch_size")
+        given = (x, y) if ours else (x.copy(), y.copy())
+        # ART's attacks leave the model in eval mode and write gradients into its weights.
+        with (
+            _ONE_AT_A_TIME,
+            preserved(classifier.model),
+            preserved_random_state(zlib.crc32(f"{self._seed} {name} {shard * self._shard_size}".encode())),
+            computing_at_most(attack, most) if ours or self._ran_out else nullcontext(),
+            warnings.catch_warnings(),
+        ):
+            # The findings say it, from the outcomes and the parameters.
+            warnings.simplefilter("ignore", GradientMaskingWarning)
+            warnings.filterwarnings("ignore", message="AutoAttack ran without")
+            x_adv = np.asarray(attack.generate(*given, **extra), dtype=np.float32)
+        if x_adv.shape != x.shape or not np.isfinite(x_adv).all():
+            raise InputError(
+                f"The attack {name!r} must return finite images of shape {x.shape}, but returned "
+                f"{'values that are not finite' if x_adv.shape == x.shape else f'shape {x_adv.shape}'}."
+            )
+        zero = np.asarray(getattr(attack, "zero_gradient", []), dtype=bool)
+        if not x_adv.flags.writeable:
+            x_adv = x_adv.copy()
+        sizes = np.empty(len(x), np.float32)
+        low, high = torch.tensor(0.0), torch.tensor(1.0)
+        for begin in range(0, len(x), most):  # in place and bit by bit: images of a shard may be large
+            some = slice(begin, begin + most)
+            original = torch.from_numpy(x[some])
+            inside = self._threat.project(torch.from_numpy(x_adv[some]), original, low, high)
+            sizes[some] = self._threat.size(inside - original).numpy()
+            x_adv[some] = inside.numpy()
+        logits = self._logits(classifier, data, most, x_adv)
+        return pd.DataFrame(
+            {
+                "example": data.ids.astype(np.int64),
+                "prediction": logits.argmax(1).numpy().astype(np.int32),
+                "margin": -losses.margin(logits, torch.from_numpy(y)).numpy(),
+                "perturbation": sizes,
+                "zero_gradient": zero if len(zero) == len(y) else np.zeros(len(y), dtype=bool),
+            }
+        )
+
+    def _examples(self, shard: int) -> Dataset:
+        """Return a shard's examples, read once for all attacks on them."""
+        if self._shard is None or self._shard[0] != shard:
+            self._shard = None  # before the next is read
+            begin = shard * self._shard_size
+            data = self._data.take(np.arange(begin, begin + self.n_examples(shard)))
+            self._shard = shard, replace(data, x=np.asarray(data.x))
+        return self._shard[1]
+
+    def _logits(
+        self, classifier: Any, data: Dataset, most: int, x: npt.NDArray[np.float32] | None = None
+    ) -> torch.Tensor:
+        """Return float32 logits on the CPU, in eval mode, of the examples or of images in their place."""
+        module, device = Passes(art_interface.logits_module(classifier)), classifier.device
+        batches = torch.from_numpy(np.asarray(data.x) if x is None else x).split(most)
+        # Networks and ART's defences that draw numbers as they predict draw the same ones again after a kill.
+        with _ONE_AT_A_TIME, preserved_random_state(zlib.crc32(f"{self._seed} {data.ids[0]}".encode())):
+            parts = [art_interface.exact_logits(module, b.to(device), classifier.nb_classes).cpu() for b in batches]
+        logits = torch.cat(parts)
+        finite = logits.isfinite().all(1)
+        if not finite.all():
+            first = data.ids[int(finite.int().argmin())]
+            raise InputError(f"The model returns logits that are not finite, first for example {first}.")
+        return logits
+
+    def _retried(self, classifier: Any, compute: Callable[[int], T]) -> T:
+        """Return what is computed with so many examples at once as there is memory for."""
+        most = self._batch_size or usual_batch_size(classifier.device, classifier.input_shape)
+        while True:
+            try:
+                return compute(most)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                said = first_line(error)
+            # Outside of the except block, which keeps what was computed alive.
+            if most == 1:
+                raise InputError(f"There isn't memory to compute a single example ({said}): free some.")
+            release()
+            most //= 2
+            self._batch_size, self._ran_out = most, True
+            warnings.warn(f"Out of memory ({said}): going on with {most} examples at once.", stacklevel=2)

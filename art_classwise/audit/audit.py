@@ -21,13 +21,15 @@ from art.evaluations.evaluation import Evaluation
 from filelock import Timeout
 from torch import nn
 
-from art_classwise import _ranks
-from art_classwise._files import check_output_folder
-from art_classwise._passes import release
-from art_classwise._progress import progress
-from art_classwise.attacks._fast import Precision
+from art_classwise._core import distributed
+from art_classwise._core.files import check_output_folder
+from art_classwise._core.passes import release
+from art_classwise._core.progress import progress
+from art_classwise.attacks.fast_copy import Precision
 from art_classwise.attacks.ladder import Attacks, ladder, usual_threat
-from art_classwise.audit._asked import (
+from art_classwise.audit._manifest import Examples, Manifest
+from art_classwise.audit._outcomes import joined
+from art_classwise.audit._preconditions import (
     check_fit,
     check_names,
     check_told_apart,
@@ -35,10 +37,7 @@ from art_classwise.audit._asked import (
     described_attacks,
     published_of,
 )
-from art_classwise.audit._manifest import Examples, Manifest
-from art_classwise.audit._outcomes import joined
-from art_classwise.audit._shard import ShardRunner
-from art_classwise.audit._work import drop_damaged, fill
+from art_classwise.audit._work import ShardRunner, drop_damaged, fill
 from art_classwise.audit.provenance import (
     data_fingerprint,
     environment,
@@ -140,7 +139,7 @@ class ClassWiseAudit(Evaluation):
                 return logits, an attack returns something else than images, or the radius covers the whole range
                 [0, 1]; the store holds another audit, or can't be written; or there is none under ``torchrun``.
         """
-        if self.store is None and _ranks.world() > 1:
+        if self.store is None and distributed.world() > 1:
             raise InputError("Under torchrun the processes meet in a folder: give `store`.")
         check_names(models, optional, data)
         threat = self.threat or usual_threat(data.name)
@@ -272,7 +271,7 @@ class ClassWiseAudit(Evaluation):
                 bar.update(sum(runner.n_examples(unit.shard) for unit in units))
 
             dropped: set[Unit] = set()
-            first = len(chains) * _ranks.rank() // _ranks.world()
+            first = len(chains) * distributed.rank() // distributed.world()
             while True:
                 fill(store, chains, compute, in_order=self.worst_case, first=first, progress=done)
                 try:

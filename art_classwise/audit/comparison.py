@@ -1,21 +1,198 @@
-"""What a comparison says: two models, or two attacks, example by example."""
+"""Two models, or two attacks, compared example by example, where both answer one question."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from art_classwise._display import Shown
-from art_classwise._files import check_output_file, written_aside
+from art_classwise._core.display import Shown
+from art_classwise._core.files import check_output_file, written_aside
+from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.audit._table import AuditTable
+from art_classwise.errors import InputError, unknown
+from art_classwise.metrics.comparison import holm, mean_difference, paired_comparison, worst_class_difference
 from art_classwise.threat import ThreatModel
 
-__all__ = ["Comparison", "Kind"]
+__all__ = [
+    "Comparison",
+    "Kind",
+    "Side",
+    "check_audit",
+    "check_comparable",
+    "compare",
+    "compare_within",
+    "comparison_table",
+    "is_same_network",
+]
 
 Kind = Literal["robust", "clean"]
 """Whether an example counts as right that withstood, or that was classified rightly without attack."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two: a model of a result, under an attack or under none.
+
+    Attributes:
+        result: The audit.
+        model: Name of a model of it.
+        attack: Name of an attack, or ``"all attacks"``.
+        name: What to call it.
+    """
+
+    result: AuditTable
+    model: str
+    attack: str
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.model not in self.result.models:
+            raise unknown("model", self.model, self.result.models)
+        if self.attack not in (*self.result.attacks, WORST_CASE):
+            raise unknown("attack", self.attack, (*self.result.attacks, WORST_CASE))
+
+    def outcomes(self) -> dict[str, pd.DataFrame]:
+        """Return the model's outcomes under each attack that was tried on it, or under the one alone.
+
+        Raises:
+            InputError: There is none, or the attacks were tried on different examples.
+        """
+        rows = self.result.outcomes
+        rows = rows[rows["model"] == self.model]
+        asked = self.result.attacks if self.attack == WORST_CASE else (self.attack,)
+        of = {a: part for a in asked if len(part := rows[rows["attack"] == a])}
+        if not of:
+            raise InputError(f"The audit has no outcome of {self.attack!r} on {self.model!r}.")
+        examples = [part["example"].to_numpy() for part in of.values()]
+        if not all(np.array_equal(e, examples[0]) for e in examples):
+            raise InputError(f"Attacks on {self.model!r} were tried on different examples: name one of them.")
+        return of
+
+    def right(self, kind: Kind) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Return the numbers of its examples, their labels, and which were right, each (n,)."""
+        self.outcomes()  # of one set of examples
+        rows = self.result.rows(self.model, self.attack)
+        label = rows["label"].to_numpy().astype(np.int64)
+        correct = rows["clean_prediction"].to_numpy() == label if kind == "clean" else rows["withstood"].to_numpy()
+        return rows["example"].to_numpy().astype(np.int64), label, correct
+
+
+def check_audit(which: str, value: object) -> None:
+    """Check that what was given for an audit is one.
+
+    Raises:
+        InputError: It isn't: a folder, say.
+    """
+    if not isinstance(value, AuditTable):
+        raise InputError(
+            f"{which} must be an audit's result, but is {value!r:.60}: read a folder with read_audit(...)."
+        )
+
+
+def is_same_network(a: Side, b: Side) -> bool:
+    """Return whether two audits' models have one fingerprint and gave the same answers without attack."""
+    one, other = (side.result.info.get("models", {}).get(side.model) for side in (a, b))
+    if one is None or one != other:
+        return False
+    margins = [next(iter(side.outcomes().values()))["clean_margin"].to_numpy() for side in (a, b)]
+    return bool(np.array_equal(margins[0], margins[1]))
+
+
+def check_comparable(a: Side, b: Side, kind: Kind) -> None:
+    """Check that two sides answer one question about the same examples, in the same order.
+
+    Raises:
+        InputError: They don't; what differs is named.
+    """
+    if a.result is not b.result:
+        _check_audits(a, b, kind)
+    if kind == "robust" and a.attack == b.attack:
+        _check_attacks(a, b)
+    (ids, labels, _), (other_ids, other_labels, _) = a.right(kind), b.right(kind)
+    if not np.array_equal(ids, other_ids):
+        shorter = min(len(ids), len(other_ids))
+        i = int(np.argmax(np.append(ids[:shorter] != other_ids[:shorter], True)))
+        there, here = (f"{of[i]}" if i < len(of) else "none" for of in (ids, other_ids))
+        shared = len(np.intersect1d(ids, other_ids))
+        order = "the same examples in another order" if shared == len(ids) == len(other_ids) else "other examples"
+        raise InputError(
+            f"{a.name!r} and {b.name!r} were tried on {order}: of {len(ids)} and {len(other_ids)} they share {shared}, "
+            f"and first differ at place {i}, example {there} and {here}. Audit both on the same data."
+        )
+    if not np.array_equal(labels, other_labels):
+        i = int((labels != other_labels).argmax())
+        wrong = int((labels != other_labels).sum())
+        raise InputError(
+            f"{a.name!r} and {b.name!r} were tried on other labels: {wrong} of {len(ids)} differ, the first of "
+            f"example {ids[i]}, {a.result.classes[labels[i]]!r} and {b.result.classes[other_labels[i]]!r}."
+        )
+    one, other = a.result.info.get("data"), b.result.info.get("data")
+    if one and other and one != other:
+        raise InputError(
+            f"{a.name!r} and {b.name!r} were tried on examples of the same numbers and labels, but other images (their "
+            f"fingerprints are {one[:8]} and {other[:8]}): audit both on the same data."
+        )
+
+
+def _check_audits(a: Side, b: Side, kind: Kind) -> None:
+    of = [f"{side.result.info.get('dataset')} ({side.result.info.get('split')})" for side in (a, b)]
+    data = [side.result.info.get("data") for side in (a, b)]
+    if of[0] != of[1] and not (data[0] and data[0] == data[1]):  # the same images may have two names
+        raise InputError(f"{a.name!r} was tried on {of[0]} and {b.name!r} on {of[1]}: audit both on the same data.")
+    one, other = a.result.classes, b.result.classes
+    if one != other:
+        differ = next((f"{x!r} and {y!r}" for x, y in zip(one, other, strict=False) if x != y), "none and more")
+        raise InputError(
+            f"{a.name!r} and {b.name!r} have other classes, {len(one)} and {len(other)}; the first that differ are "
+            f"{differ}. Audit both on the same data."
+        )
+    if kind == "clean":
+        return
+    if a.result.threat != b.result.threat:
+        raise InputError(
+            f"{a.name!r} was attacked at {a.result.threat} and {b.name!r} at {b.result.threat}: audit both at one "
+            "threat model, or compare clean accuracies."
+        )
+    left = [side.name for side in (a, b) if side.result.info.get("worst_case")]
+    if len(left) == 1 and a.attack != WORST_CASE:
+        raise InputError(
+            f"In the audit of {left[0]!r} broken examples left (worst_case), in the other they didn't: only under all "
+            f"attacks together, {WORST_CASE!r}, can they be compared."
+        )
+
+
+def _check_attacks(a: Side, b: Side) -> None:
+    """Check that an attack of one name, or all attacks, means the same of both."""
+    one, other = (list(side.outcomes()) for side in (a, b))
+    before = a.result is not b.result and bool(a.result.info.get("worst_case")) and a.attack != WORST_CASE
+    if before:  # each attack counts with those before it
+        one, other = (list(s.result.attacks[: s.result.attacks.index(s.attack) + 1]) for s in (a, b))
+    alone = [
+        f"{side.name!r} alone has {', '.join(lacking)}"
+        for side, lacking in ((a, [n for n in one if n not in other]), (b, [n for n in other if n not in one]))
+        if lacking
+    ]
+    if alone or (before and one != other):
+        why = "; ".join(alone) or f"their order is {', '.join(one)} and {', '.join(other)}"
+        what = f"{a.attack!r} counts with the attacks before it, and these differ" if before else "All attacks differ"
+        shared = [n for n in one if n in other] if not before else []
+        advice = f"name one that both have, {', '.join(shared)}" if shared else "audit both with the same attacks"
+        raise InputError(f"{what}: {why}. To compare, {advice}.")
+    for name in one:
+        then, now = (side.result.info.get("attacks", {}).get(name) for side in (a, b))
+        keys = {**then, **now} if then and now else {}
+        changed = [f"{k} {then.get(k)!r} and {now.get(k)!r}" for k in keys if then.get(k) != now.get(k)]
+        if changed:
+            raise InputError(
+                f"The attack {name!r} on {a.name!r} and that on {b.name!r} differ: {'; '.join(changed[:3])}. Audit "
+                "both with the same attack."
+            )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -92,3 +269,155 @@ class Comparison(Shown):
             table.insert(0, name, value)
         with written_aside(check_output_file(path, "comparison.csv")) as aside:
             table.to_csv(aside)
+
+
+def compare(
+    first: AuditTable,
+    second: AuditTable,
+    *,
+    models: Sequence[str] | None = None,
+    attack: str = WORST_CASE,
+    kind: Kind = "robust",
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Comparison:
+    """Compare a model of one audit with a model of another, on the same examples.
+
+    Args:
+        first: An audit.
+        second: Another audit, of the same examples in the same order, under whatever name if the data's fingerprints
+            are known; of robust accuracies, also of the same threat model and, as far as it is asked about them, the
+            same attacks.
+        models: A model of each; absent where each audit has but one.
+        attack: An attack that both audits have, or ``"all attacks"``, which must then be the same ones.
+        kind: ``"robust"``, or ``"clean"`` for accuracy without attack.
+        confidence: Coverage of the intervals.
+        seed: Of the draws behind the worst class's interval.
+
+    Returns:
+        The comparison, differences first minus second.
+
+    Raises:
+        InputError: There is no such model or attack, or the outcomes can't be compared; the reason is named.
+    """
+    check_audit("The first", first)
+    check_audit("The second", second)
+    if models is None:
+        for which, result in (("first", first), ("second", second)):
+            if len(result.models) > 1:
+                raise InputError(
+                    f"The {which} audit has {len(result.models)} models ({', '.join(result.models)}): "
+                    "name one of each, models=(..., ...)."
+                )
+        models = first.models[0], second.models[0]
+    if isinstance(models, str) or len(models) != 2:
+        raise InputError(f"`models` must be two names, a model of each audit, but got {models!r}.")
+    a, b = models
+    names = (a, b) if a != b else (f"{a} (first)", f"{b} (second)")
+    sides = Side(first, a, attack, names[0]), Side(second, b, attack, names[1])
+    if is_same_network(*sides):
+        raise InputError(
+            f"{a!r} of the first audit and {b!r} of the second are the same network: there is nothing to "
+            "compare. Name two models, or two attacks of one audit."
+        )
+    return _compared(*sides, kind, confidence, seed)
+
+
+def compare_within(
+    result: AuditTable,
+    first: str,
+    second: str,
+    *,
+    attack: str | None = None,
+    model: str | None = None,
+    kind: Kind = "robust",
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two models of an audit, or two of its attacks on a model: see :meth:`AuditResult.compare`.
+
+    Raises:
+        InputError: There is no such model or attack, both are the same, their examples differ, or the names are those
+            of models and of attacks, and neither ``model`` nor ``attack`` says what is meant.
+    """
+    attacks = (*result.attacks, WORST_CASE)
+    for name in (first, second):
+        if name not in (*result.models, *attacks):
+            raise unknown("model or attack", name, (*result.models, *attacks))
+    are_models, are_attacks = ({first, second} <= {*names} for names in (result.models, attacks))
+    if are_models and are_attacks and model is None and attack is None and kind == "robust":
+        raise InputError(
+            f"{first!r} and {second!r} are both models and attacks: say on which model the attacks are compared, "
+            f"model=..., or under which attack the models, attack={WORST_CASE!r}, say."
+        )
+    if first == second:
+        raise InputError(f"{first!r} can't be compared with itself: name two models, or two attacks.")
+    if are_models and not (are_attacks and model is not None):
+        if model is not None:
+            raise InputError(f"Models are compared, {first!r} and {second!r}: `model` is for two attacks.")
+        under = WORST_CASE if attack is None else attack
+        return _compared(Side(result, first, under, first), Side(result, second, under, second), kind, confidence, seed)
+    if not are_attacks:
+        a, b = (first, second) if first in result.models else (second, first)
+        raise InputError(f"{a!r} is a model and {b!r} an attack: name two models, or two attacks.")
+    if attack is not None or kind != "robust":
+        raise InputError(f"Attacks are compared, {first!r} and {second!r}: `attack` and `kind` are for two models.")
+    if model is None and len(result.models) > 1:
+        raise InputError(f"There are {len(result.models)} models: say on which, model={result.models[0]!r}, say.")
+    on = result.models[0] if model is None else model
+    return _compared(Side(result, on, first, first), Side(result, on, second, second), kind, confidence, seed)
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
+    """Return a row per comparison.
+
+    Returns:
+        Indexed by (``first``, ``second``), the names: ``n``; over all examples ``first_accuracy``,
+        ``second_accuracy``, ``difference``, ``low``, ``high``, ``p`` and ``p_adjusted``, by Holm over the rows: it
+        holds for all of them at once, intervals don't; over classes ``mean_difference``, ``mean_low``, ``mean_high``;
+        of the worst classes ``first_worst_class``, ``first_worst``, ``second_worst_class``, ``second_worst``,
+        ``worst_difference``, ``worst_low``, ``worst_high``.
+
+    Raises:
+        InputError: There is no comparison.
+    """
+    if not comparisons:
+        raise InputError("There is no comparison to make a table of.")
+    rows = []
+    for one in comparisons:
+        row: dict[str, object] = {"first": one.first, "second": one.second, "n": one.n}
+        row |= {"first_accuracy": one.overall["first"], "second_accuracy": one.overall["second"]}
+        row |= {key: one.overall[key] for key in ("difference", "low", "high", "p")}
+        row |= {f"mean_{key}": one.mean[key] for key in ("difference", "low", "high")}
+        for side in ("first", "second"):
+            row |= {f"{side}_worst_class": one.worst_class[f"{side}_class"], f"{side}_worst": one.worst_class[side]}
+        rows.append(row | {f"worst_{key}": one.worst_class[key] for key in ("difference", "low", "high")})
+    table = pd.DataFrame(rows).set_index(["first", "second"])
+    table.insert(list(table).index("p") + 1, "p_adjusted", holm(table["p"].to_numpy()))
+    return table
+
+
+def _compared(a: Side, b: Side, kind: Kind, confidence: float, seed: int) -> Comparison:
+    if kind not in ("robust", "clean"):
+        raise unknown("kind of accuracy", kind, ("robust", "clean"))
+    check_comparable(a, b, kind)
+    (_, y, first), (_, _, second) = a.right(kind), b.right(kind)
+    classes, pair = a.result.classes, (first, second)
+    options: Any = {"confidence": confidence}
+    overall = paired_comparison(np.zeros_like(y), *pair, 1, **options).iloc[0].drop(["n", "p_adjusted"])
+    attacks = a.attack != b.attack
+    return Comparison(
+        first=a.name,
+        second=b.name,
+        kind=kind,
+        model=a.model if attacks else None,
+        attack=None if attacks or kind == "clean" else a.attack,
+        threat=a.result.threat if kind == "robust" else None,
+        worst_case=bool(a.result.info.get("worst_case")),
+        n=len(y),
+        confidence=confidence,
+        by_class=paired_comparison(y, *pair, len(classes), classes=classes, **options),
+        overall=overall.rename(None),
+        mean=mean_difference(y, *pair, len(classes), **options),
+        worst_class=worst_class_difference(y, *pair, len(classes), classes=classes, seed=seed, **options),
+    )

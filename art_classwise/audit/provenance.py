@@ -44,6 +44,15 @@ _PACKAGES = (
 )
 
 
+# What version 0.1.0 wrote for its attacks, by kind: stored fingerprints hold it, wherever the classes lie now.
+_WRITTEN = {
+    "AutoAttack": "art_classwise.attacks.autoattack.AutoAttack",
+    "ClassWiseAttack": "art_classwise.attacks.classwise.ClassWiseAttack",
+    "PGD": "art_classwise.attacks.pgd.PGD",
+    "TemperaturePGD": "art_classwise.attacks.pgd.TemperaturePGD",
+    "TransferAttack": "art_classwise.attacks.transfer.TransferAttack",
+}
+
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
@@ -76,8 +85,12 @@ def processor() -> str:
 
 
 def parameters(attack: Any) -> dict[str, Any]:
-    """Return an ART attack's class and parameters, as plain values."""
-    values = {"class": f"{type(attack).__module__}.{type(attack).__qualname__}"}
+    """Return an ART attack's class and parameters, as plain values.
+
+    An attack of ours says its ``kind``, which stays when its class moves; others are known by their class's path, and
+    so are classes made of ours, which don't inherit the name.
+    """
+    values: dict[str, Any] = {"class": _attack_class(attack)}
     unsaid = {"verbose", "summary_writer", "estimator", "classifier", "micro_batch_size"}  # they change no outcome
     unsaid |= getattr(attack, "untold", frozenset())
     if getattr(attack, "uses_example_ids", False):
@@ -88,6 +101,13 @@ def parameters(attack: Any) -> dict[str, Any]:
         if name not in unsaid:
             values[name] = _plain(getattr(attack, name, None), own)
     return values
+
+
+def _attack_class(attack: Any) -> str:
+    own = vars(type(attack)).get("kind")
+    if own is None or type(attack).__module__.partition(".")[0] != "art_classwise":
+        return _kind(attack)
+    return _WRITTEN.get(own, f"art_classwise.{own}")
 
 
 def fingerprint(value: Any) -> str:

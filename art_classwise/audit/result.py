@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from art_classwise import metrics
-from art_classwise._display import Shown, shown_as
-from art_classwise._files import check_output_file, written_aside
+from art_classwise._core import display
+from art_classwise._core.display import shown_as
+from art_classwise._core.files import check_output_file, written_aside
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit import sanity
-from art_classwise.audit._accuracies import Relabel, accuracies, stacked, summarised
-from art_classwise.audit._outcomes import cumulative, nearest, parts, table
-from art_classwise.errors import InputError, unknown
-from art_classwise.metrics.groups import Groups
-from art_classwise.threat import ThreatModel
+from art_classwise.audit._outcomes import cumulative, parts, table
+from art_classwise.audit._table import AuditTable, Relabel, accuracies, stacked, summarised
+from art_classwise.audit.comparison import Comparison, Kind, compare_within
+from art_classwise.audit.saved import read_parts, write_audit
+from art_classwise.errors import InputError
+from art_classwise.metrics.accuracy import Groups
 
-if TYPE_CHECKING:
-    from art_classwise.audit.comparison import Comparison, Kind
-
-__all__ = ["WORST_CASE", "AuditResult"]
+__all__ = ["WORST_CASE", "AuditResult", "read_audit"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class AuditResult(Shown):
+class AuditResult(AuditTable):
     """The outcomes of an audit.
 
     Attributes:
@@ -46,21 +45,6 @@ class AuditResult(Shown):
             (``data``), what was tried on the networks themselves (``probes``) and what is ``published`` of them; of an
             audit read before its end, ``unfinished``.
     """
-
-    outcomes: pd.DataFrame = field(repr=False)
-    classes: tuple[str, ...]
-    threat: ThreatModel
-    info: dict[str, Any] = field(repr=False)
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """Names of the models, in the order they were given."""
-        return tuple(self.outcomes["model"].cat.categories)
-
-    @property
-    def attacks(self) -> tuple[str, ...]:
-        """Names of the attacks, in the order they were given."""
-        return tuple(self.outcomes["attack"].cat.categories)
 
     @cached_property
     def findings(self) -> sanity.Findings:
@@ -91,52 +75,6 @@ class AuditResult(Shown):
             names = [attack for attack in self.attacks if (model, attack) in of]
             rows |= {(model, attack): one for attack, one in zip(names, cumulative(tables), strict=True)}
         return replace(self, outcomes=table(rows, self.models, self.attacks), info={**self.info, "worst_case": True})
-
-    @cached_property
-    def _nearest(self) -> pd.DataFrame:
-        return nearest(self.outcomes, WORST_CASE)
-
-    def rows(self, model: str, attack: str = WORST_CASE) -> pd.DataFrame:
-        """Return the outcomes of one model under one attack: what any metric is a function of.
-
-        Args:
-            model: Name of a model.
-            attack: Name of an attack, or ``"all attacks"``: of each example the row of the attack that broke it by the
-                largest margin, or came nearest to breaking it.
-
-        Returns:
-            The columns of :attr:`outcomes`, a row per example, in their order.
-
-        Raises:
-            InputError: The audit has no such model or attack.
-        """
-        if model not in self.models:
-            raise unknown("model", model, self.models)
-        if attack not in (*self.attacks, WORST_CASE):
-            raise unknown("attack", attack, (*self.attacks, WORST_CASE))
-        table = self._nearest if attack == WORST_CASE else self.outcomes[self.outcomes["attack"] == attack]
-        rows = table[table["model"] == model]
-        if len(rows) == 0:
-            raise InputError(f"The audit has no outcome of {attack!r} on {model!r}.")
-        return rows
-
-    def class_table(self, model: str, attack: str = WORST_CASE, *, confidence: float = 0.95) -> pd.DataFrame:
-        """Return clean and robust accuracy per class of one model under one attack, with Wilson intervals.
-
-        Args:
-            model: Name of a model.
-            attack: Name of an attack, or ``"all attacks"``, under which an example must withstand each of them.
-            confidence: Coverage of the intervals.
-
-        Returns:
-            Indexed by class: ``n``, ``clean``, ``clean_low``, ``clean_high``, ``robust``, ``low``, ``high``, all
-            but the first fractions; n = 0 and NaN for a class without examples.
-
-        Raises:
-            InputError: The audit has no such model or attack.
-        """
-        table = accuracies(self.rows(model, attack), self.classes, lambda label: label, confidence)
-        return shown_as(table, "classes")
 
     def by_class(self, *, confidence: float = 0.95) -> pd.DataFrame:
         """Return every :meth:`class_table` of the audit in one, indexed by (model, attack, class).
@@ -381,8 +319,6 @@ class AuditResult(Shown):
             InputError: There is no such model or attack, both are the same, their examples differ, or the names are
                 those of models and of attacks, and neither ``model`` nor ``attack`` says what is meant.
         """
-        from art_classwise.audit.compare import compare_within
-
         return compare_within(
             self, first, second, attack=attack, model=model, kind=kind, confidence=confidence, seed=seed
         )
@@ -397,8 +333,6 @@ class AuditResult(Shown):
         Raises:
             InputError: The folder holds an audit, and ``overwrite`` isn't asked for; or it can't be written.
         """
-        from art_classwise.audit.saved import write_audit
-
         write_audit(self, folder, overwrite=overwrite)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
@@ -416,10 +350,8 @@ class AuditResult(Shown):
         Raises:
             InputError: It can't be written.
         """
-        from art_classwise.report.page import render
-
         with written_aside(check_output_file(path, "report.html")) as aside:
-            aside.write_text(render(self), encoding="utf-8")
+            aside.write_text(display.page(self), encoding="utf-8")
 
     def _tables(self, names: Sequence[str], kind: str, group: Relabel, confidence: float) -> pd.DataFrame:
         attacks = (*self.attacks, WORST_CASE)
@@ -443,3 +375,17 @@ class AuditResult(Shown):
         """Return labels and who withstood, (n,) each."""
         rows = self.rows(model, attack)
         return rows["label"].to_numpy().astype(np.int64), rows["withstood"].to_numpy()
+
+
+def read_audit(folder: str | os.PathLike[str], *, partial: bool = False) -> AuditResult:
+    """Read the outcomes that :meth:`AuditResult.save` or an audit with a ``store`` wrote.
+
+    Args:
+        folder: The folder.
+        partial: Of an unfinished audit read what is finished: examples that all attacks were tried on.
+
+    Raises:
+        InputError: There are none, they are damaged or of another schema, or the audit is unfinished.
+    """
+    of = read_parts(folder, partial=partial)
+    return AuditResult(of.outcomes, of.classes, of.threat, of.info)

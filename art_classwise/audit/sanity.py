@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from art_classwise._display import Shown
+from art_classwise._core.display import Shown
 from art_classwise.attacks.ladder import usual_threat
-from art_classwise.audit._attack_checks import ATTACK_CHECKS
-from art_classwise.audit._network_checks import NETWORK_CHECKS
+from art_classwise.audit._checks import ATTACK_CHECKS, DIFFERS, NETWORK_CHECKS
+from art_classwise.audit._evidence import Evidence, of, points
 from art_classwise.audit._outcomes import parts
-from art_classwise.audit._seen import Seen, of, points
 from art_classwise.errors import InputError
 from art_classwise.metrics.intervals import wilson
 
 if TYPE_CHECKING:
-    from art_classwise.audit.result import AuditResult
+    from art_classwise.audit._table import AuditTable
 
-__all__ = ["Finding", "Findings", "findings"]
+__all__ = ["DIFFERS", "Finding", "Findings", "findings"]
 
 _FEW = 50  # examples: the interval of one class is then up to 27 points wide
 
@@ -41,7 +40,7 @@ class Finding(Shown):
     Attributes:
         model: The model; None where it concerns the audit as a whole.
         check: What was looked for, e.g. ``"masked gradients"``.
-        saw: What was seen, a sentence.
+        saw: What was evidence, a sentence.
         advice: What to try, a sentence.
     """
 
@@ -60,7 +59,7 @@ class Findings(Shown, tuple[Finding, ...]):
     __slots__ = ()
 
 
-def findings(result: AuditResult) -> Findings:
+def findings(result: AuditTable) -> Findings:
     """Return what looks wrong with an audit; nothing, if it and its models look healthy.
 
     Looked for are
@@ -87,17 +86,17 @@ def findings(result: AuditResult) -> Findings:
         tables = {attack: rows for (_, attack), rows in parts(_of_model(result, name)).items()}
         if not tables:
             continue
-        seen = Seen(result, name, tables)
+        evidence = Evidence(result, name, tables)
         for check in (*ATTACK_CHECKS, *NETWORK_CHECKS):
-            found += [Finding(name, what, saw, advice) for what, saw, advice in check(seen)]
+            found += [Finding(name, what, saw, advice) for what, saw, advice in check(evidence)]
     return Findings(found)
 
 
-def _of_model(result: AuditResult, name: str) -> pd.DataFrame:
+def _of_model(result: AuditTable, name: str) -> pd.DataFrame:
     return result.outcomes[result.outcomes["model"] == name]
 
 
-def _few_examples(result: AuditResult) -> Iterator[Finding]:
+def _few_examples(result: AuditTable) -> Iterator[Finding]:
     rows = _of_model(result, result.models[0])
     n = np.bincount(rows.drop_duplicates("example")["label"].to_numpy(), minlength=len(result.classes))
     few = (n > 0) & (n < _FEW)
@@ -113,7 +112,7 @@ def _few_examples(result: AuditResult) -> Iterator[Finding]:
         )
 
 
-def _radius(result: AuditResult) -> Iterator[Finding]:
+def _radius(result: AuditTable) -> Iterator[Finding]:
     dataset, (norm, eps) = str(result.info.get("dataset")), (result.threat.norm, result.threat.eps)
     usual = _USUAL.get(norm, {}).get(dataset)
     if norm == "Linf":

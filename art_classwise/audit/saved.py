@@ -4,39 +4,42 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from art_classwise._files import check_output_folder
-from art_classwise.audit._manifest import Attack, Examples, Manifest
-from art_classwise.audit._manifest_checks import FINGERPRINT
-from art_classwise.audit._outcomes import MisfitError, assembled, parts, table, taken_apart
+from art_classwise._core.files import check_output_folder
+from art_classwise.audit._manifest import FINGERPRINT, Attack, Examples, Manifest
+from art_classwise.audit._outcomes import MisfitError, assembled, disassembled, parts, table
+from art_classwise.audit._table import AuditTable
 from art_classwise.audit.provenance import fingerprint
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, Unit
 from art_classwise.errors import InputError
+from art_classwise.threat import ThreatModel
 
-if TYPE_CHECKING:
-    from art_classwise.audit.result import AuditResult
-
-__all__ = ["is_finished", "is_whole", "read_audit", "read_outcomes", "write_audit"]
+__all__ = ["Parts", "is_finished", "is_whole", "read_outcomes", "read_parts", "write_audit"]
 
 
-def read_audit(folder: str | os.PathLike[str], *, partial: bool = False) -> AuditResult:
-    """Read the outcomes that :meth:`AuditResult.save` or an audit with a ``store`` wrote.
+@dataclass(frozen=True)
+class Parts:
+    """What a result is made of, as a folder holds it: see :class:`art_classwise.AuditResult`."""
 
-    Args:
-        folder: The folder.
-        partial: Of an unfinished audit read what is finished: examples that all attacks were tried on.
+    outcomes: pd.DataFrame
+    classes: tuple[str, ...]
+    threat: ThreatModel
+    info: dict[str, Any]
+
+
+def read_parts(folder: str | os.PathLike[str], *, partial: bool = False) -> Parts:
+    """Read what a result is made of from a folder: see :func:`art_classwise.read_audit`.
 
     Raises:
-        InputError: There are none, they are damaged or of another schema, or the audit is unfinished.
+        InputError: There is none, it is damaged or of another schema, or the audit is unfinished.
     """
-    from art_classwise.audit.result import AuditResult
-
     store = Store(Path(folder))
     manifest = store.manifest()
     try:
@@ -49,7 +52,7 @@ def read_audit(folder: str | os.PathLike[str], *, partial: bool = False) -> Audi
     info = manifest.info()
     if partial and not is_finished(folder):
         info |= {"unfinished": True, "n_examples": int(outcomes["example"].nunique())}
-    return AuditResult(outcomes, manifest.classes, manifest.threat, info)
+    return Parts(outcomes, manifest.classes, manifest.threat, info)
 
 
 def is_finished(folder: str | os.PathLike[str]) -> bool:
@@ -74,7 +77,7 @@ def is_whole(store: Store, manifest: Manifest, model: str, attacks: Sequence[str
     return all(numbers <= store.shards(manifest.models[model], key).keys() for key in keys)
 
 
-def write_audit(result: AuditResult, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+def write_audit(result: AuditTable, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write the outcomes of an audit to a folder, each model's under an attack as one shard; the manifest last.
 
     Raises:
@@ -116,7 +119,7 @@ def write_audit(result: AuditResult, folder: str | os.PathLike[str], *, overwrit
     with store.lock("manifest"):
         old, new = {*(path / "shards").rglob("*.parquet")}, set()
         for model, key in manifest.models.items():
-            clean, *attacked = taken_apart([of[model, a] for a in result.attacks], worst_case=manifest.worst_case)
+            clean, *attacked = disassembled([of[model, a] for a in result.attacks], worst_case=manifest.worst_case)
             new.add(store.write(Unit(key, None, 0), clean))
             for attack, rows in zip(manifest.attacks.values(), attacked, strict=True):
                 new.add(store.write(Unit(key, attack.fingerprint, 0), rows))

@@ -22,10 +22,9 @@ import pandas as pd
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
-from art_classwise._files import remove_left_aside, written_aside
+from art_classwise._core.files import remove_left_aside, written_aside
 from art_classwise.audit._manifest import Manifest
-from art_classwise.audit._outcomes import ATTACKED, CLEAN
-from art_classwise.audit._parquet import from_parquet, to_parquet
+from art_classwise.audit._outcomes import ATTACKED, CLEAN, from_parquet, to_parquet
 from art_classwise.errors import InputError, first_line
 
 __all__ = ["DamagedShardError", "MissingShardError", "Store", "StoreError", "Unit"]

@@ -185,10 +185,10 @@ def audit(
 
     If interrupted, the same command resumes the audit. Several processes of it, or torchrun, share the work.
     """
-    from art_classwise._ranks import is_main
+    from art_classwise._core.distributed import is_main
     from art_classwise.attacks import usual_threat
     from art_classwise.audit import ClassWiseAudit
-    from art_classwise.cli._models import check_named, load_model, models_named
+    from art_classwise.cli._options import check_named, load_model, models_named
     from art_classwise.datasets import load_dataset
     from art_classwise.metrics import class_groups
     from art_classwise.report import write_report
@@ -234,7 +234,7 @@ def report(
     json: Json = False,
 ) -> None:
     """Write an audit's report, picture and table anew from its outcomes."""
-    from art_classwise._files import check_output_folder
+    from art_classwise._core.files import check_output_folder
     from art_classwise.audit import is_finished, read_audit
     from art_classwise.metrics import class_groups
     from art_classwise.report import write_report

@@ -56,10 +56,10 @@ def compare(
     Two models are compared class by class. With more models, each pair has a row: each model against the first, or
     each model of one audit against each of the other.
     """
-    from art_classwise._files import check_output_file, written_aside
+    from art_classwise._core.files import check_output_file, written_aside
     from art_classwise.audit import read_audit
-    from art_classwise.audit.compare import comparison_table
-    from art_classwise.report.comparison import print_comparison, print_pairs
+    from art_classwise.audit.comparison import comparison_table
+    from art_classwise.report.terminal import print_comparison, print_pairs
 
     if out is not None:
         check_output_file(out, "comparison.csv")
@@ -115,7 +115,7 @@ def _names(text: str | None, known: Sequence[str]) -> list[str] | None:
 
 def _attacks(result: AuditResult, text: str, attack: str | None, model: str | None, kind: Kind) -> Comparison:
     from art_classwise.attacks.ladder import WORST_CASE
-    from art_classwise.audit.compare import compare_within
+    from art_classwise.audit.comparison import compare_within
     from art_classwise.errors import unknown
 
     if attack is not None or kind != "robust":
@@ -136,7 +136,7 @@ def _within(
 ) -> list[Comparison]:
     """Compare the first model of an audit with each other one."""
     from art_classwise.attacks.ladder import WORST_CASE
-    from art_classwise.audit.compare import compare_within
+    from art_classwise.audit.comparison import compare_within
     from art_classwise.errors import unknown
 
     under = WORST_CASE if attack is None else attack  # said, for models may be named like attacks
@@ -163,8 +163,7 @@ def _between(
     from dataclasses import replace
 
     from art_classwise.attacks.ladder import WORST_CASE
-    from art_classwise.audit._sides import Side, is_same_network
-    from art_classwise.audit.compare import compare
+    from art_classwise.audit.comparison import Side, compare, is_same_network
 
     if names is not None and len(names) != 2:
         raise InputError(f"--models takes one name of each audit, separated by a comma, but got {len(names)}.")

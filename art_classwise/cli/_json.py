@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from art_classwise.audit import AuditResult, Comparison
-    from art_classwise.metrics.groups import Groups
+    from art_classwise.metrics.accuracy import Groups
 
 __all__ = ["SCHEMA", "Writer", "audit_content", "comparison_content", "leaderboard_content", "printing", "rows"]
 
@@ -112,7 +112,7 @@ def audit_content(result: AuditResult, files: Mapping[str, Path], groups: Groups
 
 def comparison_content(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """Return what a comparison's document holds."""
-    from art_classwise.audit.compare import comparison_table
+    from art_classwise.audit.comparison import comparison_table
 
     adjusted = comparison_table(comparisons)["p_adjusted"].tolist()
     made = [

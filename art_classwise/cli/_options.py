@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from art_classwise.errors import InputError
 
 __all__ = [
     "ClassNames",
@@ -21,6 +25,9 @@ __all__ = [
     "Quiet",
     "Root",
     "Seed",
+    "check_named",
+    "load_model",
+    "models_named",
     "say_where",
     "split_names",
 ]
@@ -97,3 +104,100 @@ def say_where(files: dict[str, Path]) -> None:
     width = max(9, *(len(what) for what in files))
     for what, path in files.items():
         print(f"{what:<{width}} {path}")
+
+
+_ALL = "all"
+
+
+def check_named(texts: Sequence[str], dataset: str, norm: str) -> None:
+    """Check, before data and weights are read, that models may be there.
+
+    Args:
+        texts: As for :func:`models_named`.
+        dataset: The data set's name, or where it lies.
+        norm: RobustBench's threat model.
+
+    Raises:
+        InputError: A text names no model, no file that is there, or none of RobustBench's models.
+    """
+    from art_classwise.zoo.robustbench import DATASETS, check_model
+
+    for text in texts:
+        _, source = _parted(text)
+        zoo, name = _in_zoo(source, dataset)
+        if not name and not Path(source).is_file():
+            what = "There is no file" if source.endswith(".pt") else "Unknown model"
+            raise InputError(f"{what} {source!r}. Give the file of a checkpoint (*.pt), or robustbench:NAME.")
+        if name and name != _ALL and zoo in DATASETS:  # a file or folder has a name of its own, not known yet
+            check_model(name, zoo, norm)
+
+
+def models_named(
+    texts: Sequence[str], dataset: str, norm: str, model_dir: Path, unsafe_weights: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """Return models by the names they have in tables, as :meth:`ClassWiseAudit.evaluate` takes them.
+
+    Args:
+        texts: Each FILE.pt, robustbench:NAME, robustbench:DATASET/NAME or robustbench:all, with NAME= before it or not.
+        dataset: RobustBench's, where a text names none.
+        norm: RobustBench's threat model.
+        model_dir: Folder of RobustBench's weights.
+        unsafe_weights: Load RobustBench's files that can run code, too.
+
+    Returns:
+        Models, and of a whole leaderboard functions that load them; and the names of the latter, which may be lacking.
+
+    Raises:
+        InputError: A text names no model, or a name stands twice; or a model named by itself can't be loaded.
+    """
+    from art_classwise.zoo import load_robustbench, robustbench_names
+
+    models: dict[str, Any] = {}
+    optional: list[str] = []
+    for text in texts:
+        label, source = _parted(text)
+        zoo, name = _in_zoo(source, dataset)
+        if name != _ALL:
+            found = dict([load_model(text, dataset, norm, model_dir, unsafe_weights)])
+        elif label:
+            raise InputError(f"{text!r} gives one name to many models: leave {label}= out.")
+        else:
+            options: dict[str, Any] = {"unsafe_weights": unsafe_weights}
+            names = robustbench_names(zoo, norm)
+            found = {n: partial(load_robustbench, n, zoo, norm, model_dir, **options) for n in names}
+            optional += names
+        twice = next((n for n in found if n in models), None)
+        if twice is not None:
+            raise InputError(f"Two models are named {twice!r}: name one, e.g. --model mine={source}")
+        models |= found
+    return models, optional
+
+
+def load_model(text: str, dataset: str, norm: str, model_dir: Path, unsafe_weights: bool) -> tuple[str, Any]:
+    """Return a model's name and the model; arguments as for :func:`models_named`.
+
+    Raises:
+        InputError: The text names no model, or it can't be loaded.
+    """
+    from art_classwise.zoo import load_checkpoint, load_robustbench
+
+    label, source = _parted(text)
+    zoo, name = _in_zoo(source, dataset)
+    if name:
+        return label or name, load_robustbench(name, zoo, norm, model_dir, unsafe_weights=unsafe_weights)
+    return label or Path(source).stem, load_checkpoint(source)
+
+
+def _parted(text: str) -> tuple[str, str]:
+    """Part NAME=SOURCE; a file may have a "=" in its own name."""
+    label, separator, source = text.partition("=")
+    return (label, source) if separator and not Path(text).is_file() else ("", text)
+
+
+def _in_zoo(source: str, dataset: str) -> tuple[str, str]:
+    """Return data set and name of one of RobustBench's models; no name for others."""
+    kind, _, name = source.partition(":")
+    if kind != "robustbench" or not name:
+        return dataset, ""
+    zoo, slash, short = name.rpartition("/")
+    return (zoo if slash else dataset), short

@@ -64,12 +64,12 @@ def train(
 
     Under torchrun, training is shared by all processes.
     """
-    from art_classwise._files import check_output_file, written_aside
-    from art_classwise._ranks import is_main
+    from art_classwise._core.distributed import is_main
+    from art_classwise._core.files import check_output_file, written_aside
     from art_classwise.datasets import load_dataset
     from art_classwise.head import normalize_head
     from art_classwise.trainers import METHODS, AdversarialTrainerClassExcludedPyTorch
-    from art_classwise.trainers._data import unlabelled_in
+    from art_classwise.trainers.arrays import unlabelled_in
     from art_classwise.zoo import as_classifier, build, load_checkpoint, save_checkpoint
 
     with printing(json) as write:
@@ -206,7 +206,7 @@ def _policy(text: str | None, classes: Sequence[str], validation: int) -> ClassP
 
 
 def _without(data: Dataset, excluded: Sequence[int]) -> Dataset:
-    from art_classwise.trainers._exclusion import check_excluded
+    from art_classwise.trainers.exclusion import check_excluded
 
     check_excluded(excluded, len(data.classes))
     return data.of_classes([k for k in range(len(data.classes)) if k not in excluded])

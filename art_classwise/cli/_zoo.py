@@ -30,10 +30,11 @@ def zoo(
     json: Json = False,
 ) -> None:
     """List RobustBench's models: architecture, published accuracy, and whether the weights are here."""
-    from art_classwise._files import check_output_file, written_aside
+    from art_classwise._core.files import check_output_file, written_aside
     from art_classwise.audit import read_audit
-    from art_classwise.report.zoo import print_leaderboard
-    from art_classwise.zoo import beside_measured, robustbench_table
+    from art_classwise.report.terminal import print_leaderboard
+    from art_classwise.studies import beside_measured
+    from art_classwise.zoo import robustbench_table
 
     if out is not None:
         check_output_file(out, "leaderboard.csv")

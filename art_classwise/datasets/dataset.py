@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from art_classwise._display import Shown
-from art_classwise._labels import check_labels, class_number
+from art_classwise._core.display import Shown
+from art_classwise._core.labels import check_labels, class_number
 from art_classwise.errors import InputError, check_name, check_whole
 
 __all__ = ["Dataset", "LazyImages"]

@@ -1,9 +1,9 @@
 """Metrics: pure functions of labels and predictions, arrays in, DataFrames out."""
 
-from art_classwise.metrics.accuracy import class_accuracy
-from art_classwise.metrics.agreement import correlations, rank_agreement
-from art_classwise.metrics.chance import disparity_test
+from art_classwise.metrics.accuracy import class_accuracy, class_groups, group_accuracy, group_labels, risks
+from art_classwise.metrics.agreement import correlations, head_weight_norms, rank_agreement
 from art_classwise.metrics.comparison import (
+    attack_strength,
     holm,
     mcnemar,
     mean_difference,
@@ -11,16 +11,10 @@ from art_classwise.metrics.comparison import (
     worst_class_difference,
 )
 from art_classwise.metrics.confusion import asymmetry, confusion, confusion_pairs, symmetry, within_groups
-from art_classwise.metrics.disparity import disparity, rho
-from art_classwise.metrics.great import great_score
-from art_classwise.metrics.groups import class_groups, group_accuracy, group_labels
+from art_classwise.metrics.disparity import disparity, disparity_test, rho, worst_class
 from art_classwise.metrics.homing import homing
 from art_classwise.metrics.intervals import paired_difference, wilson
-from art_classwise.metrics.per_class import per_class
-from art_classwise.metrics.risks import risks
-from art_classwise.metrics.strength import attack_strength
-from art_classwise.metrics.weights import head_weight_norms
-from art_classwise.metrics.worst import worst_class
+from art_classwise.metrics.per_class import great_score, per_class
 
 __all__ = [
     "asymmetry",

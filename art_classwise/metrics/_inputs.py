@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from art_classwise._labels import check_labels
+from art_classwise._core.labels import check_labels
 from art_classwise.errors import InputError, check_whole
 
 __all__ = ["check_outcomes", "check_pair", "paired_counts"]

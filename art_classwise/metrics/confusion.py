@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from art_classwise._labels import class_names
+from art_classwise._core.labels import class_names
 from art_classwise.errors import InputError
 from art_classwise.metrics._inputs import check_pair
-from art_classwise.metrics.groups import Groups, class_groups, group_labels
+from art_classwise.metrics.accuracy import Groups, class_groups, group_labels
 from art_classwise.metrics.intervals import wilson
 
 __all__ = ["asymmetry", "confusion", "confusion_pairs", "symmetry", "within_groups"]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from art_classwise._labels import class_names
+from art_classwise._core.labels import class_names
 from art_classwise.errors import InputError
 from art_classwise.metrics.intervals import paired_difference, wilson
 

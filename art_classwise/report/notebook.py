@@ -6,24 +6,27 @@ self-contained, without scripts, takes the colours of the notebook, light or dar
 
 from __future__ import annotations
 
+import base64
+import io
+import zlib
 from dataclasses import replace
 from functools import singledispatch
+from html import escape
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from art_classwise.audit.comparison import Comparison
-from art_classwise.audit.exclusion_result import ExclusionResult
 from art_classwise.audit.result import AuditResult
 from art_classwise.audit.sanity import Finding, Findings
-from art_classwise.audit.seeds import SeedSpread
 from art_classwise.datasets import Dataset
-from art_classwise.report._grid import Grid, block, plain_text
-from art_classwise.report._tables import classes_grid, history_grid, summary_grid
-from art_classwise.report._text import difference, interval, percent, shorten
-from art_classwise.report.comparison import comparison_grid
-from art_classwise.report.terminal import models_grid
+from art_classwise.errors import InputError
+from art_classwise.report._grid import Grid, block, classes_grid, history_grid, plain_text, summary_grid
+from art_classwise.report._text import difference, interval, percent, printable, shorten
+from art_classwise.report.terminal import comparison_grid, models_grid
+from art_classwise.studies.class_exclusion import ExclusionResult
+from art_classwise.studies.seeds import SeedSpread
 
 __all__ = ["html", "table_html", "text"]
 
@@ -196,8 +199,6 @@ def _(data: Dataset) -> Parts:
 
 def _picture(value: Any) -> str:
     """Return what is worth seeing of a result, as HTML; nothing if there is nothing."""
-    from art_classwise.report._pictures import classes_picture, examples_picture
-
     if isinstance(value, AuditResult) and len(value.models) <= _DRAWN:
         return classes_picture(value)
     if isinstance(value, Dataset):
@@ -219,3 +220,51 @@ def _several(n: int, word: str) -> str:
 
 def _prefixed(row: pd.Series[Any]) -> dict[str, Any]:
     return {"difference": row["difference"], "low": row["difference_low"], "high": row["difference_high"]}
+
+
+_MOST_EXAMPLES = 10
+_SIDE = 48  # pixels
+
+# The figures' black words need a light ground in a dark notebook, too.
+_PAPER = "background:#fff;color:#000;border-radius:4px;padding:.5em;max-width:max-content;overflow-x:auto"
+
+
+def classes_picture(result: AuditResult) -> str:
+    """Return the class accuracies of all models of an audit as an SVG figure; nothing if there is nothing to draw."""
+    from art_classwise.report import figures
+
+    held = b"".join(result.class_table(name).to_csv().encode(errors="replace") for name in result.models)
+    prefix = f"acw{zlib.crc32(held):08x}-"  # several displays stand on one page
+    try:
+        svg = figures.to_svg(figures.models_by_class(result), prefix)
+    except InputError:  # no class has an example
+        return ""
+    svg = svg.replace("<svg ", '<svg style="max-width:100%;height:auto" role="img" ', 1)
+    return f'<div style="{_PAPER}">{svg}</div>'
+
+
+def examples_picture(data: Dataset) -> str:
+    """Return the first example of each of up to ten classes; nothing if one can't be read."""
+    from PIL import Image
+
+    shown = []
+    for k in np.unique(data.y)[:_MOST_EXAMPLES]:
+        try:
+            pixels = data.x[int((data.y == k).argmax())]
+        except InputError:  # a file that isn't readable: what uses the data says so
+            return ""
+        if pixels.shape[0] not in (1, 3):
+            return ""
+        levels = (255 * np.asarray(pixels)).round().astype(np.uint8).transpose(1, 2, 0)
+        image = Image.fromarray(levels.squeeze(2) if levels.shape[2] == 1 else levels)
+        image.thumbnail((2 * _SIDE, 2 * _SIDE))
+        buffer = io.BytesIO()
+        image.save(buffer, "png")
+        source = base64.b64encode(buffer.getvalue()).decode()
+        name = escape(printable(shorten(data.classes[k], 10)), quote=True)
+        shown.append(
+            '<figure style="display:inline-block;margin:.2em .5em .2em 0;text-align:center;font-size:80%">'
+            f'<img alt="an example of {name}" src="data:image/png;base64,{source}" width="{_SIDE}" height="{_SIDE}" '
+            f'style="image-rendering:pixelated;object-fit:contain"><figcaption>{name}</figcaption></figure>'
+        )
+    return f"<div>{''.join(shown)}</div>"

@@ -12,10 +12,10 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from art_classwise._files import written_aside
+from art_classwise._core.files import written_aside
 from art_classwise.audit.result import WORST_CASE, AuditResult
 from art_classwise.report import _text, _views, figures
-from art_classwise.report._downloads import downloads
+from art_classwise.report._views import downloads
 
 __all__ = ["render", "report_files", "write_report"]
 

@@ -1,21 +1,36 @@
-"""An audit in the terminal."""
+"""Tables for a terminal: an audit's, comparisons, leaderboards."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from rich import box
 from rich.cells import cell_len
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
-from art_classwise.audit.result import WORST_CASE, AuditResult
-from art_classwise.metrics.groups import Groups
+from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.audit.comparison import Comparison
+from art_classwise.audit.result import AuditResult
+from art_classwise.metrics.accuracy import Groups
 from art_classwise.report._grid import Grid, Marked, room
-from art_classwise.report._text import interval, percent, printable, shorten
+from art_classwise.report._text import difference, interval, p_value, percent, printable, shorten
 
-__all__ = ["class_grid", "models_grid", "print_groups", "print_tables"]
-
+__all__ = [
+    "class_grid",
+    "comparison_grid",
+    "models_grid",
+    "print_comparison",
+    "print_groups",
+    "print_leaderboard",
+    "print_pairs",
+    "print_tables",
+]
 
 _MOST_CLASSES = 20
 _MOST_MODELS = 6
@@ -139,3 +154,142 @@ def class_grid(result: AuditResult, name: str, width: int) -> Grid:
     cells[0] = [Marked(cell) for cell in cells[0]]
     title = f"{name}: accuracy in % at {result.threat}, worst class first"
     return Grid(title, ("class", "n", "clean", *shown, WORST_CASE), cells, notes)
+
+
+_MOST_ROWS = 20
+# At most, in cells of the terminal: "all attacks", which may stand at the head of a column, has 11.
+_CLASS, _NAME, _PAIR = 14, 11, 24
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print the classes, worst first, then what holds over all of them; within 80 columns."""
+    Console().print(comparison_grid(comparison).rich())
+
+
+def comparison_grid(comparison: Comparison) -> Grid:
+    """Return the classes, worst first, then what holds over all of them, as a table of 80 columns."""
+    one, other = _heading(comparison.first, _NAME), _heading(comparison.second, _NAME)
+    if one == other:  # as long names that differ in the middle are
+        one, other = "first", "second"
+    by_class = comparison.by_class
+    lowest = by_class[["first", "second"]].min(axis=1)
+    rows = by_class.loc[lowest.sort_values(kind="stable", na_position="last").index]
+    notes = [
+        f"in %; difference: {one} minus {other}",
+        f"intervals: {100 * comparison.confidence:g} %, each for itself",
+        "p: adjusted for all classes",
+        *_with_those_before(comparison),
+    ]
+    worst = comparison.worst_class
+    lows = [_heading(worst[f"{side}_class"], _CLASS) for side in ("first", "second")]
+    if worst["first_class"] != worst["second_class"]:
+        notes.append(f"worst class: {lows[0]} of {one}, {lows[1]} of {other}")
+    if len(rows) > _MOST_ROWS:
+        notes.append(f"{len(rows) - _MOST_ROWS} more classes")
+    shown = rows.head(_MOST_ROWS)
+    lines = [[f"{row['n']:.0f}", *_values(row), p_value(row["p_adjusted"])] for _, row in shown.iterrows()]
+    totals = {
+        "all examples": [f"{comparison.n}", *_values(comparison.overall), p_value(comparison.overall["p"])],
+        "class means": ["", *_values(comparison.mean), ""],
+        "worst class": ["", *_values(worst), ""],
+    }
+    heads = ("n", one, other, "difference", "p")
+    width = room(heads, [*lines, *totals.values()], _CLASS, tight=True)
+    named = []
+    for label, (n, first, second, *rest) in zip(shown.index, lines, strict=True):
+        marks = [Marked if label == worst[f"{side}_class"] else str for side in ("first", "second")]
+        named.append([_heading(label, width), n, marks[0](first), marks[1](second), *rest])
+    title = f"{comparison.first} and {comparison.second}: {comparison.about}"
+    cells = named + [[name, *line] for name, line in totals.items()]
+    rules = frozenset([len(named) - 1])
+    return Grid(title, ("worst first", *heads), cells, notes, rules=rules, tight=True)
+
+
+def print_pairs(table: pd.DataFrame, comparisons: Sequence[Comparison]) -> None:
+    """Print a row per pair, as :func:`art_classwise.audit.comparison_table` has them; within 80 columns."""
+    notes = [
+        "in %; differences: upper name minus lower",
+        f"brackets: {100 * comparisons[0].confidence:g} % intervals, each for itself",
+        "p: of all examples, adjusted for all pairs",
+        *_with_those_before(comparisons[0]),
+    ]
+    if len(table) > _MOST_ROWS:
+        notes.append(f"{len(table) - _MOST_ROWS} more pairs")
+    lines = []
+    for _, row in table.head(_MOST_ROWS).iterrows():
+        means = {key: row[f"mean_{key}"] for key in ("difference", "low", "high")}
+        (value, interval), (mean, around) = difference(row), difference(means)
+        worst = [
+            f"{_heading(row[f'{side}_worst_class'], 11)} {percent(row[f'{side}_worst']):>5}"
+            for side in ("first", "second")
+        ]
+        lines += [[value, p_value(row["p_adjusted"]), mean, worst[0]], [interval, "", around, worst[1]]]
+    heads = ("all examples", "p", "class means", "worst classes")
+    width = room(heads, lines, _PAIR, tight=True)
+    about = printable(comparisons[0].about)
+    shown = Grid(f"{about[0].upper()}{about[1:]}", ("pair", *heads), (), notes, tight=True).rich()
+    names = [name for pair in comparisons[:_MOST_ROWS] for name in (pair.first, pair.second)]
+    for place, (name, line) in enumerate(zip(names, lines, strict=True)):
+        # In full, over several lines if need be: shortened, names may look alike.
+        parts = Text(printable(name)).wrap(Console(), width, overflow="fold")
+        shown.add_row(Text("\n").join(parts), *map(Text, line), end_section=place % 2 == 1)
+    Console().print(shown)
+
+
+def _with_those_before(comparison: Comparison) -> list[str]:
+    nested = comparison.worst_case and comparison.attack != WORST_CASE and comparison.kind == "robust"
+    return ["each attack with those before it"] if nested else []
+
+
+def _heading(name: object, length: int) -> str:
+    return shorten(printable(str(name)), length)
+
+
+def _values(row: pd.Series[float]) -> list[str]:
+    """Write the accuracies of two and their difference with its interval."""
+    return [percent(row["first"]), percent(row["second"]), " ".join(difference(row)).strip()]
+
+
+_NUMBERS = 31  # columns of clean, robust and here
+
+
+def print_leaderboard(table: pd.DataFrame, title: str, model_dir: Path) -> None:
+    """Print the models, the most robust first; within 80 columns.
+
+    Args:
+        table: Of :func:`art_classwise.zoo.robustbench_table` or :func:`art_classwise.studies.beside_measured`.
+        title: Above it.
+        model_dir: Where weights are looked for.
+    """
+    console = Console()
+    measured = "measured_clean" in table
+    narrow = measured or console.width < 80
+    notes = ["published accuracy in %, under AutoAttack or the leaderboard's corruptions", "–: nothing published"]
+    if measured:
+        notes += ["measured: over all examples, under all attacks, with 95 % intervals", "!: published lies outside"]
+    else:
+        notes.append("here: whether the weights are")
+    shown = Table(title=Text(title, "bold"), caption=Text("; ".join(notes)), box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = ["clean", "robust", *(("measured clean", "measured robust", "") if measured else ("here",))]
+    shown.add_column("model", no_wrap=True)
+    if not narrow:
+        shown.add_column("architecture", no_wrap=True)
+    for column in columns:
+        shown.add_column(column, justify="right")
+    room = max(10, console.width - _NUMBERS - max((len(str(name)) for name in table.index), default=0))
+    for name, row in table.iterrows():
+        what = [] if narrow else [Text(shorten(printable(str(row["architecture"] or "–")), room))]
+        # Names in full: they are there to be typed.
+        shown.add_row(Text(printable(str(name))), *what, percent(row["clean"]), percent(row["robust"]), *_last(row))
+    if len(table):
+        console.print(shown)
+    if not measured:
+        here = int(table["here"].sum())
+        console.print(Text(f"of {here} models the weights are in {printable(str(model_dir.absolute()))}"))
+
+
+def _last(row: pd.Series[Any]) -> list[str]:
+    if "measured_clean" not in row:
+        return ["yes" if row["here"] else ""]
+    ends = [[f"measured_{kind}{end}" for end in ("", "_low", "_high")] for kind in ("clean", "robust")]
+    return [*(interval(*row[columns]) for columns in ends), "!" if row["differs"] else ""]

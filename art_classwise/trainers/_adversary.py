@@ -13,9 +13,9 @@ from art.attacks.attack import EvasionAttack
 from torch import Tensor, nn
 
 from art_classwise import losses
-from art_classwise._state import evaluating, preserved
-from art_classwise.attacks._random import ExampleUniform, derive, gaussian
-from art_classwise.attacks._search import search
+from art_classwise._core.random_numbers import ExampleUniform, derive, gaussian
+from art_classwise._core.state import evaluating, preserved
+from art_classwise.attacks.search import search
 from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel, Uniform, per_example
 

@@ -16,11 +16,12 @@ import torch
 from art.data_generators import DataGenerator
 from art.defences.trainer import Trainer
 
-from art_classwise import _estimator, _ranks
-from art_classwise._labels import check_labels
-from art_classwise._predictions import warn_of_probabilities
-from art_classwise._state import evaluating
-from art_classwise.attacks._fast import Precision, check_precision
+from art_classwise._core import art_interface, distributed
+from art_classwise._core.labels import check_labels
+from art_classwise._core.passes import warn_of_probabilities
+from art_classwise._core.plain_values import plain
+from art_classwise._core.state import evaluating
+from art_classwise.attacks.fast_copy import Precision, check_precision
 from art_classwise.errors import (
     InputError,
     check_flag,
@@ -32,22 +33,17 @@ from art_classwise.errors import (
 )
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers._adversary import Adversary, ArtAdversary, Attacked, InnerSearch
-from art_classwise.trainers._augmentation import Augmentation
-from art_classwise.trainers._checkpoint import TrainingFile, plain
+from art_classwise.trainers._batches import Augmentation, Generated, Shuffled, Source
 from art_classwise.trainers._checks import check_attack, check_optimizer, check_passes, check_policy, threat_under
-from art_classwise.trainers._classifier_loss import loss_options
-from art_classwise.trainers._data import array_source, fingerprint, mixed_source, unlabelled_in
-from art_classwise.trainers._describe import describe_training
-from art_classwise.trainers._exclusion import excluded_units, leave_out, without_classes
-from art_classwise.trainers._fit import Fit
+from art_classwise.trainers._fit import Fit, describe_training
 from art_classwise.trainers._history import Scalars, check_summary_writer
-from art_classwise.trainers._images import check_images
 from art_classwise.trainers._loop import Keep, Training
-from art_classwise.trainers._objective import Objective, Settings
-from art_classwise.trainers._orders import Shuffled
+from art_classwise.trainers._objective import Objective, Settings, loss_options
 from art_classwise.trainers._schedule import Interval, Schedule, Stepper
-from art_classwise.trainers._sources import Generated, Source
 from art_classwise.trainers._step import Step
+from art_classwise.trainers.arrays import array_source, check_images, fingerprint, mixed_source, unlabelled_in
+from art_classwise.trainers.checkpoint import TrainingFile
+from art_classwise.trainers.exclusion import excluded_units, leave_out, without_classes
 from art_classwise.trainers.policies import ClassPolicy
 from art_classwise.trainers.pseudo_labels import PseudoLabels, given_pseudo_labels, training_pseudo_labels
 
@@ -156,7 +152,7 @@ class SearchTrainer(Trainer, abc.ABC):
         seed: int = 0,
         verbose: bool = True,
     ) -> None:
-        _estimator.check_classifier("The classifier", classifier)
+        art_interface.check_classifier("The classifier", classifier)
         check_optimizer(classifier)
         super().__init__(classifier)
         if attack is not None:
@@ -207,7 +203,7 @@ class SearchTrainer(Trainer, abc.ABC):
         self.class_policy = class_policy
         self._excluded: tuple[int, ...] = ()  # classes that AdversarialTrainerClassExcludedPyTorch leaves out
         self.pseudo_labels: PseudoLabels | None = None
-        low, high = _estimator.clip_bounds(classifier, torch.device("cpu"))
+        low, high = art_interface.clip_bounds(classifier, torch.device("cpu"))
         self._width = float((high - low).max())
         if class_policy is not None:
             check_policy(class_policy, attack, ema_decay)
@@ -318,7 +314,7 @@ class SearchTrainer(Trainer, abc.ABC):
             unlabelled_in(batch_size, unlabeled_fraction)
         augment = Augmentation(self.crop_padding, self.flip, self.seed)
         device = self._classifier.device
-        _ranks.join(device)
+        distributed.join(device)
         data = {"n": len(labels), "hash": fingerprint(images, labels), "batch_size": batch_size}
         options: dict[str, Any] = {"augment": augment, "device": device, "num_workers": self.num_workers}
         source: Source
@@ -386,8 +382,8 @@ class SearchTrainer(Trainer, abc.ABC):
         validation = self._validation(validation_data)
         self.pseudo_labels = None
         augment = Augmentation(self.crop_padding, self.flip, self.seed)
-        _ranks.join(self._classifier.device)
-        source = Generated(generator, convert, augment, max(2, _ranks.world()) if self._excluded else 0)
+        distributed.join(self._classifier.device)
+        source = Generated(generator, convert, augment, max(2, distributed.world()) if self._excluded else 0)
         data = {"n": source.n_examples, "generator": type(generator).__name__, "batch_size": generator.batch_size}
         # Nothing is known of how many examples there are of each class.
         n_classes = self._classifier.nb_classes
@@ -416,7 +412,7 @@ class SearchTrainer(Trainer, abc.ABC):
         """Return the attack: with the method's options that of training, without any that of validation."""
         if self.attack is not None:
             return ArtAdversary(self.attack, self._classifier.nb_classes)
-        low, high = _estimator.clip_bounds(self._classifier, self._classifier.device)
+        low, high = art_interface.clip_bounds(self._classifier, self._classifier.device)
         search = self._search if options else InnerSearch
         return search(self.threat, self.eps_step, self.max_iter, low, high, **options)
 
@@ -436,7 +432,7 @@ class SearchTrainer(Trainer, abc.ABC):
             order = Shuffled(len(labels), data["batch_size"], None)
             validation = array_source(images, labels, order, Augmentation(), classifier.device, self.num_workers)
             data = {**data, "validation": fingerprint(images, labels)}
-        _ranks.check_same("training data", data, classifier.device)
+        distributed.check_same("training data", data, classifier.device)
         file = None
         if asked.checkpoint_dir is not None:
             recipe = describe_training(self, self._parameters(), asked, data, self._excluded)
@@ -444,7 +440,7 @@ class SearchTrainer(Trainer, abc.ABC):
             if hasattr(asked.scheduler, "load_state_dict"):  # torch's: resumed in this process, the rate has moved
                 for group in classifier.optimizer.param_groups:
                     group.setdefault("initial_lr", group["lr"])
-        module, sample = _estimator.logits_module(classifier), _estimator.trial_images(classifier, first)
+        module, sample = art_interface.logits_module(classifier), art_interface.trial_images(classifier, first)
         adversary = self._adversary(start=self._start, loss=self._ascended, attacked=self._attacked)
         objective = self._objective(adversary)
         terms = without_classes(objective.terms, self._excluded, classifier.nb_classes, classifier.device)
@@ -453,7 +449,7 @@ class SearchTrainer(Trainer, abc.ABC):
         with excluded_units(
             *(classifier.model, module, classifier.optimizer, self._excluded, classifier.nb_classes, sample)
         ):
-            outputs = _estimator.exact_logits(module, sample, classifier.nb_classes)
+            outputs = art_interface.exact_logits(module, sample, classifier.nb_classes)
             warn_of_probabilities(outputs, classifier.model, _SOFTMAX_TWICE, stacklevel=4)
             step = Step(
                 classifier.model,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from art.attacks.attack import EvasionAttack
 
-from art_classwise._label_roles import check_reads_true_labels
+from art_classwise._core.labels import check_reads_true_labels
 from art_classwise.errors import InputError, check_number, unknown
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers._objective import PassOrder

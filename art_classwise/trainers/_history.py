@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from art_classwise import _ranks
+from art_classwise._core import distributed
 from art_classwise.errors import InputError
 
 __all__ = ["ClassCounts", "EpochStatistics", "Scalars", "check_summary_writer"]
@@ -39,7 +39,7 @@ class ClassCounts:
 
     def row(self, prefix: str = "") -> dict[str, float]:
         """Return accuracies by name, over all processes; NaN for what wasn't measured, and for absent classes."""
-        n, *correct = _ranks.sum_(self._sums.clone()).cpu().numpy()
+        n, *correct = distributed.sum_(self._sums.clone()).cpu().numpy()
         clean, robust = (
             a if measured else np.full_like(a, np.nan) for a, measured in zip(correct, self._measured, strict=True)
         )
@@ -77,12 +77,12 @@ class EpochStatistics:
 
     def bad_batch(self) -> int | None:
         """Return the first batch, from 1, with a loss that wasn't finite in any process. Waits for the device."""
-        left = int(_ranks.largest(self._bad.clone()))
+        left = int(distributed.largest(self._bad.clone()))
         return self._n_batches - left + 1 if left else None
 
     def row(self) -> dict[str, float]:
         """Return the mean loss and the accuracies, over all processes. Waits for the device."""
-        loss, n = _ranks.sum_(self._loss.clone()).tolist()
+        loss, n = distributed.sum_(self._loss.clone()).tolist()
         return {"loss": loss / n, **self.counts.row()}
 
 
@@ -101,7 +101,7 @@ class Scalars:
         check_summary_writer(summary_writer)
         self._writer: Any = None
         self._own = summary_writer is True or isinstance(summary_writer, (str, os.PathLike))
-        if summary_writer is None or summary_writer is False or not _ranks.is_main():
+        if summary_writer is None or summary_writer is False or not distributed.is_main():
             return
         if not self._own:
             self._writer = getattr(summary_writer, "summary_writer", summary_writer)  # ART's holds tensorboardX's

@@ -11,21 +11,22 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from art_classwise import _ranks
-from art_classwise._estimator import exact_logits
-from art_classwise._progress import progress
-from art_classwise._state import preserved_random_state
-from art_classwise.attacks._random import ExampleUniform, derive
+from art_classwise._core import distributed
+from art_classwise._core.art_interface import exact_logits
+from art_classwise._core.plain_values import plain
+from art_classwise._core.progress import progress
+from art_classwise._core.random_numbers import ExampleUniform, derive
+from art_classwise._core.state import preserved_random_state
 from art_classwise.errors import DivergenceError
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers._adversary import Adversary
-from art_classwise.trainers._checkpoint import TrainingFile, history_table, plain
+from art_classwise.trainers._batches import Source
 from art_classwise.trainers._checks import check_budgets
 from art_classwise.trainers._history import ClassCounts, EpochStatistics, Scalars
 from art_classwise.trainers._schedule import Schedule
-from art_classwise.trainers._sources import Source
 from art_classwise.trainers._step import Step
 from art_classwise.trainers._weights import WeightAverage, all_finite, share_buffers, snapshot
+from art_classwise.trainers.checkpoint import TrainingFile, history_table
 from art_classwise.trainers.policies import ClassWeights, Scene
 
 __all__ = ["Keep", "Training"]
@@ -111,11 +112,11 @@ class Training:
             beta = self._objective.beta
             self._policy.begin(Scene(self._n_classes, shares, beta, self._threat.eps, nb_epochs, self._device))
         if file is not None:
-            state = _ranks.from_main(lambda: file.read(resume))
+            state = distributed.from_main(lambda: file.read(resume))
             if state is not None:
                 self._load(state, source)
             else:  # interrupted in its first epoch, it begins again from the same weights
-                _ranks.from_main(lambda: file.write(self._state()))
+                distributed.from_main(lambda: file.write(self._state()))
         total = nb_epochs * source.n_examples
         shown = progress(
             total=total,
@@ -130,7 +131,7 @@ class Training:
                 row = self._one_epoch(source, validation, nb_epochs, bar, name)
                 scalars.write(row)
                 if file is not None:
-                    _ranks.from_main(lambda: file.write(self._state()))
+                    distributed.from_main(lambda: file.write(self._state()))
             self._optimizer.zero_grad()
         if self._evaluated() is not self._model:
             self._model.load_state_dict(self._evaluated().state_dict())

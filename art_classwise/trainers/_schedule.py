@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
-from art_classwise.trainers._checkpoint import plain
+from art_classwise._core.plain_values import plain
 
 __all__ = ["Interval", "Schedule", "Stepper", "needs"]
 

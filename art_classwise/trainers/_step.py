@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from art_classwise import _ranks
-from art_classwise._estimator import Border, check_logits
-from art_classwise._passes import is_out_of_memory
-from art_classwise._state import evaluating, frozen, is_exported, preserved, preserved_random_state
-from art_classwise.attacks._fast import FastCopy
-from art_classwise.attacks._random import ExampleUniform, derive
+from art_classwise._core import distributed
+from art_classwise._core.art_interface import Border, check_logits
+from art_classwise._core.passes import is_out_of_memory
+from art_classwise._core.random_numbers import ExampleUniform, derive
+from art_classwise._core.state import evaluating, frozen, is_exported, preserved, preserved_random_state
+from art_classwise.attacks.fast_copy import FastCopy
 from art_classwise.errors import InputError
 from art_classwise.trainers._adversary import Budgets, InTraining
+from art_classwise.trainers._batches import Batch
 from art_classwise.trainers._objective import Objective, Settings
-from art_classwise.trainers._sources import Batch
 from art_classwise.trainers._weights import WeightPerturbation, share_buffers, synchronised
 from art_classwise.trainers.policies import ClassPolicy, ClassWeights
 
@@ -121,7 +121,7 @@ class Step:
                 weight.requires_grad_()
             stack.enter_context(synchronised(self.model, self.sample.device))
             stack.callback(self._lay_out())
-            network: nn.Module = self.module if _ranks.world() == 1 else self._on_many_devices()
+            network: nn.Module = self.module if distributed.world() == 1 else self._on_many_devices()
             if self._fast.compiled:  # all batches but the last are of one size
                 network = cast(nn.Module, torch.compile(network, dynamic=False))
             self._network = network
@@ -233,7 +233,7 @@ class Step:
         if labelled < n:
             values = torch.cat([values[:labelled], self._gamma * values[labelled:]])
         # The mean over the whole batch: of the processes' gradients DDP takes the mean again.
-        loss = values.sum() * (_ranks.world() / batch.size)
+        loss = values.sum() * (distributed.world() / batch.size)
         if loss.requires_grad:
             loss.backward()
         if not loss.requires_grad or all(weight.grad is None for weight in self._trained):

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from art_classwise import _ranks
+from art_classwise._core import distributed
 from art_classwise.errors import InputError, first_line
 
 __all__ = ["WeightAverage", "WeightPerturbation", "all_finite", "share_buffers", "snapshot", "synchronised"]
@@ -127,13 +127,13 @@ def share_buffers(model: nn.Module, *, as_main: bool = False) -> None:
         model: The network, in this process.
         as_main: Give them those of the main process instead, of whole numbers, too.
     """
-    if _ranks.world() == 1:
+    if distributed.world() == 1:
         return
     for buffer in model.buffers():
         if as_main:
             dist.broadcast(buffer, 0)
         elif buffer.is_floating_point():  # in float64: the mean of equal numbers is then that number
-            buffer.copy_(_ranks.sum_(buffer.double()) / _ranks.world())
+            buffer.copy_(distributed.sum_(buffer.double()) / distributed.world())
 
 
 @contextmanager
@@ -144,7 +144,7 @@ def synchronised(model: nn.Module, device: torch.device) -> Iterator[None]:
     """
     norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
     own: list[tuple[nn.Module, str, nn.Module]] = []
-    if _ranks.world() > 1 and device.type == "cuda":
+    if distributed.world() > 1 and device.type == "cuda":
         own = [(p, name, m) for p in model.modules() for name, m in p.named_children() if type(m) in norms]
     for parent, name, norm in own:
         setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(norm))

@@ -12,7 +12,7 @@ from art.defences.trainer import Trainer
 
 from art_classwise.errors import InputError, unknown
 from art_classwise.trainers._base import SearchTrainer
-from art_classwise.trainers._exclusion import check_excluded
+from art_classwise.trainers.exclusion import check_excluded
 from art_classwise.trainers.methods import METHODS
 from art_classwise.trainers.pseudo_labels import PseudoLabels
 

@@ -1,15 +1,358 @@
-"""Training methods by name."""
+"""The methods: standard adversarial training, TRADES, MART, AWP, BAT and natural training, and all of them by name."""
 
 from __future__ import annotations
 
-from art_classwise.trainers._base import SearchTrainer
-from art_classwise.trainers.bat import AdversarialTrainerBATPyTorch
-from art_classwise.trainers.mart import AdversarialTrainerMARTPyTorch
-from art_classwise.trainers.natural import NaturalTrainerPyTorch
-from art_classwise.trainers.standard import AdversarialTrainerStandardPyTorch
-from art_classwise.trainers.trades import AdversarialTrainerTRADESPyTorch
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, get_args, overload
 
-__all__ = ["METHODS"]
+from art.attacks.attack import EvasionAttack
+from torch import Tensor
+
+from art_classwise import losses
+from art_classwise.errors import InputError, check_flag, check_whole, unknown
+from art_classwise.trainers._adversary import Adversary, Attacked, BoundarySearch
+from art_classwise.trainers._base import SearchTrainer
+from art_classwise.trainers._checks import check_beta, split_attack
+from art_classwise.trainers._objective import Objective, natural_terms
+
+__all__ = [
+    "METHODS",
+    "AdversarialTrainerAWPPyTorch",
+    "AdversarialTrainerBATPyTorch",
+    "AdversarialTrainerMARTPyTorch",
+    "AdversarialTrainerStandardPyTorch",
+    "AdversarialTrainerTRADESPyTorch",
+    "NaturalTrainerPyTorch",
+]
+
+
+class AdversarialTrainerStandardPyTorch(SearchTrainer):
+    """Standard adversarial training: cross-entropy on adversarial inputs (Madry et al. 2018, eq. 2.1).
+
+    The attack ascends cross-entropy from a uniform start in the ball, in eval mode. Clean images aren't classified. The
+    authors' code of AWP and of CFA attacks in train mode and classifies clean images after each step, for its log, by
+    which batch norm's running statistics take them in: ``attack_mode="train", passes="a|c"``.
+
+    Args:
+        classifier: An ART ``PyTorchClassifier`` with an optimizer.
+        nb_epochs: What ``fit`` and ``fit_generator`` take if they aren't told: 20 if absent. The first arguments are
+            those of ART's ``AdversarialTrainerMadryPGD``, whose radii are for images in [0, 255].
+        batch_size: Likewise; 128 if absent.
+        eps: Radius of the training attack, as for :class:`SearchTrainer`.
+        eps_step: Length of its steps, likewise.
+        max_iter: Number of its steps, likewise.
+        num_random_init: 1, or 0 to start at the image itself; more are for an ``attack``.
+        **options: As for :class:`SearchTrainer`: ``crop_padding``, ``seed``, ...
+
+    Raises:
+        InputError: One of these is out of range; and as :class:`SearchTrainer`.
+    """
+
+    def __init__(
+        self,
+        classifier: Any,
+        nb_epochs: int | None = None,
+        batch_size: int | None = None,
+        eps: float | None = None,
+        eps_step: float | None = None,
+        max_iter: int = 10,
+        num_random_init: int = 1,
+        **options: Any,
+    ) -> None:
+        super().__init__(classifier, eps=eps, eps_step=eps_step, max_iter=max_iter, **options)
+        if nb_epochs is not None:
+            self.nb_epochs = check_whole("nb_epochs", nb_epochs, 1)
+        if batch_size is not None:
+            self.batch_size = check_whole("batch_size", batch_size, 1)
+        self.num_random_init = check_whole("num_random_init", num_random_init, 0)
+        if num_random_init > 1:
+            raise InputError(
+                f"The built-in attack starts once, but num_random_init is {num_random_init}: give an attack that "
+                f"starts several times, attack=PGD(classifier, num_random_init={num_random_init}, ...)."
+            )
+        if self.num_random_init == 0:
+            self._start = "clean"
+
+    def _objective(self, adversary: Adversary) -> Objective:
+        def terms(logits: Tensor | None, logits_adv: Tensor, y: Tensor) -> tuple[Tensor, None]:
+            return losses.standard(logits_adv, y, self.label_smoothing), None
+
+        return Objective(terms, None, uses_clean=False, adversary=adversary)
+
+    def _parameters(self) -> dict[str, Any]:
+        return {} if self.num_random_init else {"num_random_init": 0}  # as checkpoints had it before there was a choice
+
+
+class AdversarialTrainerTRADESPyTorch(SearchTrainer):
+    """TRADES: cross-entropy on clean inputs, and closeness of predictions (Zhang et al. 2019, arXiv 1901.08573, eq. 5).
+
+    Descends :func:`art_classwise.losses.trades`; the attack ascends the KL divergence from the clean prediction, in
+    eval mode, from x + 0.001 N(0, 1) (their algorithm 1). Clean and attacked images are classified in one pass. The
+    authors' code classifies clean, attacked, then clean images again, for the KL term, in train mode, so that batch
+    norm's running statistics lean to clean images by 2 to 1: that is ``passes="cac"``. The code for TRADES with AWP
+    takes attacked images, then clean ones twice: ``passes="acc"``. In L2 their steps have a length of 2 eps / number of
+    steps.
+
+    Args:
+        classifier: An ART ``PyTorchClassifier`` with an optimizer.
+        beta: Weight of the KL term, 0 or above; the paper's 1 / lambda, which is 6 for CIFAR-10 and 1 for MNIST. As in
+            ART's trainer an attack may stand before it: ``(classifier, attack, beta)``.
+        **options: As for :class:`SearchTrainer`: ``eps``, ``max_iter``, ``crop_padding``, ``seed``, ...
+
+    Raises:
+        InputError: ``beta`` is out of range; and as :class:`SearchTrainer`.
+    """
+
+    _start = "gaussian"
+    _ascended = "kl"
+
+    @overload
+    def __init__(self, classifier: Any, beta: float = 6.0, **options: Any) -> None: ...
+
+    @overload
+    def __init__(self, classifier: Any, attack: EvasionAttack, beta: float = 6.0, **options: Any) -> None: ...
+
+    def __init__(self, classifier: Any, *given: Any, beta: float = 6.0, **options: Any) -> None:
+        beta, options = split_attack(given, beta, options)
+        super().__init__(classifier, **options)
+        self.beta = check_beta(beta)
+
+    def _objective(self, adversary: Adversary) -> Objective:
+        def terms(logits: Tensor | None, logits_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            assert logits is not None
+            return losses.trades_terms(logits, logits_adv, y, self.label_smoothing)
+
+        return Objective(terms, self.beta, uses_clean=True, adversary=adversary, two_passes=self.two_passes)
+
+    def _parameters(self) -> dict[str, Any]:
+        return {"beta": self.beta}
+
+
+class AdversarialTrainerMARTPyTorch(SearchTrainer):
+    """MART: training that weighs misclassified examples more (Wang et al., ICLR 2020).
+
+    Descends :func:`art_classwise.losses.mart`; the attack ascends cross-entropy in eval mode from
+    x + 0.001 N(0, 1), as the published implementation does. That classifies clean images first, then attacked ones,
+    in two passes; here it is one pass, unless ``exact`` or ``two_passes`` is set. The switches are those of the paper's
+    ablations.
+
+    Args:
+        classifier: An ART ``PyTorchClassifier`` with an optimizer.
+        beta: Weight of the KL term, 0 or above; the paper's is 5 for ResNet-18 and 6 for WRN-34-10.
+        boosted: Boosted cross-entropy as the first term; plain cross-entropy otherwise.
+        on: Whether the first term is taken on ``"adversarial"`` or on ``"clean"`` images.
+        kl: Whether there is a KL term.
+        weighted: Whether the KL term is weighted by 1 - p_y, which is what makes it aware of misclassification.
+        attacked: Which training examples are attacked: ``"all"``, or those that the network gets right without
+            the attack (``"correct"``), or wrong (``"misclassified"``); the others stay as they are.
+        exact: Follow the published implementation to the letter: its two forward passes (as ``two_passes``) and
+            its constants. It computed in float32 throughout: that is ``precision="fp32"``. Its attack may begin a
+            little outside the range of images; here it begins inside.
+        **options: As for :class:`SearchTrainer`: ``eps``, ``max_iter``, ``crop_padding``, ``seed``, ...
+
+    Raises:
+        InputError: One of these is out of range; and as :class:`SearchTrainer`.
+    """
+
+    _start = "gaussian"
+
+    def __init__(
+        self,
+        classifier: Any,
+        beta: float = 5.0,
+        *,
+        boosted: bool = True,
+        on: Literal["adversarial", "clean"] = "adversarial",
+        kl: bool = True,
+        weighted: bool = True,
+        attacked: Attacked = "all",
+        exact: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(classifier, **options)
+        self.beta = check_beta(beta)
+        self.boosted, self.on, self.kl, self.weighted, self.exact = boosted, on, kl, weighted, exact
+        self.attacked: Attacked = attacked
+        for name in ("boosted", "kl", "weighted", "exact"):
+            setattr(self, name, check_flag(name, getattr(self, name)))
+        if on not in ("adversarial", "clean"):
+            raise unknown("kind of images for the first term, `on`,", on, ("adversarial", "clean"))
+        if attacked not in get_args(Attacked):
+            raise unknown("choice of `attacked` examples", attacked, get_args(Attacked))
+        if self.attack is not None and attacked != "all":
+            raise InputError("`attacked` chooses for the built-in attack, and can't be combined with `attack`.")
+
+    @property
+    def _attacked(self) -> Attacked:
+        return self.attacked
+
+    def _objective(self, adversary: Adversary) -> Objective:
+        def terms(logits: Tensor | None, logits_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+            return losses.mart_terms(
+                logits,
+                logits_adv,
+                y,
+                boosted=self.boosted,
+                on=self.on,
+                kl=self.kl,
+                weighted=self.weighted,
+                exact=self.exact,
+                label_smoothing=self.label_smoothing,
+            )
+
+        return Objective(
+            terms,
+            self.beta if self.kl else None,
+            uses_clean=self.kl or self.on == "clean",
+            adversary=adversary,
+            two_passes=self.two_passes or self.exact,
+        )
+
+    def _parameters(self) -> dict[str, Any]:
+        names = ("beta", "boosted", "on", "kl", "weighted", "attacked", "exact")
+        return {name: getattr(self, name) for name in names}
+
+
+class AdversarialTrainerAWPPyTorch(SearchTrainer):
+    """Standard adversarial training or TRADES with adversarial weight perturbation (Wu et al. 2020, arXiv 2004.05884).
+
+    For calls written for ``art.defences.trainer.AdversarialTrainerAWPPyTorch``, with its arguments in its order. It is
+    :class:`art_classwise.AdversarialTrainerStandardPyTorch` or :class:`art_classwise.AdversarialTrainerTRADESPyTorch`
+    with ``awp_gamma`` and ``awp_warmup``, which any trainer takes.
+
+    Args:
+        classifier: An ART ``PyTorchClassifier`` with an optimizer.
+        proxy_classifier: Has no meaning: the weights of the classifier itself are perturbed, and put back.
+        attack: An evasion attack of ART on the classifier; the trainer's own, if absent.
+        mode: ``"PGD"``, cross-entropy under attack, or ``"TRADES"``.
+        gamma: Size of the perturbation, relative to the weights.
+        beta: Weight of TRADES' KL term, 0 or above.
+        warmup: Epochs without the perturbation.
+        **options: As for :class:`SearchTrainer`: ``eps``, ``max_iter``, ``crop_padding``, ``seed``, ...
+
+    Raises:
+        InputError: ``mode``, ``gamma``, ``beta`` or ``warmup`` is out of range; and as :class:`SearchTrainer`.
+    """
+
+    def __init__(
+        self,
+        classifier: Any,
+        proxy_classifier: Any = None,
+        attack: Any = None,
+        mode: str = "PGD",
+        gamma: float = 0.01,
+        beta: float = 6.0,
+        warmup: int = 0,
+        **options: Any,
+    ) -> None:
+        if str(mode).upper() not in ("PGD", "TRADES"):
+            raise unknown("mode", mode, ("PGD", "TRADES"))
+        super().__init__(classifier, attack=attack, awp_gamma=gamma, awp_warmup=warmup, **options)
+        self.mode, self.beta = str(mode).upper(), check_beta(beta)
+        if self.mode == "TRADES":
+            self._start, self._ascended = "gaussian", "kl"
+
+    def _objective(self, adversary: Adversary) -> Objective:
+        trades = self.mode == "TRADES"
+
+        def terms(logits: Tensor | None, logits_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+            if not trades or logits is None:
+                return losses.standard(logits_adv, y, self.label_smoothing), None
+            return losses.trades_terms(logits, logits_adv, y, self.label_smoothing)
+
+        beta = self.beta if trades else None
+        return Objective(terms, beta, uses_clean=trades, adversary=adversary, two_passes=trades and self.two_passes)
+
+    def _parameters(self) -> dict[str, Any]:
+        return {"mode": self.mode, **({"beta": self.beta} if self.mode == "TRADES" else {})}
+
+
+class AdversarialTrainerBATPyTorch(SearchTrainer):
+    """BAT: balanced training on both sides of the boundary (Sun et al. 2023, arXiv 2209.07534).
+
+    Descends :func:`art_classwise.losses.bat`. The attack ascends the KL divergence from the clean prediction, in eval
+    mode, from x + 0.001 N(0, 1); of its iterates training takes the first misclassified one and the last correct one
+    before it. The history's ``robust`` is that of the former. The released code trains a ResNet-18 with TRADES'
+    recipe for 200 epochs, with decays of the learning rate at 75, 90 and 100.
+
+    Args:
+        classifier: An ART ``PyTorchClassifier`` with an optimizer.
+        beta: Weight of the KL term, 0 or above; the paper's is 6.
+        exact: Follow the released code to the letter. It searches twice, from starts drawn independently, for the two
+            sides. Its "first misclassified" iterate is one step beyond that if it is misclassified still (``tau = 1``),
+            else the next that is misclassified: the second wrong one. The iterate of the last step isn't looked at:
+            it stands in for what wasn't found before, on either side. Where the start is misclassified, it stands for
+            the last correct iterate; without ``exact``, the clean image does. Last correct, first misclassified and
+            clean images are classified in this order, ``passes="lfc"``, unless ``passes`` says another.
+        **options: As for :class:`SearchTrainer`: ``eps``, ``max_iter``, ``crop_padding``, ``seed``, ... ``attack`` has
+            no meaning, since others' attacks don't tell their iterates.
+
+    Raises:
+        InputError: ``beta`` or ``exact`` is out of range, or there is an ``attack``; and as :class:`SearchTrainer`.
+    """
+
+    _start = "gaussian"
+    _ascended = "kl"
+    _search = BoundarySearch
+    _views = "cfl"
+    _added: ClassVar[Mapping[str, Any]] = {"exact": False}
+
+    def __init__(self, classifier: Any, beta: float = 6.0, *, exact: bool = False, **options: Any) -> None:
+        if options.get("attack") is not None:
+            raise InputError("BAT needs the iterates of its own attack: leave `attack` out.")
+        if not isinstance(exact, bool):
+            raise InputError(f"`exact` must be True or False, but got {exact!r}.")
+        if exact and options.get("passes") is None:
+            options["passes"] = "lfc"
+        super().__init__(classifier, **options)
+        self.beta, self.exact = check_beta(beta), exact
+
+    def _adversary(self, **options: Any) -> Adversary:
+        return super()._adversary(**options, **({"exact": True} if options and self.exact else {}))
+
+    def _objective(self, adversary: Adversary) -> Objective:
+        def terms(logits: Tensor | None, logits_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            assert logits is not None
+            first, last = logits_adv.chunk(2)
+            return losses.bat_terms(logits, first, last, y, self.label_smoothing)
+
+        return Objective(terms, self.beta, uses_clean=True, adversary=adversary, n_views=2, two_passes=self.two_passes)
+
+    def _parameters(self) -> dict[str, Any]:
+        return {"beta": self.beta, "exact": self.exact}
+
+
+class NaturalTrainerPyTorch(SearchTrainer):
+    """Natural training: cross-entropy on clean images, as a control for what adversarial training changes.
+
+    Nothing is attacked while training, so the history's ``robust`` is NaN; validation is attacked as for the others.
+
+    Args:
+        classifier: An ART ``PyTorchClassifier`` with an optimizer.
+        **options: As for :class:`SearchTrainer`. Those of the attack are for validation only.
+
+    Raises:
+        InputError: The class policy sets class budgets; and as :class:`SearchTrainer`.
+    """
+
+    _views = "c"
+
+    def __init__(self, classifier: Any, **options: Any) -> None:
+        if getattr(options.get("class_policy"), "sets_budgets", False):
+            raise InputError(
+                "Natural training attacks nothing, so that class budgets have no meaning: choose a policy that sets "
+                "weights alone, such as WAT."
+            )
+        if options.get("attack_mode", "eval") != "eval":
+            raise InputError("Natural training attacks nothing, so that `attack_mode` has no meaning: leave it out.")
+        super().__init__(classifier, **options)
+
+    def _objective(self, adversary: Adversary) -> Objective:
+        return Objective(natural_terms(self.label_smoothing), None, uses_clean=True, adversary=None)
+
+    def _parameters(self) -> dict[str, Any]:
+        return {}
+
 
 METHODS: dict[str, type[SearchTrainer]] = {
     "standard": AdversarialTrainerStandardPyTorch,

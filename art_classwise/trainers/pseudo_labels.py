@@ -16,23 +16,22 @@ import pandas as pd
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from art_classwise import _estimator, _ranks
-from art_classwise._files import check_output_folder, written_aside
-from art_classwise._labels import check_labels
+from art_classwise._core import art_interface, distributed
+from art_classwise._core.files import check_output_folder, written_aside
+from art_classwise._core.labels import check_labels
 from art_classwise.errors import InputError, check_positive, check_seed, check_whole, first_line
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers._adversary import InnerSearch
-from art_classwise.trainers._augmentation import Augmentation
-from art_classwise.trainers._checkpoint import check_begun
-from art_classwise.trainers._data import array_source, fingerprint
-from art_classwise.trainers._exclusion import excluded_units, without_classes
+from art_classwise.trainers._batches import Augmentation, Shuffled
 from art_classwise.trainers._fit import Fit
 from art_classwise.trainers._history import Scalars
 from art_classwise.trainers._loop import Training
 from art_classwise.trainers._objective import Objective, Settings, natural_terms
-from art_classwise.trainers._orders import Shuffled
 from art_classwise.trainers._schedule import Schedule
 from art_classwise.trainers._step import Step
+from art_classwise.trainers.arrays import array_source, fingerprint
+from art_classwise.trainers.checkpoint import check_begun
+from art_classwise.trainers.exclusion import excluded_units, without_classes
 
 __all__ = [
     "PseudoLabels",
@@ -142,7 +141,7 @@ def make_pseudo_labels(
     check_whole("batch_size", batch_size, 1)
     check_positive("lr", lr)
     check_seed(seed)
-    _estimator.check_classifier("The classifier", classifier)
+    art_interface.check_classifier("The classifier", classifier)
     for name, images in (("x", x), ("x_unlabeled", x_unlabeled)):
         if tuple(images.shape[1:]) != tuple(classifier.input_shape):
             raise InputError(
@@ -157,16 +156,16 @@ def make_pseudo_labels(
             f"Pseudo-labels are made by a copy of the network, which can't be copied ({first_line(error)}): give "
             "`y_pseudo`."
         ) from error
-    module = _estimator.logits_module(classifier, model)
+    module = art_interface.logits_module(classifier, model)
     labels = check_labels(y, len(x), n_classes)
     if np.isin(labels, excluded).any():
         raise InputError(f"`y` has labels of the excluded classes {list(excluded)}: leave those examples out.")
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    low, high = _estimator.clip_bounds(classifier, device)
+    low, high = art_interface.clip_bounds(classifier, device)
     threat = ThreatModel("Linf", 1.0)  # of no meaning: nothing is attacked
-    sample = _estimator.noise(classifier)
+    sample = art_interface.noise(classifier)
     terms = without_classes(natural_terms(), excluded, n_classes, device)
-    _ranks.join(device)
+    distributed.join(device)
     order = Shuffled(len(labels), batch_size, seed)
     source = array_source(x, labels, order, augment or Augmentation(seed=seed), device, num_workers)
     with excluded_units(model, module, optimizer, excluded, n_classes, sample):
@@ -175,9 +174,9 @@ def make_pseudo_labels(
         schedule = Schedule(CosineAnnealingLR(optimizer, nb_epochs))
         training = Training(step, InnerSearch(threat, 1.0, 1, low, high), threat, 1.0, schedule)
         training.run(source, None, nb_epochs, scalars=Scalars(None), verbose=verbose, name="pseudo-labels")
-    with _ranks.alone():
+    with distributed.alone():
         found = _predicted(module, x_unlabeled, device, n_classes, num_workers)
-    return PseudoLabels(*_ranks.from_main(lambda: found), n_classes)
+    return PseudoLabels(*distributed.from_main(lambda: found), n_classes)
 
 
 def _predicted(
@@ -186,7 +185,7 @@ def _predicted(
     nothing = np.zeros(len(x), dtype=np.int64)
     order = Shuffled(len(x), 512, None)
     source = array_source(x, nothing, order, Augmentation(), device, num_workers)
-    parts = [_estimator.exact_logits(module, b.x, n_classes).softmax(1).max(1) for b in source.batches(0)]
+    parts = [art_interface.exact_logits(module, b.x, n_classes).softmax(1).max(1) for b in source.batches(0)]
     confidence, labels = (torch.cat(pair).cpu().numpy() for pair in zip(*parts, strict=True))
     return labels.astype(np.int64), confidence.astype(np.float32)
 
@@ -226,10 +225,10 @@ def training_pseudo_labels(
     key = f"{fingerprint(x, y)} {fingerprint(x_unlabeled, np.zeros(0, np.int64))} {nb_epochs} {batch_size}"
     key += f" {seed} {augment.crop_padding} {augment.flip} {list(excluded)}"
     if file is not None and checkpoint_dir is not None:
-        begun = _ranks.from_main(lambda: check_begun(checkpoint_dir, resume))
+        begun = distributed.from_main(lambda: check_begun(checkpoint_dir, resume))
         # Before there is a state, nothing tells whether they are of this network: they are made again.
         started = file.parent / "training.pt"
-        kept = _ranks.from_main(lambda: read_pseudo_labels(file, key) if resume and started.exists() else None)
+        kept = distributed.from_main(lambda: read_pseudo_labels(file, key) if resume and started.exists() else None)
         if kept is not None:
             return kept
         if begun:
@@ -251,9 +250,9 @@ def training_pseudo_labels(
         verbose=verbose,
     )
     if file is not None:
-        _ranks.from_main(lambda: made.write(file, key))
+        distributed.from_main(lambda: made.write(file, key))
     confidence = made.summary()["mean_confidence"]
-    if confidence < 0.5 and _ranks.is_main():
+    if confidence < 0.5 and distributed.is_main():
         warnings.warn(
             f"The pseudo-labels have a mean confidence of {confidence:.0%} only, so many will be wrong: the "
             "network learnt too little from the labelled examples. Give more of them, or `y_pseudo`.",

@@ -3,16 +3,14 @@
 from art_classwise.zoo.architectures import ARCHITECTURES, build
 from art_classwise.zoo.checkpoints import Checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
 from art_classwise.zoo.classifier import as_classifier
-from art_classwise.zoo.leaderboard import Published, beside_measured, published, robustbench_table
 from art_classwise.zoo.pretrained import load_robustbench
-from art_classwise.zoo.robustbench import robustbench_files, robustbench_names
+from art_classwise.zoo.robustbench import Published, published, robustbench_files, robustbench_names, robustbench_table
 
 __all__ = [
     "ARCHITECTURES",
     "Checkpoint",
     "Published",
     "as_classifier",
-    "beside_measured",
     "build",
     "load_checkpoint",
     "load_robustbench",

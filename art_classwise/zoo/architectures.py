@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from art_classwise._state import preserved_random_state
+from art_classwise._core.state import preserved_random_state
 from art_classwise.errors import InputError, check_seed, unknown
 
 __all__ = ["ARCHITECTURES", "build"]

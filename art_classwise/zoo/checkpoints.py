@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from art_classwise._files import written_aside
+from art_classwise._core.files import written_aside
 from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel
-from art_classwise.zoo._files import load_weights
-from art_classwise.zoo._fit import fit
 from art_classwise.zoo.architectures import build
 from art_classwise.zoo.classifier import as_classifier
+from art_classwise.zoo.pretrained import fit
+from art_classwise.zoo.weights_files import load_weights
 
 __all__ = ["Checkpoint", "load_checkpoint", "read_checkpoint", "save_checkpoint"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from art_classwise import _ranks
-from art_classwise._estimator import Border, check_logits
-from art_classwise._state import evaluating
+from art_classwise._core import distributed
+from art_classwise._core.art_interface import Border, check_logits
+from art_classwise._core.state import evaluating
 from art_classwise.errors import InputError, check_whole, first_line
 
 __all__ = ["as_classifier"]
@@ -45,7 +45,7 @@ def as_classifier(
     from art_classwise.zoo.art_classifier import Classifier  # imports ART, which takes seconds
 
     if device is None or str(device) == "cuda":
-        _ranks.use_own_gpu()
+        distributed.use_own_gpu()
     on_cpu = _is_cpu(device)
     if not isinstance(module, nn.Module):
         raise InputError(f"The module must be a torch.nn.Module, but is a {type(module).__name__}.")

@@ -33,7 +33,7 @@ from lib.experiment import Claim, all_trainings, estimated, parser, timed, told_
 from lib.setups import Trainings
 
 import art_classwise as acw
-from art_classwise._ranks import is_main
+from art_classwise._core.distributed import is_main
 
 ATTACK, ALL = "pgd-20", "all classes"
 N_REACH = {"tiny": 30, "quick": 500, "full": 2000}

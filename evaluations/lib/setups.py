@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import art_classwise as acw
-from art_classwise._files import written_aside
-from art_classwise._state import preserved_random_state
+from art_classwise._core.files import written_aside
+from art_classwise._core.state import preserved_random_state
 from art_classwise.trainers import METHODS
 from art_classwise.trainers.recipes import Recipe, fast_recipe, plain_recipe
 

@@ -110,7 +110,7 @@ def test_what_is_new_leaves_fingerprints_as_they_were(classifier):
 
 
 def test_new_parameters_are_kept_on_another_classifier(classifier, network):
-    from art_classwise.attacks._rebind import rebind
+    from art_classwise.attacks.transfer import rebind
 
     other = acw.as_classifier(network, (3, 6, 6), 4, device="cpu")
     for options in (

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, log_softmax
 
 import art_classwise as acw
-from art_classwise.attacks._random import gaussian
+from art_classwise._core.random_numbers import gaussian
 from art_classwise.trainers import _adversary
 
 STANDARD, TRADES, MART, BAT = (

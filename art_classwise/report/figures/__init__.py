@@ -1,17 +1,13 @@
 """Figures: each takes outcomes or tables and an optional ``ax``, and returns the axes."""
 
 from art_classwise.report.figures._style import CLEAN, ROBUST, WORST
-from art_classwise.report.figures.bars import class_accuracy, models_by_class
-from art_classwise.report.figures.comparison import compared
-from art_classwise.report.figures.confusion import confusion, group_confusion
+from art_classwise.report.figures.bars import class_accuracy, class_histogram, models_by_class
+from art_classwise.report.figures.curves import accuracy_by_radius, training_curves
 from art_classwise.report.figures.gallery import gallery
-from art_classwise.report.figures.heatmap import class_by_attack
-from art_classwise.report.figures.histogram import class_histogram
-from art_classwise.report.figures.homing import homing
-from art_classwise.report.figures.radius import accuracy_by_radius
+from art_classwise.report.figures.matrices import class_by_attack, confusion, group_confusion
+from art_classwise.report.figures.paired import compared, homing
 from art_classwise.report.figures.saving import save, to_png, to_svg
 from art_classwise.report.figures.scatter import attack_strength, weight_norms
-from art_classwise.report.figures.training import training_curves
 
 __all__ = [
     "CLEAN",

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from art_classwise._labels import check_labels
+from art_classwise._core.labels import check_labels
 from art_classwise.errors import InputError, check_positive
-from art_classwise.report.figures._heading import caption
-from art_classwise.report.figures._names import SMALL, fit, name_room, text_width, widest
+from art_classwise.report.figures._labels import SMALL, caption, fit, name_room, text_width, widest
 from art_classwise.report.figures._style import ROBUST, canvas, mark, points, slot
 
 if TYPE_CHECKING:

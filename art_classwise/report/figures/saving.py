@@ -13,7 +13,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from art_classwise._files import check_output_file, written_aside
+from art_classwise._core.files import check_output_file, written_aside
 from art_classwise.errors import InputError
 
 __all__ = ["save", "to_png", "to_svg"]

@@ -11,9 +11,16 @@ import pandas as pd
 
 from art_classwise.errors import InputError
 from art_classwise.metrics.agreement import correlations
-from art_classwise.report.figures._checks import check_class_table, check_table, some
-from art_classwise.report.figures._heading import caption
-from art_classwise.report.figures._names import fit_all, name_room, side_labels, widest
+from art_classwise.report.figures._labels import (
+    caption,
+    check_class_table,
+    check_table,
+    fit_all,
+    name_room,
+    side_labels,
+    some,
+    widest,
+)
 from art_classwise.report.figures._style import MEAN, OTHER, ROBUST, WORST, canvas, draw_mean, percent_axis, points
 
 if TYPE_CHECKING:

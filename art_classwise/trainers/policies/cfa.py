@@ -11,7 +11,7 @@ from torch import Tensor
 
 from art_classwise.errors import InputError, check_number, check_whole
 from art_classwise.threat import ThreatModel
-from art_classwise.trainers.policies._base import (
+from art_classwise.trainers.policies.policy import (
     Array,
     ClassBudgets,
     ClassPolicy,

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from art_classwise import _ranks
+from art_classwise._core import distributed
 from art_classwise.errors import check_number
-from art_classwise.trainers.policies._base import (
+from art_classwise.trainers.policies.policy import (
     Array,
     ClassPolicy,
     ClassWeights,
@@ -106,7 +106,7 @@ class CFOL(ClassPolicy):
         self._state["weights"] = self._weights(scores)  # these examples were drawn before they are known
         wrong = logits_adv.argmax(1) != y
         zero = torch.zeros_like(scores)
-        gained: Tensor = _ranks.sum_(cfol_scores(zero, y, wrong, self._drawn, self.eta))
+        gained: Tensor = distributed.sum_(cfol_scores(zero, y, wrong, self._drawn, self.eta))
         self._state["scores"] = scores + gained
         return self._in_force()
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from art_classwise._labels import check_labels
+from art_classwise._core.labels import check_labels
 from art_classwise.errors import InputError, check_number, check_whole
-from art_classwise.trainers.policies._base import (
+from art_classwise.trainers.policies.policy import (
     Array,
     ClassBudgets,
     ClassMeans,

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from art_classwise import _ranks
+from art_classwise._core import distributed
 from art_classwise.errors import InputError, check_number
-from art_classwise.trainers.policies._base import (
+from art_classwise.trainers.policies.policy import (
     Array,
     ClassMeans,
     ClassPolicy,
@@ -128,7 +128,7 @@ class FAAL(ClassPolicy):
         self._means.add(y, others - own)
         margins, state = self._means.take()[:, 0], self._state
         if self.exact:
-            counts = _ranks.sum_(sum_by_class(y, torch.ones_like(own), len(margins))[:, 0])
+            counts = distributed.sum_(sum_by_class(y, torch.ones_like(own), len(margins))[:, 0])
             margins = torch.where(self._scene.shares > 0, (counts * margins).nan_to_num(0.0), torch.nan)
         state["margins"] = torch.where(margins.isnan(), state["margins"], margins)
         seen = ~state["margins"].isnan()

@@ -12,7 +12,7 @@ import torch
 
 from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel
-from art_classwise.trainers.policies._base import ClassBudgets, ClassPolicy, ClassWeights, Scene
+from art_classwise.trainers.policies.policy import ClassBudgets, ClassPolicy, ClassWeights, Scene
 
 __all__ = ["Fixed"]
 

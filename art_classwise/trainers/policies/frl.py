@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from art_classwise import _ranks
+from art_classwise._core import distributed
 from art_classwise.errors import InputError, check_number
 from art_classwise.threat import ThreatModel
-from art_classwise.trainers.policies._base import (
+from art_classwise.trainers.policies.policy import (
     Array,
     ClassBudgets,
     ClassPolicy,
@@ -158,14 +158,14 @@ class FRL(ClassPolicy):
         if budgets is None:
             return None
         radii = budgets.radii[y]
-        return ClassBudgets(radii, _ranks.largest(radii.amax()).expand_as(radii))
+        return ClassBudgets(radii, distributed.largest(radii.amax()).expand_as(radii))
 
     def weigh(self, y: Tensor, logits_adv: Tensor) -> ClassWeights:
         """See :class:`ClassPolicy`."""
         weights = self._in_force()
         if not self.normalize:
             return weights
-        counts = _ranks.sum_(sum_by_class(y, torch.ones_like(y)[:, None], self._scene.n_classes)[:, 0])
+        counts = distributed.sum_(sum_by_class(y, torch.ones_like(y)[:, None], self._scene.n_classes)[:, 0])
         return ClassWeights(*(None if w is None else w * (counts.sum() / (counts @ w)) for w in weights))
 
     def end_epoch(self, epoch: int, row: Mapping[str, float]) -> None:

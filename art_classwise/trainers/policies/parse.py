@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from art_classwise._labels import class_number
+from art_classwise._core.labels import class_number
 from art_classwise.errors import InputError, unknown
-from art_classwise.trainers.policies._base import ClassPolicy
 from art_classwise.trainers.policies.cfa import CFA
 from art_classwise.trainers.policies.cfol import CFOL
 from art_classwise.trainers.policies.dafa import DAFA
 from art_classwise.trainers.policies.faal import FAAL
 from art_classwise.trainers.policies.fixed import Fixed
 from art_classwise.trainers.policies.frl import FRL
+from art_classwise.trainers.policies.policy import ClassPolicy
 from art_classwise.trainers.policies.wat import WAT
 
 __all__ = ["POLICIES", "parse_policy"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from art_classwise.errors import check_number
-from art_classwise.trainers.policies._base import Array, ClassMeans, ClassPolicy, ClassWeights, Scene, as_given
+from art_classwise.trainers.policies.policy import Array, ClassMeans, ClassPolicy, ClassWeights, Scene, as_given
 
 __all__ = ["WAT", "wat_weights"]
 

@@ -1,0 +1,167 @@
+"""Passes through a network: of a bounded size, the same bits in any batch; and whether it returns logits."""
+
+from __future__ import annotations
+
+import gc
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from art_classwise.errors import InputError
+
+__all__ = [
+    "ONE_OUTPUT",
+    "Passes",
+    "check_predicts_logits",
+    "computing_at_most",
+    "is_out_of_memory",
+    "release",
+    "usual_batch_size",
+    "warn_of_probabilities",
+]
+
+_MULTIPLE = 16
+
+
+class Passes(nn.Module):
+    """A network that is asked in passes of a bounded size, on a CPU each filled up to a multiple of 16 examples.
+
+    Kernels go by the number of rows. From 16 on, a CPU gave an example the same logits and gradients, to the bit, in
+    any batch, with every kind of network that was tried: so outcomes don't depend on the batch size. On a GPU they
+    do, in the last digits, whatever is done.
+
+    Args:
+        module: Maps images (n, ...) to logits, each example by itself.
+        most: Examples per pass; none means as many as come. Where more come and gradients are asked for, each pass is
+            computed a second time for them, so that one pass at a time is held in memory.
+    """
+
+    def __init__(self, module: nn.Module, most: int | None = None) -> None:
+        super().__init__()
+        self.module, self.most = module, most
+
+    def forward(self, x: Tensor) -> Any:
+        if self.most is None or len(x) <= self.most:
+            return self._filled(x)
+        parts = x.split(self.most)
+        if torch.is_grad_enabled() and x.requires_grad:
+            return torch.cat(
+                [checkpoint(self._filled, p, use_reentrant=False, preserve_rng_state=False) for p in parts]
+            )
+        outputs = [self._filled(p) for p in parts]
+        return torch.cat(outputs) if all(isinstance(o, Tensor) for o in outputs) else outputs[0]
+
+    def _filled(self, x: Tensor) -> Any:
+        lacking = -len(x) % _MULTIPLE
+        if not lacking or len(x) == 0 or x.device.type != "cpu":
+            return self.module(x)
+        output = self.module(torch.cat([x, x[:1].detach().expand(lacking, *x.shape[1:])]))
+        return output[: len(x)] if isinstance(output, Tensor) and len(output) == len(x) + lacking else output
+
+
+def usual_batch_size(device: torch.device, input_shape: Sequence[int]) -> int:
+    """Return how many examples to compute at once: a power of two from 16 to 512, by their size."""
+    values = 2**26 if device.type == "cuda" else 2**20
+    return int(min(512, max(_MULTIPLE, 2 ** int(math.log2(values / math.prod(input_shape))))))
+
+
+@contextmanager
+def computing_at_most(attack: Any, most: int) -> Iterator[None]:
+    """Let an ART attack, and one within it, compute at most so many examples at once inside the block.
+
+    One within it: a transfer's, or what ART's PGD hands its work to, which has a batch size of its own.
+    """
+    changed: list[tuple[Any, str, Any]] = []
+    within = getattr(attack, "attack", None)
+    for one in (attack, within, getattr(attack, "_attack", None), getattr(within, "_attack", None)):
+        name = "micro_batch_size" if hasattr(one, "micro_batch_size") else "batch_size"
+        size = getattr(one, name, None)
+        if (isinstance(size, int) and size > most) or (size is None and name == "micro_batch_size"):
+            changed.append((one, name, size))
+            setattr(one, name, most)
+    try:
+        yield
+    finally:
+        for one, name, size in changed:
+            setattr(one, name, size)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that there is too little memory, on a GPU or on the CPU."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        words in said for words in ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate")
+    )
+
+
+def release() -> None:
+    """Give back what memory a failed computation held."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+ONE_OUTPUT = (
+    "A network with one output z for two classes is wrapped in a module that returns torch.cat([-z / 2, z / 2], 1), "
+    "z of shape (n, 1) before any sigmoid: these are its two logits."
+)
+
+
+def check_predicts_logits(what: str, estimator: Any, *, postprocessed: bool = False) -> None:
+    """Check that what a PyTorch estimator predicts are its network's logits.
+
+    Args:
+        what: What to call it in a message.
+        estimator: An ART estimator; those that aren't of PyTorch are asked for their predictions themselves.
+        postprocessed: Whether postprocessing defences are allowed.
+
+    Raises:
+        InputError: It predicts otherwise, by several noisy passes, say.
+    """
+    from art.estimators.classification import PyTorchClassifier  # seconds, which building a network needn't wait
+    from art.estimators.pytorch import PyTorchEstimator
+
+    if not isinstance(estimator, PyTorchEstimator):
+        return
+    own = getattr(estimator.predict, "__func__", None)
+    if own is not PyTorchClassifier.predict:
+        raise InputError(
+            f"{what} is a {type(estimator).__name__}, which predicts otherwise than by its network's logits: "
+            "what is measured here would be that network's robustness, not the defence's. Take the network itself as a "
+            "PyTorchClassifier, or one of ART's attacks, which go by the defence's own predictions and gradients."
+        )
+    if estimator.postprocessing_defences and not postprocessed:
+        raise InputError(
+            f"{what} has postprocessing defences, which its network's logits don't show: make the classifier without "
+            "them."
+        )
+
+
+def warn_of_probabilities(outputs: Tensor, model: nn.Module, consequence: str, *, stacklevel: int) -> None:
+    """Warn of a network that seems to return probabilities in place of logits.
+
+    Args:
+        outputs: (n, C) what it returns for a few inputs.
+        model: The network, whose last layer is named where that is what makes probabilities.
+        consequence: What comes of it, in a sentence.
+        stacklevel: As for ``warnings.warn``, of this function.
+    """
+    outputs = outputs.detach().float()
+    named = [(name, m) for name, m in model.named_modules() if not list(m.children())]
+    last, layer = named[-1] if named else ("", model)
+    sums = (outputs.sum(1) - 1).abs() <= 1e-4
+    sigmoids = isinstance(layer, nn.Sigmoid) and bool(((outputs >= 0) & (outputs <= 1)).all())
+    if not (sigmoids or bool(((outputs >= 0).all(1) & sums).all())):
+        return
+    way = "return logits, or log-probabilities"
+    if isinstance(layer, (nn.Softmax, nn.Softmax2d, nn.Sigmoid)):
+        way = f"its last layer, {last!r}, is a {type(layer).__name__}: leave it out, and return the logits before it"
+    warnings.warn(f"The model seems to return probabilities. {consequence}: {way}.", stacklevel=stacklevel + 1)

@@ -1,0 +1,328 @@
+"""Names, titles and captions, as much of them as there is room for; and what figures take."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+from matplotlib.transforms import ScaledTranslation
+from rich.cells import cell_len
+
+from art_classwise.errors import InputError
+from art_classwise.metrics.disparity import disparity_test
+from art_classwise.report._text import printable, shorten
+from art_classwise.report.figures._style import GAP, MEAN, OTHER, check_axes, points, slot
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+
+__all__ = [
+    "SMALL",
+    "caption",
+    "chance",
+    "check_class_table",
+    "check_table",
+    "fit",
+    "fit_all",
+    "fit_pairs",
+    "fold",
+    "label",
+    "name_room",
+    "side_labels",
+    "some",
+    "text_width",
+    "widest",
+    "worst_classes",
+]
+
+SMALL = 0.88
+"""The size of names, of that of the reader's letters."""
+_MOST_CELLS = 24
+
+
+def _plain(text: object) -> str:
+    """Return a name with nothing in it that matplotlib would take for mathematics or for the end of a line."""
+    return printable(str(text)).replace("$", r"\$")
+
+
+def label(text: object, cells: int = _MOST_CELLS) -> str:
+    """Return a name of so many cells at most, as it may stand in a sentence."""
+    return _plain(shorten(printable(str(text)), cells))
+
+
+def text_width(text: str, size: float = SMALL, *, bold: bool = True) -> float:
+    """Return the width of a line in points; size is a multiple of that of the reader's letters."""
+    return _width(text.replace(r"\$", "$"), points(size), bold, tuple(mpl.rcParams["font.family"]))
+
+
+@lru_cache(maxsize=10_000)
+def _width(text: str, size: float, bold: bool, family: tuple[str, ...]) -> float:
+    font = FontProperties(family=list(family), size=size, weight="bold" if bold else "normal")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of glyphs that the font lacks: a box stands for them
+        width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return 1.03 * float(width)  # on a screen letters stand on whole pixels
+
+
+def fit(text: object, room: float, size: float = SMALL, cells: int = _MOST_CELLS) -> str:
+    """Cut the middle out of a name until it is no wider than so many points; at the least, 3 cells are left."""
+    raw = printable(str(text))
+    short = shorten(raw, cells)
+    while text_width(short, size) > room and cells > 3:
+        cells = max(min(int(cell_len(short) * room / text_width(short, size)), cell_len(short) - 1), 3)
+        short = shorten(raw, cells)
+    return _plain(short)
+
+
+def fit_all(names: Iterable[object], room: float) -> list[str]:
+    """Return :func:`fit` of each."""
+    return [fit(name, room) for name in names]
+
+
+def fit_pairs(pairs: Iterable[tuple[object, object]], room: float) -> list[str]:
+    """Return labels of pairs of classes, the first taken for the second, each within so many points."""
+    half = (room - text_width(" → ")) / 2
+    return [f"{fit(a, half)} → {fit(b, half)}" for a, b in pairs]
+
+
+def widest(names: Iterable[str]) -> float:
+    """Return the width of the widest name in points."""
+    return max(map(text_width, names), default=0.0)
+
+
+def name_room(ax: Axes | None, most: float = 14) -> float:
+    """Return how wide names beside the axes may be, in points: so many letters' heights, less in small axes."""
+    if ax is None:
+        return points(most)
+    figure = check_axes(ax).figure
+    assert figure is not None
+    return min(points(most), 0.4 * ax.get_window_extent().width * 72 / figure.dpi)
+
+
+def fold(text: str, room: float, after: str = " ") -> list[str]:
+    """Return the lines of a text, each no wider than so many points where its words allow it.
+
+    Args:
+        text: The text.
+        room: In points.
+        after: After which characters a line may end.
+    """
+    lines = [""]
+    for word in re.split(f"(?<=[{after}])", text):
+        if lines[-1] and text_width((lines[-1] + word).rstrip(), bold=False) > room:
+            lines.append("")
+        lines[-1] += word
+    return [line.rstrip() for line in lines]
+
+
+def side_labels(
+    ax: Axes,
+    x: npt.NDArray[np.float64],
+    y: npt.NDArray[np.float64],
+    names: Sequence[str],
+    colours: Sequence[str],
+) -> None:
+    """Name points beside the axes, at their height or as near as the others allow, with a line to each.
+
+    Args:
+        ax: The axes; the limits of y are those it will have.
+        x: Of each point, (k,).
+        y: Of each point, (k,).
+        names: Of each, the most important ones first: where not all fit, the others are left out.
+        colours: Of each; what isn't grey is bold.
+    """
+    from scipy.optimize import isotonic_regression
+
+    low, high = ax.get_ylim()
+    step = 1.3 * points(SMALL) / slot(ax, 0)[1]
+    k = min(len(names), int(1 / step) + 1)
+    heights = (y[:k] - low) / (high - low)
+    order = np.argsort(heights, kind="stable")
+    # The nearest heights (least squares) that are a step apart and within the axes.
+    apart = isotonic_regression(heights[order] - step * np.arange(k)).x
+    at = np.empty(k)
+    at[order] = np.clip(apart, 0, max(1 - step * (k - 1), 0)) + step * np.arange(k)
+    for i in range(k):
+        ax.annotate(
+            names[i],
+            (x[i], y[i]),
+            xytext=(1.05, at[i]),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=points(SMALL),
+            color=MEAN if colours[i] == OTHER else colours[i],
+            fontweight="normal" if colours[i] == OTHER else "bold",
+            arrowprops={"arrowstyle": "-", "color": "0.75", "lw": 0.6, "shrinkA": 1, "shrinkB": 3, "zorder": 1},
+            annotation_clip=False,
+        )
+
+
+_TITLE_CELLS = 60
+
+
+def caption(
+    ax: Axes,
+    title: str,
+    *findings: str,
+    legend: Mapping[str, Artist] | None = None,
+    left: float = 0.0,
+    right: float = 0.0,
+) -> None:
+    """Write the title above the axes, under it what is to be seen, and a legend below; fold what stands along the axes.
+
+    The labels of the axes are set before: the legend stands below the lines that these take.
+
+    Args:
+        ax: The axes.
+        title: One line; cut in the middle where it is too long.
+        findings: Each begins a line, and goes on in the next one where it is too long.
+        legend: What is drawn, by what it is.
+        left: The width of the names on the left, in points: the text begins above them, the legend may stand under
+            them.
+        right: The width of the names on the right: likewise.
+    """
+    wider = max(left, right)  # labels and legend may reach under the names on the other side
+    _fold_labels(ax, wider)
+    _write_heading(ax, title, findings, left, right)
+    if legend:
+        _write_legend(ax, legend, wider, to_the_right=right > left)
+
+
+def _fold_labels(ax: Axes, names: float) -> None:
+    """Fold the labels of both axes where they are longer than these."""
+    width, height = slot(ax, names)
+    for axis, room in ((ax.xaxis, width), (ax.yaxis, height)):
+        # Their letters are larger than those of names.
+        axis.set_label_text("\n".join(fold(axis.get_label().get_text(), SMALL * room)))
+
+
+def _write_heading(ax: Axes, title: str, findings: Sequence[str], left: float, right: float) -> None:
+    room = slot(ax, left + right)[0] + left + right
+    texts = [finding.replace(" %", "\N{NO-BREAK SPACE}%") for finding in findings if finding]
+    lines = [line for text in texts for line in fold(text, room)]
+    shift = -(left + points(GAP)) if left else 0.0
+    if lines:
+        ax.annotate(
+            "\n".join(lines),
+            (0, 1),
+            xycoords="axes fraction",
+            xytext=(shift, points(0.5)),
+            textcoords="offset points",
+            va="bottom",
+            fontsize=points(SMALL),
+            color=MEAN,
+            linespacing=1.2,
+        )
+    if title:
+        figure = ax.figure
+        assert figure is not None
+        text = ax.set_title(
+            fit(title, room, 1, _TITLE_CELLS),
+            loc="left",
+            fontsize=points(1),
+            fontweight="bold",
+            pad=points(0.7 + 1.4 * SMALL * len(lines)),
+        )
+        text.set_transform(text.get_transform() + ScaledTranslation(shift / 72, 0, figure.dpi_scale_trans))
+
+
+def _write_legend(ax: Axes, entries: Mapping[str, Artist], names: float, *, to_the_right: bool) -> None:
+    """Put a legend under the label of the x axis and under names of this width, in as many columns as fit."""
+    figure = ax.figure
+    assert figure is not None
+    more_lines = ax.get_xlabel().count("\n")
+    widths = [text_width(text, bold=False) + points(4.5) for text in entries]
+    room = slot(ax, names)[0] + names
+    columns = max(int(room / max(widths)), 1) if sum(widths) > room else len(widths)
+    down = ScaledTranslation(0, -points(3.7 + 1.2 * more_lines) / 72, figure.dpi_scale_trans)
+    ax.legend(
+        entries.values(),
+        [f" {text}" if text.startswith("_") else text for text in entries],  # which would hide it
+        loc="upper left" if to_the_right else "upper right",
+        bbox_to_anchor=(0.0 if to_the_right else 1.0, 0.0),
+        bbox_transform=ax.transAxes + down,
+        ncols=columns,
+        frameon=False,
+        fontsize=points(SMALL),
+        borderaxespad=0,
+    )
+
+
+CLASS_TABLE = "result.class_table(model, attack)"
+
+
+def check_table(table: Any, columns: Sequence[str], call: str, *, levels: int = 1) -> pd.DataFrame:
+    """Check that a table is what a figure draws.
+
+    Args:
+        table: What was given.
+        columns: Those it must have.
+        call: What makes such a table.
+        levels: Of its index.
+
+    Raises:
+        InputError: It isn't.
+    """
+    if not isinstance(table, pd.DataFrame):
+        raise InputError(f"The table must be a DataFrame, as {call} returns it, but got {table!r:.60}.")
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise InputError(f"The table has no {', '.join(missing)}: give one as {call} returns it.")
+    if table.index.nlevels != levels:
+        of = ", ".join(map(str, table.index.names))
+        raise InputError(f"The table is indexed by {of}: give one as {call} returns it.")
+    return table
+
+
+def check_class_table(table: Any) -> pd.DataFrame:
+    """Return the classes of a class table that have examples, weakest first.
+
+    Raises:
+        InputError: It is another table, or no class has an example.
+    """
+    checked = check_table(table, ("n", "clean", "robust", "low", "high"), CLASS_TABLE)
+    return some(checked[checked["n"] > 0]).sort_values("robust", kind="stable")
+
+
+def some(rows: pd.DataFrame, what: str = "no class has an example") -> pd.DataFrame:
+    """Return the rows, of which there must be one.
+
+    Raises:
+        InputError: There is none.
+    """
+    if len(rows) == 0:
+        raise InputError(f"There is nothing to draw: {what}.")
+    return rows
+
+
+def worst_classes(accuracies: pd.Series[float]) -> str:
+    """Say which class is the worst and how far it is from the best, of fractions with the weakest first."""
+    lowest, highest = 100 * float(accuracies.iloc[0]), 100 * float(accuracies.iloc[-1])
+    ties = int((accuracies == accuracies.iloc[0]).sum())
+    if ties == len(accuracies) > 1:
+        return f"all classes: {lowest:.1f} %"
+    which = label(accuracies.index[0]) if ties == 1 else f"{ties} classes"
+    gap = f", {highest - lowest:.1f} points below the best" if len(accuracies) > 1 else ""
+    return f"worst: {which}, {lowest:.1f} %{gap}"
+
+
+def chance(measured: pd.DataFrame) -> str:
+    """Say so if the classes of a class table may well be equally robust: nothing, if they are not."""
+    n = measured["n"].to_numpy().astype(np.int64)
+    if len(n) < 2:
+        return ""
+    right = (measured["robust"].to_numpy() * n).round().astype(np.int64)
+    number = np.arange(len(n))
+    withstood = np.repeat(np.tile([True, False], len(n)), np.stack([right, n - right], axis=1).ravel())
+    p = disparity_test(np.repeat(number, n), withstood, len(n), repeats=1000)["p"]
+    return f"may be chance: equal classes would differ as much with p = {p:.2f}" if p > 0.05 else ""

@@ -1,0 +1,264 @@
+"""Curves: accuracy by radius, and by epoch of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from art_classwise._core.labels import class_names
+from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.errors import InputError, unknown
+from art_classwise.report.figures._labels import caption, fit_all, label, name_room, side_labels, text_width, widest
+from art_classwise.report.figures._style import BEST, MEAN, OTHER, WORST, canvas, percent_axis, points, slot
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+
+    from art_classwise.audit.result import AuditResult
+
+__all__ = ["accuracy_by_radius", "draw_curves", "spread", "training_curves"]
+
+_MOST, _SPREAD = 20, 12
+
+
+def spread(ranking: pd.Index) -> pd.Index:
+    """Return which classes to draw: all up to 20, else 12 from the worst to the best, evenly spread."""
+    if len(ranking) <= _MOST:
+        return ranking
+    return ranking[np.linspace(0, len(ranking) - 1, _SPREAD).round().astype(np.int64)]
+
+
+def draw_curves(
+    ax: Axes | None,
+    curves: pd.DataFrame,
+    ranking: pd.Index,
+    *,
+    title: str,
+    findings: Sequence[str],
+    xlabel: str,
+) -> Axes:
+    """Draw a curve per class in percent, the worst and the best in colour, their mean, and the gap of all as a band.
+
+    Args:
+        ax: Where to draw; a new figure if absent.
+        curves: A row per x, a column per class.
+        ranking: The classes, the worst first.
+        title: Above the axes.
+        findings: Under the title.
+        xlabel: Of the x axis.
+
+    Returns:
+        The axes.
+    """
+    x = curves.index.to_numpy(dtype=np.float64)
+    shown = spread(ranking)
+    first = [*dict.fromkeys([ranking[0], ranking[-1], *shown])]
+    names = fit_all(first, name_room(ax))
+    right = widest(names) + points(3)
+    ax = canvas(ax, 5.6, 4.4, right)
+    band = ax.fill_between(x, curves.min(axis=1), curves.max(axis=1), color="0.91", lw=0, zorder=0)
+    marker = "o" if len(x) <= 10 else ""
+    colours = dict.fromkeys(shown, OTHER) | {ranking[-1]: BEST, ranking[0]: WORST}
+    for name in shown:
+        curve, special = curves[name].dropna(), colours[name] != OTHER
+        style: dict[str, Any] = {
+            "lw": 2.2 if special else 0.9,
+            "zorder": 3 if special else 2,
+            "marker": marker,
+            "ms": 4,
+        }
+        # In grey the two are told apart by the dashes, and by the label at the end.
+        ax.plot(curve.index, curve, color=colours[name], ls="--" if name == ranking[-1] else "-", **style)
+    (mean,) = ax.plot(x, curves.mean(axis=1), color=MEAN, lw=1.4, ls=":", zorder=2.5)
+    percent_axis(ax, "y", "robust accuracy (%)")
+    if len(x) > 1:
+        ax.set_xlim(x[0], x[-1])
+    ends = curves[shown].ffill().iloc[-1]
+    side_labels(
+        ax,
+        np.full(len(first), x[-1]),
+        ends[first].to_numpy(dtype=np.float64),
+        names,
+        [colours[name] for name in first],
+    )
+    entries: dict[str, Artist] = {"mean over classes": mean}
+    if len(shown) < len(ranking):
+        entries[f"{len(shown)} of {len(ranking):,} classes"] = Line2D([], [], color=OTHER, lw=0.9)
+    entries["from the worst to the best"] = band
+    ax.set_xlabel(xlabel)
+    caption(ax, title, *findings, legend=entries, right=right)
+    return ax
+
+
+def accuracy_by_radius(
+    results: Sequence[AuditResult],
+    model: str | None = None,
+    ax: Axes | None = None,
+    *,
+    attack: str = WORST_CASE,
+    title: str = "",
+) -> Axes:
+    """Draw the robust accuracy of each class against the radius, from audits of one model at several radii.
+
+    At radius 0 stands the accuracy without attack. Bands around the classes that are worst and best, over all radii
+    taken together, are their 95 % intervals. Of more than 20 classes, 12 are drawn, spread over the ranking, and the
+    gap and mean of all.
+
+    Args:
+        results: Audits on the same examples, by rising radius.
+        model: Name of the model; absent where each audit has but one.
+        ax: Where to draw; a new figure if absent.
+        attack: An attack that all audits have, or ``"all attacks"``.
+        title: Above the axes.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: There are fewer than two audits, their radii don't rise, or they are of different models, norms or
+            examples.
+    """
+    name = _checked(results, model)
+    tables = [result.class_table(name, attack) for result in results]
+    tables = [t[t["n"] > 0] for t in tables]
+    without = tables[0][["clean", "clean_low", "clean_high"]].set_axis(["robust", "low", "high"], axis=1)
+    eps = [0.0, *(result.threat.eps for result in results)]
+    curves, low, high = (
+        pd.DataFrame([100 * t[column] for t in (without, *tables)], index=pd.Index(eps))
+        for column in ("robust", "low", "high")
+    )
+    ranking = curves.iloc[1:].mean().sort_values(kind="stable").index
+    gap = curves[ranking[-1]] - curves[ranking[0]]
+    at = gap.iloc[1:].idxmax()
+    radius = str(results[eps.index(at) - 1].threat)
+    findings = [
+        f"worst: {label(ranking[0])}, {curves.loc[at, ranking[0]]:.1f} % at {radius}",
+        f"{gap[at]:.1f} points below the best, {label(ranking[-1])}" if len(ranking) > 1 else "",
+    ]
+    xlabel = f"radius ({results[0].threat.norm})"
+    ax = draw_curves(ax, curves, ranking, title=title, findings=findings, xlabel=xlabel)
+    for c, colour in {ranking[-1]: BEST, ranking[0]: WORST}.items():
+        ax.fill_between(eps, low[c], high[c], color=colour, alpha=0.22, lw=0, zorder=1.5)
+    _name_radii(ax, eps, ["0", *(str(result.threat).partition(":")[2] for result in results)])
+    return ax
+
+
+def _checked(results: Sequence[AuditResult], model: str | None) -> str:
+    """Return the name of the model, once the audits are known to be of one question."""
+    from art_classwise.audit.comparison import check_audit
+
+    if not isinstance(results, Sequence) or len(results) < 2:
+        raise InputError("`results` must be two audits or more, at different radii: [audit_at_2, audit_at_4, ...].")
+    for i, result in enumerate(results):
+        check_audit(f"Number {i + 1} of `results`", result)
+    first = results[0]
+    several = next((r for r in results if len(r.models) > 1), None)
+    if model is None and several is not None:
+        raise InputError(f"An audit has {len(several.models)} models: say which, model={several.models[0]!r}, say.")
+    name = first.models[0] if model is None else model
+    rows = first.rows(name, WORST_CASE)
+    for before, result in pairwise(results):
+        if result.threat.norm != first.threat.norm:
+            raise InputError(f"The audits have different norms: {first.threat} and {result.threat}.")
+        if result.threat.eps <= before.threat.eps:
+            raise InputError(
+                f"The radii must rise from audit to audit, but {result.threat} follows {before.threat}: sort them, "
+                "sorted(results, key=lambda result: result.threat.eps)."
+            )
+        if result.classes != first.classes:
+            raise InputError("The audits have different classes.")
+        other = result.rows(name, WORST_CASE)
+        if not np.array_equal(other[["example", "label"]], rows[["example", "label"]]):
+            raise InputError(f"The audits at {first.threat} and at {result.threat} are of different examples.")
+        if not np.array_equal(other["clean_prediction"], rows["clean_prediction"]):
+            raise InputError(
+                f"{name!r} isn't the same model at {first.threat} and at {result.threat}: without attack, its "
+                "predictions differ."
+            )
+    return name
+
+
+def _name_radii(ax: Axes, eps: Sequence[float], names: Sequence[str]) -> None:
+    """Name the radii on the x axis, from the largest on: those between which there is room."""
+    per_point = eps[-1] / slot(ax, name_room(None))[0]
+    free, texts = np.inf, [""] * len(eps)
+    for i in reversed(range(len(eps))):
+        half = per_point * text_width(names[i], 1) / 2
+        if eps[i] + half < free:
+            texts[i], free = names[i], eps[i] - half - points(0.5) * per_point
+    ax.set_xticks(eps, texts)
+
+
+_PREFIX = {"validation": "val_robust_", "training": "robust_"}
+
+
+def training_curves(
+    history: pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    title: str = "",
+    classes: Sequence[str] | None = None,
+    data: Literal["validation", "training"] | None = None,
+) -> Axes:
+    """Draw the robust accuracy of each class over the epochs, the gap between best and worst shaded.
+
+    After Figure 1 of Tian et al. 2021 (arXiv 2105.14240). Of more than 20 classes, 12 are drawn, spread over the
+    ranking, and the gap and mean of all. Classes are ranked at the epoch that was kept, which a thin line marks.
+
+    Args:
+        history: What ``trainer.fit`` returns, or :func:`art_classwise.trainers.training_history`.
+        ax: Where to draw; a new figure if absent.
+        title: Above the axes.
+        classes: Names of the classes; their numbers if absent.
+        data: On which examples: ``"validation"`` ones, or those of the ``"training"``, in train mode before each step.
+            Validation if absent, where the history has it.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: It is no history, it has no such accuracies, or the names are not as many as its classes.
+    """
+    if not isinstance(history, pd.DataFrame) or "epoch" not in history:
+        raise InputError(f"The history must be a DataFrame, as trainer.fit(...) returns it, but got {history!r:.60}.")
+    if data is not None and data not in _PREFIX:
+        raise unknown("kind of data", data, _PREFIX)
+    tables = {kind: _curves(history, prefix) for kind, prefix in _PREFIX.items()}
+    drawn: str = data or next((kind for kind, table in tables.items() if table.notna().any(axis=None)), "training")
+    curves = tables[drawn]
+    if not curves.notna().any(axis=None):
+        raise InputError(
+            f"The history has no robust accuracy of classes in {drawn}: train with an attack, or give trainer.fit(...) "
+            "`validation_data`."
+        )
+    curves.columns = pd.Index(class_names(classes, len(curves.columns)))
+    curves = curves.dropna(how="all").dropna(how="all", axis=1)
+    kept: int | None = history.attrs.get("kept_epoch")
+    at = kept if kept is not None and kept in curves.index else int(curves.index[-1])
+    ranking = pd.Series(curves.loc[at]).sort_values(kind="stable").dropna()
+    curves = curves[ranking.index]
+    low, high = ranking.iloc[0], ranking.iloc[-1]
+    findings = [
+        f"epoch {at}{', which was kept' if kept == at else ''}: worst {label(ranking.index[0])}, {low:.1f} %",
+        f"{high - low:.1f} points below the best, {label(ranking.index[-1])}" if len(ranking) > 1 else "",
+    ]
+    ax = draw_curves(ax, curves, ranking.index, title=title, findings=findings, xlabel="epoch")
+    ax.set_ylabel(f"robust accuracy in {drawn} (%)")  # on one line, though it is longer than low axes
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    if kept is not None and len(curves) > 1:
+        ax.axvline(at, color=MEAN, lw=0.8, zorder=1, ymax=0.97)
+    return ax
+
+
+def _curves(history: pd.DataFrame, prefix: str) -> pd.DataFrame:
+    """Return percent by epoch, a column per class in their order."""
+    named = {int(str(c).removeprefix(prefix)): c for c in history if str(c).startswith(prefix)}
+    values = history[[named[k] for k in sorted(named)]].to_numpy(dtype=np.float64)
+    return pd.DataFrame(100 * values, index=pd.Index(history["epoch"]), columns=sorted(named))

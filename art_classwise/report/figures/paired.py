@@ -1,0 +1,206 @@
+"""Pairs of points: two models compared class by class, and homing beside its control."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from art_classwise.audit.comparison import Comparison
+from art_classwise.errors import InputError
+from art_classwise.report.figures._labels import (
+    SMALL,
+    caption,
+    check_table,
+    fit,
+    fit_all,
+    fit_pairs,
+    name_room,
+    some,
+    text_width,
+    widest,
+)
+from art_classwise.report.figures._style import (
+    MEAN,
+    MOST_CLASSES,
+    OTHER,
+    ROBUST,
+    WORST,
+    canvas,
+    class_axis,
+    percent_axis,
+    points,
+    row_height,
+    row_room,
+    slot,
+    weakest,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["compared", "homing"]
+
+_MOST_ROWS = 30
+
+
+def homing(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> Axes:
+    """Draw which share of the examples that were moved into a class withstands once that class is excluded.
+
+    Before, none of them did: all had been moved. Beside it stands the share of the same examples that withstands once
+    an unrelated class, the control, is excluded instead: what training anew does by itself. A filled dot is beyond the
+    control (the paired 95 % interval of the difference, for its row alone, excludes 0), a hollow one isn't; where no
+    row has a control, all are filled. Of more than 30 rows, or of more than ``ax`` has room for, those of the most
+    examples are drawn; in brackets, how many. After Tian et al. 2021 (arXiv 2105.14240), section 4.
+
+    Args:
+        table: ``ExclusionResult.homing()``, or ``ExclusionResult.homing(pooled=True)``.
+        ax: Where to draw; a new figure of fitting height if absent.
+        title: Above the axes.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: It is another table, or has no row.
+    """
+    pooled = isinstance(table, pd.DataFrame) and table.index.nlevels == 1
+    columns = ["n", "homed", "low", "high", "control_homed", "control_low", "control_high", "difference_low"]
+    rows = check_table(table, columns, "ExclusionResult.homing()", levels=1 if pooled else 2)
+    some(rows, "no example was moved into an excluded class")
+    shown = rows.sort_values("n", ascending=False, kind="stable").head(row_room(ax, _MOST_ROWS))
+    numbers = 100 * shown[columns[1:]].astype(np.float64)
+    sizes = [f" ({n:,})" for n in shown["n"]]
+    room = name_room(ax, 14 if pooled else 20) - widest(sizes)
+    of = fit_all(shown.index, room) if pooled else fit_pairs(shown.index, room)
+    names = [name + size for name, size in zip(of, sizes, strict=True)]
+    left = widest(names)
+    ax = canvas(ax, 5.2, row_height(len(shown)), left)
+    position = np.arange(len(shown))
+    alone = bool(rows["control_homed"].isna().all())
+    beyond = alone | (numbers["difference_low"] > 0).to_numpy()
+    ax.hlines(position, 0, numbers["homed"], color="0.88", lw=5, zorder=1)
+    ax.hlines(position - 0.13, numbers["low"], numbers["high"], color=ROBUST, lw=1.4)
+    ax.hlines(position + 0.17, numbers["control_low"], numbers["control_high"], color=MEAN, lw=1)
+    dots: dict[str, Any] = {"s": 42, "edgecolor": ROBUST, "lw": 1.4, "zorder": 4, "clip_on": False}
+    homed = ax.scatter([], [], facecolor=ROBUST, **dots)
+    ax.scatter(numbers["homed"], position - 0.13, facecolor=np.where(beyond, ROBUST, "white"), **dots)
+    control = ax.scatter(
+        numbers["control_homed"], position + 0.17, marker="|", s=70, color=MEAN, lw=2, zorder=3, clip_on=False
+    )
+    class_axis(ax, names)
+    percent_axis(ax, "x", "of the examples moved, withstand afterwards (%)")
+    what = ("class" if pooled else "pair", "classes" if pooled else "pairs")
+    few = len(shown) < len(rows)
+    ax.set_ylabel(f"the {len(shown)} most frequent of {len(rows):,} {what[1]}" if few else f"{what[0]} (examples)")
+    filled = {"without the class (filled: beyond the control)": homed, "without an unrelated class": control}
+    caption(ax, title, *_homing_findings(rows), legend={"without the class": homed} if alone else filled, left=left)
+    return ax
+
+
+def _homing_findings(rows: pd.DataFrame) -> list[str]:
+    """Say which share withstands before and after, of the examples that have a control if any has one."""
+    controlled = rows[rows["control_homed"].notna()]
+    told = controlled if len(controlled) else rows
+    after, control = (
+        100 * np.average(told[c].to_numpy(np.float64), weights=told["n"].to_numpy(np.float64))
+        for c in ("homed", "control_homed")
+    )
+    beside = f", the control {control:.0f} %" if len(controlled) else "; there is no control"
+    number = f"{told['n'].sum():,}" + (f" of the {rows['n'].sum():,}" if len(told) < len(rows) else "")
+    return [
+        f"withstand: before 0 %, without the class {after:.0f} %{beside}",
+        f"of {number} examples moved into an excluded class",
+    ]
+
+
+_ALPHA = 0.05
+
+
+def compared(comparison: Comparison, ax: Axes | None = None, *, title: str = "") -> Axes:
+    """Draw the accuracies of two models, or under two attacks, class by class, with the interval of their difference.
+
+    The second is a hollow dot, the first a filled one. The bar around the first is the paired interval of their
+    difference, laid off from the second: where it doesn't reach the hollow dot, the interval excludes 0. A star, and
+    colour, is where the difference is significant at 5 % with all classes looked at (``p_adjusted``). On top stand the
+    mean over classes and the worst class, each one's own; then the classes, the weakest first, of more than 40, or of
+    more than ``ax`` has room for, the weakest.
+
+    Args:
+        comparison: ``result.compare(first, second)``, or :func:`art_classwise.compare`.
+        ax: Where to draw; a new figure of fitting height if absent.
+        title: Above the axes.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: It is no comparison, or no class has an example.
+    """
+    if not isinstance(comparison, Comparison):
+        raise InputError(f"Give a comparison, result.compare(first, second), but got {comparison!r:.60}.")
+    measured = some(comparison.by_class[comparison.by_class["n"] > 0])
+    lowest = measured[["first", "second"]].min(axis=1).sort_values(kind="stable")
+    shown = measured.loc[lowest.index].head(max(row_room(ax, MOST_CLASSES + 3) - 3, 1))
+    whole = pd.DataFrame([comparison.mean, comparison.worst_class])[["first", "second", "difference", "low", "high"]]
+    rows = pd.concat([whole.astype(np.float64).assign(p_adjusted=np.nan), shown[[*whole, "p_adjusted"]]])
+    numbers = 100 * rows[["first", "second", "low", "high"]].to_numpy(dtype=np.float64)
+    first, second, low, high = numbers.T
+    a, b = comparison.worst_class[["first_class", "second_class"]]
+    room = name_room(ax)
+    half = (room - text_width("worst:  / ")) / 2
+    worst = fit(a, 2 * half) if a == b else f"{fit(a, half)} / {fit(b, half)}"
+    names = ["mean over classes", f"worst: {worst}", *fit_all(shown.index, room)]
+    left, right = widest(names), text_width("+100.0 *") + points(1)
+    ax = canvas(ax, 5, row_height(len(rows) + 1), left + right)
+    position = np.arange(len(rows)) + 0.5 * (np.arange(len(rows)) >= 2)
+    clear = (rows["p_adjusted"] <= _ALPHA).to_numpy(copy=True)
+    clear[:2] = (rows["low"].iloc[:2] > 0) | (rows["high"].iloc[:2] < 0)
+    colours = np.where(~clear, OTHER, np.where(first > second, ROBUST, WORST))
+    ax.hlines(position, first, second, color=colours, lw=3.5, alpha=0.4, zorder=1)
+    bars = ax.hlines(
+        position, np.maximum(second + low, 0), np.minimum(second + high, 100), color="black", lw=1, zorder=2
+    )
+    dots: dict[str, Any] = {"s": 38, "zorder": 4, "clip_on": False, "lw": 1.3}
+    one = ax.scatter([], [], facecolor=MEAN, edgecolor=MEAN, **dots)
+    ax.scatter(first, position, facecolor=colours, edgecolor=colours, **dots)
+    other = ax.scatter(second, position, facecolor="white", edgecolor="black", **{**dots, "zorder": 3})
+    class_axis(ax, names)
+    ax.set_yticks(position, names)
+    ax.set_ylim(position[-1] + 0.6, -0.6)
+    ax.axhline(1.75, color="0.8", lw=0.8)
+    for y, difference, starred in zip(position, 100 * rows["difference"], clear, strict=True):
+        text = "0.0" if abs(difference) < 0.05 else f"{difference:+.1f}".replace("-", "\N{MINUS SIGN}")
+        ax.annotate(
+            f"{text} *" if starred else f"{text}  ",
+            (1, y),
+            xycoords=ax.get_yaxis_transform(),
+            xytext=(right, 0),
+            textcoords="offset points",
+            va="center",
+            ha="right",
+            fontsize=points(SMALL),
+            fontweight="bold" if starred else "normal",
+        )
+    percent_axis(ax, "x", f"{comparison.kind} accuracy (%); right: difference (points)")
+    ax.set_ylabel(weakest(len(shown), len(measured)))
+    interval = f"{100 * comparison.confidence:g} % interval of their difference, from the second"
+    most = slot(ax, left + right)[0] + left
+    pair = [fit(name, most - points(9), cells=60) for name in (comparison.first, comparison.second)]
+    entries = {f"first: {pair[0]}": one, f"second: {pair[1]}": other, interval: bars}
+    caption(ax, title, *_findings(comparison, measured), legend=entries, left=left, right=right)
+    return ax
+
+
+def _findings(comparison: Comparison, measured: pd.DataFrame) -> list[str]:
+    def told(row: pd.Series[Any]) -> str:
+        difference, low, high = (f"{100 * row[c]:+.1f}" for c in ("difference", "low", "high"))
+        return f"{difference} ({low} to {high})".replace("-", "\N{MINUS SIGN}")
+
+    clear = measured["p_adjusted"] <= _ALPHA
+    better, worse = (int((clear & side).sum()) for side in (measured["difference"] > 0, measured["difference"] < 0))
+    return [
+        f"first minus second, points: mean {told(comparison.mean)}, worst class {told(comparison.worst_class)}",
+        f"*: better in {better:,} classes, worse in {worse:,}, undecided in {len(measured) - better - worse:,}",
+    ]

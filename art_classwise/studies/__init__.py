@@ -1,0 +1,7 @@
+"""Studies: what takes several trainings or audits, class exclusion, training seeds and leaderboards."""
+
+from art_classwise.studies.class_exclusion import ClassExclusionStudy, ExclusionResult
+from art_classwise.studies.leaderboard import beside_measured
+from art_classwise.studies.seeds import SeedSpread, spread_over_seeds
+
+__all__ = ["ClassExclusionStudy", "ExclusionResult", "SeedSpread", "beside_measured", "spread_over_seeds"]

@@ -1,0 +1,54 @@
+"""RobustBench's leaderboards beside what audits measured."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from art_classwise.audit.result import AuditResult
+from art_classwise.audit.sanity import DIFFERS
+from art_classwise.errors import InputError
+
+__all__ = ["beside_measured"]
+
+
+def beside_measured(
+    table: pd.DataFrame, result: AuditResult, dataset: str = "cifar10", threat_model: str = "Linf"
+) -> pd.DataFrame:
+    """Return a leaderboard with what an audit measured beside what was published.
+
+    Args:
+        table: As :func:`robustbench_table` returns it.
+        result: An audit, some of whose models :func:`load_robustbench` loaded.
+        dataset: That of the table.
+        threat_model: That of the table.
+
+    Returns:
+        The rows of models that were audited, with the columns ``model``, its name in the audit; ``n``, examples;
+        ``measured_clean`` and ``measured_robust`` (under all attacks of the audit), the shares of them that are right,
+        each with its 95 % Wilson interval, ``_low`` and ``_high``; and ``differs``, whether that is among the audit's
+        findings: beyond an interval that allows for the number of models. A robust accuracy is compared where the audit
+        has the published radius; under attacks weaker than AutoAttack it may be higher.
+
+    Raises:
+        InputError: None of the audit's models is of this leaderboard.
+    """
+    place = f"robustbench:{dataset}/{threat_model}/"
+    sources = {name: str(told["source"]) for name, told in result.info.get("published", {}).items()}
+    found = {model: source.removeprefix(place) for model, source in sources.items() if source.startswith(place)}
+    found = {model: name for model, name in found.items() if model in result.models and name in table.index}
+    if not found:
+        raise InputError(
+            f"None of the audit's models ({', '.join(result.models[:5])}{', ...' if result.models[5:] else ''}) is of "
+            f"RobustBench's {dataset} {threat_model} leaderboard, as far as it tells."
+        )
+    differs = {finding.model for finding in result.findings if finding.check == DIFFERS}
+    rows = []
+    for model in found:
+        (risks,) = result.risks(model, pooled=True).to_dict("records")
+        row: dict[str, object] = {"model": model, "n": int(risks["n"])}
+        for kind, risk in (("clean", "r_nat"), ("robust", "r_rob")):
+            for end, opposite in (("", ""), ("_low", "_high"), ("_high", "_low")):
+                row[f"measured_{kind}{end}"] = 1 - risks[risk + opposite]
+        rows.append(row | {"differs": model in differs})
+    measured = pd.DataFrame(rows, index=pd.Index(found.values(), name="name"))  # a model may be there under two names
+    return table.join(measured, how="inner").rename_axis("name")

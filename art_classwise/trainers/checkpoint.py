@@ -1,0 +1,175 @@
+"""The state of a training on disk: written aside and renamed, so that a killed one goes on where it stopped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from art_classwise._core.display import shown_as
+from art_classwise._core.files import check_output_folder, remove_left_aside, written_aside
+from art_classwise._core.plain_values import differences
+from art_classwise.errors import InputError, first_line
+from art_classwise.zoo.weights_files import load_weights
+
+__all__ = [
+    "TrainingFile",
+    "check_begun",
+    "history_table",
+    "trained_weights",
+    "training_history",
+]
+
+_FORMAT, _VERSION = "art-classwise training", 1
+_KEYS = (
+    *("recipe", "epoch", "weights", "averages", "n_averaged", "optimizer", "scheduler", "history"),
+    *("kept_score", "kept_epoch", "kept_weights", "policy"),
+)
+_ADVICE = "It is written by fit(checkpoint_dir=...)."
+
+
+class TrainingFile:
+    """The file of a training's state.
+
+    Args:
+        folder: Where it lies; made if missing.
+        recipe: All that decides what the training ends with: plain values, nested.
+
+    Raises:
+        InputError: The folder can't be written.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], recipe: Mapping[str, Any]) -> None:
+        self.path = check_output_folder(folder) / "training.pt"
+        self._recipe = dict(recipe)
+
+    def read(self, resume: bool) -> dict[str, Any] | None:
+        """Return the state saved last, or none if there is none yet.
+
+        Raises:
+            InputError: There is one but ``resume`` isn't asked for; or it is damaged, or of another recipe.
+        """
+        remove_left_aside(self.path.parent, self.path.name)
+        if not self.path.exists():
+            return None
+        state = _read(self.path)
+        if state["epoch"] == 0 and not resume:
+            return None  # nothing has been trained that could be lost
+        if not resume:
+            raise _begun(self.path, state["epoch"])
+        other = differences(state["recipe"], self._recipe)
+        if other:
+            raise InputError(
+                f"{self.path} is of another recipe and can't be resumed with this one: {'; '.join(other[:3])}"
+                f"{f'; and {len(other) - 3} more' if len(other) > 3 else ''}. Train as then, or choose "
+                "another `checkpoint_dir`."
+            )
+        return state
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Replace the file once the new one is whole.
+
+        Raises:
+            InputError: It can't be written, on a full disk, say; the old file is as it was.
+        """
+        content = {"format": _FORMAT, "version": _VERSION, "recipe": self._recipe, **state}
+        try:
+            with written_aside(self.path) as aside, aside.open("wb") as file:
+                torch.save(content, file)
+        except (OSError, RuntimeError) as raised:
+            # Closing its archive, torch raises a RuntimeError in place of what the system said.
+            error = raised.__context__ if isinstance(raised.__context__, OSError) else raised
+            why = getattr(error, "strerror", None) or first_line(error)
+            before = (
+                f"The one of epoch {state['epoch'] - 1} is intact" if self.path.exists() else "There was none before"
+            )
+            raise InputError(
+                f"The training's state after epoch {state['epoch']} can't be written to {self.path.absolute()}: {why}. "
+                f"{before}: make room, and go on with resume=True."
+            ) from error
+
+
+def check_begun(folder: str | os.PathLike[str], resume: bool) -> bool:
+    """Return whether a folder holds a training that has done an epoch.
+
+    Raises:
+        InputError: It does, but ``resume`` isn't asked for; or its file is damaged.
+    """
+    path = Path(folder) / "training.pt"
+    done = _read(path)["epoch"] if path.exists() else 0
+    if done and not resume:
+        raise _begun(path, done)
+    return bool(done)
+
+
+def _begun(path: Path, epoch: int) -> InputError:
+    return InputError(
+        f"{path} holds a training after epoch {epoch}: go on with it, fit(..., resume=True), or choose another "
+        "`checkpoint_dir`."
+    )
+
+
+def trained_weights(
+    checkpoint_dir: str | os.PathLike[str], which: Literal["last", "kept"] = "kept"
+) -> dict[str, Tensor]:
+    """Return weights from the folder of a training, running or finished, for ``module.load_state_dict``.
+
+    Args:
+        checkpoint_dir: The folder given to ``fit``.
+        which: ``"kept"``, those of the epoch that ``keep`` chose so far; ``"last"``, those of the last epoch. Both
+            are averages, where the training averages weights.
+
+    Returns:
+        A state dict, on the CPU.
+
+    Raises:
+        InputError: The folder holds no training, or it is damaged.
+    """
+    if which not in ("last", "kept"):
+        raise InputError(f'`which` must be "last" or "kept", but got {which!r}.')
+    state = _read(Path(checkpoint_dir) / "training.pt")
+    kept: dict[str, Tensor] | None = state["kept_weights"] if which == "kept" else None
+    last: dict[str, Tensor] = state["averages"] if state["n_averaged"] else state["weights"]
+    return last if kept is None else kept
+
+
+def training_history(checkpoint_dir: str | os.PathLike[str]) -> pd.DataFrame:
+    """Return the history so far from the folder of a training, running or finished.
+
+    Args:
+        checkpoint_dir: The folder given to ``fit``.
+
+    Returns:
+        As ``fit`` does; ``attrs["kept_epoch"]`` is the epoch that would be kept if it ended now.
+
+    Raises:
+        InputError: The folder holds no training, or it is damaged.
+    """
+    state = _read(Path(checkpoint_dir) / "training.pt")
+    return history_table(state["history"], state["kept_epoch"])
+
+
+def history_table(rows: Sequence[Mapping[str, float]], kept_epoch: int | None) -> pd.DataFrame:
+    """Return the rows as ``fit`` returns them; if none is chosen, the last epoch is kept."""
+    history = pd.DataFrame(list(rows), columns=None if rows else ["epoch"]).astype({"epoch": int})
+    history.attrs["kept_epoch"] = len(history) if kept_epoch is None else kept_epoch
+    return shown_as(history, "history")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = load_weights(path, _ADVICE)
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise InputError(f"{path.absolute()} is no state of a training. {_ADVICE}")
+    if content.get("version") != _VERSION:
+        raise InputError(
+            f"{path.absolute()} is of version {content.get('version')}; this release reads version {_VERSION}."
+        )
+    missing = [key for key in _KEYS if key not in content]
+    if missing:
+        raise InputError(f"{path.absolute()} is damaged: it lacks {', '.join(missing)}. {_ADVICE}")
+    return content

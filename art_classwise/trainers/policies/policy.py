@@ -1,0 +1,274 @@
+"""What a class policy is: a rule that sets class weights and class budgets while training."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from art_classwise._core import distributed
+from art_classwise.threat import ThreatModel
+
+__all__ = [
+    "Array",
+    "ClassBudgets",
+    "ClassMeans",
+    "ClassPolicy",
+    "ClassWeights",
+    "FairAveraging",
+    "Scene",
+    "as_given",
+    "sum_by_class",
+    "without_defaults",
+]
+
+Array = Tensor | npt.NDArray[Any]
+"""What the policies' formulas take, and return as they were given."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a policy acts on.
+
+    Attributes:
+        n_classes: Number of classes, C.
+        shares: (C,) each class's share of the labelled training examples.
+        beta: Weight of the objective's second term; None where it has none.
+        eps: The training attack's radius.
+        nb_epochs: Number of epochs.
+        device: Where the training computes.
+    """
+
+    n_classes: int
+    shares: Tensor
+    beta: float | None
+    eps: float
+    nb_epochs: int
+    device: torch.device
+
+
+class ClassWeights(NamedTuple):
+    """Factors of an objective's two terms, (C,) each; None is 1 for all.
+
+    Attributes:
+        first: Of the first term, the classification's.
+        second: Of the second, a divergence times beta.
+    """
+
+    first: Tensor | None = None
+    second: Tensor | None = None
+
+
+class ClassBudgets(NamedTuple):
+    """What each class may be changed by while training, relative to the trainer's radius and step.
+
+    Attributes:
+        radii: (C,).
+        steps: (C,).
+    """
+
+    radii: Tensor
+    steps: Tensor
+
+
+class FairAveraging(NamedTuple):
+    """Averaging of weights over epochs that leaves out unfair ones: see :class:`art_classwise.policies.CFA`.
+
+    Attributes:
+        decay: How much of the average is kept.
+        start: Epochs before it begins.
+        threshold: What the worst validation class must reach for an epoch's weights to be taken in.
+    """
+
+    decay: float
+    start: int
+    threshold: float
+
+
+class ClassPolicy(abc.ABC):
+    """A rule that sets class weights and class budgets while training.
+
+    Its parameters are dataclass fields; what it remembers are tensors in ``_state``, kept in checkpoints. A training
+    works on a copy. Whatever it computes stays on the device.
+    """
+
+    needs_validation = False
+    _added: ClassVar[Mapping[str, Any]] = {}  # parameters that checkpoints of before don't name, with their defaults
+
+    def __post_init__(self) -> None:
+        self._state: dict[str, Tensor] = {}
+        self._check()
+
+    @abc.abstractmethod
+    def _check(self) -> None:
+        """Check the parameters.
+
+        Raises:
+            InputError: One is out of range.
+        """
+
+    def check_fit(self, n_classes: int, threat: ThreatModel, width: float) -> None:
+        """Check the parameters against the classifier and the threat model.
+
+        Args:
+            n_classes: Number of classes.
+            threat: The training attack's.
+            width: Width of the range of images.
+
+        Raises:
+            InputError: They don't suit.
+        """
+        return
+
+    def begin(self, scene: Scene) -> None:
+        """Start anew.
+
+        Raises:
+            InputError: The policy would never take effect.
+        """
+        self._scene = scene
+
+    @property
+    def averaging(self) -> FairAveraging | None:
+        """How weights are averaged, if the policy does that."""
+        return None
+
+    @property
+    def sets_budgets(self) -> bool:
+        """Whether the policy sets class budgets."""
+        return False
+
+    @property
+    def class_budgets(self) -> ClassBudgets | None:
+        """The class budgets of the batches to come; None leaves the threat model's."""
+        return None
+
+    @property
+    def weighs_perturbation(self) -> bool:
+        """Whether the adversarial weight perturbation (AWP) goes along the gradient of the weighted objective.
+
+        Class weights then follow from predictions before the perturbation; else from those under it.
+        """
+        return True
+
+    def budgets_of(self, y: Tensor) -> ClassBudgets | None:
+        """Return the budgets of a batch's examples, (m,) each, by their labels (m,): those of their classes."""
+        budgets = self.class_budgets
+        return None if budgets is None else ClassBudgets(budgets.radii[y], budgets.steps[y])
+
+    def weigh(self, y: Tensor, logits_adv: Tensor) -> ClassWeights:
+        """Return the class weights of a batch, and remember what is needed of it: nothing, unless a policy does.
+
+        Args:
+            y: (m,) this process's true labels of the batch.
+            logits_adv: (m, C) logits under attack, detached.
+        """
+        return self._in_force()
+
+    def see_validation(self, y: Tensor, values: Tensor) -> None:
+        """Remember the objective's values (m,) of a batch of validation examples with labels (m,)."""
+        return
+
+    def end_epoch(self, epoch: int, row: Mapping[str, float]) -> None:
+        """Set weights and budgets for the next epoch; they stay, unless a policy sets them by the epoch.
+
+        Args:
+            epoch: Number of the epoch that ended, from 1.
+            row: Its row of the history.
+        """
+        return
+
+    def columns(self) -> dict[str, float]:
+        """Return the class weights and budgets in force, for the history: ``weight_<k>``, ``beta_<k>``, ``eps_<k>``.
+
+        They are relative: 1 is the objective's own weight, the trainer's own radius.
+        """
+        weights, budgets = self._in_force(), self.class_budgets
+        shown = {
+            "weight": weights.first,
+            "beta": None if self._scene.beta is None else weights.second,
+            "eps": None if budgets is None else budgets.radii,
+        }
+        return {
+            f"{name}_{k}": value
+            for name, values in shown.items()
+            if values is not None
+            for k, value in enumerate(values.tolist())
+        }
+
+    @abc.abstractmethod
+    def _in_force(self) -> ClassWeights:
+        """Return the class weights of the last batch, or of the next one before any."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return the policy's name and parameters, as plain values."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        return {"name": type(self).__name__, **without_defaults(values, self._added)}
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what the policy remembers, for a checkpoint."""
+        return {name: value.cpu() for name, value in self._state.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Remember what :meth:`state` returned."""
+        self._state = {name: value.to(self._scene.device) for name, value in state.items()}
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(*shape, dtype=torch.float64, device=self._scene.device)
+
+    def _ones(self) -> Tensor:
+        return self._zeros(self._scene.n_classes) + 1
+
+    def _by_class(self, row: Mapping[str, float], name: str) -> Tensor:
+        """Return a column of the history by class (C,); NaN for classes without an example."""
+        values = [row[f"{name}_{k}"] for k in range(self._scene.n_classes)]
+        return torch.tensor(values, dtype=torch.float64, device=self._scene.device)
+
+
+class ClassMeans:
+    """Means by class of what is seen batch by batch, over all processes.
+
+    Args:
+        n_classes: Number of classes, C.
+        size: How many values are averaged, k.
+        device: Where the sums lie.
+    """
+
+    def __init__(self, n_classes: int, size: int, device: torch.device) -> None:
+        self._sums = torch.zeros(n_classes, 1 + size, dtype=torch.float64, device=device)
+
+    def add(self, y: Tensor, values: Tensor) -> None:
+        """Add values (m, k) of examples with labels (m,)."""
+        counted = torch.cat([torch.ones_like(values[:, :1]), values], 1)
+        self._sums += sum_by_class(y, counted, len(self._sums))
+
+    def take(self) -> Tensor:
+        """Return the means (C, k), NaN for classes not seen, and begin anew."""
+        sums = distributed.sum_(self._sums.clone())
+        self._sums.zero_()
+        return sums[:, 1:] / torch.where(sums[:, :1] > 0, sums[:, :1], torch.nan)
+
+
+def sum_by_class(y: Tensor, values: Tensor, n_classes: int) -> Tensor:
+    """Return the sums (C, k) float64 of values (m, k) by their labels (m,), added in one order: index_add has none."""
+    of_class = torch.arange(n_classes, device=y.device)[:, None] == y
+    return of_class.to(torch.float64) @ values.to(torch.float64)
+
+
+def without_defaults(values: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values without those that are the default of an option added later.
+
+    A training begun before there was the option has no value for it, and goes on with the default.
+    """
+    return {name: value for name, value in values.items() if name not in added or value != added[name]}
+
+
+def as_given(result: Tensor, given: Any) -> Any:
+    """Return a result as an array where arrays were given."""
+    return result if isinstance(given, Tensor) else np.asarray(result)
