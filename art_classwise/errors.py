@@ -129,7 +129,7 @@ def check_name(kind: str, name: object) -> None:
         InputError: It is empty, no text, or can't be written as UTF-8.
     """
     if not isinstance(name, str) or not name.strip():
-        raise InputError(f"A {kind} name must be a text that isn't empty, but got {name!r}.")
+        raise InputError(f"A {kind} name must be a non-empty string, but got {name!r}.")
     try:
         name.encode()
     except UnicodeEncodeError:

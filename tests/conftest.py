@@ -205,6 +205,6 @@ def bad_weights(tmp_path: Path) -> list[tuple[Path, str]]:
         ("more.pt", "holds more than weights"),
         ("legacy_cut.pt", "damaged"),
         ("missing.pt", "There is no file"),
-        ("legacy.pt", "holds weights, but is no art-classwise checkpoint"),
+        ("legacy.pt", "holds weights, but is not an art-classwise checkpoint"),
     ]
     return [(folder / name, says) for name, says in cases]

@@ -235,7 +235,7 @@ def test_a_perfect_correlation_has_no_interval(sign):
             "2 labels, but `first` has shape",
         ),
         (lambda: rank_agreement([0, 1], [True] * 2, [[True] * 2], 2), r"`second` .* shape \(1, 2\)"),
-        (lambda: rank_agreement([0, 1], [0, 2], [0, 1], 2), "`first` must say True or False"),
+        (lambda: rank_agreement([0, 1], [0, 2], [0, 1], 2), "`first` must be True or False"),
         (lambda: rank_agreement([0, 2], [0, 1], [0, 1], 2), "Label 2 of example 1"),
         (lambda: rank_agreement([0, 1], [0, 1], [0, 1], 2, repeats=0), "`repeats` must be a whole number"),
         (lambda: rank_agreement([0, 1], [0, 1], [0, 1], 2, confidence=1), "`confidence` must be a number above 0"),

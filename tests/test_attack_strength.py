@@ -120,7 +120,7 @@ def test_weak_classes_that_lose_most_correlate_negatively():
             lambda: attack_strength([0, 1], [True], [True, True], 2),
             "2 labels, but `weak` has shape",
         ),
-        (lambda: attack_strength([0, 1], [True, True], [0.5, 1], 2), "`strong` must say True or False"),
+        (lambda: attack_strength([0, 1], [True, True], [0.5, 1], 2), "`strong` must be True or False"),
         (lambda: attack_strength([0, 5], [True, True], [True, True], 2), "Label 5 of example 1"),
         (lambda: attack_strength([0], [True], [True], 2, classes=["a"]), "2 classes, but 1 class names"),
         (lambda: attack_strength([0], [True], [True], 2, confidence=1), "between 0 and 1"),

@@ -200,7 +200,7 @@ def test_bad_input_is_named(classifier, data, digits, tmp_path):
         ),
         (lambda: audit.evaluate({}, data), "at least one ART classifier"),
         (lambda: audit.evaluate(classifier, data), "dict of at least one ART classifier"),
-        (lambda: audit.evaluate({"": classifier}, data), "a text that isn't empty"),
+        (lambda: audit.evaluate({"": classifier}, data), "a non-empty string"),
         (lambda: audit.evaluate({"net": classifier.model}, data), "must be an ART PyTorchClassifier"),
         (lambda: audit.evaluate({"net": classifier}, digits), "has 4 classes, but digits has 10"),
         (

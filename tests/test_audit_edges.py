@@ -249,8 +249,8 @@ def test_a_hostile_manifest_is_refused(classifier, data, tmp_path):
     path = tmp_path / "manifest.json"
     content = json.loads(path.read_text())
     for change, says in [
-        ({"classes": ["a", "a", "c", "d"]}, "a class name stands twice"),
-        ({"attacks": {"all attacks": content["attacks"]["fgsm"]}}, "named 'all attacks', which stands for all"),
+        ({"classes": ["a", "a", "c", "d"]}, "a class name appears twice"),
+        ({"attacks": {"all attacks": content["attacks"]["fgsm"]}}, "named 'all attacks', which is reserved for all"),
         ({"worst_case": "yes"}, r"manifest\.json is damaged: worst_case must be a bool"),
     ]:
         path.write_text(json.dumps(content | change))

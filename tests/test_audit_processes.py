@@ -475,7 +475,7 @@ def test_a_damaged_shard_is_named_and_computed_anew(references, worst_case, dama
     damage(shard(folders[place], 2))
     begun = []
     name = shard(folders[place], 2).name
-    with pytest.warns(UserWarning, match=f"The shard .*{name} is damaged: .* computed anew"), watched(begun.append):
+    with pytest.warns(UserWarning, match=f"The shard .*{name} is damaged: .* computed again"), watched(begun.append):
         assert outcomes(store, "few", worst_case).equals(references["few", worst_case])
     assert [(unit.shard, unit.folder.name) for unit in begun] == [(2, folders[place].name)]
     assert len(units_in(store)) == UNITS["few"]
@@ -525,7 +525,7 @@ def test_where_computing_anew_does_not_help_the_audit_ends(worst_case, store):
     rows = held.read(unit)
     shard(folder, 1).unlink()
     held.write(unit, rows.assign(example=rows["example"] + 100))
-    with pytest.warns(UserWarning, match="computed anew"), pytest.raises(InputError, match="were left to attack"):
+    with pytest.warns(UserWarning, match="computed again"), pytest.raises(InputError, match="were left to attack"):
         outcomes(store, "few", worst_case)
 
 

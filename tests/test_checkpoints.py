@@ -127,7 +127,7 @@ FOREIGN = [
     ("legacy.pt", lambda p: torch.save(small(), p, _use_new_zipfile_serialization=False), "a whole module"),
     ("numpy.pt", lambda p: torch.save({"lr": np.float64(0.1)}, p), "numbers or arrays of NumPy's"),
     ("program.pt", lambda p: torch.save({"run": os.system}, p), r"an object of the class \w+.system"),
-    ("list.pt", lambda p: torch.save([1, 2], p), "holds a list, but is no art-classwise checkpoint"),
+    ("list.pt", lambda p: torch.save([1, 2], p), "holds a list, but is not an art-classwise checkpoint"),
     ("wrapped.pt", lambda p: torch.save({"state_dict": small().state_dict()}, p), "holds weights, but is no"),
 ]
 

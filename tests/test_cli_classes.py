@@ -193,7 +193,7 @@ def test_all_of_it_together(run):
             "--unlabeled-fraction needs unlabelled images: give --unlabeled or --labels",
         ),
         (["--gamma", "2"], "--gamma needs unlabelled images: give --unlabeled or --labels"),
-        (["--class-policy", "dafa:warmup=2,warmup=3"], "A name stands twice in"),
+        (["--class-policy", "dafa:warmup=2,warmup=3"], "A name appears twice in"),
         (["--unlabeled", "nowhere.npz"], "There is no file"),
         (["--unlabeled", "big.npz"], "x_unlabeled holds images of shape"),
         (["--unlabeled", "labels.npz"], "Pseudo-label 10 of example 1 is outside the 10 classes"),

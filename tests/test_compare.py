@@ -155,7 +155,7 @@ def test_a_worst_case_audit_is_compared_under_all_attacks(result):
     pd.testing.assert_frame_equal(found.by_class, compare(result, apart, models=("one", "three")).by_class)
     assert found.worst_case
     with pytest.raises(
-        InputError, match="of 'one' broken examples left .* only under all attacks together, 'all attacks'"
+        InputError, match="of 'one' skipped broken examples .* only under all attacks together, 'all attacks'"
     ):
         compare(result.worst_case(), apart, models=("one", "three"), attack="strong")
     both = compare(result.worst_case(), apart.worst_case(), models=("one", "three"), attack="strong")
@@ -272,7 +272,7 @@ def test_other_threats_classes_and_settings_are_refused(result):
         (("one", "weak"), {}, "'one' is a model and 'weak' an attack"),
         (("weak", "one"), {}, "'one' is a model and 'weak' an attack"),
         (("one", "twu"), {}, "Unknown model or attack 'twu'. Did you mean two"),
-        (("weak", "strong"), {}, "There are 2 models: say on which, model='one'"),
+        (("weak", "strong"), {}, "There are 2 models: choose one, e.g. model='one'"),
         (("weak", "strong"), {"model": "on"}, "Unknown model 'on'"),
         (("weak", "strong"), {"model": "one", "kind": "clean"}, "`attack` and `kind` are for two models"),
         (("weak", "strong"), {"model": "one", "attack": "weak"}, "`attack` and `kind` are for two models"),
@@ -416,12 +416,12 @@ def test_a_network_counts_as_one_seed(result):
     [
         (lambda r: spread_over_seeds(r, ["one"]), "at least two networks, but got 1"),
         (lambda r: spread_over_seeds([]), "at least two networks, but got 0"),
-        (lambda r: spread_over_seeds(r, ["one", "one"]), "A network stands twice in one, one"),
+        (lambda r: spread_over_seeds(r, ["one", "one"]), "A network appears twice in one, one"),
         (lambda r: spread_over_seeds(r, "one"), "must be several names"),
         (lambda r: spread_over_seeds(r, ["one", "tow"]), "Unknown model 'tow'. Did you mean two"),
         (lambda r: spread_over_seeds([r, r]), "Audit 0 has 2 models"),
         (lambda r: spread_over_seeds([r, r], ["one"]), "There are 2 audits, but 1 names"),
-        (lambda r: spread_over_seeds([r, r], ["one", "one"]), "An audit stands twice with the same network"),
+        (lambda r: spread_over_seeds([r, r], ["one", "one"]), "An audit appears twice with the same network"),
         (lambda r: spread_over_seeds(r, attack="x"), "Unknown attack 'x'"),
         (lambda r: spread_over_seeds(r, confidence=95), "`confidence`"),
         (

@@ -86,13 +86,13 @@ F32 = IMAGES.astype(np.float32)
         ({"x": IMAGES[0, 0], "y": [0, 1, 1, 1]}, r"but got \(4, 4\)"),
         ({"x": IMAGES.astype(np.int64), "y": [0, 1, 1]}, "uint8, or floats in .*, but got int64"),
         ({"x": np.array([{}]), "y": [0]}, "holds Python objects, which are not loaded"),
-        ({"x": IMAGES, "y": [0, 4_000_000_000, 1]}, "label 4000000000 of example 1 is surely no class"),
-        ({"x": IMAGES, "y": np.array([0, 2**64 - 1, 1], np.uint64)}, "of example 1 is surely no class"),
+        ({"x": IMAGES, "y": [0, 4_000_000_000, 1]}, "label 4000000000 of example 1 can't be a class number"),
+        ({"x": IMAGES, "y": np.array([0, 2**64 - 1, 1], np.uint64)}, "of example 1 can't be a class number"),
         ({"x": np.float32(1), "y": [0]}, "is empty"),
         ({"x": IMAGES, "y": 0}, "is empty"),
         ({"x": IMAGES, "y": [0, 1, 1], "classes": "ab"}, r"classes must be a list of names, but got shape \(\)"),
         ({"x": IMAGES, "y": [0, 1, 1], "classes": [["a", "b"]]}, "classes must be a list of names"),
-        ({"x": IMAGES, "y": [0, 1, 1], "classes": ["a", ""]}, "A class name must be a text that isn't empty"),
+        ({"x": IMAGES, "y": [0, 1, 1], "classes": ["a", ""]}, "A class name must be a non-empty string"),
     ],
 )
 def test_bad_npz_is_named(tmp_path, arrays, says):

@@ -102,8 +102,8 @@ def test_a_notebook_runs_without_errors_and_warnings(path, examples, folder):
         assert any("image/png" in output.get("data", {}) for output in drawn)
     shown = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
     if path.stem.startswith("3"):
-        assert "Going on without 'Rice2020Overfitting'" in shown
-        assert "Going on without 'Wong2020Fast'" not in shown
+        assert "Continuing without 'Rice2020Overfitting'" in shown
+        assert "Continuing without 'Wong2020Fast'" not in shown
         assert acw.read_audit(folder / "runs" / "beside-10").models == ("mine", "natural ResNet-18", "Wong2020Fast")
 
 

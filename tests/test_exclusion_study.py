@@ -544,7 +544,7 @@ def test_a_store_that_is_a_file_is_refused(tmp_path):
 
 def test_under_torchrun_a_store_is_needed(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="Under torchrun the processes meet in a folder: give `store`"):
+    with pytest.raises(InputError, match="Under torchrun the processes share a folder: give `store`"):
         study()
 
 
@@ -565,7 +565,7 @@ def renamed(names):
         (
             {"trainer_options": {"class_policy": acw.policies.WAT()}},
             (TRAIN, TEST, ["ant"]),
-            "The class policy WAT goes by how classes fare .*give `validation_data`",
+            "The class policy WAT needs the class accuracies .*give `validation_data`",
         ),
         (
             {},

@@ -128,7 +128,7 @@ def gallery(x=X, x_adv=X_ADV, y=(0, 1), prediction=(1, 1), **options):
         (lambda: figures.compared(TABLE), "result.compare"),
         (lambda: figures.accuracy_by_radius([RESULT]), "two audits or more"),
         (lambda: figures.accuracy_by_radius([RESULT, TABLE]), "Number 2"),
-        (lambda: figures.accuracy_by_radius([RESULT, RESULT]), "say which"),
+        (lambda: figures.accuracy_by_radius([RESULT, RESULT]), "choose one"),
         (lambda: figures.accuracy_by_radius([RESULT, RESULT], "one"), "must rise"),
         (lambda: figures.accuracy_by_radius([RESULT, OTHER_MODEL], "one"), "one"),
         (lambda: gallery(x=X[0]), "n, 1 or 3, H, W"),

@@ -173,7 +173,7 @@ def test_it_is_a_method_by_name_and_refuses_what_all_trainers_refuse(train_set):
     assert METHODS["natural"] is acw.NaturalTrainerPyTorch
     with pytest.raises(InputError, match="`max_iter` must be a whole number of at least 1"):
         acw.NaturalTrainerPyTorch(make(), max_iter=0)
-    with pytest.raises(InputError, match='`keep="robust"` needs `validation_data` to choose by'):
+    with pytest.raises(InputError, match='`keep="robust"` needs `validation_data` to choose the epoch'):
         acw.NaturalTrainerPyTorch(make(), **SMALL).fit(train_set.x, train_set.y, keep="robust")
     with pytest.raises(TypeError, match="beta"):
         acw.NaturalTrainerPyTorch(make(), beta=6.0)

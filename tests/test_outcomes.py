@@ -80,9 +80,9 @@ def test_attacks_on_different_examples_have_no_worst_case(whole, tmp_path):
     rows = whole.outcomes
     some = rows[(rows["attack"] != "second") | (rows["example"] < 120)]
     partly = acw.AuditResult(some, whole.classes, whole.threat, whole.info)
-    with pytest.raises(InputError, match="'a' were tried on different examples: there is no worst case"):
+    with pytest.raises(InputError, match="'a' were tried on different examples, so they have no common worst case"):
         partly.worst_case()
-    with pytest.raises(InputError, match="'a' were tried on different examples: save them apart"):
+    with pytest.raises(InputError, match="'a' were tried on different examples: save them separately"):
         partly.save(tmp_path)
 
 
@@ -98,7 +98,7 @@ def test_a_table_taken_apart_is_put_together_again(whole, worst_case):
         pd.testing.assert_frame_equal(found, expected)
     with pytest.raises(ValueError, match="were left to attack, but other"):
         assembled(clean, [attacked[0], attacked[1][1:], attacked[2]], worst_case=worst_case)
-    with pytest.raises(ValueError, match="example 999 was attacked, but not asked for"):
+    with pytest.raises(ValueError, match="example 999 was attacked but not requested"):
         joined(clean, attacked[0].assign(example=999 + np.arange(len(attacked[0]))))
 
 
@@ -166,7 +166,9 @@ def test_out_of_memory_the_batch_is_halved(classifier, network, data):
 
     whole = acw.ClassWiseAudit("Linf:0.03", ["pgd-3", "apgd-ce"], verbose=False).evaluate({"n": classifier}, large)
     hook = network.register_forward_pre_hook(small_memory)
-    with pytest.warns(UserWarning, match=r"Out of memory \(CUDA out of memory.*\): going on with \d+ examples at once"):
+    with pytest.warns(
+        UserWarning, match=r"Out of memory \(CUDA out of memory.*\): continuing with \d+ examples at a time"
+    ):
         found = acw.ClassWiseAudit("Linf:0.03", ["pgd-3", "apgd-ce"], verbose=False).evaluate({"n": classifier}, large)
     hook.remove()
     assert found.outcomes.equals(whole.outcomes)
@@ -179,7 +181,7 @@ def test_out_of_memory_the_batch_is_halved(classifier, network, data):
     network.register_forward_pre_hook(none)
     with (
         pytest.warns(UserWarning, match="Out of memory"),
-        pytest.raises(InputError, match="isn't memory to compute a single example"),
+        pytest.raises(InputError, match="isn't enough memory for a single example"),
     ):
         acw.ClassWiseAudit("Linf:0.03", "fgsm", verbose=False).evaluate({"n": classifier}, data)
 

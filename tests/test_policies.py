@@ -814,7 +814,7 @@ def test_every_published_policy_has_a_name():
         ("weights:-1=2", "Unknown class '-1'"),
         ("weights:cat=-2", "at least 0, but class 0 has -2"),
         ("budgets:dog=0", "above 0, .* class 1 has 0"),
-        ("weights:cat=2,0=3", "A class stands twice in"),
+        ("weights:cat=2,0=3", "A class appears twice in"),
     ],
 )
 def test_texts_that_are_no_policies_say_why(text, says):

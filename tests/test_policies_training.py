@@ -550,7 +550,9 @@ def test_a_budget_beyond_the_range_of_images_is_refused():
 @pytest.mark.parametrize("policy", [CFA(fawa_start=1), FRL(), WAT()], ids=["CFA", "FRL", "WAT"])
 def test_policies_that_need_validation_ask_for_it(policy):
     trainer = STANDARD(make_classifier(), class_policy=policy, **SMALL)
-    with pytest.raises(InputError, match=f"{type(policy).__name__} goes by how classes fare .* give `validation_data`"):
+    with pytest.raises(
+        InputError, match=f"{type(policy).__name__} needs the class accuracies .* give `validation_data`"
+    ):
         trainer.fit(*TRAIN, nb_epochs=20)
 
 

@@ -225,7 +225,7 @@ def test_what_else_is_refused():
         TRADES(classifier, attack_mode="training")
     with pytest.raises(InputError, match='`attack_mode="train"` is for the built-in attack'):
         STANDARD(classifier, attack=FastGradientMethod(classifier), attack_mode="train")
-    with pytest.raises(InputError, match="attacks nothing, so that `attack_mode` has no meaning"):
+    with pytest.raises(InputError, match="has no attack, so `attack_mode` has no effect"):
         acw.NaturalTrainerPyTorch(classifier, attack_mode="train")
     with pytest.raises(InputError, match="`exact` must be True or False, but got 'yes'"):
         BAT(classifier, exact="yes")

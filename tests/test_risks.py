@@ -55,11 +55,14 @@ def test_pooled_is_the_share_of_all_examples_and_not_the_mean_over_classes():
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: risks([0, 1], [True, False], [True, True], 2), "Example 1 withstood, but is wrong without attack"),
+        (
+            lambda: risks([0, 1], [True, False], [True, True], 2),
+            "Example 1 is marked as withstood, but is misclassified without an attack",
+        ),
         (lambda: risks([], [], [], 2), "at least one example"),
         (lambda: risks([0, 1], [True], [True, False], 2), r"2 labels, but `clean_correct` has shape \(1,\)"),
         (lambda: risks([0, 1], [True, True], [True], 2), r"2 labels, but `withstood` has shape \(1,\)"),
-        (lambda: risks([0, 1], [True, True], [True, 2], 2), "`withstood` must say True or False"),
+        (lambda: risks([0, 1], [True, True], [True, 2], 2), "`withstood` must be True or False"),
         (lambda: risks([0, 2], [True, True], [True, True], 2), "Label 2 of example 1"),
         (lambda: risks([0, 1], [True, True], [True, True], 2, classes=["a"]), "2 classes, but 1 class names"),
         (lambda: risks([0, 1], [True, True], [True, True], 2, pooled=True, classes=["a"]), "1 class names"),

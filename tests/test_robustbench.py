@@ -141,7 +141,7 @@ def test_models_of_timm_load_offline_too_and_say_where_they_come_from(tmp_path, 
 
     monkeypatch.setattr("torch.hub.urlopen", offline)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    with pytest.raises(InputError, match=rf"{name} could not be fetched \(no network\).*save them as .*{name}.pt"):
+    with pytest.raises(InputError, match=rf"{name} could not be downloaded \(no network\).*save them as .*{name}.pt"):
         acw.load_robustbench(name, model_dir=tmp_path)
     said = capsys.readouterr().err
     assert 'Downloading: "https://github.com/' in said

@@ -198,7 +198,7 @@ def test_an_unfinished_audit_is_read_in_part(folder, expected):
     assert part.equals(expected[~expected["example"].between(108, 111)].reset_index(drop=True))
     for path in shards(folder):
         path.unlink()
-    with pytest.raises(InputError, match="no shard is finished yet"):
+    with pytest.raises(InputError, match="an audit without a finished shard"):
         acw.read_audit(folder, partial=True)
 
 
@@ -237,7 +237,7 @@ def test_a_damaged_shard_is_named_and_computed_anew(folder, classifier, data, ex
     damage(path)
     with pytest.raises(InputError, match=rf"The shard .*{path.name[:5]}-.*parquet is damaged: .*{says}"):
         acw.read_audit(folder)
-    with pytest.warns(UserWarning, match=rf"The shard .*{path.name[:5]}-.* is damaged: .*It is computed anew"):
+    with pytest.warns(UserWarning, match=rf"The shard .*{path.name[:5]}-.* is damaged: .*It is computed again"):
         assert again(folder, classifier, data).outcomes.equals(expected)
     assert len(computed) == 1
     assert acw.read_audit(folder).outcomes.equals(expected)
@@ -348,12 +348,12 @@ def test_where_examples_leave_the_order_of_attacks_counts(tmp_path, classifier, 
         ({"schema": 1}, r"is of schema 1, and this release reads 2"),
         ({"schema": [2]}, r"is of schema \[2\]"),
         ({"format": "another"}, "its format isn't 'art-classwise audit'"),
-        ({"payload": "x"}, "holds 'payload', which no audit writes"),
+        ({"payload": "x"}, "holds 'payload', which is not part of an audit"),
         ({"models": {"net": "../../etc"}}, "a fingerprint must be 32 hexadecimal digits, but one is '../../etc'"),
         ({"models": {"net": "A" * 32}}, "32 hexadecimal digits"),
         ({"models": {}}, "there is no model"),
         ({"models": ["net"]}, "models must be a dict"),
-        ({"models": {"": "a" * 32}}, "A model name must be a text that isn't empty"),
+        ({"models": {"": "a" * 32}}, "A model name must be a non-empty string"),
         ({"attacks": {"a": {"fingerprint": "/abs", "parameters": {}}}}, "32 hexadecimal digits, but one is '/abs'"),
         ({"attacks": {"a": {"fingerprint": "a" * 32, "parameters": {}, "code": 1}}}, r"holds attacks\.a\.'code'"),
         ({"attacks": {"a": {"fingerprint": "a" * 32}}}, r"lacks attacks\.a\.parameters"),

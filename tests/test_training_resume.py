@@ -1066,7 +1066,9 @@ def test_files_that_are_no_training_are_named_and_left(bad_weights, tmp_path):
     for path, says in bad_weights:
         if path.exists():
             shutil.copy(path, tmp_path / "run" / "training.pt")
-            check_unreadable(tmp_path / "run", "is no state of a training" if path.name == "legacy.pt" else says)
+            check_unreadable(
+                tmp_path / "run", "does not hold the state of a training" if path.name == "legacy.pt" else says
+            )
     (tmp_path / "run" / "training.pt").unlink()
     (tmp_path / "run" / "training.pt").mkdir()
     check_unreadable(tmp_path / "run", "is not a file")
@@ -1106,8 +1108,8 @@ def test_a_damaged_checkpoint_is_named_and_left(damage, trained_folder, tmp_path
     [
         ("version", 99, "of version 99; this release reads version"),
         ("version", None, "of version None"),
-        ("format", "other", "is no state of a training"),
-        *((name, None, "damaged|no state of a training") for name in ("recipe", "epoch", "weights", "optimizer")),
+        ("format", "other", "does not hold the state of a training"),
+        *((name, None, "damaged|does not hold the state") for name in ("recipe", "epoch", "weights", "optimizer")),
     ],
 )
 def test_a_checkpoint_of_another_version_or_incomplete_is_named_and_left(name, value, says, trained_folder, tmp_path):

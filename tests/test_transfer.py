@@ -188,11 +188,9 @@ def test_attacks_that_cannot_be_made_anew_say_what_to_do(classifier, black_box, 
         def generate(self, x, y=None, **kwargs):
             return x
 
-    with pytest.raises(
-        InputError, match=r"(?s)The Needy can't be made anew .*dictionary.*lambda c: Needy\(c, \.\.\.\)"
-    ):
+    with pytest.raises(InputError, match=r"(?s)The Needy can't be created .*dictionary.*lambda c: Needy\(c, \.\.\.\)"):
         rebind(Needy(surrogate, {}), classifier)
-    with pytest.raises(InputError, match="The PGD can't be made anew"):  # it needs gradients
+    with pytest.raises(InputError, match="The PGD can't be created"):  # it needs gradients
         rebind(PGD(surrogate), black_box)
 
 

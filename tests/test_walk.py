@@ -53,7 +53,7 @@ def test_one_model_at_a_time_is_in_memory(data):
 
 def test_what_can_not_be_loaded_is_left_out_and_said(data):
     models = {"a": lambda: make(0), "lost": failing, "b": lambda: make(1)}
-    with pytest.warns(UserWarning, match="Going on without 'lost': The download failed."):
+    with pytest.warns(UserWarning, match="Continuing without 'lost': The download failed."):
         result = audit().evaluate(models, data, optional=["lost"])
     assert result.models == ("a", "b")
     assert set(result.info["models"]) == {"a", "b"}
@@ -65,14 +65,14 @@ def test_what_does_not_fit_is_left_out_too(data):
     def other_shape():
         return acw.as_classifier(nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), (3, 2, 2), 4, device="cpu")
 
-    with pytest.warns(UserWarning, match=r"Going on without 'small'.*takes images of shape"):
+    with pytest.warns(UserWarning, match=r"Continuing without 'small'.*takes images of shape"):
         result = audit().evaluate({"small": other_shape, "a": lambda: make(0)}, data, optional=["small", "a"])
     assert result.models == ("a",)
 
 
 def test_none_left_is_an_error(data):
     with (
-        pytest.warns(UserWarning, match="Going on without"),
+        pytest.warns(UserWarning, match="Continuing without"),
         pytest.raises(InputError, match="None of the 2 models could be loaded"),
     ):
         audit().evaluate({"x": failing, "y": failing}, data, optional=["x", "y"])
@@ -98,12 +98,12 @@ def test_a_walk_goes_on_where_it_stopped(data, tmp_path, monkeypatch):
 
 def test_what_is_finished_stays_though_its_weights_are_gone(data, tmp_path):
     first = audit(store=tmp_path).evaluate({"a": lambda: make(0), "b": lambda: make(1)}, data)
-    with pytest.warns(UserWarning, match="Going on without 'a'|Of a the folder") as said:
+    with pytest.warns(UserWarning, match="Continuing without 'a'|The folder already holds") as said:
         again = audit(store=tmp_path).evaluate({"a": failing, "b": lambda: make(1)}, data, optional=["a"])
     assert again.outcomes.equals(first.outcomes)
     assert [str(w.message) for w in said] == [
-        "Going on without 'a': The download failed.",
-        "Of a the folder holds an earlier audit's outcomes: they are read.",
+        "Continuing without 'a': The download failed.",
+        "The folder already holds outcomes of a, which are reused.",
     ]
 
 
@@ -128,7 +128,7 @@ def test_another_audits_folder_is_refused_before_models_are_loaded(data, tmp_pat
 
 def test_outcomes_of_another_network_are_not_taken_for_its(data, tmp_path):
     audit(store=tmp_path).evaluate({"a": lambda: make(0)}, data)
-    with pytest.warns(UserWarning, match="Going on without 'a'.*the network of the model 'a' was another"):
+    with pytest.warns(UserWarning, match="Continuing without 'a'.*the network of the model 'a' was another"):
         result = audit(store=tmp_path).evaluate({"a": lambda: make(5), "b": lambda: make(1)}, data, optional=["a"])
     assert result.models == ("b",)
 
@@ -156,12 +156,12 @@ def test_errors_of_others_code_leave_one_model_out(data):
         return acw.as_classifier(Odd(), (3, 6, 6), 4, device="cpu")
 
     models = {"large": too_large, "odd": odd, "a": lambda: make(0)}
-    with pytest.warns(UserWarning, match="Going on without '(odd|large)'") as said:
+    with pytest.warns(UserWarning, match="Continuing without '(odd|large)'") as said:
         result = audit().evaluate(models, data, optional=["large", "odd"])
     assert result.models == ("a",)
     assert [str(w.message) for w in said] == [
-        "Going on without 'large': CUDA out of memory",
-        "Going on without 'odd': an odd network",
+        "Continuing without 'large': CUDA out of memory",
+        "Continuing without 'odd': an odd network",
     ]
     with pytest.raises(RuntimeError):
         audit().evaluate(models, data)
@@ -169,7 +169,7 @@ def test_errors_of_others_code_leave_one_model_out(data):
 
 def test_models_in_memory_may_be_optional_too(data):
     small = acw.as_classifier(nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), (3, 2, 2), 4, device="cpu")
-    with pytest.warns(UserWarning, match="Going on without 'small'"):
+    with pytest.warns(UserWarning, match="Continuing without 'small'"):
         result = audit().evaluate({"small": small, "a": make(0)}, data, optional=["small"])
     assert result.models == ("a",)
 
@@ -180,7 +180,7 @@ def test_in_worst_case_too(data, tmp_path):
 
 
 def test_a_name_in_optional_must_be_a_models(data):
-    with pytest.raises(InputError, match="`optional` must be names of models, such as .'a'., but is a text"):
+    with pytest.raises(InputError, match="`optional` must be names of models, such as .'a'., but is a string"):
         audit().evaluate({"a": make(0)}, data, optional="a")
     with pytest.raises(InputError, match="Unknown model in `optional` 'aa'. Did you mean a"):
         audit().evaluate({"a": make(0)}, data, optional=["aa"])
@@ -210,19 +210,19 @@ def leaderboard(monkeypatch):
     monkeypatch.setattr(zoo, "load_robustbench", load)
 
 
-@pytest.mark.filterwarnings("always:Going on without")  # the command line prints it
+@pytest.mark.filterwarnings("always:Continuing without")  # the command line prints it
 def test_a_whole_leaderboard(leaderboard, command_line, tmp_path):
     arguments = ("audit", "--dataset", "digits", "--attacks", "fgsm", "--examples", "20", "--out", "all", "--quiet")
     code, out, err = command_line(*arguments, "--model", "robustbench:all")
     assert code == 0
-    assert "warning: Going on without 'Lost2020': Lost2020 could not be downloaded." in err
+    assert "warning: Continuing without 'Lost2020': Lost2020 could not be downloaded." in err
     assert "Models: accuracy in %" in out
     assert acw.read_audit(tmp_path / "all").models == ("One2019", "Three2021x")
     code, out, err = command_line(*arguments, "--model", "robustbench:all")
     assert code == 0
 
 
-@pytest.mark.filterwarnings("always:Going on without")
+@pytest.mark.filterwarnings("always:Continuing without")
 def test_a_leaderboard_beside_a_model(leaderboard, command_line, tmp_path):
     network = acw.build("digits-cnn", (1, 8, 8), 10, seed=0)
     classifier = acw.as_classifier(network, (1, 8, 8), 10, device="cpu")
@@ -237,7 +237,7 @@ def test_a_leaderboard_beside_a_model(leaderboard, command_line, tmp_path):
 def test_what_the_command_line_refuses(leaderboard, command_line):
     arguments = ("audit", "--attacks", "fgsm", "--examples", "20", "--quiet")
     code, _, err = command_line(*arguments, "--model", "x=robustbench:all")
-    assert (code, "gives one name to many models" in err) == (2, True)
+    assert (code, "gives many models the same name" in err) == (2, True)
     code, _, err = command_line(*arguments, "--model", "robustbench:One2019", "--model", "robustbench:all")
     assert (code, "Two models are named 'One2019'" in err) == (2, True)
     code, _, err = command_line(*arguments, "--model", "robustbench:Lost2020")

@@ -159,7 +159,9 @@ def test_torchvision_s_model_needs_no_file_in_the_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(import_robustbench("utils"), "download_gdrive_new", lambda *_: pytest.fail("has no id"))
     monkeypatch.setattr("torch.hub.urlopen", offline)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(InputError, match=r"Standard_R50 could not be fetched \(no network\)\. torchvision keeps its"):
+    with pytest.raises(
+        InputError, match=r"Standard_R50 could not be downloaded \(no network\)\. torchvision keeps its"
+    ):
         acw.load_robustbench("Standard_R50", "imagenet", model_dir=tmp_path)
 
 

@@ -37,9 +37,9 @@ def allowed_targets(y: Tensor, n_classes: int, targets: Targets, excluded: Seque
             if own.any():
                 label = int(y[int(own.argmax())])
                 raise InputError(
-                    f"Class {label} is a target, but also the label of an example: moving an example into its own "
+                    f"Class {label} is a target, but also the label of an example: pushing an example into its own "
                     "class would make the model look better, not worse. Leave those examples out, or give a (C, C) "
-                    "boolean matrix of who may be sent where, its diagonal False."
+                    "boolean matrix of the allowed targets of each class, its diagonal False."
                 )
             allowed = torch.zeros_like(allowed)
             allowed[:, torch.from_numpy(array.astype(np.int64)).to(y.device)] = True

@@ -278,7 +278,7 @@ class ClassWiseAttack(SearchAttack):
         if self.loss == "dlr" and n_classes - len(excluded) < 4:
             raise InputError('The loss "dlr" compares four classes: with fewer take "cross_entropy" or "margin".')
         if n_classes - len(excluded) < 2:
-            raise InputError("`excluded` leaves fewer than two classes: there is nowhere to move an example.")
+            raise InputError("`excluded` leaves fewer than two classes, so examples have no target class.")
         check_targets(self.targets, excluded, n_classes)
 
 

@@ -149,7 +149,9 @@ def _listed(attacks: Attacks, steps: int) -> Iterable[tuple[str, Any]]:
         for name, given in attacks.items():
             check_name("attack", name)
             if name == WORST_CASE:
-                raise InputError(f"The attack name {WORST_CASE!r} stands for all attacks together: choose another.")
+                raise InputError(
+                    f"The attack name {WORST_CASE!r} is reserved for all attacks together: choose another."
+                )
             if not callable(given) and not isinstance(given, EvasionAttack):
                 raise InputError(
                     f"The attack {name!r} must be an ART attack, or a function from a classifier to one, such as "
@@ -189,7 +191,7 @@ def _factory(name: str, given: Any, budget: _Budget, surrogate: Any, shared: dic
         make, parameters = _search(name.removeprefix("transfer-"), budget)
     except InputError:
         raise InputError(
-            f"Unknown attack {name!r}. After transfer- stands fgsm or a search by its steps, as in transfer-pgd-20, "
+            f"Unknown attack {name!r}. Write fgsm or a search with its steps after transfer-, as in transfer-pgd-20, "
             "transfer-margin-20 or transfer-tpgd5-20."
         ) from None
     if surrogate is None:

@@ -38,7 +38,7 @@ def rebind(attack: Any, estimator: Any) -> Any:
         return type(attack)(estimator, **values)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"The {type(attack).__name__} can't be made anew on another classifier ({first_line(error)}): "
+            f"The {type(attack).__name__} can't be created for another classifier ({first_line(error)}): "
             "give a function from a classifier to the attack on it, by name, "
             f'such as {{"mine": lambda c: {type(attack).__name__}(c, ...)}}.'
         ) from error

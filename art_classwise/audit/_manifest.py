@@ -39,7 +39,7 @@ def check_keys(where: str, content: object, keys: Iterable[str]) -> None:
     if lacking:
         raise InputError(f"is damaged: it lacks {where}{lacking[0]}")
     if foreign:
-        raise InputError(f"holds {where}{foreign[0]!r}, which no audit writes")
+        raise InputError(f"holds {where}{foreign[0]!r}, which is not part of an audit")
 
 
 def as_dict(what: str, value: object) -> dict[str, Any]:
@@ -185,7 +185,7 @@ class Manifest:
             InputError: The two can't lie in one folder; the difference is named.
         """
         if self.examples.saved:
-            raise InputError("it holds a saved result, and no audit goes on there")
+            raise InputError("it holds a saved result, which no audit can continue")
         other = differences(self._identity(), asked._identity())
         known = set(self.models) & set(asked.models)
         other += [f"the network of the model {m!r} was another" for m in known if self.models[m] != asked.models[m]]
@@ -260,14 +260,14 @@ class Manifest:
         except (ValueError, RecursionError) as error:
             raise InputError(f"is damaged: {error}") from error
         if not isinstance(content, dict) or "schema" not in content:
-            raise InputError("is no audit's: there is no schema version")
+            raise InputError("is not from an audit: it has no schema version")
         schema = content.pop("schema")
         if schema != _SCHEMA:
             raise InputError(
-                f"is of schema {schema!r}, and this release reads {_SCHEMA}: move it away and run the audit anew"
+                f"is of schema {schema!r}, but this release reads {_SCHEMA}: move it away and run the audit again"
             )
         if content.pop("format", None) != _FORMAT:
-            raise InputError(f"is no audit's: its format isn't {_FORMAT!r}")
+            raise InputError(f"is not from an audit: its format isn't {_FORMAT!r}")
         content = {"probes": {}, "published": {}} | content  # older folders have none
         check_keys("", content, cls.__dataclass_fields__)
         examples = as_dict("examples", content["examples"])
@@ -306,9 +306,9 @@ class Manifest:
         if not (models and attacks and classes):
             raise InputError("there is no model, no attack or no class")
         if len(set(classes)) < len(classes):
-            raise InputError("a class name stands twice")
+            raise InputError("a class name appears twice")
         if WORST_CASE in attacks:
-            raise InputError(f"an attack is named {WORST_CASE!r}, which stands for all of them together")
+            raise InputError(f"an attack is named {WORST_CASE!r}, which is reserved for all of them together")
         return cls(
             threat=ThreatModel(content["threat"]["norm"], content["threat"]["eps"]),
             seed=content["seed"],

@@ -92,12 +92,10 @@ def joined(clean: pd.DataFrame, attacked: pd.DataFrame) -> pd.DataFrame:
     """
     for examples in (clean["example"], attacked["example"]):
         if examples.duplicated().any():
-            raise ValueError(f"example {examples[examples.duplicated()].iloc[0]} stands twice")
+            raise ValueError(f"example {examples[examples.duplicated()].iloc[0]} appears twice")
     rows = pd.Index(clean["example"]).get_indexer(pd.Index(attacked["example"]))
     if (rows < 0).any():
-        raise ValueError(
-            f"example {attacked['example'].iloc[int((rows < 0).argmax())]} was attacked, but not asked for"
-        )
+        raise ValueError(f"example {attacked['example'].iloc[int((rows < 0).argmax())]} was attacked but not requested")
     label, before = clean["label"].to_numpy(), clean["prediction"].to_numpy()
     columns = {
         "prediction": before.copy(),

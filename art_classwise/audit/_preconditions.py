@@ -32,12 +32,12 @@ def check_names(models: Any, optional: Any, data: Dataset) -> None:
     for name in models:
         check_name("model", name)
     if isinstance(optional, str):
-        raise InputError(f"`optional` must be names of models, such as [{optional!r}], but is a text.")
+        raise InputError(f"`optional` must be names of models, such as [{optional!r}], but is a string.")
     for name in optional:
         if name not in models:
             raise unknown("model in `optional`", name, models)
     if len(np.unique(data.ids)) < len(data):
-        raise InputError("The examples' ids must differ: outcomes are told apart by them.")
+        raise InputError("The examples' ids must differ: outcomes are identified by them.")
 
 
 def published_of(name: str, classifier: Any) -> dict[str, Any] | None:
@@ -61,7 +61,7 @@ def described_attacks(attacks: Mapping[str, Mapping[str, Any]], *, worst_case: b
             if shared.setdefault(name, told) != told:
                 raise InputError(
                     f"The attack {name!r} has other parameters on {model!r} than on {next(iter(attacks))!r}, so that "
-                    "the two can't be compared: audit them apart."
+                    "the two can't be compared: audit them separately."
                 )
     pairs = [[name, told] for name, told in shared.items()]
     return {

@@ -103,7 +103,7 @@ def drop_damaged(store: Store, damaged: DamagedShardError) -> bool:
     mine = store.drop(damaged)
     if mine:
         warnings.warn(
-            f"The shard {damaged.path.absolute()} is damaged: {damaged.why}. It is computed anew.", stacklevel=2
+            f"The shard {damaged.path.absolute()} is damaged: {damaged.why}. It is computed again.", stacklevel=2
         )
     return mine
 
@@ -274,8 +274,8 @@ class ShardRunner:
                 said = first_line(error)
             # Outside of the except block, which keeps what was computed alive.
             if most == 1:
-                raise InputError(f"There isn't memory to compute a single example ({said}): free some.")
+                raise InputError(f"There isn't enough memory for a single example ({said}): free some.")
             release()
             most //= 2
             self._batch_size, self._ran_out = most, True
-            warnings.warn(f"Out of memory ({said}): going on with {most} examples at once.", stacklevel=2)
+            warnings.warn(f"Out of memory ({said}): continuing with {most} examples at a time.", stacklevel=2)

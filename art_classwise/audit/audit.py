@@ -140,7 +140,7 @@ class ClassWiseAudit(Evaluation):
                 [0, 1]; the store holds another audit, or can't be written; or there is none under ``torchrun``.
         """
         if self.store is None and distributed.world() > 1:
-            raise InputError("Under torchrun the processes meet in a folder: give `store`.")
+            raise InputError("Under torchrun the processes share a folder: give `store`.")
         check_names(models, optional, data)
         threat = self.threat or usual_threat(data.name)
         threat.check_radius(0.0, 1.0, int(np.prod(data.input_shape)))
@@ -174,7 +174,7 @@ class ClassWiseAudit(Evaluation):
                     if name not in optional or isinstance(error, StoreError):
                         raise
                     (left_out if loaded else lost).append(name)
-                    warnings.warn(f"Going on without {name!r}: {first_line(error)}", stacklevel=2)
+                    warnings.warn(f"Continuing without {name!r}: {first_line(error)}", stacklevel=2)
                 one = None
                 release()  # ART's classifiers lie in circles of references
             if len(left_out) + len(lost) == len(models):
@@ -183,7 +183,7 @@ class ClassWiseAudit(Evaluation):
             there = [m for m in lost if is_whole(store, held, m, attacks)]
             if there:
                 warnings.warn(
-                    f"Of {', '.join(there)} the folder holds an earlier audit's outcomes: they are read.", stacklevel=2
+                    f"The folder already holds outcomes of {', '.join(there)}, which are reused.", stacklevel=2
                 )
             names = [m for m in models if m in there or m not in {*lost, *left_out}]
             if outcomes is None or len(together) < len(models):

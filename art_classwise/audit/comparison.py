@@ -162,8 +162,8 @@ def _check_audits(a: Side, b: Side, kind: Kind) -> None:
     left = [side.name for side in (a, b) if side.result.info.get("worst_case")]
     if len(left) == 1 and a.attack != WORST_CASE:
         raise InputError(
-            f"In the audit of {left[0]!r} broken examples left (worst_case), in the other they didn't: only under all "
-            f"attacks together, {WORST_CASE!r}, can they be compared."
+            f"The audit of {left[0]!r} skipped broken examples (worst_case) and the other didn't: they can be compared "
+            f"only under all attacks together, {WORST_CASE!r}."
         )
 
 
@@ -347,8 +347,8 @@ def compare_within(
     are_models, are_attacks = ({first, second} <= {*names} for names in (result.models, attacks))
     if are_models and are_attacks and model is None and attack is None and kind == "robust":
         raise InputError(
-            f"{first!r} and {second!r} are both models and attacks: say on which model the attacks are compared, "
-            f"model=..., or under which attack the models, attack={WORST_CASE!r}, say."
+            f"{first!r} and {second!r} are both models and attacks: to compare attacks, name their model, "
+            f"model=...; to compare models, name an attack, e.g. attack={WORST_CASE!r}."
         )
     if first == second:
         raise InputError(f"{first!r} can't be compared with itself: name two models, or two attacks.")
@@ -363,7 +363,7 @@ def compare_within(
     if attack is not None or kind != "robust":
         raise InputError(f"Attacks are compared, {first!r} and {second!r}: `attack` and `kind` are for two models.")
     if model is None and len(result.models) > 1:
-        raise InputError(f"There are {len(result.models)} models: say on which, model={result.models[0]!r}, say.")
+        raise InputError(f"There are {len(result.models)} models: choose one, e.g. model={result.models[0]!r}.")
     on = result.models[0] if model is None else model
     return _compared(Side(result, on, first, first), Side(result, on, second, second), kind, confidence, seed)
 

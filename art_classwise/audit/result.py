@@ -70,7 +70,7 @@ class AuditResult(AuditTable):
             tables = [of[model, attack] for attack in self.attacks if (model, attack) in of]
             if any(not tables[0]["example"].equals(t["example"]) for t in tables):
                 raise InputError(
-                    f"Attacks on {model!r} were tried on different examples: there is no worst case of them."
+                    f"Attacks on {model!r} were tried on different examples, so they have no common worst case."
                 )
             names = [attack for attack in self.attacks if (model, attack) in of]
             rows |= {(model, attack): one for attack, one in zip(names, cumulative(tables), strict=True)}
@@ -273,8 +273,8 @@ class AuditResult(AuditTable):
             raise InputError("Give `model`, to compare the attacks on it, or `attack`, to compare models under it.")
         if model is not None and self.info.get("worst_case"):
             raise InputError(
-                "In this audit broken examples left (worst_case): each attack counts with those before it, so they "
-                "agree anyway. Ask an audit without it."
+                "This audit skipped broken examples (worst_case), so each attack's result includes those before it and "
+                "they agree anyway. Use an audit without worst_case."
             )
         under = attack or WORST_CASE
         cells = [(m, under) for m in self.models] if model is None else [(model, a) for a in self.attacks]

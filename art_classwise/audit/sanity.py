@@ -108,7 +108,7 @@ def _few_examples(result: AuditTable) -> Iterator[Finding]:
             "few examples",
             f"{of(int(few.sum()), len(n))} classes have fewer than {_FEW} examples: an interval is up to "
             f"{points(float(high - low))} points wide{absent}.",
-            "Take more examples, or claim nothing of one class: group classes, result.by_group(...).",
+            "Use more examples, or make no claim about single classes: group them, result.by_group(...).",
         )
 
 
@@ -122,6 +122,6 @@ def _radius(result: AuditTable) -> Iterator[Finding]:
         yield Finding(
             None,
             "unusual radius",
-            f"The radius {result.threat} is {eps / usual:.2g} times the one in use for {dataset}.",
+            f"The radius {result.threat} is {eps / usual:.2g} times the usual one for {dataset}.",
             "Radii are in the units of images in [0, 1]: 8 of 255 levels is Linf:8/255.",
         )

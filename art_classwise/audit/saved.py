@@ -48,7 +48,9 @@ def read_parts(folder: str | os.PathLike[str], *, partial: bool = False) -> Part
         if not manifest.examples.saved:
             raise
         said, _, _ = str(error).partition(" Run the same audit again")
-        raise InputError(f"{said} The folder was written by save(): no audit goes on there, save it again.") from error
+        raise InputError(
+            f"{said} The folder was written by save(), so no audit can continue there: save it again."
+        ) from error
     info = manifest.info()
     if partial and not is_finished(folder):
         info |= {"unfinished": True, "n_examples": int(outcomes["example"].nunique())}
@@ -94,7 +96,7 @@ def write_audit(result: AuditTable, folder: str | os.PathLike[str], *, overwrite
     for model in result.models:
         examples = [of[model, a]["example"].to_numpy() for a in result.attacks if (model, a) in of]
         if len(examples) < len(result.attacks) or not all(np.array_equal(e, examples[0]) for e in examples):
-            raise InputError(f"Attacks on {model!r} were tried on different examples: save them apart.")
+            raise InputError(f"Attacks on {model!r} were tried on different examples: save them separately.")
     known: Mapping[str, str] = info.get("models", {})
     if len({*known.values()}) < len(known) or not all(map(FINGERPRINT.fullmatch, known.values())):
         known = {}  # joined by hand: one network on other images, say, or no fingerprint
@@ -173,7 +175,7 @@ def read_outcomes(
             raise InputError(f"{store.folder.absolute()} holds shards that don't fit: {error}.") from error
         rows |= {(model, attack): one for attack, one in zip(attacks, tables, strict=True)}
     if not rows:
-        raise InputError(f"{store.folder.absolute()} holds an audit of which no shard is finished yet.")
+        raise InputError(f"{store.folder.absolute()} holds an audit without a finished shard.")
     whole_table = table(rows, [m for m in models if (m, attacks[0]) in rows], attacks)
     last = len(manifest.classes) - 1
     inside = all(whole_table[c].between(0, last).all() for c in ("label", "clean_prediction", "prediction"))

@@ -72,7 +72,7 @@ class DamagedShardError(InputError):
 
     def __init__(self, unit: Unit, path: Path, why: str, *, whole: bool = False) -> None:
         super().__init__(
-            f"The shard {path.absolute()} is damaged: {why}. Run the same audit again, and it is computed anew."
+            f"The shard {path.absolute()} is damaged: {why}. Run the same audit again to compute it again."
         )
         self.unit, self.path, self.why, self.whole = unit, path, why, whole
 

@@ -233,7 +233,7 @@ def report(
     groups: Groups = None,
     json: Json = False,
 ) -> None:
-    """Write an audit's report, picture and table anew from its outcomes."""
+    """Write an audit's report, figure and table again from its stored outcomes."""
     from art_classwise._core.files import check_output_folder
     from art_classwise.audit import is_finished, read_audit
     from art_classwise.metrics import class_groups

@@ -160,7 +160,7 @@ def models_named(
         if name != _ALL:
             found = dict([load_model(text, dataset, norm, model_dir, unsafe_weights)])
         elif label:
-            raise InputError(f"{text!r} gives one name to many models: leave {label}= out.")
+            raise InputError(f"{text!r} gives many models the same name: remove {label}=.")
         else:
             options: dict[str, Any] = {"unsafe_weights": unsafe_weights}
             names = robustbench_names(zoo, norm)
@@ -168,7 +168,7 @@ def models_named(
             optional += names
         twice = next((n for n in found if n in models), None)
         if twice is not None:
-            raise InputError(f"Two models are named {twice!r}: name one, e.g. --model mine={source}")
+            raise InputError(f"Two models are named {twice!r}: rename one, e.g. --model mine={source}")
         models |= found
     return models, optional
 

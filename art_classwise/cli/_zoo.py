@@ -29,7 +29,7 @@ def zoo(
     out: Annotated[Path | None, typer.Option("--out", help="CSV file for the whole table.", show_default=False)] = None,
     json: Json = False,
 ) -> None:
-    """List RobustBench's models: architecture, published accuracy, and whether the weights are here."""
+    """List RobustBench's models: architecture, published accuracy, and whether the weights exist locally."""
     from art_classwise._core.files import check_output_file, written_aside
     from art_classwise.audit import read_audit
     from art_classwise.report.terminal import print_leaderboard

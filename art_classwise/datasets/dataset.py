@@ -115,7 +115,7 @@ class Dataset(Shown):
             raise InputError(f"The data set {self.name!r} is empty: it needs at least one example.")
         if len(set(self.classes)) < len(self.classes):
             repeated = next(c for i, c in enumerate(self.classes) if c in self.classes[:i])
-            raise InputError(f"Class names must differ, but {repeated!r} stands there twice.")
+            raise InputError(f"Class names must differ, but {repeated!r} appears twice.")
         for name in self.classes:
             check_name("class", name)
         object.__setattr__(self, "y", check_labels(self.y, len(self.x), len(self.classes)))

@@ -188,7 +188,7 @@ def _count_classes(y: npt.NDArray[Any], path: Path) -> int:
         raise InputError(f"{path}: labels must be whole numbers, but got {y.dtype} such as {y.flat[0]!r}.")
     largest = int(y.max())
     if largest >= 10_000:  # no set has as many; a wrapped -1 or a wrong column has
-        raise InputError(f"{path}: label {largest} of example {int(y.argmax())} is surely no class.")
+        raise InputError(f"{path}: label {largest} of example {int(y.argmax())} can't be a class number.")
     return max(0, largest) + 1
 
 

@@ -36,7 +36,7 @@ def check_outcomes(
         raise InputError(f"There are {len(truth)} labels, but `{name}` has shape {verdicts.shape}.")
     if verdicts.dtype != bool:  # 0 and 1 might be predictions of two classes
         raise InputError(
-            f"`{name}` must say True or False of each example, but holds {verdicts.dtype} values: of predictions give "
+            f"`{name}` must be True or False for each example, but holds {verdicts.dtype} values: for predictions pass "
             "y == y_pred."
         )
     return truth, verdicts

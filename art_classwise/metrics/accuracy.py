@@ -281,9 +281,7 @@ def risks(
     _, robust = check_outcomes(y, withstood, n_classes, name="withstood")
     odd = robust & ~clean
     if odd.any():
-        raise InputError(
-            f"Example {int(odd.argmax())} withstood, but is wrong without attack: only examples that are right can."
-        )
+        raise InputError(f"Example {int(odd.argmax())} is marked as withstood, but is misclassified without an attack.")
     names = class_names(classes, n_classes)
     if pooled:
         truth, n_classes, names = np.zeros_like(truth), 1, ["all"]

@@ -173,9 +173,9 @@ class ClassExclusionStudy(Evaluation):
         if not isinstance(trainer_options, (Mapping, type(None))):
             raise InputError(f"`trainer_options` must be a dict of the trainer's options, but got {trainer_options!r}.")
         if warm_epochs is not None and not warm_start:
-            raise InputError("`warm_epochs` is for `warm_start=True`.")
+            raise InputError("`warm_epochs` needs `warm_start=True`.")
         if store is None and distributed.world() > 1:
-            raise InputError("Under torchrun the processes meet in a folder: give `store`.")
+            raise InputError("Under torchrun the processes share a folder: give `store`.")
         if list(ladder([attack], recipe.threat)) != [attack]:  # what is wrong is better known now
             raise InputError(f"`attack` must be the name of one attack, such as 'pgd-20', but {attack!r} is a ladder.")
         ClassWiseAudit(recipe.threat, [attack], seed=seed, batch_size=batch_size, precision=precision)
@@ -211,7 +211,7 @@ class ClassExclusionStudy(Evaluation):
                 f"The data sets have images of different shapes: {train.input_shape} and {test.input_shape}."
             )
         if len(np.unique(test.ids)) < len(test):
-            raise InputError("The test examples' ids must differ: outcomes on different networks are told by them.")
+            raise InputError("The test examples' ids must differ: outcomes on different networks are matched by them.")
         n_classes = len(train.classes)
         classes = [classes] if isinstance(classes, (str, int)) else classes
         chosen = [*dict.fromkeys(train.class_number(c) for c in (range(n_classes) if classes is None else classes))]

@@ -39,7 +39,7 @@ def beside_measured(
     if not found:
         raise InputError(
             f"None of the audit's models ({', '.join(result.models[:5])}{', ...' if result.models[5:] else ''}) is of "
-            f"RobustBench's {dataset} {threat_model} leaderboard, as far as it tells."
+            f"RobustBench's {dataset} {threat_model} leaderboard, as far as the audit tells."
         )
     differs = {finding.model for finding in result.findings if finding.check == DIFFERS}
     rows = []

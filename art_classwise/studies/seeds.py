@@ -100,7 +100,7 @@ def _sides(results: AuditResult | Sequence[AuditResult], models: Sequence[str] |
     if isinstance(results, AuditResult):
         names = results.models if models is None else tuple(models)
         if len(set(names)) < len(names):
-            raise InputError(f"A network stands twice in {', '.join(names)}: every seed counts once.")
+            raise InputError(f"A network appears twice in {', '.join(names)}, but every seed counts once.")
         return [Side(results, name, attack, name) for name in names]
     several = results if isinstance(results, Sequence) and not isinstance(results, str) else [results]
     for i, result in enumerate(several):
@@ -116,7 +116,7 @@ def _sides(results: AuditResult | Sequence[AuditResult], models: Sequence[str] |
         raise InputError(f"There are {len(results)} audits, but {len(models)} names: name one model of each.")
     pairs = [(id(result), name) for result, name in zip(results, models, strict=True)]
     if len(set(pairs)) < len(pairs):
-        raise InputError("An audit stands twice with the same network: every seed counts once.")
+        raise InputError("An audit appears twice with the same network, but every seed counts once.")
     named = [f"{name} ({i})" if list(models).count(name) > 1 else name for i, name in enumerate(models)]
     return [Side(result, m, attack, name) for result, m, name in zip(results, models, named, strict=True)]
 

@@ -307,7 +307,7 @@ class SearchTrainer(Trainer, abc.ABC):
         images, labels = leave_out(*self._check(x, y), self._excluded, "training examples")
         validation = self._validation(validation_data)
         if x_unlabeled is None and y_pseudo is not None:
-            raise InputError("`y_pseudo` is given without `x_unlabeled`, whose labels they would be.")
+            raise InputError("`y_pseudo` needs `x_unlabeled`, the images that it labels.")
         check_number("gamma", gamma, 0, np.inf, below=True, words="of at least 0, and finite")
         check_number("unlabeled_fraction", unlabeled_fraction, 0, 1)
         if x_unlabeled is not None:

@@ -198,8 +198,8 @@ def threat_under(
     given = ThreatModel.from_art(norm, eps)
     if given.norm != own.norm or abs(given.eps - own.eps) > 0.01 * given.eps:
         warnings.warn(
-            f"The trainer is given {given}, but its attack, a {type(attack).__name__}, searches within {own}, which is "
-            "what counts: leave `norm` and `eps` out.",
+            f"The trainer is given {given}, but its attack, a {type(attack).__name__}, searches within {own}, which "
+            "applies: leave `norm` and `eps` out.",
             stacklevel=4,
         )
     return norm, eps, eps_step

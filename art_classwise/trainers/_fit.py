@@ -46,9 +46,9 @@ class Fit:
         if self.keep not in get_args(Keep):
             raise unknown("rule to keep weights by", self.keep, get_args(Keep))
         if self.keep != "last" and self.validation_data is None:
-            raise InputError(f'`keep="{self.keep}"` needs `validation_data` to choose by.')
+            raise InputError(f'`keep="{self.keep}"` needs `validation_data` to choose the epoch.')
         if self.resume and self.checkpoint_dir is None:
-            raise InputError("`resume=True` needs a `checkpoint_dir` to go on from.")
+            raise InputError("`resume=True` needs a `checkpoint_dir` to resume from.")
         pair = isinstance(self.validation_data, (tuple, list)) and len(self.validation_data) == 2
         if self.validation_data is not None and not pair:
             raise InputError("`validation_data` must be a pair (x, y).")
@@ -61,7 +61,7 @@ class Fit:
         """
         if policy.needs_validation and self.validation_data is None:
             raise InputError(
-                f"The class policy {type(policy).__name__} goes by how classes fare on validation examples: give "
+                f"The class policy {type(policy).__name__} needs the class accuracies on validation examples: give "
                 "`validation_data`, some training examples that you hold out."
             )
         even = torch.full((n_classes,), 1 / n_classes)

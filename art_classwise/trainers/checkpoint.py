@@ -66,7 +66,7 @@ class TrainingFile:
         if other:
             raise InputError(
                 f"{self.path} is of another recipe and can't be resumed with this one: {'; '.join(other[:3])}"
-                f"{f'; and {len(other) - 3} more' if len(other) > 3 else ''}. Train as then, or choose "
+                f"{f'; and {len(other) - 3} more' if len(other) > 3 else ''}. Use the same recipe, or choose "
                 "another `checkpoint_dir`."
             )
         return state
@@ -90,7 +90,7 @@ class TrainingFile:
             )
             raise InputError(
                 f"The training's state after epoch {state['epoch']} can't be written to {self.path.absolute()}: {why}. "
-                f"{before}: make room, and go on with resume=True."
+                f"{before}: make room, and continue with resume=True."
             ) from error
 
 
@@ -109,7 +109,7 @@ def check_begun(folder: str | os.PathLike[str], resume: bool) -> bool:
 
 def _begun(path: Path, epoch: int) -> InputError:
     return InputError(
-        f"{path} holds a training after epoch {epoch}: go on with it, fit(..., resume=True), or choose another "
+        f"{path} holds a training after epoch {epoch}: continue it with fit(..., resume=True), or choose another "
         "`checkpoint_dir`."
     )
 
@@ -164,7 +164,7 @@ def history_table(rows: Sequence[Mapping[str, float]], kept_epoch: int | None) -
 def _read(path: Path) -> dict[str, Any]:
     content = load_weights(path, _ADVICE)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise InputError(f"{path.absolute()} is no state of a training. {_ADVICE}")
+        raise InputError(f"{path.absolute()} does not hold the state of a training. {_ADVICE}")
     if content.get("version") != _VERSION:
         raise InputError(
             f"{path.absolute()} is of version {content.get('version')}; this release reads version {_VERSION}."

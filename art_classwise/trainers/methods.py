@@ -340,11 +340,11 @@ class NaturalTrainerPyTorch(SearchTrainer):
     def __init__(self, classifier: Any, **options: Any) -> None:
         if getattr(options.get("class_policy"), "sets_budgets", False):
             raise InputError(
-                "Natural training attacks nothing, so that class budgets have no meaning: choose a policy that sets "
+                "Natural training has no attack, so class budgets have no effect: choose a policy that sets "
                 "weights alone, such as WAT."
             )
         if options.get("attack_mode", "eval") != "eval":
-            raise InputError("Natural training attacks nothing, so that `attack_mode` has no meaning: leave it out.")
+            raise InputError("Natural training has no attack, so `attack_mode` has no effect: leave it out.")
         super().__init__(classifier, **options)
 
     def _objective(self, adversary: Adversary) -> Objective:

@@ -234,7 +234,7 @@ def training_pseudo_labels(
         if begun:
             raise InputError(
                 f"{file.absolute()} is missing, damaged, or of other images, epochs or seed than those given: "
-                "train as then, or choose another `checkpoint_dir`."
+                "use the same ones, or choose another `checkpoint_dir`."
             )
     made = make_pseudo_labels(
         classifier,

@@ -109,7 +109,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise InputError(
             f"{Path(path).absolute()} holds {'weights' if _are_weights(content) else f'a {type(content).__name__}'}, "
-            "but is no art-classwise checkpoint. Load the weights into your module with torch.load and "
+            "but is not an art-classwise checkpoint. Load the weights into your module with torch.load and "
             "load_state_dict, and wrap it with as_classifier()."
         )
     if content.get("version") != _VERSION:

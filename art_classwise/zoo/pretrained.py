@@ -185,23 +185,23 @@ def load_robustbench(
             + (
                 f"holds more than weights: {found}. If you trust its author, load it with unsafe_weights=True."
                 if found
-                else f"is damaged: move it away to fetch it anew{_by_hand(files)}"
+                else f"is damaged: move it away to download it again{_by_hand(files)}"
             )
         ) from error
     except Exception as error:  # of torch, timm, requests and the models' own code: of any kind
         if first is None:
             raise InputError(
-                f"{name} could not be fetched ({first_line(error)}). torchvision keeps its weights, in torch's cache."
+                f"{name} could not be downloaded ({first_line(error)}). torchvision keeps its weights in torch's cache."
             ) from error
         if not first.exists():
             raise InputError(
-                f"{name} could not be fetched ({first_line(error)}). Its weights are not on Google Drive: see where "
-                f"from above, and save them as {first.absolute()}."
+                f"{name} could not be downloaded ({first_line(error)}). Its weights are not on Google "
+                f"Drive: see the address above, and save them as {first.absolute()}."
             ) from error
         raise InputError(
             f"{name} can't be loaded from {first.absolute()}: {misfit(error).rstrip('.:')}. Is it the file of another "
             "model? "
-            f"Move it away to fetch it anew{_by_hand(files)}"
+            f"Move it away to download it again{_by_hand(files)}"
         ) from error
     try:
         classifier = as_classifier(module, shape, n_classes, device=device)
@@ -256,7 +256,7 @@ def _fetch(file: Path, drive_id: str | None, name: str) -> None:
     """See that a file of weights is there and looks like one; download it if it is missing."""
     by_hand = "" if drive_id is None else f" Fetch it by hand: save {_drive_url(drive_id)} as {file.absolute()}."
     if file.exists() or drive_id is None:
-        check_weights_file(file, f"Delete it to download it anew.{by_hand}")
+        check_weights_file(file, f"Delete it to download it again.{by_hand}")
         return
     print(f"Downloading {name} from {_drive_url(drive_id)} to {file.absolute()}", file=sys.stderr)
     try:

@@ -196,7 +196,7 @@ def try_model(
             row["audited"] = "yes"
     except Exception as error:  # of any kind: the reason is what is looked for
         traceback.print_exc()
-        if memory is not None and (is_out_of_memory(error) or "isn't memory" in str(error)):
+        if memory is not None and (is_out_of_memory(error) or "isn't enough memory" in str(error)):
             row["reason"] = f"{'auditing' if row['loads'] == 'yes' else 'loading'} takes more than {memory:g} GB"
         else:
             lines = str(error).strip().splitlines() or [""]

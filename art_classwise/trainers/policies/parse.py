@@ -54,14 +54,14 @@ def parse_policy(text: str, classes: Sequence[str]) -> ClassPolicy:
             raise InputError(f"A class policy is written {_EXAMPLES}, but got {text!r}.")
     values = {key.strip(): _value(key.strip(), value.strip()) for key, _, value in pairs}
     if len(values) < len(pairs):
-        raise InputError(f"A name stands twice in {text!r}: give each one value.")
+        raise InputError(f"A name appears twice in {text!r}: give each one value.")
     name = name.strip().lower()
     if name in ("weights", "budgets"):
         if not values:
             raise InputError(f"{name} by class are written {name}:{classes[0]}=..., but got {text!r}.")
         numbers: Any = {class_number(key, classes): value for key, value in values.items()}
         if len(numbers) < len(pairs):
-            raise InputError(f"A class stands twice in {text!r}: give each one value.")
+            raise InputError(f"A class appears twice in {text!r}: give each one value.")
         return Fixed(**{name: numbers})
     if name not in POLICIES:
         raise unknown("class policy", name, [*POLICIES, "weights", "budgets"], hint=f"Write it {_EXAMPLES}.")
