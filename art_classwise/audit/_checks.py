@@ -36,8 +36,8 @@ _LEAST = 3  # examples: fewer are no pattern
 
 _MASKED, _WEAK = "masked gradients", "weak attack"
 _TRY_OTHERWISE = (
-    "Attack it otherwise: without gradients (square), by transfer from another network, or through a differentiable "
-    "stand-in for what masks them."
+    "Use another attack: without gradients (square), by transfer from another network, or through a differentiable "
+    "replacement of whatever masks them."
 )
 
 
@@ -48,8 +48,8 @@ def _zero_gradients(evidence: Evidence) -> Observations:
     if worst is not None and shares[worst] >= _ZERO_SHARE:
         yield (
             _MASKED,
-            f"{worst} met gradients that were zero, or not finite, on {points(shares[worst])} % of the {n} examples "
-            "that are classified correctly.",
+            f"{worst} met zero or non-finite gradients on {points(shares[worst])} % of the {n} correctly classified "
+            "examples.",
             "Look for a softmax, a rounding or a saturated activation before the loss, and return logits. "
             + _TRY_OTHERWISE,
         )
@@ -62,11 +62,11 @@ def _far(evidence: Evidence) -> Observations:
     for k, said in (
         (
             evidence.probe.zero_gradient,
-            f"met gradients that were zero in {evidence.probe.reference} steps of margin PGD.",
+            f"had zero gradients in {evidence.probe.reference} steps of margin PGD.",
         ),
         (
             evidence.probe.far_withstood,
-            f"withstood margin PGD of radius {evidence.probe.far_eps:g}, within which any image can become a grey one.",
+            f"withstood margin PGD at radius {evidence.probe.far_eps:g}, which can turn any image grey.",
         ),
     ):
         if k >= _LEAST and float(wilson(k, n)[0]) > _MISSED:
@@ -82,8 +82,9 @@ def _black_box(evidence: Evidence) -> Observations:
         if is_black_box(told) and evidence.finds_more(evidence.withstood[attack], under_white):
             yield (
                 _MASKED,
-                f"{attack}, without this network's gradients, leaves {points(evidence.withstood[attack].mean())} % "
-                f"robust accuracy; all attacks with them {points(under_white.mean())} %.",
+                f"{attack}, which doesn't use this network's gradients, leaves "
+                f"{points(evidence.withstood[attack].mean())} % robust accuracy; all attacks that use them "
+                f"{points(under_white.mean())} %.",
                 _TRY_OTHERWISE,
             )
 
@@ -101,7 +102,7 @@ def _one_step(evidence: Evidence) -> Observations:
                 _MASKED,
                 f"One step ({attack}) leaves {points(evidence.withstood[attack].mean())} % robust accuracy, many steps "
                 f"({best}) {points(many[best].mean())} %.",
-                "Many steps get lost on a rugged loss: try shorter or longer steps, more restarts and square.",
+                "A rugged loss can mislead many steps: try shorter or longer steps, more restarts and square.",
             )
 
 
@@ -130,7 +131,7 @@ def _more_effort(evidence: Evidence) -> Observations:
         if evidence.finds_more(less, more):
             yield (
                 _MASKED,
-                f"{strongest} leaves {points(more.mean())} % robust accuracy, {weaker}, of less effort, "
+                f"{strongest} leaves {points(more.mean())} % robust accuracy, the weaker {weaker} "
                 f"{points(less.mean())} %.",
                 "More steps should never find less: look for randomness, and try shorter steps.",
             )
@@ -140,8 +141,8 @@ def _more_effort(evidence: Evidence) -> Observations:
         if rests_on_it and float(wilson(gained, n)[0]) > _STILL_GAINS and gained > 0.02 * n:
             yield (
                 _WEAK,
-                f"From {weaker} to {strongest} robust accuracy falls by {points(gained / n)} points more.",
-                "It would fall further: take more steps and restarts, or autoattack.",
+                f"From {weaker} to {strongest} robust accuracy still falls by {points(gained / n)} points.",
+                "More effort would lower it further: use more steps and restarts, or autoattack.",
             )
 
 
@@ -165,8 +166,8 @@ def _short_steps(evidence: Evidence) -> Observations:
         if reach is not None and reach < 0.999 * evidence.result.threat.eps and not is_black_box(told):
             yield (
                 _WEAK,
-                f"The steps of {attack} lead {reach:.3g} far, and the radius is {evidence.result.threat.eps:.3g}.",
-                "Take longer steps, or more of them: a quarter of the radius is usual.",
+                f"The steps of {attack} cover at most {reach:.3g}, but the radius is {evidence.result.threat.eps:.3g}.",
+                "Use longer or more steps: a quarter of the radius is a usual step size.",
             )
 
 
@@ -184,15 +185,15 @@ def _left_out(evidence: Evidence) -> Observations:
             yield (
                 _WEAK,
                 f"{attack} ran without {member}, which {why}.",
-                "Let another attack stand in for it: margin-20, or PGD with restarts.",
+                "Add another attack in its place: margin-20, or PGD with restarts.",
             )
         led = [m for m in MEMBERS if m in members_of(asked, n_classes) and needs_gradients(m)]
         if led and attacked.any() and bool(table["zero_gradient"].to_numpy()[attacked].all()):
             names = " and ".join(filter(None, (", ".join(led[:-1]), led[-1])))
             yield (
                 _WEAK,
-                f"Of {attack}, {names} met no gradient to go by on any of the {int(attacked.sum())} examples: where "
-                "none goes through the network, they don't run.",
+                f"In {attack}, {names} found no gradient on any of the {int(attacked.sum())} examples: if no gradient "
+                "passes through the network, they don't run.",
                 _TRY_OTHERWISE,
             )
 
@@ -213,10 +214,10 @@ def _random(evidence: Evidence) -> Observations:
     if probe is not None and _is_random(probe):
         yield (
             "random network",
-            f"Asked again about the same images, {of(probe.random_flips, probe.n)} predictions changed, and logits by "
+            f"For the same images, {of(probe.random_flips, probe.n)} predictions changed when repeated, and logits by "
             f"up to {probe.random_change:.2g} of their spread.",
-            "Attack the expectation over its randomness (EOT), and fix its seed for the verdict: an attack that meets "
-            "other numbers at each step looks weak.",
+            "Attack the expectation over its randomness (EOT), and fix its seed for the verdict: an attack is weak if "
+            "random numbers differ at each step.",
         )
 
 
@@ -231,10 +232,10 @@ def _batch(evidence: Evidence) -> Observations:
     where = f" In training mode, or without running statistics: {', '.join(probe.training)}." if probe.training else ""
     advice = "Call eval(), and let batch normalisation use its running statistics."
     if probe.batch_error:
-        yield "batch-dependent network", f"On one image alone it fails: {probe.batch_error}.{where}", advice
+        yield "batch-dependent network", f"It fails on a single image: {probe.batch_error}.{where}", advice
     elif not _is_random(probe) and (probe.batch_flips > 0 or probe.batch_change > _ALONE):
         saw = (
-            f"Asked about images one by one, not together, {probe.batch_flips} of at most 16 predictions changed, and "
+            f"For single images instead of a batch, {probe.batch_flips} of at most 16 predictions changed, and "
             f"logits by up to {probe.batch_change:.2g} of their spread.{where}"
         )
         yield "batch-dependent network", saw, advice
@@ -253,8 +254,8 @@ def _normalisation(evidence: Evidence) -> Observations:
         if ways[way] >= max(5, 0.2 * probe.n) and _beats(then / probe.n, float(labels.max())):
             yield (
                 "wrong normalisation",
-                f"With images {way}, {of(then, probe.n)} are classified correctly; as they are, {probe.right}.",
-                "Images come in [0, 1]: put the network's own normalisation before its first layer.",
+                f"With images {way}, {of(then, probe.n)} are classified correctly; unchanged, {probe.right}.",
+                "Images are in [0, 1]: put the network's normalisation before its first layer.",
             )
             return
     # As Cohen's kappa has it: what the same predictions would get right if they were dealt out at random.
@@ -263,9 +264,9 @@ def _normalisation(evidence: Evidence) -> Observations:
     if len(evidence.label) >= 20 and np.count_nonzero(labels) > 1 and not _beats(accuracy, chance):
         yield (
             "accuracy near chance",
-            f"Clean accuracy is {points(accuracy)} %, and the same predictions dealt out at random would get "
+            f"Clean accuracy is {points(accuracy)} %, and the same predictions in random order would have "
             f"{points(chance)} %.",
-            "Are the weights loaded, images in [0, 1] what it expects, and the classes numbered as in the data?",
+            "Are the weights loaded, does it expect images in [0, 1], and are its classes numbered as in the data?",
         )
 
 
@@ -287,9 +288,9 @@ def _labels(evidence: Evidence) -> Observations:
         more = f" and {len(cycles) - 3} more" if len(cycles) > 3 else ""
         yield (
             "misaligned labels",
-            f"Most examples of {of(len(cycles), len(classes))} classes are taken, without attack, for one another's: "
+            f"Without attack, most examples of {of(len(cycles), len(classes))} classes are predicted as one another's: "
             f"{pairs}{more}.",
-            "The network numbers its classes otherwise than the data: bring labels and logits into one order.",
+            "The network and the data number the classes differently: bring labels and logits into the same order.",
         )
 
 
@@ -307,7 +308,7 @@ def _published(evidence: Evidence) -> Observations:
     told = everyone.get(evidence.name)
     if not told or not _is_balanced(evidence.label, len(evidence.result.classes)):
         return
-    advice = "Are these the weights that were published, and the same test images?"
+    advice = "Are these the published weights and the same test images?"
     n = len(evidence.label)
     confidence = 1 - LEVEL / (2 * len(everyone))  # so that a whole leaderboard has a false one in a hundred walks
     low, high = (float(end) for end in wilson(int(evidence.right.sum()), n, confidence))
