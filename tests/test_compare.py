@@ -287,7 +287,7 @@ def test_names_that_mean_no_comparison_are_refused(result, names, options, says)
 
 def test_models_may_be_named_like_attacks():
     result = made({"weak": 0.9, "strong": 0.75})
-    with pytest.raises(InputError, match="both models and attacks: .* model=..., or .* attack='all attacks'"):
+    with pytest.raises(InputError, match="both models and attacks: .* model=...; .* attack='all attacks'"):
         result.compare("weak", "strong")
     on = result.compare("weak", "strong", model="weak")
     assert (on.model, on.attack) == ("weak", None)
