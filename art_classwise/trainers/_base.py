@@ -467,7 +467,14 @@ class SearchTrainer(Trainer, abc.ABC):
                 gamma,
             )
             schedule = Schedule(asked.scheduler, asked.scheduler_interval)
-            training = Training(step, self._adversary(), self.threat, self._width, schedule, asked.keep)
+            training = Training(
+                step,
+                schedule,
+                asked.keep,
+                validation_adversary=self._adversary(),
+                threat=self.threat,
+                width=self._width,
+            )
             try:
                 return training.run(
                     source,
