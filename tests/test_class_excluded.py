@@ -226,6 +226,22 @@ def test_images_read_as_needed_are_left_out_as_those_in_memory(data, tmp_path):
         torch.testing.assert_close(state(read)[name], value, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("objective", sorted(METHODS))
+def test_every_trainer_takes_the_classes_to_exclude_itself(objective, data):
+    """To the bit as the trainer that takes a method's name; warnings point here."""
+    named, own = make(), make()
+    ours = METHODS[objective](own, excluded=EXCLUDED, **SMALL)
+    assert ours.excluded == EXCLUDED
+    test = acw.load_dataset("digits", "test").first(80)
+    fit = {"validation_data": (test.x, test.y), "batch_size": 50, "nb_epochs": 1}
+    with pytest.warns(UserWarning, match="left out"):
+        trainer_of(named, objective).fit(data.x, data.y, **fit)
+    with pytest.warns(UserWarning, match="left out") as warned:
+        ours.fit(data.x, data.y, **fit)
+    assert [Path(one.filename) for one in warned] == [Path(__file__)]
+    assert all(torch.equal(value, state(named)[name]) for name, value in state(own).items())
+
+
 def test_fits_arguments_come_in_the_order_of_all_trainers(data, validation):
     named, placed = make(), make()
     trainer_of(named).fit(data.x, data.y, validation_data=validation, batch_size=40, nb_epochs=1)

@@ -49,7 +49,7 @@ _WRITTEN = {
     "AutoAttack": "art_classwise.attacks.autoattack.AutoAttack",
     "ClassWiseAttack": "art_classwise.attacks.classwise.ClassWiseAttack",
     "PGD": "art_classwise.attacks.pgd.PGD",
-    "TemperaturePGD": "art_classwise.attacks.pgd.TemperaturePGD",
+    "TemperaturePGD": "art_classwise.attacks.temperature_pgd.TemperaturePGD",
     "TransferAttack": "art_classwise.attacks.transfer.TransferAttack",
 }
 

@@ -43,7 +43,7 @@ from art_classwise.trainers._schedule import Interval, Schedule, Stepper
 from art_classwise.trainers._step import Step
 from art_classwise.trainers.arrays import array_source, check_images, fingerprint, mixed_source, unlabelled_in
 from art_classwise.trainers.checkpoint import TrainingFile
-from art_classwise.trainers.exclusion import excluded_units, leave_out, without_classes
+from art_classwise.trainers.exclusion import check_excluded, excluded_units, leave_out, without_classes
 from art_classwise.trainers.policies import ClassPolicy
 from art_classwise.trainers.pseudo_labels import PseudoLabels, given_pseudo_labels, training_pseudo_labels
 
@@ -104,6 +104,9 @@ class SearchTrainer(Trainer, abc.ABC):
         class_policy: A rule that sets class weights and class budgets, one of :mod:`art_classwise.policies`. Weights of
             the classifier's ``CrossEntropyLoss(weight=...)`` are one if there is none: factors of each example's loss,
             of which the mean over the training examples is 1.
+        excluded: Numbers of classes to train without: without their examples and their output units, with the numbering
+            of classes as it is. The network must end in a linear layer with a bias. See
+            :class:`art_classwise.AdversarialTrainerClassExcludedPyTorch`. None if absent.
         compile: Compile attack and step with ``torch.compile``: a minute or more at the start.
         num_workers: Processes that read images too many to be held.
         summary_writer: Where TensorBoard's values go: True, a folder, an ART ``SummaryWriter``, or whatever has
@@ -145,6 +148,7 @@ class SearchTrainer(Trainer, abc.ABC):
         awp_gamma: float = 0.0,
         awp_warmup: int = 0,
         class_policy: ClassPolicy | None = None,
+        excluded: Any = None,
         precision: Precision = "auto",
         compile: bool = False,
         num_workers: int = 0,
@@ -201,7 +205,7 @@ class SearchTrainer(Trainer, abc.ABC):
             gradient_clip, ema_decay, float(awp_gamma), awp_warmup, precision, compile, seed, attack_mode
         )
         self.class_policy = class_policy
-        self._excluded: tuple[int, ...] = ()  # classes that AdversarialTrainerClassExcludedPyTorch leaves out
+        self.excluded = () if excluded is None else check_excluded(excluded, classifier.nb_classes)
         self.pseudo_labels: PseudoLabels | None = None
         low, high = art_interface.clip_bounds(classifier, torch.device("cpu"))
         self._width = float((high - low).max())
@@ -304,7 +308,7 @@ class SearchTrainer(Trainer, abc.ABC):
         nb_epochs = self.nb_epochs if nb_epochs is None else nb_epochs
         asked = Fit(validation_data, nb_epochs, scheduler, scheduler_interval, keep, checkpoint_dir, resume)
         self._check_asked(asked)
-        images, labels = leave_out(*self._check(x, y), self._excluded, "training examples")
+        images, labels = leave_out(*self._check(x, y), self.excluded, "training examples")
         validation = self._validation(validation_data)
         if x_unlabeled is None and y_pseudo is not None:
             raise InputError("`y_pseudo` needs `x_unlabeled`, the images that it labels.")
@@ -327,7 +331,7 @@ class SearchTrainer(Trainer, abc.ABC):
             if y_pseudo is None:
                 pseudo = training_pseudo_labels(
                     *(self._classifier, images, labels, unlabeled, asked, batch_size, augment),
-                    excluded=self._excluded,
+                    excluded=self.excluded,
                     num_workers=self.num_workers,
                     verbose=self.verbose,
                 )
@@ -336,7 +340,7 @@ class SearchTrainer(Trainer, abc.ABC):
             self.pseudo_labels = pseudo
             data |= {"unlabeled": fingerprint(unlabeled, pseudo.labels), "gamma": float(gamma)}
             data |= {"unlabeled_fraction": float(unlabeled_fraction)}
-            chosen = leave_out(unlabeled, pseudo.labels, self._excluded, "pseudo-labelled examples")
+            chosen = leave_out(unlabeled, pseudo.labels, self.excluded, "pseudo-labelled examples")
             source = mixed_source((images, labels), chosen, unlabeled_fraction, batch_size, self.seed, **options)
         shares = np.bincount(labels, minlength=self._classifier.nb_classes) / len(labels)
         history = self._train(source, data, asked, validation, torch.from_numpy(shares), float(gamma), images[:2])
@@ -371,7 +375,7 @@ class SearchTrainer(Trainer, abc.ABC):
 
         def convert(x: Any, y: Any) -> tuple[torch.Tensor, torch.Tensor]:
             images, labels = self._check(x, y)
-            stays = ~np.isin(labels, self._excluded)
+            stays = ~np.isin(labels, self.excluded)
             images, labels = images[stays], labels[stays]
             device = self._classifier.device
             return torch.from_numpy(np.asarray(images)).to(device), torch.from_numpy(labels).to(device)
@@ -383,12 +387,12 @@ class SearchTrainer(Trainer, abc.ABC):
         self.pseudo_labels = None
         augment = Augmentation(self.crop_padding, self.flip, self.seed)
         distributed.join(self._classifier.device)
-        source = Generated(generator, convert, augment, max(2, distributed.world()) if self._excluded else 0)
+        source = Generated(generator, convert, augment, max(2, distributed.world()) if self.excluded else 0)
         data = {"n": source.n_examples, "generator": type(generator).__name__, "batch_size": generator.batch_size}
         # Nothing is known of how many examples there are of each class.
         n_classes = self._classifier.nb_classes
-        shares = torch.full((n_classes,), 1 / (n_classes - len(self._excluded)))
-        shares[list(self._excluded)] = 0.0
+        shares = torch.full((n_classes,), 1 / (n_classes - len(self.excluded)))
+        shares[list(self.excluded)] = 0.0
         return self._train(source, data, asked, validation, shares)
 
     def predict(self, x: npt.NDArray[Any], **kwargs: Any) -> npt.NDArray[np.float32]:
@@ -401,7 +405,7 @@ class SearchTrainer(Trainer, abc.ABC):
         """Return the images and labels to validate on, without those of excluded classes."""
         if given is None:
             return None
-        return leave_out(*self._check(*given), self._excluded, "validation examples", told=True)
+        return leave_out(*self._check(*given), self.excluded, "validation examples", told=True)
 
     def _check(self, x: Any, y: Any) -> tuple[Any, npt.NDArray[np.int64]]:
         """Return images as a float32 array, or as they are if they are read as needed, and labels (n,)."""
@@ -435,7 +439,7 @@ class SearchTrainer(Trainer, abc.ABC):
         distributed.check_same("training data", data, classifier.device)
         file = None
         if asked.checkpoint_dir is not None:
-            recipe = describe_training(self, self._parameters(), asked, data, self._excluded)
+            recipe = describe_training(self, self._parameters(), asked, data, self.excluded)
             file = TrainingFile(asked.checkpoint_dir, plain(recipe))
             if hasattr(asked.scheduler, "load_state_dict"):  # torch's: resumed in this process, the rate has moved
                 for group in classifier.optimizer.param_groups:
@@ -443,11 +447,11 @@ class SearchTrainer(Trainer, abc.ABC):
         module, sample = art_interface.logits_module(classifier), art_interface.trial_images(classifier, first)
         adversary = self._adversary(start=self._start, loss=self._ascended, attacked=self._attacked)
         objective = self._objective(adversary)
-        terms = without_classes(objective.terms, self._excluded, classifier.nb_classes, classifier.device)
+        terms = without_classes(objective.terms, self.excluded, classifier.nb_classes, classifier.device)
         objective = replace(objective, terms=terms, views=self._views, passes=self._pass_order)
         scalars = Scalars(self.summary_writer)
         with excluded_units(
-            *(classifier.model, module, classifier.optimizer, self._excluded, classifier.nb_classes, sample)
+            *(classifier.model, module, classifier.optimizer, self.excluded, classifier.nb_classes, sample)
         ):
             outputs = art_interface.exact_logits(module, sample, classifier.nb_classes)
             warn_of_probabilities(outputs, classifier.model, _SOFTMAX_TWICE, stacklevel=4)
@@ -463,7 +467,14 @@ class SearchTrainer(Trainer, abc.ABC):
                 gamma,
             )
             schedule = Schedule(asked.scheduler, asked.scheduler_interval)
-            training = Training(step, self._adversary(), self.threat, self._width, schedule, asked.keep)
+            training = Training(
+                step,
+                schedule,
+                asked.keep,
+                validation_adversary=self._adversary(),
+                threat=self.threat,
+                width=self._width,
+            )
             try:
                 return training.run(
                     source,

@@ -41,11 +41,11 @@ class Training:
 
     Args:
         step: The step, and its network.
-        validation_adversary: The attack to validate under.
-        threat: Norm and radius of the training attack.
-        width: Width of the range of images.
         schedule: When the learning rate changes.
         keep: Which epoch's weights the model has in the end.
+        validation_adversary: The attack to validate under; needed where there are batches to measure on.
+        threat: Norm and radius of the training attack; needed where there is a class policy.
+        width: Width of the range of images.
 
     Raises:
         InputError: The network can't be copied, but weights are to be averaged.
@@ -54,17 +54,18 @@ class Training:
     def __init__(
         self,
         step: Step,
-        validation_adversary: Adversary,
-        threat: ThreatModel,
-        width: float,
         schedule: Schedule,
         keep: Keep = "last",
+        *,
+        validation_adversary: Adversary | None = None,
+        threat: ThreatModel | None = None,
+        width: float = 1.0,
     ) -> None:
         self._step, self._validation_adversary, self._threat = step, validation_adversary, threat
         self._model, self._optimizer, self._objective = step.model, step.optimizer, step.objective
         self._policy, self._settings, self._n_classes = step.policy, step.settings, step.n_classes
         self._schedule, self._keep, self._device = schedule, keep, step.sample.device
-        self._largest = threat.diameter(width, step.sample[0].numel())
+        self._largest = math.inf if threat is None else threat.diameter(width, step.sample[0].numel())
         self._average = None if step.settings.ema_decay is None else WeightAverage(step.model, step.settings.ema_decay)
         self._fair = None if step.policy is None else step.policy.averaging
         if self._fair is not None:
@@ -107,6 +108,7 @@ class Training:
                 a class budget that there can't be.
         """
         if self._policy is not None:
+            assert self._threat is not None
             even = torch.full((self._n_classes,), 1 / self._n_classes)
             shares = (even if shares is None else shares).to(self._device)
             beta = self._objective.beta
@@ -175,7 +177,7 @@ class Training:
     def _descend(self, source: Source, bar: Any, title: str) -> dict[str, float]:
         began, n_images, learning_rate = time.perf_counter(), 0, math.nan
         statistics = EpochStatistics(self._n_classes, source.n_batches, self._device)
-        if self._policy is not None:
+        if self._policy is not None and self._threat is not None:
             check_budgets(self._policy, self._threat, self._largest, self._epoch)
         for number, batch in enumerate(source.batches(self._epoch)):
             seen = self._step(batch, self._epoch)
@@ -220,6 +222,7 @@ class Training:
 
     def _validate(self, validation: Source, *, averaged: bool) -> dict[str, float]:
         """Return the row of a validation, of the average, if there is one, or of the model itself."""
+        assert self._validation_adversary is not None
         counts = ClassCounts(self._n_classes, self._device)
         with self._average.in_place_of(self._model) if self._average and averaged else nullcontext():
             searched = self._step.searched()

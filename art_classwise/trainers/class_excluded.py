@@ -51,9 +51,11 @@ class AdversarialTrainerClassExcludedPyTorch(Trainer):
                 f"`objective` must be one of {', '.join(METHODS)}, or the class of a trainer of art-classwise, but got "
                 f"{objective!r}."
             )
-        self.trainer = objective(classifier, **options)
+        if excluded is None:
+            check_excluded(excluded, 0)  # raises: trainers take None for no class
+        self.trainer = objective(classifier, excluded=excluded, **options)
         super().__init__(classifier)
-        self.excluded = self.trainer._excluded = check_excluded(excluded, classifier.nb_classes)
+        self.excluded = self.trainer.excluded
 
     @property
     def pseudo_labels(self) -> PseudoLabels | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -65,7 +66,7 @@ def leave_out(
     if told:
         warnings.warn(
             f"{int((~stays).sum())} of {len(y)} {what} are of the excluded classes {list(excluded)} and left out.",
-            stacklevel=5,  # whoever called AdversarialTrainerClassExcludedPyTorch.fit
+            stacklevel=_levels_to_caller(),
         )
     rows = np.flatnonzero(stays)
     return x[rows] if isinstance(x, np.ndarray) else Rows(x, rows), y[rows]
@@ -83,6 +84,14 @@ def without_classes(terms: Terms, excluded: tuple[int, ...], n_classes: int, dev
         return terms(None if logits is None else logits[:, kept], logits_adv[:, kept], place[y])
 
     return among_the_others
+
+
+def _levels_to_caller() -> int:
+    """Return the stack level, as warnings count it, of whoever called this package."""
+    levels, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("art_classwise."):
+        levels, frame = levels + 1, frame.f_back
+    return levels
 
 
 @contextmanager

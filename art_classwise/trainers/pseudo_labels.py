@@ -20,8 +20,6 @@ from art_classwise._core import art_interface, distributed
 from art_classwise._core.files import check_output_folder, written_aside
 from art_classwise._core.labels import check_labels
 from art_classwise.errors import InputError, check_positive, check_seed, check_whole, first_line
-from art_classwise.threat import ThreatModel
-from art_classwise.trainers._adversary import InnerSearch
 from art_classwise.trainers._batches import Augmentation, Shuffled
 from art_classwise.trainers._fit import Fit
 from art_classwise.trainers._history import Scalars
@@ -161,8 +159,6 @@ def make_pseudo_labels(
     if np.isin(labels, excluded).any():
         raise InputError(f"`y` has labels of the excluded classes {list(excluded)}: leave those examples out.")
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    low, high = art_interface.clip_bounds(classifier, device)
-    threat = ThreatModel("Linf", 1.0)  # of no meaning: nothing is attacked
     sample = art_interface.noise(classifier)
     terms = without_classes(natural_terms(), excluded, n_classes, device)
     distributed.join(device)
@@ -172,8 +168,9 @@ def make_pseudo_labels(
         objective = Objective(terms, None, uses_clean=True, adversary=None)
         step = Step(model, module, optimizer, objective, Settings(seed=seed), n_classes, sample)
         schedule = Schedule(CosineAnnealingLR(optimizer, nb_epochs))
-        training = Training(step, InnerSearch(threat, 1.0, 1, low, high), threat, 1.0, schedule)
-        training.run(source, None, nb_epochs, scalars=Scalars(None), verbose=verbose, name="pseudo-labels")
+        Training(step, schedule).run(
+            source, None, nb_epochs, scalars=Scalars(None), verbose=verbose, name="pseudo-labels"
+        )
     with distributed.alone():
         found = _predicted(module, x_unlabeled, device, n_classes, num_workers)
     return PseudoLabels(*distributed.from_main(lambda: found), n_classes)

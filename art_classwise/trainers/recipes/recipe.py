@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -18,7 +19,11 @@ __all__ = ["USUAL_BETA", "Recipe", "check_method"]
 
 Schedule = Literal["decay", "cosine", "one-cycle"]
 
-USUAL_BETA = {"trades": 6.0, "mart": 5.0, "bat": 6.0}
+USUAL_BETA: dict[str, float] = {
+    name: parameters["beta"].default
+    for name, trainer in METHODS.items()
+    if "beta" in (parameters := inspect.signature(trainer).parameters)
+}
 """Of the methods whose trainers have a ``beta``, its default there."""
 
 
