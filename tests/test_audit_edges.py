@@ -90,19 +90,22 @@ def test_functions_tell_networks_apart(network):
 
 
 def test_two_models_of_one_name_of_class_are_not_taken_for_one(network, data):
-    def of(sign):
+    def of(change):
         class Local(nn.Module):
             def __init__(self):
                 super().__init__()
                 self.network = network
 
             def forward(self, x):
-                return self.network(x) * (1 if sign() > 0 else -1)
+                return change(self.network(x))
 
         return made(Local())
 
-    with pytest.raises(InputError, match="'a' and 'b' have the same weights and layers, but compute differently"):
-        acw.ClassWiseAudit("Linf:0.1", "fgsm", verbose=False).evaluate({"a": of(lambda: 1), "b": of(lambda: -1)}, data)
+    for change in (torch.neg, torch.detach):  # of the logits, and of nothing but the gradient
+        with pytest.raises(InputError, match="'a' and 'b' have the same weights and layers, but compute differently"):
+            acw.ClassWiseAudit("Linf:0.1", "fgsm", verbose=False).evaluate(
+                {"a": of(lambda logits: logits), "b": of(change)}, data
+            )
     twins = {"a": made(network), "b": made(copy.deepcopy(network))}
     outcomes = acw.ClassWiseAudit("Linf:0.1", "fgsm", verbose=False).evaluate(twins, data).outcomes
     a, b = (outcomes[outcomes["model"] == m].drop(columns="model").reset_index(drop=True) for m in "ab")

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from art_classwise import _estimator
 from art_classwise._label_roles import check_reads_true_labels
 from art_classwise._predictions import check_predicts_logits
-from art_classwise._state import preserved_random_state
+from art_classwise.attacks._fast import compute_alike
 from art_classwise.audit._manifest import Attack
 from art_classwise.audit._manifest_checks import check_published
 from art_classwise.audit.provenance import fingerprint, parameters
@@ -108,13 +107,8 @@ def check_told_apart(models: Mapping[str, Any], fingerprints: Mapping[str, str])
         other = first.setdefault(fingerprints[name], name)
         if classifier.model is models[other].model:
             continue
-        logits: list[npt.NDArray[np.float32]] = []
-        for one in (models[other], classifier):
-            x = _estimator.noise(one)
-            with preserved_random_state(0):
-                exact = _estimator.exact_logits(_estimator.logits_module(one), x, one.nb_classes)
-            logits.append(exact.cpu().numpy())
-        if not np.allclose(logits[0], logits[1], rtol=1e-3, atol=1e-3):
+        same, this = (_estimator.logits_module(one) for one in (models[other], classifier))
+        if not compute_alike(same, this, _estimator.noise(classifier)):
             raise InputError(
                 f"The models {other!r} and {name!r} have the same weights and layers, but compute differently. What "
                 "differs is the code of a class: give the class of one another name."
