@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from art.attacks.evasion import FastGradientMethod
-from processes import Child, Parent, finished, results, run_as_script, start_script
+from processes import Child, Parent, together
 from torch import nn
 
 import art_classwise as acw
@@ -236,10 +236,8 @@ def test_the_reference_puts_everything_to_the_test(references):
 def runs(tmp_path_factory):
     """What two ranks left, and what three did, of which one was killed so that all were started again."""
     two, three = (tmp_path_factory.mktemp(name) for name in ("two", "three"))
-    torchrun = start_script(__file__, two, processes=2)
-    of_three = Parent(__file__, "launched", three).result()
-    finished(torchrun)
-    return {2: (two, results(two, 2)), 3: (three, of_three)}
+    of_three = Parent(__file__, "launched", three)
+    return {2: (two, together(__file__, "under_torchrun", two)), 3: (three, of_three.result())}
 
 
 def log_of(folder, name):
@@ -639,7 +637,3 @@ def test_a_damaged_shard_that_another_process_is_about_to_remove_is_waited_for(
     with ExitStack() as other:
         assert outcomes(store, "few", worst_case).equals(references["few", worst_case])
     assert len(found) == 2
-
-
-if __name__ == "__main__":
-    run_as_script(under_torchrun)

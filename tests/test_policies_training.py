@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from processes import alone_and_together, run_as_script
+from processes import alone_and_together
 from torch import nn
 
 import art_classwise as acw
@@ -755,7 +755,7 @@ def test_pseudo_labels_are_weighted_and_budgeted_but_policies_learn_from_true_on
     np.testing.assert_allclose(history["loss"], by_epoch, rtol=1e-4)
 
 
-# Under torchrun.
+# Two processes.
 
 
 TOGETHER = ("FAAL", "FAAL exact", "CFOL", "DAFA", "FAWA", "WAT", "FRL normalized")
@@ -779,7 +779,7 @@ def methods(folder):
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What one process ended with, and what each of two did."""
-    return alone_and_together(__file__, tmp_path_factory.mktemp("ranks"))
+    return alone_and_together(__file__, "methods", tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", TOGETHER)
@@ -801,7 +801,3 @@ def test_two_processes_set_the_weights_of_one(ranks, name):
         np.testing.assert_allclose(value, expected_weights[key], rtol=0, atol=near, err_msg=key)
     moved = [c for c in history if c.startswith(("weight_", "eps_")) and any(a != b for a, b in pairwise(history[c]))]
     assert moved
-
-
-if __name__ == "__main__":
-    run_as_script(methods)
