@@ -22,7 +22,7 @@ test: $(VENV)/.test
 	$(BIN)/mypy
 	$(PYTEST)
 
-# Whole experiments of evaluations/, at their smallest.
+# Whole experiments of evaluations/, at their smallest, and the notebooks of examples/.
 test-slow: $(VENV)/.test
 	$(PYTEST) -m slow
 

@@ -121,6 +121,7 @@ def test_without_only_all_is_measured_that_there_are_files_for(speed, monkeypatc
     )
 
 
+@pytest.mark.slow
 def test_import_times_of_processes(evaluation, speed, tmp_path):
     table = evaluation("import_time").time_imports(1, warm_up=False).set_index("process")
     assert {"python alone", "import torch", "import art", "import art_classwise", "first PGD", "first audit"} < set(
@@ -132,6 +133,7 @@ def test_import_times_of_processes(evaluation, speed, tmp_path):
     assert len(speed.claims_of("import", table.reset_index())) == 2
 
 
+@pytest.mark.slow
 def test_speed_in_small_size_ends_with_verdicts(speed, tmp_path, capsys):
     speed.main(["--size", "tiny", "--only", "policies", "--out", str(tmp_path)])
     assert {p.name for p in tmp_path.iterdir()} == {

@@ -93,6 +93,7 @@ def kinds(cell):
     return {kind for output in cell.outputs for kind in output.get("data", {})}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_without_errors_and_warnings(path, examples, folder):
     notebook = examples.execute(path, SMALL[path.stem], folder=folder, timeout=200)
