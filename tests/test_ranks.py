@@ -1,6 +1,6 @@
 """Training under ``torchrun``: two gloo processes do together what one does alone.
 
-The tests run this file as a script, once plainly and once under torchrun, and compare what the processes left behind.
+The tests run this file, once in one process and once as a script under torchrun, and compare what these left behind.
 """
 
 from __future__ import annotations
@@ -349,11 +349,11 @@ def main(folder, tasks):
 class Run:
     """A run of this script: what its processes returned by task, and what it printed."""
 
-    def __init__(self, folder, tasks, number):
+    def __init__(self, folder, tasks):
         folder.mkdir(exist_ok=True)
-        self.folder, self.processes = folder, number
+        self.folder, self.processes = folder, 2
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        command = [sys.executable, *(torchrun if number == 2 else []), __file__, str(folder), *tasks]
+        command = [sys.executable, *torchrun, __file__, str(folder), *tasks]
         path = os.pathsep.join([str(Path(processes.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "0"}
         environment["PYTHONPATH"] = path
@@ -375,15 +375,34 @@ class Run:
 
     def of(self, task):
         """Return what each process returned."""
-        return results_of(self.folder, self.processes, task, self.stderr)
+        files = [self.folder / f"{rank}.pickle" for rank in range(self.processes)]
+        results = [pickle.loads(file.read_bytes()) if file.exists() else {} for file in files]
+        assert all(task in result for result in results), f"{task} didn't end:\n{self.stderr[-5000:]}"
+        return [result[task] for result in results]
 
 
-def results_of(folder, number, task, said=""):
-    """Return what each of so many processes returned."""
-    files = [folder / f"{rank}.pickle" for rank in range(number)]
-    results = [pickle.loads(file.read_bytes()) if file.exists() else {} for file in files]
-    assert all(task in result for result in results), f"{task} didn't end:\n{said[-5000:]}"
-    return [result[task] for result in results]
+def alone(folder, tasks):
+    """What a run of one process does, its output in two files."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        with (folder / name).open("wb") as file:
+            os.dup2(file.fileno(), number)
+    main(folder, tasks)
+
+
+class Alone(Run):
+    """A run of one process, which needn't import everything anew."""
+
+    def __init__(self, folder, tasks):
+        folder.mkdir(exist_ok=True)
+        self.folder, self.processes = folder, 1
+        self._process = processes.Rank({"TQDM_DISABLE": 0}, __file__, "alone", folder, tasks)
+
+    def wait(self):
+        """Wait for its end."""
+        self._process.result()
+        self.stdout, self.stderr = ((self.folder / name).read_bytes().decode() for name in ("stdout", "stderr"))
+        self.returncode = 0
+        return self
 
 
 @pytest.fixture(scope="module")
@@ -392,22 +411,20 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     tasks = ["methods", "sources", "recorded", "networks", "starts", "errors", "whole", "stopped", "shown"]
     tasks += ["unlabelled", "unlabelled_recorded"]
-    started = [Run(folder / str(number), tasks, number) for number in (1, 2)]
+    started = [Alone(folder / "1", tasks), Run(folder / "2", tasks)]
     return [run.wait() for run in started]
 
 
 @pytest.fixture(scope="module")
 def later(runs, tmp_path_factory):
-    """What one process resumed of what those left, and a run of two that goes on with it as well."""
+    """Others, which go on with what those left."""
     folder = tmp_path_factory.mktemp("ranks")
     for number in (1, 2):
         for name, run in zip(("after one", "after two"), runs, strict=True):
             run.of("stopped")
             shutil.copytree(run.folder / "stopped", folder / str(number) / name)
-    two = Run(folder / "2", ["resumed", "unused", "unwritable", "diverge"], 2)
-    processes.Child(__file__, "main", folder / "1", ["resumed"]).result()
-    (resumed_by_one,) = results_of(folder / "1", 1, "resumed")
-    return resumed_by_one, two.wait()
+    started = [Alone(folder / "1", ["resumed"]), Run(folder / "2", ["resumed", "unused", "unwritable", "diverge"])]
+    return [run.wait() for run in started]
 
 
 def check_same(one, two):
@@ -616,7 +633,8 @@ def test_an_error_ends_both_processes_at_once(later):
 @pytest.mark.parametrize("name", ["after one", "after two"])
 def test_training_goes_on_with_another_number_of_processes(runs, later, name):
     (whole_one,), whole_two = runs[0].of("whole"), check_both(runs[1].of("whole"))
-    one, two = later[0], check_both([result[name] for result in later[1].of("resumed")])
+    assert later[0].stderr == later[0].stdout == ""
+    (one,), two = later[0].of("resumed"), check_both([result[name] for result in later[1].of("resumed")])
     for result in (one[name], two):
         assert result["history"]["epoch"] == [1, 2, 3, 4]
         check_same(whole_one, result)
