@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from places import ROOT
 
 import art_classwise as acw
 
@@ -147,7 +147,7 @@ def test_speed_in_small_size_ends_with_verdicts(speed, tmp_path, capsys):
 
 def test_commands_of_the_readme_are_understood(speed):
     """Those of speed.py: every option there is one."""
-    text = (Path(__file__).parents[1] / "evaluations" / "README.md").read_text()
+    text = (ROOT / "evaluations" / "README.md").read_text()
     commands = [c.split()[2:] for c in re.findall(r"`(python evaluations/speed\.py[^`]*)`", text)]
     assert len(commands) > 8
     for command in commands:
