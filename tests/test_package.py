@@ -57,6 +57,7 @@ def test_lower_bounds_are_the_ones_tested():
     tools = {
         "pytest",
         "pytest-timeout",
+        "pytest-xdist",
         "hypothesis",
         "ruff",
         "mypy",
