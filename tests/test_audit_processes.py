@@ -273,7 +273,7 @@ def test_a_killed_rank_costs_what_was_being_computed_and_no_more(runs):
     log = log_of(folder, "worst case")
     (there,) = {frozenset(map(str, rank["there"])) for rank in ranks}
     first, second = ([unit for run, _, unit in log if run == which] for which in (0, 1))
-    assert there < {*first}
+    assert there <= {*first}  # on a busy machine the others may have computed all by the time they are ended
     assert len(first) <= len(there) + 3
     assert sorted(second) == sorted({*map(str, units_in(folder / "worst case"))} - there)
 
