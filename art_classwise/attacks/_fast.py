@@ -168,7 +168,6 @@ class FastCopy:
         for form in _forms(wanted):
             if self._make(form, model, x, bordered, expected):
                 break
-        self._accepted = _state(model)
 
     @property
     def bf16(self) -> bool:
@@ -186,15 +185,14 @@ class FastCopy:
         return self._form.channels_last
 
     def agrees(self, model: nn.Module, x: Tensor, bordered: Bordered = Border) -> bool:
-        """Return whether the copy agrees with the network as it is now; not tried again if nothing has changed."""
-        now = _state(model)
-        if self._form == _AS_IT_IS or (now is not None and now == self._accepted):
+        """Return whether the copy agrees with the network as it is now.
+
+        It is tried each time: what a network computes may change where no weight, layer or setting of it does.
+        """
+        if self._form == _AS_IT_IS:
             return True
         expected = _tried(bordered(model), x[:_TRIED])
-        if expected is None or not self._agreeing(bordered(self.of(model)), x, expected, self._form):
-            return False
-        self._accepted = now
-        return True
+        return expected is not None and self._agreeing(bordered(self.of(model)), x, expected, self._form)
 
     @torch.no_grad()
     def of(self, model: nn.Module) -> nn.Module:
@@ -424,14 +422,6 @@ def _structure(model: nn.Module) -> tuple[Any, ...]:
         for name, layer in model.named_modules()
         if not isinstance(layer, torch.jit.ScriptModule)
     )
-
-
-def _state(model: nn.Module) -> list[tuple[int, int]] | None:
-    """Return what changes when a weight or buffer does; nothing where that can't be told."""
-    try:
-        return [(tensor.data_ptr(), tensor._version) for _, tensor in _tensors(model)]
-    except RuntimeError:  # an inference tensor keeps no count, a quantised one may have no address
-        return None
 
 
 class _Kept(NamedTuple):
