@@ -6,8 +6,11 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
     $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info)' >/dev/null 2>&1 && { echo $$p; break; }; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Processes that share the tests: one per core that this one may use; each needs 1.5 GB.
+WORKERS ?= $(shell $(BIN)/python -c "import os; print(min(8, len(getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count() or 1))(0))))")
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test test-browser evaluate docs clean
+.PHONY: demo test test-slow test-browser evaluate docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -18,7 +21,11 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+# Whole experiments of evaluations/, at their smallest, and the notebooks of examples/.
+test-slow: $(VENV)/.test
+	$(PYTEST) -m slow
 
 # The report page in a real browser: one that is there, or one that is installed.
 test-browser: $(VENV)/.browser

@@ -17,6 +17,8 @@ from torch import nn
 import art_classwise as acw
 from art_classwise._core.passes import Passes
 
+collect_ignore = ["support"]  # what tests import by plain names: collected for doctests, it would be imported twice
+
 SHARED = Path(os.environ.get("ART_CLASSWISE_SHARED", Path(__file__).parents[2] / "shared"))
 
 

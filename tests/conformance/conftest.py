@@ -1,4 +1,4 @@
-"""The table that drives these tests: every attack of ours in every norm it has."""
+"""The table that drives these tests: every attack of ours, in the norms in which a rule may differ."""
 
 from __future__ import annotations
 
@@ -68,9 +68,26 @@ _ATTACKS: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, bool]]] 
     "TransferAttack": (transfer, _STEPS, {"targeted": True}),
     "AutoAttack": (AutoAttack, {"attacks": "apgd-ce", "n_iter": 6}, {"searches": False}),
 }
-CASES = [
-    Case(name, make, norm, options, **traits) for name, (make, options, traits) in _ATTACKS.items() for norm in EPS
-]
+_LOSSES = [f"PGD-{loss}" for loss in LOSSES if loss != "cross_entropy"]
+
+
+def _cases(name: str, *norms: float) -> list[Case]:
+    make, options, traits = _ATTACKS[name]
+    return [Case(name, make, norm, options, **traits) for norm in norms]
+
+
+def _in_turn(names: list[str]) -> list[Case]:
+    """Each attack in one norm, in another than the one before it."""
+    return [_cases(name, list(EPS)[i % 3])[0] for i, name in enumerate(names)]
+
+
+# Every way to search in every norm. The losses share PGD's: each in one norm.
+_WAYS = [name for name in _ATTACKS if name not in _LOSSES]
+CASES = [c for name in _WAYS for c in _cases(name, *EPS)] + _in_turn(_LOSSES)
+# One of each: for what is decided before the norm matters.
+EACH = _in_turn(list(_ATTACKS))
+# One of each class.
+KINDS = [name for name in _WAYS if name != "PGD-early"]
 
 
 def _fixture(chosen: list[Case]) -> Any:
@@ -83,16 +100,20 @@ def _fixture(chosen: list[Case]) -> Any:
     return case
 
 
+LINF = [c for name in _ATTACKS for c in _cases(name, np.inf)]
 case = _fixture(CASES)
-linf = _fixture([c for c in CASES if c.norm == np.inf])
-# One for each class and Linf and L2: where the loss makes no difference.
-kind = _fixture([c for c in CASES if not c.name.startswith("PGD-") and c.norm != 1])
-linf_kind = _fixture([c for c in CASES if not c.name.startswith("PGD-") and c.norm == np.inf])
-kind_search = _fixture([c for c in CASES if c.searches and not c.name.startswith("PGD-") and c.norm != 1])
+each = _fixture(EACH)
+linf = _fixture(LINF)
 search = _fixture([c for c in CASES if c.searches])
-linf_search = _fixture([c for c in CASES if c.searches and c.norm == np.inf])
+each_search = _fixture([c for c in EACH if c.searches])
+linf_search = _fixture([c for c in LINF if c.searches])
+linf_way = _fixture([c for c in LINF if c.searches and c.name in _WAYS])
 ball_search = _fixture([c for c in CASES if c.searches and c.norm != np.inf])
+targeted = _fixture([c for c in CASES if c.targeted])
+kind = _fixture([c for name in KINDS for c in _cases(name, np.inf, 2)])
+each_kind = _fixture(_in_turn(KINDS))
+linf_kind = _fixture([c for c in LINF if c.name in KINDS])
+kind_search = _fixture([c for name in KINDS for c in _cases(name, np.inf, 2) if c.searches])
 # The gradient of the divergence from the prediction on x is zero at x itself, and warned of.
 from_x = _fixture([c for c in CASES if c.searches and c.name != "PGD-kl"])
-linf_from_x = _fixture([c for c in CASES if c.searches and c.name != "PGD-kl" and c.norm == np.inf])
-targeted = _fixture([c for c in CASES if c.targeted])
+linf_from_x = _fixture([c for c in LINF if c.searches and c.name != "PGD-kl"])

@@ -1,4 +1,4 @@
-"""What ART asks of an evasion attack, of every attack of ours in every norm."""
+"""What ART asks of an evasion attack, of every attack of ours."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def linear_classifier(images, labels):
     return SklearnClassifier(model, clip_values=(0, 1))
 
 
-@pytest.mark.parametrize("kind", ["blackbox", "linear_classifier", "regressor", "object"])
-def test_another_estimator_is_arts_error(linf, kind, request):
-    estimator = object() if kind == "object" else request.getfixturevalue(kind)
+@pytest.mark.parametrize("estimator", ["blackbox", "linear_classifier", "regressor", "object"])
+def test_another_estimator_is_arts_error(linf_kind, estimator, request):
+    given = object() if estimator == "object" else request.getfixturevalue(estimator)
     with pytest.raises(EstimatorError):
-        linf(estimator)
+        linf_kind(given)
 
 
 def test_a_transfer_attack_asks_for_predictions_only(classifier, blackbox, regressor, images, own):
@@ -69,8 +69,8 @@ def test_the_result_is_float32_images_in_ball_and_box_and_x_stays(case, classifi
     assert wrong(classifier, x_adv, own).mean() >= 0.25  # it does attack
 
 
-def test_x_may_be_of_any_layout_and_type(case, classifier, images, own):
-    attack = case(classifier)
+def test_x_may_be_of_any_layout_and_type(each, classifier, images, own):
+    attack = each(classifier)
     expected = attack.generate(images, own)
     for x in (images.astype(np.float64), np.asfortranarray(images), images[::-1][::-1], images.tolist()):
         assert np.array_equal(attack.generate(x=x, y=own), expected)
@@ -93,8 +93,8 @@ def torch_always_warns():
     torch.set_warn_always(False)
 
 
-def test_labels_are_indices_one_hot_or_absent(case, classifier, images, own):
-    attack = case(classifier)
+def test_labels_are_indices_one_hot_or_absent(each, classifier, images, own):
+    attack = each(classifier)
     expected = attack.generate(images, own)
     for y in (np.eye(4)[own], np.eye(4, dtype=np.float32)[own], own[:, None], own.astype(np.int32), own.tolist()):
         assert np.array_equal(attack.generate(images, y), expected)
@@ -167,8 +167,8 @@ def test_classwise_hits_at_least_half_of_its_targets(classifier, images, own):
         assert (classifier.predict(x_adv).argmax(1) == target).mean() >= 0.5
 
 
-def test_is_an_art_attack_with_its_parameters_as_attributes(case, classifier):
-    attack = case(classifier)
+def test_is_an_art_attack_with_its_parameters_as_attributes(each, classifier):
+    attack = each(classifier)
     assert isinstance(attack, EvasionAttack)
     assert attack.estimator is classifier
     assert attack.targeted is False
@@ -180,25 +180,25 @@ def test_is_an_art_attack_with_its_parameters_as_attributes(case, classifier):
     assert all(f"{name}=" in shown for name in attack.attack_params)
 
 
-def test_every_parameter_of_the_constructor_is_an_attack_parameter(case, classifier):
+def test_every_parameter_of_the_constructor_is_an_attack_parameter(each, classifier):
     import inspect
 
-    attack = case(classifier)
+    attack = each(classifier)
     names = set(inspect.signature(type(attack).__init__).parameters) - {"self", "estimator", "options"}
     assert names <= set(attack.attack_params)
     shared = {"batch_size", "norm", "eps", "verbose"}
-    assert shared <= set(attack.attack_params) or case.name == "TransferAttack"
+    assert shared <= set(attack.attack_params) or each.name == "TransferAttack"
 
 
-def test_set_params_is_as_good_as_the_constructor(case, classifier, images, own):
-    attack = case(classifier)
-    if case.name == "TransferAttack":
-        attack.set_params(attack=PGD(classifier, norm=case.norm, eps=case.eps / 8, max_iter=4, verbose=False))
+def test_set_params_is_as_good_as_the_constructor(each, classifier, images, own):
+    attack = each(classifier)
+    if each.name == "TransferAttack":
+        attack.set_params(attack=PGD(classifier, norm=each.norm, eps=each.eps / 8, max_iter=4, verbose=False))
     else:
-        attack.set_params(eps=case.eps / 8, batch_size=16)
+        attack.set_params(eps=each.eps / 8, batch_size=16)
     x_adv = attack.generate(images, own)
-    assert case.size(x_adv - images).max() <= case.eps / 8 * (1 + 1e-4)
-    assert np.array_equal(x_adv, case(classifier, eps=case.eps / 8, batch_size=16).generate(images, own))
+    assert each.size(x_adv - images).max() <= each.eps / 8 * (1 + 1e-4)
+    assert np.array_equal(x_adv, each(classifier, eps=each.eps / 8, batch_size=16).generate(images, own))
 
 
 BAD = {
@@ -278,9 +278,9 @@ def test_nothing_global_is_left_changed(case, classifier, images, own):
     assert torch.is_grad_enabled()
 
 
-def test_the_mode_of_the_network_changes_no_result(case, classifier, images, own):
+def test_the_mode_of_the_network_changes_no_result(each, classifier, images, own):
     """Dropout and BatchNorm are in eval mode during an attack."""
-    attack = case(classifier)
+    attack = each(classifier)
     expected = attack.generate(images, own)
     classifier.model.train()
     assert np.array_equal(attack.generate(images, own), expected)
@@ -288,8 +288,8 @@ def test_the_mode_of_the_network_changes_no_result(case, classifier, images, own
         assert np.array_equal(attack.generate(images, own), expected)
 
 
-def test_global_seeds_change_no_result(case, classifier, images, own):
-    attack = case(classifier, **({} if case.name == "AutoAttack" else {"num_random_init": 2}))
+def test_global_seeds_change_no_result(each, classifier, images, own):
+    attack = each(classifier, **({} if each.name == "AutoAttack" else {"num_random_init": 2}))
     results = []
     for seed in (1, 2):
         np.random.seed(seed), torch.manual_seed(seed)
@@ -305,8 +305,8 @@ def test_batch_size_changes_nothing(search, classifier, images, own):
         np.testing.assert_allclose(part, whole, atol=1e-5)
 
 
-def test_order_and_company_change_nothing_given_the_examples_numbers(search, classifier, images, own):
-    attack = search(classifier, num_random_init=2)
+def test_order_and_company_change_nothing_given_the_examples_numbers(each_search, classifier, images, own):
+    attack = each_search(classifier, num_random_init=2)
     assert attack.uses_example_ids
     whole = attack.generate(images, own)
     for rows in (np.arange(16)[::-1], np.array([7, 2, 11])):

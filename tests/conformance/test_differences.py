@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
 
 import art.attacks.evasion as evasion
 import art.defences.trainer as defences
@@ -14,12 +13,13 @@ from art.attacks.evasion import BoundaryAttack, HopSkipJump, ProjectedGradientDe
 from art.defences.preprocessor import FeatureSqueezing, JpegCompression
 from art.estimators.classification import PyTorchClassifier
 from art.exceptions import EstimatorError
+from places import ROOT
 from torch import nn
 
 import art_classwise as acw
 from art_classwise import InputError
 
-PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "from-art.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "how-to" / "from-art.md").read_text(encoding="utf-8")
 ROWS = [line for line in PAGE[PAGE.index("## What differs") :].splitlines() if line.startswith("| ")]
 
 PAIRS = [

@@ -33,8 +33,15 @@ def robust(classifier, x, y):
 LOW = np.linspace(0.0, 0.2, 108, dtype=np.float32).reshape(SHAPE)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("bounds", [(0.2, 0.8), (np.full((3, 1, 1), 0.2), np.full((3, 1, 1), 0.8)), (LOW, 1 - LOW)])
+@pytest.mark.parametrize(
+    ("bounds", "dtype"),
+    [
+        ((0.2, 0.8), np.float32),
+        ((np.full((3, 1, 1), 0.2), np.full((3, 1, 1), 0.8)), np.float64),
+        ((LOW, 1 - LOW), np.float64),
+        ((LOW, 1 - LOW), np.float32),
+    ],
+)
 def test_clip_values_are_kept_as_numbers_and_as_arrays(bounds, dtype, kind, network, images):
     low, high = (np.asarray(b, dtype=dtype) for b in bounds)
     if low.ndim == 0:
@@ -78,16 +85,16 @@ class Divided(nn.Module):
         return self.module(x / 255)
 
 
-def test_images_from_0_to_255_are_attacked_as_those_from_0_to_1(case, network, images):
+def test_images_from_0_to_255_are_attacked_as_those_from_0_to_1(kind, network, images):
     unit, grey = build(network), build(Divided(network), (0, 255))
     y = predicted(unit, images)
-    expected = case(unit).generate(images, y)
-    x_adv = case(grey, eps=case.eps * 255).generate(images * 255, y)
+    expected = kind(unit).generate(images, y)
+    x_adv = kind(grey, eps=kind.eps * 255).generate(images * 255, y)
     assert 1 < x_adv.max() <= 255
-    assert case.size(x_adv - images * 255).max() <= case.eps * 255 * (1 + 1e-5)
+    assert kind.size(x_adv - images * 255).max() <= kind.eps * 255 * (1 + 1e-5)
     assert abs(robust(grey, x_adv, y) - robust(unit, expected, y)) <= 1 / 16 + 1e-6
     with pytest.raises(InputError, match="clip_values"):
-        case(unit).generate(images * 255, y)
+        kind(unit).generate(images * 255, y)
 
 
 class Blur(PreprocessorPyTorch):
@@ -123,13 +130,13 @@ PREPROCESSING = {
 
 
 @pytest.mark.parametrize("preprocessing", PREPROCESSING)
-def test_arts_preprocessing_is_attacked_through(preprocessing, kind, network, images):
+def test_arts_preprocessing_is_attacked_through(preprocessing, each_kind, network, images):
     defended = build(network, **PREPROCESSING[preprocessing])
     y = predicted(defended, images)
-    attack = kind(defended, eps=2 * kind.eps)
+    attack = each_kind(defended, eps=2 * each_kind.eps)
     x_adv = attack.generate(images, y)
     assert (x_adv.dtype, x_adv.shape) == (np.float32, images.shape)
-    assert kind.size(x_adv - images).max() <= 2 * kind.eps * (1 + 1e-5)
+    assert each_kind.size(x_adv - images).max() <= 2 * each_kind.eps * (1 + 1e-5)
     assert x_adv.min() >= 0
     assert x_adv.max() <= 1
     assert robust(defended, x_adv, y) <= 0.5
@@ -210,15 +217,15 @@ def frozen(network):
 
 
 @pytest.mark.parametrize("make", [Several, Half, WithoutWeights, InPlace, frozen], ids=lambda m: m.__name__)
-def test_modules_of_every_make_are_attacked_and_left_alone(make, kind, network, images):
+def test_modules_of_every_make_are_attacked_and_left_alone(make, each_kind, network, images):
     module = make(network)
     flags = [(p.requires_grad, p.dtype) for p in module.parameters()]
     state = {name: value.clone() for name, value in module.state_dict().items()}
     classifier = build(module)
     y = predicted(classifier, images)
-    x_adv = kind(classifier, eps=2 * kind.eps).generate(images, y)
+    x_adv = each_kind(classifier, eps=2 * each_kind.eps).generate(images, y)
     assert x_adv.dtype == np.float32
-    assert kind.size(x_adv - images).max() <= 2 * kind.eps * (1 + 1e-5)
+    assert each_kind.size(x_adv - images).max() <= 2 * each_kind.eps * (1 + 1e-5)
     assert robust(classifier, x_adv, y) <= 0.5
     assert classifier.model is module
     assert [(p.requires_grad, p.dtype) for p in module.parameters()] == flags

@@ -1,80 +1,53 @@
-"""Test files run in other processes: as scripts, plainly or under torchrun, or one function of them."""
+"""Functions of test files, run in other processes: in one, in several that train together, in one to be killed."""
 
 from __future__ import annotations
 
 import importlib.util
 import multiprocessing
 import os
-import pickle
-import subprocess
-import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
+_LONG = 240  # seconds, after which a process hangs, however busy the machine is
 _FORKED = multiprocessing.get_context("forkserver")  # which imports once, and knows nothing of the tests' state
 _FORKED.set_forkserver_preload(["art_classwise.audit.audit"])
 
 
-def start_script(script: str, *arguments: object, processes: int = 1, options: tuple[str, ...] = ()) -> Any:
-    """Start a test file as a script; its output is kept for :func:`finished`.
+def alone_and_together(script: str, function: str, folder: Path) -> list[list[Any]]:
+    """The results of a function in one process, and in each of two that know of each other as under torchrun.
 
     Args:
         script: The test file.
-        arguments: Its command line.
-        processes: How many; under torchrun if more than one.
-        options: More of torchrun's own: ``("--max-restarts", "1")``, say.
-    """
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *options]
-    command = [sys.executable, *(torchrun if processes > 1 else []), script, *map(str, arguments)]
-    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def finished(process: Any) -> str:
-    """Wait for a script's end, which must be a good one, and return what it printed."""
-    try:
-        output, _ = process.communicate(timeout=200)
-    except subprocess.TimeoutExpired:
-        process.terminate()  # torchrun ends its processes then
-        output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output.decode()
-    return output.decode()
-
-
-def alone_and_together(script: str, folder: Path) -> list[list[Any]]:
-    """The results of the one process, and of each of the two: what :func:`run_as_script` got in them.
-
-    Args:
-        script: The test file.
+        function: The function's name; it is given a folder.
         folder: Where the processes may leave things; each run has a folder of its own in it.
     """
-    started = []
     for processes in (1, 2):
         (folder / str(processes)).mkdir()
-        started.append(start_script(script, folder / str(processes), processes=processes))
-    for process in started:
-        finished(process)
-    return [results(folder / str(n), n) for n in (1, 2)]
+    alone = Child(script, function, folder / "1")
+    both = together(script, function, folder / "2")
+    return [[alone.result()], both]
 
 
-def results(folder: Path, processes: int) -> list[Any]:
-    """What :func:`run_as_script` got in each of a script's processes."""
-    return [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(processes)]
+def together(script: str, function: str, *arguments: Any, processes: int = 2) -> list[Any]:
+    """The results of a function in each of several processes that know of each other as under torchrun.
 
-
-def run_as_script(get: Callable[[Path], Any]) -> None:
-    """Keep what ``get`` returns for the folder on the command line; warnings are errors, as in the tests."""
-    _as_in_the_tests()
-    folder = Path(sys.argv[1])
-    (folder / f"{os.environ.get('RANK', '0')}.pickle").write_bytes(pickle.dumps(get(folder)))
+    As torchrun's agent does, this process holds the store in which they find each other, at a port that was free.
+    """
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "TORCHELASTIC_RESTART_COUNT": 0}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port, "TORCHELASTIC_USE_AGENT_STORE": True}
+    ranks = [
+        Rank({**shared, "RANK": rank, "LOCAL_RANK": rank}, script, function, *arguments) for rank in range(processes)
+    ]
+    return [rank.result() for rank in ranks]
 
 
 class Child:
@@ -90,11 +63,14 @@ class Child:
     """
 
     _daemon = True  # if a test fails, it is ended with the tests
+    _environment: Mapping[str, object] = {}
 
     def __init__(self, script: str, function: str, *arguments: Any, **options: Any) -> None:
         self._told, telling = _FORKED.Pipe(duplex=False)
         self._process = _FORKED.Process(
-            target=_call, args=(telling, script, function, arguments, options), daemon=self._daemon
+            target=_call,
+            args=(telling, script, function, arguments, options, self._environment),
+            daemon=self._daemon,
         )
         self._process.start()
         telling.close()  # so that the end of the process is the end of the pipe
@@ -112,12 +88,12 @@ class Child:
     def died_of(self) -> int:
         """Wait for its end; return the signal that ended it, 0 if it ended by itself."""
         try:
-            assert self._told.poll(60), "it hangs"
+            assert self._told.poll(_LONG), "it hangs"
             with self._told:
                 self._told.recv()
         except EOFError:
             pass
-        self._process.join(60)
+        self._process.join(_LONG)
         return max(0, -self._process.exitcode)
 
     def result(self) -> Any:
@@ -127,7 +103,7 @@ class Child:
             RuntimeError: It raised an error; or the process was killed.
         """
         try:
-            if not self._told.poll(60):
+            if not self._told.poll(_LONG):
                 self._process.kill()
                 raise RuntimeError("It hung.")
             returned, error = self._told.recv()
@@ -135,10 +111,18 @@ class Child:
             raise RuntimeError("It was killed.") from None
         finally:
             self._told.close()
-            self._process.join(60)
+            self._process.join(_LONG)
         if error is not None:
             raise RuntimeError(error)
         return returned
+
+
+class Rank(Child):
+    """A process with environment variables of its own."""
+
+    def __init__(self, environment: Mapping[str, object], script: str, function: str, *arguments: Any) -> None:
+        self._environment = environment
+        super().__init__(script, function, *arguments)
 
 
 class Parent(Child):
@@ -147,7 +131,15 @@ class Parent(Child):
     _daemon = False
 
 
-def _call(telling: Connection, script: str, function: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+def _call(
+    telling: Connection,
+    script: str,
+    function: str,
+    arguments: tuple[Any, ...],
+    options: dict[str, Any],
+    environment: Mapping[str, object],
+) -> None:
+    os.environ.update({name: str(value) for name, value in environment.items()})
     _as_in_the_tests()
     try:
         spec = importlib.util.spec_from_file_location("a_test_file", script)

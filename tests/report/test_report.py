@@ -48,6 +48,16 @@ def test_no_number_is_cut_in_80_columns(capsys, monkeypatch):
     assert len(re.findall(r"100\.0 *$", out, re.MULTILINE)) == 3  # the gap of each model, last of its row
 
 
+@pytest.mark.parametrize("n_models", [1, 6, 7])
+def test_six_models_have_a_table_each_and_more_a_row_each(n_models, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    models = [f"model-{k}" for k in range(n_models)]
+    print_tables(make_result(["ant", "bee", "cow"], models))
+    out = capsys.readouterr().out
+    assert out.count("\nant ") + out.count("\n ant ") == (n_models if n_models <= 6 else 0)
+    assert ("Models:" in out) == (n_models > 1)
+
+
 def test_terminal_table_is_worst_first_and_absent_last(capsys, result):
     print_tables(result)
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from art.attacks.evasion import FastGradientMethod
-from processes import Child, Parent, finished, results, run_as_script, start_script
+from processes import Child, Parent, together
 from torch import nn
 
 import art_classwise as acw
@@ -236,10 +236,8 @@ def test_the_reference_puts_everything_to_the_test(references):
 def runs(tmp_path_factory):
     """What two ranks left, and what three did, of which one was killed so that all were started again."""
     two, three = (tmp_path_factory.mktemp(name) for name in ("two", "three"))
-    torchrun = start_script(__file__, two, processes=2)
-    of_three = Parent(__file__, "launched", three).result()
-    finished(torchrun)
-    return {2: (two, results(two, 2)), 3: (three, of_three)}
+    of_three = Parent(__file__, "launched", three)
+    return {2: (two, together(__file__, "under_torchrun", two)), 3: (three, of_three.result())}
 
 
 def log_of(folder, name):
@@ -275,7 +273,7 @@ def test_a_killed_rank_costs_what_was_being_computed_and_no_more(runs):
     log = log_of(folder, "worst case")
     (there,) = {frozenset(map(str, rank["there"])) for rank in ranks}
     first, second = ([unit for run, _, unit in log if run == which] for which in (0, 1))
-    assert there < {*first}
+    assert there <= {*first}  # on a busy machine the others may have computed all by the time they are ended
     assert len(first) <= len(there) + 3
     assert sorted(second) == sorted({*map(str, units_in(folder / "worst case"))} - there)
 
@@ -639,7 +637,3 @@ def test_a_damaged_shard_that_another_process_is_about_to_remove_is_waited_for(
     with ExitStack() as other:
         assert outcomes(store, "few", worst_case).equals(references["few", worst_case])
     assert len(found) == 2
-
-
-if __name__ == "__main__":
-    run_as_script(under_torchrun)

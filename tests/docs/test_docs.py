@@ -13,13 +13,12 @@ import re
 import shlex
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 from markdown_it import MarkdownIt
+from places import ROOT
 
-ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *DOCS.rglob("*.md")])
 EVIDENCE = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "evaluations").rglob("*.md"))

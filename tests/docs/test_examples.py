@@ -6,16 +6,16 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
 import torch
+from places import ROOT
 
 import art_classwise as acw
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = ROOT / "examples"
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 
 # What makes them small; {} in none: each has parameters.
@@ -93,6 +93,7 @@ def kinds(cell):
     return {kind for output in cell.outputs for kind in output.get("data", {})}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_without_errors_and_warnings(path, examples, folder):
     notebook = examples.execute(path, SMALL[path.stem], folder=folder, timeout=200)
@@ -171,7 +172,9 @@ def test_two_lines_of_arts_example_change():
     assert "art_classwise" not in ARTS.partition('"""\n\n')[2]
 
 
-@pytest.mark.parametrize("source", [ARTS, OURS], ids=["ART", "art-classwise"])
+@pytest.mark.parametrize(
+    "source", [pytest.param(ARTS, id="ART", marks=pytest.mark.slow), pytest.param(OURS, id="art-classwise")]
+)
 def test_the_script_runs_with_arts_trainer_and_with_ours(source, tmp_path):
     (tmp_path / "script.py").write_text(source, encoding="utf-8")
     done = subprocess.run(

@@ -85,6 +85,11 @@ def test_disparity_of_a_worked_example():
     assert sample["cv"] == measures["cv"]
 
 
+def test_one_class_has_no_sample_deviation():
+    assert np.isnan(metrics.disparity([0.5, np.nan], ddof=1)[["sd", "nsd"]].to_numpy(float)).all()
+    assert (metrics.disparity([0.5, np.nan])[["sd", "nsd", "gini", "mcd"]] == 0).all()
+
+
 def test_disparity_leaves_absent_classes_out():
     assert metrics.disparity([0.2, np.nan, 0.4]).to_dict() == metrics.disparity([0.2, 0.4]).to_dict()
 

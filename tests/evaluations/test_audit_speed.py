@@ -152,6 +152,7 @@ def test_autoattack_is_pyautoattacks_own_run(audit_speed, subject, monkeypatch):
     assert done["withstood"][ALL] == "".join("01"[int(not b)] for b in broken) + "1" * 30
 
 
+@pytest.mark.slow
 def test_the_table_of_audits(audit_speed, subject):
     """Each way in a process of its own."""
     table = audit_speed.time_audits([subject], ["fgsm"], [audit_speed.AUDIT], rounds=1)
@@ -164,6 +165,7 @@ def test_the_table_of_audits(audit_speed, subject):
     assert table["robust %"].between(0, 100).all()
 
 
+@pytest.mark.slow
 def test_what_fails_is_left_out_with_its_reason(audit_speed, tmp_path, capsys):
     nothing = audit_speed.Subject("digits-cnn", "0.05", str(tmp_path / "nowhere.npz"), 40)
     with pytest.raises(SystemExit, match="no way of auditing ran"):
@@ -187,6 +189,7 @@ def test_rows_compare_with_the_first_way(audit_speed, subject, monkeypatch):
     assert table["verdicts that differ"].tolist() == [0, 2]
 
 
+@pytest.mark.slow
 def test_scaling_over_two_processes(audit_speed, subject, tmp_path):
     (row,) = audit_speed.time_scaling(subject, ["fgsm"], [2]).to_dict("records")
     assert (row["processes"], row["threads each"], row["n"], row["shards"], row["times"]) == (2, 1, 40, 1, 1)
@@ -212,6 +215,7 @@ def test_time_runs_from_the_last_to_be_ready_to_the_last_to_end(audit_speed, sub
     assert table["times"].tolist() == pytest.approx([1, 10 / 9, 10 / 7])
 
 
+@pytest.mark.slow
 def test_memory_of_a_folder_of_images(audit_size):
     (row,) = audit_size.measure_memory(60, 32).to_dict("records")
     assert (row["n"], row["image"], row["different files"]) == (60, "3 x 32 x 32", 60)

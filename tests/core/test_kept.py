@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from places import ROOT
 
 import art_classwise as acw
 
-KEPT = Path(__file__).parent / "kept"
+KEPT = ROOT / "tests" / "kept"
 ATTACKS = ["fgsm", "pgd-3", "margin-2x2", "tpgd5-2", "square"]
 EXPECTED = json.loads((KEPT / "expected.json").read_text())
 

@@ -80,9 +80,10 @@ def telling_radius(classifier, x, y, norm):
 
 
 def pairwise():
-    """Each shape with each norm; numbers of classes and boxes in turn, so that each meets each norm."""
-    for place, (shape, norm) in enumerate(itertools.product(SHAPES, NORMS)):
-        yield shape, norm, (2, 3, 4, 5, 8)[(place + place // 15) % 5], BOXES[(place + place // 3) % 3]
+    """Each shape in Linf and another norm; numbers of classes and boxes in turn, so that each meets each norm."""
+    pairs = [(shape, norm) for i, shape in enumerate(SHAPES) for norm in (np.inf, (2, 1)[i % 2])]
+    for place, (shape, norm) in enumerate(pairs):
+        yield shape, norm, (2, 3, 4, 5, 8)[place % 5], BOXES[place % 3]
 
 
 @pytest.mark.parametrize(("shape", "norm", "n_classes", "box"), [*pairwise()])
@@ -107,8 +108,10 @@ def test_linear_models_are_broken_where_they_can_be(shape, norm, n_classes, box)
     assert 0 < wrong["standard"].sum() < N
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("shape", [(3, 12, 16), (2, 3, 5), (1, 1, 1), (9,), (2, 2, 3, 2)])
+@pytest.mark.parametrize(
+    ("shape", "norm"),
+    [*(((3, 12, 16), norm) for norm in NORMS), ((2, 3, 5), 1), ((1, 1, 1), np.inf), ((9,), 2), ((2, 2, 3, 2), np.inf)],
+)
 def test_every_member_on_every_shape(shape, norm):
     """Strong enough to break something, on one example and on several, at the least and the largest radius."""
     classifier, x, y = linear(shape, 5, 0.0, 1.0, seed=3)
@@ -127,8 +130,7 @@ def test_every_member_on_every_shape(shape, norm):
         assert np.array_equal(attack.generate(x, wrong_from_the_start), x)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("shape", [(3, 12, 16), (1, 2, 2), (5,)])
+@pytest.mark.parametrize(("shape", "norm"), [((3, 12, 16), np.inf), ((1, 2, 2), 2), ((5,), 1)])
 def test_tied_logits_stop_no_member(shape, norm):
     classifier, x, _ = linear(shape, 5, 0.0, 1.0, seed=0)
     with torch.no_grad():  # two classes win together, everywhere

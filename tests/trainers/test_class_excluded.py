@@ -13,7 +13,7 @@ import pytest
 import torch
 from art.data_generators import NumpyDataGenerator
 from art.estimators.classification import PyTorchClassifier
-from processes import alone_and_together, run_as_script
+from processes import alone_and_together
 from torch import nn
 
 import art_classwise as acw
@@ -791,7 +791,7 @@ def run(folder):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The results of one process, and of each of two."""
-    return alone_and_together(__file__, tmp_path_factory.mktemp("ranks"))
+    return alone_and_together(__file__, "run", tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", [*METHODS, "generator"])
@@ -805,7 +805,3 @@ def test_two_processes_train_as_one(runs, name):
         assert np.isnan(first[name][1][f"robust_{k}"]).all()
         assert first[name][0]["3.bias"][k] == OFF
         assert not first[name][0]["3.weight"][k].any()
-
-
-if __name__ == "__main__":
-    run_as_script(run)

@@ -7,13 +7,11 @@ import inspect
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 import art_classwise as acw
-
-ROOT = Path(__file__).parents[1]
 
 
 def loaded_after(statement):
@@ -59,6 +57,7 @@ def test_lower_bounds_are_the_ones_tested():
     tools = {
         "pytest",
         "pytest-timeout",
+        "pytest-xdist",
         "hypothesis",
         "ruff",
         "mypy",

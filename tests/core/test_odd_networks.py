@@ -261,12 +261,14 @@ def draws(module: nn.Module) -> bool:
     return any(m.p > 0 for m in module.modules() if isinstance(m, nn.Dropout))
 
 
-TRAINABLE = [odd for odd in NETWORKS if odd.trains and not odd.is_random and not draws(odd.make())]
+TRAINABLE = [odd for odd in NETWORKS if odd.trains and not odd.is_random]
 
 
 @pytest.mark.parametrize("odd", TRAINABLE, ids=lambda odd: odd.name)
 def test_a_batch_of_natural_training_is_one_plain_step(odd):
     case = made(odd, optimizer=True)
+    if draws(case.module):
+        pytest.skip("its dropout draws other numbers")
     with tolerated():
         trainer = METHODS["natural"](case.classifier, precision="fp32", verbose=False)
         trainer.fit(case.x.numpy(), case.y.numpy(), batch_size=N, nb_epochs=1)

@@ -554,9 +554,11 @@ def interrupt(made, folder, *, epoch=2, batch=1, **options):
     return saved(folder / "parts")["epoch"]
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize("optimizer", [sgd, adamw])
-def test_a_fresh_optimizer_and_scheduler_go_on_where_the_others_stopped(optimizer, name, tmp_path):
+IN_TURN = [(name, (sgd, adamw)[i % 2]) for i, name in enumerate(SCHEDULES)]
+
+
+@pytest.mark.parametrize(("name", "optimizer"), [*IN_TURN, ("none", adamw), ("one cycle", sgd)])
+def test_a_fresh_optimizer_and_scheduler_go_on_where_the_others_stopped(name, optimizer, tmp_path):
     schedule, interval = SCHEDULES[name]
     made = functools.partial(make, optimizer, schedule)
     for epoch in (1, 3):
@@ -1239,8 +1241,7 @@ def check_diverged(folder, made, whole, epoch, says, **options):
     check_resumed(folder, again, reference, **options)
 
 
-@pytest.mark.parametrize(("epoch", "batch"), [(1, 1), (2, 3), (4, 2)])
-@pytest.mark.parametrize("trainer", [STANDARD, MART])
+@pytest.mark.parametrize(("trainer", "epoch", "batch"), [(STANDARD, 1, 1), (MART, 2, 3), (STANDARD, 4, 2)])
 def test_a_loss_that_is_nan_stops_and_names_epoch_and_batch(trainer, epoch, batch, tmp_path):
     whole = functools.partial(make, trainer=trainer)
     made = poison(whole(), (epoch - 1) * BATCHES + batch)

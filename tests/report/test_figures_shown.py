@@ -14,6 +14,7 @@ from PIL import Image
 from results import make_result
 
 from art_classwise import InputError, figures
+from art_classwise.audit import AuditResult
 from art_classwise.report.figures import ROBUST, WORST
 
 CLASSES = ["ant", "bee", "cow", "doe"]  # the last has no example
@@ -182,6 +183,21 @@ def test_comparison_draws_both_accuracies_and_the_interval_from_the_second(resul
     ends = [np.array([p.vertices[:, 0] for p in c.get_paths()]) for c in ax.collections if len(c.get_paths()) == 5]
     expected = 100 * np.clip(table[["low", "high"]].to_numpy() + table[["second"]].to_numpy(), 0, 1)
     assert any(np.allclose(found[2:], expected) for found in ends if found.shape == (5, 2))
+
+
+def test_colour_marks_the_classes_that_clearly_differ():
+    """The first is clearly better on one class, clearly worse on another, and as good on the last."""
+    made = make_result([*CLASSES, "eel"])
+    better = {("one", "ant"): 0.9, ("two", "ant"): 0.1, ("one", "bee"): 0.1, ("two", "bee"): 0.9}
+    whose = zip(made.outcomes["model"], made.outcomes["label"], strict=True)
+    share = [better.get((model, made.classes[k]), 0.5) for model, k in whose]
+    table = made.outcomes.assign(withstood=made.outcomes["example"] % 40 < 40 * np.array(share))
+    ax = figures.compared(AuditResult(table, made.classes, made.threat, made.info).compare("one", "two"))
+    drawn = [c for c in ax.collections if isinstance(c, PathCollection) and len(c.get_offsets())][-2]
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    colours = {label: to_hex(colour).upper() for label, colour in zip(labels, drawn.get_facecolors(), strict=True)}
+    assert (colours["ant"], colours["bee"]) == (ROBUST, WORST)
+    assert colours["cow"] == colours["doe"] not in (ROBUST, WORST)
 
 
 def test_radius_zero_is_without_attack():

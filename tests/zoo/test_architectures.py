@@ -48,6 +48,7 @@ def test_published_parameter_counts():
         (("resnet18", (1, 28, 28), 10), r"shape \(3, 32, 32\), but got \(1, 28, 28\)"),
         (("mnist-cnn", (3, 32, 32), 10), "images of 28 x 28, but got 32 x 32"),
         (("wrn-29-10", (3, 32, 32), 10), "6k \\+ 4 layers"),
+        (("wrn-13-1", (3, 32, 32), 10), "6k \\+ 4 layers"),
         (("digits-cnn", (8, 8), 10), "needs images"),
         (("digits-cnn", (1, 8, 8), 1), "2 classes or more"),
     ],

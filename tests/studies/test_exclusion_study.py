@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from art.evaluations.evaluation import Evaluation
-from processes import alone_and_together, run_as_script
+from processes import alone_and_together
 from torch import nn
 
 import art_classwise as acw
@@ -619,7 +619,7 @@ def run(folder):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The results of one process, and of each of two."""
-    return alone_and_together(__file__, tmp_path_factory.mktemp("study"))
+    return alone_and_together(__file__, "run", tmp_path_factory.mktemp("study"))
 
 
 @pytest.mark.parametrize("name", ["cold", "warm"])
@@ -647,7 +647,3 @@ def test_the_store_tells_what_the_study_was(finished):
     assert told["recipe"]["threat"] == "Linf:0.2"
     assert told["attack"] == "pgd-10"
     assert told["seed"] == 0
-
-
-if __name__ == "__main__":
-    run_as_script(run)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from places import ROOT
 
 import art_classwise as acw
 
@@ -122,6 +122,7 @@ def test_without_only_all_is_measured_that_there_are_files_for(speed, monkeypatc
     )
 
 
+@pytest.mark.slow
 def test_import_times_of_processes(evaluation, speed, tmp_path):
     table = evaluation("import_time").time_imports(1, warm_up=False).set_index("process")
     assert {"python alone", "import torch", "import art", "import art_classwise", "first PGD", "first audit"} < set(
@@ -133,6 +134,7 @@ def test_import_times_of_processes(evaluation, speed, tmp_path):
     assert len(speed.claims_of("import", table.reset_index())) == 2
 
 
+@pytest.mark.slow
 def test_speed_in_small_size_ends_with_verdicts(speed, tmp_path, capsys):
     speed.main(["--size", "tiny", "--only", "policies", "--out", str(tmp_path)])
     assert {p.name for p in tmp_path.iterdir()} == {
@@ -146,7 +148,7 @@ def test_speed_in_small_size_ends_with_verdicts(speed, tmp_path, capsys):
 
 def test_commands_of_the_readme_are_understood(speed):
     """Those of speed.py: every option there is one."""
-    text = (Path(__file__).parents[1] / "evaluations" / "results" / "speed" / "README.md").read_text()
+    text = (ROOT / "evaluations" / "results" / "speed" / "README.md").read_text()
     commands = [c.split()[2:] for c in re.findall(r"`(python evaluations/speed/speed\.py[^`]*)`", text)]
     assert len(commands) > 8
     for command in commands:

@@ -3,11 +3,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib.metadata import version
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from places import ROOT
 from torch import nn
 
 import art_classwise as acw
@@ -15,8 +15,8 @@ from art_classwise import InputError
 from art_classwise.zoo.robustbench import cuda_optional
 from art_classwise.zoo.robustbench import robustbench as import_robustbench
 
-EVALUATIONS = Path(__file__).parents[1] / "evaluations"
-PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
+EVALUATIONS = ROOT / "evaluations"
+PAGE = ROOT / "docs" / "zoo.md"
 
 
 @pytest.fixture

@@ -195,6 +195,7 @@ def check(tables, script, out):
     assert (out / f"{script}_tiny.svg").read_text().count("<svg") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_each_experiment_runs_and_writes(evaluation, store, tmp_path, capsys, script):
     tables = run(evaluation, script, store, tmp_path, "--datasets", "digits", "--seeds", "2")
@@ -229,6 +230,7 @@ def test_each_experiment_runs_and_writes(evaluation, store, tmp_path, capsys, sc
         assert len(main) == 2 * (3 * 1 + 3 + 3)  # pairs of attacks on each network, of networks, and the control
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10", "cifar100", "svhn", "stl10", "imagenet"])
 def test_the_commands_for_absent_data_sets_are_ready(evaluation, tmp_path, dataset):
     options = ("--stand-in", "--datasets", dataset, "--seeds", "1")

@@ -236,9 +236,12 @@ def test_restarts_attack_only_what_is_left(classifier, images, own, asked):
     assert (wrong(classifier, three, own) >= broken).all()
 
 
-def test_restarts_keep_the_most_wrong_result(classifier, images, own):
-    options = {"eps": 0.05, "eps_step": 0.02, "max_iter": 2, **QUIET}
-    many = margin(classifier, PGD(classifier, num_random_init=4, **options).generate(images, own), own)
+@pytest.mark.parametrize("targeted", [False, True])
+def test_restarts_keep_the_most_wrong_result(targeted, classifier, images, own):
+    """For a target: the one that it is nearest to winning in, or wins most clearly."""
+    y, sign = ((own + 1) % 4, -1) if targeted else (own, 1)
+    options = {"eps": 0.05, "eps_step": 0.02, "max_iter": 2, "targeted": targeted, **QUIET}
+    many = sign * margin(classifier, PGD(classifier, num_random_init=4, **options).generate(images, y), y)
     candidates = []
     for restart in range(4):
         start = starts(images, 0.05, restart=restart)
@@ -246,8 +249,8 @@ def test_restarts_keep_the_most_wrong_result(classifier, images, own):
             classifier.model,
             torch.from_numpy(images),
             start,
-            lambda z: functional.cross_entropy(z, torch.from_numpy(own), reduction="none"),
+            lambda z: sign * functional.cross_entropy(z, torch.from_numpy(y), reduction="none"),
             *(0.05, 0.02, 2),
         )
-        candidates.append(margin(classifier, found, own))
+        candidates.append(sign * margin(classifier, found, y))
     np.testing.assert_allclose(many, np.max(candidates, axis=0), atol=1e-4)

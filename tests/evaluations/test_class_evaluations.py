@@ -117,6 +117,7 @@ def test_p_values_are_adjusted_for_all_comparisons(evaluation):
     assert (table["p adjusted"].dropna() >= p).all()
 
 
+@pytest.mark.slow
 def test_policies_are_trained_attacked_and_kept(evaluation, run, monkeypatch, tmp_path):
     call = partial(run, "class_policies", "--seeds", "2", OBJECTIVES=("trades",))
     tables = call()
@@ -183,6 +184,7 @@ def learnt(evaluation, monkeypatch):
     monkeypatch.setitem(frame.SIZES["tiny"], "digits", setup)
 
 
+@pytest.mark.slow
 def test_homing_is_measured_over_seeds(evaluation, run, monkeypatch):
     learnt(evaluation, monkeypatch)
     tables = run("class_exclusion", "--seeds", "2", "--classes", "1", "8", N_REACH={"tiny": 200})
@@ -262,6 +264,7 @@ def test_nothing_moved_is_nothing_seen(evaluation):
     assert script.over_all([some, nothing], (0, 100)) == (7, 7, 7)
 
 
+@pytest.mark.slow
 def test_both_trainings_on_few_labels_take_as_many_steps(run, monkeypatch):
     """The seeds draw other labels."""
     steps, drawn, fit = [], [], acw.AdversarialTrainerMARTPyTorch.fit
