@@ -92,7 +92,7 @@ def test_a_saved_audit_is_replaced_on_request_only(result, tmp_path, classifier,
     assert not {p for p in before if p.parent.name != "clean"} & set(
         shards(tmp_path)
     )  # without attack all is as it was
-    with pytest.raises(InputError, match=r"can't be used, since it holds a saved result, and no audit goes on"):
+    with pytest.raises(InputError, match=r"can't be used, since it holds a saved result, which no audit can continue"):
         again(tmp_path, classifier, data)
 
 
@@ -345,7 +345,7 @@ def test_where_examples_leave_the_order_of_attacks_counts(tmp_path, classifier, 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"schema": 1}, r"is of schema 1, and this release reads 2"),
+        ({"schema": 1}, r"is of schema 1, but this release reads 2"),
         ({"schema": [2]}, r"is of schema \[2\]"),
         ({"format": "another"}, "its format isn't 'art-classwise audit'"),
         ({"payload": "x"}, "holds 'payload', which is not part of an audit"),
@@ -363,7 +363,7 @@ def test_where_examples_leave_the_order_of_attacks_counts(tmp_path, classifier, 
         ({"seed": -1}, "`seed`"),
         ({"worst_case": "yes"}, "worst_case must be a bool"),
         ({"classes": "abc"}, "classes must be a list"),
-        ({"classes": [1]}, "A class name must be a text"),
+        ({"classes": [1]}, "A class name must be a non-empty string"),
         ({"examples": {"dataset": "d", "split": "s", "n": -1, "fingerprint": None}}, r"`examples\.n` must be"),
         ({"examples": {"dataset": "d"}}, r"lacks examples\.split"),
         ({"environments": [{"python": "3"}]}, r"lacks environments\.versions"),

@@ -105,8 +105,8 @@ def test_a_group_without_examples_is_nan():
         (dict.fromkeys(range(6), "all"), "Unknown class '5'"),
         (INSECTS | {0: "insect"}, "'ant' twice"),
         (["a", "b"], "5 classes, but 2 groups"),
-        (INSECTS | {"elk": ""}, "group name must be a text"),
-        ([1, 1, 2, 2, 2], "group name must be a text"),
+        (INSECTS | {"elk": ""}, "group name must be a non-empty string"),
+        ([1, 1, 2, 2, 2], "group name must be a non-empty string"),
     ],
 )
 def test_groups_that_do_not_fit_are_refused(groups, says):

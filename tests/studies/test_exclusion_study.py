@@ -527,7 +527,7 @@ def test_a_study_that_was_refused_leaves_its_store_to_the_next_one(tmp_path):
         ({"attack": "standard"}, "standard"),  # a ladder of many
         ({"seed": -1}, "`seed` must be a whole number of at least 0"),
         ({"batch_size": 0}, "`batch_size` must be a whole number of at least 1"),
-        ({"warm_epochs": 3}, "`warm_epochs` is for `warm_start=True`"),
+        ({"warm_epochs": 3}, "`warm_epochs` needs `warm_start=True`"),
         ({"warm_epochs": 0, "warm_start": True}, "`warm_epochs` must be a whole number of at least 1"),
     ],
 )
