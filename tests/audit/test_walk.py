@@ -148,7 +148,7 @@ def test_errors_of_others_code_leave_one_model_out(data):
 
     class Odd(nn.Module):
         def forward(self, x):
-            if x.requires_grad:
+            if len(x) > 2:  # more than as_classifier tries
                 raise ValueError("an odd network")
             return x.flatten(1)[:, :4]
 
@@ -159,10 +159,10 @@ def test_errors_of_others_code_leave_one_model_out(data):
     with pytest.warns(UserWarning, match="Continuing without '(odd|large)'") as said:
         result = audit().evaluate(models, data, optional=["large", "odd"])
     assert result.models == ("a",)
-    assert [str(w.message) for w in said] == [
-        "Continuing without 'large': CUDA out of memory",
-        "Continuing without 'odd': an odd network",
-    ]
+    large, odd_one = (str(w.message) for w in said)
+    assert large == "Continuing without 'large': CUDA out of memory"
+    assert odd_one.startswith("Continuing without 'odd': ")
+    assert odd_one.endswith(": an odd network")
     with pytest.raises(RuntimeError):
         audit().evaluate(models, data)
 

@@ -250,7 +250,7 @@ def test_the_layer_may_be_told_by_its_outputs():
 
 def test_a_classifier_is_no_network(train_set):
     classifier = acw.as_classifier(acw.build("digits-cnn", (1, 8, 8), 10), (1, 8, 8), 10, device="cpu")
-    with pytest.raises(InputError, match="must be a torch module, but is a PyTorchClassifier: .* give its `model`"):
+    with pytest.raises(InputError, match="must be a torch module, but is a Classifier: .* give its `model`"):
         acw.normalize_head(classifier)
 
 
