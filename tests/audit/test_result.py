@@ -212,7 +212,7 @@ def test_results_are_equal_to_themselves_alone(result):
 
 
 def test_what_can_not_be_asked_is_said(result):
-    with pytest.raises(InputError, match="each attack counts with those before it, so they agree anyway"):
+    with pytest.raises(InputError, match="each attack.s result includes those before it and they agree anyway"):
         result.worst_case().rank_agreement(model="one")
     assert result.worst_case().rank_agreement(repeats=5)["n_classes"].tolist() == [4]
     with pytest.raises(InputError, match="Groups must be a mapping .* but got None"):
