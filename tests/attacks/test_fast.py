@@ -7,6 +7,7 @@ import gc
 
 import pytest
 import torch
+from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 import art_classwise as acw
@@ -587,3 +588,14 @@ def test_a_copy_goes_when_its_network_does(monkeypatch):
     del module, classifier
     gc.collect()
     assert key not in fast_copy._KEPT
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+def test_networks_without_shapes_yet_are_given_some_first():
+    """ART takes a lazy network as it is: as_classifier would have asked it once."""
+    network = nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(5))
+    classifier = PyTorchClassifier(
+        network, nn.CrossEntropyLoss(), (3, 6, 6), 5, clip_values=(0.0, 1.0), device_type="cpu"
+    )
+    x_adv = acw.PGD(classifier, eps=0.1, verbose=False).generate(rand(4, 3, 6, 6).numpy())
+    assert x_adv.shape == (4, 3, 6, 6)
