@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import Counter
 from typing import Any, cast
 from unittest.mock import patch
 
@@ -27,6 +28,7 @@ __all__ = [
     "exact_logits",
     "logits_module",
     "noise",
+    "operations",
     "trial_images",
 ]
 
@@ -170,17 +172,22 @@ class Border(nn.Module):
         return cast(Tensor, cast(Any, _NumpyPreprocessing).apply(x, self._estimator))
 
 
-def _is_checkpointed(output: Tensor) -> bool:
-    """Return whether reentrant checkpointing is among what gradients go through: torch.autograd.grad refuses it."""
-    seen, left = set(), [output.grad_fn]
+def operations(value: Tensor) -> Counter[str]:
+    """Count the operations of the autograd graph behind a value, by their names."""
+    counts: Counter[str] = Counter()
+    seen, left = set(), [value.grad_fn]
     while left:
         node = left.pop()
         if node is not None and node not in seen:
-            if type(node).__name__ == "CheckpointFunctionBackward":
-                return True
             seen.add(node)
+            counts[type(node).__name__] += 1
             left += [following for following, _ in node.next_functions]
-    return False
+    return counts
+
+
+def _is_checkpointed(output: Tensor) -> bool:
+    """Return whether reentrant checkpointing is among what gradients go through: torch.autograd.grad refuses it."""
+    return "CheckpointFunctionBackward" in operations(output)
 
 
 def _computed_at_once(run: Any, preserve: bool, *arguments: Any) -> Any:

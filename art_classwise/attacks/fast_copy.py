@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
-from art_classwise._core.art_interface import Border, logits_module, trial_images
+from art_classwise._core.art_interface import Border, logits_module, operations, trial_images
 from art_classwise._core.passes import is_out_of_memory
 from art_classwise._core.state import evaluating, float32, frozen, is_exported, preserved_random_state, put_in_eval_mode
 from art_classwise.attacks.search import input_gradient
@@ -377,14 +377,7 @@ def _agree(got: _Answer, expected: _Answer, tolerance: _Tolerance) -> bool:
 
 def _operations(value: Tensor) -> Counter[str]:
     """Count the operations of the graph behind a value, apart from copies."""
-    counts: Counter[str] = Counter()
-    seen, left = set(), [value.grad_fn]
-    while left:
-        node = left.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            counts[type(node).__name__] += 1
-            left += [following for following, _ in node.next_functions]
+    counts = operations(value)
     for name in ("AccumulateGrad", "CloneBackward0", "ToCopyBackward0"):
         counts.pop(name, None)
     return counts
