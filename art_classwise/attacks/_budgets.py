@@ -21,8 +21,8 @@ Budget: TypeAlias = float | npt.NDArray[Any] | Mapping[int, float]
 """A number; an array that broadcasts to x, or (n,) with one number per example; or numbers by class."""
 
 
-def check_budget(name: str, budget: object) -> None:
-    """Check that a budget is a number above 0, or an array or a dict of numbers of which none is negative.
+def check_budget(name: str, budget: Any) -> Any:
+    """Return a budget, as it is, if it is a number above 0, or an array or dict of numbers of which none is negative.
 
     Raises:
         InputError: It isn't.
@@ -37,11 +37,12 @@ def check_budget(name: str, budget: object) -> None:
     else:
         if isinstance(budget, bool) or not isinstance(budget, numbers.Real) or not 0 < float(budget) < math.inf:
             raise InputError(f"`{name}` must be a finite number above 0, an array or a dict, but got {budget!r}.")
-        return
+        return budget
     if not np.issubdtype(values.dtype, np.number) or values.size == 0 or not np.isfinite(values).all():
         raise InputError(f"`{name}` must hold finite numbers, but got {budget!r}.")
     if values.min() < 0 or values.max() == 0:
         raise InputError(f"`{name}` must hold numbers of at least 0, one of them above it, but got {budget!r}.")
+    return budget
 
 
 def largest(budget: Budget) -> float:

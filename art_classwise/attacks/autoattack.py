@@ -313,7 +313,7 @@ class AutoAttack(Parameters):
         if self.micro_batch_size is not None:
             self.micro_batch_size = check_whole("micro_batch_size", self.micro_batch_size, 1)
         self.seed = check_seed(self.seed)
-        check_precision(self.precision)
+        check_precision("precision", self.precision)
         self.verbose = check_flag("verbose", self.verbose)
         bounds = self.estimator.clip_values
         if np.shape(bounds) != (2,) or not np.isfinite(bounds).all():

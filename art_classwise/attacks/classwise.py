@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -19,14 +20,13 @@ from torch import Tensor, nn
 from art_classwise import losses
 from art_classwise._core.art_interface import check_logits
 from art_classwise._core.labels import LabelRole, check_reads_targets
+from art_classwise._core.options import option
 from art_classwise._core.progress import progress
 from art_classwise._core.state import preserved, preserved_random_state
 from art_classwise.attacks import _budgets
 from art_classwise.attacks._base import SearchAttack
-from art_classwise.attacks._budgets import Budget
 from art_classwise.attacks._problem import Found, Problem, warn_of_zero_gradients
 from art_classwise.attacks._targets import TargetQueue, Targets, check_classes, check_targets, column
-from art_classwise.attacks.fast_copy import Precision
 from art_classwise.attacks.transfer import rebind
 from art_classwise.errors import InputError, unknown
 
@@ -40,19 +40,17 @@ _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class ClassWiseAttack(SearchAttack):
     """Attack each example once towards each class it may be moved into.
 
     :meth:`generate` is an untargeted attack, stronger than one untargeted search (the multi-targeted attack of Gowal
     et al. 2019, arXiv 1910.09338); :meth:`reach` says which classes an example can be moved into, which class
     exclusion and homing (Tian et al. 2021) are about. An example that is solved leaves; the others fill the batches.
+    The options not named here are those of :class:`art_classwise.attacks.SearchAttack`.
 
     Args:
         estimator: An ART ``PyTorchClassifier`` that returns logits; with ``attack``, any ART classifier.
-        norm: ``np.inf``, 2 or 1.
-        eps: Radius, in the units of x: a number; an array that broadcasts to x (for L2 and L1 one number per
-            example); or a dict with a number for each class, by true label.
-        eps_step: Length of a step, likewise; ``eps / 4`` (2/255 at 8/255) if absent.
         max_iter: Number of steps towards a class.
         targets: ``"all"``; k, to search towards the k classes whose logits on x are the largest; a list of classes;
             or a (C, C) boolean matrix whose row i says where examples of class i may be sent.
@@ -62,70 +60,26 @@ class ClassWiseAttack(SearchAttack):
         attack: A targeted ART attack to use in place of the search, black-box ones too: one that moves examples into
             the classes it is given. Its result is brought into the ball of ``eps`` and the box; the parameters of the
             search are then without meaning.
-        num_random_init: Number of random starts in the ball; 0 starts at x itself.
-        momentum: How much of the past steps' direction is kept (Dong et al. 2018); 0 is none.
         batch_size: Searches run at once, each an example and a class; memory grows with it, not with the classes.
         seed: Of the random starts; with ``attack``, of the global random state during it.
-        precision: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 for networks of a million weights or more on hardware
-            that multiplies it. What counts as success is decided in float32 always.
-        compile: Compile the network with ``torch.compile``, at each call: for long attacks.
-        summary_writer: As for all attacks of ART: True, a folder or an ART ``SummaryWriter``; needs tensorboardX.
-        verbose: Show a progress bar.
 
     Raises:
         art.exceptions.EstimatorError: The estimator isn't a PyTorch classifier with loss gradients.
         InputError: A parameter is out of range.
     """
 
-    label_role = LabelRole.TRUE  # whatever the attack that it aims takes y for
+    label_role: ClassVar[LabelRole] = LabelRole.TRUE  # whatever the attack that it aims takes y for
     kind: ClassVar[str] = "ClassWiseAttack"
-    attack_params: ClassVar[list[str]] = [
-        *(p for p in SearchAttack.attack_params if p not in ("targeted", "early_stop")),
-        *("targets", "excluded", "loss", "attack"),
-    ]
 
-    def __init__(
-        self,
-        estimator: Any,
-        norm: float | str = np.inf,
-        eps: Budget = 8 / 255,
-        eps_step: Budget | None = None,
-        max_iter: int = 20,
-        targets: Targets = "all",
-        excluded: Sequence[int] = (),
-        loss: Literal["cross_entropy", "margin", "dlr"] = "margin",
-        attack: Any = None,
-        num_random_init: int = 1,
-        momentum: float = 0.0,
-        batch_size: int = 128,
-        seed: int = 0,
-        precision: Precision = "auto",
-        compile: bool = False,
-        summary_writer: Any = False,
-        verbose: bool = True,
-    ) -> None:
-        if attack is not None:
-            self._estimator_requirements: tuple[type, ...] = (BaseEstimator, ClassifierMixin)
-        self.targets = targets
-        self.excluded = excluded
-        self.loss = loss
-        self.attack = attack
-        super().__init__(
-            estimator,
-            norm=norm,
-            eps=eps,
-            eps_step=eps_step,
-            max_iter=max_iter,
-            num_random_init=num_random_init,
-            momentum=momentum,
-            early_stop=True,
-            batch_size=batch_size,
-            seed=seed,
-            precision=precision,
-            compile=compile,
-            summary_writer=summary_writer,
-            verbose=verbose,
-        )
+    targets: Targets = option("all")
+    excluded: Sequence[int] = option(())
+    loss: Literal["cross_entropy", "margin", "dlr"] = option("margin")
+    attack: Any = option(None)
+
+    def __post_init__(self, estimator: Any) -> None:
+        if self.attack is not None:
+            self._estimator_requirements = (BaseEstimator, ClassifierMixin)
+        super().__post_init__(estimator)
 
     def generate(
         self, x: npt.NDArray[Any], y: npt.NDArray[Any] | None = None, **kwargs: Any
