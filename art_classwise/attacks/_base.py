@@ -22,9 +22,18 @@ from art_classwise._core.options import check_options, number, option, optional,
 from art_classwise._core.passes import Passes, check_predicts_logits
 from art_classwise._core.random_numbers import ExampleUniform
 from art_classwise._core.state import float32
-from art_classwise.attacks import _budgets
-from art_classwise.attacks._budgets import Budget
-from art_classwise.attacks._problem import Found, Problem, WithoutClasses, broadcast_mask, check_finite
+from art_classwise.attacks._problem import (
+    Budget,
+    Found,
+    Problem,
+    WithoutClasses,
+    broadcast_mask,
+    budget_of_batch,
+    check_budget,
+    check_budget_shape,
+    check_finite,
+    largest_budget,
+)
 from art_classwise.attacks.fast_copy import Precision, check_precision, fast_network
 from art_classwise.attacks.search import Loss, Observer, SearchResult, Solved, not_finite, search
 from art_classwise.errors import InputError, check_flag, check_seed, unknown
@@ -152,8 +161,8 @@ class SearchAttack(Parameters):
 
     estimator: InitVar[Any] = field()  # without one, ART's property would be its default
     norm: float | str = option(np.inf, _check_norm)
-    eps: Budget = option(8 / 255, _budgets.check_budget)
-    eps_step: Budget | None = option(None, optional(_budgets.check_budget))
+    eps: Budget = option(8 / 255, check_budget)
+    eps_step: Budget | None = option(None, optional(check_budget))
     max_iter: int = option(20, whole(1))
     _: KW_ONLY
     num_random_init: int = option(1, whole(0))
@@ -174,7 +183,7 @@ class SearchAttack(Parameters):
     @property
     def threat(self) -> ThreatModel:
         """The threat model: the attack's norm and largest radius."""
-        return ThreatModel.from_art(self.norm, _budgets.largest(self.eps))
+        return ThreatModel.from_art(self.norm, largest_budget(self.eps))
 
     def _problem(
         self,
@@ -194,7 +203,7 @@ class SearchAttack(Parameters):
         art_interface.check_images(images, estimator, self.threat, tolerance=1e-6, wide_radius=True)
         for name in ("eps", "eps_step"):
             if (budget := getattr(self, name)) is not None:
-                _budgets.check_shape(name, budget, self.threat.norm, images.shape, estimator.nb_classes)
+                check_budget_shape(name, budget, self.threat.norm, images.shape, estimator.nb_classes)
         ids = np.arange(len(images)) if given["example_ids"] is None else np.asarray(given["example_ids"])
         if len(ids) != len(images):
             raise InputError(f"example_ids must have one number per example: {len(images)}, not {len(ids)}.")
@@ -302,7 +311,7 @@ class SearchAttack(Parameters):
         return logits
 
     def _budget(self, name: str, rows: npt.NDArray[np.intp], problem: Problem, y: Tensor) -> float | Tensor:
-        return _budgets.of_batch(name, getattr(self, name), rows, problem.images.shape, y)
+        return budget_of_batch(name, getattr(self, name), rows, problem.images.shape, y)
 
     def _lengths(
         self, problem: Problem, rows: npt.NDArray[np.intp], x: Tensor, y: Tensor
