@@ -23,7 +23,7 @@ import art_classwise as acw
 from art_classwise._core.progress import progress
 from art_classwise.audit.sanity import Finding, Findings
 from art_classwise.datasets.dataset import LazyImages
-from art_classwise.report._text import interval, percent
+from art_classwise.report.tables import interval, percent
 from art_classwise.trainers.checkpoint import history_table
 
 HOSTILE = '<script>alert("x")</script>\x1b[31m & $a_b$'
@@ -53,7 +53,8 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.words.append(data.strip())
+        if data.strip():
+            self.words.append(data.strip())
 
 
 def seen(value) -> Page:

@@ -19,8 +19,8 @@ from rich.cells import cell_len
 
 from art_classwise.errors import InputError
 from art_classwise.metrics.disparity import disparity_test
-from art_classwise.report._text import printable, shorten
 from art_classwise.report.figures._style import GAP, MEAN, OTHER, check_axes, points, slot
+from art_classwise.report.tables import printable, shorten
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
