@@ -251,7 +251,7 @@ def test_the_data_folder_of_the_environment(command_line, tmp_path, monkeypatch)
 def test_it_needs_nothing_that_may_be_broken():
     """Its own modules import only the standard library, and what the command line can't do without."""
     code = (
-        "import sys, art_classwise.doctor, art_classwise.cli._doctor;"
+        "import sys, art_classwise.doctor, art_classwise.cli._inventory;"
         "print(*sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'art', 'pandas', 'numpy', 'packaging'}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
