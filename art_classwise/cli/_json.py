@@ -12,10 +12,10 @@ unknown values are null, never NaN, and names are not changed. By ``kind``:
   audit), ``check``, ``saw``, ``advice``; ``unchecked``; and ``files``, by kind.
 - ``comparison`` (of ``compare``): ``comparisons``, each with ``first``, ``second``, ``about``, ``accuracy`` (robust or
   clean), ``model``, ``attack``, ``threat``, ``examples``, ``confidence``; ``classes``, a row each, ``overall``,
-  ``mean`` and ``worst_class``, as in :class:`art_classwise.Comparison`. ``overall.p_adjusted`` is
+  ``mean`` and ``worst_class``, as in :class:`art_classwise.audit.Comparison`. ``overall.p_adjusted`` is
   adjusted for the number of comparisons.
 - ``leaderboard`` (of ``zoo``): ``dataset``, ``threat_model``, ``model_dir``; ``models``, the rows of
-  :func:`art_classwise.robustbench_table`, with ``--measured`` also the audit's results.
+  :func:`art_classwise.zoo.robustbench_table`, with ``--measured`` also the audit's results.
 - ``training`` (of ``train``): ``recipe``, all settings used; ``epoch``, the one whose weights were kept; ``history``, a
   row per epoch; ``pseudo_labels``; and ``files``.
 - ``doctor`` (of ``doctor``): ``works``, whether everything essential does; ``checks``, each with ``about``, ``name``,

@@ -19,7 +19,7 @@ from art_classwise.audit.sanity import Finding
 from art_classwise.datasets.load import DATASETS
 from art_classwise.errors import InputError
 from art_classwise.report import figures
-from art_classwise.report._text import percent, shorten
+from art_classwise.report.tables import percent, shorten
 
 __all__ = ["Download", "compared", "described", "downloads", "drawn", "grouped", "models", "pairwise", "snippet"]
 

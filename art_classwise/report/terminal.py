@@ -18,8 +18,7 @@ from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.comparison import Comparison
 from art_classwise.audit.result import AuditResult
 from art_classwise.metrics.accuracy import Groups
-from art_classwise.report._grid import Grid, Marked, room
-from art_classwise.report._text import difference, interval, p_value, percent, printable, shorten
+from art_classwise.report.tables import Grid, Marked, difference, interval, p_value, percent, printable, room, shorten
 
 __all__ = [
     "class_grid",

@@ -43,7 +43,7 @@ def test_the_leaderboard(command_line, folder):
     lines = [line.split() for line in out.splitlines()]
     (row,) = [line for line in lines if line[:1] == ["Wong2020Fast"]]
     assert row[-3:] == ["83.3", "43.2", "yes"]
-    names = [line[0] for line in lines if line and line[0] in acw.robustbench_names()]
+    names = [line[0] for line in lines if line and line[0] in acw.zoo.robustbench_names()]
     assert len(names) == 76
     assert f"of 1 models the weights are in {folder / 'models'}" in out.replace("\n", "")
     code, out, _ = command_line("zoo", "--here", "--out", "lists/here.csv")

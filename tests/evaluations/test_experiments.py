@@ -302,7 +302,7 @@ def test_models_are_ranked_anew_by_their_worst_class(evaluation, frame, result):
 def test_the_zoo_is_what_lies_in_the_folder(evaluation, tmp_path):
     script = evaluation("robustbench_classwise")
     assert script.zoo(str(tmp_path), "cifar10") == {}
-    (file,) = acw.robustbench_files("Wong2020Fast", model_dir=tmp_path)
+    (file,) = acw.zoo.robustbench_files("Wong2020Fast", model_dir=tmp_path)
     file.parent.mkdir(parents=True)
     file.write_bytes(b"")
     found = script.zoo(str(tmp_path), "cifar10")
