@@ -369,7 +369,7 @@ class _Work:
         options = {**recipe.trainer_options(network), "seed": study.seed, "verbose": self._verbose}
         options |= study.trainer_options
         if excluded is None:
-            return METHODS[recipe.method](classifier, **options), classifier
+            return METHODS[recipe.method].trainer(classifier, **options), classifier
         made = AdversarialTrainerClassExcludedPyTorch(classifier, [excluded], recipe.method, **options)
         return made, classifier
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -145,7 +146,7 @@ def stopped(run, monkeypatch):
                 given.update(options, n=len(x))
                 raise acw.InputError("stopped")
 
-        monkeypatch.setitem(METHODS, method, Stub)
+        monkeypatch.setitem(METHODS, method, SimpleNamespace(**{**vars(METHODS[method]), "trainer": Stub}))
         code, _, err = run("train", method, "--out", "x.pt", *arguments)
         assert (code, err) == (2, "error: stopped\n")
         return given
