@@ -82,9 +82,9 @@ def _parts(value: Any) -> Parts:
 
 @_parts.register
 def _(result: AuditResult) -> Parts:
-    info, models, attacks = result.info, result.models, result.attacks
+    examples, models, attacks = result.manifest.examples, result.models, result.attacks
     n = result.outcomes["example"].nunique()
-    of = f" of {info['dataset']} ({info['split']})" if "dataset" in info else ""
+    of = f" of {examples.dataset} ({examples.split})"
     headline = (
         f"{_several(len(models), 'model')} under {_several(len(attacks), 'attack')} at {result.threat}, {n:,} "
         f"{'example' if n == 1 else 'examples'}{of}, {_several(len(result.classes), 'class')}"
@@ -97,7 +97,7 @@ def _(result: AuditResult) -> Parts:
         parts.append("Nothing looks wrong.")
     if result.unchecked:
         parts.append("Some networks weren't looked at themselves: .unchecked")
-    if "unfinished" in info:
+    if not result.finished:
         parts.append(f"{_SIGN}The audit isn't finished: these are the examples that all attacks were tried on.")
     ask = [".by_class()", f".worst_class({models[0]!r})", f".confusion({models[0]!r}, {attacks[-1]!r})"]
     pair = models if len(models) > 1 else attacks

@@ -39,14 +39,14 @@ def render(result: AuditResult) -> str:
     script = _script()
     return template("page.html.j2").render(
         result=result,
-        info=result.info,
+        manifest=result.manifest,
         worst_case=WORST_CASE,
         models=models,
         figures={model["key"]: _views.drawn(result, model) for model in models[:_MOST_DRAWN]},
         findings=_views.grouped(result.findings),
         pairs=_views.pairwise(comparisons),
         incomparable=why,
-        attacks=[(name, *_views.described(told)) for name, told in result.info.get("attacks", {}).items()],
+        attacks=[(name, *_views.described(attack.parameters)) for name, attack in result.manifest.attacks.items()],
         snippet=_views.snippet(result),
         downloads=downloads(result, summary, comparisons),
         style=Markup(_asset("page.css")),

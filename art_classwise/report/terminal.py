@@ -140,7 +140,7 @@ def class_grid(result: AuditResult, name: str, width: int) -> Grid:
     shown = [attack for attack, so_far in zip(result.attacks, needed, strict=True) if so_far <= left]
     under = [result.class_table(name, a)["robust"] for a in shown]
     notes = [f"mean over classes under all attacks: {percent(rows['robust'].mean())}", "brackets: 95 % intervals"]
-    if result.info.get("worst_case") and len(result.attacks) > 1:
+    if result.manifest.worst_case and len(result.attacks) > 1:
         notes.append("each attack with those before it")
     if len(rows) > _MOST_CLASSES:
         notes.append(f"{len(rows) - _MOST_CLASSES} more classes in by_class.csv")
