@@ -107,7 +107,7 @@ def _few_examples(result: AuditTable) -> Iterator[Finding]:
 
 
 def _radius(result: AuditTable) -> Iterator[Finding]:
-    dataset, (norm, eps) = str(result.info.get("dataset")), (result.threat.norm, result.threat.eps)
+    dataset, (norm, eps) = result.manifest.examples.dataset, (result.threat.norm, result.threat.eps)
     spec = DATASETS.get(dataset)
     if spec is None:
         return

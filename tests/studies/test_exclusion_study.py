@@ -169,7 +169,7 @@ def test_all_networks_begin_alike_and_are_trained_alike(tmp_path):
     study(recipe, store=tmp_path, seed=3, trainer_options={"ema_decay": 0.9}).evaluate(TRAIN, TEST, [1])
     for folder, excluded in (("all", None), ("without-1", 1)):
         classifier, history = train_by_hand(excluded, recipe, seed=3, ema_decay=0.9)
-        stored = acw.read_checkpoint(tmp_path / folder / "model.pt")
+        stored = acw.zoo.read_checkpoint(tmp_path / folder / "model.pt")
         for name, value in classifier.model.state_dict().items():
             assert torch.equal(stored.state_dict[name], value), name
         same(training_history(tmp_path / folder / "training"), history)
