@@ -24,7 +24,7 @@ from art_classwise._core.passes import is_out_of_memory
 from art_classwise._core.state import preserved_random_state
 from art_classwise.errors import InputError, first_line
 from art_classwise.zoo.classifier import as_classifier
-from art_classwise.zoo.robustbench import SHAPES, cuda_optional, published, robustbench, robustbench_files
+from art_classwise.zoo.robustbench import DATASETS, cuda_optional, published, robustbench, robustbench_files
 from art_classwise.zoo.weights_files import check_weights_file, more_than_weights
 
 __all__ = ["fit", "load_robustbench", "misfit"]
@@ -142,7 +142,7 @@ def load_robustbench(
         if file.exists() or drive_id is not None:
             _fetch(file, drive_id, name)
     first, drive_id = next(iter(files.items()), (None, ""))
-    shape, n_classes = SHAPES[dataset]
+    shape, n_classes = DATASETS[dataset].shape, DATASETS[dataset].n_classes
     utils = robustbench("utils")
     try:
         # Models draw their first weights from the global random state; files are opened by torch.load.
