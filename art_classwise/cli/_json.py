@@ -81,7 +81,7 @@ def audit_content(result: AuditResult, files: Mapping[str, Path], groups: Groups
 
     from art_classwise.audit.result import WORST_CASE
 
-    info, models = result.info, []
+    manifest, models = result.manifest, []
     attacks = (*result.attacks, WORST_CASE)
     by_group = None if groups is None else result.by_group(groups)
     for name, row in result.summary().to_dict("index").items():
@@ -92,15 +92,15 @@ def audit_content(result: AuditResult, files: Mapping[str, Path], groups: Groups
             told["groups"] = rows(pd.DataFrame(by_group.xs((model, WORST_CASE))), "group")
         models.append(told)
     return {
-        "dataset": info.get("dataset"),
-        "split": info.get("split"),
+        "dataset": manifest.examples.dataset,
+        "split": manifest.examples.split,
         "examples": result.outcomes["example"].nunique(),
         "norm": result.threat.norm,
         "eps": result.threat.eps,
-        "seed": info.get("seed"),
-        "worst_case": bool(info.get("worst_case")),
-        "finished": "unfinished" not in info,
-        "command": info.get("command"),
+        "seed": manifest.seed,
+        "worst_case": manifest.worst_case,
+        "finished": result.finished,
+        "command": manifest.command,
         "classes": result.classes,
         "attacks": result.attacks,
         "models": models,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import wraps
+from functools import cached_property, wraps
 from typing import Any, TypeVar
 
 import pandas as pd
 
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.comparison import Comparison, comparison_table
+from art_classwise.audit.manifest import Manifest
 from art_classwise.audit.result import AuditResult
 from art_classwise.audit.sanity import Findings
 from art_classwise.errors import InputError
@@ -89,12 +90,12 @@ class ModelData:
         """What the model's anchors on the page begin with."""
         return f"m{self.place}"
 
-    @property
+    @cached_property
     def measured(self) -> tuple[ClassData, ...]:
         """The classes that have examples, the weakest first."""
         return tuple(one for one in self.classes if one.n)
 
-    @property
+    @cached_property
     def worst(self) -> float:
         """The lowest accuracy of a class."""
         return self.measured[0].robust.value
@@ -104,7 +105,7 @@ class ModelData:
         """The class with the highest accuracy."""
         return self.measured[-1]
 
-    @property
+    @cached_property
     def strip(self) -> str:
         """A line for each class on a scale from 0 to 100, as the path of an SVG."""
         places = dict.fromkeys(self.strip_place(one.robust.value) for one in self.measured)
@@ -115,7 +116,7 @@ class ModelData:
         """Return where an accuracy lies on that scale."""
         return round(100 * accuracy, 1)
 
-    @property
+    @cached_property
     def lowest(self) -> tuple[str, ...]:
         """All classes with the lowest accuracy."""
         return tuple(one.name for one in self.measured if one.robust.value == self.worst)
@@ -127,8 +128,7 @@ class ReportData:
 
     Attributes:
         threat: The threat model.
-        dataset: Name of the data set, if known.
-        split: Its split, if known.
+        manifest: How the audit was made.
         n_examples: Number of examples.
         classes: Names of the classes.
         attacks: Names of the attacks, in the order of the audit.
@@ -142,8 +142,7 @@ class ReportData:
     """
 
     threat: str
-    dataset: str
-    split: str
+    manifest: Manifest
     n_examples: int
     classes: tuple[str, ...]
     attacks: tuple[str, ...]
@@ -158,7 +157,8 @@ class ReportData:
     @property
     def data(self) -> str:
         """Which data the examples are of, to follow their number; empty if that isn't known."""
-        return f" of {self.dataset} ({self.split})" if self.dataset else ""
+        examples = self.manifest.examples
+        return "" if examples.dataset == "unknown" else f" of {examples.dataset} ({examples.split})"
 
     def model(self, name: str) -> ModelData:
         """Return the model of this name."""
@@ -200,19 +200,17 @@ def _once_per_audit(function: Callable[[AuditResult], T]) -> Callable[[AuditResu
 @_once_per_audit
 def report_data(result: AuditResult) -> ReportData:
     """Return what is shown of an audit."""
-    info = result.info
     summary = result.summary()
     ranked = summary.sort_values("mean", ascending=False, kind="stable")
     zero = result.outcomes.groupby(["model", "attack"], observed=True)["zero_gradient"].mean()
     return ReportData(
         threat=str(result.threat),
-        dataset=str(info.get("dataset", "")),
-        split=str(info.get("split", "")),
+        manifest=result.manifest,
         n_examples=int(result.outcomes["example"].nunique()),
         classes=result.classes,
         attacks=result.attacks,
-        worst_case=bool(info.get("worst_case")),
-        finished="unfinished" not in info,
+        worst_case=result.manifest.worst_case,
+        finished=result.finished,
         models=tuple(
             _model(result, str(name), place, row, {str(a): float(share) for a, share in zero.xs(name).items()})
             for place, (name, row) in enumerate(ranked.iterrows(), start=1)

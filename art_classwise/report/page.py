@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
@@ -49,7 +48,6 @@ def render(result: AuditResult) -> str:
     report, compared, script = report_data(result), comparisons(result), _script()
     return template("page.html.j2").render(
         report=report,
-        info=result.info,
         worst_case=WORST_CASE,
         figures={model.key: _model_figures(result, model) for model in report.models[:_MOST_DRAWN]},
         findings=_grouped(report.findings),
@@ -179,13 +177,13 @@ def _grouped(findings: Sequence[Finding]) -> list[dict[str, Any]]:
 
 def _snippet(result: AuditResult) -> str:
     """Return Python that makes the audit again, where no command is known that made it."""
-    info = result.info
-    n, name = info.get("n_examples"), str(info.get("dataset"))
+    manifest = result.manifest
+    n, name = manifest.examples.n, manifest.examples.dataset
     if name in DATASETS:
-        data = f"data = acw.load_dataset({name!r}, split={info.get('split')!r}, n_examples={n})"
+        data = f"data = acw.load_dataset({name!r}, split={manifest.examples.split!r}, n_examples={n})"
     else:
         data = f"data = acw.Dataset(x, y, classes)  # the {n} examples of {shorten(repr(name), 60)}"
-    options = {"seed": info.get("seed"), "worst_case": True if info.get("worst_case") else None}
+    options = {"seed": manifest.seed, "worst_case": manifest.worst_case or None}
     more = "".join(f", {key}={value!r}" for key, value in options.items() if value is not None)
     given = ", ".join(f"{model!r}: classifier_{place}" for place, model in enumerate(result.models, start=1))
     return "\n".join(
@@ -241,8 +239,7 @@ def _downloads(result: AuditResult, compared: Comparisons) -> list[_Download]:
         table = pd.DataFrame(rows, columns=["model", "check", "saw", "advice"]).set_index("model")
         tables.append(("findings.csv", "what looks wrong", table))
     files = [_download(name, holds, "text/csv", _csv(table)) for name, holds, table in tables]
-    described = {"threat": str(result.threat), "classes": result.classes, **result.info}
-    method = json.dumps(described, indent=1, ensure_ascii=False, default=str)
+    method = result.manifest.to_json()
     return [
         *files,
         _download(

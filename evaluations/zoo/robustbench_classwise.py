@@ -101,7 +101,7 @@ def leaderboard(result: acw.AuditResult, dataset: str | None) -> pd.DataFrame:
     """
     table = result.summary().reset_index()
     columns = ["model", "clean", "mean", "worst_class", "worst", "held_out", "low", "high", "sd", "gini", "p"]
-    table = table[columns].assign(n=result.info["n_examples"], threat=str(result.threat))
+    table = table[columns].assign(n=result.manifest.examples.n, threat=str(result.threat))
     table["rank by mean"] = table["mean"].rank(ascending=False, method="min").astype(int)
     table["rank by worst class"] = table["held_out"].rank(ascending=False, method="min").astype(int)
     if dataset:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -103,7 +104,7 @@ def test_train_audit_report(run, tmp_path):
     assert result.models == ("standard", "second")
     assert result.attacks == ("fgsm", "margin-5")
     assert result.class_table("second").query("n > 0").index.tolist() == ["3", "8"]
-    assert result.info["command"].startswith("art-classwise audit --model m/standard.pt")
+    assert result.manifest.command.startswith("art-classwise audit --model m/standard.pt")
     before = (tmp_path / "runs" / "a" / "report.html").read_text()
     code, again, _ = run("report", "runs/a")
     assert (code, again) == (0, out)
@@ -116,7 +117,7 @@ def test_options_reach_what_they_set(run, checkpoint, tmp_path):
         options = ("--attacks", "pgd-1", "--examples", 40, "--threat", "Linf:0.2", "--seed", seed, "--quiet")
         assert run("audit", "--model", checkpoint, *options, "--out", f"s{seed}")[0] == 0
     first, other = acw.read_audit("s0"), acw.read_audit("s5")
-    assert (first.info["seed"], other.info["seed"]) == (0, 5)
+    assert (first.manifest.seed, other.manifest.seed) == (0, 5)
     assert not first.outcomes["margin"].equals(other.outcomes["margin"])
     losses = set()
     options = (("--steps", 1), ("--steps", 9), ("--lr", 0.2), ("--batch-size", 50), ("--seed", 3), ("--beta", 0))
@@ -145,7 +146,7 @@ def stopped(run, monkeypatch):
                 given.update(options, n=len(x))
                 raise acw.InputError("stopped")
 
-        monkeypatch.setitem(METHODS, method, Stub)
+        monkeypatch.setitem(METHODS, method, SimpleNamespace(**{**vars(METHODS[method]), "trainer": Stub}))
         code, _, err = run("train", method, "--out", "x.pt", *arguments)
         assert (code, err) == (2, "error: stopped\n")
         return given

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -36,7 +37,7 @@ def given(run, monkeypatch):
                 seen.update(options, x=x, y=y)
                 raise acw.InputError("stopped")
 
-        monkeypatch.setitem(METHODS, method, Stub)
+        monkeypatch.setitem(METHODS, method, SimpleNamespace(**{**vars(METHODS[method]), "trainer": Stub}))
         code, _, err = run("train", method, "--out", "x.pt", *QUICK, *arguments)
         assert (code, err) == (2, "error: stopped\n")
         return seen

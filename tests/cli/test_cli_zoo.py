@@ -74,7 +74,7 @@ def test_a_model_under_another_name_is_known(command_line, folder):
     code, _, _ = audit(command_line, "--model", "theirs=robustbench:cifar10/Wong2020Fast", "--out", "runs/b")
     assert code == 0
     result = acw.read_audit(folder / "runs" / "b")
-    assert result.info["published"]["theirs"]["source"] == "robustbench:cifar10/Linf/Wong2020Fast"
+    assert result.manifest.published["theirs"].source == "robustbench:cifar10/Linf/Wong2020Fast"
     assert {f.model for f in result.findings if f.model} == {"Wong2020Fast", "theirs"}
 
 

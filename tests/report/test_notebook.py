@@ -105,7 +105,7 @@ def test_an_audit_of_few_models_is_drawn(two):
         [two.outcomes.astype({"model": str}).assign(model=lambda t, i=i: t["model"] + str(i)) for i in (1, 2)]
     )
     many["model"] = pd.Categorical(many["model"])
-    table = seen(acw.AuditResult(many, two.classes, two.threat, two.info))
+    table = seen(acw.AuditResult(many, two.manifest))
     assert "svg" not in {tag for tag, _ in table.tags}
     assert all(name in table.text for name in ("net1", "net2", "line1", "line2"))
 
@@ -205,7 +205,7 @@ def test_an_exclusion_study_shows_homing(two):
     )
     rows = rows[~((rows["model"] == "without ant") & (rows["label"] == 0))]
     rows["model"] = pd.Categorical(rows["model"], categories=list(names.values()))
-    audit = acw.AuditResult(rows, two.classes, two.threat, two.info)
+    audit = acw.AuditResult(rows, two.manifest)
     result = acw.studies.ExclusionResult(audit, ("ant",), None, {})
     for shown in (" ".join(repr(result).split()), seen(result).text):
         assert "Trained without ant, in turn, and attacked by pgd-20 at Linf:0.02" in shown
@@ -218,7 +218,7 @@ def test_an_exclusion_study_shows_homing(two):
 
 
 def test_a_repr_never_fails(two):
-    broken = acw.AuditResult(pd.DataFrame({"model": pd.Categorical([])}), ("a",), two.threat, {})
+    broken = acw.AuditResult(pd.DataFrame({"model": pd.Categorical([])}), two.manifest)
     assert repr(broken).startswith("<AuditResult, which can't be shown: ")
 
 
