@@ -1,7 +1,7 @@
 """Metrics: pure functions of labels and predictions, arrays in, DataFrames out."""
 
 from art_classwise.metrics.accuracy import class_accuracy, class_groups, group_accuracy, group_labels, risks
-from art_classwise.metrics.agreement import correlations, head_weight_norms, rank_agreement
+from art_classwise.metrics.agreement import rank_agreement
 from art_classwise.metrics.best import best_worst_class, compare_with_best
 from art_classwise.metrics.comparison import (
     attack_strength,
@@ -11,6 +11,7 @@ from art_classwise.metrics.comparison import (
     paired_comparison,
 )
 from art_classwise.metrics.confusion import asymmetry, confusion, confusion_pairs, symmetry, within_groups
+from art_classwise.metrics.correlation import correlations, head_weight_norms
 from art_classwise.metrics.disparity import disparity, disparity_test, rho
 from art_classwise.metrics.homing import homing
 from art_classwise.metrics.intervals import paired_difference, wilson

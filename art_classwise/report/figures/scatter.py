@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from art_classwise.errors import InputError
-from art_classwise.metrics.agreement import correlations
+from art_classwise.metrics.correlation import correlations
 from art_classwise.report.figures._labels import (
     caption,
     check_class_table,
