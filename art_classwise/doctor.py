@@ -8,12 +8,15 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,7 +87,7 @@ def examine(data_dir: str | os.PathLike[str], model_dir: str | os.PathLike[str])
 
 def _safely(about: str, name: str, essential: bool, look: Callable[[], Iterator[Check]]) -> list[Check]:
     """Return the checks of a part; what it raises is one, too. A package that is broken may raise anything."""
-    found: list[Check] = []
+    checks: list[Check] = []
     with (
         warnings.catch_warnings(),
         open(os.devnull, "w", encoding="utf-8") as nowhere,
@@ -94,13 +97,13 @@ def _safely(about: str, name: str, essential: bool, look: Callable[[], Iterator[
         warnings.simplefilter("ignore")
         try:
             for check in look():
-                found.append(check)
+                checks.append(check)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             says = f"{type(error).__name__}: {first_line(error)}"
-            found.append(Check(about, name, "broken", says, f"Reinstall it. {_INSTALL}", essential))
-    return found
+            checks.append(Check(about, name, "broken", says, f"Reinstall it. {_INSTALL}", essential))
+    return checks
 
 
 def _python() -> Iterator[Check]:
@@ -112,35 +115,46 @@ def _python() -> Iterator[Check]:
 
 
 def _requirements() -> Iterator[Check]:
-    """Compare what is installed with what the package asks for."""
-    from packaging.requirements import Requirement
-
-    try:
-        asked = importlib.metadata.requires(_PACKAGE) or []
-    except importlib.metadata.PackageNotFoundError:
-        yield Check(
-            "packages",
-            _PACKAGE,
-            "missing",
-            "not installed as a package, so its requirements aren't known",
-            _INSTALL,
-            True,
-        )
+    """Report what ``pip check`` finds: requirements of this package, then those of other packages."""
+    version = _version(_PACKAGE)
+    if version is None:
+        says = "not installed as a package, so its requirements aren't known"
+        yield Check("packages", _PACKAGE, "missing", says, _INSTALL, True)
         return
-    needed = [r for r in map(Requirement, asked) if r.marker is None or r.marker.evaluate({"extra": ""})]
-    fine = []
-    for requirement in needed:
-        name, essential = requirement.name, requirement.name not in _NOT_ESSENTIAL
-        how = f'pip install "{requirement.name}{requirement.specifier}"'
-        version = _version(name)
-        if version is None:
-            yield Check("packages", name, "missing", f"not installed; needed: {requirement.specifier}", how, essential)
-        elif not requirement.specifier.contains(version, prereleases=True):
-            says = f"{version} installed, but {requirement.specifier} required"
-            yield Check("packages", name, "broken", says, how, essential)
-        else:
-            fine.append(f"{name} {version}")
-    yield Check("packages", _PACKAGE, "ok", f"{_version(_PACKAGE)}; {len(fine)} of {len(needed)} requirements met")
+    code, output = _pip_check()
+    problems = [match.groupdict() for match in map(_PROBLEM.fullmatch, output.splitlines()) if match]
+    if code != 0 and not problems:
+        says = f"{version}; its requirements weren't checked: {output.strip().splitlines()[-1] if output else 'no pip'}"
+        yield Check("packages", _PACKAGE, "ok", says)
+        return
+    ours = [one for one in problems if one["owner"] == _PACKAGE]
+    for one in ours:
+        name, required = _NAME.match(one["required"])[0], one["required"]  # type: ignore[index]
+        state: State = "missing" if one["installed"] is None else "broken"
+        says = f"{one['installed'] or 'not'} installed, but {required} required"
+        yield Check("packages", name, state, says, f'pip install "{required}"', name not in _NOT_ESSENTIAL)
+    says = f"{version}; {f'{len(ours)} requirements not met' if ours else 'all requirements met'}"
+    yield Check("packages", _PACKAGE, "ok", says)
+    others = [one for one in problems if one["owner"] != _PACKAGE]
+    if others:
+        owners = ", ".join(sorted({one["owner"] for one in others}))
+        says = f"{len(others)} requirements not met, of {owners}"
+        yield Check("packages", "other packages", "broken", says, "See pip check.")
+
+
+_NAME = re.compile(r"[\w.-]+")
+_PROBLEM = re.compile(
+    r"(?P<owner>\S+) \S+ (?:requires|has requirement) (?P<required>.+), "
+    r"(?:which is not installed|but you have \S+ (?P<installed>\S+))\."
+)
+
+
+@cache
+def _pip_check() -> tuple[int, str]:
+    """Return the exit code of ``pip check`` and what it printed; pip may be absent, as in environments of uv."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "check"]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120, check=False)
+    return done.returncode, done.stdout or done.stderr
 
 
 def _version(name: str) -> str | None:
@@ -199,14 +213,24 @@ def _optional() -> Iterator[Check]:
         ("tensorboardX", "TensorBoard's curves (--tensorboard)", "pip install tensorboardX"),
         ("ipywidgets", "progress bars in notebooks", "pip install ipywidgets"),
     ):
-        there = importlib.util.find_spec(module) is not None
-        says = f"{_version(module)}: {gives}" if there else f"not installed: no {gives}"
-        yield Check("packages", module, "ok" if there else "missing", says, None if there else how)
+        if importlib.util.find_spec(module) is None:
+            yield Check("packages", module, "missing", f"not installed: no {gives}", how)
+        else:
+            yield Check("packages", module, "ok", f"{_version(module)}: {gives}")
+
+
+@cache
+def _system() -> Any:
+    """Return what PyTorch's own report for bugs has: system, driver, GPUs, as texts."""
+    from torch.utils import collect_env
+
+    return collect_env.get_env_info()
 
 
 def _processor() -> Iterator[Check]:
     import torch
 
+    yield Check("hardware", "system", "ok", str(_system().os))
     capability: Any = getattr(torch.backends.cpu, "get_cpu_capability", lambda: "")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = torch.get_num_threads()
@@ -225,22 +249,25 @@ def _bfloat16(device: str) -> str:
 def _gpu() -> Iterator[Check]:
     import torch
 
+    system, built = _system(), torch.version.cuda
     if not torch.cuda.is_available():
-        built = torch.version.cuda
-        if built is None and shutil.which("nvidia-smi"):
+        if system.nvidia_driver_version is None:
+            yield Check("hardware", "GPU", "missing", "none, so everything runs on the processor")
+        elif built is None:
             do = "Install a torch build for CUDA: https://pytorch.org/get-started"
             yield Check("hardware", "GPU", "broken", f"torch {torch.__version__} is built without CUDA", do)
-        elif built is not None and shutil.which("nvidia-smi"):
-            do = "Check nvidia-smi: the driver may be too old for this torch."
-            yield Check("hardware", "GPU", "broken", f"torch is built for CUDA {built}, but sees no GPU", do)
         else:
-            yield Check("hardware", "GPU", "missing", "none, so everything runs on the processor")
+            says = f"torch is built for CUDA {built}, but sees no GPU; driver {system.nvidia_driver_version}"
+            yield Check(
+                "hardware", "GPU", "broken", says, "Check nvidia-smi: the driver may be too old for this torch."
+            )
         return
     for number in range(torch.cuda.device_count()):
-        held = torch.cuda.get_device_properties(number)
+        properties = torch.cuda.get_device_properties(number)
         torch.zeros(8, device=f"cuda:{number}").add_(1).sum().item()
-        memory = f"{held.total_memory / 2**30:.0f} GiB"
-        says = f"{held.name}, {memory}, CUDA {torch.version.cuda}; {_bfloat16(f'cuda:{number}')}"
+        memory = f"{properties.total_memory / 2**30:.0f} GiB"
+        versions = f"CUDA {built}, driver {system.nvidia_driver_version}"
+        says = f"{properties.name}, {memory}, {versions}; {_bfloat16(f'cuda:{number}')}"
         yield Check("hardware", f"GPU {number}", "ok", says)
 
 
@@ -252,16 +279,16 @@ def _data(folder: Path) -> Iterator[Check]:
             yield Check("data sets", name, "ok", "comes with scikit-learn")
             continue
         within, splits = FILES[name]
-        there = [split for split, files in splits.items() if all(_holds(folder / within / file) for file in files)]
-        lacks = [split for split in splits if split not in there]
+        present = [split for split, files in splits.items() if all(_holds(folder / within / file) for file in files)]
+        absent = [split for split in splits if split not in present]
         where = folder.absolute()
-        do = f"It will be downloaded to {where} on first use; --data-dir chooses another folder."
+        do = f"Downloaded to {where} on first use; --data-dir chooses another folder."
         if name == "imagenet":
             do = f"Download it from https://image-net.org/download.php and unpack it to {where / 'imagenet'}."
-        if not there:
+        if not present:
             yield Check("data sets", name, "missing", "not found", do)
-        elif lacks:
-            yield Check("data sets", name, "missing", f"{there[0]} found, {lacks[0]} not found", do)
+        elif absent:
+            yield Check("data sets", name, "missing", f"{present[0]} found, {absent[0]} not found", do)
         else:
             yield Check("data sets", name, "ok", f"train and test, in {where}")
 
@@ -282,10 +309,10 @@ def _weights(folder: Path) -> Iterator[Check]:
             except InputError:  # there is no such leaderboard
                 continue
             files = [robustbench_files(name, dataset, threat, folder) for name in names]
-            here = sum(bool(paths) and all(_holds(path) for path in paths) for paths in files)
-            says = f"{here} of {len(names)} models"
-            do = f"They will be downloaded to {folder.absolute()} on first use; --model-dir chooses another folder."
-            yield Check("weights", f"{dataset} {threat}", "ok" if here else "missing", says, None if here else do)
+            present = sum(bool(paths) and all(_holds(path) for path in paths) for paths in files)
+            says = f"{present} of {len(names)} models"
+            do = f"Downloaded to {folder.absolute()} on first use; --model-dir chooses another folder."
+            yield Check("weights", f"{dataset} {threat}", "ok" if present else "missing", says, None if present else do)
 
 
 def _current_folder() -> Iterator[Check]:

@@ -7,6 +7,7 @@ import math
 import numbers
 import re
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "DivergenceError",
@@ -109,8 +110,8 @@ def check_seed(value: object) -> int:
     return seed
 
 
-def check_positive(name: str, value: object, *, finite: bool = True) -> None:
-    """Check that an argument is a number above 0.
+def check_positive(name: str, value: Any, *, finite: bool = True) -> Any:
+    """Return an argument, as it is, if it is a number above 0.
 
     Raises:
         InputError: It isn't, or ``finite`` is asked for and it is infinite.
@@ -118,7 +119,7 @@ def check_positive(name: str, value: object, *, finite: bool = True) -> None:
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         number = float(value)
         if number > 0 and (math.isfinite(number) or not finite):
-            return
+            return value
     raise InputError(f"`{name}` must be a {'finite ' if finite else ''}number above 0, but got {value!r}.")
 
 
@@ -138,15 +139,15 @@ def check_name(kind: str, name: object) -> None:
 
 def check_number(
     name: str,
-    value: object,
+    value: Any,
     low: float,
     high: float,
     *,
     above: bool = False,
     below: bool = False,
     words: str | None = None,
-) -> None:
-    """Check that an argument is a number from ``low`` to ``high``.
+) -> Any:
+    """Return an argument, as it is, if it is a number from ``low`` to ``high``.
 
     Args:
         name: Of the argument.
@@ -166,6 +167,6 @@ def check_number(
         except OverflowError:  # a whole number of hundreds of digits
             number = math.inf
         if low <= number <= high and not (above and number == low) and not (below and number == high):
-            return
+            return value
     bounds = f"{'above' if above else 'from'} {low:g} to {'below ' if below else ''}{high:g}"
     raise InputError(f"`{name}` must be a number {words or bounds}, but got {value!r}.")

@@ -7,7 +7,7 @@ import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -42,6 +42,9 @@ class ThreatModel:
         >>> str(ThreatModel("L2", 0.5))
         'L2:0.5'
     """
+
+    # Of files that hold one, which pydantic reads.
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
     norm: Norm
     eps: float

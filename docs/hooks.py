@@ -25,6 +25,7 @@ TAKEN = (
     "art_classwise/zoo/*.csv",
 )
 COMMANDS = "<!-- commands -->"
+TRAINERS = "<!-- trainers -->"
 
 
 @event_priority(100)  # before mkdocs-jupyter looks for notebooks
@@ -40,6 +41,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Let links lead to where files stand in the site, and write the command line's reference."""
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, commands())
+    if TRAINERS in markdown:
+        markdown = markdown.replace(TRAINERS, trainers())
     here, lines, fence = _in_repository(page.file.src_uri), [], ""
     for line in markdown.splitlines():
         mark = re.match(r"\s*(```+|~~~+)", line)
@@ -82,6 +85,18 @@ def commands() -> str:
         cwd=ROOT,
     ).stdout
     return unescape(told[told.index("\n## ") :]).replace("$ art-classwise", "art-classwise")
+
+
+def trainers() -> str:
+    """Return the table of training methods, and the reference of their trainers, as Markdown."""
+    sys.path.insert(0, str(ROOT))
+    try:
+        from art_classwise.trainers.catalog import METHODS
+    finally:
+        sys.path.remove(str(ROOT))
+    rows = [f"| `{m.name}` | `{m.class_name}` | {m.summary} |" for m in METHODS.values()]
+    named = [f"::: art_classwise.trainers.{m.class_name}" for m in METHODS.values()]
+    return "\n".join(["| method | trainer | objective |", "| --- | --- | --- |", *rows, "", "\n\n".join(named)])
 
 
 def _in_repository(uri: str) -> str:

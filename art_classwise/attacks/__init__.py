@@ -1,9 +1,10 @@
 """Attacks behind ART's ``EvasionAttack`` interface, and named sets of them."""
 
+from art_classwise.attacks._base import SearchAttack
 from art_classwise.attacks.autoattack import AutoAttack
 from art_classwise.attacks.classwise import ClassWiseAttack
 from art_classwise.attacks.ladder import AttackFactory, ladder, usual_threat
-from art_classwise.attacks.pgd import PGD, TemperaturePGD
+from art_classwise.attacks.pgd import PGD, LossAttack, TemperaturePGD
 from art_classwise.attacks.transfer import TransferAttack
 
 __all__ = [
@@ -11,6 +12,8 @@ __all__ = [
     "AttackFactory",
     "AutoAttack",
     "ClassWiseAttack",
+    "LossAttack",
+    "SearchAttack",
     "TemperaturePGD",
     "TransferAttack",
     "ladder",

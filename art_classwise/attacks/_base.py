@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from dataclasses import KW_ONLY, InitVar, dataclass, field, is_dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,22 +18,56 @@ from torch import Tensor, nn
 
 from art_classwise._core import art_interface
 from art_classwise._core.labels import check_labels
+from art_classwise._core.options import check_options, number, option, optional, whole
 from art_classwise._core.passes import Passes, check_predicts_logits
 from art_classwise._core.random_numbers import ExampleUniform
 from art_classwise._core.state import float32
-from art_classwise.attacks import _budgets
-from art_classwise.attacks._budgets import Budget
-from art_classwise.attacks._problem import Found, Problem, WithoutClasses, broadcast_mask, check_finite
+from art_classwise.attacks._problem import (
+    Budget,
+    Found,
+    Problem,
+    WithoutClasses,
+    broadcast_mask,
+    budget_of_batch,
+    check_budget,
+    check_budget_shape,
+    check_finite,
+    largest_budget,
+)
 from art_classwise.attacks.fast_copy import Precision, check_precision, fast_network
 from art_classwise.attacks.search import Loss, Observer, SearchResult, Solved, not_finite, search
-from art_classwise.errors import InputError, check_flag, check_positive, check_seed, check_whole, unknown
+from art_classwise.errors import InputError, check_flag, check_seed, unknown
 from art_classwise.threat import ThreatModel
 
 __all__ = ["Parameters", "SearchAttack"]
 
 
+_REQUIREMENTS: tuple[type, ...] = (BaseEstimator, LossGradientsMixin, ClassifierMixin, PyTorchEstimator)
+
+
+def _check_norm(_: str, norm: Any) -> Any:
+    ThreatModel.from_art(norm, 1.0)
+    return norm
+
+
 class Parameters(EvasionAttack, abc.ABC):
-    """An attack whose parameters change together or not at all."""
+    """An attack whose parameters change together or not at all.
+
+    A subclass that is a dataclass, ``@dataclass(eq=False, repr=False, kw_only=True)``, declares each of its parameters
+    once, as a field made by :func:`art_classwise._core.options.option`: with it the parameter is in the constructor, in
+    ``attack_params`` and among the checks.
+    """
+
+    attack_params: ClassVar[list[str]] = [*EvasionAttack.attack_params]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "attack_params" not in vars(cls):
+            own = vars(cls).get("__annotations__", {}).items()
+            names = [
+                name for name, kind in own if not str(kind).startswith("ClassVar") and name not in ("estimator", "_")
+            ]
+            cls.attack_params = [*dict.fromkeys([*cls.attack_params, *names])]
 
     @property
     def untold(self) -> frozenset[str]:
@@ -54,102 +88,102 @@ class Parameters(EvasionAttack, abc.ABC):
             for name in kwargs:
                 if name not in self.attack_params:
                     raise unknown("parameter", name, self.attack_params)
-            super().set_params(**{name: value for name, value in kwargs.items() if name != "summary_writer"})
-            if "summary_writer" in kwargs:  # which makes a folder, so last
-                self.summary_writer = kwargs["summary_writer"]
+            super().set_params(**kwargs)
+            self._open_summary_writer()
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
 
-    @property
-    def summary_writer(self) -> Any:
-        """ART's ``SummaryWriter``, if there is one."""
-        return self._summary_writer
+    summary_writer: Any = False
+    """ART's ``SummaryWriter``, if there is one."""
 
-    @summary_writer.setter
-    def summary_writer(self, given: Any) -> None:
-        if not (given is None or isinstance(given, (bool, str, SummaryWriter))):
-            raise InputError(f"`summary_writer` must be True, False, a folder or an ART SummaryWriter, not {given!r}.")
-        self._summary_writer_arg = bool(given) if given is None else given
+    def _open_summary_writer(self) -> None:
+        """Make a writer of True or of a folder's name: last, since it makes a folder."""
+        given = self.summary_writer
         made = SummaryWriterDefault(given) if given and not isinstance(given, SummaryWriter) else given
-        self._summary_writer = made or None
+        self.summary_writer = made or None
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        if is_dataclass(self):
+            check_options(self)
+        check_summary_writer("summary_writer", self.summary_writer)
 
 
+def check_summary_writer(name: str, value: object) -> object:
+    """Return a value that can be a summary writer.
+
+    Raises:
+        InputError: It can't.
+    """
+    if not (value is None or isinstance(value, (bool, str, SummaryWriter))):
+        raise InputError(f"`{name}` must be True, False, a folder or an ART SummaryWriter, not {value!r}.")
+    return value
+
+
+@dataclass(eq=False, repr=False)
 class SearchAttack(Parameters):
     """A gradient attack: the search behind ART's interface.
 
-    Parameters bear ART's names, and are those of :class:`art_classwise.PGD`. A subclass with parameters of its own sets
-    them, calls this constructor, which checks all, and names them in ``attack_params``. Random starts depend on
-    ``seed``, the restart and the example's number alone, so neither the batch size nor the examples around it change
-    what an example meets.
+    Random starts depend on ``seed``, the restart and the example's number alone, so neither the batch size nor the
+    examples around it change what an example meets.
+
+    Args:
+        estimator: An ART ``PyTorchClassifier`` that returns logits.
+        norm: ``np.inf``, 2 or 1.
+        eps: Radius, in the units of x: a number; an array that broadcasts to x (for L2 and L1 one number per
+            example); or a dict with a number for each class, by true label.
+        eps_step: Length of a step, likewise; ``eps / 4`` (2/255 at 8/255) if absent.
+        max_iter: Number of steps.
+        num_random_init: Number of random starts in the ball; 0 starts at x itself. Of several results the most
+            wrong is kept.
+        momentum: How much of the past steps' direction is kept (Dong et al. 2018); 0 is none.
+        batch_size: Examples attacked at once.
+        seed: Of the random starts.
+        precision: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 for networks of a million weights or more on hardware
+            that multiplies it. What counts as success is decided in float32 always.
+        compile: Compile the network with ``torch.compile``, at each call: for long attacks.
+        summary_writer: As for all attacks of ART: True, a folder or an ART ``SummaryWriter``; needs tensorboardX.
+        verbose: Show a progress bar.
 
     Attributes:
         zero_gradient: (n,) bool, once it has run: whether the example's gradient was all zero or not
             finite in any step of any restart. Many of them are a sign of gradient masking, and warned of.
+
+    Raises:
+        art.exceptions.EstimatorError: The estimator isn't a PyTorch classifier with loss gradients.
+        InputError: A parameter is out of range.
     """
 
-    attack_params: ClassVar[list[str]] = [
-        *EvasionAttack.attack_params,
-        "norm",
-        "eps",
-        "eps_step",
-        "max_iter",
-        "num_random_init",
-        "targeted",
-        "momentum",
-        "early_stop",
-        "batch_size",
-        "seed",
-        "precision",
-        "compile",
-        "summary_writer",
-        "verbose",
-    ]
-    _estimator_requirements: tuple[type, ...] = (BaseEstimator, LossGradientsMixin, ClassifierMixin, PyTorchEstimator)
+    _estimator_requirements = _REQUIREMENTS
     uses_example_ids = True
 
-    def __init__(
-        self,
-        estimator: Any,
-        *,
-        norm: float | str = np.inf,
-        eps: Budget = 8 / 255,
-        eps_step: Budget | None = None,
-        max_iter: int = 20,
-        num_random_init: int = 1,
-        targeted: bool = False,
-        momentum: float = 0.0,
-        early_stop: bool = False,
-        batch_size: int = 128,
-        seed: int = 0,
-        precision: Precision = "auto",
-        compile: bool = False,
-        summary_writer: Any = False,
-        verbose: bool = True,
-    ) -> None:
+    estimator: InitVar[Any] = field()  # without one, ART's property would be its default
+    norm: float | str = option(np.inf, _check_norm)
+    eps: Budget = option(8 / 255, check_budget)
+    eps_step: Budget | None = option(None, optional(check_budget))
+    max_iter: int = option(20, whole(1))
+    _: KW_ONLY
+    num_random_init: int = option(1, whole(0))
+    momentum: float = option(0.0, number(0, np.inf, below=True, words="of at least 0"))
+    batch_size: int = option(128, whole(1))
+    seed: int = option(0, lambda _, value: check_seed(value))
+    precision: Precision = option("auto", check_precision)
+    compile: bool = option(False, check_flag)
+    summary_writer: Any = option(False, check_summary_writer)
+    verbose: bool = option(True, check_flag)
+
+    def __post_init__(self, estimator: Any) -> None:
         super().__init__(estimator=estimator)
-        self.norm = norm
-        self.eps = eps
-        self.eps_step = eps_step
-        self.max_iter = max_iter
-        self.num_random_init = num_random_init
-        self._targeted = targeted
-        self.momentum = momentum
-        self.early_stop = early_stop
-        self.batch_size = batch_size
-        self.seed = seed
-        self.precision = precision
-        self.compile = compile
-        self.verbose = verbose
         self.zero_gradient: npt.NDArray[np.bool_] = np.zeros(0, dtype=bool)
         self._check_params()
-        self.summary_writer = summary_writer
+        self._open_summary_writer()
 
     @property
     def threat(self) -> ThreatModel:
         """The threat model: the attack's norm and largest radius."""
-        return ThreatModel.from_art(self.norm, _budgets.largest(self.eps))
+        return ThreatModel.from_art(self.norm, largest_budget(self.eps))
 
     def _problem(
         self,
@@ -169,7 +203,7 @@ class SearchAttack(Parameters):
         art_interface.check_images(images, estimator, self.threat, tolerance=1e-6, wide_radius=True)
         for name in ("eps", "eps_step"):
             if (budget := getattr(self, name)) is not None:
-                _budgets.check_shape(name, budget, self.threat.norm, images.shape, estimator.nb_classes)
+                check_budget_shape(name, budget, self.threat.norm, images.shape, estimator.nb_classes)
         ids = np.arange(len(images)) if given["example_ids"] is None else np.asarray(given["example_ids"])
         if len(ids) != len(images):
             raise InputError(f"example_ids must have one number per example: {len(images)}, not {len(ids)}.")
@@ -277,7 +311,7 @@ class SearchAttack(Parameters):
         return logits
 
     def _budget(self, name: str, rows: npt.NDArray[np.intp], problem: Problem, y: Tensor) -> float | Tensor:
-        return _budgets.of_batch(name, getattr(self, name), rows, problem.images.shape, y)
+        return budget_of_batch(name, getattr(self, name), rows, problem.images.shape, y)
 
     def _lengths(
         self, problem: Problem, rows: npt.NDArray[np.intp], x: Tensor, y: Tensor
@@ -316,20 +350,3 @@ class SearchAttack(Parameters):
     def _check_params(self) -> None:
         super()._check_params()
         check_predicts_logits("The estimator", self.estimator)
-        ThreatModel.from_art(self.norm, 1.0)  # checks the norm
-        _budgets.check_budget("eps", self.eps)
-        if self.eps_step is not None:
-            _budgets.check_budget("eps_step", self.eps_step)
-        for name, least in (("max_iter", 1), ("num_random_init", 0), ("batch_size", 1)):
-            setattr(self, name, check_whole(name, getattr(self, name), least))
-        self.seed = check_seed(self.seed)
-        for name in ("targeted", "early_stop", "compile", "verbose"):
-            setattr(self, name, check_flag(name, getattr(self, name)))
-        if self.momentum != 0:
-            check_positive("momentum", self.momentum)
-        check_precision(self.precision)
-        if self.targeted and (isinstance(self.eps, Mapping) or isinstance(self.eps_step, Mapping)):
-            raise InputError(
-                "Budgets by class refer to the true labels, which a targeted attack isn't given: "
-                "give an array with one number per example."
-            )

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import InitVar, dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from art_classwise._core import art_interface
 from art_classwise._core.labels import check_labels, check_reads_true_labels
+from art_classwise._core.options import option, optional, whole
 from art_classwise._core.passes import check_predicts_logits, is_out_of_memory
 from art_classwise._core.progress import progress
 from art_classwise._core.state import evaluating, float32, frozen, no_seed_for_cuda, preserved, preserved_random_state
@@ -47,6 +49,7 @@ _NO_GRADIENT = "needs gradients, and none goes through the network"
 _SILENT = logging.Logger(__name__, level=logging.CRITICAL + 1)  # in no hierarchy: without one, pyautoattack warns
 
 
+@dataclass(eq=False, repr=False)
 class AutoAttack(Parameters):
     """The attacks of AutoAttack, one after the other, each on the examples that withstood those before it.
 
@@ -91,38 +94,24 @@ class AutoAttack(Parameters):
     """
 
     kind: ClassVar[str] = "AutoAttack"
-    attack_params: ClassVar[list[str]] = [
-        *EvasionAttack.attack_params,
-        *("norm", "eps", "attacks", "batch_size", "n_iter", "n_queries", "seed", "precision", "micro_batch_size"),
-        "verbose",
-    ]
     _estimator_requirements = (BaseEstimator, LossGradientsMixin, ClassifierMixin, PyTorchEstimator)
 
-    def __init__(
-        self,
-        estimator: Any,
-        norm: float | str = np.inf,
-        eps: float = 8 / 255,
-        attacks: str | Sequence[str | EvasionAttack] | None = "standard",
-        batch_size: int = 250,
-        n_iter: int = 100,
-        n_queries: int = 5000,
-        seed: int = 0,
-        precision: Precision = "auto",
-        micro_batch_size: int | None = None,
-        verbose: bool = True,
-    ) -> None:
+    estimator: InitVar[Any] = field()  # without one, ART's property would be its default
+    norm: float | str = option(np.inf)
+    eps: float = option(8 / 255)
+    attacks: str | Sequence[str | EvasionAttack] = option(
+        "standard", lambda _, given: "standard" if given is None else given
+    )
+    batch_size: int = option(250, whole(1))
+    n_iter: int = option(100, whole(1))
+    n_queries: int = option(5000, whole(1))
+    seed: int = option(0, lambda _, seed: check_seed(seed))
+    precision: Precision = option("auto", check_precision)
+    micro_batch_size: int | None = option(None, optional(whole(1)))
+    verbose: bool = option(True, check_flag)
+
+    def __post_init__(self, estimator: Any) -> None:
         super().__init__(estimator=estimator)
-        self.norm = norm
-        self.eps = eps
-        self.attacks: str | Sequence[str | EvasionAttack] = "standard" if attacks is None else attacks
-        self.batch_size = batch_size
-        self.n_iter = n_iter
-        self.n_queries = n_queries
-        self.seed = seed
-        self.precision = precision
-        self.micro_batch_size = micro_batch_size
-        self.verbose = verbose
         self.zero_gradient: npt.NDArray[np.bool_] = np.zeros(0, dtype=bool)
         self.left_out: dict[str, str] = {}
         self._check_params()
@@ -306,20 +295,12 @@ class AutoAttack(Parameters):
     def _check_params(self) -> None:
         super()._check_params()
         check_predicts_logits("The estimator", self.estimator)
-        norm = self.threat.norm  # checks the norm and the radius: one for all examples
-        for parameter in ("batch_size", "n_iter", "n_queries"):  # the L1 schedule cuts the steps in three
-            least = 3 if (norm, parameter) == ("L1", "n_iter") else 1
-            setattr(self, parameter, check_whole(parameter, getattr(self, parameter), least))
-        if self.micro_batch_size is not None:
-            self.micro_batch_size = check_whole("micro_batch_size", self.micro_batch_size, 1)
-        self.seed = check_seed(self.seed)
-        check_precision(self.precision)
-        self.verbose = check_flag("verbose", self.verbose)
+        if self.threat.norm == "L1":  # its schedule cuts the steps in three
+            check_whole("n_iter", self.n_iter, 3)
         bounds = self.estimator.clip_values
         if np.shape(bounds) != (2,) or not np.isfinite(bounds).all():
             came = "are absent" if bounds is None else "are infinite or arrays"
             raise InputError(f"AutoAttack needs clip_values of two finite numbers, such as (0, 1), but they {came}.")
-        self.attacks = "standard" if self.attacks is None else self.attacks  # as set_params() may say
         if not isinstance(self.attacks, (str, Sequence)) or len(self.attacks) == 0:
             raise InputError(
                 f'`attacks` must be "standard", names of members or attacks of ART, but got {self.attacks!r}.'

@@ -514,11 +514,12 @@ def _called(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
-def check_precision(precision: object) -> None:
-    """Check that ``precision`` is a :data:`Precision`.
+def check_precision(name: str, precision: Any) -> Any:
+    """Return an argument if it is a :data:`Precision`.
 
     Raises:
         InputError: It isn't.
     """
     if precision not in get_args(Precision):
-        raise InputError(f'`precision` must be "auto", "fp32" or "bf16", but got {precision!r}.')
+        raise InputError(f'`{name}` must be "auto", "fp32" or "bf16", but got {precision!r}.')
+    return precision

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import InitVar, dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -15,15 +16,14 @@ from torch import Tensor
 from art_classwise import losses
 from art_classwise._core import art_interface
 from art_classwise._core.art_interface import check_logits
+from art_classwise._core.options import number, option, positive
 from art_classwise._core.progress import progress
 from art_classwise._core.random_numbers import ExampleUniform, derive
 from art_classwise._core.state import preserved
 from art_classwise.attacks._base import SearchAttack
-from art_classwise.attacks._budgets import Budget
 from art_classwise.attacks._problem import Problem, check_finite, warn_of_zero_gradients
-from art_classwise.attacks.fast_copy import Precision
 from art_classwise.attacks.search import Solved, search
-from art_classwise.errors import InputError, check_flag, check_number, check_positive, unknown
+from art_classwise.errors import InputError, check_flag, unknown
 from art_classwise.threat import per_example
 
 __all__ = ["LOSSES", "PGD", "LossAttack", "TemperaturePGD"]
@@ -31,8 +31,25 @@ __all__ = ["LOSSES", "PGD", "LossAttack", "TemperaturePGD"]
 _TINY = float(np.finfo(np.float32).tiny)
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class LossAttack(SearchAttack):
-    """One search per restart, ascending a loss of the labels, which a subclass names."""
+    """One search per restart, ascending a loss of the labels, which a subclass names.
+
+    Args:
+        targeted: Whether ``y`` names the classes to move into.
+        early_stop: Let an example leave once it succeeds: quicker, for verdicts; not for training or transfer.
+    """
+
+    targeted: bool = option(False, check_flag)
+    early_stop: bool = option(False, check_flag)
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        if self.targeted and (isinstance(self.eps, Mapping) or isinstance(self.eps_step, Mapping)):
+            raise InputError(
+                "Budgets by class refer to the true labels, which a targeted attack isn't given: "
+                "give an array with one number per example."
+            )
 
     @abc.abstractmethod
     def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -152,33 +169,25 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+_check_decay = number(0, np.inf, below=True, words="of at least 0")
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
 class PGD(LossAttack):
     """Projected gradient descent within a ball (Madry et al. 2018, arXiv 1706.06083).
 
-    With ``max_iter=1``, ``eps_step=eps`` and ``num_random_init=0`` it is FGSM (Goodfellow et al. 2015).
+    With ``max_iter=1``, ``eps_step=eps`` and ``num_random_init=0`` it is FGSM (Goodfellow et al. 2015). ``norm``,
+    ``eps``, ``eps_step``, ``max_iter``, ``num_random_init``, ``momentum``, ``batch_size``, ``seed``, ``precision``,
+    ``compile``, ``summary_writer`` and ``verbose`` are as for all searches:
+    :class:`art_classwise.attacks.SearchAttack`.
 
     Args:
         estimator: An ART ``PyTorchClassifier`` that returns logits.
-        norm: ``np.inf``, 2 or 1.
-        eps: Radius, in the units of x: a number; an array that broadcasts to x (for L2 and L1 one number per
-            example); or a dict with a number for each class, by true label.
-        eps_step: Length of a step, likewise; ``eps / 4`` (2/255 at 8/255) if absent.
-        max_iter: Number of steps.
         loss: What to ascend: ``"cross_entropy"``; ``"margin"``, Carlini and Wagner's loss (CW-inf by PGD); ``"dlr"``,
             the difference of logits ratio (Croce and Hein 2020); ``"kl"``, the divergence from the prediction on x
             (TRADES' inner search), whatever the labels. A targeted attack descends the loss of its target.
-        num_random_init: Number of random starts in the ball; 0 starts at x itself. Of several results the most
-            wrong is kept.
         targeted: Whether ``y`` names the classes to move into.
-        momentum: How much of the past steps' direction is kept (Dong et al. 2018); 0 is none.
         early_stop: Let an example leave once it succeeds: quicker, for verdicts; not for training or transfer.
-        batch_size: Examples attacked at once.
-        seed: Of the random starts.
-        precision: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 for networks of a million weights or more on hardware
-            that multiplies it. What counts as success is decided in float32 always.
-        compile: Compile the network with ``torch.compile``, at each call: for long attacks.
-        summary_writer: As for all attacks of ART: True, a folder or an ART ``SummaryWriter``; needs tensorboardX.
-        verbose: Show a progress bar.
         decay: ART's name for ``momentum``.
         random_eps: Draw each example's radius from a normal distribution of deviation eps / 2, truncated to [0, eps],
             steps in proportion (Kurakin et al. 2017, arXiv 1611.01236): for training, not for measuring.
@@ -192,67 +201,20 @@ class PGD(LossAttack):
     """
 
     kind: ClassVar[str] = "PGD"
-    attack_params: ClassVar[list[str]] = [*LossAttack.attack_params, "loss", "decay", "random_eps", "minimal"]
 
-    def __init__(
-        self,
-        estimator: Any,
-        norm: float | str = np.inf,
-        eps: Budget = 8 / 255,
-        eps_step: Budget | None = None,
-        max_iter: int = 20,
-        loss: str = "cross_entropy",
-        num_random_init: int = 1,
-        targeted: bool = False,
-        momentum: float = 0.0,
-        early_stop: bool = False,
-        batch_size: int = 128,
-        seed: int = 0,
-        precision: Precision = "auto",
-        compile: bool = False,
-        summary_writer: Any = False,
-        verbose: bool = True,
-        *,
-        decay: float | None = None,
-        random_eps: bool = False,
-        minimal: bool = False,
-    ) -> None:
-        self.loss, self.random_eps, self.minimal = loss, random_eps, minimal
+    loss: str = option("cross_entropy")
+    decay: InitVar[float | None] = None
+    random_eps: bool = option(False, check_flag)
+    minimal: bool = option(False, check_flag)
+
+    def __post_init__(self, estimator: Any, decay: float | None) -> None:
         if decay is not None:
-            if momentum not in (0, decay):
+            if self.momentum not in (0, decay):
                 raise InputError(
-                    f"`decay` is ART's name for `momentum`, but is {decay!r}, and the latter {momentum!r}."
+                    f"`decay` is ART's name for `momentum`, but is {decay!r}, and the latter {self.momentum!r}."
                 )
-            check_number("decay", decay, 0, np.inf, below=True, words="of at least 0")
-            momentum = decay
-        super().__init__(
-            estimator,
-            norm=norm,
-            eps=eps,
-            eps_step=eps_step,
-            max_iter=max_iter,
-            num_random_init=num_random_init,
-            targeted=targeted,
-            momentum=momentum,
-            early_stop=early_stop,
-            batch_size=batch_size,
-            seed=seed,
-            precision=precision,
-            compile=compile,
-            summary_writer=summary_writer,
-            verbose=verbose,
-        )
-
-    @property
-    def decay(self) -> float | None:
-        """ART's name for ``momentum``; None is none."""
-        return self.momentum or None
-
-    @decay.setter
-    def decay(self, given: float | None) -> None:
-        if given is not None:
-            check_number("decay", given, 0, np.inf, below=True, words="of at least 0")
-        self.momentum = given or 0.0
+            self.momentum = _check_decay("decay", decay)
+        super().__post_init__(estimator)
 
     @property
     def untold(self) -> frozenset[str]:
@@ -324,8 +286,6 @@ class PGD(LossAttack):
 
     def _check_params(self) -> None:
         super()._check_params()
-        for name in ("random_eps", "minimal"):
-            setattr(self, name, check_flag(name, getattr(self, name)))
         if self.minimal and (self.max_iter != 1 or self.num_random_init):
             raise InputError(
                 "`minimal` looks for the smallest step along one gradient, as FGSM does: set max_iter=1 and "
@@ -346,6 +306,19 @@ class PGD(LossAttack):
             raise InputError('The gradient of the loss "kl" is zero at x itself: set num_random_init to 1 or more.')
 
 
+def _decay(attack: PGD) -> float | None:
+    """ART's name for ``momentum``; None is none."""
+    return attack.momentum or None
+
+
+def _set_decay(attack: PGD, given: float | None) -> None:
+    attack.momentum = 0.0 if given is None else _check_decay("decay", given)
+
+
+PGD.decay = property(_decay, _set_decay)  # now, since a dataclass leaves a field's default in its place
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
 class TemperaturePGD(LossAttack):
     """PGD on sharpened confidences, softmax(logits / T) (Tian et al. 2021, arXiv 2105.14240).
 
@@ -353,28 +326,12 @@ class TemperaturePGD(LossAttack):
     relative weights of the wrong classes only: ``inverse_temperature=1`` is PGD (Madry et al. 2018),
     ``float("inf")`` follows the margin (Carlini and Wagner's loss), values near 0 the mean of the wrong
     classes. It ascends :func:`art_classwise.losses.soft_margin`, which has the direction of the temperature
-    cross-entropy without its float32 underflow on confident networks.
+    cross-entropy without its float32 underflow on confident networks. All options but ``inverse_temperature`` are as
+    for :class:`art_classwise.PGD`.
 
     Args:
         estimator: An ART ``PyTorchClassifier`` that returns logits.
-        norm: ``np.inf``, 2 or 1.
-        eps: Radius, in the units of x: a number; an array that broadcasts to x (for L2 and L1 one number per
-            example); or a dict with a number for each class, by true label.
-        eps_step: Length of a step, likewise; ``eps / 4`` (2/255 at 8/255) if absent.
-        max_iter: Number of steps.
         inverse_temperature: 1/T, above 0.
-        num_random_init: Number of random starts in the ball; 0 starts at x itself. Of several results the most
-            wrong is kept.
-        targeted: Whether ``y`` names the classes to move into.
-        momentum: How much of the past steps' direction is kept (Dong et al. 2018); 0 is none.
-        early_stop: Let an example leave once it succeeds: quicker, for verdicts; not for training or transfer.
-        batch_size: Examples attacked at once.
-        seed: Of the random starts.
-        precision: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 for networks of a million weights or more on hardware
-            that multiplies it. What counts as success is decided in float32 always.
-        compile: Compile the network with ``torch.compile``, at each call: for long attacks.
-        summary_writer: As for all attacks of ART: True, a folder or an ART ``SummaryWriter``; needs tensorboardX.
-        verbose: Show a progress bar.
 
     Raises:
         art.exceptions.EstimatorError: The estimator isn't a PyTorch classifier with loss gradients.
@@ -382,49 +339,8 @@ class TemperaturePGD(LossAttack):
     """
 
     kind: ClassVar[str] = "TemperaturePGD"
-    attack_params: ClassVar[list[str]] = [*LossAttack.attack_params, "inverse_temperature"]
 
-    def __init__(
-        self,
-        estimator: Any,
-        norm: float | str = np.inf,
-        eps: Budget = 8 / 255,
-        eps_step: Budget | None = None,
-        max_iter: int = 20,
-        inverse_temperature: float = 5.0,
-        num_random_init: int = 1,
-        targeted: bool = False,
-        momentum: float = 0.0,
-        early_stop: bool = False,
-        batch_size: int = 128,
-        seed: int = 0,
-        precision: Precision = "auto",
-        compile: bool = False,
-        summary_writer: Any = False,
-        verbose: bool = True,
-    ) -> None:
-        self.inverse_temperature = inverse_temperature
-        super().__init__(
-            estimator,
-            norm=norm,
-            eps=eps,
-            eps_step=eps_step,
-            max_iter=max_iter,
-            num_random_init=num_random_init,
-            targeted=targeted,
-            momentum=momentum,
-            early_stop=early_stop,
-            batch_size=batch_size,
-            seed=seed,
-            precision=precision,
-            compile=compile,
-            summary_writer=summary_writer,
-            verbose=verbose,
-        )
+    inverse_temperature: float = option(5.0, positive(finite=False))
 
     def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
         return losses.soft_margin(logits, y, self.inverse_temperature)
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        check_positive("inverse_temperature", self.inverse_temperature, finite=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import InitVar, dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -68,6 +69,7 @@ def _within(value: Any, old: Any, new: Any) -> Any:
     return value
 
 
+@dataclass(eq=False, repr=False)
 class TransferAttack(Parameters):
     """Attack a surrogate, and hand what comes of it to the model (Papernot et al. 2016, arXiv 1605.07277).
 
@@ -84,12 +86,13 @@ class TransferAttack(Parameters):
     """
 
     kind: ClassVar[str] = "TransferAttack"
-    attack_params: ClassVar[list[str]] = [*EvasionAttack.attack_params, "attack"]
     _estimator_requirements = (BaseEstimator, ClassifierMixin)
 
-    def __init__(self, estimator: Any, attack: Any) -> None:
+    estimator: InitVar[Any] = field()  # without one, ART's property would be its default
+    attack: Any = field()
+
+    def __post_init__(self, estimator: Any) -> None:
         super().__init__(estimator=estimator)
-        self.attack = attack
         self._check_params()
 
     @property

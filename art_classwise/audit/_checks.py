@@ -23,7 +23,7 @@ from art_classwise.audit._evidence import (
     points,
     steps_length,
 )
-from art_classwise.audit._probes import Probe
+from art_classwise.audit.probes import Probe
 from art_classwise.metrics.intervals import wilson
 
 __all__ = ["ATTACK_CHECKS", "DIFFERS", "NETWORK_CHECKS"]
@@ -172,15 +172,15 @@ def _short_steps(evidence: Evidence) -> Observations:
 
 
 def _left_out(evidence: Evidence) -> Observations:
-    n_classes, worst_case = len(evidence.result.classes), bool(evidence.result.info.get("worst_case"))
+    n_classes, worst_case = len(evidence.result.classes), evidence.result.manifest.worst_case
     tried = evidence.right
     for attack, table in evidence.tables.items():
         attacked = tried
         tried = evidence.withstood[attack] if worst_case else evidence.right  # by the next
-        told = evidence.result.info.get("attacks", {}).get(attack, {})
+        told = evidence.result.manifest.parameters(attack)
         if kind(told) != "AutoAttack":
             continue
-        asked = told.get("attacks") if isinstance(told.get("attacks"), (str, list)) else ()
+        asked: Any = told.get("attacks") if isinstance(told.get("attacks"), (str, list)) else ()
         for member, why in members_left_out(asked, n_classes).items():
             yield (
                 _WEAK,
@@ -304,32 +304,32 @@ def _returns(goes_to: Mapping[int, int], start: int) -> bool:
 
 
 def _published(evidence: Evidence) -> Observations:
-    everyone = evidence.result.info.get("published", {})
+    everyone = evidence.result.manifest.published
     told = everyone.get(evidence.name)
-    if not told or not _is_balanced(evidence.label, len(evidence.result.classes)):
+    if told is None or not _is_balanced(evidence.label, len(evidence.result.classes)):
         return
     advice = "Are these the published weights and the same test images?"
     n = len(evidence.label)
     confidence = 1 - LEVEL / (2 * len(everyone))  # so that a whole leaderboard has a false one in a hundred walks
     low, high = (float(end) for end in wilson(int(evidence.right.sum()), n, confidence))
-    if told["clean"] is not None and not low <= told["clean"] <= high:
+    if told.clean is not None and not low <= told.clean <= high:
         yield (
             DIFFERS,
             f"Clean accuracy is {points(evidence.right.mean())} % ({points(low)} to {points(high)}, n = {n}), "
-            f"but {told['source']} is published with {points(told['clean'])} %.",
+            f"but {told.source} is published with {points(told.clean)} %.",
             advice,
         )
     threat = evidence.result.threat
-    if told["robust"] is None or told["norm"] != threat.norm or abs(told["eps"] - threat.eps) > 0.01 * threat.eps:
+    if told.robust is None or told.norm != threat.norm or abs((told.eps or 0) - threat.eps) > 0.01 * threat.eps:
         return
     low, high = (float(end) for end in wilson(int(evidence.held.sum()), n, confidence))
-    attacks = evidence.result.info.get("attacks", {}).values()
+    attacks = map(evidence.result.manifest.parameters, evidence.result.attacks)
     as_strong = any(kind(attack) == "AutoAttack" and attack.get("attacks") == "standard" for attack in attacks)
-    if told["robust"] > high or (as_strong and told["robust"] < low):
+    if told.robust > high or (as_strong and told.robust < low):
         yield (
             DIFFERS,
             f"Robust accuracy under all attacks is {points(evidence.held.mean())} % ({points(low)} to {points(high)}, "
-            f"n = {n}), but {told['source']} is published with {points(told['robust'])} % under AutoAttack.",
+            f"n = {n}), but {told.source} is published with {points(told.robust)} % under AutoAttack.",
             advice,
         )
 

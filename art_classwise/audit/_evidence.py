@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import bdtrc
 
-from art_classwise.audit._probes import Probe
+from art_classwise.audit.probes import Probe
 from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel
 
@@ -73,19 +73,18 @@ class Evidence:
         together: npt.NDArray[np.bool_] = np.logical_and.reduce(list(self.withstood.values()))
         return together
 
-    @cached_property
+    @property
     def probe(self) -> Probe | None:
         """What was tried on the network itself, if it was."""
-        plain = self.result.info.get("probes", {}).get(self.name)
-        return None if plain is None else Probe.from_plain(plain)  # None, too, if another release made it
+        return self.result.manifest.probes.get(self.name)
 
     @cached_property
     def attacks(self) -> dict[str, Mapping[str, Any]]:
         """Parameters of the attacks that may be compared: tried on all examples, within the audit's radius."""
-        if self.result.info.get("worst_case") or not self.same_examples:
+        if self.result.manifest.worst_case or not self.same_examples:
             return {}
-        told = self.result.info.get("attacks", {})
-        return {a: told[a] for a in self.tables if a in told and _of_threat(told[a], self.result.threat)}
+        told = {a: self.result.manifest.parameters(a) for a in self.tables}
+        return {a: parameters for a, parameters in told.items() if _of_threat(parameters, self.result.threat)}
 
     def finds_more(self, first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> bool:
         """Return whether an attack finds more than another, beyond chance, from who withstood each (n,)."""

@@ -12,13 +12,13 @@ from art_classwise._core import art_interface
 from art_classwise._core.labels import check_reads_true_labels
 from art_classwise._core.passes import check_predicts_logits
 from art_classwise.attacks.fast_copy import compute_alike
-from art_classwise.audit._manifest import Attack, check_published
+from art_classwise.audit.manifest import Attack
 from art_classwise.audit.provenance import fingerprint, parameters
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError, check_name, unknown
 from art_classwise.threat import ThreatModel
 
-__all__ = ["check_fit", "check_names", "check_told_apart", "checked_attack", "described_attacks", "published_of"]
+__all__ = ["check_fit", "check_names", "check_told_apart", "checked_attack", "described_attacks"]
 
 
 def check_names(models: Any, optional: Any, data: Dataset) -> None:
@@ -40,14 +40,6 @@ def check_names(models: Any, optional: Any, data: Dataset) -> None:
         raise InputError("The examples' ids must differ: outcomes are identified by them.")
 
 
-def published_of(name: str, classifier: Any) -> dict[str, Any] | None:
-    """Return what is published of a model, if :func:`art_classwise.load_robustbench` wrote it there."""
-    try:
-        return check_published(name, getattr(classifier, "published", None))
-    except InputError:  # an attribute of the user's
-        return None
-
-
 def described_attacks(attacks: Mapping[str, Mapping[str, Any]], *, worst_case: bool) -> dict[str, Attack]:
     """Return what tells the attacks apart, the same for all models.
 
@@ -65,7 +57,7 @@ def described_attacks(attacks: Mapping[str, Mapping[str, Any]], *, worst_case: b
                 )
     pairs = [[name, told] for name, told in shared.items()]
     return {
-        name: Attack(fingerprint(pairs[: i + 1] if worst_case else [name, told]), told)
+        name: Attack(fingerprint=fingerprint(pairs[: i + 1] if worst_case else [name, told]), parameters=told)
         for i, (name, told) in enumerate(shared.items())
     }
 

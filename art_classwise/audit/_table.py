@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -16,6 +16,7 @@ from art_classwise import metrics
 from art_classwise._core.display import Shown, shown_as
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit._outcomes import nearest
+from art_classwise.audit.manifest import Manifest
 from art_classwise.errors import InputError, unknown
 from art_classwise.metrics.accuracy import class_counts
 from art_classwise.threat import ThreatModel
@@ -95,10 +96,19 @@ def summarised(rows: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
 class AuditTable(Shown):
     """The outcomes of an audit, without what is concluded from them: see :class:`art_classwise.AuditResult`."""
 
-    outcomes: pd.DataFrame = field(repr=False)
-    classes: tuple[str, ...]
-    threat: ThreatModel
-    info: dict[str, Any] = field(repr=False)
+    outcomes: pd.DataFrame
+    manifest: Manifest
+    finished: bool = True
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names."""
+        return self.manifest.classes
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The threat model."""
+        return self.manifest.threat
 
     @property
     def models(self) -> tuple[str, ...]:

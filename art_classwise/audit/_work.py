@@ -27,7 +27,7 @@ from art_classwise._core.passes import (
     warn_of_probabilities,
 )
 from art_classwise._core.state import preserved, preserved_random_state
-from art_classwise.audit import _probes
+from art_classwise.audit import probes
 from art_classwise.audit._outcomes import ATTACKED
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, Unit
 from art_classwise.datasets import Dataset
@@ -182,13 +182,13 @@ class ShardRunner:
         some = data if rows is None or len(rows) == len(data) else data.take(rows)
         return self._retried(classifier, lambda most: self._attacked(classifier, name, attack, shard, some, most))
 
-    def probe(self, classifier: Any) -> _probes.Probe:
+    def probe(self, classifier: Any) -> probes.Probe:
         """Return what a few examples show of the network itself."""
-        data = self._data.take(_probes.chosen(len(self._data)))
+        data = self._data.take(probes.chosen(len(self._data)))
         data = replace(data, x=np.asarray(data.x))
         with _ONE_AT_A_TIME:
             return self._retried(
-                classifier, lambda most: _probes.probe(classifier, data, self._threat, most=most, seed=self._seed)
+                classifier, lambda most: probes.probe(classifier, data, self._threat, most=most, seed=self._seed)
             )
 
     def _attacked(self, classifier: Any, name: str, attack: Any, shard: int, data: Dataset, most: int) -> pd.DataFrame:

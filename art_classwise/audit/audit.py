@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import tempfile
 import time
@@ -27,7 +26,6 @@ from art_classwise._core.passes import release
 from art_classwise._core.progress import progress
 from art_classwise.attacks.fast_copy import Precision
 from art_classwise.attacks.ladder import Attacks, ladder, usual_threat
-from art_classwise.audit._manifest import Examples, Manifest
 from art_classwise.audit._outcomes import joined
 from art_classwise.audit._preconditions import (
     check_fit,
@@ -35,9 +33,9 @@ from art_classwise.audit._preconditions import (
     check_told_apart,
     checked_attack,
     described_attacks,
-    published_of,
 )
 from art_classwise.audit._work import ShardRunner, drop_damaged, fill
+from art_classwise.audit.manifest import Examples, Manifest, Published
 from art_classwise.audit.provenance import (
     data_fingerprint,
     environment,
@@ -144,17 +142,14 @@ class ClassWiseAudit(Evaluation):
         check_names(models, optional, data)
         threat = self.threat or usual_threat(data.name)
         threat.check_radius(0.0, 1.0, int(np.prod(data.input_shape)))
-        blank = Manifest(
+        blank = Manifest.begun(
             threat=threat,
             seed=self.seed,
             worst_case=self.worst_case,
             shard_size=_SHARD,
-            examples=Examples(data.name, data.split, len(data), data_fingerprint(data)),
+            examples=Examples(dataset=data.name, split=data.split, n=len(data), fingerprint=data_fingerprint(data)),
             classes=tuple(data.classes),
-            models={},
-            attacks={},
-            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            commands=[] if self.command is None else [self.command],
+            commands=() if self.command is None else (self.command,),
         )
         together = {name: m for name, m in models.items() if not _loads(m) and name not in optional}
         with ExitStack() as stack:
@@ -188,8 +183,7 @@ class ClassWiseAudit(Evaluation):
             names = [m for m in models if m in there or m not in {*lost, *left_out}]
             if outcomes is None or len(together) < len(models):
                 outcomes = read_outcomes(store, held, names, attacks)
-        chosen = replace(held, models={m: held.models[m] for m in names}, attacks={a: held.attacks[a] for a in attacks})
-        return AuditResult(outcomes=outcomes, classes=held.classes, threat=threat, info=chosen.info(self.command))
+        return AuditResult(outcomes, held.part(names, attacks, self.command))
 
     def _audit(
         self, store: Store, blank: Manifest, runner: ShardRunner, data: Dataset, models: Mapping[str, Any]
@@ -202,11 +196,10 @@ class ClassWiseAudit(Evaluation):
             name: {a: checked_attack(a, make(classifier), blank.threat) for a, make in factories.items()}
             for name, classifier in models.items()
         }
-        asked = replace(
-            blank,
+        asked = blank.updated(
             models={name: model_fingerprint(classifier) for name, classifier in models.items()},
             attacks=described_attacks(attacks, worst_case=self.worst_case),
-            published={name: told for name, classifier in models.items() if (told := published_of(name, classifier))},
+            published={name: of for name, classifier in models.items() if (of := Published.of(classifier))},
         )
         check_told_apart(models, asked.models)
         outcomes = self._outcomes(store, asked, models, attacks, runner)
@@ -223,12 +216,12 @@ class ClassWiseAudit(Evaluation):
                     held = store.manifest()  # anew: another process may have been faster, or another name has it
                     twin = next((held.probes[m] for m, k in held.models.items() if k == key and m in held.probes), None)
                     try:
-                        found = twin or runner.probe(models[name]).plain()
+                        found = twin or runner.probe(models[name])
                     except Exception as error:  # of the model's own code: of any kind; what attacks found stands
                         warnings.warn(f"The checks of {name!r} failed: {first_line(error)}", stacklevel=2)
                     else:
-                        part = [] if twin else [environment()]  # who computes nothing has no part in it
-                        store.join(replace(asked, probes={name: found}, environments=part))
+                        part = () if twin else (environment(),)  # who computes nothing has no part in it
+                        store.join(asked.updated(probes={name: found}, environments=part))
                     path.unlink(missing_ok=True)
                     break
                 time.sleep(0.1)
@@ -251,7 +244,7 @@ class ClassWiseAudit(Evaluation):
 
         @cache
         def take_part() -> None:
-            store.join(replace(asked, environments=[environment()]))
+            store.join(asked.updated(environments=(environment(),)))
 
         def compute(unit: Unit) -> pd.DataFrame:
             take_part()  # once; who computes nothing has no part in the outcomes

@@ -103,7 +103,7 @@ def check_audit(which: str, value: object) -> None:
 
 def is_same_network(a: Side, b: Side) -> bool:
     """Return whether two audits' models have one fingerprint and gave the same answers without attack."""
-    one, other = (side.result.info.get("models", {}).get(side.model) for side in (a, b))
+    one, other = (side.result.manifest.models.get(side.model) for side in (a, b))
     if one is None or one != other:
         return False
     margins = [next(iter(side.outcomes().values()))["clean_margin"].to_numpy() for side in (a, b)]
@@ -138,7 +138,7 @@ def check_comparable(a: Side, b: Side, kind: Kind) -> None:
             f"{a.name!r} and {b.name!r} were tried on other labels: {wrong} of {len(ids)} differ, the first of "
             f"example {ids[i]}, {a.result.classes[labels[i]]!r} and {b.result.classes[other_labels[i]]!r}."
         )
-    one, other = a.result.info.get("data"), b.result.info.get("data")
+    one, other = a.result.manifest.examples.fingerprint, b.result.manifest.examples.fingerprint
     if one and other and one != other:
         raise InputError(
             f"{a.name!r} and {b.name!r} were tried on examples of the same numbers and labels, but other images (their "
@@ -147,8 +147,9 @@ def check_comparable(a: Side, b: Side, kind: Kind) -> None:
 
 
 def _check_audits(a: Side, b: Side, kind: Kind) -> None:
-    of = [f"{side.result.info.get('dataset')} ({side.result.info.get('split')})" for side in (a, b)]
-    data = [side.result.info.get("data") for side in (a, b)]
+    examples = [side.result.manifest.examples for side in (a, b)]
+    of = [f"{e.dataset} ({e.split})" for e in examples]
+    data = [e.fingerprint for e in examples]
     if of[0] != of[1] and not (data[0] and data[0] == data[1]):  # the same images may have two names
         raise InputError(f"{a.name!r} was tried on {of[0]} and {b.name!r} on {of[1]}: audit both on the same data.")
     one, other = a.result.classes, b.result.classes
@@ -165,7 +166,7 @@ def _check_audits(a: Side, b: Side, kind: Kind) -> None:
             f"{a.name!r} was attacked at {a.result.threat} and {b.name!r} at {b.result.threat}: audit both at one "
             "threat model, or compare clean accuracies."
         )
-    left = [side.name for side in (a, b) if side.result.info.get("worst_case")]
+    left = [side.name for side in (a, b) if side.result.manifest.worst_case]
     if len(left) == 1 and a.attack != WORST_CASE:
         raise InputError(
             f"The audit of {left[0]!r} skipped broken examples (worst_case) and the other didn't: they can be compared "
@@ -176,7 +177,7 @@ def _check_audits(a: Side, b: Side, kind: Kind) -> None:
 def _check_attacks(a: Side, b: Side) -> None:
     """Check that an attack of one name, or all attacks, means the same of both."""
     one, other = (list(side.outcomes()) for side in (a, b))
-    before = a.result is not b.result and bool(a.result.info.get("worst_case")) and a.attack != WORST_CASE
+    before = a.result is not b.result and a.result.manifest.worst_case and a.attack != WORST_CASE
     if before:  # each attack counts with those before it
         one, other = (list(s.result.attacks[: s.result.attacks.index(s.attack) + 1]) for s in (a, b))
     alone = [
@@ -191,7 +192,7 @@ def _check_attacks(a: Side, b: Side) -> None:
         advice = f"name one that both have, {', '.join(shared)}" if shared else "audit both with the same attacks"
         raise InputError(f"{what}: {why}. To compare, {advice}.")
     for name in one:
-        then, now = (side.result.info.get("attacks", {}).get(name) for side in (a, b))
+        then, now = (side.result.manifest.parameters(name) for side in (a, b))
         keys = {**then, **now} if then and now else {}
         changed = [f"{k} {then.get(k)!r} and {now.get(k)!r}" for k in keys if then.get(k) != now.get(k)]
         if changed:
@@ -476,7 +477,7 @@ def _compared(a: Side, b: Side, kind: Kind, confidence: float) -> Comparison:
         model=a.model if attacks else None,
         attack=None if attacks or kind == "clean" else a.attack,
         threat=a.result.threat if kind == "robust" else None,
-        worst_case=bool(a.result.info.get("worst_case")),
+        worst_case=a.result.manifest.worst_case,
         n=len(y),
         confidence=confidence,
         by_class=paired_comparison(y, *pair, len(classes), classes=classes, **options),

@@ -21,13 +21,16 @@ import torch
 from art.attacks.attack import EvasionAttack
 from torch import Tensor, nn
 
+from art_classwise._core.records import Record
 from art_classwise.attacks.transfer import TransferAttack
 from art_classwise.datasets import Dataset, LazyImages
 
 __all__ = [
+    "Environment",
     "data_fingerprint",
     "environment",
     "fingerprint",
+    "is_fingerprint",
     "model_fingerprint",
     "parameters",
     "processor",
@@ -56,8 +59,38 @@ _WRITTEN = {
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
-def environment() -> dict[str, Any]:
-    """Return versions and hardware, as plain values."""
+_FINGERPRINT = re.compile(r"[0-9a-f]{32}")
+
+
+def is_fingerprint(value: str) -> bool:
+    """Return whether this is a fingerprint: 32 hexadecimal digits, which can name a folder."""
+    return _FINGERPRINT.fullmatch(value) is not None
+
+
+class Environment(Record):
+    """Versions and hardware of a process that computed outcomes.
+
+    Attributes:
+        python: Version of Python.
+        versions: Versions of packages by name.
+        system: Operating system and machine.
+        cpu: Name of the processor.
+        cpu_cores: How many; None where it isn't known.
+        torch_threads: Threads of torch.
+        gpus: Names of the GPUs.
+    """
+
+    python: str
+    versions: dict[str, str]
+    system: str
+    cpu: str
+    cpu_cores: int | None
+    torch_threads: int
+    gpus: tuple[str, ...]
+
+
+def environment() -> Environment:
+    """Return this process's versions and hardware."""
     versions = {}
     for package in _PACKAGES:
         try:
@@ -65,21 +98,21 @@ def environment() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "python": platform.python_version(),
-        "versions": versions,
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": processor(),
-        "cpu_cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "gpus": gpus,
-    }
+    return Environment(
+        python=platform.python_version(),
+        versions=versions,
+        system=f"{platform.system()} {platform.machine()}",
+        cpu=processor(),
+        cpu_cores=os.cpu_count(),
+        torch_threads=torch.get_num_threads(),
+        gpus=tuple(gpus),
+    )
 
 
 def processor() -> str:
     """Return the name of the processor, or of its kind."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(errors="replace").splitlines() if file.exists() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.processor() or platform.machine()
 

@@ -39,12 +39,9 @@ class AuditResult(AuditTable):
             set), ``label``, ``clean_prediction``, ``prediction`` (under attack), ``withstood``,
             ``clean_margin`` and ``margin`` (true logit minus the largest other one), ``perturbation`` (its
             norm), ``zero_gradient`` (whether the attack met one).
-        classes: The class names.
-        threat: The threat model.
-        info: Data set, seed, whether broken examples leave (``worst_case``), fingerprints of the models, parameters of
-            the attacks, versions and hardware of all processes (``environments``), command; the data's fingerprint
-            (``data``), what was tried on the networks themselves (``probes``) and what is ``published`` of them; of an
-            audit read before its end, ``unfinished``.
+        manifest: What was audited, how and where: see :class:`art_classwise.audit.Manifest`. Outcomes that no audit
+            made get one from :meth:`art_classwise.audit.Manifest.of_table`.
+        finished: False of an audit that was read before its end.
     """
 
     @cached_property
@@ -55,7 +52,7 @@ class AuditResult(AuditTable):
     @property
     def unchecked(self) -> tuple[str, ...]:
         """Names of the models that weren't looked at themselves: their findings come from outcomes alone."""
-        return tuple(name for name in self.models if name not in self.info.get("probes", {}))
+        return tuple(name for name in self.models if name not in self.manifest.probes)
 
     def worst_case(self) -> AuditResult:
         """Return what an audit with ``worst_case=True`` would have found: broken examples leave.
@@ -75,7 +72,8 @@ class AuditResult(AuditTable):
                 )
             names = [attack for attack in self.attacks if (model, attack) in of]
             rows |= {(model, attack): one for attack, one in zip(names, cumulative(tables), strict=True)}
-        return replace(self, outcomes=table(rows, self.models, self.attacks), info={**self.info, "worst_case": True})
+        manifest = self.manifest.updated(worst_case=True)
+        return replace(self, outcomes=table(rows, self.models, self.attacks), manifest=manifest)
 
     def by_class(self, *, confidence: float = 0.95) -> pd.DataFrame:
         """Return every :meth:`class_table` of the audit in one, indexed by (model, attack, class).
@@ -272,7 +270,7 @@ class AuditResult(AuditTable):
         """
         if model is not None and attack is not None:
             raise InputError("Give `model`, to compare the attacks on it, or `attack`, to compare models under it.")
-        if model is not None and self.info.get("worst_case"):
+        if model is not None and self.manifest.worst_case:
             raise InputError(
                 "This audit skipped broken examples (worst_case), so each attack's result includes those before it and "
                 "they agree anyway. Use an audit without worst_case."
@@ -434,5 +432,4 @@ def read_audit(folder: str | os.PathLike[str], *, partial: bool = False) -> Audi
     Raises:
         InputError: There are none, they are damaged or of another schema, or the audit is unfinished.
     """
-    of = read_parts(folder, partial=partial)
-    return AuditResult(of.outcomes, of.classes, of.threat, of.info)
+    return AuditResult(*read_parts(folder, partial=partial))

@@ -113,7 +113,7 @@ def _few_examples(result: AuditTable) -> Iterator[Finding]:
 
 
 def _radius(result: AuditTable) -> Iterator[Finding]:
-    dataset, (norm, eps) = str(result.info.get("dataset")), (result.threat.norm, result.threat.eps)
+    dataset, (norm, eps) = result.manifest.examples.dataset, (result.threat.norm, result.threat.eps)
     usual = _USUAL.get(norm, {}).get(dataset)
     if norm == "Linf":
         with suppress(InputError):  # none is in use

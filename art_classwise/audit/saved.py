@@ -4,38 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from art_classwise._core.files import check_output_folder
-from art_classwise.audit._manifest import FINGERPRINT, Attack, Examples, Manifest
 from art_classwise.audit._outcomes import MisfitError, assembled, disassembled, parts, table
 from art_classwise.audit._table import AuditTable
-from art_classwise.audit.provenance import fingerprint
+from art_classwise.audit.manifest import Manifest, described, name_fingerprint
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, Unit
 from art_classwise.errors import InputError
-from art_classwise.threat import ThreatModel
 
-__all__ = ["Parts", "is_finished", "is_whole", "read_outcomes", "read_parts", "write_audit"]
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a result is made of, as a folder holds it: see :class:`art_classwise.AuditResult`."""
-
-    outcomes: pd.DataFrame
-    classes: tuple[str, ...]
-    threat: ThreatModel
-    info: dict[str, Any]
+__all__ = ["is_finished", "is_whole", "read_outcomes", "read_parts", "write_audit"]
 
 
-def read_parts(folder: str | os.PathLike[str], *, partial: bool = False) -> Parts:
+def read_parts(folder: str | os.PathLike[str], *, partial: bool = False) -> tuple[pd.DataFrame, Manifest, bool]:
     """Read what a result is made of from a folder: see :func:`art_classwise.read_audit`.
+
+    Returns:
+        The outcomes, the manifest, in which ``examples.n`` counts those that are there, and whether all are.
 
     Raises:
         InputError: There is none, it is damaged or of another schema, or the audit is unfinished.
@@ -51,10 +40,11 @@ def read_parts(folder: str | os.PathLike[str], *, partial: bool = False) -> Part
         raise InputError(
             f"{said} The folder was written by save(), so no audit can continue there: save it again."
         ) from error
-    info = manifest.info()
-    if partial and not is_finished(folder):
-        info |= {"unfinished": True, "n_examples": int(outcomes["example"].nunique())}
-    return Parts(outcomes, manifest.classes, manifest.threat, info)
+    finished = not partial or is_finished(folder)
+    if not finished:
+        n = int(outcomes["example"].nunique())
+        manifest = manifest.updated(examples=manifest.examples.updated(n=n))
+    return outcomes, manifest, finished
 
 
 def is_finished(folder: str | os.PathLike[str]) -> bool:
@@ -89,34 +79,19 @@ def write_audit(result: AuditTable, folder: str | os.PathLike[str], *, overwrite
     store = Store(path)
     if store.is_begun and not overwrite:
         raise InputError(f"{path.absolute()} holds an audit: choose another folder, or save(..., overwrite=True).")
-    of, info = parts(result.outcomes), result.info
-    lacking = [k for k in ("dataset", "split", "n_examples", "seed", "attacks", "created") if k not in info]
-    if lacking:
-        raise InputError(f"The result can't be saved: its `info` lacks {', '.join(lacking)}.")
+    of = parts(result.outcomes)
     for model in result.models:
-        examples = [of[model, a]["example"].to_numpy() for a in result.attacks if (model, a) in of]
-        if len(examples) < len(result.attacks) or not all(np.array_equal(e, examples[0]) for e in examples):
+        ids = [of[model, a]["example"].to_numpy() for a in result.attacks if (model, a) in of]
+        if len(ids) < len(result.attacks) or not all(np.array_equal(i, ids[0]) for i in ids):
             raise InputError(f"Attacks on {model!r} were tried on different examples: save them separately.")
-    known: Mapping[str, str] = info.get("models", {})
-    if len({*known.values()}) < len(known) or not all(map(FINGERPRINT.fullmatch, known.values())):
-        known = {}  # joined by hand: one network on other images, say, or no fingerprint
-    data = info.get("data")
-    data = data if isinstance(data, str) and FINGERPRINT.fullmatch(data) else None
-    described = {name: info["attacks"].get(name, {}) for name in result.attacks}
-    manifest = Manifest(
-        threat=result.threat,
-        seed=info["seed"],
-        worst_case=info.get("worst_case", False),
-        shard_size=max(info["n_examples"], *(len(rows) for rows in of.values())),
-        examples=Examples(info["dataset"], info["split"], info["n_examples"], data, saved=True),
-        classes=tuple(result.classes),
-        models={m: known.get(m) or fingerprint(["a model by name", m]) for m in result.models},
-        attacks={name: Attack(fingerprint([name, values]), values) for name, values in described.items()},
-        created=info["created"],
-        environments=list(info.get("environments", [])),
-        commands=[] if info.get("command") is None else [info["command"]],
-        probes=dict(info.get("probes", {})),
-        published=dict(info.get("published", {})),
+    known, examples = result.manifest.models, result.manifest.examples
+    if len({*known.values()}) < len(known):
+        known = {}  # joined by hand: one network on other images, say
+    manifest = result.manifest.updated(
+        shard_size=max(examples.n, *(len(rows) for rows in of.values())),
+        examples=examples.updated(saved=True),
+        models={m: known.get(m) or name_fingerprint(m) for m in result.models},
+        attacks={a: described(a, result.manifest.parameters(a)) for a in result.attacks},
     )
     with store.lock("manifest"):
         old, new = {*(path / "shards").rglob("*.parquet")}, set()

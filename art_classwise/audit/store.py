@@ -23,8 +23,8 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from art_classwise._core.files import remove_left_aside, written_aside
-from art_classwise.audit._manifest import Manifest
 from art_classwise.audit._outcomes import ATTACKED, CLEAN, from_parquet, to_parquet
+from art_classwise.audit.manifest import Manifest
 from art_classwise.errors import InputError, first_line
 
 __all__ = ["DamagedShardError", "MissingShardError", "Store", "StoreError", "Unit"]
@@ -166,7 +166,6 @@ class Store:
             except InputError as error:
                 raise InputError(self._refused(error)) from error
             if now != held:
-                Manifest.from_json(now.to_json())  # what can't be read again would make all outcomes unreadable
                 self.write_manifest(now)
             return now
 

@@ -13,7 +13,7 @@ import typer
 
 from art_classwise import __version__
 from art_classwise.cli._compare import compare
-from art_classwise.cli._doctor import doctor
+from art_classwise.cli._inventory import doctor, zoo
 from art_classwise.cli._json import Writer, audit_content, printing
 from art_classwise.cli._options import (
     ClassNames,
@@ -32,7 +32,6 @@ from art_classwise.cli._options import (
     split_names,
 )
 from art_classwise.cli._train import train
-from art_classwise.cli._zoo import zoo
 from art_classwise.errors import InputError
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ unknown values are null, never NaN, and names are not changed. By ``kind``:
   audit), ``check``, ``saw``, ``advice``; ``unchecked``; and ``files``, by kind.
 - ``comparison`` (of ``compare``): ``comparisons``, each with ``first``, ``second``, ``about``, ``accuracy`` (robust or
   clean), ``model``, ``attack``, ``threat``, ``examples``, ``confidence``; ``classes``, a row each, ``overall``,
-  ``mean`` and ``worst_class``, as in :class:`art_classwise.Comparison`. ``overall.p_adjusted`` is
+  ``mean`` and ``worst_class``, as in :class:`art_classwise.audit.Comparison`. ``overall.p_adjusted`` is
   adjusted for the number of comparisons.
 - ``leaderboard`` (of ``zoo``): ``dataset``, ``threat_model``, ``model_dir``; ``models``, the rows of
-  :func:`art_classwise.robustbench_table`, with ``--measured`` also the audit's results.
+  :func:`art_classwise.zoo.robustbench_table`, with ``--measured`` also the audit's results.
 - ``training`` (of ``train``): ``recipe``, all settings used; ``epoch``, the one whose weights were kept; ``history``, a
   row per epoch; ``pseudo_labels``; and ``files``.
 - ``doctor`` (of ``doctor``): ``works``, whether everything essential does; ``checks``, each with ``about``, ``name``,
@@ -81,7 +81,7 @@ def audit_content(result: AuditResult, files: Mapping[str, Path], groups: Groups
 
     from art_classwise.audit.result import WORST_CASE
 
-    info, models = result.info, []
+    manifest, models = result.manifest, []
     attacks = (*result.attacks, WORST_CASE)
     by_group = None if groups is None else result.by_group(groups)
     for name, row in result.summary().to_dict("index").items():
@@ -92,15 +92,15 @@ def audit_content(result: AuditResult, files: Mapping[str, Path], groups: Groups
             told["groups"] = rows(pd.DataFrame(by_group.xs((model, WORST_CASE))), "group")
         models.append(told)
     return {
-        "dataset": info.get("dataset"),
-        "split": info.get("split"),
+        "dataset": manifest.examples.dataset,
+        "split": manifest.examples.split,
         "examples": result.outcomes["example"].nunique(),
         "norm": result.threat.norm,
         "eps": result.threat.eps,
-        "seed": info.get("seed"),
-        "worst_case": bool(info.get("worst_case")),
-        "finished": "unfinished" not in info,
-        "command": info.get("command"),
+        "seed": manifest.seed,
+        "worst_case": manifest.worst_case,
+        "finished": result.finished,
+        "command": manifest.command,
         "classes": result.classes,
         "attacks": result.attacks,
         "models": models,

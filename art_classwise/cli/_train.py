@@ -138,7 +138,7 @@ def train(
         if excluded:
             trainer = AdversarialTrainerClassExcludedPyTorch(classifier, excluded, method.value, **options)
         else:
-            trainer = METHODS[method.value](classifier, **options)
+            trainer = METHODS[method.value].trainer(classifier, **options)
         images = {} if more is None else {"x_unlabeled": more.x, "y_pseudo": more.y_pseudo, "gamma": gamma}
         history = trainer.fit(
             data.x,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
 from art_classwise.cli._options import Precision
+from art_classwise.trainers.catalog import METHODS
 
 __all__ = [
     "Architecture",
@@ -45,14 +46,10 @@ __all__ = [
 ]
 
 
-class Method(str, Enum):
-    """Training methods by name."""
-
-    standard = "standard"
-    trades = "trades"
-    mart = "mart"
-    bat = "bat"
-    natural = "natural"
+if TYPE_CHECKING:
+    Method: TypeAlias = Enum
+else:
+    Method = Enum("Method", {name: name for name in METHODS}, type=str)
 
 
 class Recipes(str, Enum):
@@ -83,9 +80,16 @@ def _of_recipe(flag: str, says: str) -> Any:
     return typer.Option(flag, help=says, **_in(_RECIPE))
 
 
+def _listed(words: list[str], last: str = "and") -> str:
+    return f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+_METHODS = _listed([spec.title for spec in METHODS.values()], "or")
+_WITH_BETA = [spec for spec in METHODS.values() if spec.beta is not None]
+
 MethodName = Annotated[
     Method,
-    typer.Argument(help="Standard adversarial training, TRADES, MART, BAT or natural training.", show_default=False),
+    typer.Argument(help=f"{_METHODS[0].upper()}{_METHODS[1:]}.", show_default=False),
 ]
 CheckpointFile = Annotated[Path, typer.Option("--out", help="The checkpoint file to write, e.g. mart.pt.")]
 Architecture = Annotated[
@@ -115,7 +119,12 @@ Threat = Annotated[
 ]
 Steps = Annotated[int | None, _of_recipe("--steps", "Steps of the training attack.")]
 Beta = Annotated[
-    float | None, _of_recipe("--beta", "Weight of the KL term of TRADES, MART and BAT; usually 6, 5 and 6.")
+    float | None,
+    _of_recipe(
+        "--beta",
+        f"Weight of the second term of {_listed([spec.title for spec in _WITH_BETA])}; usually "
+        f"{_listed([f'{spec.beta:g}' for spec in _WITH_BETA])}.",
+    ),
 ]
 Awp = Annotated[
     float,

@@ -43,8 +43,8 @@ def rank_agreement(
     - ``low`` and ``high`` say what the examples tell of the tau of the true accuracies. A pair of classes is resolved
       if both outcomes order it beyond doubt: the intervals of its two accuracies, which hold for all classes and both
       outcomes at once (Clopper and Pearson 1934, a difference as Newcombe 1998, Tukey's criterion for all), leave out
-      that they are equal. All other pairs may count for or against. So it covers at least as often as it says, whatever the accuracies and
-      however alike the outcomes, is wide in return, and [-1, 1] where no pair is resolved.
+      that they are equal. All other pairs may count for or against. So it covers at least as often as it says, whatever
+      the accuracies and however alike the outcomes, is wide in return, and [-1, 1] where no pair is resolved.
 
     Args:
         y: True labels, ints (n,).
@@ -68,7 +68,7 @@ def rank_agreement(
     Example:
         >>> y, withstood = [0] * 50 + [1] * 50 + [2] * 50, [True] * 60 + [False] * 90
         >>> rank_agreement(y, withstood, withstood, 3).round(2)[["tau", "low", "high", "resolved"]].to_dict()
-        {'tau': 0.95, 'low': 0.33, 'high': 1.0, 'resolved': 0.67}
+        {'tau': 1.0, 'low': 1.0, 'high': 1.0, 'resolved': 1.0}
     """
     from scipy.stats import kendalltau  # half a second, which the other metrics needn't wait
 

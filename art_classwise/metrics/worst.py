@@ -159,7 +159,7 @@ def worst_class_difference(
     Example:
         >>> y, first = [0] * 100 + [1] * 100, [True] * 150 + [False] * 50
         >>> worst_class_difference(y, first, [True] * 120 + [False] * 80, 2).round(2)[["difference", "low"]].to_dict()
-        {'difference': 0.3, 'low': 0.19}
+        {'difference': 0.3, 'low': 0.2}
     """
     check_number("confidence", confidence, 0, 1, above=True, below=True, words="between 0 and 1, e.g. 0.95")
     counts = paired_counts(y, first, second, n_classes)

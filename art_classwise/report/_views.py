@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -19,7 +18,7 @@ from art_classwise.audit.sanity import Finding
 from art_classwise.datasets.load import DATASETS
 from art_classwise.errors import InputError
 from art_classwise.report import figures
-from art_classwise.report._text import percent, shorten
+from art_classwise.report.tables import percent, shorten
 
 __all__ = ["Download", "compared", "described", "downloads", "drawn", "grouped", "models", "pairwise", "snippet"]
 
@@ -167,13 +166,13 @@ def described(parameters: dict[str, Any]) -> tuple[str, list[tuple[str, Any]]]:
 
 def snippet(result: AuditResult) -> str:
     """Return Python that makes the audit again, where no command is known that made it."""
-    info = result.info
-    n, name = info.get("n_examples"), str(info.get("dataset"))
+    manifest = result.manifest
+    n, name = manifest.examples.n, manifest.examples.dataset
     if name in DATASETS:
-        data = f"data = acw.load_dataset({name!r}, split={info.get('split')!r}, n_examples={n})"
+        data = f"data = acw.load_dataset({name!r}, split={manifest.examples.split!r}, n_examples={n})"
     else:
         data = f"data = acw.Dataset(x, y, classes)  # the {n} examples of {shorten(repr(name), 60)}"
-    options = {"seed": info.get("seed"), "worst_case": True if info.get("worst_case") else None}
+    options = {"seed": manifest.seed, "worst_case": manifest.worst_case or None}
     told = "".join(f", {key}={value!r}" for key, value in options.items() if value is not None)
     given = ", ".join(f"{model!r}: classifier_{place}" for place, model in enumerate(result.models, start=1))
     return "\n".join(
@@ -233,17 +232,15 @@ def downloads(result: AuditResult, summary: pd.DataFrame, comparisons: Sequence[
         found = pd.DataFrame(rows, columns=["model", "check", "saw", "advice"]).set_index("model")
         tables.append(("findings.csv", "what looks wrong", found))
     files = [_download(name, holds, "text/csv", _csv(table)) for name, holds, table in tables]
-    method = json.dumps(_told(result), indent=1, ensure_ascii=False, default=str)
     return [
         *files,
         _download(
-            "method.json", "attacks with all parameters, versions, hardware, command", "application/json", method
+            "method.json",
+            "attacks with all parameters, versions, hardware, command",
+            "application/json",
+            result.manifest.to_json(),
         ),
     ]
-
-
-def _told(result: AuditResult) -> dict[str, Any]:
-    return {"threat": str(result.threat), "classes": result.classes, **result.info}
 
 
 def _download(name: str, holds: str, kind: str, text: str) -> Download:

@@ -11,19 +11,30 @@ import io
 import zlib
 from dataclasses import replace
 from functools import singledispatch
-from html import escape
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from art_classwise.audit.comparison import Comparison
 from art_classwise.audit.result import AuditResult
 from art_classwise.audit.sanity import Finding, Findings
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError
-from art_classwise.report._grid import Grid, block, classes_grid, history_grid, plain_text, summary_grid
-from art_classwise.report._text import difference, interval, percent, printable, shorten
+from art_classwise.report.tables import (
+    Grid,
+    classes_grid,
+    difference,
+    history_grid,
+    interval,
+    percent,
+    plain_text,
+    printable,
+    shorten,
+    summary_grid,
+    template,
+)
 from art_classwise.report.terminal import comparison_grid, models_grid
 from art_classwise.studies.class_exclusion import ExclusionResult
 from art_classwise.studies.seeds import SeedSpread
@@ -45,21 +56,13 @@ def text(value: Any) -> str:
 
 def html(value: Any) -> str:
     """Return a result as HTML, for a notebook."""
-    written = []
-    for place, part in enumerate(_parts(value)):
-        if isinstance(part, Grid):
-            written.append(part.html())
-        else:
-            style = "" if place else _HEADLINE
-            written += [block(line, _WARNING if line.startswith(_SIGN) else style) for line in part.splitlines()]
-        if place == 0:
-            written.append(_picture(value))
-    return f'<div style="line-height:1.45">{"".join(written)}</div>'
+    svg = classes_svg(value) if isinstance(value, AuditResult) and len(value.models) <= _DRAWN else ""
+    images = example_images(value) if isinstance(value, Dataset) else []
+    shown = {"parts": _parts(value), "svg": svg, "images": images, "side": _SIDE, "warning_sign": _SIGN}
+    return template("display.html.j2").render(shown)
 
 
 _SIGN = "! "
-_HEADLINE = "font-weight:bold"
-_WARNING = "border-left:4px solid #d55e00;padding-left:.6em;max-width:60em"
 
 
 def table_html(table: pd.DataFrame, kind: str) -> str | None:
@@ -69,7 +72,7 @@ def table_html(table: pd.DataFrame, kind: str) -> str | None:
         grid = makers[kind](table)
     except (KeyError, TypeError, ValueError, IndexError):  # the caller has made something else of it
         return None
-    return grid.html()
+    return template("display.html.j2").render(table=grid)
 
 
 @singledispatch
@@ -79,9 +82,9 @@ def _parts(value: Any) -> Parts:
 
 @_parts.register
 def _(result: AuditResult) -> Parts:
-    info, models, attacks = result.info, result.models, result.attacks
+    examples, models, attacks = result.manifest.examples, result.models, result.attacks
     n = result.outcomes["example"].nunique()
-    of = f" of {info['dataset']} ({info['split']})" if "dataset" in info else ""
+    of = f" of {examples.dataset} ({examples.split})"
     headline = (
         f"{_several(len(models), 'model')} under {_several(len(attacks), 'attack')} at {result.threat}, {n:,} "
         f"{'example' if n == 1 else 'examples'}{of}, {_several(len(result.classes), 'class')}"
@@ -94,7 +97,7 @@ def _(result: AuditResult) -> Parts:
         parts.append("Nothing looks wrong.")
     if result.unchecked:
         parts.append("Some networks weren't looked at themselves: .unchecked")
-    if "unfinished" in info:
+    if not result.finished:
         parts.append(f"{_SIGN}The audit isn't finished: these are the examples that all attacks were tried on.")
     ask = [".by_class()", f".worst_class({models[0]!r})", f".confusion({models[0]!r}, {attacks[-1]!r})"]
     pair = models if len(models) > 1 else attacks
@@ -197,15 +200,6 @@ def _(data: Dataset) -> Parts:
     return parts
 
 
-def _picture(value: Any) -> str:
-    """Return what is worth seeing of a result, as HTML; nothing if there is nothing."""
-    if isinstance(value, AuditResult) and len(value.models) <= _DRAWN:
-        return classes_picture(value)
-    if isinstance(value, Dataset):
-        return examples_picture(value)
-    return ""
-
-
 def _said(finding: Finding) -> str:
     return f"{_SIGN}{' '.join(str(finding).split())}"
 
@@ -225,46 +219,36 @@ def _prefixed(row: pd.Series[Any]) -> dict[str, Any]:
 _MOST_EXAMPLES = 10
 _SIDE = 48  # pixels
 
-# The figures' black words need a light ground in a dark notebook, too.
-_PAPER = "background:#fff;color:#000;border-radius:4px;padding:.5em;max-width:max-content;overflow-x:auto"
 
-
-def classes_picture(result: AuditResult) -> str:
+def classes_svg(result: AuditResult) -> Markup:
     """Return the class accuracies of all models of an audit as an SVG figure; nothing if there is nothing to draw."""
     from art_classwise.report import figures
 
-    held = b"".join(result.class_table(name).to_csv().encode(errors="replace") for name in result.models)
-    prefix = f"acw{zlib.crc32(held):08x}-"  # several displays stand on one page
+    tables = b"".join(result.class_table(name).to_csv().encode(errors="replace") for name in result.models)
+    prefix = f"acw{zlib.crc32(tables):08x}-"  # several displays stand on one page
     try:
         svg = figures.to_svg(figures.models_by_class(result), prefix)
     except InputError:  # no class has an example
-        return ""
-    svg = svg.replace("<svg ", '<svg style="max-width:100%;height:auto" role="img" ', 1)
-    return f'<div style="{_PAPER}">{svg}</div>'
+        return Markup()
+    return Markup(svg.replace("<svg ", '<svg style="max-width:100%;height:auto" role="img" ', 1))
 
 
-def examples_picture(data: Dataset) -> str:
-    """Return the first example of each of up to ten classes; nothing if one can't be read."""
+def example_images(data: Dataset) -> list[tuple[str, str]]:
+    """Return the first example of each of up to ten classes: name and PNG in base64; none if one can't be read."""
     from PIL import Image
 
-    shown = []
+    images = []
     for k in np.unique(data.y)[:_MOST_EXAMPLES]:
         try:
             pixels = data.x[int((data.y == k).argmax())]
         except InputError:  # a file that isn't readable: what uses the data says so
-            return ""
+            return []
         if pixels.shape[0] not in (1, 3):
-            return ""
+            return []
         levels = (255 * np.asarray(pixels)).round().astype(np.uint8).transpose(1, 2, 0)
         image = Image.fromarray(levels.squeeze(2) if levels.shape[2] == 1 else levels)
         image.thumbnail((2 * _SIDE, 2 * _SIDE))
         buffer = io.BytesIO()
         image.save(buffer, "png")
-        source = base64.b64encode(buffer.getvalue()).decode()
-        name = escape(printable(shorten(data.classes[k], 10)), quote=True)
-        shown.append(
-            '<figure style="display:inline-block;margin:.2em .5em .2em 0;text-align:center;font-size:80%">'
-            f'<img alt="an example of {name}" src="data:image/png;base64,{source}" width="{_SIDE}" height="{_SIDE}" '
-            f'style="image-rendering:pixelated;object-fit:contain"><figcaption>{name}</figcaption></figure>'
-        )
-    return f"<div>{''.join(shown)}</div>"
+        images.append((printable(shorten(data.classes[k], 10)), base64.b64encode(buffer.getvalue()).decode()))
+    return images

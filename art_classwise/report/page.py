@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 
 from art_classwise._core.files import written_aside
 from art_classwise.audit.result import WORST_CASE, AuditResult
-from art_classwise.report import _text, _views, figures
+from art_classwise.report import _views, figures
 from art_classwise.report._views import downloads
+from art_classwise.report.tables import template
 
 __all__ = ["render", "report_files", "write_report"]
 
@@ -38,25 +37,21 @@ def render(result: AuditResult) -> str:
     models = _views.models(result, summary)
     comparisons, why = _views.compared(result, [model["name"] for model in models])
     script = _script()
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            result=result,
-            info=result.info,
-            worst_case=WORST_CASE,
-            models=models,
-            figures={model["key"]: _views.drawn(result, model) for model in models[:_MOST_DRAWN]},
-            findings=_views.grouped(result.findings),
-            pairs=_views.pairwise(comparisons),
-            incomparable=why,
-            attacks=[(name, *_views.described(told)) for name, told in result.info.get("attacks", {}).items()],
-            snippet=_views.snippet(result),
-            downloads=downloads(result, summary, comparisons),
-            style=Markup(_asset("page.css")),
-            script=Markup(script),
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        )
+    return template("page.html.j2").render(
+        result=result,
+        manifest=result.manifest,
+        worst_case=WORST_CASE,
+        models=models,
+        figures={model["key"]: _views.drawn(result, model) for model in models[:_MOST_DRAWN]},
+        findings=_views.grouped(result.findings),
+        pairs=_views.pairwise(comparisons),
+        incomparable=why,
+        attacks=[(name, *_views.described(attack.parameters)) for name, attack in result.manifest.attacks.items()],
+        snippet=_views.snippet(result),
+        downloads=downloads(result, summary, comparisons),
+        style=Markup(_asset("page.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
@@ -82,32 +77,6 @@ def write_report(result: AuditResult, folder: Path) -> None:
     with written_aside(files["picture"]) as aside:
         figures.to_png(figures.models_by_class(result), aside)
     result.to_csv(files["table"])
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("art_classwise", "report/templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": _text.percent,
-        "difference": _text.difference,
-        "short": _text.shorten,
-        "p": _text.p_value,
-        "breakable": _breakable,
-        # What a column is sorted by: nothing where nothing is known.
-        "order": lambda value: "" if value != value else f"{value:.6g}",
-    }
-    environment.globals["interval"] = _text.interval
-    return environment
-
-
-def _breakable(name: str) -> Markup:
-    """Return a name, escaped, that may go on in the next line after each of its parts."""
-    return Markup("<wbr>").join(re.split(r"(?<=[._/-])(?=[^._/-])", name))
 
 
 def _asset(name: str) -> str:

@@ -18,8 +18,7 @@ from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.comparison import Comparison
 from art_classwise.audit.result import AuditResult
 from art_classwise.metrics.accuracy import Groups
-from art_classwise.report._grid import Grid, Marked, room
-from art_classwise.report._text import difference, interval, p_value, percent, printable, shorten
+from art_classwise.report.tables import Grid, Marked, difference, interval, p_value, percent, printable, room, shorten
 
 __all__ = [
     "class_grid",
@@ -141,7 +140,7 @@ def class_grid(result: AuditResult, name: str, width: int) -> Grid:
     shown = [attack for attack, so_far in zip(result.attacks, needed, strict=True) if so_far <= left]
     under = [result.class_table(name, a)["robust"] for a in shown]
     notes = [f"mean over classes under all attacks: {percent(rows['robust'].mean())}", "brackets: 95 % intervals"]
-    if result.info.get("worst_case") and len(result.attacks) > 1:
+    if result.manifest.worst_case and len(result.attacks) > 1:
         notes.append("each attack with those before it")
     if len(rows) > _MOST_CLASSES:
         notes.append(f"{len(rows) - _MOST_CLASSES} more classes in by_class.csv")

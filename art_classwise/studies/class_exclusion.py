@@ -369,7 +369,7 @@ class _Work:
         options = {**recipe.trainer_options(network), "seed": study.seed, "verbose": self._verbose}
         options |= study.trainer_options
         if excluded is None:
-            return METHODS[recipe.method](classifier, **options), classifier
+            return METHODS[recipe.method].trainer(classifier, **options), classifier
         made = AdversarialTrainerClassExcludedPyTorch(classifier, [excluded], recipe.method, **options)
         return made, classifier
 
@@ -387,9 +387,13 @@ class _Work:
         )
         for column, order in (("model", names), ("attack", [self._study.attack])):
             outcomes[column] = pd.Categorical(outcomes[column], categories=order)
-        first, classes = audits[None], self._train.classes
+        classes, described = self._train.classes, [audit.manifest for audit in audits.values()]
+        manifest = described[0].updated(
+            models={name: one.models[name] for name, one in zip(names, described, strict=True)},
+            probes={name: probe for one in described for name, probe in one.probes.items()},
+        )
         return ExclusionResult(
-            AuditResult(outcomes, first.classes, first.threat, first.info),
+            AuditResult(outcomes, manifest),
             tuple(classes[k] for k in chosen),
             None if control is None else classes[control],
             {name: training_history(self._of(job) / "training") for name, job in zip(names, jobs, strict=True)},

@@ -39,7 +39,7 @@ def beside_measured(
         InputError: None of the audit's models is of this leaderboard.
     """
     place = f"robustbench:{dataset}/{threat_model}/"
-    sources = {name: str(told["source"]) for name, told in result.info.get("published", {}).items()}
+    sources = {name: of.source for name, of in result.manifest.published.items()}
     found = {model: source.removeprefix(place) for model, source in sources.items() if source.startswith(place)}
     found = {model: name for model, name in found.items() if model in result.models and name in table.index}
     if not found:

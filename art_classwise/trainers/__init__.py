@@ -1,33 +1,37 @@
-"""Adversarial training behind ART's ``Trainer`` interface."""
+"""Adversarial training behind ART's ``Trainer`` interface.
 
-from art_classwise.trainers import policies
-from art_classwise.trainers._base import SearchTrainer
-from art_classwise.trainers.checkpoint import trained_weights, training_history
-from art_classwise.trainers.class_excluded import AdversarialTrainerClassExcludedPyTorch
-from art_classwise.trainers.methods import (
-    METHODS,
-    AdversarialTrainerAWPPyTorch,
-    AdversarialTrainerBATPyTorch,
-    AdversarialTrainerMARTPyTorch,
-    AdversarialTrainerStandardPyTorch,
-    AdversarialTrainerTRADESPyTorch,
-    NaturalTrainerPyTorch,
+Names are imported when first used: the table of methods is read without torch.
+"""
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+from art_classwise.trainers.catalog import METHODS as METHODS
+from art_classwise.trainers.catalog import MethodSpec as MethodSpec
+
+if TYPE_CHECKING:
+    from art_classwise.trainers import policies as policies
+    from art_classwise.trainers import recipes as recipes
+    from art_classwise.trainers._base import SearchTrainer as SearchTrainer
+    from art_classwise.trainers.checkpoint import trained_weights as trained_weights
+    from art_classwise.trainers.checkpoint import training_history as training_history
+    from art_classwise.trainers.class_excluded import (
+        AdversarialTrainerClassExcludedPyTorch as AdversarialTrainerClassExcludedPyTorch,
+    )
+    from art_classwise.trainers.methods import *  # noqa: F403  the trainers of the table
+    from art_classwise.trainers.pseudo_labels import PseudoLabels as PseudoLabels
+    from art_classwise.trainers.pseudo_labels import make_pseudo_labels as make_pseudo_labels
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    ["policies", "recipes"],
+    {
+        "_base": ["SearchTrainer"],
+        "catalog": ["METHODS", "MethodSpec"],
+        "checkpoint": ["trained_weights", "training_history"],
+        "class_excluded": ["AdversarialTrainerClassExcludedPyTorch"],
+        "methods": ["AdversarialTrainerAWPPyTorch", *(spec.class_name for spec in METHODS.values())],
+        "pseudo_labels": ["PseudoLabels", "make_pseudo_labels"],
+    },
 )
-from art_classwise.trainers.pseudo_labels import PseudoLabels, make_pseudo_labels
-
-__all__ = [
-    "METHODS",
-    "AdversarialTrainerAWPPyTorch",
-    "AdversarialTrainerBATPyTorch",
-    "AdversarialTrainerClassExcludedPyTorch",
-    "AdversarialTrainerMARTPyTorch",
-    "AdversarialTrainerStandardPyTorch",
-    "AdversarialTrainerTRADESPyTorch",
-    "NaturalTrainerPyTorch",
-    "PseudoLabels",
-    "SearchTrainer",
-    "make_pseudo_labels",
-    "policies",
-    "trained_weights",
-    "training_history",
-]

@@ -193,7 +193,7 @@ class SearchTrainer(Trainer, abc.ABC):
         if ema_decay is not None:
             check_number("ema_decay", ema_decay, 0, 1, below=True)
         check_number("awp_gamma", awp_gamma, 0, np.inf, below=True, words="of at least 0")
-        check_precision(precision)
+        check_precision("precision", precision)
         self.seed = seed = check_seed(seed)
         check_summary_writer(summary_writer)
         self._pass_order = check_passes(passes, self._views)

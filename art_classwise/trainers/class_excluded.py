@@ -10,10 +10,10 @@ import numpy.typing as npt
 import pandas as pd
 from art.defences.trainer import Trainer
 
-from art_classwise.errors import InputError, unknown
+from art_classwise.errors import InputError
 from art_classwise.trainers._base import SearchTrainer
+from art_classwise.trainers.catalog import METHODS, method_spec
 from art_classwise.trainers.exclusion import check_excluded
-from art_classwise.trainers.methods import METHODS
 from art_classwise.trainers.pseudo_labels import PseudoLabels
 
 __all__ = ["AdversarialTrainerClassExcludedPyTorch"]
@@ -42,9 +42,7 @@ class AdversarialTrainerClassExcludedPyTorch(Trainer):
         self, classifier: Any, excluded: Any, objective: str | type[SearchTrainer] = "standard", **options: Any
     ) -> None:
         if isinstance(objective, str):
-            if objective not in METHODS:
-                raise unknown("objective", objective, METHODS)
-            objective = METHODS[objective]
+            objective = method_spec(objective).trainer
         trainer = isinstance(objective, type) and issubclass(objective, SearchTrainer)
         if not trainer or inspect.isabstract(objective):
             raise InputError(

@@ -1,4 +1,4 @@
-"""The methods: standard adversarial training, TRADES, MART, AWP, BAT and natural training, and all of them by name."""
+"""The methods: standard adversarial training, TRADES, MART, AWP, BAT and natural training."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from art_classwise.trainers._adversary import Adversary, Attacked, BoundarySearc
 from art_classwise.trainers._base import SearchTrainer
 from art_classwise.trainers._checks import check_beta, split_attack
 from art_classwise.trainers._objective import Objective, natural_terms
+from art_classwise.trainers.catalog import usual_beta
 
 __all__ = [
-    "METHODS",
     "AdversarialTrainerAWPPyTorch",
     "AdversarialTrainerBATPyTorch",
     "AdversarialTrainerMARTPyTorch",
@@ -107,12 +107,14 @@ class AdversarialTrainerTRADESPyTorch(SearchTrainer):
     _ascended = "kl"
 
     @overload
-    def __init__(self, classifier: Any, beta: float = 6.0, **options: Any) -> None: ...
+    def __init__(self, classifier: Any, beta: float = usual_beta("trades"), **options: Any) -> None: ...
 
     @overload
-    def __init__(self, classifier: Any, attack: EvasionAttack, beta: float = 6.0, **options: Any) -> None: ...
+    def __init__(
+        self, classifier: Any, attack: EvasionAttack, beta: float = usual_beta("trades"), **options: Any
+    ) -> None: ...
 
-    def __init__(self, classifier: Any, *given: Any, beta: float = 6.0, **options: Any) -> None:
+    def __init__(self, classifier: Any, *given: Any, beta: float = usual_beta("trades"), **options: Any) -> None:
         beta, options = split_attack(given, beta, options)
         super().__init__(classifier, **options)
         self.beta = check_beta(beta)
@@ -159,7 +161,7 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
     def __init__(
         self,
         classifier: Any,
-        beta: float = 5.0,
+        beta: float = usual_beta("mart"),
         *,
         boosted: bool = True,
         on: Literal["adversarial", "clean"] = "adversarial",
@@ -241,7 +243,7 @@ class AdversarialTrainerAWPPyTorch(SearchTrainer):
         attack: Any = None,
         mode: str = "PGD",
         gamma: float = 0.01,
-        beta: float = 6.0,
+        beta: float = usual_beta("trades"),
         warmup: int = 0,
         **options: Any,
     ) -> None:
@@ -297,7 +299,9 @@ class AdversarialTrainerBATPyTorch(SearchTrainer):
     _views = "cfl"
     _added: ClassVar[Mapping[str, Any]] = {"exact": False}
 
-    def __init__(self, classifier: Any, beta: float = 6.0, *, exact: bool = False, **options: Any) -> None:
+    def __init__(
+        self, classifier: Any, beta: float = usual_beta("bat"), *, exact: bool = False, **options: Any
+    ) -> None:
         if options.get("attack") is not None:
             raise InputError("BAT needs the iterates of its own attack: leave `attack` out.")
         if not isinstance(exact, bool):
@@ -352,13 +356,3 @@ class NaturalTrainerPyTorch(SearchTrainer):
 
     def _parameters(self) -> dict[str, Any]:
         return {}
-
-
-METHODS: dict[str, type[SearchTrainer]] = {
-    "standard": AdversarialTrainerStandardPyTorch,
-    "trades": AdversarialTrainerTRADESPyTorch,
-    "mart": AdversarialTrainerMARTPyTorch,
-    "bat": AdversarialTrainerBATPyTorch,
-    "natural": NaturalTrainerPyTorch,
-}
-"""Trainers by the names of their methods."""

@@ -55,7 +55,7 @@ class Seen:
         reach: Into which classes each was moved, bool (n, C).
     """
 
-    result: acw.ExclusionResult
+    result: acw.studies.ExclusionResult
     moved: pd.DataFrame
     labels: np.ndarray
     reach: np.ndarray
@@ -119,7 +119,7 @@ def study(trainings: Trainings, seed: int, classes: Sequence[str] | None, n_reac
     return Seen(result, moved(result), some.y[right], attack.reach(some.x[right], some.y[right]))
 
 
-def moved(result: acw.ExclusionResult) -> pd.DataFrame:
+def moved(result: acw.studies.ExclusionResult) -> pd.DataFrame:
     """Return the examples that the attack moved to an excluded class and that have a control, a row each.
 
     Columns: ``label``, and whether it withstands in the network without that class (``homed``) and in the control's.
@@ -136,7 +136,7 @@ def moved(result: acw.ExclusionResult) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def confounding_classes(result: acw.ExclusionResult) -> pd.DataFrame:
+def confounding_classes(result: acw.studies.ExclusionResult) -> pd.DataFrame:
     """Return the classes that each class is taken for most often under attack, a few of each."""
     pairs = result.audit.confusion_pairs(ALL, ATTACK)
     return pairs.groupby("class", sort=False).head(FEW).reset_index()

@@ -190,7 +190,7 @@ class Study:
         optimizer = recipe.optimizer(module)
         classifier = acw.as_classifier(module, self._train.input_shape, len(self._train.classes), optimizer=optimizer)
         options = recipe.trainer_options(module)
-        trainer = METHODS[recipe.method](classifier, **options, class_policy=policy, seed=seed, verbose=False)
+        trainer = METHODS[recipe.method].trainer(classifier, **options, class_policy=policy, seed=seed, verbose=False)
         history = trainer.fit(
             self._train.x,
             self._train.y,

@@ -132,7 +132,7 @@ def claims_of(
             least=0.5,
         )
     )
-    n_few = f"n = {some[0].info['n_examples']:,} test images, {told_seeds(seeds)}"
+    n_few = f"n = {some[0].manifest.examples.n:,} test images, {told_seeds(seeds)}"
     over = [
         100 * (robust(result, m, "pgd-20") - robust(result, m, STRONGEST))
         for result in some

@@ -101,7 +101,7 @@ def repair(trainings: Trainings, seed: int) -> list[dict[str, Any]]:
     classifier, shape = trainings.trained("standard", seed), trainings.test.input_shape
     networks = {"tau 0": classifier}
     for tau in TAUS:
-        module = acw.normalize_head(classifier.model, tau, len(trainings.classes)).eval()
+        module = acw.head.normalize_head(classifier.model, tau, len(trainings.classes)).eval()
         networks[f"tau {tau:g}"] = acw.as_classifier(module, shape, len(trainings.classes))
     audit = acw.ClassWiseAudit(trainings.setup.threat, [ATTACK], checks=False, verbose=False)
     summary = audit.evaluate(networks, trainings.test).summary(ATTACK)

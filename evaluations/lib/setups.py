@@ -281,7 +281,8 @@ class Trainings:
             module.load_state_dict(self.trained("natural", seed).model.state_dict())
         optimizer = recipe.optimizer(module)
         classifier = acw.as_classifier(module, self.train.input_shape, len(self.classes), optimizer=optimizer)
-        trainer = METHODS[method](classifier, **{**recipe.trainer_options(module), **options}, seed=seed, verbose=False)
+        options = {**recipe.trainer_options(module), **options, "seed": seed, "verbose": False}
+        trainer = METHODS[method].trainer(classifier, **options)
         curve = self.test
         if self.setup.n_curve < len(curve):
             curve = curve.hold_out(self.setup.n_curve)[1]

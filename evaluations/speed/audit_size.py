@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from lib.processes import answer, apart
 
 import art_classwise as acw
-from art_classwise.audit._manifest import Attack, Examples, Manifest
+from art_classwise.audit.manifest import Examples, Manifest, described
 from art_classwise.audit.provenance import environment, fingerprint
 from art_classwise.audit.store import Store, Unit
 
@@ -56,19 +56,18 @@ def measure_disk(n_models: int, n_attacks: int = 8, n_examples: int = 50_000, n_
         the shards, to read the table, and to derive ``summary()`` and ``worst_case()`` from it.
     """
     rng = np.random.default_rng(0)
-    attacks = {f"attack{i}": Attack(fingerprint(["attack", i]), {"number": i}) for i in range(n_attacks)}
+    attacks = {f"attack{i}": described(f"attack{i}", {"number": i}) for i in range(n_attacks)}
     models = {f"model{i}": fingerprint(["model", i]) for i in range(n_models)}
-    manifest = Manifest(
+    manifest = Manifest.begun(
         threat=acw.ThreatModel("Linf", 4 / 255),
         seed=0,
         worst_case=False,
         shard_size=512,
-        examples=Examples("made up", "test", n_examples, None),
+        examples=Examples(dataset="made up", split="test", n=n_examples),
         classes=tuple(f"class {k}" for k in range(n_classes)),
         models=models,
         attacks=attacks,
-        created="",
-        environments=[environment()],
+        environments=(environment(),),
     )
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))

@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def zoo(model_dir: str, dataset: str) -> dict[str, Any]:
     """Return functions that load the models whose files are all in a folder, by their names."""
-    table = acw.robustbench_table(dataset, "Linf", model_dir)
+    table = acw.zoo.robustbench_table(dataset, "Linf", model_dir)
     return {
         name: partial(acw.load_robustbench, name, dataset, "Linf", model_dir) for name in table.index[table["here"]]
     }
@@ -101,11 +101,11 @@ def leaderboard(result: acw.AuditResult, dataset: str | None) -> pd.DataFrame:
     """
     table = result.summary().reset_index()
     columns = ["model", "clean", "mean", "worst_class", "worst", "held_out", "low", "high", "sd", "gini", "p"]
-    table = table[columns].assign(n=result.info["n_examples"], threat=str(result.threat))
+    table = table[columns].assign(n=result.manifest.examples.n, threat=str(result.threat))
     table["rank by mean"] = table["mean"].rank(ascending=False, method="min").astype(int)
     table["rank by worst class"] = table["held_out"].rank(ascending=False, method="min").astype(int)
     if dataset:
-        told = [acw.published(name, dataset, "Linf") for name in table["model"]]
+        told = [acw.zoo.published(name, dataset, "Linf") for name in table["model"]]
         table["RobustBench: AutoAttack, 10,000 images"] = [None if t is None else t.robust for t in told]
     return table.sort_values("rank by worst class", kind="stable")
 

@@ -65,7 +65,7 @@ def main() -> None:
     models = [
         (dataset, name)
         for dataset in arguments.datasets
-        for name in acw.robustbench_names(dataset, "Linf")
+        for name in acw.zoo.robustbench_names(dataset, "Linf")
         if arguments.names is None or name in arguments.names
     ]
     measure(models, arguments.out, arguments.folder, arguments.memory, arguments.timeout, arguments.threads)

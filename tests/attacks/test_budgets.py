@@ -9,7 +9,18 @@ import pytest
 import torch
 
 from art_classwise import InputError
-from art_classwise.attacks._budgets import check_budget, check_shape, largest, of_batch
+from art_classwise.attacks._problem import (
+    budget_of_batch as of_batch,
+)
+from art_classwise.attacks._problem import (
+    check_budget,
+)
+from art_classwise.attacks._problem import (
+    check_budget_shape as check_shape,
+)
+from art_classwise.attacks._problem import (
+    largest_budget as largest,
+)
 
 SHAPES = [(5, 3, 4, 2), (5, 7), (1, 3, 4, 2), (1, 4), (2, 1, 1, 1), (3, 2, 2)]
 

@@ -159,7 +159,7 @@ def test_arts_own_attacks_take_part_and_are_seeded(classifier, data):
         tables.append(audit.evaluate({"net": classifier}, data).outcomes)
     pd.testing.assert_frame_equal(tables[0], tables[1])
     assert not tables[0]["margin"].equals(tables[2]["margin"])
-    assert audit.evaluate({"net": classifier}, data).info["attacks"]["art-fgsm"]["eps"] == 0.05
+    assert audit.evaluate({"net": classifier}, data).manifest.parameters("art-fgsm")["eps"] == 0.05
 
 
 @pytest.mark.parametrize("attacks", ["quick", {"art": lambda c: FastGradientMethod(c, eps=0.05)}])
@@ -284,8 +284,8 @@ def test_arts_black_box_attack_takes_part(classifier, data):
 
     attacks = {"square": lambda c: SquareAttack(c, eps=0.05, max_iter=5, verbose=False)}
     result = acw.ClassWiseAudit("Linf:0.05", attacks, verbose=False).evaluate({"net": classifier}, data)
-    assert result.info["attacks"]["square"]["max_iter"] == 5
-    assert "estimator" not in result.info["attacks"]["square"]
+    assert result.manifest.parameters("square")["max_iter"] == 5
+    assert "estimator" not in result.manifest.parameters("square")
 
 
 def test_an_attack_for_a_smaller_ball_is_warned_of(classifier, data):

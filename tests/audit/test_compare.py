@@ -12,8 +12,9 @@ from scipy import stats
 
 import art_classwise as acw
 from art_classwise import InputError, metrics
-from art_classwise.audit import WORST_CASE
+from art_classwise.audit import WORST_CASE, Manifest
 from art_classwise.audit.comparison import compare, compare_within, comparison_table
+from art_classwise.audit.manifest import Examples
 from art_classwise.metrics.best import best_worst_class, compare_with_best
 from art_classwise.metrics.comparison import mcnemar, paired_comparison
 from art_classwise.studies.seeds import spread_over_seeds
@@ -44,6 +45,11 @@ def outcomes_of(model, attack, seed, rate, *, label, ids):
     )
 
 
+def altered(result, **changes):
+    """The result with another manifest."""
+    return replace(result, manifest=result.manifest.updated(**changes))
+
+
 def made(rates, *, attacks=ATTACKS, n=150, seed=0, shift=0, **info):
     """Outcomes of models with a rate each, examples of three of four classes."""
     label, ids = np.random.default_rng(9).integers(0, 3, n), np.arange(n) + shift
@@ -60,15 +66,15 @@ def made(rates, *, attacks=ATTACKS, n=150, seed=0, shift=0, **info):
     told = {
         "dataset": "made",
         "split": "test",
-        "n_examples": n,
         "data": "0" * 32,
-        "seed": 0,
-        "worst_case": False,
         "models": {model: f"{seed + i:032x}" for i, model in enumerate(rates)},
         "attacks": {attack: {"class": attack, "eps": 0.1} for attack in attacks},
         "created": "today",
+        **info,
     }
-    return acw.AuditResult(rows, CLASSES, acw.ThreatModel("Linf", 0.1), told | info)
+    examples = Examples(dataset=told.pop("dataset"), split=told.pop("split"), n=n, fingerprint=told.pop("data"))
+    threat = acw.ThreatModel("Linf", 0.1)
+    return acw.AuditResult(rows, Manifest.of_table(rows, CLASSES, threat, examples=examples, **told))
 
 
 @pytest.fixture(scope="module")
@@ -249,19 +255,19 @@ def test_what_differs_is_named(result, other, options, says):
 def test_other_threats_classes_and_settings_are_refused(result):
     other = made({"three": 0.5}, seed=5)
     models = {"models": ("one", "three")}
-    stronger = replace(other, threat=acw.ThreatModel("L2", 0.5))
+    stronger = altered(other, threat=acw.ThreatModel("L2", 0.5))
     with pytest.raises(InputError, match="'one' was attacked at Linf:0.1 and 'three' at L2:0.5"):
         compare(result, stronger, **models)
     assert compare(result, stronger, kind="clean", **models).threat is None
     with pytest.raises(InputError, match="4 and 4; the first that differ are 'doe' and 'elk'"):
-        compare(result, replace(other, classes=(*CLASSES[:3], "elk")), **models)
+        compare(result, altered(other, classes=(*CLASSES[:3], "elk")), **models)
     with pytest.raises(InputError, match="4 and 3; the first that differ are none and more"):
-        compare(result, replace(other, classes=CLASSES[:3]), **models)
-    changed = {"weak": {"class": "weak", "eps": 0.2}, "strong": {"class": "strong", "eps": 0.1}}
-    altered = replace(other, info={**other.info, "attacks": changed})
+        compare(result, altered(other, classes=CLASSES[:3]), **models)
+    weaker = other.manifest.attacks["weak"].updated(parameters={"class": "weak", "eps": 0.2})
+    changed = altered(other, attacks=other.manifest.attacks | {"weak": weaker})
     with pytest.raises(InputError, match="The attack 'weak' on 'one' and that on 'three' differ: eps 0.1 and 0.2"):
-        compare(result, altered, **models)
-    compare(result, altered, attack="strong", **models)
+        compare(result, changed, **models)
+    compare(result, changed, attack="strong", **models)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +336,7 @@ def test_attacks_that_were_not_tried_on_both_are_refused(result):
 
 
 def test_a_network_is_not_compared_with_itself(result):
-    again = replace(result, info={**result.info, "models": {"one": result.info["models"]["two"], "two": "f" * 32}})
+    again = altered(result, models={"one": result.manifest.models["two"], "two": "f" * 32})
     with pytest.raises(InputError, match="'one' of the first audit and 'one' of the second are the same network"):
         compare(result, result, models=("one", "one"))
     compare(result, again, models=("two", "one"))  # one fingerprint, but other answers: of names, then
@@ -345,7 +351,7 @@ def test_outcomes_know_which_images_they_are_of(classifier, data, tmp_path):
     expected = acw.audit.provenance.data_fingerprint(data)
     result.save(tmp_path / "b")
     for folder in "ab":
-        assert acw.read_audit(tmp_path / folder).info["data"] == expected
+        assert acw.read_audit(tmp_path / folder).manifest.examples.fingerprint == expected
     darker = acw.Dataset(data.x * 0.9, data.y, data.classes, ids=data.ids)
     other = acw.ClassWiseAudit("Linf:0.02", "fgsm", verbose=False).evaluate({"net": classifier}, darker)
     with pytest.raises(InputError, match="same numbers and labels, but other images"):
@@ -357,7 +363,7 @@ def test_folders_that_do_not_say_whether_they_were_saved_are_read(classifier, da
     audit = acw.ClassWiseAudit("Linf:0.02", "fgsm", store=tmp_path / "a", verbose=False)
     result = audit.evaluate({"net": classifier}, data)
     result.save(tmp_path / "b")
-    for folder, fingerprint in (("a", result.info["data"]), ("b", None)):
+    for folder, fingerprint in (("a", result.manifest.examples.fingerprint), ("b", None)):
         path = tmp_path / folder / "manifest.json"
         content = json.loads(path.read_text())
         del content["examples"]["saved"]

@@ -8,6 +8,7 @@ import pytest
 
 import art_classwise as acw
 from art_classwise import InputError
+from art_classwise.audit import Manifest
 from art_classwise.audit import audit as audit_module
 from art_classwise.audit._outcomes import assembled, disassembled, joined
 
@@ -44,13 +45,13 @@ def whole():
     outcomes = pd.concat(parts, ignore_index=True)
     for column, order in (("model", ["a", "b"]), ("attack", list(ATTACKS))):
         outcomes[column] = pd.Categorical(outcomes[column], categories=order)
-    info = {"dataset": "d", "split": "test", "n_examples": 40, "seed": 0, "attacks": {}, "created": "today"}
-    return acw.AuditResult(outcomes, ("x", "y", "z"), acw.ThreatModel("Linf", 0.1), info)
+    manifest = Manifest.of_table(outcomes, ("x", "y", "z"), acw.ThreatModel("Linf", 0.1))
+    return acw.AuditResult(outcomes, manifest)
 
 
 def test_worst_case_keeps_the_row_of_the_first_that_broke(whole):
     found = whole.worst_case()
-    assert found.info["worst_case"] is True
+    assert found.manifest.worst_case is True
     assert found.outcomes.dtypes.equals(whole.outcomes.dtypes)
     rows = whole.outcomes.set_index(["model", "attack", "example"])
     for (model, attack, example), row in found.outcomes.set_index(["model", "attack", "example"]).iterrows():
@@ -79,7 +80,7 @@ def test_worst_case_withstands_what_all_attacks_leave(whole):
 def test_attacks_on_different_examples_have_no_worst_case(whole, tmp_path):
     rows = whole.outcomes
     some = rows[(rows["attack"] != "second") | (rows["example"] < 120)]
-    partly = acw.AuditResult(some, whole.classes, whole.threat, whole.info)
+    partly = acw.AuditResult(some, whole.manifest)
     with pytest.raises(InputError, match="'a' were tried on different examples, so they have no common worst case"):
         partly.worst_case()
     with pytest.raises(InputError, match="'a' were tried on different examples: save them separately"):
@@ -114,8 +115,8 @@ def test_an_audit_of_the_worst_case_is_what_is_derived(classifier, data, asked, 
     asked.clear()
     worst = acw.ClassWiseAudit(worst_case=True, **options).evaluate({"net": classifier}, data)
     assert worst.outcomes.equals(every.worst_case().outcomes)
-    assert worst.info["worst_case"]
-    assert not every.info["worst_case"]
+    assert worst.manifest.worst_case
+    assert not every.manifest.worst_case
     assert 0 < worst.outcomes["withstood"].mean() < (data.y == classifier.predict(data.x).argmax(1)).mean()
     assert sum(asked) < cost
 

@@ -229,15 +229,13 @@ def test_what_can_not_be_asked_is_said(result):
         result.outcomes[result.outcomes["model"] == "one"].assign(
             model=lambda t: t["model"].cat.remove_unused_categories()
         ),
-        result.classes,
-        result.threat,
-        result.info,
+        result.manifest,
     )
     with pytest.raises(InputError, match="one model: compare attacks on it"):
         alone.rank_agreement()
     cut = result.outcomes.drop(index=result.outcomes.index[-1])
     with pytest.raises(InputError, match="other under fgsm and other under pgd-5 are of different examples"):
-        acw.AuditResult(cut, result.classes, result.threat, result.info).attack_strength("other", "fgsm", "pgd-5")
+        acw.AuditResult(cut, result.manifest).attack_strength("other", "fgsm", "pgd-5")
 
 
 def test_summary_measures_stay(result):

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 import art_classwise as acw
-from art_classwise.audit import _probes, sanity
+from art_classwise.audit import Manifest, probes, sanity
 from art_classwise.audit._outcomes import table
-from art_classwise.audit._probes import Probe
+from art_classwise.audit.manifest import Published
+from art_classwise.audit.probes import Probe
 from art_classwise.errors import InputError
 
 CLASSES = tuple("abcdefghij")
@@ -42,8 +43,9 @@ def made(withstood, *, attacks=None, eps=8 / 255, dataset="cifar10", label=None,
             }
         )
     told = {a: search(**(attacks or {}).get(a, {})) for a in withstood}
-    info = {"dataset": dataset, "split": "test", "n_examples": len(label), "seed": 0, "attacks": told, **info}
-    return acw.AuditResult(table(rows, ["net"], list(withstood)), CLASSES, acw.ThreatModel("Linf", eps), info)
+    outcomes = table(rows, ["net"], list(withstood))
+    options = {"attacks": told, "dataset": dataset, **info}
+    return acw.AuditResult(outcomes, Manifest.of_table(outcomes, CLASSES, acw.ThreatModel("Linf", eps), **options))
 
 
 def search(kind="art_classwise.attacks.pgd.PGD", max_iter=20, eps=8 / 255, **more):
@@ -81,7 +83,7 @@ PROBE = Probe(
 
 
 def probed(**changed):
-    return {"probes": {"net": {**PROBE.plain(), **changed}}}
+    return {"probes": {"net": PROBE.updated(**changed)}}
 
 
 def test_a_healthy_audit_raises_none():
@@ -171,10 +173,10 @@ def test_an_attack_that_still_gains_is_weak():
 
 def test_the_reference_attack_breaks_what_withstood():
     held = {"pgd-20": first(24)}
-    assert checks(made(held, **probed(broken=list(range(16, 32))))) == ["weak attack"]  # 8 of 24
-    assert checks(made(held, **probed(broken=list(range(24, 32))))) == []  # the attack broke these, too
-    assert checks(made(held, **probed(broken=list(range(20, 32))))) == []  # 4 of 24: as of healthy networks
-    assert checks(made({"pgd-20": first(2)}, **probed(broken=list(range(32))))) == []  # 2 of 2, of a broken network
+    assert checks(made(held, **probed(broken=tuple(range(16, 32))))) == ["weak attack"]  # 8 of 24
+    assert checks(made(held, **probed(broken=tuple(range(24, 32))))) == []  # the attack broke these, too
+    assert checks(made(held, **probed(broken=tuple(range(20, 32))))) == []  # 4 of 24: as of healthy networks
+    assert checks(made({"pgd-20": first(2)}, **probed(broken=tuple(range(32))))) == []  # 2 of 2, of a broken network
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,7 @@ def test_the_reference_attack_breaks_what_withstood():
         ({"batch_flips": 1}, "batch-dependent network"),
         ({"batch_change": 0.1}, "batch-dependent network"),
         ({"batch_error": "Expected more than 1 value"}, "batch-dependent network"),
-        ({"training": ["1.bn"]}, "network in training mode"),
+        ({"training": ("1.bn",)}, "network in training mode"),
         ({"right": 20, "standardised_gain": 20}, "wrong normalisation"),
         ({"right": 20, "scaled_gain": 20}, "wrong normalisation"),
         ({"zero_gradient": 10}, "masked gradients"),
@@ -268,13 +270,13 @@ def test_the_radius(dataset, eps, found):
 def test_the_radius_in_other_norms():
     result = made({"pgd-20": first(500)})
     for norm, eps, found in (("L2", 0.5, 0), ("L2", 8.0, 1), ("L1", 12.0, 0), ("L1", 0.5, 1)):
-        other = acw.AuditResult(result.outcomes, CLASSES, acw.ThreatModel(norm, eps), result.info)
+        other = acw.AuditResult(result.outcomes, result.manifest.updated(threat=acw.ThreatModel(norm, eps)))
         assert len(other.findings) == found
 
 
 def told_of(clean, robust, **more):
     told = {"source": "robustbench:cifar10/Linf/Some2020", "norm": "Linf", "eps": 8 / 255}
-    return {"published": {"net": {**told, "clean": clean, "robust": robust, **more}}}
+    return {"published": {"net": Published(**told | {"clean": clean, "robust": robust, **more})}}
 
 
 AUTOATTACK = {"aa": {"kind": "art_classwise.attacks.autoattack.AutoAttack", "attacks": "standard"}}
@@ -398,7 +400,7 @@ def test_a_network_that_stays_in_training_mode(trained, digits):
 
     result = audited(Training(trained, nn.Dropout(0.5)), digits.first(64))
     assert "random network" in network_findings(result)
-    assert result.info["probes"]["net"]["training"]
+    assert result.manifest.probes["net"].training
 
 
 def test_a_network_that_fails_on_one_image(trained, digits):
@@ -478,25 +480,25 @@ def test_preprocessing_of_art_that_refuses_images(trained, digits):
         device_type="cpu",
     )
     audit = acw.ClassWiseAudit("Linf:0.05", "fgsm", verbose=False)
-    assert audit.evaluate({"jpeg": defended}, digits.first(30)).info["probes"]["jpeg"]["n"] == 30
+    assert audit.evaluate({"jpeg": defended}, digits.first(30)).manifest.probes["jpeg"].n == 30
 
 
 def test_checks_that_fail_leave_the_outcomes(trained, digits, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(_probes, "probe", fail)
+    monkeypatch.setattr(probes, "probe", fail)
     with pytest.warns(UserWarning, match="The checks of 'net' failed: a bug"):
         result = audited(trained, digits.first(30))
-    assert (len(result.outcomes), result.info["probes"]) == (30, {})
+    assert (len(result.outcomes), result.manifest.probes) == (30, {})
 
 
 def test_an_attribute_of_the_users_is_not_what_is_published(trained, digits, tmp_path):
     classifier = acw.as_classifier(trained, digits.input_shape, 10, device="cpu")
     classifier.published = True
     audit = acw.ClassWiseAudit("Linf:0.05", "fgsm", store=tmp_path, verbose=False)
-    assert audit.evaluate({"net": classifier}, digits.first(20)).info["published"] == {}
-    assert acw.read_audit(tmp_path).info["published"] == {}
+    assert audit.evaluate({"net": classifier}, digits.first(20)).manifest.published == {}
+    assert acw.read_audit(tmp_path).manifest.published == {}
 
 
 def test_wrong_normalisation(trained, digits):
@@ -582,7 +584,7 @@ def test_probes_are_kept_with_the_outcomes(trained, digits, tmp_path):
     data = digits.first(40)
     result = audited(trained, data, store=tmp_path / "a")
     again = acw.read_audit(tmp_path / "a")
-    assert again.info["probes"] == result.info["probes"]
+    assert again.manifest.probes == result.manifest.probes
     assert again.findings == result.findings
     result.save(tmp_path / "b")
     assert acw.read_audit(tmp_path / "b").findings == result.findings
@@ -592,14 +594,14 @@ def test_probes_are_kept_with_the_outcomes(trained, digits, tmp_path):
 def test_probes_are_tried_once(trained, digits, tmp_path, monkeypatch):
     data = digits.first(40)
     first_time = audited(trained, data, store=tmp_path)
-    monkeypatch.setattr(_probes, "probe", None)
+    monkeypatch.setattr(probes, "probe", None)
     assert audited(trained, data, store=tmp_path).findings == first_time.findings
 
 
 def test_without_checks_the_network_itself_is_left_alone(trained, digits, monkeypatch):
-    monkeypatch.setattr(_probes, "probe", None)
+    monkeypatch.setattr(probes, "probe", None)
     result = audited(trained, digits.first(40), checks=False)
-    assert result.info["probes"] == {}
+    assert result.manifest.probes == {}
     assert checks(result) == ["few examples"]  # what outcomes show is looked for all the same
 
 
@@ -611,17 +613,17 @@ def test_probes_leave_nothing_behind(trained, digits):
     before = torch.random.get_rng_state()
     classifier = acw.as_classifier(network, digits.input_shape, 10, device="cpu")
     threat = acw.ThreatModel("Linf", 0.1)
-    one = _probes.probe(classifier, digits.first(20), threat, most=7, seed=0)
+    one = probes.probe(classifier, digits.first(20), threat, most=7, seed=0)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert network.training
     assert [p.requires_grad for p in network.parameters()] == flags
     assert all(p.grad is None for p in network.parameters())
-    assert one == _probes.probe(classifier, digits.first(20), threat, most=20, seed=0)
+    assert one == probes.probe(classifier, digits.first(20), threat, most=20, seed=0)
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 def test_within_the_far_radius_every_image_can_become_grey(norm):
-    threat = _probes._whole_box(acw.ThreatModel(norm, 0.1), 48)
+    threat = probes._whole_box(acw.ThreatModel(norm, 0.1), 48)
     x = (torch.rand(8, 3, 4, 4) > 0.5).float()  # corners of the box are the farthest
     grey = torch.full_like(x, 0.5)
     inside = threat.project(grey, x, torch.tensor(0.0), torch.tensor(1.0))
@@ -631,8 +633,8 @@ def test_within_the_far_radius_every_image_can_become_grey(norm):
 
 
 def test_tried_examples_are_spread_over_the_set():
-    assert _probes.chosen(10).tolist() == list(range(10))
-    rows = _probes.chosen(50_000)
+    assert probes.chosen(10).tolist() == list(range(10))
+    rows = probes.chosen(50_000)
     assert len(rows) == 64
     assert rows[0] == 0
     assert rows[-1] == 49_999
@@ -642,15 +644,17 @@ def test_tried_examples_are_spread_over_the_set():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"n": -1}, "`n` must be a whole number"),
-        ({"right": 65}, "`right` must be a number from 0 to"),
-        ({"attacked": ["a"]}, "attacked must be a list of int"),
-        ({"far_withstood": 10**400}, "`far_withstood` must be a number"),
-        ({"zero_gradient": 1000}, "`zero_gradient` must be a number"),
-        ({"broken": [-1]}, "must be among the attacked"),
-        ({"batch_change": float("inf")}, "`batch_change` must be a number"),
-        ({"batch_error": 3}, "batch_error must be a text"),
-        ({"far_eps": "x"}, "`far_eps` must be a number"),
+        ({"n": -1}, r"probes\.net\.n must be at least 0, but is -1"),
+        ({"n": True}, r"probes\.net\.n must be a whole number, but is True"),
+        ({"right": 65}, "`right` must be at most 20, but is 65"),
+        ({"attacked": ["a"]}, r"probes\.net\.attacked\.0 must be a whole number, but is 'a'"),
+        ({"far_withstood": 10**400}, r"probes\.net\.far_withstood must be"),
+        ({"zero_gradient": 1000}, "`zero_gradient` must be at most"),
+        ({"standardised_gain": -21}, "`standardised_gain` must be at most 20, but is -21"),
+        ({"broken": [-1]}, "must be among those in `attacked`"),
+        ({"batch_change": float("inf")}, r"probes\.net\.batch_change must be a finite number"),
+        ({"batch_error": 3}, r"probes\.net\.batch_error must be a text, but is 3"),
+        ({"far_eps": "1"}, r"probes\.net\.far_eps must be a number, but is '1'"),
     ],
 )
 def test_probes_from_anyone_are_checked(trained, digits, tmp_path, change, says):
@@ -669,8 +673,8 @@ def test_probes_of_another_release_are_tried_anew(trained, digits, tmp_path):
     content = json.loads(path.read_text())
     content["probes"]["net"]["more"] = 1
     path.write_text(json.dumps(content))
-    assert acw.read_audit(tmp_path).info["probes"] == {}
-    assert audited(trained, digits.first(20), store=tmp_path).info["probes"] == result.info["probes"]
+    assert acw.read_audit(tmp_path).manifest.probes == {}
+    assert audited(trained, digits.first(20), store=tmp_path).manifest.probes == result.manifest.probes
 
 
 @pytest.mark.parametrize(
@@ -692,24 +696,25 @@ def test_parameters_from_anyone_are_no_trouble(told):
 
 def test_two_names_of_one_network_are_looked_at_once(trained, digits, monkeypatch):
     asked = []
-    probe = _probes.probe
-    monkeypatch.setattr(_probes, "probe", lambda *a, **k: asked.append(1) or probe(*a, **k))
+    probe = probes.probe
+    monkeypatch.setattr(probes, "probe", lambda *a, **k: asked.append(1) or probe(*a, **k))
     classifier = acw.as_classifier(trained, digits.input_shape, 10, device="cpu")
     audit = acw.ClassWiseAudit("Linf:0.05", "fgsm", verbose=False)
     result = audit.evaluate({"one": classifier, "same": classifier}, digits.first(20))
     assert len(asked) == 1
-    assert result.info["probes"]["one"] == result.info["probes"]["same"]
+    assert result.manifest.probes["one"] == result.manifest.probes["same"]
 
 
 def test_what_is_published_is_checked_too(trained, digits, tmp_path):
     audited(trained, digits.first(20), store=tmp_path)
     path = tmp_path / "manifest.json"
     content = json.loads(path.read_text())
+    plain = told_of(0.5, 0.5)["published"]["net"].model_dump()
     for told, says in (
         ({"source": "x"}, "lacks published.net.norm"),
-        ({**told_of(2.0, None)["published"]["net"]}, "published.net.clean"),
-        ({**told_of(0.5, 0.5, eps=None)["published"]["net"]}, "published.net.eps"),
-        ({**told_of(0.5, 0.5, source=[])["published"]["net"]}, "published.net.source must be a str"),
+        ({**plain, "clean": 2.0}, "published.net.clean"),
+        ({**plain, "eps": None}, "published.net: a robust accuracy is published, but its radius"),
+        ({**plain, "source": []}, "published.net.source must be a text"),
     ):
         path.write_text(json.dumps({**content, "published": {"net": told}}))
         with pytest.raises(InputError, match=says):

@@ -19,7 +19,8 @@ from art_classwise import InputError
 from art_classwise.audit import _work, is_finished
 from art_classwise.audit import audit as audit_module
 from art_classwise.audit import store as store_module
-from art_classwise.audit._manifest import Manifest
+from art_classwise.audit.manifest import Manifest
+from art_classwise.audit.provenance import environment
 from art_classwise.audit.store import Store, Unit
 
 OPTIONS = {"threat": "Linf:0.05", "attacks": ["fgsm", "pgd-3"], "verbose": False}
@@ -77,7 +78,13 @@ def test_a_result_makes_the_round_trip_through_a_folder(result, tmp_path):
         saved.save(tmp_path / "a" / name)
         read = acw.read_audit(tmp_path / "a" / name)
         pd.testing.assert_frame_equal(read.outcomes, saved.outcomes)
-        assert (read.classes, read.threat, read.info) == (saved.classes, saved.threat, saved.info)
+        assert (read.classes, read.threat, read.finished) == (saved.classes, saved.threat, True)
+        assert read.manifest.examples == saved.manifest.examples.updated(saved=True)
+        for field in ("seed", "worst_case", "models", "created", "environments", "commands", "probes", "published"):
+            assert getattr(read.manifest, field) == getattr(saved.manifest, field)
+        assert [read.manifest.parameters(a) for a in saved.attacks] == [
+            saved.manifest.parameters(a) for a in saved.attacks
+        ]
         pd.testing.assert_frame_equal(read.by_class(), saved.by_class())
 
 
@@ -193,7 +200,7 @@ def test_an_unfinished_audit_is_read_in_part(folder, expected):
     with pytest.raises(InputError, match=r"unfinished audit: of 'net' 11 of 12 shards are there\. Run the same audit"):
         acw.read_audit(folder)
     partly = acw.read_audit(folder, partial=True)
-    assert (partly.info["unfinished"], partly.info["n_examples"]) == (True, 12)
+    assert (partly.finished, partly.manifest.examples.n) == (False, 12)
     part = partly.outcomes
     assert part.equals(expected[~expected["example"].between(108, 111)].reset_index(drop=True))
     for path in shards(folder):
@@ -348,26 +355,49 @@ def test_where_examples_leave_the_order_of_attacks_counts(tmp_path, classifier, 
         ({"schema": 1}, r"is of schema 1, but this release reads 2"),
         ({"schema": [2]}, r"is of schema \[2\]"),
         ({"format": "another"}, "its format isn't 'art-classwise audit'"),
-        ({"payload": "x"}, "holds 'payload', which is not part of an audit"),
-        ({"models": {"net": "../../etc"}}, "a fingerprint must be 32 hexadecimal digits, but one is '../../etc'"),
+        ({"payload": "x"}, "holds payload, which this release doesn't know"),
+        ({"<b>\n": 1}, r"holds '<b>\\n', which this release doesn't know"),
+        (
+            {"models": {"net": "../../etc"}},
+            r"models\.net: a fingerprint must be 32 hexadecimal digits, but is '../../etc'",
+        ),
         ({"models": {"net": "A" * 32}}, "32 hexadecimal digits"),
-        ({"models": {}}, "there is no model"),
-        ({"models": ["net"]}, "models must be a dict"),
-        ({"models": {"": "a" * 32}}, "A model name must be a non-empty string"),
-        ({"attacks": {"a": {"fingerprint": "/abs", "parameters": {}}}}, "32 hexadecimal digits, but one is '/abs'"),
-        ({"attacks": {"a": {"fingerprint": "a" * 32, "parameters": {}, "code": 1}}}, r"holds attacks\.a\.'code'"),
+        ({"models": {"net": "a" * 32 + "\n"}}, "32 hexadecimal digits"),
+        ({"models": {}}, "it has no models"),
+        ({"models": ["net"]}, "models must be an object with named values"),
+        ({"models": {"": "a" * 32}}, r"models\.'': A model, attack or class name must be a non-empty string"),
+        ({"attacks": {"a": {"fingerprint": "/abs", "parameters": {}}}}, "32 hexadecimal digits, but is '/abs'"),
+        ({"attacks": {"a": {"fingerprint": "a" * 32, "parameters": {}, "code": 1}}}, r"holds attacks\.a\.code, which"),
         ({"attacks": {"a": {"fingerprint": "a" * 32}}}, r"lacks attacks\.a\.parameters"),
-        ({"threat": {"norm": "Linf", "eps": "much"}}, "is damaged|`eps`|radius"),
-        ({"threat": {"norm": "L7", "eps": 1}}, "L7"),
-        ({"shard_size": 0}, "`shard_size` must be a whole number of at least 1"),
-        ({"seed": -1}, "`seed`"),
-        ({"worst_case": "yes"}, "worst_case must be a bool"),
+        (
+            {"attacks": {"all attacks": {"fingerprint": "a" * 32, "parameters": {}}}},
+            "which is reserved for all of them",
+        ),
+        ({"threat": {"norm": "Linf", "eps": "1"}}, r"threat\.eps must be a number, but is '1'"),
+        ({"threat": {"norm": "Linf", "eps": True}}, r"threat\.eps must be a number, but is True"),
+        ({"threat": {"norm": "Linf", "eps": float("nan")}}, r"threat\.eps must be a finite number"),
+        ({"threat": {"norm": "Linf", "eps": -1.0}}, "threat: The radius must be a finite number above 0"),
+        ({"threat": {"norm": "Linf", "eps": 1.0, "code": 1}}, r"holds threat\.code, which"),
+        ({"threat": {"norm": "L7", "eps": 1}}, r"threat\.norm must be 'Linf', 'L2' or 'L1', but is 'L7'"),
+        ({"shard_size": 0}, "shard_size must be at least 1, but is 0"),
+        ({"shard_size": True}, "shard_size must be a whole number, but is True"),
+        ({"shard_size": 512.0}, "shard_size must be a whole number, but is 512.0"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"seed": 2**63}, "seed must be below 9223372036854775808"),
+        ({"seed": "1"}, "seed must be a whole number, but is '1'"),
+        ({"worst_case": "yes"}, "worst_case must be true or false, but is 'yes'"),
+        ({"worst_case": 1}, "worst_case must be true or false, but is 1"),
         ({"classes": "abc"}, "classes must be a list"),
-        ({"classes": [1]}, "A class name must be a non-empty string"),
-        ({"examples": {"dataset": "d", "split": "s", "n": -1, "fingerprint": None}}, r"`examples\.n` must be"),
+        ({"classes": ["a", "a"]}, "a class name appears twice"),
+        ({"classes": [1]}, r"classes\.0 must be a text, but is 1"),
+        ({"examples": {"dataset": "d", "split": "s", "n": -1, "fingerprint": None}}, r"examples\.n must be at least 1"),
+        (
+            {"examples": {"dataset": "d", "split": "s", "n": 10**15, "fingerprint": None}},
+            "there are 10+ examples in shards",
+        ),
         ({"examples": {"dataset": "d"}}, r"lacks examples\.split"),
-        ({"environments": [{"python": "3"}]}, r"lacks environments\.versions"),
-        ({"commands": [["rm"]]}, "commands must be a str"),
+        ({"environments": [{"python": "3"}]}, r"lacks environments\.0\.versions"),
+        ({"commands": [["rm"]]}, r"commands\.0 must be a text, but is \['rm'\]"),
     ],
 )
 def test_a_manifest_of_someone_else_is_refused(folder, classifier, data, change, says):
@@ -377,6 +407,16 @@ def test_a_manifest_of_someone_else_is_refused(folder, classifier, data, change,
         acw.read_audit(folder)
     with pytest.raises(InputError, match=says):
         again(folder, classifier, data)
+
+
+def test_the_schema_describes_what_is_written(folder):
+    jsonschema = pytest.importorskip("jsonschema")
+    schema, content = Manifest.model_json_schema(), json.loads((folder / "manifest.json").read_text())
+    jsonschema.validate(content, schema)
+    assert content.keys() == schema["properties"].keys()
+    for change in ({"format": "x"}, {"schema": 1}, {"models": {"net": "../x"}}, {"payload": 1}, {"seed": "1"}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(content | change, schema)
 
 
 def test_a_manifest_lacks_nothing(folder):
@@ -457,19 +497,19 @@ def test_a_command_with_bytes_that_are_no_text_is_kept(classifier, data, tmp_pat
     folder = tmp_path / "\udcff"
     audit = acw.ClassWiseAudit("Linf:0.1", "fgsm", store=folder, verbose=False, command="audit --out \udcff")
     audit.evaluate({"net": classifier}, data).to_html(folder / "report.html")
-    assert acw.read_audit(folder).info["command"] == r"audit --out \udcff"
+    assert acw.read_audit(folder).manifest.command == r"audit --out \udcff"
 
 
 def test_the_manifest_says_where_outcomes_come_from(folder, classifier, data, monkeypatch):
     """Who reads only has no part in them."""
-    first = acw.read_audit(folder).info["environments"]
-    assert [sorted(e) for e in first] == [["cpu", "cpu_cores", "gpus", "python", "system", "torch_threads", "versions"]]
-    monkeypatch.setattr(audit_module, "environment", lambda: {**first[0], "python": "3.99"})
+    first = acw.read_audit(folder).manifest.environments
+    assert first == (environment(),)
+    monkeypatch.setattr(audit_module, "environment", lambda: first[0].updated(python="3.99"))
     again(folder, classifier, data)
-    assert acw.read_audit(folder).info["environments"] == first
+    assert acw.read_audit(folder).manifest.environments == first
     shards(folder)[3].unlink()
     again(folder, classifier, data)
-    assert [e["python"] for e in acw.read_audit(folder).info["environments"]] == [first[0]["python"], "3.99"]
+    assert [e.python for e in acw.read_audit(folder).manifest.environments] == [first[0].python, "3.99"]
 
 
 def test_a_lock_that_is_held_is_waited_for_and_then_named(folder, monkeypatch, classifier, data):

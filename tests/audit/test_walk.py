@@ -33,7 +33,7 @@ def test_loaded_one_by_one_or_together_is_the_same(data, tmp_path):
     one_by_one = audit(store=tmp_path).evaluate({"a": lambda: make(0), "b": make(1), "c": lambda: make(2)}, data)
     assert one_by_one.models == ("a", "b", "c")
     assert one_by_one.outcomes.equals(together.outcomes)
-    assert one_by_one.info["probes"] == together.info["probes"]
+    assert one_by_one.manifest.probes == together.manifest.probes
     assert acw.read_audit(tmp_path).outcomes["model"].nunique() == 3
 
 
@@ -56,7 +56,7 @@ def test_what_can_not_be_loaded_is_left_out_and_said(data):
     with pytest.warns(UserWarning, match="Continuing without 'lost': The download failed."):
         result = audit().evaluate(models, data, optional=["lost"])
     assert result.models == ("a", "b")
-    assert set(result.info["models"]) == {"a", "b"}
+    assert set(result.manifest.models) == {"a", "b"}
     with pytest.raises(InputError, match="The download failed."):
         audit().evaluate(models, data)
 
@@ -250,4 +250,4 @@ def test_without_checks(leaderboard, command_line, tmp_path):
         warnings.simplefilter("error")
         code, _, _ = command_line(*arguments, "--model", "robustbench:One2019")
     assert code == 0
-    assert acw.read_audit(tmp_path / "c").info["probes"] == {}
+    assert acw.read_audit(tmp_path / "c").manifest.probes == {}

@@ -114,7 +114,7 @@ def tied(models):
     one = made.outcomes[made.outcomes["model"] == models[0]]
     outcomes = pd.concat([one.assign(model=name) for name in models], ignore_index=True)
     outcomes["model"] = pd.Categorical(outcomes["model"], categories=models)
-    return AuditResult(outcomes, made.classes, made.threat, made.info)
+    return AuditResult(outcomes, made.manifest)
 
 
 @pytest.mark.parametrize("by", ["mouse", "keyboard"])

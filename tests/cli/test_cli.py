@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -91,7 +92,7 @@ def test_train_audit_report(run, tmp_path):
         for what, name in (("checkpoint", "pt"), ("history", "csv"), ("training", "training")):
             assert f"{what:<10}  m{os.sep}{method}.{name}" in out
         assert pd.read_csv(tmp_path / "m" / f"{method}.csv")["epoch"].tolist() == [1, 2]
-    recipe = acw.read_checkpoint(tmp_path / "m" / "mart.pt").recipe
+    recipe = acw.zoo.read_checkpoint(tmp_path / "m" / "mart.pt").recipe
     assert recipe["beta"] == 5.0
     assert (recipe["recipe"], recipe["method"], recipe["dataset"], recipe["epoch"]) == ("plain", "mart", "digits", 2)
     code, out, err = run(
@@ -103,7 +104,7 @@ def test_train_audit_report(run, tmp_path):
     assert result.models == ("standard", "second")
     assert result.attacks == ("fgsm", "margin-5")
     assert result.class_table("second").query("n > 0").index.tolist() == ["3", "8"]
-    assert result.info["command"].startswith("art-classwise audit --model m/standard.pt")
+    assert result.manifest.command.startswith("art-classwise audit --model m/standard.pt")
     before = (tmp_path / "runs" / "a" / "report.html").read_text()
     code, again, _ = run("report", "runs/a")
     assert (code, again) == (0, out)
@@ -116,7 +117,7 @@ def test_options_reach_what_they_set(run, checkpoint, tmp_path):
         options = ("--attacks", "pgd-1", "--examples", 40, "--threat", "Linf:0.2", "--seed", seed, "--quiet")
         assert run("audit", "--model", checkpoint, *options, "--out", f"s{seed}")[0] == 0
     first, other = acw.read_audit("s0"), acw.read_audit("s5")
-    assert (first.info["seed"], other.info["seed"]) == (0, 5)
+    assert (first.manifest.seed, other.manifest.seed) == (0, 5)
     assert not first.outcomes["margin"].equals(other.outcomes["margin"])
     losses = set()
     options = (("--steps", 1), ("--steps", 9), ("--lr", 0.2), ("--batch-size", 50), ("--seed", 3), ("--beta", 0))
@@ -126,7 +127,7 @@ def test_options_reach_what_they_set(run, checkpoint, tmp_path):
         )
         assert code == 0, err
         losses.add(out.splitlines()[0])
-        assert acw.read_checkpoint(f"{i}.pt").recipe[option[0][2:].replace("-", "_")] == option[1]
+        assert acw.zoo.read_checkpoint(f"{i}.pt").recipe[option[0][2:].replace("-", "_")] == option[1]
     assert len(losses) == 8
 
 
@@ -145,7 +146,7 @@ def stopped(run, monkeypatch):
                 given.update(options, n=len(x))
                 raise acw.InputError("stopped")
 
-        monkeypatch.setitem(METHODS, method, Stub)
+        monkeypatch.setitem(METHODS, method, SimpleNamespace(**{**vars(METHODS[method]), "trainer": Stub}))
         code, _, err = run("train", method, "--out", "x.pt", *arguments)
         assert (code, err) == (2, "error: stopped\n")
         return given
@@ -205,7 +206,7 @@ def test_recipes_and_what_replaces_their_options(stopped, tmp_path):
 def test_the_recipe_is_saved_and_said(run, tmp_path):
     code, out, err = run("train", "trades", "--recipe", "fast", "--epochs", 2, "--out", "fast.pt", "--quiet")
     assert code == 0, err
-    saved = acw.read_checkpoint("fast.pt")
+    saved = acw.zoo.read_checkpoint("fast.pt")
     assert saved.threat == acw.ThreatModel("Linf", 0.1)
     assert (saved.recipe["recipe"], saved.recipe["schedule"], saved.recipe["lr"]) == ("fast", "one-cycle", 0.05)
     assert (saved.recipe["epochs"], saved.recipe["beta"], saved.recipe["eps_step"]) == (2, 6.0, 0.025)
@@ -222,13 +223,13 @@ def test_weights_are_chosen_on_held_out_examples(run):
     assert code == 0, err
     history = pd.read_csv("v.csv").set_index("epoch")
     best = int((history["val_robust"] + history["val_worst"]).idxmax())
-    assert acw.read_checkpoint("v.pt").recipe["epoch"] == best
+    assert acw.zoo.read_checkpoint("v.pt").recipe["epoch"] == best
     row = history.loc[best]
     assert f"Validation at epoch {best}: clean {row['val_clean']:.1%}, robust {row['val_robust']:.1%}, " in out
     assert f"worst class {row['val_worst']:.1%}." in out
     assert f"The weights are those of epoch {best} (--keep robust+worst)." in out
     kept = trained_weights("v.training", "kept")
-    for name, weights in acw.read_checkpoint("v.pt").state_dict.items():
+    for name, weights in acw.zoo.read_checkpoint("v.pt").state_dict.items():
         assert torch.equal(weights, kept[name])
     assert any(Path("logs").glob("events*"))
 
@@ -271,7 +272,7 @@ def test_a_stopped_training_goes_on(run, monkeypatch, tmp_path):
     code, out, err = run(*options, "--out", "cut.pt", "--resume")
     assert code == 0, err
     assert "After 4 epochs" in out
-    whole, resumed = acw.read_checkpoint("whole.pt"), acw.read_checkpoint("cut.pt")
+    whole, resumed = acw.zoo.read_checkpoint("whole.pt"), acw.zoo.read_checkpoint("cut.pt")
     assert resumed.recipe == whole.recipe
     for name, weights in whole.state_dict.items():
         assert torch.equal(weights, resumed.state_dict[name])
@@ -297,7 +298,7 @@ def test_train_under_torchrun(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("After 2 epochs") == 1
-    assert acw.read_checkpoint(tmp_path / "two.pt").recipe["method"] == "trades"
+    assert acw.zoo.read_checkpoint(tmp_path / "two.pt").recipe["method"] == "trades"
     assert len(pd.read_csv(tmp_path / "two.csv")) == 2
 
 

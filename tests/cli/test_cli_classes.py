@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -36,7 +37,7 @@ def given(run, monkeypatch):
                 seen.update(options, x=x, y=y)
                 raise acw.InputError("stopped")
 
-        monkeypatch.setitem(METHODS, method, Stub)
+        monkeypatch.setitem(METHODS, method, SimpleNamespace(**{**vars(METHODS[method]), "trainer": Stub}))
         code, _, err = run("train", method, "--out", "x.pt", *QUICK, *arguments)
         assert (code, err) == (2, "error: stopped\n")
         return seen
@@ -53,7 +54,7 @@ def test_a_policy_is_given_to_the_trainer(given):
 def test_a_policy_is_told_in_the_checkpoint(run):
     code, _, err = run("train", "mart", "--class-policy", "cfol:eta=0.01", *QUICK, "--out", "p.pt")
     assert code == 0, err
-    assert acw.read_checkpoint("p.pt").recipe["class_policy"] == {"name": "CFOL", "eta": 0.01, "gamma": 0.5}
+    assert acw.zoo.read_checkpoint("p.pt").recipe["class_policy"] == {"name": "CFOL", "eta": 0.01, "gamma": 0.5}
     assert "weight_0" in pd.read_csv("p.csv")
 
 
@@ -62,7 +63,7 @@ def test_excluded_classes_are_never_predicted(run):
     options = ("--exclude", 3, "--exclude", "5", "--validation", 100)
     code, _, err = run("train", "trades", *options, *QUICK, "--out", "e.pt")
     assert (code, err) == (0, "")
-    checkpoint = acw.read_checkpoint("e.pt")
+    checkpoint = acw.zoo.read_checkpoint("e.pt")
     assert checkpoint.recipe["excluded"] == ["3", "5"]
     assert len(checkpoint.classes) == 10
     test = acw.load_dataset("digits", "test")
@@ -110,7 +111,7 @@ def test_semi_supervised_training_tells_of_its_pseudo_labels(run):
     code, out, err = run("train", "mart", "--labels", 200, *QUICK, "--out", "s.pt")
     assert (code, err) == (0, "")
     assert "Pseudo-labels: 800 images, mean confidence " in out
-    recipe = acw.read_checkpoint("s.pt").recipe
+    recipe = acw.zoo.read_checkpoint("s.pt").recipe
     assert (recipe["n"], recipe["unlabeled"]) == (200, {"from": "digits", "n": 800, "gamma": 1.0})
     before = Path("s.training/pseudo_labels.npz").stat().st_mtime_ns
     code, again, _ = run("train", "mart", "--labels", 200, *QUICK, "--out", "s.pt", "--resume")
@@ -121,11 +122,11 @@ def test_semi_supervised_training_tells_of_its_pseudo_labels(run):
 
 def test_a_normalised_head_is_saved_and_the_training_keeps_its_own(run):
     assert run("train", "standard", *QUICK, "--normalize-head", 0.5, "--out", "n.pt")[0] == 0
-    own, saved = trained_weights("n.training"), acw.read_checkpoint("n.pt").state_dict
+    own, saved = trained_weights("n.training"), acw.zoo.read_checkpoint("n.pt").state_dict
     norms = own["8.weight"].norm(dim=1, keepdim=True)
     torch.testing.assert_close(saved["8.weight"], own["8.weight"] / norms.sqrt())
     assert torch.equal(saved["8.bias"], own["8.bias"])
-    assert acw.read_checkpoint("n.pt").recipe["normalize_head"] == 0.5
+    assert acw.zoo.read_checkpoint("n.pt").recipe["normalize_head"] == 0.5
 
 
 def test_a_training_may_begin_with_a_checkpoint(run):
@@ -134,7 +135,7 @@ def test_a_training_may_begin_with_a_checkpoint(run):
     options = ("--init", "first.pt", "--lr", 1e-9, "--class-policy", "faal")
     code, _, err = run("train", "trades", *QUICK, *options, "--out", "tuned.pt")
     assert (code, err) == (0, "")
-    first, tuned = acw.read_checkpoint("first.pt"), acw.read_checkpoint("tuned.pt")
+    first, tuned = acw.zoo.read_checkpoint("first.pt"), acw.zoo.read_checkpoint("tuned.pt")
     for name, weights in first.state_dict.items():
         torch.testing.assert_close(tuned.state_dict[name], weights, rtol=0, atol=1e-6)
     assert tuned.recipe["init"] == "first.pt"

@@ -14,7 +14,7 @@ from rich.cells import cell_len
 import art_classwise as acw
 from art_classwise.audit.comparison import compare, compare_within, comparison_table
 from art_classwise.metrics.comparison import holm
-from art_classwise.report._text import shorten
+from art_classwise.report.tables import shorten
 from art_classwise.report.terminal import print_comparison, print_pairs
 
 

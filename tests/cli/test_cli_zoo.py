@@ -43,7 +43,7 @@ def test_the_leaderboard(command_line, folder):
     lines = [line.split() for line in out.splitlines()]
     (row,) = [line for line in lines if line[:1] == ["Wong2020Fast"]]
     assert row[-3:] == ["83.3", "43.2", "yes"]
-    names = [line[0] for line in lines if line and line[0] in acw.robustbench_names()]
+    names = [line[0] for line in lines if line and line[0] in acw.zoo.robustbench_names()]
     assert len(names) == 76
     assert f"of 1 models the weights are in {folder / 'models'}" in out.replace("\n", "")
     code, out, _ = command_line("zoo", "--here", "--out", "lists/here.csv")
@@ -74,7 +74,7 @@ def test_a_model_under_another_name_is_known(command_line, folder):
     code, _, _ = audit(command_line, "--model", "theirs=robustbench:cifar10/Wong2020Fast", "--out", "runs/b")
     assert code == 0
     result = acw.read_audit(folder / "runs" / "b")
-    assert result.info["published"]["theirs"]["source"] == "robustbench:cifar10/Linf/Wong2020Fast"
+    assert result.manifest.published["theirs"].source == "robustbench:cifar10/Linf/Wong2020Fast"
     assert {f.model for f in result.findings if f.model} == {"Wong2020Fast", "theirs"}
 
 

@@ -47,19 +47,20 @@ def test_data_sets_are_found_where_torchvision_looks(tmp_path):
     sets["mnist"] = [f"MNIST/raw/{file.removesuffix('.gz')}" for file, _ in datasets.MNIST.resources]
     sets["svhn"] = [datasets.SVHN.split_list[split][1] for split in ("train", "test")]
     sets["imagenet"] = ["imagenet/train/n01440764/a.jpg", "imagenet/val/n01440764/a.jpg"]
+    before = looked(tmp_path)
+    for file in (file for files in sets.values() for file in files):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_bytes(b"x")
+    after = looked(tmp_path)
     for name, files in sets.items():
-        assert looked(tmp_path)[name].state == "missing"
-        for file in files:
-            (root / file).parent.mkdir(parents=True, exist_ok=True)
-            (root / file).write_bytes(b"x")
-        found = looked(tmp_path)[name]
-        assert found.state == "ok"
-        assert str(root) in found.says
         last = root / files[-1]
         last.write_bytes(b"") if name != "imagenet" else shutil.rmtree(last.parent)
-        cut = looked(tmp_path)[name]
-        assert (cut.state, cut.says) == ("missing", "train found, test not found")
-        assert ("image-net.org" if name == "imagenet" else str(root)) in cut.do
+    cut = looked(tmp_path)
+    for name in sets:
+        assert [checks[name].state for checks in (before, after, cut)] == ["missing", "ok", "missing"]
+        assert str(root) in after[name].says
+        assert cut[name].says == "train found, test not found"
+        assert ("image-net.org" if name == "imagenet" else str(root)) in cut[name].do
 
 
 def test_weights_are_counted_by_leaderboard(tmp_path):
@@ -77,41 +78,58 @@ def test_weights_are_counted_by_leaderboard(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "version", "state", "essential"),
+    ("line", "name", "state", "essential"),
     [
-        ("scipy", None, "missing", True),
-        ("torch", "2.0.1", "broken", True),
-        ("setuptools", "82.0", "broken", False),
-        ("pyautoattack", None, "missing", False),
-        ("torch", "2.6.0+cu118", None, None),
-        ("pandas", "9.0rc1", None, None),
+        ("art-classwise 0.1.0 requires scipy, which is not installed.", "scipy", "missing", True),
+        ("art-classwise 0.1.0 requires pyautoattack, which is not installed.", "pyautoattack", "missing", False),
+        ("art-classwise 0.1.0 has requirement torch>=2.6, but you have torch 2.0.1+cu118.", "torch", "broken", True),
+        (
+            "art-classwise 0.1.0 has requirement setuptools<81, but you have setuptools 82.0.",
+            "setuptools",
+            "broken",
+            False,
+        ),
+        ("frame 1.0 has requirement numpy<2, but you have numpy 2.1.", "other packages", "broken", False),
     ],
 )
-def test_versions_are_held_against_our_bounds(name, version, state, essential, monkeypatch):
-    real = importlib.metadata.version
+def test_what_pip_check_finds_is_a_check(line, name, state, essential, monkeypatch):
+    monkeypatch.setattr(doctor, "_pip_check", lambda: (1, f"{line}\na line of another kind\n"))
+    checks = {check.name: check for check in doctor._requirements()}
+    assert set(checks) == {"art-classwise", name}
+    assert (checks[name].state, checks[name].essential) == (state, essential)
+    assert checks["art-classwise"].state == "ok"
+    if name != "other packages":
+        assert checks[name].do == f'pip install "{line.split("irement ")[-1].split("requires ")[-1].split(",")[0]}"'
+        assert state == "missing" or line.split()[-1].rstrip(".") in checks[name].says
 
-    def fake(asked):
-        if asked != name:
-            return real(asked)
-        if version is None:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return version
 
-    monkeypatch.setattr(importlib.metadata, "version", fake)
-    found = {check.name: check for check in doctor._requirements()}
-    if state is None:
-        assert name not in found
-        return
-    assert (found[name].state, found[name].essential) == (state, essential)
-    assert found[name].do.startswith(f'pip install "{name}')
-    assert version is None or version in found[name].says
+def test_lines_are_those_that_pip_writes(tmp_path):
+    """Of a package that lacks one requirement and has another in the wrong version, in a folder of its own."""
+    for name, requires in {"frame": ["lacking>=1", "wheel-of<2"], "wheel-of": []}.items():
+        folder = tmp_path / f"{name.replace('-', '_')}-3.0.dist-info"
+        folder.mkdir()
+        lines = ["Metadata-Version: 2.1", f"Name: {name}", "Version: 3.0", *(f"Requires-Dist: {r}" for r in requires)]
+        (folder / "METADATA").write_text("\n".join(lines) + "\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-m", "pip", "check"], env=environment, capture_output=True, text=True)
+    problems = [match.groupdict() for match in map(doctor._PROBLEM.fullmatch, done.stdout.splitlines()) if match]
+    ours = sorted((one["required"], one["installed"]) for one in problems if one["owner"] == "frame")
+    assert ours == [("lacking", None), ("wheel-of<2", "3.0")]
+
+
+@pytest.mark.parametrize("output", ["No module named pip", ""])
+def test_without_pip_requirements_are_not_checked(output, monkeypatch):
+    monkeypatch.setattr(doctor, "_pip_check", lambda: (1, output))
+    (check,) = doctor._requirements()
+    assert check.state == "ok"
+    assert "weren't checked" in check.says
 
 
 def test_a_package_that_isnt_installed_has_no_bounds(monkeypatch):
-    def requires(name):
+    def version(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(importlib.metadata, "requires", requires)
+    monkeypatch.setattr(importlib.metadata, "version", version)
     (check,) = doctor._requirements()
     assert (check.state, check.essential) == ("missing", True)
 
@@ -233,7 +251,7 @@ def test_the_data_folder_of_the_environment(command_line, tmp_path, monkeypatch)
 def test_it_needs_nothing_that_may_be_broken():
     """Its own modules import only the standard library, and what the command line can't do without."""
     code = (
-        "import sys, art_classwise.doctor, art_classwise.cli._doctor;"
+        "import sys, art_classwise.doctor, art_classwise.cli._inventory;"
         "print(*sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'art', 'pandas', 'numpy', 'packaging'}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

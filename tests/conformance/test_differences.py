@@ -58,7 +58,7 @@ def test_the_first_arguments_by_position_are_arts_and_the_others_are_refused(cla
         (*args, True),  # FGSM: targeted
         (0.3, 0.1, 40),  # basic iterative: eps, eps_step, max_iter
     ):
-        with pytest.raises(InputError, match="`max_iter` must be|`norm` must be"):
+        with pytest.raises((InputError, TypeError), match="`max_iter` must be|`norm` must be|positional arguments"):
             acw.PGD(classifier, *theirs)
     with pytest.raises(InputError, match="`attacks` must be"):
         acw.AutoAttack(classifier, *args)

@@ -85,7 +85,7 @@ def test_the_number_of_outputs_chooses():
 def test_networks_of_this_package_have_a_head_that_can_be_normalised(architecture, shape, name):
     network = acw.build(architecture, shape, 5, seed=0).eval()
     assert find_head(network, 5) is find_head(network) is network.get_submodule(name)
-    copied = acw.normalize_head(network)
+    copied = acw.head.normalize_head(network)
     torch.testing.assert_close(find_head(copied).weight.norm(dim=1), torch.ones(5))
     x = torch.rand(2, *shape)
     with torch.no_grad():
@@ -122,7 +122,7 @@ def test_a_network_without_a_head_is_refused(module, n_classes, says):
 def test_rows_are_divided_by_a_power_of_their_norms(tau):
     network = small()
     before = state(network)
-    copied = acw.normalize_head(network, tau)
+    copied = acw.head.normalize_head(network, tau)
     torch.testing.assert_close(copied[3].weight.detach(), literal(before["3.weight"], tau))
     # ||w / ||w||^tau|| = ||w||^(1 - tau)
     norms = before["3.weight"].norm(dim=1)
@@ -134,9 +134,9 @@ def test_rows_are_divided_by_a_power_of_their_norms(tau):
 
 def test_tau_zero_changes_nothing_to_the_bit_and_one_makes_all_norms_one():
     network = small()
-    unchanged = acw.normalize_head(network, 0)
+    unchanged = acw.head.normalize_head(network, 0)
     assert all(torch.equal(value, state(network)[name]) for name, value in state(unchanged).items())
-    torch.testing.assert_close(acw.normalize_head(network)[3].weight.detach().norm(dim=1), torch.ones(4))
+    torch.testing.assert_close(acw.head.normalize_head(network)[3].weight.detach().norm(dim=1), torch.ones(4))
 
 
 def test_predictions_are_those_of_scaled_logits():
@@ -144,7 +144,7 @@ def test_predictions_are_those_of_scaled_logits():
     x = torch.rand(50, 3, 6, 6)
     with torch.no_grad():
         expected = network(x) / network[3].weight.norm(dim=1) ** 0.7
-        torch.testing.assert_close(acw.normalize_head(network, 0.7)(x), expected)
+        torch.testing.assert_close(acw.head.normalize_head(network, 0.7)(x), expected)
 
 
 def test_the_longest_rows_no_longer_win_by_their_length():
@@ -154,14 +154,14 @@ def test_the_longest_rows_no_longer_win_by_their_length():
         network[0].weight.copy_(torch.tensor([[10.0, 0.0], [0.6, 0.8]]))
     x = torch.tensor([[1.0, 1.0], [1.0, 0.1]])
     assert network(x).argmax(1).tolist() == [0, 0]
-    assert acw.normalize_head(network)(x).argmax(1).tolist() == [1, 0]
+    assert acw.head.normalize_head(network)(x).argmax(1).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.5, 1.0])
 def test_rows_of_zeros_stay_zero(tau):
     network = small()
     switch_off(network[3], [2])
-    copied = acw.normalize_head(network, tau)
+    copied = acw.head.normalize_head(network, tau)
     assert copied[3].weight[2].tolist() == [0.0] * 8
     assert copied[3].bias[2].item() == OFF
     assert copied[3].weight.isfinite().all()
@@ -173,7 +173,7 @@ def test_the_copy_is_independent_and_the_network_as_it_was():
     network[3].weight.requires_grad_(False)
     network(torch.rand(2, 3, 6, 6)).sum().backward()
     before, gradient = state(network), network[1].weight.grad.clone()
-    copied = acw.normalize_head(network, 0.5)
+    copied = acw.head.normalize_head(network, 0.5)
     assert copied is not network
     assert copied.training
     assert [p.requires_grad for p in copied.parameters()] == [p.requires_grad for p in network.parameters()]
@@ -186,7 +186,7 @@ def test_the_copy_is_independent_and_the_network_as_it_was():
 
 
 def test_the_copy_can_be_trained():
-    copied = acw.normalize_head(small(), 0.5)
+    copied = acw.head.normalize_head(small(), 0.5)
     before = copied[3].weight.detach().clone()
     optimizer = torch.optim.SGD(copied.parameters(), lr=0.1)
     copied(torch.rand(4, 3, 6, 6)).logsumexp(1).sum().backward()
@@ -196,7 +196,7 @@ def test_the_copy_can_be_trained():
 
 def test_it_stands_where_an_art_classifiers_network_did(classifier, images, own):
     """Attacked and audited like any other."""
-    normalised = acw.as_classifier(acw.normalize_head(classifier.model), (3, 6, 6), 4, device="cpu")
+    normalised = acw.as_classifier(acw.head.normalize_head(classifier.model), (3, 6, 6), 4, device="cpu")
     logits, bias = classifier.predict(images), classifier.model[5].bias.detach().numpy()
     norms = classifier.model[5].weight.detach().norm(dim=1).numpy()
     np.testing.assert_allclose(normalised.predict(images), (logits - bias) / norms + bias, rtol=1e-4, atol=1e-5)
@@ -213,7 +213,7 @@ def test_the_head_of_a_classifier_trained_without_a_class_stays_switched_off(tra
     classifier = acw.as_classifier(network, (1, 8, 8), 10, optimizer=optimizer, device="cpu")
     trainer = acw.AdversarialTrainerClassExcludedPyTorch(classifier, [4], eps=0.05, max_iter=1, verbose=False)
     trainer.fit(train_set.x[:100], train_set.y[:100], nb_epochs=1)
-    normalised = acw.as_classifier(acw.normalize_head(network), (1, 8, 8), 10, device="cpu")
+    normalised = acw.as_classifier(acw.head.normalize_head(network), (1, 8, 8), 10, device="cpu")
     logits = normalised.predict(train_set.x)
     assert np.isfinite(logits).all()
     assert (logits[:, 4] == OFF).all()
@@ -222,7 +222,7 @@ def test_the_head_of_a_classifier_trained_without_a_class_stays_switched_off(tra
 @pytest.mark.parametrize("tau", [-0.1, 1.1, float("nan"), float("inf"), "1", None, True])
 def test_a_power_out_of_range_is_refused(tau):
     with pytest.raises(InputError, match="`tau` must be a number from 0 to 1, but got"):
-        acw.normalize_head(small(), tau)
+        acw.head.normalize_head(small(), tau)
 
 
 def test_a_network_that_cannot_be_copied_is_refused():
@@ -231,27 +231,27 @@ def test_a_network_that_cannot_be_copied_is_refused():
             raise RuntimeError("there is but one")
 
     with pytest.raises(InputError, match="The network Whole can't be copied: there is but one"):
-        acw.normalize_head(Whole(3, 2))
+        acw.head.normalize_head(Whole(3, 2))
     with pytest.raises(InputError, match="Flatten has no linear layer"):
-        acw.normalize_head(nn.Flatten())
+        acw.head.normalize_head(nn.Flatten())
 
 
 def test_the_layer_may_be_told_by_its_outputs():
     """An auxiliary layer that was added after the head would be taken for it."""
     network = nn.ModuleDict({"head": nn.Linear(5, 4), "auxiliary": nn.Linear(5, 2)})
     own = {name: layer.weight.clone() for name, layer in network.items()}
-    repaired = acw.normalize_head(network, n_classes=4)
+    repaired = acw.head.normalize_head(network, n_classes=4)
     torch.testing.assert_close(repaired["head"].weight.norm(dim=1), torch.ones(4))
     assert torch.equal(repaired["auxiliary"].weight, own["auxiliary"])
-    assert torch.equal(acw.normalize_head(network)["head"].weight, own["head"])
+    assert torch.equal(acw.head.normalize_head(network)["head"].weight, own["head"])
     with pytest.raises(InputError, match="no linear layer .* with 3 outputs"):
-        acw.normalize_head(network, n_classes=3)
+        acw.head.normalize_head(network, n_classes=3)
 
 
 def test_a_classifier_is_no_network(train_set):
     classifier = acw.as_classifier(acw.build("digits-cnn", (1, 8, 8), 10), (1, 8, 8), 10, device="cpu")
     with pytest.raises(InputError, match="must be a torch module, but is a Classifier: .* give its `model`"):
-        acw.normalize_head(classifier)
+        acw.head.normalize_head(classifier)
 
 
 # Switching units off.
@@ -316,4 +316,4 @@ def test_weights_that_are_computed_anew_at_each_pass_are_refused(parametrize):
     """Divided in place they would come back unchanged, and nobody would know."""
     network = nn.Sequential(nn.Flatten(), parametrize(nn.Linear(108, 4)))
     with pytest.raises(InputError, match="parametri"):
-        acw.normalize_head(network)
+        acw.head.normalize_head(network)

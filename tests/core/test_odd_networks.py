@@ -217,12 +217,12 @@ def trainers() -> dict[str, Callable[[Any], Any]]:
     def make(trainer: Any, **options: Any) -> Callable[[Any], Any]:
         return lambda c: trainer(c, eps=EPS[math.inf], max_iter=5, verbose=False, **options)
 
-    made_by = {name: make(trainer) for name, trainer in METHODS.items() if name != "natural"}
-    standard = METHODS["standard"]
+    made_by = {name: make(spec.trainer) for name, spec in METHODS.items() if name != "natural"}
+    standard = METHODS["standard"].trainer
     return made_by | {
         "standard, fp32": make(standard, precision="fp32"),
-        "trades, bf16": make(METHODS["trades"], precision="bf16"),
-        "mart, two passes": make(METHODS["mart"], two_passes=True),
+        "trades, bf16": make(METHODS["trades"].trainer, precision="bf16"),
+        "mart, two passes": make(METHODS["mart"].trainer, two_passes=True),
         "standard, AWP": make(standard, awp_gamma=5e-3),
     }
 
@@ -270,7 +270,7 @@ def test_a_batch_of_natural_training_is_one_plain_step(odd):
     if draws(case.module):
         pytest.skip("its dropout draws other numbers")
     with tolerated():
-        trainer = METHODS["natural"](case.classifier, precision="fp32", verbose=False)
+        trainer = METHODS["natural"].trainer(case.classifier, precision="fp32", verbose=False)
         trainer.fit(case.x.numpy(), case.y.numpy(), batch_size=N, nb_epochs=1)
         plain = odd.make().train()
         optimizer = torch.optim.SGD([p for p in plain.parameters() if p.requires_grad], lr=RATE)
@@ -329,7 +329,7 @@ def test_a_training_with_more_than_tensors_in_its_state_resumes(tmp_path):
     ended = []
     for resume in (False, True):  # the second time from the file alone
         case = made(odd, optimizer=True)
-        trainer = METHODS["standard"](case.classifier, eps=0.03, max_iter=1, verbose=False)
+        trainer = METHODS["standard"].trainer(case.classifier, eps=0.03, max_iter=1, verbose=False)
         trainer.fit(x, y, (x, y), batch_size=8, nb_epochs=2, keep="robust", checkpoint_dir=tmp_path, resume=resume)
         ended.append([p.detach().clone() for p in case.module.parameters()])
     assert all(torch.equal(one, other) for one, other in zip(*ended, strict=True))

@@ -18,28 +18,28 @@ def test_a_folders_images_are_read_as_needed_at_any_depth(tmp_path):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(tmp_path / place)
     (tmp_path / "a" / "readme.txt").write_text("no image")
-    x, y_pseudo = acw.load_unlabeled(tmp_path)
+    x, y_pseudo = acw.datasets.load_unlabeled(tmp_path)
     assert y_pseudo is None
     assert isinstance(x, LazyImages)
     assert (x.shape, x.dtype) == ((3, 3, 6, 5), np.float32)
     # Sorted by their paths, whatever the file system's order is.
     np.testing.assert_array_equal(x[:], pixels[[2, 1, 0]].transpose(0, 3, 1, 2) / np.float32(255))
-    assert acw.load_unlabeled(tmp_path, grey=True).x.shape == (3, 1, 6, 5)
-    assert acw.load_unlabeled(tmp_path, image_size=4).x.shape == (3, 3, 4, 4)
+    assert acw.datasets.load_unlabeled(tmp_path, grey=True).x.shape == (3, 1, 6, 5)
+    assert acw.datasets.load_unlabeled(tmp_path, image_size=4).x.shape == (3, 3, 4, 4)
 
 
 def test_a_file_may_bring_pseudo_labels(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (4, 5, 5), dtype=np.uint8)
     np.savez(tmp_path / "with.npz", x=x, y_pseudo=[1, 0, 2, 1], y=[9, 9, 9, 9])
     np.savez(tmp_path / "without.npz", x=x, y=[9, 9, 9, 9])
-    given = acw.load_unlabeled(tmp_path / "with.npz")
+    given = acw.datasets.load_unlabeled(tmp_path / "with.npz")
     np.testing.assert_array_equal(given.x, x[:, None] / np.float32(255))
     assert given.y_pseudo.tolist() == [1, 0, 2, 1]
-    assert acw.load_unlabeled(tmp_path / "without.npz").y_pseudo is None  # true labels aren't looked at
+    assert acw.datasets.load_unlabeled(tmp_path / "without.npz").y_pseudo is None  # true labels aren't looked at
 
 
 def test_a_data_sets_labels_are_not_looked_at(monkeypatch, tmp_path):
-    np.testing.assert_array_equal(acw.load_unlabeled("digits").x, acw.load_dataset("digits", "train").x)
+    np.testing.assert_array_equal(acw.datasets.load_unlabeled("digits").x, acw.load_dataset("digits", "train").x)
 
     class STL10:
         def __init__(self, root, download, split):
@@ -47,7 +47,7 @@ def test_a_data_sets_labels_are_not_looked_at(monkeypatch, tmp_path):
             self.data, self.labels = np.zeros((n, 3, 96, 96), np.uint8), np.full(n, -1 if split == "unlabeled" else 0)
 
     monkeypatch.setattr(torchvision.datasets, "STL10", STL10)
-    images, y_pseudo = acw.load_unlabeled("stl10", root=tmp_path)
+    images, y_pseudo = acw.datasets.load_unlabeled("stl10", root=tmp_path)
     assert (len(images), y_pseudo) == (7, None)
 
 
@@ -74,7 +74,7 @@ def test_what_is_no_set_of_images_says_why(monkeypatch, tmp_path, name, says):
     np.savez("none.npz", x=np.zeros((0, 5, 5), np.uint8))
     np.savez("flat.npz", x=np.zeros((5, 5), np.uint8))
     with pytest.raises(acw.InputError, match=says):
-        acw.load_unlabeled(name)
+        acw.datasets.load_unlabeled(name)
 
 
 @pytest.mark.parametrize("n", [0, -1, 2.5, 16, 17])

@@ -66,7 +66,7 @@ def folder(tmp_path, monkeypatch):
         path.parent.mkdir(exist_ok=True)
         np.savez(path, x=(255 * x.clip(0, 1)).astype(np.uint8), y=y)
     weights, page = (
-        next(iter(acw.robustbench_files(name, model_dir=tmp_path / "models")))
+        next(iter(acw.zoo.robustbench_files(name, model_dir=tmp_path / "models")))
         for name in ("Wong2020Fast", "Rice2020Overfitting")
     )
     weights.parent.mkdir(parents=True)

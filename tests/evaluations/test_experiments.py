@@ -289,7 +289,7 @@ def test_models_are_ranked_anew_by_their_worst_class(evaluation, frame, result):
         part = pd.DataFrame({"model": name, "attack": "pgd-20", **columns, "margin": np.where(withstood, 1.0, -1.0)})
         parts.append(part)
     outcomes = pd.concat(parts, ignore_index=True).astype({"model": "category", "attack": "category"})
-    audit = acw.AuditResult(outcomes, ("a", "b", "c"), result.threat, {**result.info, "n_examples": 120})
+    audit = acw.AuditResult(outcomes, acw.audit.Manifest.of_table(outcomes, ("a", "b", "c"), result.threat))
     board = script.leaderboard(audit, None).set_index("model")
     assert board.index.tolist() == ["even", "uneven"]
     assert board["rank by mean"].tolist() == [2, 1]
@@ -302,7 +302,7 @@ def test_models_are_ranked_anew_by_their_worst_class(evaluation, frame, result):
 def test_the_zoo_is_what_lies_in_the_folder(evaluation, tmp_path):
     script = evaluation("robustbench_classwise")
     assert script.zoo(str(tmp_path), "cifar10") == {}
-    (file,) = acw.robustbench_files("Wong2020Fast", model_dir=tmp_path)
+    (file,) = acw.zoo.robustbench_files("Wong2020Fast", model_dir=tmp_path)
     file.parent.mkdir(parents=True)
     file.write_bytes(b"")
     found = script.zoo(str(tmp_path), "cifar10")

@@ -15,7 +15,7 @@ from matplotlib.text import Text
 from pictures import FIGURES
 
 from art_classwise.report.figures import models_by_class
-from art_classwise.report.figures._style import ROBUST, WORST
+from art_classwise.report.figures.layout import ROBUST, WORST
 
 
 @pytest.fixture(autouse=True)

@@ -192,7 +192,7 @@ def test_colour_marks_the_classes_that_clearly_differ():
     whose = zip(made.outcomes["model"], made.outcomes["label"], strict=True)
     share = [better.get((model, made.classes[k]), 0.5) for model, k in whose]
     table = made.outcomes.assign(withstood=made.outcomes["example"] % 40 < 40 * np.array(share))
-    ax = figures.compared(AuditResult(table, made.classes, made.threat, made.info).compare("one", "two"))
+    ax = figures.compared(AuditResult(table, made.manifest).compare("one", "two"))
     drawn = [c for c in ax.collections if isinstance(c, PathCollection) and len(c.get_offsets())][-2]
     labels = [label.get_text() for label in ax.get_yticklabels()]
     colours = {label: to_hex(colour).upper() for label, colour in zip(labels, drawn.get_facecolors(), strict=True)}

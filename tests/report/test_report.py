@@ -39,7 +39,7 @@ def test_no_number_is_cut_in_80_columns(capsys, monkeypatch):
     models = [f"a model whose name is longer than a column {k}" for k in range(3)]
     made = make_result(["automobile", "airplane, small", "none"], models, n=3, attacks=attacks)
     all_right = made.outcomes.assign(withstood=made.outcomes["label"] == 1)
-    wide = AuditResult(all_right, made.classes, made.threat, made.info)  # 0.0 of one class and 100.0 of the other
+    wide = AuditResult(all_right, made.manifest)  # 0.0 of one class and 100.0 of the other
     print_tables(wide)
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
@@ -68,13 +68,13 @@ def test_terminal_table_is_worst_first_and_absent_last(capsys, result):
     assert [row for row in rows if row and row[0] == "doe"] == [["doe", "0", "–", "–", "–"]] * 2
 
 
-@pytest.mark.parametrize("told", [{}, {"worst_case": True}, {"unfinished": True}])
-def test_pages_and_tables_say_what_kind_of_audit_it_was(classifier, data, told, capsys):
+@pytest.mark.parametrize(("worst_case", "finished"), [(False, True), (True, True), (False, False)])
+def test_pages_and_tables_say_what_kind_of_audit_it_was(classifier, data, worst_case, finished, capsys):
     made = acw.ClassWiseAudit("Linf:0.02", ["fgsm", "pgd-2"], verbose=False).evaluate({"net": classifier}, data)
-    other = AuditResult(made.outcomes, made.classes, made.threat, {**made.info, **told})
+    other = AuditResult(made.outcomes, made.manifest.updated(worst_case=worst_case), finished)
     page = render(other)
-    assert ("under it and all before it" in page) == ("worst_case" in told)
-    assert ("The audit isn't finished" in page) == ("unfinished" in told)
+    assert ("under it and all before it" in page) == worst_case
+    assert ("The audit isn't finished" in page) == (not finished)
     print_tables(other)
     shown = " ".join(capsys.readouterr().out.split())
-    assert ("each attack with those before it" in shown) == ("worst_case" in told)
+    assert ("each attack with those before it" in shown) == worst_case

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
@@ -175,8 +176,9 @@ def test_page_needs_no_other_file(text, page):
 def test_names_stay_names_everywhere():
     models = ("<img src=x onerror=alert(1)>", '"><b onmouseover=alert(2)>', "]]></script><i>")
     hostile = make_result([HOSTILE, "</style><u>", "{{ 7 * 7 }}", "doe"], models=models)
-    hostile.info["dataset"] = "</title><s>"
-    hostile.info["attacks"]["fgsm"]["note"] = "<q>"
+    manifest = hostile.manifest
+    manifest.parameters("fgsm")["note"] = "<q>"
+    hostile = replace(hostile, manifest=manifest.updated(examples=manifest.examples.updated(dataset="</title><s>")))
     page = Page(render(hostile))
     assert not {tag for tag, _ in page.tags} & {"img", "b", "i", "u", "s", "q"}
     assert [attributes for tag, attributes in page.tags if tag == "script"] == [{"type": "module"}]
@@ -203,8 +205,7 @@ def test_files_hold_the_tables(result, page):
     assert len(page.csv("comparison.csv")) == 1
     assert len(page.csv("comparison_by_class.csv")) == len(result.classes) + 3
     method = json.loads(page.files["method.json"])
-    assert method["attacks"] == result.info["attacks"]
-    assert method["threat"] == "Linf:0.1"
+    assert method == json.loads(result.manifest.to_json())
 
 
 def test_names_are_no_formulas_in_a_spreadsheet():
@@ -240,8 +241,9 @@ def test_pages_of_other_sizes_hold_all_classes(n_models, n_classes):
 
 def test_no_command_known_gives_python_that_runs():
     made = make_result(DIGITS, models=("it's",), attacks=("fgsm", "pgd-20"))
-    info = {**made.info, "command": None, "dataset": "digits", "n_examples": 100, "worst_case": True}
-    page = Page(render(AuditResult(made.outcomes, made.classes, made.threat, info)))
+    examples = made.manifest.examples.updated(dataset="digits", n=100)
+    manifest = made.manifest.updated(commands=(), examples=examples, worst_case=True)
+    page = Page(render(AuditResult(made.outcomes, manifest)))
     code = next(t for t in page.texts if t.startswith("import art_classwise"))
     asked = {}
 
@@ -264,7 +266,7 @@ def test_no_command_known_gives_python_that_runs():
 def test_one_class_per_model_that_ties_and_no_finding():
     made = make_result(["ant", "bee", "doe"], n=100)
     outcomes = made.outcomes.assign(withstood=True, prediction=made.outcomes["label"])
-    text = render(AuditResult(outcomes, made.classes, made.threat, {**made.info, "dataset": "own"}))
+    text = render(AuditResult(outcomes, made.manifest))
     head = text.partition("<h1>")[2].partition("</h1>")[0]
     assert "100.0&nbsp;% of each class" in " ".join(head.split())
     assert "What looks wrong" not in text

@@ -6,6 +6,7 @@ Run as a script this file does the study alone or under ``torchrun``, for the la
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -73,7 +74,10 @@ def trainings(monkeypatch):
             super().__init__(classifier, excluded, *args, **options)
             watch(self, excluded[0])
 
-    methods = {name: lambda *a, _made=made, **k: watch(_made(*a, **k), None) for name, made in METHODS.items()}
+    methods = {
+        name: SimpleNamespace(**vars(spec), trainer=lambda *a, _made=spec.trainer, **k: watch(_made(*a, **k), None))
+        for name, spec in METHODS.items()
+    }
     monkeypatch.setattr(class_exclusion, "METHODS", methods)
     monkeypatch.setattr(class_exclusion, "AdversarialTrainerClassExcludedPyTorch", Excluded)
     return begun
@@ -91,7 +95,7 @@ def train_by_hand(excluded=None, recipe=RECIPE, seed=0, start=None, **options):
     classifier = acw.as_classifier(module, (1, 4, 4), 4, optimizer=optimizer, device="cpu")
     options = {**recipe.trainer_options(module), "seed": seed, "verbose": False, **options}
     if excluded is None:
-        trainer = METHODS[recipe.method](classifier, **options)
+        trainer = METHODS[recipe.method].trainer(classifier, **options)
     else:
         trainer = acw.AdversarialTrainerClassExcludedPyTorch(classifier, [excluded], recipe.method, **options)
     schedule, interval = recipe.scheduler(optimizer, int((TRAIN.y != excluded).sum()))
@@ -165,7 +169,7 @@ def test_all_networks_begin_alike_and_are_trained_alike(tmp_path):
     study(recipe, store=tmp_path, seed=3, trainer_options={"ema_decay": 0.9}).evaluate(TRAIN, TEST, [1])
     for folder, excluded in (("all", None), ("without-1", 1)):
         classifier, history = train_by_hand(excluded, recipe, seed=3, ema_decay=0.9)
-        stored = acw.read_checkpoint(tmp_path / folder / "model.pt")
+        stored = acw.zoo.read_checkpoint(tmp_path / folder / "model.pt")
         for name, value in classifier.model.state_dict().items():
             assert torch.equal(stored.state_dict[name], value), name
         same(training_history(tmp_path / folder / "training"), history)

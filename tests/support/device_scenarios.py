@@ -147,7 +147,7 @@ def training(method: str, unlabelled: bool = False, excluded: int | None = None,
         given = {"eps": 0.03, "max_iter": 2, "precision": "fp32", "verbose": False, **options}
         given = {k: v for k, v in given.items() if method != "natural" or k not in ("eps", "max_iter")}
         if excluded is None:
-            trainer = METHODS[method](classifier, **given)
+            trainer = METHODS[method].trainer(classifier, **given)
         else:
             warnings.filterwarnings("ignore", ".* examples are of the excluded classes")
             trainer = acw.AdversarialTrainerClassExcludedPyTorch(classifier, excluded, method, **given)

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 import art_classwise as acw
-from art_classwise.audit import AuditResult
+from art_classwise.audit import AuditResult, Manifest
+from art_classwise.audit.provenance import Environment
 
 HOSTILE = "<script>alert('class')</script>\n$x_{$ & \"quotes\""
 
@@ -43,16 +44,18 @@ def make_result(classes, models=("one", "two"), n=40, attacks=("fgsm",), eps=0.1
     outcomes = pd.concat(tables, ignore_index=True)
     outcomes["model"] = pd.Categorical(outcomes["model"], categories=list(models))
     outcomes["attack"] = pd.Categorical(outcomes["attack"], categories=list(attacks))
-    info = {
-        "dataset": "made",
-        "split": "test",
-        "n_examples": len(label),
-        "seed": 0,
-        "attacks": {attack: {"class": "FGSM", "eps": eps} for attack in attacks},
-        "created": "2026-01-01T00:00:00+00:00",
-        "environments": [
-            {"python": "3", "versions": {"torch": "2"}, "system": "S", "cpu": "C", "cpu_cores": 2, "gpus": []}
-        ],
-        "command": "art-classwise audit --model '<b>'",
-    }
-    return AuditResult(outcomes, tuple(classes), acw.ThreatModel("Linf", eps), info)
+    machine = Environment(
+        python="3", versions={"torch": "2"}, system="S", cpu="C", cpu_cores=2, torch_threads=1, gpus=()
+    )
+    manifest = Manifest.of_table(
+        outcomes,
+        classes,
+        acw.ThreatModel("Linf", eps),
+        attacks={attack: {"class": "FGSM", "eps": eps} for attack in attacks},
+        dataset="made",
+        split="test",
+        created="2026-01-01T00:00:00+00:00",
+        environments=(machine,),
+        commands=("art-classwise audit --model '<b>'",),
+    )
+    return AuditResult(outcomes, manifest)

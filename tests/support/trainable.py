@@ -8,9 +8,9 @@ from torch import nn
 import art_classwise as acw
 from art_classwise.trainers import METHODS
 
-STANDARD, TRADES, MART = (METHODS[name] for name in ("standard", "trades", "mart"))
+STANDARD, TRADES, MART = (METHODS[name].trainer for name in ("standard", "trades", "mart"))
 # BAT takes no attack but its own, and natural training none: they have tests of their own.
-TRAINERS = tuple(trainer for name, trainer in METHODS.items() if name not in ("bat", "natural"))
+TRAINERS = tuple(spec.trainer for name, spec in METHODS.items() if name not in ("bat", "natural"))
 SMALL = {"eps": 0.05, "max_iter": 2, "verbose": False}
 
 

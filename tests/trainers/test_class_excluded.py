@@ -131,8 +131,10 @@ def train_both(data, validation, objective, options=None, optimizer=sgd, **fit):
     )
     eight, left = make(n_classes=8, optimizer=optimizer), without(data)
     schedule = torch.optim.lr_scheduler.StepLR(eight.optimizer, 1, 0.5)
-    of_eight = METHODS[objective](eight, **{**SMALL, **(options or {})}).fit(
-        left.x, PLACE[left.y], validation_data=(validation[0], PLACE[validation[1]]), scheduler=schedule, **fit
+    of_eight = (
+        METHODS[objective]
+        .trainer(eight, **{**SMALL, **(options or {})})
+        .fit(left.x, PLACE[left.y], validation_data=(validation[0], PLACE[validation[1]]), scheduler=schedule, **fit)
     )
     return state(ten), state(eight), drop(of_ten), drop(of_eight)
 
@@ -187,7 +189,7 @@ def test_it_is_so_with_other_options(options, data, validation):
     ten, left = make(), without(data)
     history = trainer_of(ten, **options).fit(data.x, data.y, validation_data=validation, batch_size=40, nb_epochs=2)
     eight = make(n_classes=8)
-    trainer = METHODS["standard"](eight, **{**SMALL, **twin})
+    trainer = METHODS["standard"].trainer(eight, **{**SMALL, **twin})
     of_eight = trainer.fit(
         left.x, PLACE[left.y], validation_data=(validation[0], PLACE[validation[1]]), batch_size=40, nb_epochs=2
     )
@@ -200,7 +202,7 @@ def test_leaving_out_the_examples_alone_would_be_another_training(data, validati
     """So the tests above would notice output units that still count."""
     expected = train_both(data, validation, "standard")[1]
     ten, left = make(), without(data)
-    METHODS["standard"](ten, **SMALL).fit(left.x, left.y, batch_size=40, nb_epochs=2)
+    METHODS["standard"].trainer(ten, **SMALL).fit(left.x, left.y, batch_size=40, nb_epochs=2)
     assert (state(ten)["head.bias"][KEPT] - expected["head.bias"]).abs().max() > 1e-3
 
 
@@ -230,7 +232,7 @@ def test_images_read_as_needed_are_left_out_as_those_in_memory(data, tmp_path):
 def test_every_trainer_takes_the_classes_to_exclude_itself(objective, data):
     """To the bit as the trainer that takes a method's name; warnings point here."""
     named, own = make(), make()
-    ours = METHODS[objective](own, excluded=EXCLUDED, **SMALL)
+    ours = METHODS[objective].trainer(own, excluded=EXCLUDED, **SMALL)
     assert ours.excluded == EXCLUDED
     test = acw.load_dataset("digits", "test").first(80)
     fit = {"validation_data": (test.x, test.y), "batch_size": 50, "nb_epochs": 1}
@@ -731,7 +733,7 @@ def test_all_classes_but_two_may_be_excluded(data):
 @pytest.mark.parametrize(
     ("objective", "options", "says"),
     [
-        ("tradez", {}, "Unknown objective 'tradez'. Did you mean trades?"),
+        ("tradez", {}, "Unknown method 'tradez'. Did you mean trades?"),
         (None, {}, "`objective` must be one of standard, trades, mart, bat, natural, or the class of a trainer"),
         (nn.Module, {}, "`objective` must be one of"),
         (acw.AdversarialTrainerClassExcludedPyTorch, {}, "`objective` must be one of"),

@@ -170,7 +170,7 @@ def test_it_keeps_the_most_robust_epoch_and_goes_on_where_it_stopped(train_set, 
 
 
 def test_it_is_a_method_by_name_and_refuses_what_all_trainers_refuse(train_set):
-    assert METHODS["natural"] is acw.NaturalTrainerPyTorch
+    assert METHODS["natural"].trainer is acw.NaturalTrainerPyTorch
     with pytest.raises(InputError, match="`max_iter` must be a whole number of at least 1"):
         acw.NaturalTrainerPyTorch(make(), max_iter=0)
     with pytest.raises(InputError, match='`keep="robust"` needs `validation_data` to choose the epoch'):

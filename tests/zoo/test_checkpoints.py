@@ -35,7 +35,7 @@ def test_checkpoint_round_trip(saved, tmp_path):
     path, classifier = saved
     x = np.random.default_rng(0).random((4, 1, 8, 8), dtype=np.float32)
     np.testing.assert_array_equal(acw.load_checkpoint(path).predict(x), classifier.predict(x))
-    checkpoint = acw.read_checkpoint(path)
+    checkpoint = acw.zoo.read_checkpoint(path)
     assert (checkpoint.architecture, checkpoint.input_shape) == ("digits-cnn", (1, 8, 8))
     assert checkpoint.classes == ("a", "b", "<c>")
     assert checkpoint.threat == acw.ThreatModel("Linf", 8 / 255)

@@ -37,10 +37,10 @@ def test_the_real_autoattack_is_used_where_it_is_installed(tmp_path):
 
 
 def test_names_of_the_zoo():
-    names = acw.robustbench_names("cifar10", "Linf")
+    names = acw.zoo.robustbench_names("cifar10", "Linf")
     assert "Wong2020Fast" in names
     assert len(names) == 76  # RobustBench 1.1.1
-    assert len(acw.robustbench_names("cifar100", "Linf")) == 38
+    assert len(acw.zoo.robustbench_names("cifar100", "Linf")) == 38
 
 
 @pytest.fixture

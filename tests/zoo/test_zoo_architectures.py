@@ -188,7 +188,7 @@ def test_tables_take_published_numbers_and_keep_the_page(script, tmp_path):
 def test_the_page_is_what_the_measurements_say(script, tmp_path):
     rows = script.read_rows(EVALUATIONS / "results" / "zoo_architectures" / "zoo_architectures.csv")
     assert [(row["dataset"], row["name"]) for row in rows] == [
-        (dataset, name) for dataset in ("cifar10", "cifar100") for name in acw.robustbench_names(dataset, "Linf")
+        (dataset, name) for dataset in ("cifar10", "cifar100") for name in acw.zoo.robustbench_names(dataset, "Linf")
     ]
     copy = tmp_path / "zoo.md"
     copy.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")

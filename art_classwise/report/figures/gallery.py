@@ -10,8 +10,19 @@ import numpy.typing as npt
 
 from art_classwise._core.labels import check_labels
 from art_classwise.errors import InputError, check_positive
-from art_classwise.report.figures._labels import SMALL, caption, fit, name_room, text_width, widest
-from art_classwise.report.figures._style import ROBUST, canvas, mark, points, slot
+from art_classwise.report.figures.layout import (
+    ROBUST,
+    SMALL,
+    canvas,
+    caption,
+    fit,
+    mark,
+    name_room,
+    points,
+    slot,
+    text_width,
+    widest,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,32 +16,30 @@ from art_classwise.errors import InputError
 from art_classwise.metrics.accuracy import Groups, group_labels
 from art_classwise.metrics.confusion import confusion as count_confusion
 from art_classwise.metrics.confusion import confusion_pairs, within_groups
-from art_classwise.report.figures._labels import (
+from art_classwise.report.figures.layout import (
+    MOST_CLASSES,
+    ROBUST,
     SMALL,
+    WORST,
+    canvas,
     caption,
     check_table,
+    class_axis,
     fit_all,
     fit_pairs,
     fold,
     label,
     name_room,
-    some,
-    text_width,
-    widest,
-    worst_classes,
-)
-from art_classwise.report.figures._style import (
-    MOST_CLASSES,
-    ROBUST,
-    WORST,
-    canvas,
-    class_axis,
     percent_axis,
     points,
     row_height,
     row_room,
     slot,
+    some,
+    text_width,
     weakest,
+    widest,
+    worst_classes,
 )
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from art_classwise.attacks import usual_threat
 from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel
-from art_classwise.trainers.recipes.recipe import USUAL_BETA, Recipe, check_method
+from art_classwise.trainers.catalog import method_spec
+from art_classwise.trainers.recipes.recipe import Recipe
 
 __all__ = ["fast_recipe", "paper_recipe", "plain_recipe"]
 
@@ -36,7 +37,7 @@ def plain_recipe(method: str, *, threat: ThreatModel | str = "Linf:8/255") -> Re
         method,
         "a cosine schedule; no paper's",
         ThreatModel.parse(threat),
-        beta=USUAL_BETA.get(method),
+        beta=method_spec(method).beta,
     )
 
 
@@ -71,7 +72,7 @@ def fast_recipe(
         method,
         "a one-cycle schedule; no paper's",
         usual_threat(dataset) if threat is None else ThreatModel.parse(threat),
-        beta=USUAL_BETA.get(method),
+        beta=method_spec(method).beta,
         epochs=epochs,
         lr=0.05 if small else 0.2,
         nesterov=True,
@@ -95,7 +96,7 @@ def paper_recipe(method: str, architecture: str, dataset: str) -> Recipe:
     Raises:
         InputError: The method is unknown, or no recipe of it is published for these two.
     """
-    check_method(method)
+    method_spec(method)
     if (method, architecture, dataset) not in _PAPERS:
         there = [f"{a} on {d}" for m, a, d in _PAPERS if m == method]
         raise InputError(

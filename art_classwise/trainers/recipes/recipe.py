@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -11,20 +10,13 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 
-from art_classwise.errors import InputError, check_number, check_positive, check_whole, unknown
+from art_classwise.errors import InputError, check_number, check_positive, check_whole
 from art_classwise.threat import ThreatModel
-from art_classwise.trainers.methods import METHODS
+from art_classwise.trainers.catalog import METHODS, method_spec
 
-__all__ = ["USUAL_BETA", "Recipe", "check_method"]
+__all__ = ["Recipe"]
 
 Schedule = Literal["decay", "cosine", "one-cycle"]
-
-USUAL_BETA: dict[str, float] = {
-    name: parameters["beta"].default
-    for name, trainer in METHODS.items()
-    if "beta" in (parameters := inspect.signature(trainer).parameters)
-}
-"""Of the methods whose trainers have a ``beta``, its default there."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +47,7 @@ class Recipe:
         flip: Whether images are flipped at random.
         two_passes: As the trainers' option.
         passes: As the trainers' option.
-        exact: Whether MART follows its published implementation to the letter.
+        exact: Whether MART or BAT follows its published implementation to the letter.
         precision: As the trainers' option. The published trainings computed in float32, which ``"fp32"`` does.
         compile: Whether to compile the network; None: where it is on a CUDA device.
         unlabeled_fraction: Share of each batch that is unlabelled, where it is a recipe for semi-supervised training.
@@ -90,7 +82,7 @@ class Recipe:
     unlabeled_fraction: float | None = None
 
     def __post_init__(self) -> None:
-        check_method(self.method)
+        method_spec(self.method)
         check_positive("lr", self.lr)
         for name in ("epochs", "batch_size", "steps"):
             check_whole(name, getattr(self, name), 1)
@@ -107,7 +99,8 @@ class Recipe:
         """
         changes = {name: value for name, value in given.items() if value is not None}
         if "beta" in changes and self.beta is None:
-            raise InputError(f"`beta` is a parameter of {', '.join(USUAL_BETA)}; {self.method} has none.")
+            have = ", ".join(name for name, spec in METHODS.items() if spec.beta is not None)
+            raise InputError(f"`beta` is a parameter of {have}; {self.method} has none.")
         if "threat" in changes:
             changes["threat"] = ThreatModel.parse(changes["threat"])
         if "threat" in changes and changes["threat"] != self.threat:
@@ -177,7 +170,7 @@ class Recipe:
         }
         if self.beta is not None:
             options["beta"] = self.beta
-        if self.method == "mart":
+        if "exact" in METHODS[self.method].options:
             options["exact"] = self.exact
         return options
 
@@ -209,13 +202,3 @@ class _Decay:
 def _on_cuda(module: nn.Module | None) -> bool:
     parameter = None if module is None else next(module.parameters(), None)
     return torch.cuda.is_available() if parameter is None else parameter.is_cuda
-
-
-def check_method(method: str) -> None:
-    """Check that there is a trainer of this name.
-
-    Raises:
-        InputError: There is none.
-    """
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)

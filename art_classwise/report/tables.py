@@ -1,35 +1,120 @@
-"""A small table of words and numbers, to be shown on a terminal, as plain text, or in a notebook."""
+"""Names, numbers and small tables made fit to be shown: in a terminal, as plain text, or by the HTML templates."""
 
 from __future__ import annotations
 
 import io
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+import jinja2
+from markupsafe import Markup
 from rich import box
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from art_classwise.report._text import interval, percent, printable, shorten
+if TYPE_CHECKING:
+    import pandas as pd
 
-__all__ = ["WIDTH", "Grid", "Marked", "block", "classes_grid", "history_grid", "plain_text", "room", "summary_grid"]
+__all__ = [
+    "WIDTH",
+    "Grid",
+    "Marked",
+    "classes_grid",
+    "difference",
+    "history_grid",
+    "interval",
+    "p_value",
+    "percent",
+    "plain_text",
+    "printable",
+    "room",
+    "shorten",
+    "summary_grid",
+    "template",
+]
 
 WIDTH = 80
 """Columns of a terminal that every table fits."""
 
-# Nothing here has a colour of its own, and the mark lets the notebook's through: so it fits light and dark.
-_LINE = "border:0;border-bottom:1px solid rgba(128,128,128,.35)"
-_CELL = "padding:.15em .7em;white-space:nowrap;color:inherit;vertical-align:baseline"
-_MARK, _PLAIN = "background:rgba(213,94,0,.22);font-weight:bold", "background:transparent;font-weight:normal"
-_ROW, _SCOPE = "background:transparent", 'scope="row" '
-_TABLE = "border-collapse:collapse;margin:.3em 0;font-size:90%"
-_CAPTION = "caption-side:top;text-align:left;font-weight:bold;padding:.15em 0;color:inherit"
+
+def percent(fraction: float) -> str:
+    """Write a fraction in percent, without the sign; a dash where nothing is known."""
+    return "–" if math.isnan(fraction) else f"{100 * fraction:.1f}"
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """Write a fraction in percent with its interval; a dash where nothing is known."""
+    return "–" if math.isnan(value) else f"{percent(value)} ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def difference(row: Mapping[str, Any] | pd.Series[Any]) -> tuple[str, str]:
+    """Write a difference in points, and its interval in brackets; a dash and nothing where nothing is known."""
+    value, low, high = (
+        f"{100 * float(row[key]):+.1f}".replace("-", "\N{MINUS SIGN}") for key in ("difference", "low", "high")
+    )
+    return ("–", "") if "nan" in value else (value, f"({low} to {high})")
+
+
+def p_value(value: float) -> str:
+    """Write a p value; a dash where nothing is known."""
+    return "–" if math.isnan(value) else "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
+
+
+def shorten(text: str, length: int) -> str:
+    """Cut the middle out of a name longer than so many cells of a terminal; its end often tells it apart."""
+    if cell_len(text) <= length:
+        return text
+    start, end = (set_cell_size(part, (length - 1) // 2).rstrip() for part in (text, text[::-1]))
+    return f"{start}…{end[::-1]}"
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """Replace what would move the cursor or colour a terminal: names come from files of others.
+
+    Args:
+        text: The text.
+        keep: What may stay, though it isn't printable: the ends of lines of our own text.
+    """
+    return "".join(c if c.isprintable() or c in keep else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("art_classwise", "report/templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": percent,
+        "difference": difference,
+        "short": shorten,
+        "p": p_value,
+        "printable": printable,
+        "breakable": _breakable,
+        # What a column is sorted by: nothing where nothing is known.
+        "order": lambda value: "" if value != value else f"{value:.6g}",
+    }
+    environment.globals["interval"] = interval
+    return environment
+
+
+def template(name: str) -> jinja2.Template:
+    """Return a template of ``report/templates``; whatever it writes is escaped."""
+    return _environment().get_template(name)
+
+
+def _breakable(name: str) -> Markup:
+    """Return a name, escaped, that may go on in the next line after each of its parts."""
+    return Markup("<wbr>").join(re.split(r"(?<=[._/-])(?=[^._/-])", name))
 
 
 class Marked(str):
@@ -71,10 +156,9 @@ class Grid:
             show_edge=not self.tight,
         )
         for number, head in enumerate(self.heads):
-            words = number == 0 or number in self.words
-            table.add_column(Text(printable(head)), justify="left" if words else "right", no_wrap=True)
+            table.add_column(Text(printable(head)), justify="left" if self.is_text(number) else "right", no_wrap=True)
         for number, row in enumerate(self.rows):
-            cells = (Text(printable(cell), "bold red" if isinstance(cell, Marked) else "") for cell in row)
+            cells = (Text(printable(cell), "bold red" if self.is_marked(cell) else "") for cell in row)
             table.add_row(*cells, end_section=number in self.rules)
         return table
 
@@ -82,31 +166,14 @@ class Grid:
         """Return it as plain text, 80 columns wide."""
         return plain_text(self.rich())
 
-    def html(self) -> str:
-        """Return it as HTML without a script or a style sheet; everything in it is escaped."""
-        title = f'<caption style="{_CAPTION}">{_shown(self.title)}</caption>' if self.title else ""
-        heads = "".join(
-            f'<th scope="col" style="{_CELL};{_LINE};text-align:{self._side(i)};font-weight:bold">{_shown(head)}</th>'
-            for i, head in enumerate(self.heads)
-        )
-        body = "".join(self._row(number, row) for number, row in enumerate(self.rows))
-        return (
-            f'<div style="overflow-x:auto"><table style="{_TABLE}">{title}'
-            f'<thead><tr style="{_ROW}">{heads}</tr></thead><tbody>{body}</tbody></table></div>'
-            + (block("; ".join(self.notes), "font-size:85%;opacity:.8;max-width:60em") if self.notes else "")
-        )
+    def is_text(self, column: int) -> bool:
+        """Return whether a column holds text, which stands on the left; numbers stand on the right."""
+        return column == 0 or column in self.words
 
-    def _row(self, number: int, row: Sequence[str]) -> str:
-        line = f"{_LINE};border-bottom-width:{2 if number in self.rules else 1}px"
-        cells = []
-        for i, cell in enumerate(row):
-            tag = "td" if i else "th"
-            style = f"{_CELL};{line};text-align:{self._side(i)};{_MARK if isinstance(cell, Marked) else _PLAIN}"
-            cells.append(f'<{tag} {"" if i else _SCOPE}style="{style}">{_shown(cell)}</{tag}>')
-        return f'<tr style="{_ROW}">{"".join(cells)}</tr>'
-
-    def _side(self, number: int) -> str:
-        return "left" if number == 0 or number in self.words else "right"
+    @staticmethod
+    def is_marked(cell: str) -> bool:
+        """Return whether a reader shall see a cell first."""
+        return isinstance(cell, Marked)
 
 
 def room(
@@ -126,11 +193,6 @@ def room(
     return max(min(most, width - used), 8)
 
 
-def block(text: str, style: str = "") -> str:
-    """Return words as a block of HTML, escaped."""
-    return f'<div style="margin:.3em 0;{style}">{_shown(text)}</div>'
-
-
 def plain_text(*parts: Table | str) -> str:
     """Return tables and lines one below the other, without colours and without spaces at the end of lines."""
     buffer = io.StringIO()
@@ -140,10 +202,6 @@ def plain_text(*parts: Table | str) -> str:
             console.print()
         console.print(Text(printable(part, keep="\n")) if isinstance(part, str) else part)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()).strip("\n")
-
-
-def _shown(text: str) -> str:
-    return escape(printable(text), quote=True)
 
 
 _MOST_ROWS = 40

@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from art_classwise._core import art_interface
 from art_classwise._core.passes import is_out_of_memory
+from art_classwise._core.records import Record
 from art_classwise._core.state import evaluating, float32, preserved, preserved_random_state
 from art_classwise.attacks.pgd import PGD
 from art_classwise.datasets import Dataset
-from art_classwise.errors import GradientMaskingWarning, InputError, check_number, check_whole, first_line
+from art_classwise.errors import GradientMaskingWarning, InputError, first_line
 from art_classwise.threat import ThreatModel
 
 __all__ = ["Probe", "chosen", "probe"]
@@ -28,11 +29,13 @@ _ATTACKED = 32
 _APART = 16
 _STEPS = 40
 _FAR_STEPS = 20
-_MOST = 2**53
 
 
-@dataclass(frozen=True)
-class Probe:
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Change = Annotated[float, Field(ge=0)]
+
+
+class Probe(Record):
     """What a network did on a few examples, beside the audit's attacks.
 
     Attributes:
@@ -55,61 +58,35 @@ class Probe:
         zero_gradient: Of how many of the attacked ones a gradient was zero, or not finite, in the reference attack.
     """
 
-    n: int
-    right: int
-    random_flips: int
-    random_change: float
-    batch_flips: int
-    batch_change: float
+    n: Count
+    right: Count
+    random_flips: Count
+    random_change: Change
+    batch_flips: Count
+    batch_change: Change
     batch_error: str
     training: tuple[str, ...]
     standardised_gain: int
     scaled_gain: int
     attacked: tuple[int, ...]
-    far_eps: float
-    far_withstood: int
-    reference: int
+    far_eps: Change
+    far_withstood: Count
+    reference: Count
     broken: tuple[int, ...]
-    zero_gradient: int
+    zero_gradient: Count
 
-    def plain(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-    @classmethod
-    def from_plain(cls, content: Mapping[str, Any]) -> Probe | None:
-        """Read it from values that may come from anyone.
-
-        Returns:
-            The probe; None of one that another release made, of other fields.
-
-        Raises:
-            InputError: They aren't what :meth:`plain` returns.
-        """
-        if set(content) != {field.name for field in fields(cls)}:
-            return None
-        for name in ("random_change", "batch_change", "far_eps"):
-            check_number(name, content[name], 0, sys.float_info.max)
-        if not isinstance(content["batch_error"], str):
-            raise InputError("a probe's batch_error must be a text")
-        for name, kind in (("training", str), ("attacked", int), ("broken", int)):
-            if not isinstance(content[name], (list, tuple)) or not all(type(i) is kind for i in content[name]):
-                raise InputError(f"a probe's {name} must be a list of {kind.__name__}")
-        n, attacked = content["n"], content["attacked"]
+    @model_validator(mode="after")
+    def _counts_fit(self) -> Probe:
         limits = {
-            **{"n": _MOST, "reference": _MOST, "right": n, "random_flips": n, "batch_flips": n},
-            **{"far_withstood": len(attacked), "zero_gradient": len(attacked)},
+            **dict.fromkeys(("right", "random_flips", "batch_flips", "standardised_gain", "scaled_gain"), self.n),
+            **dict.fromkeys(("far_withstood", "zero_gradient"), len(self.attacked)),
         }
         for name, most in limits.items():
-            check_whole(name, content[name], 0)
-            check_number(name, content[name], 0, most)
-        for name in ("standardised_gain", "scaled_gain"):
-            check_whole(name, content[name], -n)
-            check_number(name, content[name], -n, n)
-        if not {*content["broken"]} <= {*attacked}:
-            raise InputError("a probe's broken ones must be among the attacked")
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in content.items()}
-        return cls(**values)
+            if abs(getattr(self, name)) > most:
+                raise InputError(f"`{name}` must be at most {most}, but is {getattr(self, name):.3g}")
+        if not {*self.broken} <= {*self.attacked}:
+            raise InputError("the examples in `broken` must be among those in `attacked`")
+        return self
 
 
 def chosen(n_examples: int) -> np.ndarray[Any, np.dtype[np.intp]]:
@@ -148,7 +125,7 @@ def probe(classifier: Any, data: Dataset, threat: ThreatModel, *, most: int, see
         except Exception as error:  # of the module's own code: of any kind
             if is_out_of_memory(error):
                 raise
-            apart, said = together, first_line(error)[:200]
+            apart, said = together, _storable(first_line(error)[:200])
         weak = 2 * int(right.sum()) < len(x)
         gains = _gains(lambda images: logits(images, most), x, y, int(right.sum())) if weak else (0, 0)
         with evaluating(module):
@@ -167,7 +144,7 @@ def probe(classifier: Any, data: Dataset, threat: ThreatModel, *, most: int, see
         batch_flips=int((apart.argmax(1) != together.argmax(1)).sum()),
         batch_change=_change(together, apart, spread),
         batch_error=said,
-        training=tuple(training[:3]),
+        training=tuple(map(_storable, training[:3])),
         standardised_gain=gains[0],
         scaled_gain=gains[1],
         attacked=() if some is None else tuple(some.ids.tolist()),
@@ -177,6 +154,11 @@ def probe(classifier: Any, data: Dataset, threat: ThreatModel, *, most: int, see
         broken=() if some is None or withstood is None else tuple(some.ids[~withstood].tolist()),
         zero_gradient=int(zero.sum()),
     )
+
+
+def _storable(text: str) -> str:
+    """Return a text that can be written as UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _gains(logits: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, before: int) -> tuple[int, int]:

@@ -1,0 +1,61 @@
+from . import attacks, audit, datasets, head, losses, metrics, studies, trainers, zoo
+from .attacks import PGD, AutoAttack, ClassWiseAttack, TemperaturePGD, TransferAttack
+from .audit import AuditResult, ClassWiseAudit, compare, read_audit
+from .datasets import Dataset, load_dataset
+from .errors import InputError
+from .report import figures
+from .studies import ClassExclusionStudy, spread_over_seeds
+from .threat import ThreatModel
+from .trainers import (
+    AdversarialTrainerAWPPyTorch,
+    AdversarialTrainerBATPyTorch,
+    AdversarialTrainerClassExcludedPyTorch,
+    AdversarialTrainerMARTPyTorch,
+    AdversarialTrainerStandardPyTorch,
+    AdversarialTrainerTRADESPyTorch,
+    NaturalTrainerPyTorch,
+    policies,
+)
+from .zoo import as_classifier, build, load_checkpoint, load_robustbench, save_checkpoint
+
+__version__: str
+__all__ = [
+    "PGD",
+    "AdversarialTrainerAWPPyTorch",
+    "AdversarialTrainerBATPyTorch",
+    "AdversarialTrainerClassExcludedPyTorch",
+    "AdversarialTrainerMARTPyTorch",
+    "AdversarialTrainerStandardPyTorch",
+    "AdversarialTrainerTRADESPyTorch",
+    "AuditResult",
+    "AutoAttack",
+    "ClassExclusionStudy",
+    "ClassWiseAttack",
+    "ClassWiseAudit",
+    "Dataset",
+    "InputError",
+    "NaturalTrainerPyTorch",
+    "TemperaturePGD",
+    "ThreatModel",
+    "TransferAttack",
+    "as_classifier",
+    "attacks",
+    "audit",
+    "build",
+    "compare",
+    "datasets",
+    "figures",
+    "head",
+    "load_checkpoint",
+    "load_dataset",
+    "load_robustbench",
+    "losses",
+    "metrics",
+    "policies",
+    "read_audit",
+    "save_checkpoint",
+    "spread_over_seeds",
+    "studies",
+    "trainers",
+    "zoo",
+]

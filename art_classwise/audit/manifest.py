@@ -1,0 +1,346 @@
+"""The manifest of an audit: all that decides its outcomes, and where they were computed."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Annotated, Any, Final, Literal
+
+import pandas as pd
+from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
+
+from art_classwise._core.plain_values import differences
+from art_classwise._core.records import Record, validation_message
+from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.audit.probes import Probe
+from art_classwise.audit.provenance import Environment, fingerprint, is_fingerprint
+from art_classwise.errors import InputError, check_name
+from art_classwise.threat import ThreatModel
+
+__all__ = ["Attack", "Examples", "Manifest", "Published"]
+
+_FORMAT: Final = "art-classwise audit"
+_SCHEMA: Final = 2
+_MOST_SHARDS = 1_000_000  # more than any audit has: a reader would count them for hours
+
+
+def _checked_fingerprint(value: str) -> str:
+    if not is_fingerprint(value):  # it becomes the name of a folder
+        raise InputError(f"a fingerprint must be 32 hexadecimal digits, but is {value!r}"[:200])
+    return value
+
+
+def _checked_name(value: str) -> str:
+    check_name("model, attack or class", value)
+    return value
+
+
+Fingerprint = Annotated[
+    str, AfterValidator(_checked_fingerprint), WithJsonSchema({"type": "string", "pattern": "^[0-9a-f]{32}$"})
+]
+Name = Annotated[str, AfterValidator(_checked_name), WithJsonSchema({"type": "string", "minLength": 1})]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Examples(Record):
+    """Which examples were attacked.
+
+    Attributes:
+        dataset: Name of the data set.
+        split: E.g. ``"test"``.
+        n: How many; for models with examples of their own, how many in all.
+        fingerprint: See :func:`art_classwise.audit.provenance.data_fingerprint`; None where it isn't known.
+        saved: Whether :meth:`art_classwise.AuditResult.save` wrote the folder, so that no audit continues there.
+    """
+
+    dataset: str
+    split: str
+    n: Annotated[int, Field(ge=1)]
+    fingerprint: Fingerprint | None = None
+    saved: bool = False
+
+
+class Attack(Record):
+    """An attack of an audit.
+
+    Attributes:
+        fingerprint: Of its name and parameters; where broken examples leave, of those before it, too.
+        parameters: Its class and parameters, plain values.
+    """
+
+    fingerprint: Fingerprint
+    parameters: dict[str, Any]
+
+
+class Published(Record):
+    """What is published of a model.
+
+    Attributes:
+        source: Where, e.g. ``"robustbench:cifar10/Linf/Wong2020Fast"``.
+        norm: Norm of its threat model, or what stands in its place there.
+        eps: The radius.
+        clean: Clean accuracy, a fraction.
+        robust: Robust accuracy under AutoAttack within ``eps``, a fraction.
+    """
+
+    source: str
+    norm: str
+    eps: Annotated[float, Field(gt=0)] | None
+    clean: Share | None
+    robust: Share | None
+
+    @model_validator(mode="after")
+    def _has_radius(self) -> Published:
+        if self.robust is not None and self.eps is None:
+            raise InputError("a robust accuracy is published, but its radius, eps, is missing")
+        return self
+
+    @classmethod
+    def of(cls, classifier: Any) -> Published | None:
+        """Return what is published of a model, if :func:`art_classwise.load_robustbench` wrote it there."""
+        try:
+            return cls.model_validate(getattr(classifier, "published", None))
+        except ValidationError:  # an attribute of the user's
+            return None
+
+
+class Manifest(Record):
+    """What an audit says of itself: all that decides the outcomes, and where they were computed.
+
+    Attributes:
+        threat: The threat model.
+        seed: Of the attacks.
+        worst_case: Whether an example leaves once broken.
+        shard_size: Examples per shard.
+        examples: Which examples were attacked.
+        classes: The class names.
+        models: The models' fingerprints by name.
+        attacks: The attacks by name, in order.
+        created: When the audit was begun, ISO 8601.
+        environments: Versions and hardware of all processes that took part, without repetition.
+        commands: The command lines that asked for it.
+        probes: What was tried on the networks themselves, by the models' names.
+        published: What is published of models, by their names.
+    """
+
+    format: Literal["art-classwise audit"] = _FORMAT
+    schema_version: Literal[2] = Field(default=_SCHEMA, alias="schema")
+    threat: ThreatModel
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    worst_case: bool
+    shard_size: Annotated[int, Field(ge=1)]
+    examples: Examples
+    classes: tuple[Name, ...]
+    models: dict[Name, Fingerprint]
+    attacks: dict[Name, Attack]
+    created: str
+    environments: tuple[Environment, ...]
+    commands: tuple[str, ...]
+    probes: dict[Name, Probe]
+    published: dict[Name, Published]
+
+    @model_validator(mode="after")
+    def _is_plausible(self) -> Manifest:
+        if self.examples.n / self.shard_size > _MOST_SHARDS:
+            raise InputError(f"there are {self.examples.n} examples in shards of {self.shard_size}")
+        if len(set(self.classes)) < len(self.classes):
+            raise InputError("a class name appears twice")
+        if WORST_CASE in self.attacks:
+            raise InputError(f"an attack is named {WORST_CASE!r}, which is reserved for all of them together")
+        return self
+
+    @classmethod
+    def begun(cls, **fields: Any) -> Manifest:
+        """Return the manifest of an audit that begins now, without models, attacks and what is known of them.
+
+        Args:
+            fields: Those that differ.
+
+        Raises:
+            InputError: A value isn't allowed.
+        """
+        empty: dict[str, Any] = {"models": {}, "attacks": {}, "probes": {}, "published": {}}
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        try:
+            return cls(**{**empty, "environments": (), "commands": (), "created": now, **fields})
+        except ValidationError as error:
+            raise InputError(f"The audit can't be described: its manifest {validation_message(error)}.") from error
+
+    @classmethod
+    def of_table(
+        cls,
+        outcomes: pd.DataFrame,
+        classes: Sequence[str],
+        threat: ThreatModel,
+        *,
+        attacks: Mapping[str, Mapping[str, Any]] | None = None,
+        dataset: str = "unknown",
+        split: str = "unknown",
+        **fields: Any,
+    ) -> Manifest:
+        """Describe outcomes that no audit of this package made.
+
+        Args:
+            outcomes: As in :class:`art_classwise.AuditResult`.
+            classes: The class names.
+            threat: The threat model.
+            attacks: Parameters of the attacks, as far as they are known.
+            dataset: Name of the data set.
+            split: E.g. ``"test"``.
+            fields: Others of :class:`Manifest`, such as ``seed``, 0 if absent.
+
+        Raises:
+            InputError: A value isn't allowed.
+        """
+        known, n = attacks or {}, int(outcomes["example"].nunique())
+        names = [str(name) for name in outcomes["attack"].cat.categories]
+        made: dict[str, Any] = {
+            "threat": threat,
+            "seed": 0,
+            "worst_case": False,
+            "shard_size": n,
+            "examples": Examples(dataset=dataset, split=split, n=n),
+            "classes": tuple(classes),
+            "models": {str(m): name_fingerprint(str(m)) for m in outcomes["model"].cat.categories},
+            "attacks": {a: described(a, known.get(a, {})) for a in names},
+        }
+        return cls.begun(**made | fields)
+
+    @property
+    def n_shards(self) -> int:
+        """Shards per model and attack."""
+        return -(-self.examples.n // self.shard_size)
+
+    @property
+    def command(self) -> str | None:
+        """The command line that asked for the audit last, if one did."""
+        return self.commands[-1] if self.commands else None
+
+    def parameters(self, attack: str) -> dict[str, Any]:
+        """Return an attack's class and parameters, plain values; nothing where they aren't known."""
+        return self.attacks[attack].parameters if attack in self.attacks else {}
+
+    def part(self, models: Iterable[str], attacks: Iterable[str], command: str | None = None) -> Manifest:
+        """Return what it says of some of the models and attacks, which a command line may have asked for."""
+        kept = {name: self.models[name] for name in models}
+        others = tuple(c for c in self.commands if c != command)
+        return self.updated(
+            models=kept,
+            attacks={name: self.attacks[name] for name in attacks},
+            probes=_only(self.probes, kept),
+            published=_only(self.published, kept),
+            commands=self.commands if command is None else (*others, command),
+        )
+
+    def extended(self, requested: Manifest) -> Manifest:
+        """Return what a folder of this audit says once another is requested there, too.
+
+        Raises:
+            InputError: The two can't lie in one folder; the difference is named.
+        """
+        if self.examples.saved:
+            raise InputError("it holds a saved result, which no audit can continue")
+        other = differences(self._identity(), requested._identity())
+        known = set(self.models) & set(requested.models)
+        other += [f"the network of the model {m!r} was another" for m in known if self.models[m] != requested.models[m]]
+        for name in set(self.attacks) & set(requested.attacks):
+            then, now = self.attacks[name], requested.attacks[name]
+            if then.parameters != now.parameters:
+                other += differences(then.parameters, now.parameters, f"the attack {name!r}'s") or [f"attack {name!r}"]
+        if self.worst_case and not other:
+            mine, theirs = list(self.attacks), list(requested.attacks)
+            shorter = min(len(mine), len(theirs))
+            if mine[:shorter] != theirs[:shorter]:
+                other.append(f"the attacks were {', '.join(mine)}, in this order, but are {', '.join(theirs)}")
+        if other:
+            raise InputError(
+                f"it is another audit: {'; '.join(other[:3])}{f'; and {len(other) - 3} more' if other[3:] else ''}"
+            )
+        return self.updated(
+            models=self.models | requested.models,
+            attacks=self.attacks | requested.attacks,
+            environments=_union(self.environments, requested.environments),
+            commands=_union(self.commands, requested.commands),
+            probes=self.probes | requested.probes,
+            published=self.published | requested.published,
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        of = self.examples
+        known = "" if of.fingerprint is None else f", fingerprint {of.fingerprint[:8]}"
+        return {
+            "the threat model": f"{self.threat.norm}:{self.threat.eps!r}",
+            "seed": self.seed,
+            "worst_case": self.worst_case,
+            "the shard size": self.shard_size,
+            "the choice of examples": f"{of.n} of {of.dataset} ({of.split}){known}",
+            "classes": self.classes,
+        }
+
+    def to_json(self) -> str:
+        """Return it as text."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Read it from text that may come from anyone.
+
+        Raises:
+            InputError: It is damaged, of another schema, or holds something else than an audit's manifest does.
+        """
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"is damaged: {error}") from error
+        if not isinstance(content, dict) or "schema" not in content:
+            raise InputError("is not from an audit: it has no schema version")
+        if content["schema"] != _SCHEMA:
+            raise InputError(
+                f"is of schema {content['schema']!r}, but this release reads {_SCHEMA}: move it away and run the audit "
+                "again"
+            )
+        if content.get("format") != _FORMAT:
+            raise InputError(f"is not from an audit: its format isn't {_FORMAT!r}")
+        _complete_older(content)
+        try:
+            manifest = cls.model_validate_json(json.dumps(content))
+        except ValidationError as error:
+            raise InputError(f"{validation_message(error)}. {_HOW_TO_GO_ON}") from error
+        for what in ("models", "attacks", "classes"):
+            if not getattr(manifest, what):
+                raise InputError(f"is damaged: it has no {what}. {_HOW_TO_GO_ON}")
+        return manifest
+
+
+_HOW_TO_GO_ON = "Restore it from a copy, or run the audit again in another folder"
+
+
+def _complete_older(content: dict[str, Any]) -> None:
+    """Add what earlier releases didn't write, and leave out probes of another release: the network is tried anew."""
+    content.setdefault("published", {})
+    probes = content.setdefault("probes", {})
+    if isinstance(probes, dict):
+        fields = Probe.model_fields.keys()
+        content["probes"] = {k: p for k, p in probes.items() if not isinstance(p, dict) or p.keys() == fields}
+    examples = content.get("examples")
+    if isinstance(examples, dict):
+        examples.setdefault("saved", examples.get("fingerprint") is None)
+
+
+def described(name: str, parameters: Mapping[str, Any]) -> Attack:
+    """Return how a manifest describes an attack on its own."""
+    return Attack(fingerprint=fingerprint([name, parameters]), parameters=dict(parameters))
+
+
+def name_fingerprint(model: str) -> str:
+    """Return what stands for the fingerprint of a model of which only the name is known."""
+    return fingerprint(["a model by name", model])
+
+
+def _only(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name in names}
+
+
+def _union(first: tuple[Any, ...], second: tuple[Any, ...]) -> tuple[Any, ...]:
+    return first + tuple(item for item in second if item not in first)
