@@ -57,7 +57,8 @@ def test_an_unusual_radius_is_a_finding_in_every_norm(spec):
     own = acw.ThreatModel.parse(spec.threat)
 
     def says(norm, eps):
-        table = SimpleNamespace(info={"dataset": spec.name}, threat=acw.ThreatModel(norm, eps))
+        manifest = SimpleNamespace(examples=SimpleNamespace(dataset=spec.name))
+        table = SimpleNamespace(manifest=manifest, threat=acw.ThreatModel(norm, eps))
         return [finding.check for finding in _radius(table)]
 
     for norm, eps in {own.norm: own.eps, **spec.radii}.items():
