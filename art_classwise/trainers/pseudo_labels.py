@@ -24,12 +24,13 @@ from art_classwise.trainers._batches import Augmentation, Shuffled
 from art_classwise.trainers._fit import Fit
 from art_classwise.trainers._history import Scalars
 from art_classwise.trainers._loop import Training
-from art_classwise.trainers._objective import Objective, Settings, natural_terms
+from art_classwise.trainers._objective import Objective, natural_terms
 from art_classwise.trainers._schedule import Schedule
 from art_classwise.trainers._step import Step
 from art_classwise.trainers.arrays import array_source, fingerprint
 from art_classwise.trainers.checkpoint import check_begun
 from art_classwise.trainers.exclusion import excluded_units, without_classes
+from art_classwise.trainers.options import training_options
 
 __all__ = [
     "PseudoLabels",
@@ -166,7 +167,7 @@ def make_pseudo_labels(
     source = array_source(x, labels, order, augment or Augmentation(seed=seed), device, num_workers)
     with excluded_units(model, module, optimizer, excluded, n_classes, sample):
         objective = Objective(terms, None, uses_clean=True, adversary=None)
-        step = Step(model, module, optimizer, objective, Settings(seed=seed), n_classes, sample)
+        step = Step(model, module, optimizer, objective, training_options({"seed": seed}), n_classes, sample)
         schedule = Schedule(CosineAnnealingLR(optimizer, nb_epochs))
         Training(step, schedule).run(
             source, None, nb_epochs, scalars=Scalars(None), verbose=verbose, name="pseudo-labels"
