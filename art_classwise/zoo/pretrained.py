@@ -8,7 +8,7 @@ import pickle
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -58,8 +58,7 @@ def fit(module: nn.Module, weights: Mapping[str, Any], what: str, holder: str = 
         *_several("", [f"{k} is a {type(weights[k]).__name__}, not a tensor" for k in others]),
     ]
     if differ:
-        hint = _hint(own, weights) if missing or unknown else ""
-        raise InputError(f"{holder} is of another architecture than {what}: {'; '.join(differ)}.{hint}")
+        raise InputError(f"{holder} is of another architecture than {what}: {'; '.join(differ)}.")
     for key in both:
         given, wanted = _kind(weights[key]), _kind(own[key])
         if given != wanted:
@@ -105,26 +104,6 @@ def _several(before: str, items: list[str], after: str = "") -> list[str]:
         return []
     more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
     return [" ".join(filter(None, (before, ", ".join(items[:_SHOWN]) + more, after)))]
-
-
-def _hint(own: Iterable[str], weights: Iterable[str]) -> str:
-    """Say which prefix makes the names differ, if one does."""
-    own, weights = {*own}, {*weights}
-    if {name.replace("_orig_mod.", "") for name in weights} == own:
-        return " The names hold _orig_mod., which torch.compile adds: save the module that was compiled."
-    if {name.replace("_orig_mod.", "") for name in own} == weights:
-        return " The module was compiled, the weights weren't: load them before torch.compile()."
-    for longer, shorter, advice in (
-        (weights, own, "save what lies within it: model.{0} instead of model"),
-        (own, weights, "load into what lies within it: module.{0} instead of module"),
-    ):
-        for prefix in sorted({name.partition(".")[0] for name in longer}):
-            within = {name.removeprefix(f"{prefix}.") for name in longer if name.startswith(f"{prefix}.")}
-            if len(within & shorter) > len(longer & shorter):
-                whose = "The weights' names" if longer is weights else "The module's names"
-                wrapper = ", which DataParallel adds" if prefix == "module" else ""
-                return f" {whose} begin with {prefix}.{wrapper}: {advice.format(prefix)}."
-    return ""
 
 
 def load_robustbench(
