@@ -25,7 +25,7 @@ from art_classwise.trainers._history import ClassCounts, EpochStatistics, Scalar
 from art_classwise.trainers._schedule import Schedule
 from art_classwise.trainers._step import Step
 from art_classwise.trainers._weights import WeightAverage, all_finite, share_buffers, snapshot
-from art_classwise.trainers.checkpoint import TrainingFile, history_table
+from art_classwise.trainers.checkpoint import TrainingFile, TrainingState, history_table
 from art_classwise.trainers.policies import ClassPolicy, ClassWeights, Scene
 
 __all__ = ["Keep", "Training"]
@@ -253,38 +253,37 @@ class Training:
             f"`checkpoint_dir` of its own. The classifier has the weights {again} again."
         )
 
-    def _state(self) -> dict[str, Any]:
-        """Return what a file needs to hold. No random state: each epoch's draws follow from (seed, epoch)."""
+    def _state(self) -> TrainingState:
         score, kept_epoch, kept = self._kept or (None, None, None)
-        return {
-            "epoch": self._epoch,
-            "weights": self._model.state_dict(),
-            "averages": None if self._average is None else self._average.module.state_dict(),
-            "n_averaged": 0 if self._average is None else self._average.n_averaged,
-            "optimizer": plain(self._optimizer.state_dict()),
-            "scheduler": self._schedule.state(),
-            "history": self._rows,
-            "kept_score": score,
-            "kept_epoch": kept_epoch,
-            "kept_weights": kept,
-            "policy": None if self._policy is None else self._policy.state(),
-        }
+        return TrainingState(
+            epoch=self._epoch,
+            weights=self._model.state_dict(),
+            averages=None if self._average is None else self._average.module.state_dict(),
+            n_averaged=0 if self._average is None else self._average.n_averaged,
+            optimizer=plain(self._optimizer.state_dict()),
+            scheduler=self._schedule.state(),
+            history=self._rows,
+            kept_score=score,
+            kept_epoch=kept_epoch,
+            kept_weights=kept,
+            policy=None if self._policy is None else self._policy.state(),
+        )
 
-    def _load(self, state: dict[str, Any], source: Source) -> None:
-        self._model.load_state_dict(state["weights"])
-        if self._average is not None:
-            self._average.module.load_state_dict(state["averages"])
-            self._average.n_averaged = state["n_averaged"]
-        self._schedule.load(state["scheduler"], state["history"], source.n_batches)
-        self._optimizer.load_state_dict(state["optimizer"])
-        if self._policy is not None:
-            self._policy.load(state["policy"])
-        for epoch in range(state["epoch"]):
+    def _load(self, state: TrainingState, source: Source) -> None:
+        self._model.load_state_dict(state.weights)
+        if self._average is not None and state.averages is not None:
+            self._average.module.load_state_dict(state.averages)
+            self._average.n_averaged = state.n_averaged
+        self._schedule.load(state.scheduler, state.history, source.n_batches)
+        self._optimizer.load_state_dict(state.optimizer)
+        if self._policy is not None and state.policy is not None:
+            self._policy.load(state.policy)
+        for epoch in range(state.epoch):
             source.skip(epoch)
-        self._epoch, self._rows = state["epoch"], [dict(row) for row in state["history"]]
-        if state["kept_weights"] is not None:
-            weights = {k: v.to(self._device) if isinstance(v, Tensor) else v for k, v in state["kept_weights"].items()}
-            self._kept = (state["kept_score"], state["kept_epoch"], weights)
+        self._epoch, self._rows = state.epoch, [dict(row) for row in state.history]
+        if state.kept_weights is not None and state.kept_epoch is not None and state.kept_score is not None:
+            weights = {k: v.to(self._device) if isinstance(v, Tensor) else v for k, v in state.kept_weights.items()}
+            self._kept = (state.kept_score, state.kept_epoch, weights)
 
 
 def _check_budgets(policy: ClassPolicy, threat: ThreatModel, largest: float, epoch: int) -> None:

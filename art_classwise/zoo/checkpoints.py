@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BeforeValidator, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from art_classwise._core.art_interface import Border
 from art_classwise._core.files import written_aside
+from art_classwise._core.records import Record, parse
 from art_classwise.errors import InputError, first_line
 from art_classwise.threat import ThreatModel
 from art_classwise.zoo.architectures import build
 from art_classwise.zoo.classifier import as_classifier, normalized
 from art_classwise.zoo.pretrained import fit
-from art_classwise.zoo.weights_files import HUB, load_weights, open_weights, renamed_to_fit
+from art_classwise.zoo.weights_files import HUB, StateDict, load_weights, open_weights, renamed_to_fit
 
 __all__ = ["Checkpoint", "load_checkpoint", "read_checkpoint", "save_checkpoint"]
 
@@ -27,8 +28,15 @@ _FORMAT, _VERSION = "art-classwise checkpoint", 1
 _ADVICE = "Checkpoints are written by save_checkpoint() or by `art-classwise train`."
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+def _tuple_of_list(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _threat_of_text(value: Any) -> Any:
+    return ThreatModel.parse(value) if isinstance(value, str) else value
+
+
+class Checkpoint(Record):
     """What a checkpoint file holds.
 
     Attributes:
@@ -40,12 +48,14 @@ class Checkpoint:
         state_dict: The weights, on the CPU.
     """
 
+    model_config = ConfigDict(extra="ignore")
+
     architecture: str
-    input_shape: tuple[int, ...]
-    classes: tuple[str, ...]
-    threat: ThreatModel | None
-    recipe: dict[str, Any] = field(repr=False)
-    state_dict: dict[str, Tensor] = field(repr=False)
+    input_shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_tuple_of_list)]
+    classes: Annotated[tuple[str, ...], BeforeValidator(_tuple_of_list)]
+    threat: Annotated[ThreatModel | None, BeforeValidator(_threat_of_text)]
+    recipe: dict[str, Any] = Field(repr=False)
+    state_dict: StateDict = Field(repr=False)
 
 
 def save_checkpoint(
@@ -120,20 +130,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             f"{Path(path).absolute()} is a checkpoint of version {content.get('version')}; this release reads "
             f"version {_VERSION}. Update art-classwise."
         )
-    weights = content.get("state_dict")
-    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
-        raise InputError(f"{Path(path).absolute()} is damaged: it lacks weights. {_ADVICE}")
-    try:
-        return Checkpoint(
-            architecture=content["architecture"],
-            input_shape=tuple(int(side) for side in content["input_shape"]),
-            classes=tuple(content["classes"]),
-            threat=None if content["threat"] is None else ThreatModel.parse(content["threat"]),
-            recipe=content["recipe"],
-            state_dict=content["state_dict"],
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{Path(path).absolute()} is damaged: {error!r} in its description. {_ADVICE}") from error
+    return parse(Checkpoint, content, str(Path(path).absolute()), _ADVICE)
 
 
 def load_checkpoint(
