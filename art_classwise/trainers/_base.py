@@ -18,6 +18,7 @@ from art.data_generators import DataGenerator
 from art.defences.trainer import Trainer
 
 from art_classwise._core import art_interface, distributed
+from art_classwise._core.fingerprints import examples_fingerprint
 from art_classwise._core.labels import check_labels
 from art_classwise._core.passes import warn_of_probabilities
 from art_classwise._core.plain_values import plain
@@ -32,7 +33,7 @@ from art_classwise.trainers._loop import Keep, Training
 from art_classwise.trainers._objective import Objective, check_passes
 from art_classwise.trainers._schedule import Interval, Schedule, Stepper
 from art_classwise.trainers._step import Step
-from art_classwise.trainers.arrays import array_source, check_images, fingerprint, mixed_source, unlabelled_in
+from art_classwise.trainers.arrays import array_source, check_images, mixed_source, unlabelled_in
 from art_classwise.trainers.checkpoint import TrainingFile
 from art_classwise.trainers.exclusion import check_excluded, excluded_units, leave_out, without_classes
 from art_classwise.trainers.options import (
@@ -230,7 +231,7 @@ class SearchTrainer(Trainer, abc.ABC):
         augment = Augmentation(self.options["crop_padding"], self.options["flip"], self.options["seed"])
         device = self._classifier.device
         distributed.join(device)
-        data = {"n": len(labels), "hash": fingerprint(images, labels), "batch_size": batch_size}
+        data = {"n": len(labels), "hash": examples_fingerprint(images, labels), "batch_size": batch_size}
         options: dict[str, Any] = {"augment": augment, "device": device, "num_workers": self.options["num_workers"]}
         source: Source
         self.pseudo_labels = None
@@ -249,7 +250,7 @@ class SearchTrainer(Trainer, abc.ABC):
             else:
                 pseudo = given_pseudo_labels(y_pseudo, len(unlabeled), self._classifier.nb_classes)
             self.pseudo_labels = pseudo
-            data |= {"unlabeled": fingerprint(unlabeled, pseudo.labels), "gamma": float(gamma)}
+            data |= {"unlabeled": examples_fingerprint(unlabeled, pseudo.labels), "gamma": float(gamma)}
             data |= {"unlabeled_fraction": float(unlabeled_fraction)}
             chosen = leave_out(unlabeled, pseudo.labels, self.excluded, "pseudo-labelled examples")
             source = mixed_source(
@@ -350,7 +351,7 @@ class SearchTrainer(Trainer, abc.ABC):
             validation = array_source(
                 images, labels, order, Augmentation(), classifier.device, self.options["num_workers"]
             )
-            data = {**data, "validation": fingerprint(images, labels)}
+            data = {**data, "validation": examples_fingerprint(images, labels)}
         distributed.check_same("training data", data, classifier.device)
         file = None
         if asked.checkpoint_dir is not None:

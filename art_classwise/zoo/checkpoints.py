@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from art_classwise._core.art_interface import Border
 from art_classwise._core.files import written_aside
+from art_classwise._core.plain_values import check_plain
 from art_classwise._core.records import Record, parse
 from art_classwise.errors import InputError, first_line
 from art_classwise.threat import ThreatModel
@@ -93,7 +94,7 @@ def save_checkpoint(
         network = build(architecture, shape, len(classes), seed=0)
         weights = renamed_to_fit(weights, network, "The model")
         fit(network, weights, f"the architecture {architecture!r}")
-    _check_plain(recipe or {}, "recipe")
+    check_plain(recipe or {}, "recipe")
     content = {
         "format": _FORMAT,
         "version": _VERSION,
@@ -233,16 +234,3 @@ def _are_weights(content: Any) -> bool:
 
 def _threat_text(threat: ThreatModel) -> str:
     return f"{threat.norm}:{threat.eps!r}"  # all digits: str() rounds
-
-
-def _check_plain(value: Any, where: str) -> None:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            _check_plain(item, f"{where}[{key!r}]")
-    elif isinstance(value, (list, tuple)):
-        for i, item in enumerate(value):
-            _check_plain(item, f"{where}[{i}]")
-    elif not (value is None or type(value) in (str, int, float, bool)):
-        raise InputError(
-            f"{where} is a {type(value).__name__}; a recipe holds strings, numbers, booleans, None, lists and dicts."
-        )
