@@ -50,7 +50,7 @@ def percent(fraction: float) -> str:
 
 def interval(value: float, low: float, high: float) -> str:
     """Write a fraction in percent with its interval; a dash where nothing is known."""
-    return "–" if math.isnan(value) else f"{percent(value)} ({100 * low:.0f}–{100 * high:.0f})"
+    return percent(value) if math.isnan(value + low + high) else f"{percent(value)} ({100 * low:.0f}–{100 * high:.0f})"
 
 
 def difference(row: Mapping[str, Any] | pd.Series[Any]) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.comparison import Comparison
 from art_classwise.audit.result import AuditResult
 from art_classwise.metrics.accuracy import Groups
-from art_classwise.report.data import ModelData, ReportData, report_data
+from art_classwise.report.data import ModelData, ReportData, comparisons, report_data
 from art_classwise.report.tables import Grid, Marked, difference, interval, p_value, percent, printable, room, shorten
 
 __all__ = [
@@ -35,7 +35,7 @@ __all__ = [
 _MOST_CLASSES = 20
 _MOST_MODELS = 6
 _NAME_WIDTH = 16
-_MODEL_WIDTH, _SHORT = 22, 12
+_MODEL_WIDTH, _SHORT = 22, 10
 
 
 def print_tables(result: AuditResult) -> None:
@@ -50,6 +50,7 @@ def print_tables(result: AuditResult) -> None:
             console.print(class_grid(report, report.model(name), console.width).rich())
     if len(report.models) > 1:
         console.print(models_grid(report).rich())
+        console.print(Text(printable(comparisons(result).verdict)))
     _print_findings(report, console)
 
 
@@ -83,27 +84,27 @@ def print_groups(result: AuditResult, groups: Groups) -> None:
 
 def models_grid(report: ReportData) -> Grid:
     """Return a row per model, the most robust first, as a table of 80 columns."""
-    heads = ("model", "clean", "robust", "worst", "", "held out", "gap")
+    heads = ("model", "clean", "robust", "worst class", "held out", "gap")
     rows = [
         [
             printable(model.name),
-            percent(model.clean),
-            percent(model.robust),
-            Marked(percent(model.worst)),
+            interval(model.clean.value, model.clean.low, model.clean.high),
+            interval(model.robust.value, model.robust.low, model.robust.high),
             Marked(shorten(printable(model.worst_class), _SHORT)),
-            interval(model.held_out.value, model.held_out.low, model.held_out.high),
+            Marked(interval(model.held_out.value, model.held_out.low, model.held_out.high)),
             percent(model.gap),
         ]
         for model in report.models
     ]
-    width = room(heads[1:], [row[1:] for row in rows], _MODEL_WIDTH)
+    width = room(heads[1:], [row[1:] for row in rows], _MODEL_WIDTH, tight=True)
     rows = [[shorten(name, width), *cells] for name, *cells in rows]
     notes = [
-        "means over classes, all attacks",
-        "held out: the worst class on examples it wasn't chosen on (95 % interval)",
-        "gap: best minus worst",
+        "clean, robust: means over classes, all attacks",
+        "held out: the worst class on examples it wasn't chosen on",
+        "gap: best minus worst class",
+        "brackets: 95 % intervals",
     ]
-    return Grid(f"Models: accuracy in % at {report.threat}", heads, rows, notes, frozenset([4]))
+    return Grid(f"Models: accuracy in % at {report.threat}", heads, rows, notes, frozenset([3]), tight=True)
 
 
 def _print_findings(report: ReportData, console: Console) -> None:
@@ -137,7 +138,8 @@ def class_grid(report: ReportData, model: ModelData, width: int) -> Grid:
     free -= max(cell_len(name) for name in ("class", *(line[0] for line in fixed)))
     needed = accumulate(3 + max(cell_len(attack), 5) for attack in report.attacks)
     shown = [attack for attack, so_far in zip(report.attacks, needed, strict=True) if so_far <= free]
-    notes = [f"mean over classes under all attacks: {percent(model.robust)}", "brackets: 95 % intervals"]
+    mean = interval(model.robust.value, model.robust.low, model.robust.high)
+    notes = [f"mean over classes under all attacks: {mean}", "brackets: 95 % intervals"]
     if report.worst_case and len(report.attacks) > 1:
         notes.append("each attack with those before it")
     if len(model.classes) > _MOST_CLASSES:
