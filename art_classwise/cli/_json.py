@@ -86,11 +86,11 @@ def audit_content(result: AuditResult, files: Mapping[str, Path], groups: Groups
     by_group = None if groups is None else result.by_group(groups)
     for name, row in result.summary().to_dict("index").items():
         model = str(name)
-        told: dict[str, Any] = {"name": model, **{str(key): value for key, value in row.items()}}
-        told["attacks"] = [{"name": a, "classes": rows(result.class_table(model, a), "class")} for a in attacks]
+        record: dict[str, Any] = {"name": model, **{str(key): value for key, value in row.items()}}
+        record["attacks"] = [{"name": a, "classes": rows(result.class_table(model, a), "class")} for a in attacks]
         if by_group is not None:
-            told["groups"] = rows(pd.DataFrame(by_group.xs((model, WORST_CASE))), "group")
-        models.append(told)
+            record["groups"] = rows(pd.DataFrame(by_group.xs((model, WORST_CASE))), "group")
+        models.append(record)
     return {
         "dataset": manifest.examples.dataset,
         "split": manifest.examples.split,

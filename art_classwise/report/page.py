@@ -183,7 +183,7 @@ def _grouped(findings: Sequence[Finding]) -> list[dict[str, Any]]:
     together: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
         together.setdefault((finding.check, finding.advice), []).append(finding)
-    return [{"check": check, "advice": advice, "seen": seen} for (check, advice), seen in together.items()]
+    return [{"check": check, "advice": advice, "findings": alike} for (check, advice), alike in together.items()]
 
 
 def _snippet(result: AuditResult) -> str:

@@ -223,10 +223,10 @@ def classes_grid(table: pd.DataFrame) -> Grid:
     rows, above = [], ("",) * len(names)
     for (label, row), marked in list(zip(table.iterrows(), worst, strict=True))[:_MOST_ROWS]:
         *outer, inner = label if isinstance(label, tuple) else (label,)
-        said = ["" if outer[: i + 1] == list(above[: i + 1]) else str(part) for i, part in enumerate(outer)]
+        labels = ["" if outer[: i + 1] == list(above[: i + 1]) else str(part) for i, part in enumerate(outer)]
         above = (*outer, inner)
         cells = [
-            *(shorten(printable(part), _NAME) for part in (*said, str(inner))),
+            *(shorten(printable(part), _NAME) for part in (*labels, str(inner))),
             f"{row['n']:,.0f}",
             interval(row["clean"], row["clean_low"], row["clean_high"]),
             interval(row["robust"], row["low"], row["high"]),
