@@ -29,6 +29,7 @@ __all__ = [
     "print_groups",
     "print_leaderboard",
     "print_pairs",
+    "print_standings",
     "print_tables",
 ]
 
@@ -233,6 +234,34 @@ def print_pairs(table: pd.DataFrame, comparisons: Sequence[Comparison]) -> None:
         parts = Text(printable(name)).wrap(Console(), width, overflow="fold")
         shown.add_row(Text("\n").join(parts), *map(Text, line), end_section=place % 2 == 1)
     Console().print(shown)
+
+
+def print_standings(table: pd.DataFrame, about: str) -> None:
+    """Print each model beside the best of the others, by its mean and by its worst class; within 80 columns.
+
+    Args:
+        table: What :meth:`AuditResult.compare_with_best` returns for each measure, indexed by measure and model.
+        about: What is compared.
+    """
+    console = Console()
+    measures = {"mean": "mean over classes", "worst": "worst class"}
+    notes = [
+        "in %; difference: from the best of the other models",
+        "p: of being one of the best",
+        "intervals (95 %), p and ranks hold for all models at once",
+    ]
+    heads = ("accuracy", "difference", "p", "rank")
+    for measure, title in measures.items():
+        rows = []
+        for name, row in table.loc[measure].head(_MOST_ROWS).iterrows():
+            apart = row[["difference", "difference_low", "difference_high"]].set_axis(["difference", "low", "high"])
+            rank = f"{row['rank']:.0f} ({row['all_ranks_low']:.0f}–{row['all_ranks_high']:.0f})"
+            accuracy = interval(row["accuracy"], row["accuracy_low"], row["accuracy_high"])
+            rows.append([printable(str(name)), accuracy, " ".join(difference(apart)), p_value(row["p_adjusted"]), rank])
+        width = room(heads, [cells for _, *cells in rows], _PAIR, tight=True)
+        rows = [[shorten(name, width), *cells] for name, *cells in rows]
+        last = notes if measure == "worst" else []
+        console.print(Grid(f"{title}, {about}", ("model", *heads), rows, last, tight=True).rich())
 
 
 def _with_those_before(comparison: Comparison) -> list[str]:
