@@ -118,6 +118,8 @@ def comparison_content(comparisons: Sequence[Comparison], standings: pd.DataFram
         comparisons: The pairs.
         standings: Of three or more models of one audit, each beside the best of the others, by measure.
     """
+    import pandas as pd
+
     from art_classwise.audit.comparison import comparison_table
 
     adjusted = comparison_table(comparisons)["p_adjusted"].tolist()
@@ -142,7 +144,7 @@ def comparison_content(comparisons: Sequence[Comparison], standings: pd.DataFram
     ]
     if standings is None:
         return {"comparisons": made}
-    best = {measure: rows(standings.xs(measure), "name") for measure in ("mean", "worst")}
+    best = {measure: rows(pd.DataFrame(standings.xs(measure)), "name") for measure in ("mean", "worst")}
     return {"comparisons": made, "compared_with_best": best}
 
 
