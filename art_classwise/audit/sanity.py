@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from art_classwise._core.display import Shown
-from art_classwise.attacks.ladder import usual_threat
 from art_classwise.audit._checks import ATTACK_CHECKS, DIFFERS, NETWORK_CHECKS
 from art_classwise.audit._evidence import Evidence, of, points
 from art_classwise.audit._outcomes import parts
-from art_classwise.errors import InputError
+from art_classwise.datasets.catalog import DATASETS
 from art_classwise.metrics.intervals import wilson
+from art_classwise.threat import ThreatModel
 
 if TYPE_CHECKING:
     from art_classwise.audit._table import AuditTable
@@ -25,11 +24,6 @@ __all__ = ["DIFFERS", "Finding", "Findings", "findings"]
 
 _FEW = 50  # examples: the interval of one class is then up to 27 points wide
 
-# Radii in use beside those of usual_threat(), which are Linf.
-_USUAL = {
-    "L2": {"cifar10": 0.5, "cifar100": 0.5, "svhn": 0.5, "stl10": 0.5, "mnist": 2.0, "imagenet": 3.0},
-    "L1": {"cifar10": 12.0, "cifar100": 12.0, "svhn": 12.0, "stl10": 12.0, "mnist": 10.0},
-}
 _SMALLEST, _LARGEST = 1 / 8, 2.5
 
 
@@ -114,10 +108,11 @@ def _few_examples(result: AuditTable) -> Iterator[Finding]:
 
 def _radius(result: AuditTable) -> Iterator[Finding]:
     dataset, (norm, eps) = result.manifest.examples.dataset, (result.threat.norm, result.threat.eps)
-    usual = _USUAL.get(norm, {}).get(dataset)
-    if norm == "Linf":
-        with suppress(InputError):  # none is in use
-            usual = usual_threat(dataset).eps
+    spec = DATASETS.get(dataset)
+    if spec is None:
+        return
+    own = ThreatModel.parse(spec.threat)
+    usual = own.eps if norm == own.norm else spec.radii.get(norm)
     if usual is not None and not _SMALLEST * usual <= eps <= _LARGEST * usual:
         yield Finding(
             None,
