@@ -229,7 +229,7 @@ def classes_grid(table: pd.DataFrame) -> Grid:
             *(shorten(printable(part), _NAME) for part in (*said, str(inner))),
             f"{row['n']:,.0f}",
             interval(row["clean"], row["clean_low"], row["clean_high"]),
-            interval(row["robust"], row["low"], row["high"]),
+            interval(row["robust"], row["robust_low"], row["robust_high"]),
         ]
         rows.append([*cells[: len(outer)], *map(Marked, cells[len(outer) :])] if marked else cells)
     notes = ["in %", "brackets: the intervals", f"marked: the weakest {names[-1] or 'class'}"]
@@ -253,12 +253,12 @@ def summary_grid(table: pd.DataFrame) -> Grid:
             *(percent(row[column]) for column in numbers),
             Marked(shorten(printable(str(row["worst_class"])), _NAME)),
             Marked(percent(row["worst"])),
-            interval(row["held_out"], row["low"], row["high"]),
+            interval(row["held_out"], row["worst_low"], row["worst_high"]),
             f"{row['p']:.2g}",
         ]
         for name, row in table.head(_MOST_ROWS).iterrows()
     ]
-    shown = {*numbers, "worst_class", "worst", "held_out", "low", "high", "p"}
+    shown = {*numbers, "worst_class", "worst", "held_out", "worst_low", "worst_high", "p"}
     measures = [str(column) for column in table if column not in shown]
     notes = [
         "in %, class robust accuracies but for clean",

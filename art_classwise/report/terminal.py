@@ -70,7 +70,7 @@ def print_groups(result: AuditResult, groups: Groups) -> None:
                 str(int(row["n"])),
                 interval(row["clean"], row["clean_low"], row["clean_high"]),
                 (Marked if row["robust"] == rows["robust"].min() else str)(
-                    interval(row["robust"], row["low"], row["high"])
+                    interval(row["robust"], row["robust_low"], row["robust_high"])
                 ),
             ]
             for group, row in rows.iterrows()
@@ -91,7 +91,7 @@ def models_grid(result: AuditResult) -> Grid:
             percent(row["mean"]),
             Marked(percent(row["worst"])),
             Marked(shorten(printable(str(row["worst_class"])), _SHORT)),
-            interval(row["held_out"], row["low"], row["high"]),
+            interval(row["held_out"], row["worst_low"], row["worst_high"]),
             percent(row["mcd"]),
         ]
         for name, row in summary.iterrows()
@@ -130,7 +130,7 @@ def class_grid(result: AuditResult, name: str, width: int) -> Grid:
             shorten(printable(str(label)), _NAME_WIDTH),
             str(int(row["n"])),
             interval(row["clean"], row["clean_low"], row["clean_high"]),
-            interval(row["robust"], row["low"], row["high"]),
+            interval(row["robust"], row["robust_low"], row["robust_high"]),
         ]
         for label, row in rows.head(_MOST_CLASSES).iterrows()
     ]
