@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -48,7 +47,7 @@ class Estimate:
     @classmethod
     def of(cls, row: Mapping[Any, Any] | pd.Series[Any], value: str, low: str, high: str) -> Estimate:
         """Return the estimate that stands in three columns of a row."""
-        return cls(float(row[value]), float(row.get(low, math.nan)), float(row.get(high, math.nan)))
+        return cls(float(row[value]), float(row[low]), float(row[high]))
 
 
 @dataclass(frozen=True)
@@ -290,7 +289,7 @@ def _model(
         clean=Estimate.of(row, "clean", "clean_low", "clean_high"),
         robust=Estimate.of(row, "mean", "mean_low", "mean_high"),
         worst_class=str(row["worst_class"]),
-        held_out=Estimate.of(row, "held_out", "low", "high"),
+        held_out=Estimate.of(row, "held_out", "worst_low", "worst_high"),
         tail=float(row["tail20"]),
         gap=float(row["mcd"]),
         p=float(row["p"]),
@@ -299,7 +298,7 @@ def _model(
                 name=str(label),
                 n=int(numbers["n"]),
                 clean=Estimate.of(numbers, "clean", "clean_low", "clean_high"),
-                robust=Estimate.of(numbers, "robust", "low", "high"),
+                robust=Estimate.of(numbers, "robust", "robust_low", "robust_high"),
                 by_attack=tuple(float(accuracies[str(label)]) for accuracies in by_attack),
             )
             for label, numbers in table.to_dict("index").items()

@@ -229,7 +229,7 @@ def classes_grid(table: pd.DataFrame) -> Grid:
             *(shorten(printable(part), _NAME) for part in (*labels, str(inner))),
             f"{row['n']:,.0f}",
             interval(row["clean"], row["clean_low"], row["clean_high"]),
-            interval(row["robust"], row["low"], row["high"]),
+            interval(row["robust"], row["robust_low"], row["robust_high"]),
         ]
         rows.append([*cells[: len(outer)], *map(Marked, cells[len(outer) :])] if marked else cells)
     notes = ["in %", "brackets: the intervals", f"marked: the weakest {names[-1] or 'class'}"]
@@ -246,22 +246,25 @@ def summary_grid(table: pd.DataFrame) -> Grid:
     Raises:
         KeyError: It lacks a column.
     """
-    numbers = ["clean", "mean", "tail20", "mcd"]
     rows = [
         [
             shorten(printable(str(name)), _NAME),
-            *(percent(row[column]) for column in numbers),
+            interval(row["clean"], row["clean_low"], row["clean_high"]),
+            interval(row["mean"], row["mean_low"], row["mean_high"]),
+            percent(row["tail20"]),
+            percent(row["mcd"]),
             Marked(shorten(printable(str(row["worst_class"])), _NAME)),
             Marked(percent(row["worst"])),
-            interval(row["held_out"], row["low"], row["high"]),
+            interval(row["held_out"], row["worst_low"], row["worst_high"]),
             f"{row['p']:.2g}",
         ]
         for name, row in table.head(_MOST_ROWS).iterrows()
     ]
-    shown = {*numbers, "worst_class", "worst", "held_out", "low", "high", "p"}
+    shown = {"clean", "mean", "tail20", "mcd", "worst_class", "worst", "held_out", "left_out", "p"}
+    shown |= {f"{of}_{end}" for of in ("clean", "mean", "worst") for end in ("low", "high")}
     measures = [str(column) for column in table if column not in shown]
     notes = [
-        "in %, class robust accuracies but for clean",
+        "in %, class robust accuracies but for clean; brackets: 95 % intervals",
         "weakest fifth: their mean; gap: best minus worst class",
         "held out: the worst class on examples it wasn't chosen on, with the interval of its accuracy",
         "p: of equal accuracy in all classes",

@@ -73,7 +73,7 @@ def print_groups(result: AuditResult, groups: Groups) -> None:
                 str(int(row["n"])),
                 interval(row["clean"], row["clean_low"], row["clean_high"]),
                 (Marked if row["robust"] == rows["robust"].min() else str)(
-                    interval(row["robust"], row["low"], row["high"])
+                    interval(row["robust"], row["robust_low"], row["robust_high"])
                 ),
             ]
             for group, row in rows.iterrows()

@@ -102,7 +102,7 @@ def test_class_tables_hold_the_numbers_of_the_result_worst_first(result, page):
                 assert [clean, robust, *under] == ["–"] * 4
                 continue
             assert clean == f"{shown(of['clean'])} ({100 * of['clean_low']:.0f}–{100 * of['clean_high']:.0f})"
-            assert robust == f"{shown(of['robust'])} ({100 * of['low']:.0f}–{100 * of['high']:.0f})"
+            assert robust == f"{shown(of['robust'])} ({100 * of['robust_low']:.0f}–{100 * of['robust_high']:.0f})"
             assert under == [shown(result.class_table(model, a).loc[name, "robust"]) for a in result.attacks]
 
 
@@ -112,7 +112,7 @@ def test_leaderboard_holds_the_summary_the_most_robust_first(result, page):
     summary = result.summary().sort_values("mean", ascending=False)
     assert [row[1] for row in rows] == list(summary.index)
     for place, (row, (_, of)) in enumerate(zip(rows, summary.iterrows(), strict=True), start=1):
-        held = f"{shown(of['held_out'])} ({100 * of['low']:.0f}–{100 * of['high']:.0f})"
+        held = f"{shown(of['held_out'])} ({100 * of['worst_low']:.0f}–{100 * of['worst_high']:.0f})"
         numbers = [shown(of[key]) for key in ("clean", "mean", "worst")]
         assert row[:9] == [
             *(str(place), str(of.name), *numbers, of["worst_class"]),

@@ -61,7 +61,7 @@ def class_accuracy(table: pd.DataFrame, ax: Axes | None = None, *, title: str = 
     ``ax`` has room for, the worst are drawn; the mean is of all.
 
     Args:
-        table: A row per class: ``n``, ``clean``, ``robust``, ``low``, ``high``; e.g.
+        table: A row per class: ``n``, ``clean``, ``robust``, ``robust_low``, ``robust_high``; e.g.
             ``result.class_table(model, attack)``.
         ax: Where to draw; a new figure of fitting height if absent.
         title: Above the axes.
@@ -81,7 +81,7 @@ def class_accuracy(table: pd.DataFrame, ax: Axes | None = None, *, title: str = 
     robust = shown["robust"].to_numpy() * 100
     is_worst = robust == robust[0]  # several, where they tie
     bars = ax.barh(position, robust, color=np.where(is_worst, WORST, ROBUST), height=0.72)
-    ax.hlines(position, shown["low"] * 100, shown["high"] * 100, color="black", lw=1.2)
+    ax.hlines(position, shown["robust_low"] * 100, shown["robust_high"] * 100, color="black", lw=1.2)
     clean = ax.scatter(shown["clean"] * 100, position, marker="|", s=120, color=CLEAN, lw=2.5, zorder=3, clip_on=False)
     class_axis(ax, names, is_worst)
     percent_axis(ax, "x", "accuracy (%)")
@@ -171,7 +171,7 @@ def class_histogram(table: pd.DataFrame, ax: Axes | None = None, *, title: str =
     ax.set(ylabel="number of classes", ylim=(0, 1.12 * counts.max()))
     ax.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     mean = 100 * float(robust.mean())
-    half = 50 * float((measured["high"] - measured["low"]).median())
+    half = 50 * float((measured["robust_high"] - measured["robust_low"]).median())
     caption(
         ax,
         title,

@@ -150,11 +150,11 @@ def accuracy_by_radius(
     name = _checked(results, model)
     tables = [result.class_table(name, attack) for result in results]
     tables = [t[t["n"] > 0] for t in tables]
-    without = tables[0][["clean", "clean_low", "clean_high"]].set_axis(["robust", "low", "high"], axis=1)
+    without = tables[0][["clean", "clean_low", "clean_high"]].set_axis(["robust", "robust_low", "robust_high"], axis=1)
     eps = [0.0, *(result.threat.eps for result in results)]
     curves, low, high = (
         pd.DataFrame([100 * t[column] for t in (without, *tables)], index=pd.Index(eps))
-        for column in ("robust", "low", "high")
+        for column in ("robust", "robust_low", "robust_high")
     )
     ranking = curves.iloc[1:].mean().sort_values(kind="stable").index
     gap = curves[ranking[-1]] - curves[ranking[0]]
@@ -380,7 +380,7 @@ def weight_norms(norms: npt.ArrayLike, table: pd.DataFrame, ax: Axes | None = No
     ax.set_xlabel("L2 norm of the class's weights in the last layer")
     margin = 0.06 * float(np.ptp(x)) or 0.1 * float(x.iloc[0])
     ax.set_xlim(float(x.min()) - margin, float(x.max()) + margin)
-    _points(ax, x, y, 100 * measured["low"], 100 * measured["high"], named, names)
+    _points(ax, x, y, 100 * measured["robust_low"], 100 * measured["robust_high"], named, names)
     mean = float(y.mean())
     caption(
         ax,
