@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.comparison import Comparison, comparison_table
+from art_classwise.audit.findings import Finding
 from art_classwise.audit.result import AuditResult
-from art_classwise.audit.sanity import Finding
 from art_classwise.datasets.load import DATASETS
 from art_classwise.errors import InputError
 from art_classwise.report import figures

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from art_classwise.audit.findings import DIFFERS
 from art_classwise.audit.result import AuditResult
-from art_classwise.audit.sanity import DIFFERS
 from art_classwise.errors import InputError
 
 __all__ = ["beside_measured"]
