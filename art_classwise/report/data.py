@@ -12,9 +12,9 @@ import pandas as pd
 
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.comparison import Comparison, Side, check_comparable
+from art_classwise.audit.findings import Findings
 from art_classwise.audit.manifest import Manifest
 from art_classwise.audit.result import AuditResult
-from art_classwise.audit.sanity import Findings
 from art_classwise.errors import InputError
 from art_classwise.metrics.best import Measure
 
@@ -304,7 +304,7 @@ def _model(
             for label, numbers in table.to_dict("index").items()
         ),
         zero_gradients=zero_gradients,
-        is_bound=name not in getattr(result, "strongly_attacked", ()),
+        is_bound=name not in result.strongly_attacked,
     )
 
 

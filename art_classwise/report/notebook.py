@@ -18,8 +18,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from art_classwise.audit.comparison import Comparison
+from art_classwise.audit.findings import Finding, Findings
 from art_classwise.audit.result import AuditResult
-from art_classwise.audit.sanity import Finding, Findings
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError
 from art_classwise.report.data import comparisons, report_data

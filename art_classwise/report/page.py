@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 from art_classwise._core.files import written_aside
 from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.audit.findings import Finding
 from art_classwise.audit.result import AuditResult
-from art_classwise.audit.sanity import Finding
 from art_classwise.datasets.catalog import DATASETS
 from art_classwise.report import figures
 from art_classwise.report.data import FEWEST_EXAMPLES, ModelData, comparisons, pairs, report_data
