@@ -14,7 +14,7 @@ import typer
 import art_classwise as acw
 from art_classwise import datasets
 from art_classwise.attacks import ladder, usual_threat
-from art_classwise.audit.sanity import _radius
+from art_classwise.audit.findings.network_checks import unusual_radius
 from art_classwise.cli import app
 from art_classwise.datasets import DATASETS
 from art_classwise.trainers.recipes import fast_recipe, plain_recipe
@@ -58,12 +58,11 @@ def test_an_unusual_radius_is_a_finding_in_every_norm(spec):
 
     def says(norm, eps):
         manifest = SimpleNamespace(examples=SimpleNamespace(dataset=spec.name))
-        table = SimpleNamespace(manifest=manifest, threat=acw.ThreatModel(norm, eps))
-        return [finding.check for finding in _radius(table)]
+        return len(list(unusual_radius(SimpleNamespace(manifest=manifest, threat=acw.ThreatModel(norm, eps)))))
 
     for norm, eps in {own.norm: own.eps, **spec.radii}.items():
-        assert says(norm, eps) == [], (norm, eps)
-        assert says(norm, 3 * eps) == says(norm, eps / 9) == ["unusual radius"]
+        assert says(norm, eps) == 0, (norm, eps)
+        assert says(norm, 3 * eps) == says(norm, eps / 9) == 1
 
 
 def test_robustbench_has_models_for_these():
