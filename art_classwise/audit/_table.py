@@ -82,8 +82,9 @@ def summarised(rows: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
         **metrics.disparity(table["robust"].to_numpy()),
         "worst_class": table["robust"].idxmin(),
         **dict.fromkeys(("held_out", "low", "high", "p"), np.nan),
+        "left_out": int(np.count_nonzero(table["n"] == 1)),
     }
-    if not (table["n"] == 1).any():  # a class that can't be split may be the worst
+    with suppress(InputError):  # no class has two examples
         worst = metrics.worst_class(label, withstood, len(classes))
         row |= {"held_out": worst["accuracy"], "low": worst["low"], "high": worst["high"]}
     with suppress(InputError):  # a single class has examples

@@ -16,16 +16,22 @@ from art_classwise._core.files import check_output_file, written_aside
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit._table import AuditTable
 from art_classwise.errors import InputError, unknown
-from art_classwise.metrics.comparison import holm, mean_difference, paired_comparison, worst_class_difference
+from art_classwise.metrics.best import Measure
+from art_classwise.metrics.best import best_worst_class as best_of_models
+from art_classwise.metrics.best import compare_with_best as each_with_best
+from art_classwise.metrics.comparison import holm, mean_difference, paired_comparison
+from art_classwise.metrics.worst import worst_class_difference
 from art_classwise.threat import ThreatModel
 
 __all__ = [
     "Comparison",
     "Kind",
     "Side",
+    "best_worst_class",
     "check_audit",
     "check_comparable",
     "compare",
+    "compare_with_best",
     "compare_within",
     "comparison_table",
     "is_same_network",
@@ -219,8 +225,8 @@ class Comparison(Shown):
         mean: Over classes, each counting alike: ``first``, ``second``, ``difference``, ``low``, ``high`` (of a
             stratified sample: see :func:`art_classwise.metrics.comparison.mean_difference`).
         worst_class: ``first_class``, ``second_class``, the worst class of each; ``first``, ``second``, their
-            accuracies; ``difference``, ``low``, ``high`` (takes account of choosing the classes, and where it falls
-            short: see :func:`art_classwise.metrics.comparison.worst_class_difference`).
+            accuracies; ``difference``, ``low``, ``high``, ``p``, all of which allow for choosing the classes, and
+            ``left_out``, classes with a single example (:func:`art_classwise.metrics.worst_class_difference`).
     """
 
     first: str
@@ -280,7 +286,6 @@ def compare(
     attack: str = WORST_CASE,
     kind: Kind = "robust",
     confidence: float = 0.95,
-    seed: int = 0,
 ) -> Comparison:
     """Compare a model of one audit with a model of another, on the same examples.
 
@@ -293,7 +298,6 @@ def compare(
         attack: An attack that both audits have, or ``"all attacks"``, which must then be the same ones.
         kind: ``"robust"``, or ``"clean"`` for accuracy without attack.
         confidence: Coverage of the intervals.
-        seed: Of the draws behind the worst class's interval.
 
     Returns:
         The comparison, differences first minus second.
@@ -321,7 +325,7 @@ def compare(
             f"{a!r} of the first audit and {b!r} of the second are the same network: there is nothing to "
             "compare. Name two models, or two attacks of one audit."
         )
-    return _compared(*sides, kind, confidence, seed)
+    return _compared(*sides, kind, confidence)
 
 
 def compare_within(
@@ -333,7 +337,6 @@ def compare_within(
     model: str | None = None,
     kind: Kind = "robust",
     confidence: float = 0.95,
-    seed: int = 0,
 ) -> Comparison:
     """Compare two models of an audit, or two of its attacks on a model: see :meth:`AuditResult.compare`.
 
@@ -357,7 +360,7 @@ def compare_within(
         if model is not None:
             raise InputError(f"Models are compared, {first!r} and {second!r}: `model` is for two attacks.")
         under = WORST_CASE if attack is None else attack
-        return _compared(Side(result, first, under, first), Side(result, second, under, second), kind, confidence, seed)
+        return _compared(Side(result, first, under, first), Side(result, second, under, second), kind, confidence)
     if not are_attacks:
         a, b = (first, second) if first in result.models else (second, first)
         raise InputError(f"{a!r} is a model and {b!r} an attack: name two models, or two attacks.")
@@ -366,7 +369,65 @@ def compare_within(
     if model is None and len(result.models) > 1:
         raise InputError(f"There are {len(result.models)} models: choose one, e.g. model={result.models[0]!r}.")
     on = result.models[0] if model is None else model
-    return _compared(Side(result, on, first, first), Side(result, on, second, second), kind, confidence, seed)
+    return _compared(Side(result, on, first, first), Side(result, on, second, second), kind, confidence)
+
+
+def compare_with_best(
+    result: AuditTable,
+    *,
+    models: Sequence[str] | None = None,
+    attack: str | None = None,
+    measure: Measure = "mean",
+    kind: Kind = "robust",
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Compare each model of an audit with the best of the others: see :meth:`AuditResult.compare_with_best`.
+
+    Raises:
+        InputError: There are fewer than two models, no such model, attack or measure, or their examples differ.
+    """
+    y, correct, names = _verdicts(result, models, attack, kind)
+    if len(names) < 2:
+        raise InputError(f"There is one model, {names[0]!r}: to be compared with the best, it takes two.")
+    return each_with_best(
+        y, correct, len(result.classes), models=names, measure=measure, confidence=confidence, seed=seed
+    )
+
+
+def best_worst_class(
+    result: AuditTable,
+    *,
+    models: Sequence[str] | None = None,
+    attack: str | None = None,
+    kind: Kind = "robust",
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> pd.Series[Any]:
+    """Return the worst class of the model that has the best one: see :meth:`AuditResult.best_worst_class`.
+
+    Raises:
+        InputError: There is no such model or attack, their examples differ, or no class has two of them.
+    """
+    y, correct, names = _verdicts(result, models, attack, kind)
+    return best_of_models(y, correct, len(result.classes), models=names, confidence=confidence, seed=seed)
+
+
+def _verdicts(
+    result: AuditTable, models: Sequence[str] | None, attack: str | None, kind: Kind
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], list[str]]:
+    """Return labels (n,), which examples each of m models got right (m, n), and the models' names."""
+    if isinstance(models, str):
+        raise InputError(f"`models` must be several names, but got {models!r}.")
+    if kind not in ("robust", "clean"):
+        raise unknown("kind of accuracy", kind, ("robust", "clean"))
+    names = list(result.models if models is None else models)
+    sides = [Side(result, name, WORST_CASE if attack is None else attack, name) for name in names]
+    if not sides:
+        raise InputError("There is no model to compare.")
+    for side in sides[1:]:
+        check_comparable(sides[0], side, kind)
+    return sides[0].right(kind)[1], np.stack([side.right(kind)[2] for side in sides]), names
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
@@ -377,7 +438,9 @@ def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
         ``second_accuracy``, ``difference``, ``low``, ``high``, ``p`` and ``p_adjusted``, by Holm over the rows: it
         holds for all of them at once, intervals don't; over classes ``mean_difference``, ``mean_low``, ``mean_high``;
         of the worst classes ``first_worst_class``, ``first_worst``, ``second_worst_class``, ``second_worst``,
-        ``worst_difference``, ``worst_low``, ``worst_high``.
+        ``worst_difference``, ``worst_low``, ``worst_high``, ``worst_p``, which isn't adjusted. All
+        rows are supposed to be named before looking: whoever compares with the model that turned out best needs
+        :func:`compare_with_best`.
 
     Raises:
         InputError: There is no comparison.
@@ -392,13 +455,13 @@ def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
         row |= {f"mean_{key}": one.mean[key] for key in ("difference", "low", "high")}
         for side in ("first", "second"):
             row |= {f"{side}_worst_class": one.worst_class[f"{side}_class"], f"{side}_worst": one.worst_class[side]}
-        rows.append(row | {f"worst_{key}": one.worst_class[key] for key in ("difference", "low", "high")})
+        rows.append(row | {f"worst_{key}": one.worst_class[key] for key in ("difference", "low", "high", "p")})
     table = pd.DataFrame(rows).set_index(["first", "second"])
     table.insert(list(table).index("p") + 1, "p_adjusted", holm(table["p"].to_numpy()))
     return table
 
 
-def _compared(a: Side, b: Side, kind: Kind, confidence: float, seed: int) -> Comparison:
+def _compared(a: Side, b: Side, kind: Kind, confidence: float) -> Comparison:
     if kind not in ("robust", "clean"):
         raise unknown("kind of accuracy", kind, ("robust", "clean"))
     check_comparable(a, b, kind)
@@ -420,5 +483,5 @@ def _compared(a: Side, b: Side, kind: Kind, confidence: float, seed: int) -> Com
         by_class=paired_comparison(y, *pair, len(classes), classes=classes, **options),
         overall=overall.rename(None),
         mean=mean_difference(y, *pair, len(classes), **options),
-        worst_class=worst_class_difference(y, *pair, len(classes), classes=classes, seed=seed, **options),
+        worst_class=worst_class_difference(y, *pair, len(classes), classes=classes, **options),
     )

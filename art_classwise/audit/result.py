@@ -20,12 +20,13 @@ from art_classwise._core.files import check_output_file, written_aside
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit._outcomes import cumulative, parts, table
 from art_classwise.audit._table import AuditTable, Relabel, accuracies, stacked, summarised
-from art_classwise.audit.comparison import Comparison, Kind, compare_within
+from art_classwise.audit.comparison import Comparison, Kind, best_worst_class, compare_with_best, compare_within
 from art_classwise.audit.findings.attack_checks import is_strongly_attacked
 from art_classwise.audit.findings.registry import CheckResult, Findings, checks_table, evidences, run_checks
 from art_classwise.audit.saved import read_parts, write_audit
 from art_classwise.errors import InputError
 from art_classwise.metrics.accuracy import Groups
+from art_classwise.metrics.best import Measure
 
 __all__ = ["WORST_CASE", "AuditResult", "read_audit"]
 
@@ -329,7 +330,6 @@ class AuditResult(AuditTable):
         model: str | None = None,
         kind: Kind = "robust",
         confidence: float = 0.95,
-        seed: int = 0,
     ) -> Comparison:
         """Compare two models of the audit, or two of its attacks on a model, example by example.
 
@@ -342,15 +342,62 @@ class AuditResult(AuditTable):
             model: Of two attacks: the model they are compared on; not needed where there is but one.
             kind: Of two models: ``"robust"``, or ``"clean"`` for accuracy without attack.
             confidence: Coverage of the intervals.
-            seed: Of the draws behind the worst class's interval.
 
         Raises:
             InputError: There is no such model or attack, both are the same, their examples differ, or the names are
                 those of models and of attacks, and neither ``model`` nor ``attack`` says what is meant.
         """
-        return compare_within(
-            self, first, second, attack=attack, model=model, kind=kind, confidence=confidence, seed=seed
-        )
+        return compare_within(self, first, second, attack=attack, model=model, kind=kind, confidence=confidence)
+
+    def compare_with_best(
+        self,
+        models: Sequence[str] | None = None,
+        *,
+        attack: str | None = None,
+        measure: Measure = "mean",
+        kind: Kind = "robust",
+        confidence: float = 0.95,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """Compare each model with the best of the others, all at once: :func:`art_classwise.metrics.compare_with_best`.
+
+        Which model is the best is known from these examples alone. This allows for it: intervals, p values and ranks
+        hold for all models at once. :meth:`compare` is for two that were named before looking.
+
+        Args:
+            models: Names of models; all if absent.
+            attack: Name of an attack; all attacks if absent.
+            measure: ``"mean"`` of the class accuracies, or that of the ``"worst"`` class, each model's own.
+            kind: ``"robust"``, or ``"clean"`` for accuracy without attack.
+            confidence: Coverage of the intervals.
+            seed: Of the draws behind the intervals of means.
+
+        Returns:
+            A row per model, the best first: ``accuracy``, ``difference`` from the best of the others, each with
+            ``_low`` and ``_high``; ``p_adjusted``, of being one of the best; ``rank``, with ``rank_low`` and
+            ``rank_high`` of this model alone and ``all_ranks_low`` and ``all_ranks_high`` of all models at once.
+
+        Raises:
+            InputError: There are fewer than two models, no such model, attack or measure, or their examples differ.
+        """
+        options: dict[str, Any] = {"measure": measure, "kind": kind, "confidence": confidence, "seed": seed}
+        return compare_with_best(self, models=models, attack=attack, **options)
+
+    def best_worst_class(
+        self, attack: str | None = None, *, kind: Kind = "robust", confidence: float = 0.95, seed: int = 0
+    ) -> pd.Series[Any]:
+        """Return the worst class of the model that has the best one: :func:`art_classwise.metrics.best_worst_class`.
+
+        Args:
+            attack: Name of an attack; all attacks if absent.
+            kind: ``"robust"``, or ``"clean"`` for accuracy without attack.
+            confidence: Coverage of the interval, which allows for the choice of model and class.
+            seed: Of the splits behind the estimate.
+
+        Raises:
+            InputError: There is no such attack, models' examples differ, or no class has two of them.
+        """
+        return best_worst_class(self, attack=attack, kind=kind, confidence=confidence, seed=seed)
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the outcomes to a folder, from which :func:`art_classwise.read_audit` reads them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,14 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from art_classwise.datasets.catalog import DATASETS, DatasetSpec
 from art_classwise.datasets.dataset import Dataset, LazyImages
 from art_classwise.datasets.files import image_files, is_grey, read_npz, to_float
 from art_classwise.errors import InputError, first_line, unknown
 
-__all__ = ["DATASETS", "FILES", "Unlabeled", "load_dataset", "load_unlabeled"]
-
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_DIGITS = tuple(str(d) for d in range(10))
+__all__ = ["Unlabeled", "load_dataset", "load_unlabeled", "read_digits", "read_imagenet", "read_torchvision"]
 
 
 def load_dataset(
@@ -59,14 +57,14 @@ def load_dataset(
         ((797, 1, 8, 8), dtype('int64'), ('0', '1', '2'))
     """
     text = os.path.expanduser(os.fspath(name))
-    splits = ("train", "test", "unlabeled") if text == "stl10" else ("train", "test")
+    splits = (DATASETS[text].splits if text in DATASETS else None) or ("train", "test")
     if split not in splits:
         raise unknown("split", split, splits)
     folder = Path(root if root is not None else os.environ.get("ART_CLASSWISE_DATA", "data"))
     if text in DATASETS:
         if classes is not None or (image_size is not None and text != "imagenet"):
             raise InputError(f"{text} has its own class names and image size: they can't be given.")
-        data = DATASETS[text](folder, split, download, image_size or 224)
+        data = DATASETS[text].load(folder, split, download, image_size or 224)
     elif Path(text).is_dir():
         data = _image_folder(Path(text), Path(text).name, split, image_size, classes)
     elif text.endswith(".npz"):
@@ -81,7 +79,8 @@ def load_dataset(
     return data if n_examples is None else data.first(n_examples)
 
 
-def _digits(root: Path, split: str, download: bool, image_size: int) -> Dataset:
+def read_digits(spec: DatasetSpec, root: Path, split: str, download: bool, image_size: int) -> Dataset:
+    """Return the digits that come with scikit-learn: see :class:`DatasetSpec`, as for the functions below."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -89,51 +88,48 @@ def _digits(root: Path, split: str, download: bool, image_size: int) -> Dataset:
     # It has no official split: 1,000 to train, 797 to test, stratified, always the same.
     train, test = train_test_split(np.arange(len(y)), train_size=1000, stratify=y, random_state=0)
     rows = np.sort(train if split == "train" else test)
-    images = (x[rows] / 16).astype(np.float32).reshape(-1, 1, 8, 8)
-    return Dataset(images, y[rows].astype(np.int64), _DIGITS, "digits", split, rows)
+    images = (x[rows] / 16).astype(np.float32).reshape(-1, *spec.shape)
+    return Dataset(images, y[rows].astype(np.int64), spec.class_names, spec.name, split, rows)
 
 
-def _torchvision(
-    name: str, class_name: str, url: str, arguments: dict[str, dict[str, Any]], classes: tuple[str, ...]
-) -> Callable[[Path, str, bool, int], Dataset]:
-    def load(root: Path, split: str, download: bool, image_size: int) -> Dataset:
-        from torchvision import datasets
+def read_torchvision(spec: DatasetSpec, root: Path, split: str, download: bool, image_size: int) -> Dataset:
+    """Return a data set that torchvision reads and downloads."""
+    from torchvision import datasets
 
-        make = getattr(datasets, class_name)
+    make, name = getattr(datasets, spec.torchvision), spec.name
+    try:
+        source = make(root, download=False, **spec.splits[split])
+    except RuntimeError as missing:
+        how = (
+            f"load_dataset({name!r}, root=...) looks there; fetch it from {spec.url} by hand, "
+            f"or copy a folder that torchvision.datasets.{spec.torchvision} made."
+        )
+        if not download:
+            raise InputError(f"{name} ({split}) is not in {root.absolute()}. {how}") from missing
+        print(f"Downloading {name} from {spec.url} to {root.absolute()}", file=sys.stderr)
         try:
-            source = make(root, download=False, **arguments[split])
-        except RuntimeError as missing:
-            how = (
-                f"load_dataset({name!r}, root=...) looks there; fetch it from {url} by hand, "
-                f"or copy a folder that torchvision.datasets.{class_name} made."
-            )
-            if not download:
-                raise InputError(f"{name} ({split}) is not in {root.absolute()}. {how}") from missing
-            print(f"Downloading {name} from {url} to {root.absolute()}", file=sys.stderr)
-            try:
-                source = make(root, download=True, **arguments[split])
-            except (OSError, RuntimeError) as failed:
-                raise InputError(
-                    f"{name} ({split}) is not in {root.absolute()}, and could not be downloaded "
-                    f"({first_line(failed)}). {how}"
-                ) from failed
-        x = np.asarray(source.data)
-        y = np.asarray(source.targets if hasattr(source, "targets") else source.labels)
-        names = tuple(source.classes) if name == "cifar100" else classes
-        y = np.zeros(len(y)) if split == "unlabeled" else y  # torchvision's are -1
-        return Dataset(to_float(x, f"{name} ({split})"), y.astype(np.int64), names, name, split)
-
-    return load
+            source = make(root, download=True, **spec.splits[split])
+        except (OSError, RuntimeError) as failed:
+            raise InputError(
+                f"{name} ({split}) is not in {root.absolute()}, and could not be downloaded "
+                f"({first_line(failed)}). {how}"
+            ) from failed
+    x = np.asarray(source.data)
+    y = np.asarray(source.targets if hasattr(source, "targets") else source.labels)
+    y = np.zeros(len(y)) if split == "unlabeled" else y  # torchvision's are -1
+    names = spec.class_names or tuple(source.classes)
+    return Dataset(to_float(x, f"{name} ({split})"), y.astype(np.int64), names, name, split)
 
 
-def _imagenet(root: Path, split: str, download: bool, image_size: int) -> Dataset:
-    folder = root / "imagenet" / {"train": "train", "test": "val"}[split]
+def read_imagenet(spec: DatasetSpec, root: Path, split: str, download: bool, image_size: int) -> Dataset:
+    """Return ImageNet, from two folders that nobody may download for the user."""
+    folder = root / spec.folder / spec.files[split][0]
     if not folder.is_dir():
         raise InputError(
             f"imagenet ({split}) is not in {folder.absolute()}: it may not be redistributed. Get it from "
             "https://image-net.org/download.php and unpack it to one folder of images per class (n01440764, ...)."
         )
-    data = _image_folder(folder, "imagenet", split, image_size, None)
+    data = _image_folder(folder, spec.name, split, image_size, None)
     return replace(data, classes=_imagenet_names(data.classes))
 
 
@@ -196,54 +192,13 @@ def _class_names(given: str | Sequence[str] | None, found: Sequence[str], n_clas
     if given is None:
         return tuple(found)
     if isinstance(given, str):
-        known = {"digits": _DIGITS, "mnist": _DIGITS, "svhn": _DIGITS, "cifar10": CIFAR10_CLASSES}
-        known["stl10"] = _STL10_CLASSES
+        known = {name: spec.class_names for name, spec in DATASETS.items() if spec.class_names}
         if given not in known:
             raise unknown("set of class names", given, known, hint="Or give a list of names.")
         given = known[given]
     if len(given) < n_classes:
         raise InputError(f"The labels have {n_classes} classes, but {len(given)} class names were given.")
     return tuple(given)
-
-
-_STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
-_BY_TRAIN = {"train": {"train": True}, "test": {"train": False}}
-_BY_SPLIT = {"train": {"split": "train"}, "test": {"split": "test"}}
-
-DATASETS: dict[str, Callable[[Path, str, bool, int], Dataset]] = {
-    "digits": _digits,
-    "mnist": _torchvision("mnist", "MNIST", "https://ossci-datasets.s3.amazonaws.com/mnist/", _BY_TRAIN, _DIGITS),
-    "cifar10": _torchvision(
-        "cifar10", "CIFAR10", "https://www.cs.toronto.edu/~kriz/cifar.html", _BY_TRAIN, CIFAR10_CLASSES
-    ),
-    "cifar100": _torchvision("cifar100", "CIFAR100", "https://www.cs.toronto.edu/~kriz/cifar.html", _BY_TRAIN, ()),
-    "svhn": _torchvision("svhn", "SVHN", "http://ufldl.stanford.edu/housenumbers/", _BY_SPLIT, _DIGITS),
-    "stl10": _torchvision(
-        "stl10",
-        "STL10",
-        "https://cs.stanford.edu/~acoates/stl10/",
-        _BY_SPLIT | {"unlabeled": {"split": "unlabeled"}},
-        _STL10_CLASSES,
-    ),
-    "imagenet": _imagenet,
-}
-"""What loads each data set: from (root, split, download, image_size)."""
-
-FILES: dict[str, tuple[str, dict[str, list[str]]]] = {
-    "mnist": (
-        "MNIST/raw",
-        {
-            split: [f"{of}-images-idx3-ubyte", f"{of}-labels-idx1-ubyte"]
-            for split, of in (("train", "train"), ("test", "t10k"))
-        },
-    ),
-    "cifar10": ("cifar-10-batches-py", {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}),
-    "cifar100": ("cifar-100-python", {"train": ["train"], "test": ["test"]}),
-    "svhn": ("", {split: [f"{split}_32x32.mat"] for split in ("train", "test")}),
-    "stl10": ("stl10_binary", {split: [f"{split}_X.bin", f"{split}_y.bin"] for split in ("train", "test")}),
-    "imagenet": ("imagenet", {"train": ["train"], "test": ["val"]}),
-}
-"""What torchvision, or the user, puts into the data folder: folder, and what lies there of each split."""
 
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
@@ -286,7 +241,7 @@ def load_unlabeled(
     text = os.path.expanduser(os.fspath(name))
     path = Path(text)
     if text in DATASETS:
-        split = "unlabeled" if text == "stl10" else "train"
+        split = "unlabeled" if "unlabeled" in DATASETS[text].splits else "train"
         return Unlabeled(load_dataset(text, split, root=root, image_size=image_size, download=download).x, None)
     if path.is_dir():
         paths = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in _ENDINGS and p.is_file())

@@ -1,19 +1,21 @@
-"""Whether class accuracies agree: between attacks or models, and with the norms of the last layer's weights."""
+"""Whether outcomes on the same examples agree on which classes are weak: attacks, or models."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import ndtri
+from scipy.special import betaincinv, ndtr
 
-from art_classwise.errors import InputError, check_number, check_seed, check_whole
+from art_classwise.errors import check_number, check_seed, check_whole
 from art_classwise.metrics._inputs import paired_counts
 
-__all__ = ["correlations", "head_weight_norms", "rank_agreement"]
+__all__ = ["rank_agreement"]
+
+Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 def rank_agreement(
@@ -22,41 +24,42 @@ def rank_agreement(
     second: npt.ArrayLike,
     n_classes: int,
     *,
-    repeats: int = 1000,
+    repeats: int = 100,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> pd.Series[float]:
     """Return how far two outcomes on the same examples agree in the order of the classes, as Kendall's tau-b.
 
-    The interval says what the examples tell of the tau of the true class accuracies. Examples are drawn anew within
-    each class, both outcomes of an example together. A pair of classes is resolved if both outcomes order it alike, or
-    if they order it in opposite ways, in all but (1 - ``confidence``) / 2 of the repeats. Each other pair may count for
-    or against: the interval reaches from the tau with all of them against to the tau with all of them for. It also
-    allows for pairs resolved by chance: of those that aren't in all repeats, 1 - ``confidence`` times the unresolved.
+    Two attacks, or two models, that are tried on the same examples order the classes alike even if all classes are
+    equal: a class that has more of the hard examples in the test set looks worse under both. So the examples of each
+    class are split at random into halves. One half gives the order under the first outcome, the other half that under
+    the second, in turn; ``tau`` is the mean over splits. Equal classes have a tau of 0 on average. Noise pulls it
+    towards 0: half of the examples order the classes less well than all.
 
-    The usual bootstrap intervals of tau don't hold here: noise in the accuracies pulls tau towards 0, and drawing anew
-    adds as much noise again. Simulated were 10 classes of 5 to 1,000 examples, far apart, close together or near 0. Of
-    the 95 % intervals, percentile, basic and bias-corrected ones covered the true tau in as few as 0, 2 and 0 % of the
-    data sets; these in 98 % or more (of 300 each) where the true orders are equal, similar or unrelated, and in 96 % or
-    more where they are opposite and the classes differ. Opposite orders of classes that are all within 8 points, on
-    outcomes of which most are the same both times, look alike: covered were 92 % at phi 0.7, 77 % at phi 0.98, and 61 %
-    within 0.4 points at phi 0.995; of 100 classes of 100, 58 % of 40 data sets. The intervals are wide in return, and
-    [-1, 1] where no pair is resolved.
+    - ``p`` is twice that of SciPy's test in the split with the median tau: each split is a valid test, and twice the
+      median p of many is one, too, whatever their dependence (Meinshausen, Meier and Buehlmann 2009, JASA 104,
+      1671-1681). The hypothesis is that the orders have nothing to do with each other, or that there is none, for which
+      the classes are the sample.
+    - ``low`` and ``high`` say what the examples tell of the tau of the true accuracies. A pair of classes is resolved
+      if both outcomes order it beyond doubt: the intervals of its two accuracies, which hold for all classes and both
+      outcomes at once (Clopper and Pearson 1934, a difference as Newcombe 1998, Tukey's criterion for all), leave out
+      that they are equal. All other pairs may count for or against. So it covers at least as often as it says, whatever
+      the accuracies and however alike the outcomes, is wide in return, and [-1, 1] where no pair is resolved.
 
     Args:
         y: True labels, ints (n,).
         first: Whether each example withstood the first time (one attack, or one model), bool (n,).
         second: Whether it did the second time (another), bool (n,).
         n_classes: Number of classes, C.
-        repeats: How often examples are drawn.
-        confidence: Coverage aimed at.
-        seed: Of the drawing.
+        repeats: How often examples are split.
+        confidence: Coverage of the interval.
+        seed: Of the splits.
 
     Returns:
-        ``tau``, ``low``, ``high``; ``p``, of the hypothesis that the orders have nothing to do with each other, for
-        which the classes are the sample, not the examples; ``resolved``, the share of pairs of classes that are;
-        ``n_classes``, those with examples. NaN with fewer than two of them; where all accuracies of an outcome are
-        equal there is no tau: NaN, too, but ``resolved`` is 0.
+        ``tau``; ``low``, ``high`` (widened to hold ``tau``, should it lie outside); ``p``; ``resolved``, the share of
+        pairs of classes that are; ``n_classes``, those with 2 examples, without which a class can't be split and is
+        left out; ``plain``, tau of all examples, which shared examples raise. NaN with fewer than two such classes;
+        where all accuracies of an outcome are equal there is no tau: NaN, too, but ``resolved`` is 0.
 
     Raises:
         InputError: Labels out of range, arrays of different length, no examples, outcomes that aren't true or false, or
@@ -73,157 +76,89 @@ def rank_agreement(
     check_number("confidence", confidence, 0, 1, above=True, below=True)
     check_seed(seed)
     counts = paired_counts(y, first, second, n_classes)
+    counts = counts[counts.sum(1) > 1]
     n = counts.sum(1)
-    counts, n = counts[n > 0], n[n > 0]
-    a, b = (counts[:, 0] + counts[:, 1]) / n, (counts[:, 0] + counts[:, 2]) / n
-    result = dict.fromkeys(("tau", "low", "high", "p", "resolved"), math.nan) | {"n_classes": float(len(n))}
+    result = dict.fromkeys(("tau", "low", "high", "p", "resolved", "n_classes", "plain"), math.nan)
+    result["n_classes"] = float(len(n))
     if len(n) > 1:
         result["resolved"] = 0.0
-    if len(n) > 1 and np.ptp(a) > 0 and np.ptp(b) > 0:
-        tau = kendalltau(a, b)
-        result |= {"tau": float(tau.statistic), "p": float(tau.pvalue)}
-        alike, opposite = _orders(counts, repeats, np.random.default_rng(seed))
-        chance = 0.5 - confidence / 2
-        enough = repeats * (1 - chance)
-        concordant, discordant = (alike >= enough).mean(), (opposite >= enough).mean()
+    right = np.stack([counts[:, 0] + counts[:, 1], counts[:, 0] + counts[:, 2]])
+    if len(n) > 1 and (np.ptp(right / n, axis=1) > 0).all():
+        one, other = _halves(counts, repeats, np.random.default_rng(seed))
+        taus = _tau(one, other)
+        known = np.flatnonzero(~np.isnan(taus))
+        if len(known):
+            result["tau"] = float(taus[known].mean())
+            # Of an even number the one nearer to 0, the lower median in size.
+            order = known[np.argsort(taus[known], kind="stable")]
+            middle = min(order[(len(order) - 1) // 2], order[len(order) // 2], key=lambda i: abs(taus[i]))
+            result["p"] = min(2 * float(kendalltau(one[middle], other[middle]).pvalue), 1.0)
+        result["plain"] = float(kendalltau(*(right / n)).statistic)
+        concordant, discordant = _resolved(right, n, 1 - confidence)
         unresolved = 1 - concordant - discordant
-        by_chance = 2 * chance * unresolved
-        low = concordant - discordant - unresolved - 2 * min(by_chance, concordant - (alike == repeats).mean())
-        high = concordant - discordant + unresolved + 2 * min(by_chance, discordant - (opposite == repeats).mean())
-        # Ties make tau-b differ from what the pairs count.
-        result["low"], result["high"] = min(float(low), result["tau"]), max(float(high), result["tau"])
-        result["resolved"] = float(concordant + discordant)
+        low, high = concordant - discordant - unresolved, concordant - discordant + unresolved
+        # Noise pulls tau towards 0, maybe out of the interval.
+        result["low"], result["high"] = float(np.fmin(low, result["tau"])), float(np.fmax(high, result["tau"]))
+        result["resolved"] = concordant + discordant
     return pd.Series(result)
 
 
-def correlations(a: npt.ArrayLike, b: npt.ArrayLike, *, confidence: float = 0.95) -> pd.DataFrame:
-    """Return the correlations of two measures of the classes, say of weight norms with robust accuracies.
-
-    The intervals are Fisher's z with standard errors of 1 / sqrt(n - 3) for Pearson's, and, after Fieller, Hartley and
-    Pearson 1957 (Biometrika 44, 470-481), sqrt(1.06 / (n - 3)) for Spearman's and sqrt(0.437 / (n - 4)) for Kendall's,
-    which they found good up to 0.8. They and p take the classes for a sample; that each value is an estimate from
-    examples isn't in them, and pulls the correlation towards 0, unless the same examples stand on both sides.
+def _halves(counts: Counts, repeats: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Return accuracies of one outcome on a random half, and of the other outcome on the other half.
 
     Args:
-        a: A value per class, (C,); NaN where there is none.
-        b: Another, (C,). Classes with NaN in either are left out.
-        confidence: Coverage of the intervals.
+        counts: (C, 4), of :func:`paired_counts`, all classes with 2 examples at least.
+        repeats: How often examples are split.
+        rng: What splits.
 
     Returns:
-        Rows ``pearson``, ``spearman``, ``kendall`` (tau-b); columns ``value``, ``low``, ``high``, ``p`` (two-sided, as
-        SciPy's), ``n`` (classes). NaN where the n is below 3, or all values of a measure are equal; ``low`` and
-        ``high`` also where the n is too small for the standard error, or the value is 1 or -1, of which z is infinite.
-
-    Raises:
-        InputError: The measures aren't (C,), differ in length or are infinite, or the confidence is out of range.
-
-    Example:
-        >>> correlations([1, 2, 3, 4, 5, 6], [1, 3, 2, 5, 4, 6]).round(2)
-                  value   low  high     p  n
-        pearson    0.89  0.26  0.99  0.02  6
-        spearman   0.89  0.23  0.99  0.02  6
-        kendall    0.73  0.02  0.95  0.06  6
-    """
-    from scipy.stats import kendalltau, pearsonr, spearmanr  # half a second, which the other metrics needn't wait
-
-    check_number("confidence", confidence, 0, 1, above=True, below=True)
-    x, z = _measure(a), _measure(b)
-    if len(x) != len(z):
-        raise InputError(f"The two measures differ in length: {len(x)} classes, but {len(z)}.")
-    known = ~(np.isnan(x) | np.isnan(z))
-    x, z = x[known], z[known]
-    n = len(x)
-    varied = n >= 3 and all(np.ptp(v) > 1e-12 * np.abs(v).max() for v in (x, z))  # less is rounding
-    quantile = float(ndtri(0.5 + confidence / 2))
-    rows = {}
-    for name, function, variance, lost in (
-        ("pearson", pearsonr, 1.0, 3),
-        ("spearman", spearmanr, 1.06, 3),
-        ("kendall", kendalltau, 0.437, 4),
-    ):
-        found = function(x, z) if varied else None
-        value, p = (float(found.statistic), float(found.pvalue)) if found is not None else (math.nan, math.nan)
-        low = high = math.nan
-        if n > lost and abs(value) < 1 - 1e-12:  # NaN isn't
-            half = quantile * math.sqrt(variance / (n - lost))
-            low, high = math.tanh(math.atanh(value) - half), math.tanh(math.atanh(value) + half)
-        rows[name] = {"value": value, "low": low, "high": high, "p": p, "n": n}
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def _orders(
-    counts: npt.NDArray[np.int64], repeats: int, rng: np.random.Generator
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return in how many repeats two outcomes order each pair of classes alike, and in how many in opposite ways.
-
-    A pair that is tied in both is ordered alike.
-
-    Args:
-        counts: (C, 4), of :func:`paired_counts`, all classes with examples.
-        repeats: How often examples are drawn within each class.
-        rng: What draws.
-
-    Returns:
-        Two arrays of counts, (C (C - 1) / 2,).
+        Two arrays (2 * repeats, C): each half gives each order once.
     """
     n = counts.sum(1)
-    # One example more in each class, spread over all four outcomes: few that are all alike prove little.
-    likely = (counts + 0.25) / (n + 1)[:, None]
-    drawn = rng.multinomial(n, likely, size=(repeats, len(n))).transpose(2, 1, 0)
-    a, b = (drawn[0] + drawn[1]) / n[:, None], (drawn[0] + drawn[2]) / n[:, None]
-    alike, opposite = [], []
-    for i in range(len(n) - 1):  # all pairs at once would be gigabytes with 1,000 classes
-        a_above, a_below, b_above, b_below = a[i] > a[i + 1 :], a[i] < a[i + 1 :], b[i] > b[i + 1 :], b[i] < b[i + 1 :]
-        alike.append(np.count_nonzero((a_above == b_above) & (a_below == b_below), axis=1))
-        opposite.append(np.count_nonzero((a_above & b_below) | (a_below & b_above), axis=1))
-    return np.concatenate(alike), np.concatenate(opposite)
+    part = np.stack([rng.multivariate_hypergeometric(of, of.sum() // 2, repeats) for of in counts], 1)
+    one, other = part / (n // 2)[:, None], (counts - part) / (n - n // 2)[:, None]
+    return (
+        np.concatenate([one[..., 0] + one[..., 1], other[..., 0] + other[..., 1]]),
+        np.concatenate([other[..., 0] + other[..., 2], one[..., 0] + one[..., 2]]),
+    )
 
 
-def _measure(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1:
-        raise InputError(f"A measure must hold a value per class, (C,), but has shape {array.shape}.")
-    if np.isinf(array).any():
-        raise InputError("A measure must be finite, or NaN for a class without a value.")
-    return array
+def _tau(a: Floats, b: Floats) -> Floats:
+    """Return Kendall's tau-b of each row of (R, C) and (R, C); NaN where a row is constant."""
+    together, varied_a, varied_b = np.zeros((3, len(a)))
+    for i in range(a.shape[1] - 1):  # all pairs at once would be gigabytes with 1,000 classes
+        of_a, of_b = np.sign(a[:, i, None] - a[:, i + 1 :]), np.sign(b[:, i, None] - b[:, i + 1 :])
+        together += (of_a * of_b).sum(1)
+        varied_a += np.abs(of_a).sum(1)
+        varied_b += np.abs(of_b).sum(1)
+    pairs = np.sqrt(varied_a * varied_b)
+    tau: Floats = together / np.where(pairs > 0, pairs, np.nan)
+    return tau
 
 
-def head_weight_norms(model: Any, n_classes: int | None = None) -> npt.NDArray[np.float64]:
-    """Return the L2 norm of each class's row in the last linear layer of a network.
-
-    Tian et al. 2021 (arXiv 2105.14240) find that classes with larger norms are more robust: that is
-    ``correlations(head_weight_norms(model), accuracies)``.
+def _resolved(right: Counts, n: Counts, alpha: float) -> tuple[float, float]:
+    """Return the shares of pairs of classes that two outcomes order alike, and in opposite ways, beyond doubt.
 
     Args:
-        model: An ART ``PyTorchClassifier``, or a torch module.
-        n_classes: Number of the network's outputs, to find the layer by: it is the last linear one that was added (with
-            so many outputs, if given). A classifier knows its own.
-
-    Returns:
-        (C,). 0 for a class that was excluded in training.
-
-    Raises:
-        InputError: It is neither, or the network has no such layer.
-
-    Example:
-        >>> from torch import nn
-        >>> network = nn.Sequential(nn.Linear(2, 2))
-        >>> _ = network[0].weight.data.copy_(network[0].weight.new_tensor([[3.0, 4.0], [0.0, 1.0]]))
-        >>> head_weight_norms(network)
-        array([5., 1.])
+        right: (2, C) right ones of each outcome.
+        n: Examples of each class, (C,).
+        alpha: The probability that any pair is ordered wrongly in either.
     """
-    from torch import nn  # seconds, which the other metrics needn't wait
+    one, other = (_ordered(of, n, alpha / 2) for of in right)
+    pairs = len(n) * (len(n) - 1)
+    return np.count_nonzero(one * other > 0) / pairs, np.count_nonzero(one * other < 0) / pairs
 
-    from art_classwise._core.art_interface import check_classifier
-    from art_classwise._core.state import evaluating
-    from art_classwise.head import find_head
 
-    if isinstance(model, nn.Module):
-        module = model
-    else:
-        check_classifier("`model`", model)
-        module, n_classes = model.model, model.nb_classes
-    with evaluating(module):  # in training mode, a spectral norm goes on with each look at it
-        weight = find_head(module, n_classes).weight.detach().double().cpu().numpy()
-    norms: npt.NDArray[np.float64] = np.linalg.norm(weight, axis=1)
-    return norms
+def _ordered(right: Counts, n: Counts, alpha: float) -> npt.NDArray[np.int8]:
+    """Return 1 where a class is better than another beyond doubt, -1 where it is worse, else 0: (C, C).
+
+    Any of it is wrong with a probability of about alpha at most: Tukey's criterion for all pairs of classes.
+    """
+    from scipy.stats import studentized_range  # half a second
+
+    error = float(ndtr(-studentized_range.ppf(1 - alpha, len(n), np.inf) / math.sqrt(2)))
+    share = right / n
+    down = share - np.where(right > 0, betaincinv(np.maximum(right, 1), n - right + 1, error), 0)
+    up = np.where(right < n, betaincinv(right + 1, np.maximum(n - right, 1), 1 - error), 1) - share
+    difference = share[:, None] - share
+    return (difference > np.hypot(down[:, None], up)).astype(np.int8) - (-difference > np.hypot(up[:, None], down))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +10,11 @@ import pandas as pd
 from scipy.special import bdtr, ndtri
 
 from art_classwise._core.labels import class_names
-from art_classwise.errors import InputError, check_seed, check_whole
+from art_classwise.errors import InputError, check_seed
 from art_classwise.metrics._inputs import paired_counts
-from art_classwise.metrics.disparity import worst_interval
 from art_classwise.metrics.intervals import paired_difference
 
-__all__ = ["attack_strength", "holm", "mcnemar", "mean_difference", "paired_comparison", "worst_class_difference"]
+__all__ = ["attack_strength", "holm", "mcnemar", "mean_difference", "paired_comparison"]
 
 
 def mcnemar(first_only: npt.ArrayLike, second_only: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -179,99 +177,6 @@ def mean_difference(
     a, b = (float(table[side].mean()) for side in ("first", "second"))
     low, high = max(a - b - half, -1.0), min(a - b + half, 1.0)
     return pd.Series({"first": a, "second": b, "difference": a - b, "low": low, "high": high})
-
-
-def worst_class_difference(
-    y: npt.ArrayLike,
-    first: npt.ArrayLike,
-    second: npt.ArrayLike,
-    n_classes: int,
-    *,
-    classes: Sequence[str] | None = None,
-    confidence: float = 0.95,
-    repeats: int = 1000,
-    seed: int = 0,
-) -> pd.Series[Any]:
-    """Return how the worst class accuracies of two differ, each one's own worst class, with an interval.
-
-    The interval takes account of choosing the classes. The smallest of several noisy accuracies is too small, by more
-    where several classes are about as bad; if only one of the two has many such classes, the difference is off. So:
-
-    - spread: examples are drawn anew within each class, the outcomes of both for an example kept together, and the
-      worst classes chosen anew; the standard deviation s of the difference of the minima, over ``repeats``. Each of
-      the four outcomes of a class starts with a quarter of an example, or a class that is at 0 would not vary.
-    - shift: the same draws where all classes that can't be told from the worst one (at this confidence) are set equal
-      to it tell by how much choosing could move the difference at most. The interval ends at the difference, moved by
-      this shift or not, whichever is further, plus or minus z s, or z times the deviation of these draws, if larger.
-    - few examples: if a class has fewer than 75, or one of the two worst fewer than 5 right or wrong ones, it also
-      holds all differences of two accuracies in the exact intervals of the two worst classes
-      (:func:`art_classwise.metrics.worst_class`), each for half of the error.
-
-    Simulated at 95 %: with 10 classes of 75 to 1,000 examples and 100 of 100 it covered in 93 % to 100 %, whether
-    classes tie in one, both or none (percentiles of the bootstrap covered in 45 % where they tie in one). Where two
-    classes 1 to 6 points apart are the worst of each in turn, it covered in 88 % to 98 %. With few examples it covered
-    in every data set, and is wide: 1 with 20 per class, 1.6 with 5.
-
-    Args:
-        y: True labels, ints (n,).
-        first: Whether the first got each example right, bool (n,).
-        second: The same of the second.
-        n_classes: Number of classes, C.
-        classes: Names of the classes; the numbers 0 to C - 1 if absent.
-        confidence: Coverage of the interval, about.
-        repeats: How often examples are drawn anew.
-        seed: Of the draws.
-
-    Returns:
-        ``first_class`` and ``second_class``, the worst class of each, of equals the first; ``first`` and ``second``,
-        their accuracies; ``difference``, first minus second, ``low``, ``high``.
-
-    Raises:
-        InputError: As :func:`paired_comparison`; or ``repeats`` is below 100, or ``seed`` no seed.
-    """
-    check_whole("repeats", repeats, 100)
-    check_seed(seed)
-    counts = paired_counts(y, first, second, n_classes)
-    names, there = class_names(classes, n_classes), np.flatnonzero(counts.sum(1))
-    cells, n = counts[there].T, counts[there].sum(1)
-    table = paired_accuracies(counts[there], confidence)
-    p = (cells + 0.25) / (n + 1)
-    z = float(ndtri(0.5 + confidence / 2))
-    accuracies = table[["first", "second"]].to_numpy().T
-    drawn_from = np.stack([p[0] + p[1], p[0] + p[2]])
-    worst = accuracies.argmin(axis=1)
-    lowest = accuracies.min(axis=1, keepdims=True)
-    variance = drawn_from * (1 - drawn_from) / n
-    tied = accuracies - lowest <= z * np.sqrt(variance + np.take_along_axis(variance, worst[:, None], 1))
-    level = np.where(tied, lowest, accuracies)
-
-    rng = np.random.default_rng(seed)
-    plain, shifted = np.full((2, repeats), np.inf), np.full((2, repeats), np.inf)
-    for c in range(len(n)):
-        drawn = rng.multinomial(n[c], p[:, c], size=repeats)
-        shares = np.stack([drawn[:, 0] + drawn[:, 1], drawn[:, 0] + drawn[:, 2]]) / n[c]
-        noise = shares - drawn_from[:, c, None]
-        plain = np.minimum(plain, accuracies[:, c, None] + noise)
-        shifted = np.minimum(shifted, level[:, c, None] + noise)
-    difference = float(lowest[0, 0] - lowest[1, 0])
-    shift = float((shifted[0] - shifted[1]).mean()) - difference
-    half = z * max(float((minima[0] - minima[1]).std()) for minima in (plain, shifted))
-    low, high = difference - max(shift, 0.0) - half, difference - min(shift, 0.0) + half
-    right = np.stack([cells[0] + cells[1], cells[0] + cells[2]])
-    k = np.take_along_axis(right, worst[:, None], 1)[:, 0]
-    if n.min() < 75 or k.min() < 5 or (n[worst] - k).min() < 5:
-        # Too few for normal ends: also those of two exact intervals, of each worst class one, for half of the error.
-        (low1, high1), (low2, high2) = (worst_interval(side, n, (1 - confidence) / 2) for side in right)
-        low, high = min(low, low1 - high2), max(high, high1 - low2)
-    return pd.Series(
-        {
-            **{"first_class": names[there[worst[0]]], "second_class": names[there[worst[1]]]},
-            **{"first": float(lowest[0, 0]), "second": float(lowest[1, 0]), "difference": difference},
-            "low": max(low, -1.0),
-            "high": min(high, 1.0),
-        },
-        dtype=object,  # a class that is a number stays one
-    )
 
 
 def attack_strength(

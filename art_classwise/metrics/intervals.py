@@ -8,7 +8,7 @@ from scipy.special import ndtri
 
 from art_classwise.errors import InputError, check_number
 
-__all__ = ["paired_difference", "wilson"]
+__all__ = ["paired_difference", "phi_coefficient", "wilson"]
 
 
 def wilson(
@@ -82,10 +82,7 @@ def paired_difference(
     (low1, high1), (low2, high2) = wilson(a + b, n, confidence), wilson(a + c, n, confidence)
     trials = np.where(n > 0, n, np.nan)
     p1, p2 = (a + b) / trials, (a + c) / trials
-    margins = np.sqrt((a + b) * (c + d) * (a + c) * (b + d))
-    product = a * d - b * c
-    corrected = np.where(product > 0, np.maximum(product - n / 2, 0), product)
-    phi = corrected / np.where(margins > 0, margins, 1)  # with an empty margin there is nothing to go together
+    phi = phi_coefficient(a, b, c, d)
 
     def half(down: npt.NDArray[np.float64], up: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         squared: npt.NDArray[np.float64] = np.maximum(down**2 - 2 * phi * down * up + up**2, 0)
@@ -93,3 +90,19 @@ def paired_difference(
 
     difference = p1 - p2
     return difference, difference - half(p1 - low1, high2 - p2), difference + half(high1 - p1, p2 - low2)
+
+
+def phi_coefficient(
+    both: npt.ArrayLike, first: npt.ArrayLike, second: npt.ArrayLike, neither: npt.ArrayLike
+) -> npt.NDArray[np.float64]:
+    """Return how far two go together, from counts as :func:`paired_difference` takes them, with Newcombe's correction.
+
+    Returns:
+        Pearson's phi, its numerator if positive lessened by n / 2, to 0 at least; 0 where a margin is empty.
+    """
+    a, b, c, d = (np.asarray(count, float) for count in (both, first, second, neither))
+    margins = np.sqrt((a + b) * (c + d) * (a + c) * (b + d))
+    product = a * d - b * c
+    corrected = np.where(product > 0, np.maximum(product - (a + b + c + d) / 2, 0), product)
+    phi: npt.NDArray[np.float64] = corrected / np.where(margins > 0, margins, 1)
+    return phi

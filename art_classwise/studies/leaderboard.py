@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pandas as pd
 
 from art_classwise.audit.findings import DIFFERS
 from art_classwise.audit.result import AuditResult
 from art_classwise.errors import InputError
+from art_classwise.metrics.best import Measure
 
 __all__ = ["beside_measured"]
 
@@ -25,9 +28,12 @@ def beside_measured(
     Returns:
         The rows of models that were audited, with the columns ``model``, its name in the audit; ``n``, examples;
         ``measured_clean`` and ``measured_robust`` (under all attacks of the audit), the shares of them that are right,
-        each with its 95 % Wilson interval, ``_low`` and ``_high``; and ``differs``, whether that is among the audit's
-        findings: beyond an interval that allows for the number of models. A robust accuracy is compared where the audit
-        has the published radius; under attacks weaker than AutoAttack it may be higher.
+        each with its 95 % Wilson interval, ``_low`` and ``_high``. Of two models or more ``measured_worst``, the
+        accuracy of the worst class under attack, with an interval that holds for all models at once, and ``mean_rank``
+        and ``worst_rank``, their places by robust accuracy, of the mean over classes and of the worst class, each with
+        an interval for all of them at once (:func:`art_classwise.metrics.compare_with_best`). Last ``differs``, whether
+        that is among the audit's findings: beyond an interval that allows for the number of models. A robust accuracy
+        is compared where the audit has the published radius; under attacks weaker than AutoAttack it may be higher.
 
     Raises:
         InputError: None of the audit's models is of this leaderboard.
@@ -51,4 +57,19 @@ def beside_measured(
                 row[f"measured_{kind}{end}"] = 1 - risks[risk + opposite]
         rows.append(row | {"differs": model in differs})
     measured = pd.DataFrame(rows, index=pd.Index(found.values(), name="name"))  # a model may be there under two names
+    if len(found) > 1:
+        measured = pd.concat([measured.drop(columns="differs"), _ranks(result, found), measured["differs"]], axis=1)
     return table.join(measured, how="inner").rename_axis("name")
+
+
+def _ranks(result: AuditResult, found: dict[str, str]) -> pd.DataFrame:
+    """Return places and worst classes of models, as the leaderboard calls them."""
+    names = list(found)
+    columns: dict[str, pd.Series[float]] = {}
+    for measure in get_args(Measure):
+        of = result.compare_with_best(names, measure=measure).loc[names]
+        if measure == "worst":
+            columns |= {f"measured_worst{end}": of[f"accuracy{end}"] for end in ("", "_low", "_high")}
+        columns |= {f"{measure}_rank": of["rank"]}
+        columns |= {f"{measure}_rank{end}": of[f"all_ranks{end}"] for end in ("_low", "_high")}
+    return pd.DataFrame(columns).set_axis(pd.Index(found.values(), name="name"))

@@ -15,6 +15,7 @@ from art_classwise import InputError, metrics
 from art_classwise.audit import WORST_CASE, Manifest
 from art_classwise.audit.comparison import compare, compare_within, comparison_table
 from art_classwise.audit.manifest import Examples
+from art_classwise.metrics.best import best_worst_class, compare_with_best
 from art_classwise.metrics.comparison import mcnemar, paired_comparison
 from art_classwise.studies.seeds import spread_over_seeds
 
@@ -244,7 +245,6 @@ def test_other_labels_and_images_are_refused(result):
         ({}, {"models": None}, r"The first audit has 2 models \(one, two\)"),
         ({}, {"kind": "robus"}, "Unknown kind of accuracy 'robus'. Did you mean robust"),
         ({}, {"confidence": 95}, "between 0 and 1"),
-        ({}, {"seed": -1}, "`seed`"),
     ],
 )
 def test_what_differs_is_named(result, other, options, says):
@@ -378,6 +378,29 @@ def test_folders_that_do_not_say_whether_they_were_saved_are_read(classifier, da
 # Seeds.
 
 
+def test_each_model_is_compared_with_the_best():
+    several = made({"one": 0.9, "two": 0.75, "three": 0.6})
+    y = several.rows("one")["label"].to_numpy().astype(np.int64)
+    for kind, column in (("robust", None), ("clean", "clean_prediction")):
+        for attack in (None, "weak"):
+            rows = [several.rows(m, attack or "all attacks") for m in several.models]
+            right = np.stack([r["withstood"] if column is None else r[column] == r["label"] for r in rows])
+            expected = compare_with_best(y, right, 4, models=several.models, measure="worst")
+            found = several.compare_with_best(attack=attack, measure="worst", kind=kind)
+            pd.testing.assert_frame_equal(found, expected)
+            best = several.best_worst_class(attack, kind=kind)
+            assert best.equals(best_worst_class(y, right, 4, models=several.models))
+    assert several.compare_with_best(["two", "three"]).index.tolist() == ["two", "three"]
+    with pytest.raises(InputError, match="There is one model, 'two'"):
+        several.compare_with_best(["two"])
+    with pytest.raises(InputError, match="Unknown model 'tow'"):
+        several.compare_with_best(["one", "tow"])
+    with pytest.raises(InputError, match="must be several names"):
+        several.compare_with_best("one")
+    with pytest.raises(InputError, match="Unknown kind of accuracy"):
+        several.compare_with_best(kind="both")
+
+
 def test_spread_equals_numpys_and_scipys():
     rates = {"s0": 0.9, "s1": 0.75, "s2": 0.8, "s3": 0.85}
     result = made(rates)
@@ -390,7 +413,7 @@ def test_spread_equals_numpys_and_scipys():
             assert (row["mean"], row["sd"]) == pytest.approx((values.mean(), np.std(values, ddof=1)))
             expected = stats.t.interval(0.9, 3, values.mean(), stats.sem(values))
             assert (row["low"], row["high"]) == pytest.approx((max(expected[0], 0), min(expected[1], 1)))
-    summary = result.summary("weak").drop(columns=["worst_class", "held_out", "low", "high", "p"])
+    summary = result.summary("weak").drop(columns=["worst_class", "held_out", "low", "high", "p", "left_out"])
     assert found.summary["mean"].to_dict() == pytest.approx(summary.mean().to_dict())
     assert found.summary["sd"].to_dict() == pytest.approx(summary.std().to_dict())
     assert found.by_class.loc[("robust", "doe"), "n_seeds"] == 0

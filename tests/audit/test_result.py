@@ -129,10 +129,12 @@ def test_what_a_summary_can_not_say_is_nan(classifier, images):
     row = audit.evaluate({"net": classifier}, one_class).summary().loc["net"]
     assert np.isnan([row["held_out"], row["low"], row["high"], row["p"]]).all()
     assert row["mean"] in (0, 1)
-    # A class of one example may be the worst, but can't be split: an estimate of the others would be none of it.
+    # A class of one example can't be split: it is left out, as worst_class leaves it out, and counted.
     single = acw.Dataset(images[:5], np.array([0, 0, 1, 1, 2]), tuple("abcd"))
-    row = audit.evaluate({"net": classifier}, single).summary().loc["net"]
-    assert row[["held_out", "low", "high"]].isna().all()
+    result = audit.evaluate({"net": classifier}, single)
+    row, worst = result.summary().loc["net"], result.worst_class("net")
+    assert row["left_out"] == worst["left_out"] == 1
+    assert row[["held_out", "low", "high"]].tolist() == worst[["accuracy", "low", "high"]].tolist()
     assert 0 <= row["p"] <= 1
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from art_classwise import InputError, metrics
-from art_classwise.metrics.agreement import correlations
 from art_classwise.metrics.comparison import attack_strength
+from art_classwise.metrics.correlation import correlations
 
 ACCURACIES = np.array([0.6, 0.3, 0.9, 0.5])
 

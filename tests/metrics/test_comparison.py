@@ -7,7 +7,7 @@ from math import comb
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 
@@ -17,10 +17,9 @@ from art_classwise.metrics.comparison import (
     mcnemar,
     mean_difference,
     paired_comparison,
-    worst_class_difference,
 )
-from art_classwise.metrics.disparity import worst_class
 from art_classwise.metrics.intervals import paired_difference
+from art_classwise.metrics.worst import Pair, worst_class, worst_class_difference, worst_difference_ends, worst_p
 
 
 def test_mcnemar_equals_statsmodels():
@@ -167,76 +166,153 @@ def test_worst_class_is_each_ones_own():
     assert (found["first_class"], found["second_class"]) == ("b", "c")
     assert (found["first"], found["second"]) == (min(accuracies[0]), min(accuracies[1]))
     assert found["difference"] == pytest.approx(found["first"] - found["second"])
-    assert found.equals(worst_class_difference(y, a, b, 5, classes=list("abcde")))
-    assert not found.equals(worst_class_difference(y, a, b, 5, classes=list("abcde"), seed=1))
+    assert found["left_out"] == 0
+    turned = worst_class_difference(y, b, a, 5)
+    assert [-turned["high"], -turned["low"], turned["p"]] == pytest.approx([found["low"], found["high"], found["p"]])
 
 
 def test_worst_class_far_from_the_others_has_the_interval_of_one_class():
-    """Nothing is chosen then: as of two paired proportions."""
+    """Nothing is chosen then: as of two paired proportions, but for the error spent on finding that out."""
     y, a, b = drawn(np.random.default_rng(9), 1000, [0.3, 0.9, 0.9], [0.2, 0.8, 0.9], 0.5)
-    found, alone = worst_class_difference(y, a, b, 3, repeats=4000), paired_comparison(y, a, b, 3).loc[0]
+    found = worst_class_difference(y, a, b, 3)
+    alone = paired_comparison(y, a, b, 3, confidence=0.96).loc[0]
     assert found[["difference", "low", "high"]].tolist() == pytest.approx(
-        alone[["difference", "low", "high"]].tolist(), abs=0.004
+        alone[["difference", "low", "high"]].tolist(), abs=0.002
     )
 
 
+def low_end(pair, error):
+    """The low end as the docstring has it, pair of classes by pair of classes, with SciPy's intervals."""
+
+    def exact(k, n, level):
+        return binomtest(int(k), int(n)).proportion_ci(1 - 2 * level, method="exact")
+
+    def may_be(counts):
+        ends = [exact(k, n, error / 10 / len(pair.n)) for k, n in zip(counts, pair.n, strict=True)]
+        return [c for c, end in enumerate(ends) if end.low <= min(e.high for e in ends)]
+
+    of_first, of_second = may_be(pair.first), may_be(pair.second)
+    ways = len(of_second) + (not {*of_first} <= {*of_second})
+    level = 1 - (1 - 0.8 * error) ** (1 / ways)
+
+    def low(c, d):
+        a, b = pair.first[c] / pair.n[c], pair.second[d] / pair.n[d]
+        down, up = a - exact(pair.first[c], pair.n[c], level).low, exact(pair.second[d], pair.n[d], level).high - b
+        together = 2 * pair.phi[c] * down * up if c == d else 0
+        return a - b - np.sqrt(max(down**2 + up**2 - together, 0))
+
+    everywhere = range(len(pair.n))
+    return max(max(min(low(c, d) for c in everywhere) for d in of_second), min(low(c, c) for c in of_first))
+
+
+@pytest.mark.parametrize("n", [[40] * 6, [9, 30, 200], [3], [100, 100, 2]])
+def test_low_end_equals_the_definition(n):
+    rng = np.random.default_rng(len(n))
+    for _ in range(5):
+        counts = np.stack([rng.multinomial(size, rng.dirichlet([2, 1, 1, 2])) for size in n])
+        pair = Pair.of(counts)
+        expected = max(low_end(pair, 0.05), -1)
+        assert worst_difference_ends(pair, 0.1)[0] == pytest.approx(expected, abs=1e-9)
+
+
+def test_many_pairs_are_as_each_alone():
+    rng = np.random.default_rng(4)
+    counts = rng.multinomial(30, [0.4, 0.1, 0.2, 0.3], size=(7, 5))
+    several = [Pair.of(of) for of in counts]
+    together = Pair(*(np.stack([getattr(p, f) for p in several]) for f in ("first", "second")),
+                    several[0].n, np.stack([p.phi for p in several]))  # fmt: skip
+    assert worst_difference_ends(together, 0.05)[1].tolist() == [worst_difference_ends(p, 0.05)[1] for p in several]
+    assert worst_p(together).tolist() == [worst_p(p) for p in several]
+
+
+def worst_differences(n, first, second, phi, times, alpha=0.05):
+    """Both ends and p of simulated data sets, (times,) each."""
+    first, second = np.broadcast_arrays(np.asarray(first, float), second)
+    both = np.clip(first * second + phi * np.sqrt(first * (1 - first) * second * (1 - second)),
+                   np.maximum(0, first + second - 1), np.minimum(first, second))  # fmt: skip
+    cells = np.stack([both, first - both, second - both, 1 - first - second + both], 1).clip(0)
+    n = np.broadcast_to(n, len(first))
+    counts = np.random.default_rng(5).multinomial(n, cells / cells.sum(1, keepdims=True), size=(times, len(first)))
+    pairs = [Pair.of(of) for of in counts]
+    pair = Pair(*(np.stack([getattr(p, f) for p in pairs]) for f in ("first", "second")), n,
+                np.stack([p.phi for p in pairs]))  # fmt: skip
+    return *worst_difference_ends(pair, alpha), worst_p(pair)
+
+
+REST = [0.8] * 8
+
+
 @pytest.mark.parametrize(
-    ("first", "second"),
+    ("n", "first", "second", "phi"),
     [
-        ([0.5] * 10, [0.3, *[0.8] * 9]),  # ties in one alone, which percentiles of the bootstrap miss half of the time
-        ([0.3, *[0.8] * 9], [0.5] * 10),
-        ([0.5] * 10, [0.5] * 10),
-        ([0.3, *[0.7] * 9], [0.25, *[0.7] * 9]),
+        (100, [0.5] * 10, [0.3, *[0.8] * 9], 0.7),  # ties in one alone, which percentiles of the bootstrap miss
+        (100, [0.3, *[0.8] * 9], [0.5] * 10, 0.7),
+        (100, [0.5] * 10, [0.5] * 10, 0.7),
+        (1000, [0.3, *[0.7] * 9], [0.25, *[0.7] * 9], 0.7),
+        (300, [0.4, 0.46, *REST], [0.46, 0.4, *REST], 0.95),  # classes that swap
+        (1000, [0.4, 0.425, *REST], [0.425, 0.4, *REST], 0.95),
+        (300, [0.4, 0.42, *REST], [0.42, 0.4, *REST], 0.99),
+        (100, np.linspace(0.2, 0.9, 100), np.linspace(0.15, 0.9, 100), 0.7),
+        (2, [0.1] * 10, [0.3] * 10, 0.5),
+        (5, [0.5] * 150, [0.5] * 150, 0.7),
+        (20, [0.3, 0.32, 0.34, *[0.4] * 7], [0.2, *[0.6] * 9], 0.5),
+        (100, [0.0] * 10, [0.02] * 10, 0.5),
+        (100, [1.0] * 10, [0.98] * 10, 0.5),
+        ([1000] * 9 + [74], [0.4] * 9 + [0.9], [0.4] * 9 + [0.9], 0.7),
+        (100, [0.4, 0.5], [0.5, 0.4], -0.5),
     ],
 )
-def test_worst_class_difference_covers(first, second):
-    def interval(*arrays):
-        return worst_class_difference(*arrays, repeats=200)
-
+def test_worst_class_difference_covers(n, first, second, phi):
+    times = 60 if len(first) > 99 else 400
+    low, high, p = worst_differences(n, first, second, phi, times)
     truth = min(first) - min(second)
-    assert covered(interval, 100, first, second, 0.7, truth, 200) > 0.95 - 3.5 * np.sqrt(0.95 * 0.05 / 200)
+    chance = 3.5 * np.sqrt(0.95 * 0.05 / times)
+    assert np.mean((low <= truth) & (truth <= high)) > 0.95 - chance
+    if truth == 0:
+        assert np.mean(p <= 0.05) < 0.05 + chance
 
 
-def test_worst_classes_that_change_places_are_covered():
-    """The draws where they are told apart vary less than those where they are one: the wider hold."""
-    first, second = [0.4, 0.42, *[0.8] * 8], [0.42, 0.4, *[0.8] * 8]
-
-    def interval(*arrays):
-        return worst_class_difference(*arrays, repeats=200)
-
-    assert covered(interval, 1000, first, second, 0.9, 0, 300) > 0.95 - 3.5 * np.sqrt(0.95 * 0.05 / 300)
+def test_p_is_the_error_at_which_0_is_left_out():
+    pair = Pair.of(np.array([[20, 30, 4, 46], [60, 10, 20, 10]]))
+    p = float(worst_p(pair))
+    assert 1e-6 < p < 0.05
+    low, low_below = (worst_difference_ends(pair, p * factor)[0] for factor in (1.01, 0.99))
+    assert low_below < 0 < low
 
 
-@pytest.mark.parametrize(
-    ("n", "first", "second"),
-    [
-        (2, [0.1] * 10, [0.3] * 10),
-        (5, [0.3] * 60, [0.5] * 60),
-        (20, [0.3, 0.32, 0.34, *[0.4] * 7], [0.2, *[0.6] * 9]),
-        (40, [0.3] * 10, [0.2, *[0.5] * 9]),
-        (100, [0.0] * 10, [0.02] * 10),
-        (100, [1.0] * 10, [0.98] * 10),
-    ],
-)
-def test_worst_class_difference_covers_with_few_examples(n, first, second):
-    def interval(*arrays):
-        return worst_class_difference(*arrays, repeats=100)
-
-    truth = min(first) - min(second)
-    assert covered(interval, n, first, second, 0.5, truth, 60) > 0.95 - 3.5 * np.sqrt(0.95 * 0.05 / 60)
+def test_an_irrelevant_class_costs_nothing():
+    """However few examples it has, if they tell that it isn't the worst one."""
+    y = np.repeat(np.arange(10), 1000)
+    rng = np.random.default_rng(0)
+    first, second = rng.random((2, 10000)) < 0.4
+    widths = []
+    for n in (30, 74, 75, 1000):
+        here, right = np.append(y, np.full(n, 10)), np.arange(n) % 10 > 0
+        found = worst_class_difference(here, np.append(first, right), np.append(second, right), 11)
+        widths.append(found["high"] - found["low"])
+    assert np.ptp(widths) < 0.003
+    assert max(widths) < 0.13
 
 
 @pytest.mark.parametrize("right", [True, False])
 @pytest.mark.parametrize(("n", "n_classes"), [(2, 10), (5, 300), (100, 10)])
 def test_worst_class_difference_has_a_width_where_all_are_alike(n, n_classes, right):
-    """At least that of the exact intervals of both, each with half of the error."""
     y, all_alike = np.repeat(np.arange(n_classes), n), np.full(n * n_classes, right)
     found = worst_class_difference(y, all_alike, all_alike, n_classes)
-    own = worst_class(y, all_alike, n_classes, confidence=0.975)
-    width = own["high"] - own["low"]
-    assert width > 0.01
-    assert -found["low"] >= width - 1e-9
-    assert found["high"] >= width - 1e-9
+    assert found["low"] < -0.01
+    assert found["high"] > 0.01
+    assert found["p"] == 1
+
+
+def test_classes_with_one_example_are_left_out_and_counted():
+    y = [0] * 40 + [1] * 40 + [2]
+    first, second = np.arange(81) < 50, np.arange(81) < 60
+    found = worst_class_difference(y, first, second, 5)
+    assert found["left_out"] == 1
+    assert found.drop("left_out").equals(worst_class_difference(y[:-1], first[:-1], second[:-1], 5).drop("left_out"))
+    worst = worst_class(y, first, 5)
+    assert worst["left_out"] == 1
+    assert worst.drop("left_out").equals(worst_class(y[:-1], first[:-1], 5).drop("left_out"))
 
 
 def test_worst_classes_without_names_are_numbers():
@@ -252,8 +328,8 @@ def test_worst_classes_without_names_are_numbers():
         (lambda: mcnemar([1, np.nan], 1), "whole numbers of at least 0"),
         (lambda: mean_difference([0], [1], [True], 2), "`first` must be True or False"),
         (lambda: worst_class_difference([0], [1], [True], 2), "`first` must be True or False"),
-        (lambda: worst_class_difference([0], [True], [True], 2, repeats=99), "`repeats` .* at least 100"),
-        (lambda: worst_class_difference([0], [True], [True], 2, seed=-1), "`seed`"),
+        (lambda: worst_class_difference([0], [True], [True], 2), "No class has 2 examples"),
+        (lambda: worst_class_difference([0, 0], [True] * 2, [True] * 2, 2, confidence=95), "between 0 and 1"),
         (lambda: mcnemar(-1, 2), "whole numbers of at least 0"),
         (lambda: mcnemar(0.5, 2), "whole numbers of at least 0"),
         (lambda: holm([0.5, 1.5]), r"lie in \[0, 1\], but got 1.5"),

@@ -12,7 +12,7 @@ from torch import nn
 import art_classwise as acw
 from art_classwise import InputError
 from art_classwise.head import switch_off
-from art_classwise.metrics.agreement import correlations, head_weight_norms
+from art_classwise.metrics.correlation import correlations, head_weight_norms
 
 
 def literal(layer):

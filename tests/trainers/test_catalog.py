@@ -44,11 +44,7 @@ def test_recipes_and_command_line_know_it(spec):
 
 
 def test_papers_have_these_betas():
-    assert {name: spec.beta for name, spec in METHODS.items() if spec.beta is not None} == {
-        "trades": 6.0,
-        "mart": 5.0,
-        "bat": 6.0,
-    }
+    assert [METHODS[name].beta for name in ("trades", "mart", "bat")] == [6.0, 5.0, 6.0]
     with pytest.raises(ValueError, match="natural has no beta"):
         usual_beta("natural")
 

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import chdtrc
 
-from art_classwise.attacks.ladder import usual_threat
 from art_classwise.audit.findings.attack_checks import Observations, asked_standard
 from art_classwise.audit.findings.evidence import Evidence, gains, of, points
 from art_classwise.audit.probes import CHANNELS, Alternative, Probe
-from art_classwise.errors import InputError
+from art_classwise.datasets.catalog import DATASETS
 from art_classwise.metrics.intervals import wilson
+from art_classwise.threat import ThreatModel
 
 _AGAIN = 1e-3  # of the logits' spread: the same computation twice differs by less, on a GPU, too
 _ALONE = 2e-2  # in batches of another size kernels differ; where a network computes in bfloat16, by nearly 1e-2
 _FEW = 50  # examples: the interval of one class is then up to 27 points wide
 
-# Radii in use beside those of usual_threat(), which are Linf.
-_USUAL = {
-    "L2": {"cifar10": 0.5, "cifar100": 0.5, "svhn": 0.5, "stl10": 0.5, "mnist": 2.0, "imagenet": 3.0},
-    "L1": {"cifar10": 12.0, "cifar100": 12.0, "svhn": 12.0, "stl10": 12.0, "mnist": 10.0},
-}
 _SMALLEST, _LARGEST = 1 / 8, 2.5
 
 
@@ -223,10 +217,11 @@ def few_examples(evidence: Evidence) -> Observations:
 
 def unusual_radius(evidence: Evidence) -> Observations:
     threat, dataset = evidence.threat, evidence.manifest.examples.dataset
-    usual = _USUAL.get(threat.norm, {}).get(dataset)
-    if threat.norm == "Linf":
-        with suppress(InputError):  # none is in use
-            usual = usual_threat(dataset).eps
+    spec = DATASETS.get(dataset)
+    if spec is None:
+        return
+    own = ThreatModel.parse(spec.threat)
+    usual = own.eps if threat.norm == own.norm else spec.radii.get(threat.norm)
     if usual is not None and not _SMALLEST * usual <= threat.eps <= _LARGEST * usual:
         yield (
             f"The radius {threat} is {threat.eps / usual:.2g} times the usual one for {dataset}.",

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from art_classwise._core.labels import class_names
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.errors import InputError, unknown
-from art_classwise.metrics.agreement import correlations
+from art_classwise.metrics.correlation import correlations
 from art_classwise.report.figures.layout import (
     BEST,
     MEAN,
