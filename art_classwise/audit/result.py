@@ -18,10 +18,11 @@ from art_classwise._core import display
 from art_classwise._core.display import shown_as
 from art_classwise._core.files import check_output_file, written_aside
 from art_classwise.attacks.ladder import WORST_CASE
-from art_classwise.audit import sanity
 from art_classwise.audit._outcomes import cumulative, parts, table
 from art_classwise.audit._table import AuditTable, Relabel, accuracies, stacked, summarised
 from art_classwise.audit.comparison import Comparison, Kind, best_worst_class, compare_with_best, compare_within
+from art_classwise.audit.findings.attack_checks import is_strongly_attacked
+from art_classwise.audit.findings.registry import CheckResult, Findings, checks_table, evidences, run_checks
 from art_classwise.audit.saved import read_parts, write_audit
 from art_classwise.errors import InputError
 from art_classwise.metrics.accuracy import Groups
@@ -45,9 +46,39 @@ class AuditResult(AuditTable):
     """
 
     @cached_property
-    def findings(self) -> sanity.Findings:
-        """What looks wrong: see :func:`art_classwise.audit.sanity.findings`."""
-        return sanity.findings(self)
+    def check_results(self) -> tuple[CheckResult, ...]:
+        """What came of each check of each model: see :data:`art_classwise.audit.findings.CHECKS`."""
+        return tuple(run_checks(self))
+
+    @property
+    def findings(self) -> Findings:
+        """What looks wrong, in the order it was looked for; empty, if nothing does.
+
+        A check that chance may set off is held to a level that allows for the number of models and of such checks:
+        together they raise a false alarm in at most one audit in a hundred.
+        """
+        return Findings(finding for one in self.check_results for finding in one.findings)
+
+    @property
+    def checks(self) -> pd.DataFrame:
+        """Every check with its result.
+
+        A row per model and check: ``model`` (None for the audit as a whole), ``check``, ``looks_for``; ``result``,
+        ``"found"``, ``"nothing found"`` or ``"not run"``; ``tried``, on how many examples it ran; ``detectable``, the
+        smallest share of them that would have shown with a probability of 97.5 % (Clopper and Pearson's upper bound),
+        NaN where the check isn't about a share; and ``explanation``, what was seen, why it didn't run, or what it could
+        have missed.
+        """
+        return checks_table(self.check_results)
+
+    @cached_property
+    def strongly_attacked(self) -> tuple[str, ...]:
+        """Names of the models on which a strong attack was run; of others, robust accuracy is an upper bound.
+
+        Strong is standard AutoAttack within the threat model, or a search of a hundred steps and restarts or more
+        together that found at most 1 % more than one of less effort, where no other attack found 1 % more either.
+        """
+        return tuple(one.name for one in evidences(self) if is_strongly_attacked(one))
 
     @property
     def unchecked(self) -> tuple[str, ...]:
@@ -124,21 +155,40 @@ class AuditResult(AuditTable):
             attack: Name of an attack of the audit, or ``"all attacks"``.
 
         Returns:
-            Columns ``clean`` (mean class accuracy), then of the class robust accuracies all measures of
-            :func:`art_classwise.metrics.disparity`; ``worst_class``, the name of the worst one; ``held_out``, the
-            accuracy of the worst class on the half of the examples it wasn't chosen on, which isn't too low as a
-            minimum is, but can be up to 8 points too high with 100 classes close together, and ``low`` and ``high``,
-            the interval of the worst class's accuracy, which holds (:func:`art_classwise.metrics.worst_class`), all
-            three NaN where a class has but one example; ``p``, of equal accuracy in all classes
-            (:func:`art_classwise.metrics.disparity_test`), NaN where only one class has examples.
+            Columns ``clean``, the mean of the class accuracies without attack, and ``mean``, of the robust ones, both
+            with an interval, ``_low`` and ``_high`` (:func:`art_classwise.metrics.mean_accuracy`); ``worst``, the
+            plain minimum over classes, and ``worst_class``, its name; ``held_out``, the accuracy of the worst class on
+            the half of the examples it wasn't chosen on, which isn't too low as a minimum is, but can be up to 8 points
+            too high with 100 classes close together, and ``worst_low`` and ``worst_high``, the interval of the worst
+            class's accuracy, which holds (:func:`art_classwise.metrics.worst_class`); ``left_out``, the number of
+            classes with a single example, which these three leave out; ``p``, of equal accuracy in all classes
+            (:func:`art_classwise.metrics.disparity_test`), NaN where only one class has examples; then the other
+            measures of :func:`art_classwise.metrics.disparity`, of which :meth:`disparity` has intervals.
 
         Raises:
             InputError: The audit has no such attack.
         """
         rows = {model: summarised(self.rows(model, attack), self.classes) for model in self.models}
         frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
-        first = ["clean", "mean", "worst", "worst_class", "held_out", "low", "high", "p"]
+        first = ["clean", "clean_low", "clean_high", "mean", "mean_low", "mean_high"]
+        first += ["worst", "worst_class", "held_out", "worst_low", "worst_high", "left_out", "p"]
         return shown_as(frame[first + [c for c in frame.columns if c not in first]], "models")
+
+    def disparity(self, model: str, attack: str = WORST_CASE, **options: Any) -> pd.DataFrame:
+        """Return how unequal the class robust accuracies are: :func:`art_classwise.metrics.disparity_intervals`.
+
+        Args:
+            model: Name of a model.
+            attack: Name of an attack, or ``"all attacks"``.
+            options: Of the function: ``ddof``, ``repeats``, ``confidence``, ``seed``.
+
+        Returns:
+            A row per measure: ``value``, as papers print it; ``corrected`` for few examples; ``low``, ``high``.
+
+        Raises:
+            InputError: The audit has no such model or attack, or no class has two examples.
+        """
+        return metrics.disparity_intervals(*self._verdicts(model, attack), len(self.classes), **options)
 
     def confusion(self, model: str, attack: str, *, normalize: bool = True) -> pd.DataFrame:
         """Return the confusion matrix under attack, (C, C), a row per true class.

@@ -14,7 +14,7 @@ import typer
 import art_classwise as acw
 from art_classwise import datasets
 from art_classwise.attacks import ladder, usual_threat
-from art_classwise.audit.sanity import _radius
+from art_classwise.audit.findings import CHECKS
 from art_classwise.cli import app
 from art_classwise.datasets import DATASETS
 from art_classwise.trainers.recipes import fast_recipe, plain_recipe
@@ -56,13 +56,16 @@ def test_training_and_audit_are_within_the_same_radius(spec):
 def test_an_unusual_radius_is_a_finding_in_every_norm(spec):
     own = acw.ThreatModel.parse(spec.threat)
 
+    (check,) = [check for check in CHECKS if check.name == "unusual radius"]
+
     def says(norm, eps):
-        table = SimpleNamespace(info={"dataset": spec.name}, threat=acw.ThreatModel(norm, eps))
-        return [finding.check for finding in _radius(table)]
+        manifest = SimpleNamespace(examples=SimpleNamespace(dataset=spec.name))
+        evidence = SimpleNamespace(manifest=manifest, threat=acw.ThreatModel(norm, eps))
+        return len(list(check.function(evidence)))
 
     for norm, eps in {own.norm: own.eps, **spec.radii}.items():
-        assert says(norm, eps) == [], (norm, eps)
-        assert says(norm, 3 * eps) == says(norm, eps / 9) == ["unusual radius"]
+        assert says(norm, eps) == 0, (norm, eps)
+        assert says(norm, 3 * eps) == says(norm, eps / 9) == 1
 
 
 def test_robustbench_has_models_for_these():

@@ -21,7 +21,7 @@ from torch import nn
 
 import art_classwise as acw
 from art_classwise._core.progress import progress
-from art_classwise.audit.sanity import Finding, Findings
+from art_classwise.audit.findings import Finding, Findings
 from art_classwise.datasets.dataset import LazyImages
 from art_classwise.report.tables import interval, percent
 from art_classwise.trainers.engine.checkpoint import history_table
@@ -87,7 +87,7 @@ def test_an_audit_shows_its_finding_and_what_to_ask_next(show, two):
         assert name in shown
         for number in (percent(row["mean"]), percent(row["worst"]), percent(row["mcd"]), row["worst_class"]):
             assert number in shown
-        assert interval(row["held_out"], row["low"], row["high"]) in shown
+        assert interval(row["held_out"], row["worst_low"], row["worst_high"]) in shown
     assert "2 models under 2 attacks at Linf:0.02, 16 examples of data (test), 4 classes" in shown
     assert "few examples" in shown
     line = " ".join(shown.split()).partition("Ask next: ")[2]
