@@ -257,7 +257,7 @@ def test_a_stopped_training_goes_on(run, monkeypatch, tmp_path):
 
     def until_the_second(self, state):
         write(self, state)
-        if state["epoch"] == 2:
+        if state.epoch == 2:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(TrainingFile, "write", until_the_second)

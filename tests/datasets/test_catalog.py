@@ -14,7 +14,7 @@ import typer
 import art_classwise as acw
 from art_classwise import datasets
 from art_classwise.attacks import ladder, usual_threat
-from art_classwise.audit.findings.network_checks import unusual_radius
+from art_classwise.audit.findings import CHECKS
 from art_classwise.cli import app
 from art_classwise.datasets import DATASETS
 from art_classwise.trainers.recipes import fast_recipe, plain_recipe
@@ -56,9 +56,12 @@ def test_training_and_audit_are_within_the_same_radius(spec):
 def test_an_unusual_radius_is_a_finding_in_every_norm(spec):
     own = acw.ThreatModel.parse(spec.threat)
 
+    (check,) = [check for check in CHECKS if check.name == "unusual radius"]
+
     def says(norm, eps):
         manifest = SimpleNamespace(examples=SimpleNamespace(dataset=spec.name))
-        return len(list(unusual_radius(SimpleNamespace(manifest=manifest, threat=acw.ThreatModel(norm, eps)))))
+        evidence = SimpleNamespace(manifest=manifest, threat=acw.ThreatModel(norm, eps))
+        return len(list(check.function(evidence)))
 
     for norm, eps in {own.norm: own.eps, **spec.radii}.items():
         assert says(norm, eps) == 0, (norm, eps)
