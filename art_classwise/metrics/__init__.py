@@ -23,9 +23,11 @@ from art_classwise.metrics.disparity import disparity, disparity_intervals, disp
 from art_classwise.metrics.homing import homing
 from art_classwise.metrics.intervals import paired_difference, wilson
 from art_classwise.metrics.per_class import great_score, per_class
+from art_classwise.metrics.seeds import accuracy_over_seeds, difference_over_seeds
 from art_classwise.metrics.worst import worst_class, worst_class_difference
 
 __all__ = [
+    "accuracy_over_seeds",
     "asymmetry",
     "attack_strength",
     "best_worst_class",
@@ -35,6 +37,7 @@ __all__ = [
     "confusion",
     "confusion_pairs",
     "correlations",
+    "difference_over_seeds",
     "disparity",
     "disparity_intervals",
     "disparity_test",
