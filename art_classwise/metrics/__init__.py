@@ -23,6 +23,7 @@ from art_classwise.metrics.disparity import disparity, disparity_intervals, disp
 from art_classwise.metrics.homing import homing
 from art_classwise.metrics.intervals import paired_difference, wilson
 from art_classwise.metrics.per_class import great_score, per_class
+from art_classwise.metrics.planning import detectable_difference, power, sample_size, what_can_be_told
 from art_classwise.metrics.seeds import accuracy_over_seeds, difference_over_seeds
 from art_classwise.metrics.worst import worst_class, worst_class_difference
 
@@ -37,6 +38,7 @@ __all__ = [
     "confusion",
     "confusion_pairs",
     "correlations",
+    "detectable_difference",
     "difference_over_seeds",
     "disparity",
     "disparity_intervals",
@@ -53,10 +55,13 @@ __all__ = [
     "paired_comparison",
     "paired_difference",
     "per_class",
+    "power",
     "rank_agreement",
     "rho",
     "risks",
+    "sample_size",
     "symmetry",
+    "what_can_be_told",
     "wilson",
     "within_groups",
     "worst_class",
