@@ -272,15 +272,15 @@ def _gpu() -> Iterator[Check]:
 
 
 def _data(folder: Path) -> Iterator[Check]:
-    from art_classwise.datasets.load import DATASETS, FILES
+    from art_classwise.datasets.catalog import DATASETS
 
-    for name in DATASETS:
-        if name not in FILES:
+    for name, spec in DATASETS.items():
+        if not spec.files:
             yield Check("data sets", name, "ok", "comes with scikit-learn")
             continue
-        within, splits = FILES[name]
-        present = [split for split, files in splits.items() if all(_holds(folder / within / file) for file in files)]
-        absent = [split for split in splits if split not in present]
+        within = folder / spec.folder
+        present = [split for split, files in spec.files.items() if all(_holds(within / file) for file in files)]
+        absent = [split for split in spec.files if split not in present]
         where = folder.absolute()
         do = f"Downloaded to {where} on first use; --data-dir chooses another folder."
         if name == "imagenet":

@@ -5,12 +5,15 @@ Links are written for the repository: they lead to the file from where they stan
 
 from __future__ import annotations
 
+import importlib
 import posixpath
 import re
 import subprocess
 import sys
+from fractions import Fraction
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import event_priority
@@ -26,6 +29,7 @@ TAKEN = (
 )
 COMMANDS = "<!-- commands -->"
 TRAINERS = "<!-- trainers -->"
+DATASETS = "<!-- data sets -->"
 
 
 @event_priority(100)  # before mkdocs-jupyter looks for notebooks
@@ -41,8 +45,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Let links lead to where files stand in the site, and write the command line's reference."""
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, commands())
-    if TRAINERS in markdown:
-        markdown = markdown.replace(TRAINERS, trainers())
+    for mark, written in ((TRAINERS, trainers), (DATASETS, datasets)):
+        if mark in markdown:
+            markdown = markdown.replace(mark, written())
     here, lines, fence = _in_repository(page.file.src_uri), [], ""
     for line in markdown.splitlines():
         mark = re.match(r"\s*(```+|~~~+)", line)
@@ -89,14 +94,29 @@ def commands() -> str:
 
 def trainers() -> str:
     """Return the table of training methods, and the reference of their trainers, as Markdown."""
+    methods = _table("art_classwise.trainers.catalog", "METHODS")
+    rows = [f"| `{m.name}` | `{m.class_name}` | {m.summary} |" for m in methods]
+    named = [f"::: art_classwise.trainers.{m.class_name}" for m in methods]
+    return "\n".join(["| method | trainer | objective |", "| --- | --- | --- |", *rows, "", "\n\n".join(named)])
+
+
+def datasets() -> str:
+    """Return the table of data sets as Markdown."""
+    rows = ["| name | shape, classes | usual threat model | step, number of steps |", "| --- | --- | --- | --- |"]
+    for d in _table("art_classwise.datasets.catalog", "DATASETS"):
+        shape, step = " x ".join(map(str, d.shape)), Fraction(d.eps_step).limit_denominator(255)
+        length = f"{step}" if step.denominator == 255 else f"{d.eps_step:g}"
+        rows.append(f"| `{d.name}` | {shape}, {d.n_classes:,} | `{d.threat}` | {length}, {d.steps} |")
+    return "\n".join(rows)
+
+
+def _table(module: str, name: str) -> list[Any]:
+    """Return the records of a table of the package in this repository."""
     sys.path.insert(0, str(ROOT))
     try:
-        from art_classwise.trainers.catalog import METHODS
+        return list(getattr(importlib.import_module(module), name).values())
     finally:
         sys.path.remove(str(ROOT))
-    rows = [f"| `{m.name}` | `{m.class_name}` | {m.summary} |" for m in METHODS.values()]
-    named = [f"::: art_classwise.trainers.{m.class_name}" for m in METHODS.values()]
-    return "\n".join(["| method | trainer | objective |", "| --- | --- | --- |", *rows, "", "\n\n".join(named)])
 
 
 def _in_repository(uri: str) -> str:

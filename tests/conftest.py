@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import sys
+import types
 from pathlib import Path
 from types import ModuleType
 
@@ -196,7 +196,7 @@ def bad_weights(tmp_path: Path) -> list[tuple[Path, str]]:
         (folder / name).write_bytes(content)
     torch.save({"a": torch.zeros(50_000)}, folder / "whole.pt")
     (folder / "cut.pt").write_bytes((folder / "whole.pt").read_bytes()[:9000])
-    torch.save({"args": argparse.Namespace(lr=0.1)}, folder / "more.pt")
+    torch.save({"args": types.SimpleNamespace(lr=0.1)}, folder / "more.pt")
     torch.save({"a": torch.zeros(3)}, folder / "legacy.pt", _use_new_zipfile_serialization=False)
     (folder / "legacy_cut.pt").write_bytes((folder / "legacy.pt").read_bytes()[:100])
     cases = [
@@ -207,6 +207,6 @@ def bad_weights(tmp_path: Path) -> list[tuple[Path, str]]:
         ("more.pt", "holds more than weights"),
         ("legacy_cut.pt", "damaged"),
         ("missing.pt", "There is no file"),
-        ("legacy.pt", "holds weights, but is not an art-classwise checkpoint"),
+        ("legacy.pt", "holds weights, but not of which network"),
     ]
     return [(folder / name, says) for name, says in cases]

@@ -15,6 +15,7 @@ from art_classwise.attacks.autoattack import MEMBERS, AutoAttack
 from art_classwise.attacks.fast_copy import Precision
 from art_classwise.attacks.pgd import LOSSES, PGD, TemperaturePGD
 from art_classwise.attacks.transfer import TransferAttack, rebind
+from art_classwise.datasets.catalog import DATASETS
 from art_classwise.errors import InputError, check_name, unknown
 from art_classwise.threat import ThreatModel
 
@@ -59,14 +60,6 @@ class _Budget:
     steps: int
 
 
-_USUAL = {
-    **dict.fromkeys(("cifar10", "cifar100", "svhn", "stl10"), _Budget(ThreatModel("Linf", 8 / 255), 2 / 255, 20)),
-    "mnist": _Budget(ThreatModel("Linf", 0.3), 0.01, 40),
-    "imagenet": _Budget(ThreatModel("Linf", 4 / 255), 1 / 255, 20),
-    "digits": _Budget(ThreatModel("Linf", 0.1), 0.025, 20),  # the quickstart's; no paper's
-}
-
-
 def usual_threat(dataset: str | None) -> ThreatModel:
     """Return the threat model that is in use for a data set: Linf 8/255 for CIFAR-10, say.
 
@@ -77,13 +70,14 @@ def usual_threat(dataset: str | None) -> ThreatModel:
 
 
 def _usual(dataset: str | None) -> _Budget:
-    if dataset not in _USUAL:
+    if dataset not in DATASETS:
         of = "" if dataset is None else f" for {dataset}"
         raise InputError(
             'Give a threat model (--threat on the command line), e.g. "Linf:8/255": '
-            f"there is no usual one{of}, only for {', '.join(_USUAL)}."
+            f"there is no usual one{of}, only for {', '.join(DATASETS)}."
         )
-    return _USUAL[dataset]
+    spec = DATASETS[dataset]
+    return _Budget(ThreatModel.parse(spec.threat), spec.eps_step, spec.steps)
 
 
 def _stated(threat: ThreatModel) -> _Budget:
@@ -170,7 +164,9 @@ def _listed(attacks: Attacks, steps: int) -> Iterable[tuple[str, Any]]:
             yield type(ask).__name__, ask
         else:
             yield from (
-                ((name.format(steps=steps), None) for name in _LADDERS[ask]) if ask in _LADDERS else [(ask, None)]
+                ((name.format(steps=steps), None) for name in _LADDERS[ask.lower()])
+                if ask.lower() in _LADDERS
+                else [(ask.strip().lower(), None)]
             )
 
 

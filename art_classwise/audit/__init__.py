@@ -2,9 +2,9 @@
 
 from art_classwise.audit.audit import ClassWiseAudit
 from art_classwise.audit.comparison import Comparison, compare, comparison_table
+from art_classwise.audit.findings import Finding
 from art_classwise.audit.manifest import Manifest
 from art_classwise.audit.result import WORST_CASE, AuditResult, read_audit
-from art_classwise.audit.sanity import Finding
 from art_classwise.audit.saved import is_finished, write_audit
 
 __all__ = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +15,6 @@ from art_classwise.audit.manifest import Attack
 from art_classwise.audit.provenance import fingerprint, parameters
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError, check_name, unknown
-from art_classwise.threat import ThreatModel
 
 __all__ = ["check_fit", "check_names", "check_told_apart", "checked_attack", "described_attacks"]
 
@@ -106,8 +104,8 @@ def check_told_apart(models: Mapping[str, Any], fingerprints: Mapping[str, str])
             )
 
 
-def checked_attack(name: str, attack: Any, threat: ThreatModel) -> Any:
-    """Return an attack, if it is one that an audit can ask; warn of one that searches within less than it may.
+def checked_attack(name: str, attack: Any) -> Any:
+    """Return an attack, if it is one that an audit can ask.
 
     Raises:
         InputError: It is no evasion attack of ART's, or takes the labels for targets.
@@ -121,20 +119,4 @@ def checked_attack(name: str, attack: Any, threat: ThreatModel) -> Any:
     for inner in getattr(attack, "attacks", None) or ():
         if getattr(inner, "targeted", False):  # ART's AutoAttack leaves them so, and begins by setting this
             inner.set_params(targeted=False)
-    searched = getattr(attack, "attack", attack)  # a transfer's is within
-    if getattr(searched, "random_eps", False):
-        warnings.warn(
-            f"The attack {name!r} draws its radii at random, most of them well below eps: it may miss what the threat "
-            "model allows. Make it without random_eps.",
-            stacklevel=3,
-        )
-    norm, eps = getattr(searched, "norm", None), getattr(searched, "eps", None)
-    if isinstance(norm, (int, float, str)) and isinstance(eps, float):
-        other = (norm != threat.art_norm and str(norm) != str(threat.art_norm)) or eps < 0.99 * threat.eps
-        if other:
-            warnings.warn(
-                f"The attack {name!r} searches within norm {norm} and eps {eps:g}, the audit is for {threat}: "
-                "it may miss what the threat model allows.",
-                stacklevel=3,
-            )
     return attack

@@ -118,6 +118,8 @@ T = TypeVar("T")
 
 _VANISHING = "Gradients vanish through a softmax, so gradient attacks look weaker than they are"
 
+_SMALL = 3 * 64 * 64  # values of an image: of larger ones, fewer are tried
+
 _ONE_AT_A_TIME = threading.RLock()  # the global random state and the warning filters are all threads'
 
 
@@ -182,13 +184,29 @@ class ShardRunner:
         some = data if rows is None or len(rows) == len(data) else data.take(rows)
         return self._retried(classifier, lambda most: self._attacked(classifier, name, attack, shard, some, most))
 
-    def probe(self, classifier: Any) -> probes.Probe:
-        """Return what a few examples show of the network itself."""
-        data = self._data.take(probes.chosen(len(self._data)))
-        data = replace(data, x=np.asarray(data.x))
+    def probe(self, classifier: Any, outcomes: pd.DataFrame) -> probes.Probe:
+        """Return what a few examples show of the network itself.
+
+        Args:
+            classifier: The model.
+            outcomes: Its rows of the one table.
+        """
+        n, ids = len(self._data), self._data.ids
+        right = outcomes["label"] == outcomes["clean_prediction"]
+        held, correct = (
+            np.isin(ids, outcomes["example"][~outcomes["example"].isin(outcomes["example"][~flags])])
+            for flags in (outcomes["withstood"], right)
+        )
+        small = np.prod(self._data.input_shape) <= _SMALL
+        rows = (probes.spread_over(n), probes.attacked_rows(held, correct), probes.spread_over(n, 256 if small else 64))
+        taken = (self._data.take(one) if len(one) else None for one in rows)
+        few, attacked, more = (some and replace(some, x=np.asarray(some.x)) for some in taken)
+        assert few is not None and more is not None  # noqa: PT018
+        options: dict[str, Any] = {"seed": self._seed}
         with _ONE_AT_A_TIME:
             return self._retried(
-                classifier, lambda most: probes.probe(classifier, data, self._threat, most=most, seed=self._seed)
+                classifier,
+                lambda most: probes.probe(classifier, few, attacked, more, self._threat, most=most, **options),
             )
 
     def _attacked(self, classifier: Any, name: str, attack: Any, shard: int, data: Dataset, most: int) -> pd.DataFrame:

@@ -44,7 +44,7 @@ from art_classwise.audit.provenance import (
 from art_classwise.audit.result import AuditResult
 from art_classwise.audit.saved import is_whole, read_outcomes
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, StoreError, Unit
-from art_classwise.datasets import Dataset
+from art_classwise.datasets import Dataset, as_dataset
 from art_classwise.errors import InputError, check_flag, check_seed, check_whole, first_line
 from art_classwise.threat import ThreatModel
 
@@ -77,9 +77,11 @@ class ClassWiseAudit(Evaluation):
         seed: Of the attacks.
         batch_size: Examples computed at once; if absent, by their size, at most 512. Less takes less memory; where
             memory runs out it is halved.
-        checks: Try each network itself, too: asked twice and one by one on 64 examples, with images normalised
-            otherwise, and on 32 under a reference attack and within a radius that nothing can withstand, 60 steps in
-            all. What looks wrong is among :attr:`AuditResult.findings`.
+        checks: Try each network itself, too: asked twice and one by one on 64 examples; with images normalised
+            otherwise, and channels reversed, on at most 256; its gradients compared with finite differences on 16;
+            within a radius that nothing can withstand, 20 steps on 32; and under a reference attack of 40 steps on a
+            fifth of the examples, at most 192, of those that withstood. What looks wrong is among
+            :attr:`AuditResult.findings`.
         verbose: Show a progress bar.
         command: The command line that runs the audit, kept with its outcomes and shown in its report.
 
@@ -118,13 +120,14 @@ class ClassWiseAudit(Evaluation):
         self.verbose = verbose
         self.command = None if command is None else command.encode(errors="backslashreplace").decode()
 
-    def evaluate(self, models: Mapping[str, Any], data: Dataset, *, optional: Collection[str] = ()) -> AuditResult:
+    def evaluate(self, models: Mapping[str, Any], data: Any, *, optional: Collection[str] = ()) -> AuditResult:
         """Attack examples of ``data`` on every model with every attack; what is in the store already is read.
 
         Args:
             models: ART ``PyTorchClassifier`` s by the names they shall have in the tables; or functions without
                 arguments that load one, called when its turn comes, so that one of these at a time is in memory.
-            data: The examples.
+            data: The examples: a :class:`art_classwise.Dataset`, or what
+                :func:`art_classwise.datasets.as_dataset` makes one of: ``(x, y)``, a torch data set, a name.
             optional: Names of models to go on without, with a warning, if they can't be loaded or audited. Of one that
                 can't be loaded, what the store holds is read, if it is finished.
 
@@ -139,6 +142,7 @@ class ClassWiseAudit(Evaluation):
         """
         if self.store is None and distributed.world() > 1:
             raise InputError("Under torchrun the processes share a folder: give `store`.")
+        data = as_dataset(data, n_classes=_n_classes(models))
         check_names(models, optional, data)
         threat = self.threat or usual_threat(data.name)
         threat.check_radius(0.0, 1.0, int(np.prod(data.input_shape)))
@@ -193,7 +197,7 @@ class ClassWiseAudit(Evaluation):
             check_fit(name, classifier, data)
         factories = self._ladder(self.threat, dataset=data.name)
         attacks = {
-            name: {a: checked_attack(a, make(classifier), blank.threat) for a, make in factories.items()}
+            name: {a: checked_attack(a, make(classifier)) for a, make in factories.items()}
             for name, classifier in models.items()
         }
         asked = blank.updated(
@@ -204,10 +208,12 @@ class ClassWiseAudit(Evaluation):
         check_told_apart(models, asked.models)
         outcomes = self._outcomes(store, asked, models, attacks, runner)
         if self.checks:
-            self._probe(store, asked, models, runner)
+            self._probe(store, asked, models, runner, outcomes)
         return outcomes
 
-    def _probe(self, store: Store, asked: Manifest, models: Mapping[str, Any], runner: ShardRunner) -> None:
+    def _probe(
+        self, store: Store, asked: Manifest, models: Mapping[str, Any], runner: ShardRunner, outcomes: pd.DataFrame
+    ) -> None:
         """See that what is tried on the networks themselves is in the store, by whichever process."""
         for name in progress(models, desc="checks", unit="model", shown=self.verbose, leave=False):
             key = asked.models[name]
@@ -216,7 +222,7 @@ class ClassWiseAudit(Evaluation):
                     held = store.manifest()  # anew: another process may have been faster, or another name has it
                     twin = next((held.probes[m] for m, k in held.models.items() if k == key and m in held.probes), None)
                     try:
-                        found = twin or runner.probe(models[name])
+                        found = twin or runner.probe(models[name], outcomes[outcomes["model"] == name])
                     except Exception as error:  # of the model's own code: of any kind; what attacks found stands
                         warnings.warn(f"The checks of {name!r} failed: {first_line(error)}", stacklevel=2)
                     else:
@@ -291,3 +297,9 @@ def _left(store: Store, unit: Unit, keys: list[str | None]) -> np.ndarray[Any, n
         under_attack = joined(clean, store.read(replace(unit, attack=key)))
         left = left & under_attack["withstood"].to_numpy()
     return np.flatnonzero(left)
+
+
+def _n_classes(models: Any) -> int | None:
+    """Return how many classes the models have, as far as they are there already."""
+    loaded = models.values() if isinstance(models, Mapping) else ()
+    return next((int(m.nb_classes) for m in loaded if hasattr(m, "nb_classes")), None)

@@ -6,9 +6,10 @@ import math
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -22,17 +23,41 @@ from art_classwise.datasets import Dataset
 from art_classwise.errors import GradientMaskingWarning, InputError, first_line
 from art_classwise.threat import ThreatModel
 
-__all__ = ["Probe", "chosen", "probe"]
+__all__ = ["CHANNELS", "Alternative", "Probe", "attacked_rows", "probe", "spread_over"]
 
 _EXAMPLES = 64
-_ATTACKED = 32
+_ATTACKED, _MOST_ATTACKED = 32, 192
+_GRADIENTS = 16
 _APART = 16
 _STEPS = 40
 _FAR_STEPS = 20
 
 
+Rows: TypeAlias = npt.NDArray[np.intp]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Change = Annotated[float, Field(ge=0)]
+
+CHANNELS = "with channels in reverse order"
+"""The alternative that tells BGR from RGB."""
+
+_ALTERNATIVES: dict[str, Callable[[Tensor], Tensor]] = {
+    "standardised channel by channel": lambda x: _standardised(x),
+    "multiplied by 255": lambda x: 255 * x,
+    "scaled to [-1, 1]": lambda x: 2 * x - 1,
+    CHANNELS: lambda x: x.flip(1),
+}
+
+
+class Alternative(Record):
+    """What became of the predictions on images that were changed.
+
+    Attributes:
+        gained: How many became correct.
+        lost: How many no longer are.
+    """
+
+    gained: Count
+    lost: Count
 
 
 class Probe(Record):
@@ -41,18 +66,27 @@ class Probe(Record):
     Attributes:
         n: Number of examples.
         right: How many of them it classifies correctly.
+        constant: Of how many all logits are equal.
+        probabilities: Of how many the outputs lie in [0, 1] and sum to 1.
         random_flips: Of how many the prediction changed when asked again, the random state being another.
         random_change: The largest change of a logit then, divided by the spread of the logits.
         batch_flips: Of how many of at most 16 the prediction changed when each was asked about alone.
         batch_change: The largest change of a logit then, divided by the spread of the logits.
         batch_error: What the network said when it failed on one image alone.
         training: Names of layers that are in training mode after ``eval()``, the first three.
-        standardised_gain: How many more are classified correctly if images are standardised, channel by channel; tried
-            where fewer than half are.
-        scaled_gain: Likewise, if they are multiplied by 255.
-        attacked: Numbers (``ids``) of at most 32 of the correctly classified, which were attacked.
+        alternatives_tried: On how many images others in their place were tried, those left out that have constant
+            logits.
+        alternatives_right: How many of these are classified correctly as they are.
+        alternatives: What was gained and lost with images that are standardised, multiplied by 255, ...
+        gradients_tried: On how many images the gradient of the margin was compared with its finite difference.
+        gradients_wrong: On how many of them the two differ by more than a factor of two, or the gradient is zero
+            where the margin changes.
+        derivative_ratio: Median of the finite difference divided by the derivative.
+        attacked: Numbers (``ids``) of correctly classified examples that were attacked, if possible of those that
+            withstood the audit's attacks.
         far_eps: A radius within which any image can become a grey one.
-        far_withstood: How many of the attacked ones withstood 20 steps of margin PGD within it.
+        far_attacked: How many of them were attacked within it, by 20 steps of margin PGD.
+        far_withstood: How many of these withstood.
         reference: How many steps of margin PGD within the threat model the reference attack had; 0 if it failed.
         broken: Numbers of the attacked ones that the reference attack broke.
         zero_gradient: Of how many of the attacked ones a gradient was zero, or not finite, in the reference attack.
@@ -60,16 +94,23 @@ class Probe(Record):
 
     n: Count
     right: Count
+    constant: Count
+    probabilities: Count
     random_flips: Count
     random_change: Change
     batch_flips: Count
     batch_change: Change
     batch_error: str
     training: tuple[str, ...]
-    standardised_gain: int
-    scaled_gain: int
+    alternatives_tried: Count
+    alternatives_right: Count
+    alternatives: dict[str, Alternative]
+    gradients_tried: Count
+    gradients_wrong: Count
+    derivative_ratio: float
     attacked: tuple[int, ...]
     far_eps: Change
+    far_attacked: Count
     far_withstood: Count
     reference: Count
     broken: tuple[int, ...]
@@ -78,23 +119,47 @@ class Probe(Record):
     @model_validator(mode="after")
     def _counts_fit(self) -> Probe:
         limits = {
-            **dict.fromkeys(("right", "random_flips", "batch_flips", "standardised_gain", "scaled_gain"), self.n),
-            **dict.fromkeys(("far_withstood", "zero_gradient"), len(self.attacked)),
+            **dict.fromkeys(("right", "constant", "probabilities", "random_flips", "batch_flips"), self.n),
+            **dict.fromkeys(("far_attacked", "zero_gradient"), len(self.attacked)),
+            **{"gradients_wrong": self.gradients_tried, "far_withstood": self.far_attacked},
+            "alternatives_right": self.alternatives_tried,
         }
         for name, most in limits.items():
-            if abs(getattr(self, name)) > most:
+            if getattr(self, name) > most:
                 raise InputError(f"`{name}` must be at most {most}, but is {getattr(self, name):.3g}")
+        for way, counts in self.alternatives.items():
+            if counts.lost > self.alternatives_right or counts.gained > self.alternatives_tried:
+                raise InputError(f"more images changed {way!r:.60} than there are")
         if not {*self.broken} <= {*self.attacked}:
             raise InputError("the examples in `broken` must be among those in `attacked`")
         return self
 
 
-def chosen(n_examples: int) -> np.ndarray[Any, np.dtype[np.intp]]:
-    """Return which of n examples are tried: at most 64, evenly spaced, since a set may be sorted by class."""
-    return np.unique(np.linspace(0, n_examples - 1, min(n_examples, _EXAMPLES)).astype(np.intp))
+def spread_over(n_examples: int, most: int = _EXAMPLES) -> Rows:
+    """Return which of n examples are tried: at most so many, evenly spaced, since a set may be sorted by class."""
+    return np.unique(np.linspace(0, n_examples - 1, min(n_examples, most)).astype(np.intp))
 
 
-def probe(classifier: Any, data: Dataset, threat: ThreatModel, *, most: int, seed: int) -> Probe:
+def attacked_rows(withstood: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_]) -> Rows:
+    """Return which examples the reference attack is tried on: those that withstood, a fifth of all at most.
+
+    Where none did, of those that are classified correctly. It is 32 examples at least, if there are as many, and 192 at
+    most, on which an overstatement by 11 points shows.
+    """
+    candidates = np.flatnonzero(withstood if withstood.any() else right)
+    return candidates[spread_over(len(candidates), min(_MOST_ATTACKED, max(_ATTACKED, len(right) // 5)))]
+
+
+def probe(
+    classifier: Any,
+    data: Dataset,
+    attacked: Dataset | None,
+    more: Dataset,
+    threat: ThreatModel,
+    *,
+    most: int,
+    seed: int,
+) -> Probe:
     """Try a network on a few examples.
 
     Asks the network itself, in batches of the sizes said: nothing is filled up.
@@ -102,6 +167,8 @@ def probe(classifier: Any, data: Dataset, threat: ThreatModel, *, most: int, see
     Args:
         classifier: An ART ``PyTorchClassifier``.
         data: The few examples.
+        attacked: The examples for the reference attack, if there are any; misclassified ones are left out.
+        more: Examples on which changed images are tried.
         threat: The audit's threat model.
         most: Examples computed at once.
         seed: Of the attacks.
@@ -109,46 +176,58 @@ def probe(classifier: Any, data: Dataset, threat: ThreatModel, *, most: int, see
     module, device = art_interface.logits_module(classifier), classifier.device
     x, y = torch.from_numpy(np.asarray(data.x)), torch.from_numpy(data.y)
 
-    def logits(images: Tensor, size: int, state: int = 0) -> Tensor:
+    def logits(images: Tensor, size: int = most, state: int = 0) -> Tensor:
         with preserved_random_state(state), float32(device.type), evaluating(module), torch.no_grad():
             parts = [module(part.to(device)).float().cpu() for part in images.split(size)]
         return torch.cat(parts)
 
     with preserved(classifier.model):
-        first = logits(x, most)
-        again = logits(x, most, state=1)
+        first = logits(x)
+        again = logits(x, state=1)
         right = first.argmax(1) == y
         together = first[:_APART] if most > 1 else logits(x[:_APART], 2)
-        said = ""
+        batch_error = ""
         try:
             apart = logits(x[:_APART], 1)
         except Exception as error:  # of the module's own code: of any kind
             if is_out_of_memory(error):
                 raise
-            apart, said = together, _storable(first_line(error)[:200])
-        weak = 2 * int(right.sum()) < len(x)
-        gains = _gains(lambda images: logits(images, most), x, y, int(right.sum())) if weak else (0, 0)
+            apart, batch_error = together, _storable(first_line(error)[:200])
+        # Of each class by itself: a logit that is masked out lies far from the others.
+        spread = float((first - first.mean(0)).std(0).median()) if len(x) > 1 else 1.0
+        alternatives = _alternatives(logits, more)
+        compared = (right & ~_constant(first)).nonzero()[:_GRADIENTS, 0]
+        ratios = _derivative_ratios(module, device, x[compared], y[compared], spread, most)
         with evaluating(module):
             training = [name or type(m).__name__ for name, m in classifier.model.named_modules() if _trains(m)]
+        some = attacked
+        if some is not None:
+            correct = logits(torch.from_numpy(np.asarray(some.x))).argmax(1).numpy() == some.y
+            some = some.take(np.flatnonzero(correct)) if correct.any() else None
     far = _whole_box(threat, x[0].numel())
-    some = data.take(right.nonzero()[:_ATTACKED, 0].numpy()) if right.any() else None
-    withstood_far, _ = _attacked(classifier, some, far, _FAR_STEPS, most, seed)
+    few = None if some is None else some.take(np.arange(min(len(some), _ATTACKED)))
+    withstood_far, _ = _attacked(classifier, few, far, _FAR_STEPS, most, seed)
     withstood, zero = _attacked(classifier, some, threat, _STEPS, most, seed)
-    # Of each class by itself: a logit that is masked out lies far from the others.
-    spread = float((first - first.mean(0)).std(0).median()) if len(x) > 1 else 1.0
     return Probe(
         n=len(x),
         right=int(right.sum()),
+        constant=int(_constant(first).sum()),
+        probabilities=int(((first >= 0).all(1) & ((first.sum(1) - 1).abs() <= 1e-4)).sum()),
         random_flips=int((again.argmax(1) != first.argmax(1)).sum()),
         random_change=_change(first, again, spread),
         batch_flips=int((apart.argmax(1) != together.argmax(1)).sum()),
         batch_change=_change(together, apart, spread),
-        batch_error=said,
+        batch_error=batch_error,
         training=tuple(map(_storable, training[:3])),
-        standardised_gain=gains[0],
-        scaled_gain=gains[1],
+        alternatives_tried=alternatives[0],
+        alternatives_right=alternatives[1],
+        alternatives=alternatives[2],
+        gradients_tried=len(ratios),
+        gradients_wrong=int((~((ratios > 0.5) & (ratios < 2))).sum()),
+        derivative_ratio=float(ratios.median().clamp(-1e9, 1e9)) if len(ratios) else 1.0,
         attacked=() if some is None else tuple(some.ids.tolist()),
         far_eps=far.eps,
+        far_attacked=0 if few is None or withstood_far is None else len(few),
         far_withstood=int(withstood_far.sum()) if withstood_far is not None else 0,
         reference=_STEPS if withstood is not None else 0,
         broken=() if some is None or withstood is None else tuple(some.ids[~withstood].tolist()),
@@ -156,21 +235,92 @@ def probe(classifier: Any, data: Dataset, threat: ThreatModel, *, most: int, see
     )
 
 
+def _constant(logits: Tensor) -> Tensor:
+    return logits.amax(1) == logits.amin(1)
+
+
+def _alternatives(logits: Callable[[Tensor], Tensor], data: Dataset) -> tuple[int, int, dict[str, Alternative]]:
+    """Return how many images were tried and were right as they are, and what was gained and lost when changed."""
+    x, y = torch.from_numpy(np.asarray(data.x)), torch.from_numpy(data.y)
+    unchanged = logits(x)
+    answered = ~_constant(unchanged)  # a network that rejects an image may not reject a brighter one
+    right = (unchanged.argmax(1) == y)[answered]
+    counts = {}
+    for way, changed in _ALTERNATIVES.items():
+        if way == CHANNELS and x.shape[1] != 3:
+            continue
+        try:
+            then = (logits(changed(x)).argmax(1) == y)[answered]
+        except Exception as error:  # a network may refuse images outside [0, 1]
+            if is_out_of_memory(error):
+                raise
+            continue
+        counts[way] = Alternative(gained=int((then & ~right).sum()), lost=int((right & ~then).sum()))
+    return len(right), int(right.sum()), counts
+
+
+def _standardised(x: Tensor) -> Tensor:
+    deviation, mean = torch.std_mean(x, dim=(0, 2, 3), keepdim=True)
+    return (x - mean) / deviation.clamp_min(1e-3)
+
+
+def _derivative_ratios(
+    module: nn.Module, device: torch.device, x: Tensor, y: Tensor, spread: float, most: int
+) -> Tensor:
+    """Return the finite difference of each margin along the sign of its gradient, divided by the derivative.
+
+    1 for a backward pass that is the derivative of the forward pass, up to curvature. The step is so short that the
+    margin should change by 3 % of the logits' spread, and at most a 64th: central differences from a point that far
+    within the box. Where the gradient is zero, 1 if the margin doesn't change in a random direction either, else 0.
+    """
+    ratios: list[Tensor] = []
+    if len(x) == 0:
+        return torch.zeros(0)
+    with float32(device.type), evaluating(module):
+        for some, labels in zip(x.split(most), y.split(most), strict=True):
+            images, truth = some.to(device), labels.to(device)
+            with preserved_random_state(0), torch.no_grad():
+                others = module(images).float().scatter(1, truth[:, None], -torch.inf).argmax(1)
+
+            def margin(points: Tensor, truth: Tensor = truth, others: Tensor = others) -> Tensor:
+                with preserved_random_state(0):
+                    logits = module(points).float()
+                difference: Tensor = (logits.gather(1, truth[:, None]) - logits.gather(1, others[:, None]))[:, 0]
+                return difference
+
+            def gradient(points: Tensor, margin: Callable[[Tensor], Tensor] = margin) -> Tensor:
+                points = points.detach().requires_grad_()
+                with torch.enable_grad():
+                    value = margin(points).sum()
+                    if not value.requires_grad:
+                        return torch.zeros_like(points)
+                    (found,) = torch.autograd.grad(value, points, allow_unused=True)
+                filled: Tensor = torch.zeros_like(points) if found is None else found.nan_to_num(0, 0, 0)
+                return filled
+
+            def length(found: Tensor) -> Tensor:
+                return found.abs().flatten(1).sum(1)
+
+            sides = (len(images),) + (1,) * (images.dim() - 1)
+            step = (0.03 * spread / length(gradient(images)).clamp_min(1e-12)).clamp_max(1 / 64).view(sides)
+            inside = torch.maximum(torch.minimum(images, 1 - step), step)
+            found = gradient(inside)
+            flat = length(found) == 0
+            signs = torch.rand(inside[:1].shape, generator=torch.Generator().manual_seed(0)).sub(0.5).sign().to(device)
+            direction = torch.where(flat.view(sides), signs, found.sign())
+            with torch.no_grad():
+                change = margin(inside + step * direction) - margin(inside - step * direction)
+            ratio = change / (2 * step.flatten() * length(found)).clamp_min(1e-30)
+            # Where the network is constant, a zero gradient is right.
+            constant = change.abs() <= 1e-3 * spread
+            ratio = torch.where(flat, constant.float(), ratio)
+            ratios.append(ratio.nan_to_num(0, 1e9, -1e9).cpu())
+    return torch.cat(ratios)
+
+
 def _storable(text: str) -> str:
     """Return a text that can be written as UTF-8."""
     return text.encode(errors="backslashreplace").decode()
-
-
-def _gains(logits: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, before: int) -> tuple[int, int]:
-    """Return how many more are classified correctly if images are standardised, and if they are multiplied by 255."""
-    deviation, mean = torch.std_mean(x, dim=(0, 2, 3), keepdim=True)
-    gains = []
-    for images in ((x - mean) / deviation.clamp_min(1e-3), 255 * x):
-        try:
-            gains.append(int((logits(images).argmax(1) == y).sum()) - before)
-        except Exception:  # a network may refuse images outside [0, 1]
-            gains.append(0)
-    return gains[0], gains[1]
 
 
 def _trains(module: nn.Module) -> bool:

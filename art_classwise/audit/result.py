@@ -18,10 +18,11 @@ from art_classwise._core import display
 from art_classwise._core.display import shown_as
 from art_classwise._core.files import check_output_file, written_aside
 from art_classwise.attacks.ladder import WORST_CASE
-from art_classwise.audit import sanity
 from art_classwise.audit._outcomes import cumulative, parts, table
 from art_classwise.audit._table import AuditTable, Relabel, accuracies, stacked, summarised
 from art_classwise.audit.comparison import Comparison, Kind, best_worst_class, compare_with_best, compare_within
+from art_classwise.audit.findings.attack_checks import is_strongly_attacked
+from art_classwise.audit.findings.registry import CheckResult, Findings, checks_table, evidences, run_checks
 from art_classwise.audit.saved import read_parts, write_audit
 from art_classwise.errors import InputError
 from art_classwise.metrics.accuracy import Groups
@@ -45,9 +46,39 @@ class AuditResult(AuditTable):
     """
 
     @cached_property
-    def findings(self) -> sanity.Findings:
-        """What looks wrong: see :func:`art_classwise.audit.sanity.findings`."""
-        return sanity.findings(self)
+    def check_results(self) -> tuple[CheckResult, ...]:
+        """What came of each check of each model: see :data:`art_classwise.audit.findings.CHECKS`."""
+        return tuple(run_checks(self))
+
+    @property
+    def findings(self) -> Findings:
+        """What looks wrong, in the order it was looked for; empty, if nothing does.
+
+        A check that chance may set off is held to a level that allows for the number of models and of such checks:
+        together they raise a false alarm in at most one audit in a hundred.
+        """
+        return Findings(finding for one in self.check_results for finding in one.findings)
+
+    @property
+    def checks(self) -> pd.DataFrame:
+        """Every check with its result.
+
+        A row per model and check: ``model`` (None for the audit as a whole), ``check``, ``looks_for``; ``result``,
+        ``"found"``, ``"nothing found"`` or ``"not run"``; ``tried``, on how many examples it ran; ``detectable``, the
+        smallest share of them that would have shown with a probability of 97.5 % (Clopper and Pearson's upper bound),
+        NaN where the check isn't about a share; and ``explanation``, what was seen, why it didn't run, or what it could
+        have missed.
+        """
+        return checks_table(self.check_results)
+
+    @cached_property
+    def strongly_attacked(self) -> tuple[str, ...]:
+        """Names of the models on which a strong attack was run; of others, robust accuracy is an upper bound.
+
+        Strong is standard AutoAttack within the threat model, or a search of a hundred steps and restarts or more
+        together that found at most 1 % more than one of less effort, where no other attack found 1 % more either.
+        """
+        return tuple(one.name for one in evidences(self) if is_strongly_attacked(one))
 
     @property
     def unchecked(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from art_classwise.datasets.catalog import DATASETS
 from art_classwise.errors import InputError
 
 __all__ = [
@@ -77,7 +78,7 @@ DatasetName = Annotated[
     str,
     typer.Option(
         "--dataset",
-        help="digits, mnist, cifar10, cifar100, svhn, stl10, imagenet, an .npz file or an image folder.",
+        help=f"{', '.join(DATASETS)}, an .npz file or an image folder.",
     ),
 ]
 ClassNames = Annotated[
@@ -107,6 +108,7 @@ def say_where(files: dict[str, Path]) -> None:
 
 
 _ALL = "all"
+_IN_ROBUSTBENCH = {spec.robustbench for spec in DATASETS.values()}
 
 
 def check_named(texts: Sequence[str], dataset: str, norm: str) -> None:
@@ -120,7 +122,7 @@ def check_named(texts: Sequence[str], dataset: str, norm: str) -> None:
     Raises:
         InputError: A text names no model, no file that is there, or none of RobustBench's models.
     """
-    from art_classwise.zoo.robustbench import DATASETS, check_model
+    from art_classwise.zoo.robustbench import check_model
 
     for text in texts:
         _, source = _parted(text)
@@ -128,7 +130,7 @@ def check_named(texts: Sequence[str], dataset: str, norm: str) -> None:
         if not name and not Path(source).is_file():
             what = "There is no file" if source.endswith(".pt") else "Unknown model"
             raise InputError(f"{what} {source!r}. Give the file of a checkpoint (*.pt), or robustbench:NAME.")
-        if name and name != _ALL and zoo in DATASETS:  # a file or folder has a name of its own, not known yet
+        if name and name != _ALL and zoo in _IN_ROBUSTBENCH:  # a file or folder has a name of its own, not known yet
             check_model(name, zoo, norm)
 
 
@@ -158,18 +160,18 @@ def models_named(
         label, source = _parted(text)
         zoo, name = _in_zoo(source, dataset)
         if name != _ALL:
-            found = dict([load_model(text, dataset, norm, model_dir, unsafe_weights)])
+            loaded = dict([load_model(text, dataset, norm, model_dir, unsafe_weights)])
         elif label:
             raise InputError(f"{text!r} gives many models the same name: remove {label}=.")
         else:
             options: dict[str, Any] = {"unsafe_weights": unsafe_weights}
             names = robustbench_names(zoo, norm)
-            found = {n: partial(load_robustbench, n, zoo, norm, model_dir, **options) for n in names}
+            loaded = {n: partial(load_robustbench, n, zoo, norm, model_dir, **options) for n in names}
             optional += names
-        twice = next((n for n in found if n in models), None)
+        twice = next((n for n in loaded if n in models), None)
         if twice is not None:
             raise InputError(f"Two models are named {twice!r}: rename one, e.g. --model mine={source}")
-        models |= found
+        models |= loaded
     return models, optional
 
 

@@ -249,8 +249,9 @@ def _chosen_recipe(
     known = dataset if dataset in DATASETS else Path(dataset).stem  # the name it will have once it is loaded
     if name is flags.Recipes.fast:
         return fast_recipe(method.value, known, architecture=arch, threat=ball)
-    recipe = plain_recipe(method.value) if name is None else paper_recipe(method.value, arch, known)
-    return recipe.override(threat=ball)
+    if name is None:
+        return plain_recipe(method.value, known, threat=ball)
+    return paper_recipe(method.value, arch, known).override(threat=ball)
 
 
 def _say_training(history: pd.DataFrame, recipe: Recipe, kept: str) -> None:

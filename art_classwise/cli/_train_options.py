@@ -100,7 +100,7 @@ RecipeName = Annotated[
     typer.Option(
         "--recipe",
         help="paper: the one published for method, architecture and data set. fast: one learning-rate cycle of 30 "
-        "epochs, in bfloat16 and compiled where that pays. Default: a cosine from 0.05, 30 epochs, Linf:8/255.",
+        "epochs, in bfloat16 and compiled where that pays. Default: a cosine from 0.05, 30 epochs.",
         show_default=False,
         rich_help_panel=_RECIPE,
     ),
@@ -115,7 +115,12 @@ Epochs = Annotated[int | None, _of_recipe("--epochs", "Epochs.")]
 BatchSize = Annotated[int | None, _of_recipe("--batch-size", "Examples per step, over all processes.")]
 LearningRate = Annotated[float | None, _of_recipe("--lr", "Highest learning rate.")]
 Threat = Annotated[
-    str | None, _of_recipe("--threat", "Norm and radius for images in [0, 1], e.g. Linf:8/255 or L2:0.5.")
+    str | None,
+    _of_recipe(
+        "--threat",
+        "Norm and radius for images in [0, 1], e.g. Linf:8/255 or L2:0.5. Default: the recipe's, or usual for the data "
+        "set; for your own Linf:8/255.",
+    ),
 ]
 Steps = Annotated[int | None, _of_recipe("--steps", "Steps of the training attack.")]
 Beta = Annotated[

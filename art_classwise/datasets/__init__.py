@@ -1,6 +1,26 @@
-"""Data sets as float32 images (n, C, H, W) in [0, 1] and int64 labels (n,)."""
+"""Data sets as float32 images (n, C, H, W) in [0, 1] and int64 labels (n,). Names are imported when first used."""
 
-from art_classwise.datasets.dataset import Dataset, LazyImages
-from art_classwise.datasets.load import DATASETS, Unlabeled, load_dataset, load_unlabeled
+from typing import TYPE_CHECKING
 
-__all__ = ["DATASETS", "Dataset", "LazyImages", "Unlabeled", "load_dataset", "load_unlabeled"]
+import lazy_loader
+
+from art_classwise.datasets.catalog import DATASETS as DATASETS
+from art_classwise.datasets.catalog import DatasetSpec as DatasetSpec
+
+if TYPE_CHECKING:
+    from art_classwise.datasets.dataset import Dataset as Dataset
+    from art_classwise.datasets.dataset import LazyImages as LazyImages
+    from art_classwise.datasets.forms import as_dataset as as_dataset
+    from art_classwise.datasets.load import Unlabeled as Unlabeled
+    from art_classwise.datasets.load import load_dataset as load_dataset
+    from art_classwise.datasets.load import load_unlabeled as load_unlabeled
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "catalog": ["DATASETS", "DatasetSpec"],
+        "dataset": ["Dataset", "LazyImages"],
+        "forms": ["as_dataset"],
+        "load": ["Unlabeled", "load_dataset", "load_unlabeled"],
+    },
+)

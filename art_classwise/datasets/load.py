@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,14 +12,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from art_classwise._core.arrays import as_images
+from art_classwise.datasets.catalog import DATASETS, DatasetSpec
 from art_classwise.datasets.dataset import Dataset, LazyImages
-from art_classwise.datasets.files import image_files, is_grey, read_npz, to_float
+from art_classwise.datasets.files import image_files, is_grey, read_npz
 from art_classwise.errors import InputError, first_line, unknown
 
-__all__ = ["DATASETS", "FILES", "Unlabeled", "load_dataset", "load_unlabeled"]
-
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_DIGITS = tuple(str(d) for d in range(10))
+__all__ = [
+    "Unlabeled",
+    "classes_of",
+    "known_name",
+    "load_dataset",
+    "load_unlabeled",
+    "read_digits",
+    "read_imagenet",
+    "read_torchvision",
+]
 
 
 def load_dataset(
@@ -36,10 +44,12 @@ def load_dataset(
 
     Args:
         name: ``"digits"`` (bundled with scikit-learn), ``"mnist"``, ``"cifar10"``, ``"cifar100"``, ``"svhn"``,
-            ``"stl10"``, ``"imagenet"``; or the path of an ``.npz`` file with arrays ``x`` and ``y`` (and
-            ``classes``, if you like); or of a folder with one subfolder of images per class.
+            ``"stl10"``, ``"imagenet"``, in any case; or the path of an ``.npz`` file with arrays ``x`` and ``y`` (and
+            ``classes``, if you like; ``images`` and ``labels``, ``x_test`` and ``y_test`` and other usual names will
+            do), whose labels may be names; or of a folder with one subfolder of images per class, by itself or within
+            ``train`` and ``test``.
         split: ``"train"`` or ``"test"`` (of ImageNet, its validation set); of STL-10 also ``"unlabeled"``, whose labels
-            are all 0 and mean nothing. A path has no splits.
+            are all 0 and mean nothing. Of a path: its folder, or its arrays, of that name, if it has such.
         root: Folder with the downloaded sets; ``$ART_CLASSWISE_DATA``, else ``data``, if absent. ImageNet lies
             in ``root/imagenet/train`` and ``root/imagenet/val``.
         n_examples: How many; see :meth:`Dataset.first`.
@@ -58,15 +68,15 @@ def load_dataset(
         >>> data.x.shape, data.y.dtype, data.classes[:3]
         ((797, 1, 8, 8), dtype('int64'), ('0', '1', '2'))
     """
-    text = os.path.expanduser(os.fspath(name))
-    splits = ("train", "test", "unlabeled") if text == "stl10" else ("train", "test")
+    text = known_name(name)
+    splits = (DATASETS[text].splits if text in DATASETS else None) or ("train", "test")
     if split not in splits:
         raise unknown("split", split, splits)
     folder = Path(root if root is not None else os.environ.get("ART_CLASSWISE_DATA", "data"))
     if text in DATASETS:
         if classes is not None or (image_size is not None and text != "imagenet"):
             raise InputError(f"{text} has its own class names and image size: they can't be given.")
-        data = DATASETS[text](folder, split, download, image_size or 224)
+        data = DATASETS[text].load(folder, split, download, image_size or 224)
     elif Path(text).is_dir():
         data = _image_folder(Path(text), Path(text).name, split, image_size, classes)
     elif text.endswith(".npz"):
@@ -81,7 +91,15 @@ def load_dataset(
     return data if n_examples is None else data.first(n_examples)
 
 
-def _digits(root: Path, split: str, download: bool, image_size: int) -> Dataset:
+def known_name(name: str | os.PathLike[str]) -> str:
+    """Return the name of a data set as it is written here, whatever its case and hyphens; another text as it is."""
+    text = os.path.expanduser(os.fspath(name))
+    bare = text.lower().replace("-", "").replace("_", "")
+    return bare if bare in DATASETS and not os.path.exists(text) else text
+
+
+def read_digits(spec: DatasetSpec, root: Path, split: str, download: bool, image_size: int) -> Dataset:
+    """Return the digits that come with scikit-learn: see :class:`DatasetSpec`, as for the functions below."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -89,51 +107,48 @@ def _digits(root: Path, split: str, download: bool, image_size: int) -> Dataset:
     # It has no official split: 1,000 to train, 797 to test, stratified, always the same.
     train, test = train_test_split(np.arange(len(y)), train_size=1000, stratify=y, random_state=0)
     rows = np.sort(train if split == "train" else test)
-    images = (x[rows] / 16).astype(np.float32).reshape(-1, 1, 8, 8)
-    return Dataset(images, y[rows].astype(np.int64), _DIGITS, "digits", split, rows)
+    images = (x[rows] / 16).astype(np.float32).reshape(-1, *spec.shape)
+    return Dataset(images, y[rows].astype(np.int64), spec.class_names, spec.name, split, rows)
 
 
-def _torchvision(
-    name: str, class_name: str, url: str, arguments: dict[str, dict[str, Any]], classes: tuple[str, ...]
-) -> Callable[[Path, str, bool, int], Dataset]:
-    def load(root: Path, split: str, download: bool, image_size: int) -> Dataset:
-        from torchvision import datasets
+def read_torchvision(spec: DatasetSpec, root: Path, split: str, download: bool, image_size: int) -> Dataset:
+    """Return a data set that torchvision reads and downloads."""
+    from torchvision import datasets
 
-        make = getattr(datasets, class_name)
+    make, name = getattr(datasets, spec.torchvision), spec.name
+    try:
+        source = make(root, download=False, **spec.splits[split])
+    except RuntimeError as missing:
+        how = (
+            f"load_dataset({name!r}, root=...) looks there; fetch it from {spec.url} by hand, "
+            f"or copy a folder that torchvision.datasets.{spec.torchvision} made."
+        )
+        if not download:
+            raise InputError(f"{name} ({split}) is not in {root.absolute()}. {how}") from missing
+        print(f"Downloading {name} from {spec.url} to {root.absolute()}", file=sys.stderr)
         try:
-            source = make(root, download=False, **arguments[split])
-        except RuntimeError as missing:
-            how = (
-                f"load_dataset({name!r}, root=...) looks there; fetch it from {url} by hand, "
-                f"or copy a folder that torchvision.datasets.{class_name} made."
-            )
-            if not download:
-                raise InputError(f"{name} ({split}) is not in {root.absolute()}. {how}") from missing
-            print(f"Downloading {name} from {url} to {root.absolute()}", file=sys.stderr)
-            try:
-                source = make(root, download=True, **arguments[split])
-            except (OSError, RuntimeError) as failed:
-                raise InputError(
-                    f"{name} ({split}) is not in {root.absolute()}, and could not be downloaded "
-                    f"({first_line(failed)}). {how}"
-                ) from failed
-        x = np.asarray(source.data)
-        y = np.asarray(source.targets if hasattr(source, "targets") else source.labels)
-        names = tuple(source.classes) if name == "cifar100" else classes
-        y = np.zeros(len(y)) if split == "unlabeled" else y  # torchvision's are -1
-        return Dataset(to_float(x, f"{name} ({split})"), y.astype(np.int64), names, name, split)
-
-    return load
+            source = make(root, download=True, **spec.splits[split])
+        except (OSError, RuntimeError) as failed:
+            raise InputError(
+                f"{name} ({split}) is not in {root.absolute()}, and could not be downloaded "
+                f"({first_line(failed)}). {how}"
+            ) from failed
+    x = np.asarray(source.data)
+    y = np.asarray(source.targets if hasattr(source, "targets") else source.labels)
+    y = np.zeros(len(y)) if split == "unlabeled" else y  # torchvision's are -1
+    names = spec.class_names or tuple(source.classes)
+    return Dataset(as_images(x, f"{name} ({split})")[0], y.astype(np.int64), names, name, split)
 
 
-def _imagenet(root: Path, split: str, download: bool, image_size: int) -> Dataset:
-    folder = root / "imagenet" / {"train": "train", "test": "val"}[split]
+def read_imagenet(spec: DatasetSpec, root: Path, split: str, download: bool, image_size: int) -> Dataset:
+    """Return ImageNet, from two folders that nobody may download for the user."""
+    folder = root / spec.folder / spec.files[split][0]
     if not folder.is_dir():
         raise InputError(
             f"imagenet ({split}) is not in {folder.absolute()}: it may not be redistributed. Get it from "
             "https://image-net.org/download.php and unpack it to one folder of images per class (n01440764, ...)."
         )
-    data = _image_folder(folder, "imagenet", split, image_size, None)
+    data = _image_folder(folder, spec.name, split, image_size, None)
     return replace(data, classes=_imagenet_names(data.classes))
 
 
@@ -154,6 +169,7 @@ def _image_folder(
 ) -> Dataset:
     from torchvision.datasets import ImageFolder
 
+    folder = _of_split(folder, split)
     try:
         source = ImageFolder(str(folder))
     except FileNotFoundError as error:
@@ -169,81 +185,73 @@ def _image_folder(
     return Dataset(x, y, _class_names(classes, source.classes, len(source.classes)), name, split)
 
 
+_SPLITS = {"train": ("train", "training"), "test": ("test", "testing", "val", "valid", "validation")}
+
+
+def _of_split(folder: Path, split: str) -> Path:
+    """Return where a split's images are: in a subfolder of its name, where all subfolders are splits; else here."""
+    inside = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
+    known = [name for names in _SPLITS.values() for name in names]
+    if not inside or not inside.keys() <= {*known, "unlabeled"}:
+        return folder
+    for name in _SPLITS.get(split, (split,)):
+        if name in inside:
+            return inside[name]
+    raise InputError(f"{folder} has the subfolders {', '.join(sorted(inside))}, and none for the split {split!r}.")
+
+
 def _npz(path: Path, split: str, classes: str | Sequence[str] | None) -> Dataset:
-    arrays = read_npz(path, ("x", "y"), ("classes",))
+    arrays = read_npz(path, ("x", "y"), ("classes",), split)
     x, y, own = arrays["x"], arrays["y"], arrays.get("classes")
     if x.ndim == 0 or y.ndim == 0 or len(x) == 0 or len(y) == 0:
         raise InputError(f"{path} is empty: it needs at least one image in x and one label in y.")
     if own is not None and (own.ndim != 1 or len(own) == 0):
         raise InputError(f"{path}: classes must be a list of names, but got shape {own.shape}.")
-    one_hot = y.ndim == 2 and y.shape[1] > 1
-    n_classes = len(own) if own is not None else y.shape[1] if one_hot else _count_classes(y, path)
-    found = [str(c) for c in (range(n_classes) if own is None else own)]
-    names = _class_names(classes, found, n_classes)
-    return Dataset(to_float(x, str(path)), y, names, path.stem, split)
+    found = classes_of(y, str(path)) if own is None else [str(name) for name in own]
+    names = _class_names(classes, found, len(found))
+    return Dataset(x, y, names, path.stem, split)
 
 
-def _count_classes(y: npt.NDArray[Any], path: Path) -> int:
+def classes_of(y: npt.NDArray[Any], source: str) -> list[str]:
+    """Return the names of the classes that labels are of: the labels' own, if they are texts, else numbers from 0.
+
+    Args:
+        y: Texts (n,), class numbers (n,) or (n, 1), or one-hot (n, C).
+        source: What to call the data in messages.
+
+    Raises:
+        InputError: They aren't labels, or start at 1.
+    """
+    if y.dtype.kind in "US":
+        return sorted(
+            {label.decode(errors="replace") if isinstance(label, bytes) else str(label) for label in y.ravel()}
+        )
+    if y.ndim == 2 and y.shape[1] > 1:
+        return [str(k) for k in range(y.shape[1])]
     if not np.issubdtype(y.dtype, np.number) or not np.isfinite(y).all():
-        raise InputError(f"{path}: labels must be whole numbers, but got {y.dtype} such as {y.flat[0]!r}.")
-    largest = int(y.max())
+        raise InputError(f"{source}: labels must be whole numbers or names, but got {y.dtype} such as {y.flat[0]!r}.")
+    smallest, largest = int(y.min()), int(y.max())
     if largest >= 10_000:  # no set has as many; a wrapped -1 or a wrong column has
-        raise InputError(f"{path}: label {largest} of example {int(y.argmax())} can't be a class number.")
-    return max(0, largest) + 1
+        raise InputError(f"{source}: label {largest} of example {int(y.argmax())} can't be a class number.")
+    if smallest == 1 and largest > 1:
+        raise InputError(
+            f"{source}: the labels start at 1 (they go to {largest}), but classes are numbered from 0: give y - 1, or "
+            "the names of all classes, that of 0 included."
+        )
+    return [str(k) for k in range(max(0, largest) + 1)]
 
 
 def _class_names(given: str | Sequence[str] | None, found: Sequence[str], n_classes: int) -> tuple[str, ...]:
     if given is None:
         return tuple(found)
     if isinstance(given, str):
-        known = {"digits": _DIGITS, "mnist": _DIGITS, "svhn": _DIGITS, "cifar10": CIFAR10_CLASSES}
-        known["stl10"] = _STL10_CLASSES
+        known = {name: spec.class_names for name, spec in DATASETS.items() if spec.class_names}
         if given not in known:
             raise unknown("set of class names", given, known, hint="Or give a list of names.")
         given = known[given]
     if len(given) < n_classes:
         raise InputError(f"The labels have {n_classes} classes, but {len(given)} class names were given.")
     return tuple(given)
-
-
-_STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
-_BY_TRAIN = {"train": {"train": True}, "test": {"train": False}}
-_BY_SPLIT = {"train": {"split": "train"}, "test": {"split": "test"}}
-
-DATASETS: dict[str, Callable[[Path, str, bool, int], Dataset]] = {
-    "digits": _digits,
-    "mnist": _torchvision("mnist", "MNIST", "https://ossci-datasets.s3.amazonaws.com/mnist/", _BY_TRAIN, _DIGITS),
-    "cifar10": _torchvision(
-        "cifar10", "CIFAR10", "https://www.cs.toronto.edu/~kriz/cifar.html", _BY_TRAIN, CIFAR10_CLASSES
-    ),
-    "cifar100": _torchvision("cifar100", "CIFAR100", "https://www.cs.toronto.edu/~kriz/cifar.html", _BY_TRAIN, ()),
-    "svhn": _torchvision("svhn", "SVHN", "http://ufldl.stanford.edu/housenumbers/", _BY_SPLIT, _DIGITS),
-    "stl10": _torchvision(
-        "stl10",
-        "STL10",
-        "https://cs.stanford.edu/~acoates/stl10/",
-        _BY_SPLIT | {"unlabeled": {"split": "unlabeled"}},
-        _STL10_CLASSES,
-    ),
-    "imagenet": _imagenet,
-}
-"""What loads each data set: from (root, split, download, image_size)."""
-
-FILES: dict[str, tuple[str, dict[str, list[str]]]] = {
-    "mnist": (
-        "MNIST/raw",
-        {
-            split: [f"{of}-images-idx3-ubyte", f"{of}-labels-idx1-ubyte"]
-            for split, of in (("train", "train"), ("test", "t10k"))
-        },
-    ),
-    "cifar10": ("cifar-10-batches-py", {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}),
-    "cifar100": ("cifar-100-python", {"train": ["train"], "test": ["test"]}),
-    "svhn": ("", {split: [f"{split}_32x32.mat"] for split in ("train", "test")}),
-    "stl10": ("stl10_binary", {split: [f"{split}_X.bin", f"{split}_y.bin"] for split in ("train", "test")}),
-    "imagenet": ("imagenet", {"train": ["train"], "test": ["val"]}),
-}
-"""What torchvision, or the user, puts into the data folder: folder, and what lies there of each split."""
 
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
@@ -283,10 +291,10 @@ def load_unlabeled(
     Raises:
         InputError: Unknown name, missing or unreadable files, or there is no image.
     """
-    text = os.path.expanduser(os.fspath(name))
+    text = known_name(name)
     path = Path(text)
     if text in DATASETS:
-        split = "unlabeled" if text == "stl10" else "train"
+        split = "unlabeled" if "unlabeled" in DATASETS[text].splits else "train"
         return Unlabeled(load_dataset(text, split, root=root, image_size=image_size, download=download).x, None)
     if path.is_dir():
         paths = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in _ENDINGS and p.is_file())
@@ -296,10 +304,10 @@ def load_unlabeled(
             image_files(paths, grey=is_grey(paths[0]) if grey is None else grey, image_size=image_size), None
         )
     if text.endswith(".npz"):
-        arrays = read_npz(path, ("x",), ("y_pseudo",))
+        arrays = read_npz(path, ("x",), ("y_pseudo",), "train")
         if arrays["x"].ndim == 0 or len(arrays["x"]) == 0:
             raise InputError(f"{path} is empty: it needs at least one image in x.")
-        return Unlabeled(to_float(arrays["x"], str(path)), arrays.get("y_pseudo"))
+        return Unlabeled(as_images(arrays["x"], str(path))[0], arrays.get("y_pseudo"))
     raise unknown(
         "data set", text, DATASETS, hint="Or give the path of an .npz file with an array x, or of a folder of images."
     )

@@ -18,10 +18,11 @@ import pandas as pd
 from markupsafe import Markup
 
 from art_classwise.audit.comparison import Comparison
+from art_classwise.audit.findings import Finding, Findings
 from art_classwise.audit.result import AuditResult
-from art_classwise.audit.sanity import Finding, Findings
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError
+from art_classwise.report.data import comparisons, report_data
 from art_classwise.report.tables import (
     Grid,
     classes_grid,
@@ -82,28 +83,33 @@ def _parts(value: Any) -> Parts:
 
 @_parts.register
 def _(result: AuditResult) -> Parts:
-    examples, models, attacks = result.manifest.examples, result.models, result.attacks
-    n = result.outcomes["example"].nunique()
-    of = f" of {examples.dataset} ({examples.split})"
+    report = report_data(result)
+    n, attacks, names = report.n_examples, report.attacks, report.order
     headline = (
-        f"{_several(len(models), 'model')} under {_several(len(attacks), 'attack')} at {result.threat}, {n:,} "
-        f"{'example' if n == 1 else 'examples'}{of}, {_several(len(result.classes), 'class')}"
+        f"{_several(len(names), 'model')} under {_several(len(attacks), 'attack')} at {report.threat}, "
+        f"{_several(n, 'example')}{report.data}, {_several(len(report.classes), 'class')}"
     )
-    rest = f"{len(models) - _MOST} more models: .summary()" if len(models) > _MOST else ""
-    parts: Parts = [headline, _first(models_grid(result)), rest, *map(_said, result.findings[:_MOST_FINDINGS])]
-    if len(result.findings) > _MOST_FINDINGS:
-        parts.append(f"{len(result.findings) - _MOST_FINDINGS} more findings: .findings")
-    if not result.findings and not result.unchecked:
+    rest = f"{len(names) - _MOST} more models: .summary()" if len(names) > _MOST else ""
+    parts: Parts = [
+        headline,
+        _first(models_grid(report)),
+        rest,
+        comparisons(result).verdict if len(names) <= _MOST else "",
+    ]
+    parts += [_sentence(finding) for finding in report.findings[:_MOST_FINDINGS]]
+    if len(report.findings) > _MOST_FINDINGS:
+        parts.append(f"{len(report.findings) - _MOST_FINDINGS} more findings: .findings")
+    if not report.findings and not report.unchecked:
         parts.append("Nothing looks wrong.")
-    if result.unchecked:
+    if report.unchecked:
         parts.append("Some networks weren't looked at themselves: .unchecked")
-    if not result.finished:
+    if not report.finished:
         parts.append(f"{_SIGN}The audit isn't finished: these are the examples that all attacks were tried on.")
-    ask = [".by_class()", f".worst_class({models[0]!r})", f".confusion({models[0]!r}, {attacks[-1]!r})"]
-    pair = models if len(models) > 1 else attacks
-    ask += [f".compare({pair[0]!r}, {pair[1]!r})"] if len(pair) > 1 else []
-    ask.append(".to_html('report.html')")
-    return [part for part in (*parts, f"Ask next: {', '.join(ask)}") if part]
+    calls = [".by_class()", f".worst_class({names[0]!r})", f".confusion({names[0]!r}, {attacks[-1]!r})"]
+    pair = names if len(names) > 1 else attacks
+    calls += [f".compare({pair[0]!r}, {pair[1]!r})"] if len(pair) > 1 else []
+    calls.append(".to_html('report.html')")
+    return [part for part in (*parts, f"Ask next: {', '.join(calls)}") if part]
 
 
 @_parts.register
@@ -156,7 +162,7 @@ def _(spread: SeedSpread) -> Parts:
     )
     headline = f"{len(spread.models)} networks of one recipe under {spread.attack}: mean and spread over training seeds"
     measures = {"clean accuracy": "clean", "robust accuracy": "mean", "worst class": "worst", "gap": "mcd"}
-    rows: list[tuple[str, Any]] = [(said, spread.summary.loc[measure]) for said, measure in measures.items()]
+    rows: list[tuple[str, Any]] = [(name, spread.summary.loc[measure]) for name, measure in measures.items()]
     rows += [(f"class {label}", row) for label, row in robust.head(5).iterrows()]
     cells = [
         [
@@ -176,20 +182,20 @@ def _(spread: SeedSpread) -> Parts:
 
 @_parts.register
 def _(finding: Finding) -> Parts:
-    return [_said(finding)]
+    return [_sentence(finding)]
 
 
 @_parts.register
 def _(findings: Findings) -> Parts:
-    return list(map(_said, findings)) or ["Nothing looks wrong."]
+    return list(map(_sentence, findings)) or ["Nothing looks wrong."]
 
 
 @_parts.register
 def _(data: Dataset) -> Parts:
     channels, height, width = data.input_shape
     counts = np.bincount(data.y, minlength=len(data.classes))
-    there = counts[counts > 0]
-    each = f"{there.min():,}" if there.min() == there.max() else f"{there.min():,} to {there.max():,}"
+    least, most = counts[counts > 0].min(), counts.max()
+    each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
     absent = int((counts == 0).sum())
     parts: Parts = [
         f"{data.name} ({data.split}): {_several(len(data), 'image')} of {channels} x {height} x {width}, "
@@ -200,7 +206,7 @@ def _(data: Dataset) -> Parts:
     return parts
 
 
-def _said(finding: Finding) -> str:
+def _sentence(finding: Finding) -> str:
     return f"{_SIGN}{' '.join(str(finding).split())}"
 
 

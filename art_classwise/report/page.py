@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
+import numpy as np
+import pandas as pd
 from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from art_classwise._core.files import written_aside
-from art_classwise.audit.result import WORST_CASE, AuditResult
-from art_classwise.report import _views, figures
-from art_classwise.report._views import downloads
-from art_classwise.report.tables import template
+from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.audit.findings import Finding
+from art_classwise.audit.result import AuditResult
+from art_classwise.datasets.catalog import DATASETS
+from art_classwise.report import figures
+from art_classwise.report.data import FEWEST_EXAMPLES, ModelData, comparisons, pairs, report_data
+from art_classwise.report.tables import percent, shorten, template
 
 __all__ = ["render", "report_files", "write_report"]
 
 _MOST_DRAWN = 20  # models: three figures of each take 100 kB and a second
+_MANY_CLASSES = 20  # more of them: how many lie where says more than each one's bar
 
 
 def render(result: AuditResult) -> str:
@@ -33,22 +44,17 @@ def render(result: AuditResult) -> str:
     Returns:
         The page; names of classes, models and attacks are escaped.
     """
-    summary = result.summary()
-    models = _views.models(result, summary)
-    comparisons, why = _views.compared(result, [model["name"] for model in models])
-    script = _script()
+    report, compared, script = report_data(result), comparisons(result), _script()
     return template("page.html.j2").render(
-        result=result,
-        manifest=result.manifest,
+        report=report,
         worst_case=WORST_CASE,
-        models=models,
-        figures={model["key"]: _views.drawn(result, model) for model in models[:_MOST_DRAWN]},
-        findings=_views.grouped(result.findings),
-        pairs=_views.pairwise(comparisons),
-        incomparable=why,
-        attacks=[(name, *_views.described(attack.parameters)) for name, attack in result.manifest.attacks.items()],
-        snippet=_views.snippet(result),
-        downloads=downloads(result, summary, comparisons),
+        fewest_examples=FEWEST_EXAMPLES,
+        figures={model.key: _model_figures(result, model) for model in report.models[:_MOST_DRAWN]},
+        findings=_grouped(report.findings),
+        compared=compared,
+        pair=_first_pair(result),
+        snippet=_snippet(result),
+        downloads=_downloads(result),
         style=Markup(_asset("page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -72,11 +78,11 @@ def write_report(result: AuditResult, folder: Path) -> None:
         result: The audit.
         folder: An existing folder.
     """
-    files = report_files(folder)
-    result.to_html(files["report"])
-    with written_aside(files["picture"]) as aside:
+    paths = report_files(folder)
+    result.to_html(paths["report"])
+    with written_aside(paths["picture"]) as aside:
         figures.to_png(figures.models_by_class(result), aside)
-    result.to_csv(files["table"])
+    result.to_csv(paths["table"])
 
 
 def _asset(name: str) -> str:
@@ -89,3 +95,198 @@ def _script() -> str:
     bundle = (files("itables") / "html" / "dt_bundle.js").read_bytes()
     source = f"data:text/javascript;base64,{base64.b64encode(bundle).decode()}"
     return f'import DataTable from "{source}";\n{_asset("page.js")}'
+
+
+class _Picture(NamedTuple):
+    """A figure on the page: its title, what a screen reader says of its frame and of it, and the SVG."""
+
+    title: str
+    label: str
+    alt: str
+    svg: Markup
+
+
+def _model_figures(result: AuditResult, model: ModelData) -> list[_Picture]:
+    name, numbers = model.name, "the table below holds the numbers"
+    table, matrix = result.class_table(name), result.confusion(name, WORST_CASE)
+    best = f"best {model.best.name}, {percent(model.best.robust.value)} %"
+    pictures: dict[str, tuple[str, str, Callable[[Axes | None], Axes]]] = {
+        "classes": (
+            "Robust accuracy by class, all attacks",
+            f"worst {model.worst_class}, {percent(model.worst)} %, {best}; {numbers}",
+            lambda ax: figures.class_accuracy(table, ax),
+        ),
+        "attacks": (
+            "Accuracy by class and attack",
+            numbers,
+            lambda ax: figures.class_by_attack(result.by_attack(name), ax),
+        ),
+        "confusion": (
+            "What attacked examples are taken for",
+            "the download confusion.csv holds the numbers",
+            lambda ax: figures.confusion(matrix, ax),
+        ),
+        "histogram": (
+            "How many classes are how robust",
+            f"{len(model.measured)} classes, mean {percent(model.robust.value)} %",
+            lambda ax: figures.class_histogram(table, ax),
+        ),
+    }
+    if len(result.attacks) == 1:
+        del pictures["attacks"]
+    if len(model.measured) <= _MANY_CLASSES:
+        del pictures["histogram"]
+    return [
+        _Picture(title, f"Figure of {name}: {title}", f"{name}: {title}; {alt}.", _svg(draw, f"{model.key}-{kind}-"))
+        for kind, (title, alt, draw) in pictures.items()
+    ]
+
+
+class _Pair(NamedTuple):
+    """The two most robust models: their names, the figure, and the classes, those that differ most clearly first."""
+
+    first: str
+    second: str
+    figure: _Picture
+    classes: list[tuple[Any, Mapping[Any, Any]]]
+
+
+def _first_pair(result: AuditResult) -> _Pair | None:
+    if not pairs(result):
+        return None
+    pair = pairs(result)[0]
+    figure = _Picture(
+        "Robust accuracy by class, all attacks",
+        "Figure of the two most robust models",
+        f"{pair.first} and {pair.second}: robust accuracy by class; the table below holds the numbers.",
+        _svg(lambda ax: figures.compared(pair, ax), "pair-"),
+    )
+    table = pair.by_class.sort_values("p_adjusted", kind="stable", na_position="last")
+    return _Pair(pair.first, pair.second, figure, list(table.to_dict("index").items()))
+
+
+def _svg(draw: Callable[[Axes | None], Axes], prefix: str) -> Markup:
+    """Draw a figure of its own size and return it as an SVG element."""
+    from matplotlib import pyplot
+
+    with pyplot.rc_context({"interactive": False}):
+        figure = draw(None).figure
+        assert isinstance(figure, Figure)
+        try:
+            return Markup(figures.to_svg(figure, prefix))
+        finally:
+            pyplot.close(figure)
+
+
+def _grouped(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Return findings of one kind and one advice together, in the order they first came."""
+    together: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        together.setdefault((finding.check, finding.advice), []).append(finding)
+    return [{"check": check, "advice": advice, "findings": alike} for (check, advice), alike in together.items()]
+
+
+def _snippet(result: AuditResult) -> str:
+    """Return Python that makes the audit again, where no command is known that made it."""
+    manifest = result.manifest
+    n, name = manifest.examples.n, manifest.examples.dataset
+    if name in DATASETS:
+        data = f"data = acw.load_dataset({name!r}, split={manifest.examples.split!r}, n_examples={n})"
+    else:
+        data = f"data = acw.Dataset(x, y, classes)  # the {n} examples of {shorten(repr(name), 60)}"
+    options = {"seed": manifest.seed, "worst_case": manifest.worst_case or None}
+    more = "".join(f", {key}={value!r}" for key, value in options.items() if value is not None)
+    given = ", ".join(f"{model!r}: classifier_{place}" for place, model in enumerate(result.models, start=1))
+    return "\n".join(
+        [
+            "import art_classwise as acw",
+            "",
+            data,
+            f"audit = acw.ClassWiseAudit(threat={str(result.threat)!r}, attacks={list(result.attacks)!r}{more})",
+            f"result = audit.evaluate({{{given}}}, data)  # ART classifiers",
+        ]
+    )
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+class _Download(NamedTuple):
+    """A file within the page.
+
+    Attributes:
+        name: Its name.
+        holds: What it holds, in words.
+        url: A ``data:`` URL.
+        size: In bytes.
+    """
+
+    name: str
+    holds: str
+    url: str
+    size: int
+
+
+def _downloads(result: AuditResult) -> list[_Download]:
+    """Return the page's tables as CSV files, and how they were made as JSON.
+
+    Numbers have six digits. Names that a spreadsheet would take for a formula begin with an apostrophe.
+    """
+    tables = [
+        ("by_class.csv", "accuracy per model, attack and class, with intervals", result.by_class()),
+        ("summary.csv", "a row per model: mean, worst class, disparity measures", report_data(result).summary),
+        ("confusion.csv", "how many examples of each class are taken for which, under all attacks", _confused(result)),
+    ]
+    if pairs(result):
+        by_class = {(one.first, one.second): one.table() for one in pairs(result)}
+        tables += [
+            ("comparison.csv", "each model beside the best of the others", comparisons(result).table),
+            (
+                "comparison_by_class.csv",
+                "the most robust model beside each other one, per class",
+                pd.concat(by_class, names=["first_model", "second_model"]),
+            ),
+        ]
+    if result.findings:
+        rows = [(finding.model, finding.check, finding.saw, finding.advice) for finding in result.findings]
+        table = pd.DataFrame(rows, columns=["model", "check", "saw", "advice"]).set_index("model")
+        tables.append(("findings.csv", "what looks wrong", table))
+    files = [_download(name, holds, "text/csv", _csv(table)) for name, holds, table in tables]
+    method = result.manifest.to_json()
+    return [
+        *files,
+        _download(
+            "method.json", "attacks with all parameters, versions, hardware, command", "application/json", method
+        ),
+    ]
+
+
+def _download(name: str, holds: str, kind: str, text: str) -> _Download:
+    # Percent-encoded: of mostly digits and commas that is shorter than base64.
+    return _Download(name, holds, f"data:{kind};charset=utf-8,{quote(text, safe=' ,:;/()')}", len(text.encode()))
+
+
+def _csv(table: pd.DataFrame) -> str:
+    flat = table.reset_index()
+    for column in flat.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in flat.dtypes]]:
+        flat[column] = flat[column].astype(object).map(_plain_text)
+    return flat.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
+def _plain_text(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def _confused(result: AuditResult) -> pd.DataFrame:
+    """Return the confusion matrices of all models as a row per pair that occurs."""
+    pairs = []
+    for model in result.models:
+        counts = result.confusion(model, WORST_CASE, normalize=False)
+        of, taken_for = np.nonzero(counts.to_numpy())
+        rows = {
+            "class": counts.index[of],
+            "prediction": counts.columns[taken_for],
+            "n": counts.to_numpy()[of, taken_for],
+        }
+        pairs.append(pd.DataFrame(rows).assign(model=model))
+    return pd.concat(pairs).set_index(["model", "class", "prediction"])

@@ -18,6 +18,7 @@ from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.comparison import Comparison
 from art_classwise.audit.result import AuditResult
 from art_classwise.metrics.accuracy import Groups
+from art_classwise.report.data import ModelData, ReportData, comparisons, report_data
 from art_classwise.report.tables import Grid, Marked, difference, interval, p_value, percent, printable, room, shorten
 
 __all__ = [
@@ -28,13 +29,14 @@ __all__ = [
     "print_groups",
     "print_leaderboard",
     "print_pairs",
+    "print_standings",
     "print_tables",
 ]
 
 _MOST_CLASSES = 20
 _MOST_MODELS = 6
 _NAME_WIDTH = 16
-_MODEL_WIDTH, _SHORT = 22, 12
+_MODEL_WIDTH, _SHORT = 22, 10
 
 
 def print_tables(result: AuditResult) -> None:
@@ -43,13 +45,14 @@ def print_tables(result: AuditResult) -> None:
     A table per model, its worst classes first, of six models at most; a row per model, if there are several; and what
     looks wrong.
     """
-    console = Console()
-    if len(result.models) <= _MOST_MODELS:
-        for name in result.models:
-            console.print(class_grid(result, name, console.width).rich())
-    if len(result.models) > 1:
-        console.print(models_grid(result).rich())
-    _print_findings(result, console)
+    console, report = Console(), report_data(result)
+    if len(report.models) <= _MOST_MODELS:
+        for name in report.order:
+            console.print(class_grid(report, report.model(name), console.width).rich())
+    if len(report.models) > 1:
+        console.print(models_grid(report).rich())
+        console.print(Text(printable(comparisons(result).verdict)))
+    _print_findings(report, console)
 
 
 def print_groups(result: AuditResult, groups: Groups) -> None:
@@ -80,78 +83,76 @@ def print_groups(result: AuditResult, groups: Groups) -> None:
         console.print(Grid(title, ("group", "n", "clean", WORST_CASE), cells, notes).rich())
 
 
-def models_grid(result: AuditResult) -> Grid:
+def models_grid(report: ReportData) -> Grid:
     """Return a row per model, the most robust first, as a table of 80 columns."""
-    summary = result.summary().sort_values("mean", ascending=False, kind="stable")
-    heads = ("model", "clean", "robust", "worst", "", "held out", "gap")
+    heads = ("model", "clean", "robust", "worst class", "held out", "gap")
     rows = [
         [
-            printable(str(name)),
-            percent(row["clean"]),
-            percent(row["mean"]),
-            Marked(percent(row["worst"])),
-            Marked(shorten(printable(str(row["worst_class"])), _SHORT)),
-            interval(row["held_out"], row["worst_low"], row["worst_high"]),
-            percent(row["mcd"]),
+            printable(model.name),
+            interval(model.clean.value, model.clean.low, model.clean.high),
+            interval(model.robust.value, model.robust.low, model.robust.high),
+            Marked(shorten(printable(model.worst_class), _SHORT)),
+            Marked(interval(model.held_out.value, model.held_out.low, model.held_out.high)),
+            percent(model.gap),
         ]
-        for name, row in summary.iterrows()
+        for model in report.models
     ]
-    width = room(heads[1:], [row[1:] for row in rows], _MODEL_WIDTH)
+    width = room(heads[1:], [row[1:] for row in rows], _MODEL_WIDTH, tight=True)
     rows = [[shorten(name, width), *cells] for name, *cells in rows]
     notes = [
-        "means over classes, all attacks",
-        "held out: the worst class on examples it wasn't chosen on (95 % interval)",
-        "gap: best minus worst",
+        "clean, robust: means over classes, all attacks",
+        "held out: the worst class on examples it wasn't chosen on",
+        "gap: best minus worst class",
+        "brackets: 95 % intervals",
     ]
-    return Grid(f"Models: accuracy in % at {result.threat}", heads, rows, notes, frozenset([4]))
+    return Grid(f"Models: accuracy in % at {report.threat}", heads, rows, notes, frozenset([3]), tight=True)
 
 
-def _print_findings(result: AuditResult, console: Console) -> None:
-    for finding in result.findings:
+def _print_findings(report: ReportData, console: Console) -> None:
+    for finding in report.findings:
         console.print(Text(f"! {printable(str(finding))}", "yellow"))
-    if result.unchecked:
-        which = "" if result.unchecked == result.models else f" of {', '.join(result.unchecked)}"
+    if report.unchecked:
+        which = "" if report.unchecked == report.order else f" of {', '.join(report.unchecked)}"
         console.print(Text(printable(f"The networks themselves{which} weren't checked (--checks).")))
-    if result.findings or result.unchecked:
+    if report.findings or report.unchecked:
         console.print()
 
 
-def class_grid(result: AuditResult, name: str, width: int) -> Grid:
+def class_grid(report: ReportData, model: ModelData, width: int) -> Grid:
     """Return a row per class of one model, the worst first, with as many attacks as there is room for.
 
     Args:
-        result: The audit.
-        name: Of the model.
+        report: The audit.
+        model: The model.
         width: Columns of the terminal.
     """
-    rows = result.class_table(name).sort_values("robust", kind="stable", na_position="last")
     fixed = [
         [
-            shorten(printable(str(label)), _NAME_WIDTH),
-            str(int(row["n"])),
-            interval(row["clean"], row["clean_low"], row["clean_high"]),
-            interval(row["robust"], row["robust_low"], row["robust_high"]),
+            shorten(printable(row.name), _NAME_WIDTH),
+            str(row.n),
+            interval(row.clean.value, row.clean.low, row.clean.high),
+            interval(row.robust.value, row.robust.low, row.robust.high),
         ]
-        for label, row in rows.head(_MOST_CLASSES).iterrows()
+        for row in model.classes[:_MOST_CLASSES]
     ]
-    beside = room(("n", "clean", WORST_CASE), [line[1:] for line in fixed], width, width=width)
-    left = beside - max(cell_len(name) for name in ("class", *(line[0] for line in fixed)))
-    needed = accumulate(3 + max(cell_len(attack), 5) for attack in result.attacks)
-    shown = [attack for attack, so_far in zip(result.attacks, needed, strict=True) if so_far <= left]
-    under = [result.class_table(name, a)["robust"] for a in shown]
-    notes = [f"mean over classes under all attacks: {percent(rows['robust'].mean())}", "brackets: 95 % intervals"]
-    if result.manifest.worst_case and len(result.attacks) > 1:
+    free = room(("n", "clean", WORST_CASE), [line[1:] for line in fixed], width, width=width)
+    free -= max(cell_len(name) for name in ("class", *(line[0] for line in fixed)))
+    needed = accumulate(3 + max(cell_len(attack), 5) for attack in report.attacks)
+    shown = [attack for attack, so_far in zip(report.attacks, needed, strict=True) if so_far <= free]
+    mean = interval(model.robust.value, model.robust.low, model.robust.high)
+    notes = [f"mean over classes under all attacks: {mean}", "brackets: 95 % intervals"]
+    if report.worst_case and len(report.attacks) > 1:
         notes.append("each attack with those before it")
-    if len(rows) > _MOST_CLASSES:
-        notes.append(f"{len(rows) - _MOST_CLASSES} more classes in by_class.csv")
-    if len(shown) < len(result.attacks):
-        notes.append(f"{len(result.attacks) - len(shown)} more attacks in by_class.csv")
+    if len(model.classes) > _MOST_CLASSES:
+        notes.append(f"{len(model.classes) - _MOST_CLASSES} more classes in by_class.csv")
+    if len(shown) < len(report.attacks):
+        notes.append(f"{len(report.attacks) - len(shown)} more attacks in by_class.csv")
     cells = [
-        [*first, *(percent(accuracies[str(label)]) for accuracies in under), last]
-        for label, (*first, last) in zip(rows.index, fixed, strict=False)
+        [*first, *map(percent, row.by_attack[: len(shown)]), last]
+        for row, (*first, last) in zip(model.classes, fixed, strict=False)
     ]
     cells[0] = [Marked(cell) for cell in cells[0]]
-    title = f"{name}: accuracy in % at {result.threat}, worst class first"
+    title = f"{model.name}: accuracy in % at {report.threat}, worst class first"
     return Grid(title, ("class", "n", "clean", *shown, WORST_CASE), cells, notes)
 
 
@@ -233,6 +234,34 @@ def print_pairs(table: pd.DataFrame, comparisons: Sequence[Comparison]) -> None:
         parts = Text(printable(name)).wrap(Console(), width, overflow="fold")
         shown.add_row(Text("\n").join(parts), *map(Text, line), end_section=place % 2 == 1)
     Console().print(shown)
+
+
+def print_standings(table: pd.DataFrame, about: str) -> None:
+    """Print each model beside the best of the others, by its mean and by its worst class; within 80 columns.
+
+    Args:
+        table: What :meth:`AuditResult.compare_with_best` returns for each measure, indexed by measure and model.
+        about: What is compared.
+    """
+    console = Console()
+    measures = {"mean": "mean over classes", "worst": "worst class"}
+    notes = [
+        "in %; difference: from the best of the other models",
+        "p: of being one of the best",
+        "intervals (95 %), p and ranks hold for all models at once",
+    ]
+    heads = ("accuracy", "difference", "p", "rank")
+    for measure, title in measures.items():
+        rows = []
+        for name, row in table.loc[measure].head(_MOST_ROWS).iterrows():
+            apart = row[["difference", "difference_low", "difference_high"]].set_axis(["difference", "low", "high"])
+            rank = f"{row['rank']:.0f} ({row['all_ranks_low']:.0f}–{row['all_ranks_high']:.0f})"
+            accuracy = interval(row["accuracy"], row["accuracy_low"], row["accuracy_high"])
+            rows.append([printable(str(name)), accuracy, " ".join(difference(apart)), p_value(row["p_adjusted"]), rank])
+        width = room(heads, [cells for _, *cells in rows], _PAIR, tight=True)
+        rows = [[shorten(name, width), *cells] for name, *cells in rows]
+        last = notes if measure == "worst" else []
+        console.print(Grid(f"{title}, {about}", ("model", *heads), rows, last, tight=True).rich())
 
 
 def _with_those_before(comparison: Comparison) -> list[str]:

@@ -6,8 +6,8 @@ from typing import get_args
 
 import pandas as pd
 
+from art_classwise.audit.findings import DIFFERS
 from art_classwise.audit.result import AuditResult
-from art_classwise.audit.sanity import DIFFERS
 from art_classwise.errors import InputError
 from art_classwise.metrics.best import Measure
 

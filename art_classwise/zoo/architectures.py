@@ -1,15 +1,25 @@
-"""Network architectures by name. Those for CIFAR are RobustBench's own definitions."""
+"""Network architectures by name: ours, RobustBench's for CIFAR, torchvision's, timm's and the user's own."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import inspect
 import re
+import sys
+import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, cast
 
 from torch import nn
 
 from art_classwise._core.state import preserved_random_state
-from art_classwise.errors import InputError, check_seed, unknown
+from art_classwise.errors import InputError, check_seed, first_line, unknown
 
 __all__ = ["ARCHITECTURES", "build"]
 
@@ -20,7 +30,12 @@ def build(name: str, input_shape: Sequence[int], n_classes: int, *, seed: int | 
     """Build a network with fresh weights.
 
     Args:
-        name: ``"digits-cnn"``, ``"mnist-cnn"``, ``"resnet18"``, ``"preactresnet18"``, or ``"wrn-<depth>-<width>"``.
+        name: ``"digits-cnn"``, ``"mnist-cnn"``, ``"resnet18"``, ``"preactresnet18"``, or ``"wrn-<depth>-<width>"``;
+            ``"torchvision:NAME"`` or ``"timm:NAME"``, of which the former's names may stand alone where none of ours is
+            meant (``"vgg16"``); or ``"FILE.py:CALLABLE"`` or ``"PACKAGE.MODULE:CALLABLE"``, a function or class of
+            yours that returns a module. That file is run. It is given the number of classes and the shape of images if
+            it has parameters for them: ``num_classes`` or ``n_classes``, ``input_shape``, ``in_channels`` or
+            ``in_chans``.
         input_shape: (C, H, W).
         n_classes: Number of classes.
         seed: Of the weights; the global random state decides if absent.
@@ -29,25 +44,146 @@ def build(name: str, input_shape: Sequence[int], n_classes: int, *, seed: int | 
         The network, on the CPU. It takes images in [0, 1] and returns logits.
 
     Raises:
-        InputError: Unknown architecture, or one that doesn't take such images.
+        InputError: Unknown architecture, or one that doesn't take such images; or the callable isn't there, fails, or
+            returns no module.
     """
     shape = tuple(int(side) for side in input_shape)
-    wide = re.fullmatch(r"wrn-(\d+)-(\d+)", name)
-    if name not in ARCHITECTURES and not wide:
-        raise unknown("architecture", name, ARCHITECTURES, hint='Wide ResNets are written "wrn-34-10".')
     if len(shape) != 3 or n_classes < 2:
         raise InputError(f"A network needs images (C, H, W) and 2 classes or more, but got {shape}, {n_classes}.")
-
-    def make() -> nn.Module:
-        if wide:
-            return _wide_resnet(int(wide[1]), int(wide[2]), shape, n_classes)
-        return ARCHITECTURES[name](shape, n_classes)
-
+    make = _maker(name)
     if seed is None:
-        return make()
+        return make(shape, n_classes)
     check_seed(seed)
     with preserved_random_state(seed):
-        return make()
+        return make(shape, n_classes)
+
+
+def _maker(name: str) -> Callable[[Shape, int], nn.Module]:
+    """Return what builds a network of this name."""
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    if wide := re.fullmatch(r"wrn-(\d+)-(\d+)", name):
+        return lambda shape, n_classes: _wide_resnet(int(wide[1]), int(wide[2]), shape, n_classes)
+    library, colon, within = name.rpartition(":")
+    if colon and library not in ("torchvision", "timm"):
+        return partial(_from_callable, library, within)
+    if library == "timm":
+        known = _timm().list_models()
+        if within in known:
+            return partial(_from_timm, within)
+        raise unknown("architecture of timm", within, known)
+    from torchvision import models
+
+    classifiers = models.list_models(module=models)
+    if within in classifiers:
+        return partial(_from_torchvision, within)
+    if library:
+        raise unknown("architecture of torchvision", within, classifiers)
+    raise unknown(
+        "architecture",
+        name,
+        ARCHITECTURES,
+        hint='Wide ResNets are written "wrn-34-10", others\' networks "torchvision:resnet50", "timm:convnext_tiny" or '
+        '"file.py:callable".',
+    )
+
+
+def _from_torchvision(name: str, shape: Shape, n_classes: int) -> nn.Module:
+    from torchvision import models
+
+    _need_colour(f"torchvision:{name}", shape)
+    network: nn.Module = models.get_model(name, weights=None, num_classes=n_classes, **_WITHOUT_AUXILIARY.get(name, {}))
+    return network
+
+
+def _timm() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what it imports
+        return importlib.import_module("timm")
+
+
+def _from_timm(name: str, shape: Shape, n_classes: int) -> nn.Module:
+    timm = _timm()
+    options: dict[str, Any] = {"pretrained": False, "num_classes": n_classes, "in_chans": shape[0]}
+    try:
+        network: nn.Module = timm.create_model(name, **options, img_size=shape[1:])
+    except TypeError:  # most take images of any size, and none by name
+        network = timm.create_model(name, **options)
+    return network
+
+
+# Their training forward returns auxiliary logits, too.
+_WITHOUT_AUXILIARY: dict[str, dict[str, Any]] = {
+    name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")
+}
+
+
+def _from_callable(where: str, name: str, shape: Shape, n_classes: int) -> nn.Module:
+    """Call a function or class of the user's that lies in a file or an installed module."""
+    spelled = f"{where}:{name}"
+    make = _callable(where, name)
+    known = {
+        **dict.fromkeys(("num_classes", "n_classes", "nb_classes", "classes"), n_classes),
+        **dict.fromkeys(("in_channels", "in_chans", "n_channels"), shape[0]),
+        "input_shape": shape,
+    }
+    try:
+        parameters = inspect.signature(make).parameters
+    except (TypeError, ValueError):  # a callable that doesn't tell
+        parameters = MappingProxyType({})
+    taken = {parameter: known[parameter] for parameter in parameters if parameter in known}
+    try:
+        network = make(**taken)
+    except Exception as error:  # of the user's own code: of any kind
+        given = ", ".join(f"{parameter}={value!r}" for parameter, value in taken.items())
+        raise InputError(
+            f"{spelled} can't be called as {name}({given}): {type(error).__name__}: {first_line(error)}. Give a "
+            "function that needs no arguments beside num_classes, input_shape and in_channels."
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise InputError(f"{spelled} must return a torch.nn.Module, but returned a {type(network).__name__}.")
+    return network
+
+
+def _callable(where: str, name: str) -> Callable[..., Any]:
+    try:
+        if where.endswith(".py"):
+            path = Path(where).expanduser()
+            if not path.is_file():
+                raise InputError(f"There is no file {path.absolute()}, which the architecture {where}:{name} names.")
+            spec = importlib.util.spec_from_file_location(path.stem, path.absolute())
+            assert spec is not None  # it ends in .py
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules.setdefault(path.stem, module)  # which its classes look for when they are pickled
+            with _importing_from(path.absolute().parent):
+                spec.loader.exec_module(module)
+        else:
+            with _importing_from(Path.cwd()):
+                module = importlib.import_module(where)
+    except InputError:
+        raise
+    except Exception as error:  # of the user's own code: of any kind
+        raise InputError(
+            f"{where} can't be imported: {type(error).__name__}: {first_line(error)}. An architecture is a built-in "
+            "name, torchvision:NAME, timm:NAME, FILE.py:CALLABLE or PACKAGE.MODULE:CALLABLE."
+        ) from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise unknown(f"function or class of {where}", name, public)
+    return cast("Callable[..., Any]", found)
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    """Find modules in a folder, too, as `python FILE.py` does."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(str(folder))
 
 
 def _digits_cnn(shape: Shape, n_classes: int) -> nn.Module:
@@ -100,6 +236,11 @@ def _need_cifar(name: str, shape: Shape) -> None:
             f"{name} takes colour images of 32 x 32, shape (3, 32, 32), but got {shape}; "
             "for grey images use mnist-cnn (28 x 28) or digits-cnn (any size)."
         )
+
+
+def _need_colour(name: str, shape: Shape) -> None:
+    if shape[0] != 3:
+        raise InputError(f"{name} takes colour images, shape (3, height, width), but got {shape}.")
 
 
 def _resnet18(shape: Shape, n_classes: int) -> nn.Module:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BeforeValidator, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from art_classwise._core.art_interface import Border
 from art_classwise._core.files import written_aside
-from art_classwise.errors import InputError
+from art_classwise._core.plain_values import check_plain
+from art_classwise._core.records import Record, parse
+from art_classwise.errors import InputError, first_line
 from art_classwise.threat import ThreatModel
 from art_classwise.zoo.architectures import build
-from art_classwise.zoo.classifier import as_classifier
+from art_classwise.zoo.classifier import as_classifier, normalized
 from art_classwise.zoo.pretrained import fit
-from art_classwise.zoo.weights_files import load_weights
+from art_classwise.zoo.weights_files import HUB, StateDict, load_weights, open_weights, renamed_to_fit
 
 __all__ = ["Checkpoint", "load_checkpoint", "read_checkpoint", "save_checkpoint"]
 
@@ -26,8 +29,15 @@ _FORMAT, _VERSION = "art-classwise checkpoint", 1
 _ADVICE = "Checkpoints are written by save_checkpoint() or by `art-classwise train`."
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+def _tuple_of_list(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _threat_of_text(value: Any) -> Any:
+    return ThreatModel.parse(value) if isinstance(value, str) else value
+
+
+class Checkpoint(Record):
     """What a checkpoint file holds.
 
     Attributes:
@@ -39,12 +49,14 @@ class Checkpoint:
         state_dict: The weights, on the CPU.
     """
 
+    model_config = ConfigDict(extra="ignore")
+
     architecture: str
-    input_shape: tuple[int, ...]
-    classes: tuple[str, ...]
-    threat: ThreatModel | None
-    recipe: dict[str, Any] = field(repr=False)
-    state_dict: dict[str, Tensor] = field(repr=False)
+    input_shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_tuple_of_list)]
+    classes: Annotated[tuple[str, ...], BeforeValidator(_tuple_of_list)]
+    threat: Annotated[ThreatModel | None, BeforeValidator(_threat_of_text)]
+    recipe: dict[str, Any] = Field(repr=False)
+    state_dict: StateDict = Field(repr=False)
 
 
 def save_checkpoint(
@@ -79,8 +91,10 @@ def save_checkpoint(
         raise InputError(f"The model's weight {lazy} has no shape yet: let the model predict something once.")
     weights = {k: v.detach().cpu() if isinstance(v, Tensor) else v for k, v in state.items()}
     if architecture:
-        fit(build(architecture, shape, len(classes), seed=0), weights, f"the architecture {architecture!r}")
-    _check_plain(recipe or {}, "recipe")
+        network = build(architecture, shape, len(classes), seed=0)
+        weights = renamed_to_fit(weights, network, "The model")
+        fit(network, weights, f"the architecture {architecture!r}")
+    check_plain(recipe or {}, "recipe")
     content = {
         "format": _FORMAT,
         "version": _VERSION,
@@ -117,53 +131,98 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             f"{Path(path).absolute()} is a checkpoint of version {content.get('version')}; this release reads "
             f"version {_VERSION}. Update art-classwise."
         )
-    weights = content.get("state_dict")
-    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
-        raise InputError(f"{Path(path).absolute()} is damaged: it lacks weights. {_ADVICE}")
-    try:
-        return Checkpoint(
-            architecture=content["architecture"],
-            input_shape=tuple(int(side) for side in content["input_shape"]),
-            classes=tuple(content["classes"]),
-            threat=None if content["threat"] is None else ThreatModel.parse(content["threat"]),
-            recipe=content["recipe"],
-            state_dict=content["state_dict"],
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{Path(path).absolute()} is damaged: {error!r} in its description. {_ADVICE}") from error
+    return parse(Checkpoint, content, str(Path(path).absolute()), _ADVICE)
 
 
 def load_checkpoint(
-    path: str | os.PathLike[str], module: nn.Module | None = None, *, device: str | torch.device | None = None
+    path: str | os.PathLike[str],
+    module: nn.Module | None = None,
+    *,
+    architecture: str | None = None,
+    input_shape: Sequence[int] | None = None,
+    n_classes: int | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    key: str | None = None,
+    device: str | torch.device | None = None,
 ) -> Any:
-    """Load a checkpoint as an ART classifier.
+    """Load a checkpoint, or any file of weights, as an ART classifier.
 
     Args:
-        path: The file.
-        module: The network to load the weights into; built from the checkpoint's architecture if absent.
+        path: A checkpoint of ours; a file written by ``torch.save`` with a state dict, by itself or under a key such
+            as ``"state_dict"``, ``"net"``, ``"model"``, ``"model_state_dict"`` or ``"ema"`` (Lightning's, say); a
+            safetensors file; a folder as Hugging Face's ``save_pretrained`` writes it; or ``"hf:ORGANISATION/NAME"``,
+            a model of the Hugging Face hub, which is looked for in its cache first. Prefixes that wrappers add to
+            names, ``module.``, ``_orig_mod.`` or ``model.``, don't matter.
+        module: The network to load the weights into.
+        architecture: In its place, a name that :func:`build` knows: ``"resnet18"``, ``"torchvision:resnet50"``,
+            ``"timm:..."``, ``"file.py:callable"``. A checkpoint of ours says its own.
+        input_shape: (C, H, W); a checkpoint of ours says it.
+        n_classes: Number of classes; if absent as many as there are logits, or with ``architecture`` as the last of the
+            weights has rows. A checkpoint of ours says it.
+        mean: What is subtracted from images in [0, 1] before they reach the network, if it doesn't do so itself: a
+            number, or one per channel.
+        std: What they are then divided by.
+        key: Where in the file the weights are, where it holds several: ``"ema"``, say.
         device: As for :func:`as_classifier`.
 
     Returns:
         An ART ``PyTorchClassifier`` in eval mode.
 
     Raises:
-        InputError: As :func:`read_checkpoint`; the weights are of another architecture than ``module``; or the
-            network is the user's own and ``module`` is missing.
+        InputError: The file is missing, damaged, or no file of weights; it holds weights alone, and not what is needed
+            to use them is given; or they are of another architecture: names that don't fit are told, both ways.
     """
-    checkpoint = read_checkpoint(path)
-    if module is None and not checkpoint.architecture:
+    own = _is_ours(path)
+    if own is not None and key is None:
+        architecture = own.architecture if architecture is None else architecture
+        input_shape = own.input_shape if input_shape is None else input_shape
+        n_classes = len(own.classes) if n_classes is None else n_classes
+        holder, weights = str(Path(path).absolute()), own.state_dict
+    else:
+        holder, weights = open_weights(path, key)
+    if module is None and not architecture:
         raise InputError(
-            f"{Path(path).absolute()} holds a network that art-classwise doesn't define: "
-            "give it, load_checkpoint(path, module=...)."
+            f"{holder} holds a network that art-classwise doesn't define: give it, load_checkpoint(path, module=...), "
+            'or say how to build it, architecture="resnet18", "torchvision:resnet50" or "file.py:callable".'
+            if own is not None
+            else f"{holder} holds weights, but not of which network: give it, load_checkpoint(path, module=..., "
+            'input_shape=(3, 32, 32)), or say how to build it, architecture="resnet18", "torchvision:resnet50" or '
+            '"file.py:callable" (on the command line, --arch).'
         )
+    if input_shape is None:
+        raise InputError(f"{holder} doesn't say what images its network takes: give input_shape=(3, 32, 32), say.")
     if module is None:
-        network = build(checkpoint.architecture, checkpoint.input_shape, len(checkpoint.classes), seed=0)
-        what = f"the architecture {checkpoint.architecture!r}"
+        assert architecture
+        rows = next((len(v) for v in reversed(weights.values()) if isinstance(v, Tensor) and v.dim()), 2)
+        network = build(architecture, input_shape, rows if n_classes is None else n_classes, seed=0)
+        what = f"the architecture {architecture!r}"
     else:
         network, what = module, f"the module {type(module).__name__}"
-    fit(network, checkpoint.state_dict, what, str(Path(path).absolute()))
-    network.eval()
-    return as_classifier(network, checkpoint.input_shape, len(checkpoint.classes), device=device)
+    fit(network, renamed_to_fit(weights, network, holder), what, holder)
+    network = network.eval() if mean is None and std is None else normalized(network, mean, std, input_shape).eval()
+    if n_classes is None:
+        n_classes = _n_logits(network, input_shape)
+    return as_classifier(network, input_shape, n_classes, device=device)
+
+
+def _is_ours(path: str | os.PathLike[str]) -> Checkpoint | None:
+    """Return a checkpoint of ours; None, if the file is another one that may hold weights."""
+    if str(path).startswith(HUB) or os.path.isdir(path):
+        return None
+    content = load_weights(Path(path), _ADVICE)
+    return read_checkpoint(path) if isinstance(content, dict) and content.get("format") == _FORMAT else None
+
+
+def _n_logits(network: nn.Module, input_shape: Sequence[int]) -> int:
+    weight = next(network.parameters(), torch.empty(0))
+    with torch.no_grad():
+        try:
+            logits = Border(network)(torch.zeros(2, *input_shape, device=weight.device))
+        except InputError as error:
+            reason = first_line(error.__cause__ or error)
+            raise InputError(f"The module can't take images of shape {tuple(input_shape)}: {reason}") from error
+    return int(logits.shape[-1]) if isinstance(logits, Tensor) and logits.dim() else 0
 
 
 def _are_weights(content: Any) -> bool:
@@ -175,16 +234,3 @@ def _are_weights(content: Any) -> bool:
 
 def _threat_text(threat: ThreatModel) -> str:
     return f"{threat.norm}:{threat.eps!r}"  # all digits: str() rounds
-
-
-def _check_plain(value: Any, where: str) -> None:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            _check_plain(item, f"{where}[{key!r}]")
-    elif isinstance(value, (list, tuple)):
-        for i, item in enumerate(value):
-            _check_plain(item, f"{where}[{i}]")
-    elif not (value is None or type(value) in (str, int, float, bool)):
-        raise InputError(
-            f"{where} is a {type(value).__name__}; a recipe holds strings, numbers, booleans, None, lists and dicts."
-        )

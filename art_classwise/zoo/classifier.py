@@ -6,14 +6,67 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from art_classwise._core import distributed
 from art_classwise._core.art_interface import Border, check_logits
 from art_classwise._core.state import evaluating
 from art_classwise.errors import InputError, check_whole, first_line
 
-__all__ = ["as_classifier"]
+__all__ = ["as_classifier", "normalized"]
+
+
+class Normalized(nn.Module):
+    """A network that takes images in [0, 1] and normalises them: (x - mean) / std, channel by channel."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, module: nn.Module, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.module = module
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.module((x - self.mean) / self.std)
+
+
+def normalized(
+    module: nn.Module,
+    mean: float | Sequence[float] | None,
+    std: float | Sequence[float] | None,
+    input_shape: Sequence[int],
+) -> nn.Module:
+    """Return a network that normalises images in [0, 1] before they reach a module.
+
+    Args:
+        module: Takes normalised images (n, C, H, W).
+        mean: Subtracted: a number, or C of them; 0 if absent.
+        std: Divided by, likewise; 1 if absent.
+        input_shape: (C, H, W).
+
+    Raises:
+        InputError: They aren't finite numbers, one or C, or ``std`` isn't above 0.
+    """
+    values = {}
+    for name, given in (("mean", 0.0 if mean is None else mean), ("std", 1.0 if std is None else std)):
+        try:
+            value = torch.as_tensor(given, dtype=torch.float32).flatten()
+        except (TypeError, ValueError, RuntimeError):
+            value = torch.empty(0)
+        if len(value) not in (1, input_shape[0]) or not bool(value.isfinite().all()):
+            raise InputError(f"`{name}` must be a number, or one for each of {input_shape[0]} channels, not {given!r}.")
+        values[name] = value.expand(input_shape[0]).clone().view(-1, *[1] * (len(input_shape) - 1))
+    if not bool((values["std"] > 0).all()):
+        raise InputError(f"`std` must be above 0, but got {std!r}.")
+    if bool((values["mean"].abs() > 1.5).any()) or bool((values["std"] > 1.5).any()):
+        raise InputError(
+            f"`mean` and `std` are for images in [0, 1], but are {mean!r} and {std!r}: divide those for images in "
+            "[0, 255] by 255."
+        )
+    weight = next(module.parameters(), torch.empty(0))
+    return Normalized(module, values["mean"].to(weight.device), values["std"].to(weight.device))
 
 
 def as_classifier(

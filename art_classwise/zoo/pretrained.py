@@ -8,7 +8,7 @@ import pickle
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from art_classwise._core.passes import is_out_of_memory
 from art_classwise._core.state import preserved_random_state
 from art_classwise.errors import InputError, first_line
 from art_classwise.zoo.classifier import as_classifier
-from art_classwise.zoo.robustbench import SHAPES, cuda_optional, published, robustbench, robustbench_files
+from art_classwise.zoo.robustbench import DATASETS, cuda_optional, published, robustbench, robustbench_files
 from art_classwise.zoo.weights_files import check_weights_file, more_than_weights
 
 __all__ = ["fit", "load_robustbench", "misfit"]
@@ -58,8 +58,7 @@ def fit(module: nn.Module, weights: Mapping[str, Any], what: str, holder: str = 
         *_several("", [f"{k} is a {type(weights[k]).__name__}, not a tensor" for k in others]),
     ]
     if differ:
-        hint = _hint(own, weights) if missing or unknown else ""
-        raise InputError(f"{holder} is of another architecture than {what}: {'; '.join(differ)}.{hint}")
+        raise InputError(f"{holder} is of another architecture than {what}: {'; '.join(differ)}.")
     for key in both:
         given, wanted = _kind(weights[key]), _kind(own[key])
         if given != wanted:
@@ -107,26 +106,6 @@ def _several(before: str, items: list[str], after: str = "") -> list[str]:
     return [" ".join(filter(None, (before, ", ".join(items[:_SHOWN]) + more, after)))]
 
 
-def _hint(own: Iterable[str], weights: Iterable[str]) -> str:
-    """Say which prefix makes the names differ, if one does."""
-    own, weights = {*own}, {*weights}
-    if {name.replace("_orig_mod.", "") for name in weights} == own:
-        return " The names hold _orig_mod., which torch.compile adds: save the module that was compiled."
-    if {name.replace("_orig_mod.", "") for name in own} == weights:
-        return " The module was compiled, the weights weren't: load them before torch.compile()."
-    for longer, shorter, advice in (
-        (weights, own, "save what lies within it: model.{0} instead of model"),
-        (own, weights, "load into what lies within it: module.{0} instead of module"),
-    ):
-        for prefix in sorted({name.partition(".")[0] for name in longer}):
-            within = {name.removeprefix(f"{prefix}.") for name in longer if name.startswith(f"{prefix}.")}
-            if len(within & shorter) > len(longer & shorter):
-                whose = "The weights' names" if longer is weights else "The module's names"
-                wrapper = ", which DataParallel adds" if prefix == "module" else ""
-                return f" {whose} begin with {prefix}.{wrapper}: {advice.format(prefix)}."
-    return ""
-
-
 def load_robustbench(
     name: str,
     dataset: str = "cifar10",
@@ -163,7 +142,7 @@ def load_robustbench(
         if file.exists() or drive_id is not None:
             _fetch(file, drive_id, name)
     first, drive_id = next(iter(files.items()), (None, ""))
-    shape, n_classes = SHAPES[dataset]
+    shape, n_classes = DATASETS[dataset].shape, DATASETS[dataset].n_classes
     utils = robustbench("utils")
     try:
         # Models draw their first weights from the global random state; files are opened by torch.load.

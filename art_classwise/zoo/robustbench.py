@@ -22,11 +22,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from art_classwise.datasets import catalog
 from art_classwise.errors import InputError, unknown
 
 __all__ = [
     "DATASETS",
-    "SHAPES",
     "THREATS",
     "Published",
     "check_model",
@@ -39,16 +39,10 @@ __all__ = [
     "robustbench_table",
 ]
 
-SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {
-    "cifar10": ((3, 32, 32), 10),
-    "cifar100": ((3, 32, 32), 100),
-    "imagenet": ((3, 224, 224), 1000),
-}
-"""The shape of an image and the number of classes, by data set."""
 THREATS = ("Linf", "L2", "corruptions")
 """Threat models of its leaderboards."""
-DATASETS = tuple(SHAPES)
-"""Data sets that it has models for."""
+DATASETS = {spec.robustbench: spec for spec in catalog.DATASETS.values() if spec.robustbench is not None}
+"""Data sets that it has models for, by its names."""
 
 
 def robustbench(submodule: str = "") -> Any:
@@ -140,8 +134,8 @@ def check_zoo(dataset: str, threat_model: str) -> None:
     Raises:
         InputError: It doesn't.
     """
-    if dataset not in SHAPES:
-        raise unknown("RobustBench data set", dataset, SHAPES)
+    if dataset not in DATASETS:
+        raise unknown("RobustBench data set", dataset, DATASETS)
     if threat_model not in THREATS:
         raise unknown("RobustBench threat model", threat_model, THREATS)
 

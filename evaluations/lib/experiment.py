@@ -18,8 +18,9 @@ import pandas as pd
 from scipy import stats
 
 import art_classwise as acw
+from art_classwise.datasets import DATASETS
 from lib.machine import hardware, versions
-from lib.setups import DATASETS, SIZES, Setup, Trainings
+from lib.setups import SIZES, Setup, Trainings
 
 matplotlib.use("Agg")
 RESULTS = Path(__file__).parents[1] / "results"
@@ -151,7 +152,7 @@ def told_seeds(seeds: int) -> str:
 
 
 def parser(
-    script: str, doc: str | None, *, datasets: Sequence[str] | None = DATASETS, seeds: int = 3
+    script: str, doc: str | None, *, datasets: Sequence[str] | None = tuple(DATASETS), seeds: int = 3
 ) -> argparse.ArgumentParser:
     """Return what reads an experiment's command line.
 

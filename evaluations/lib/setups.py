@@ -18,10 +18,9 @@ from torch import Tensor, nn
 import art_classwise as acw
 from art_classwise._core.files import written_aside
 from art_classwise._core.state import preserved_random_state
+from art_classwise.datasets import DATASETS
 from art_classwise.trainers import METHODS
 from art_classwise.trainers.recipes import Recipe, fast_recipe, plain_recipe
-
-DATASETS = ("digits", "mnist", "cifar10", "cifar100", "svhn", "stl10", "imagenet")
 
 
 @dataclass(frozen=True)
@@ -91,16 +90,6 @@ SIZES: dict[str, dict[str, Setup]] = {
 
 QUICK_ATTACKS = ("fgsm", "pgd-20", "margin-20", "tpgd5-20")
 """What networks are attacked by at quick size, from weak to strong."""
-
-SHAPES = {
-    "mnist": ((1, 28, 28), 10),
-    "cifar10": ((3, 32, 32), 10),
-    "cifar100": ((3, 32, 32), 100),
-    "svhn": ((3, 32, 32), 10),
-    "stl10": ((3, 96, 96), 10),
-    "imagenet": ((3, 224, 224), 1000),
-}
-"""Shape of the images and number of classes, of the stand-ins."""
 
 
 def few_channels() -> nn.Module:
@@ -187,7 +176,7 @@ def stand_in(dataset: str, split: str, n_examples: int, image_size: int | None =
     """
     if dataset == "digits":
         return load(dataset, split, None, n_examples)
-    shape, n_classes = SHAPES[dataset]
+    shape, n_classes = DATASETS[dataset].shape, DATASETS[dataset].n_classes
     if image_size is not None:
         shape = (shape[0], image_size, image_size)
     patterns = np.random.default_rng(0).random((n_classes, *shape), dtype=np.float32)

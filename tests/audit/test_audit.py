@@ -288,15 +288,6 @@ def test_arts_black_box_attack_takes_part(classifier, data):
     assert "estimator" not in result.manifest.parameters("square")
 
 
-def test_an_attack_for_a_smaller_ball_is_warned_of(classifier, data):
-    audit = acw.ClassWiseAudit("Linf:0.1", {"weak": lambda c: acw.PGD(c, eps=0.01, verbose=False)}, verbose=False)
-    with pytest.warns(UserWarning, match="'weak' searches within norm inf and eps 0.01, the audit is for Linf:0.1"):
-        audit.evaluate({"net": classifier}, data)
-    audit = acw.ClassWiseAudit("Linf:0.1", {"l2": lambda c: acw.PGD(c, norm=2, eps=0.1, verbose=False)}, verbose=False)
-    with pytest.warns(UserWarning, match="norm 2"):
-        audit.evaluate({"net": classifier}, data)
-
-
 def test_defences_that_predict_otherwise_than_by_logits_are_refused(network, data):
     from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
 

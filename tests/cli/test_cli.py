@@ -156,7 +156,7 @@ def stopped(run, monkeypatch):
 
 def test_trainer_and_fit_get_what_is_asked_for(stopped):
     plain = stopped("standard")
-    assert (plain["eps"], plain["eps_step"], plain["max_iter"], plain["seed"]) == (8 / 255, None, 10, 0)
+    assert (plain["eps"], plain["eps_step"], plain["max_iter"], plain["seed"]) == (0.1, None, 10, 0)  # as in audits
     assert (plain["batch_size"], plain["nb_epochs"], plain["scheduler_interval"]) == (128, 30, "epoch")
     assert (plain["keep"], plain["validation_data"], plain["resume"]) == ("last", None, False)
     assert (plain["ema_decay"], plain["awp_gamma"], plain["precision"], plain["compile"]) == (None, 0, "auto", False)
@@ -257,7 +257,7 @@ def test_a_stopped_training_goes_on(run, monkeypatch, tmp_path):
 
     def until_the_second(self, state):
         write(self, state)
-        if state["epoch"] == 2:
+        if state.epoch == 2:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(TrainingFile, "write", until_the_second)

@@ -18,8 +18,7 @@ from art_classwise import InputError
 from art_classwise._core.labels import _ROLES, LabelRole, label_role
 from art_classwise.audit._preconditions import checked_attack
 from art_classwise.metrics import per_class
-from art_classwise.threat import ThreatModel
-from art_classwise.trainers._checks import check_attack
+from art_classwise.trainers.options import check_attack
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +90,7 @@ def test_audits_trainers_metrics_and_the_class_wise_attack_go_by_it(name, classi
     attack = MAKE[name](classifier)
     aimed = label_role(attack) is LabelRole.TARGET
     away = [
-        lambda: checked_attack(name, attack, ThreatModel("Linf", 0.5)),
+        lambda: checked_attack(name, attack),
         lambda: check_attack(attack, classifier),
     ]
     for check in away:
@@ -113,7 +112,7 @@ def test_what_reads_no_labels_or_returns_no_images_is_refused_everywhere(classif
         (evasion.FeatureAdversariesPyTorch(classifier, delta=0.1, layer=1, step_size=0.1), "takes y for images"),
     ):
         for check in (
-            lambda a=attack: checked_attack("mine", a, ThreatModel("Linf", 0.5)),
+            lambda a=attack: checked_attack("mine", a),
             lambda a=attack: check_attack(a, classifier),
             lambda a=attack: acw.ClassWiseAttack(classifier, attack=a, **QUIET),
             lambda a=attack: per_class(adversarial_accuracy)(classifier, images, own, attack_crafter=a),

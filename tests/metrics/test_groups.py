@@ -8,7 +8,7 @@ from sklearn.metrics import recall_score
 from statsmodels.stats.proportion import proportion_confint
 
 from art_classwise import InputError
-from art_classwise.datasets.load import _STL10_CLASSES, CIFAR10_CLASSES
+from art_classwise.datasets import DATASETS
 from art_classwise.metrics.accuracy import _BUILT_IN, class_accuracy, class_groups, group_accuracy, group_labels
 
 # The coarse labels that CIFAR-100's files give its classes, whose numbers go by the alphabet, as the superclasses' do.
@@ -34,7 +34,7 @@ def test_cifar100s_superclasses_are_those_of_its_files():
 
 def test_transport_and_animals():
     animals = {"bird", "cat", "deer", "dog", "frog", "horse", "monkey"}
-    for classes in (CIFAR10_CLASSES, _STL10_CLASSES):
+    for classes in (DATASETS["cifar10"].class_names, DATASETS["stl10"].class_names):
         groups = class_groups("transport-animal", classes)
         assert groups == ["animal" if c in animals else "transport" for c in classes]
         assert groups.count("transport") == 4

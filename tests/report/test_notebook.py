@@ -21,7 +21,7 @@ from torch import nn
 
 import art_classwise as acw
 from art_classwise._core.progress import progress
-from art_classwise.audit.sanity import Finding, Findings
+from art_classwise.audit.findings import Finding, Findings
 from art_classwise.datasets.dataset import LazyImages
 from art_classwise.report.tables import interval, percent
 from art_classwise.trainers.checkpoint import history_table

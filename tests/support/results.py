@@ -51,7 +51,7 @@ def make_result(classes, models=("one", "two"), n=40, attacks=("fgsm",), eps=0.1
         outcomes,
         classes,
         acw.ThreatModel("Linf", eps),
-        attacks={attack: {"class": "FGSM", "eps": eps} for attack in attacks},
+        attacks={attack: {"class": "PGD", "norm": "inf", "eps": eps, "max_iter": 20} for attack in attacks},
         dataset="made",
         split="test",
         created="2026-01-01T00:00:00+00:00",

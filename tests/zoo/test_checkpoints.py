@@ -86,7 +86,7 @@ def test_files_that_are_no_checkpoint_are_recognised(tmp_path, bad_weights):
     for path, says in bad_weights:
         with pytest.raises(InputError, match=f"{path.name} .*{says}|{says}.*{path.name}"):
             acw.load_checkpoint(path)
-    with pytest.raises(InputError, match="is not a file"):
+    with pytest.raises(InputError, match="has none of the files model.safetensors"):
         acw.load_checkpoint(tmp_path)
 
 
@@ -99,6 +99,34 @@ def test_checkpoint_of_another_version_is_named(saved, change, says):
     torch.save({k: v for k, v in (content | change).items() if v is not None}, path)
     with pytest.raises(InputError, match=says):
         acw.load_checkpoint(path)
+
+
+WRONG = {
+    "architecture": [3, None, ["mnist-cnn"]],
+    "input_shape": [3, "1x8x8", [1, 8, 0], [1, 8.0, 8], [True, 8, 8]],
+    "classes": ["abc", [1, 2, 3], None],
+    "threat": [0.1, "Linf", "Linf:-1", ["Linf", 0.1]],
+    "recipe": [None, [], {1: 2}],
+    "state_dict": [None, [1], {1: torch.zeros(2)}],
+}
+
+
+def test_every_value_of_a_header_is_checked():
+    assert set(WRONG) == set(acw.zoo.checkpoints.Checkpoint.model_fields)
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_a_header_with_a_wrong_value_is_named(saved, name, value):
+    path, _ = saved
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {name: value}, path)
+    with pytest.raises(InputError, match=f"{path.name} is damaged: {name}"):
+        acw.load_checkpoint(path)
+    torch.save({k: v for k, v in content.items() if k != name}, path)
+    with pytest.raises(InputError, match=f"{path.name} is damaged: it lacks {name}"):
+        acw.load_checkpoint(path)
+    torch.save(content | {"of a later release": 1}, path)
+    acw.load_checkpoint(path)
 
 
 def own_checkpoint(path, module, weights=None, shape=(1, 2, 2)):
@@ -125,10 +153,14 @@ FOREIGN = [
     ("model.safetensors", lambda p: p.write_bytes(struct.pack("<Q", 24) + b'{"a":{"dtype":"F32"}}   '), "safetensors"),
     ("module.pt", lambda p: torch.save(small(), p), "holds more than weights: a whole module .*torch.nn.modules.cont"),
     ("legacy.pt", lambda p: torch.save(small(), p, _use_new_zipfile_serialization=False), "a whole module"),
-    ("numpy.pt", lambda p: torch.save({"lr": np.float64(0.1)}, p), "numbers or arrays of NumPy's"),
+    ("numpy.pt", lambda p: torch.save({"lr": np.float64(0.1)}, p), "no weights"),
     ("program.pt", lambda p: torch.save({"run": os.system}, p), r"an object of the class \w+.system"),
-    ("list.pt", lambda p: torch.save([1, 2], p), "holds a list, but is not an art-classwise checkpoint"),
-    ("wrapped.pt", lambda p: torch.save({"state_dict": small().state_dict()}, p), "holds weights, but is no"),
+    ("list.pt", lambda p: torch.save([1, 2], p), "holds a list, but no weights"),
+    (
+        "wrapped.pt",
+        lambda p: torch.save({"state_dict": small().state_dict()}, p),
+        "holds weights, but not of which network",
+    ),
 ]
 
 
@@ -181,23 +213,21 @@ class Wrapped(nn.Module):
     def __init__(self, name):
         super().__init__()
         self.add_module(name, small())
+        self.name = name
+
+    def forward(self, x):
+        return getattr(self, self.name)(x)
 
 
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("module", "names begin with module., which DataParallel adds: save what lies within it"),
-        ("model", "names begin with model.: save what lies within it"),
-        ("_orig_mod", "names hold _orig_mod., which torch.compile adds"),
-    ],
-)
-def test_prefixes_that_wrappers_add_are_hinted_at(name, says, tmp_path):
-    path = own_checkpoint(tmp_path / "wrapped.pt", Wrapped(name))
-    with pytest.raises(InputError, match=says):
-        acw.load_checkpoint(path, small())
-    path = own_checkpoint(tmp_path / "plain.pt", small())
-    with pytest.raises(InputError, match="load"):
-        acw.load_checkpoint(path, Wrapped(name))
+@pytest.mark.parametrize("name", ["module", "model", "_orig_mod"])
+def test_prefixes_that_wrappers_add_do_not_matter(name, tmp_path):
+    x = np.random.default_rng(0).random((2, 1, 2, 2), dtype=np.float32)
+    expected = acw.as_classifier(small(), (1, 2, 2), 3, device="cpu").predict(x)
+    plain, wrapped = own_checkpoint(tmp_path / "plain.pt", small()), own_checkpoint(tmp_path / "a.pt", Wrapped(name))
+    for path, module in ((wrapped, small()), (plain, Wrapped(name))):
+        for parameter in module.parameters():
+            parameter.data.zero_()
+        np.testing.assert_array_equal(acw.load_checkpoint(path, module, device="cpu").predict(x), expected)
 
 
 def test_lazy_modules_take_the_shapes_of_the_weights(tmp_path):
@@ -240,7 +270,7 @@ def test_weights_of_another_kind(tmp_path):
             acw.load_checkpoint(path, small())
     for bad in (None, [1], {1: weights["1.weight"]}):
         torch.save(torch.load(path, weights_only=True) | {"state_dict": bad}, path)
-        with pytest.raises(InputError, match="is damaged: it lacks weights"):
+        with pytest.raises(InputError, match="is damaged: state_dict: must be weights by name"):
             acw.load_checkpoint(path, small())
 
 

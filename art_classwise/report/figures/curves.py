@@ -253,12 +253,12 @@ def training_curves(
     if data is not None and data not in _PREFIX:
         raise unknown("kind of data", data, _PREFIX)
     tables = {kind: _curves(history, prefix) for kind, prefix in _PREFIX.items()}
-    drawn: str = data or next((kind for kind, table in tables.items() if table.notna().any(axis=None)), "training")
-    curves = tables[drawn]
+    source: str = data or next((kind for kind, table in tables.items() if table.notna().any(axis=None)), "training")
+    curves = tables[source]
     if not curves.notna().any(axis=None):
         raise InputError(
-            f"The history has no robust accuracy of classes in {drawn}: train with an attack, or give trainer.fit(...) "
-            "`validation_data`."
+            f"The history has no robust accuracy of classes in {source}: train with an attack, or give "
+            "trainer.fit(...) `validation_data`."
         )
     curves.columns = pd.Index(class_names(classes, len(curves.columns)))
     curves = curves.dropna(how="all").dropna(how="all", axis=1)
@@ -272,7 +272,7 @@ def training_curves(
         f"{high - low:.1f} points below the best, {label(ranking.index[-1])}" if len(ranking) > 1 else "",
     ]
     ax = draw_curves(ax, curves, ranking.index, title=title, findings=findings, xlabel="epoch")
-    ax.set_ylabel(f"robust accuracy in {drawn} (%)")  # on one line, though it is longer than low axes
+    ax.set_ylabel(f"robust accuracy in {source} (%)")  # on one line, though it is longer than low axes
     ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     if kept is not None and len(curves) > 1:
         ax.axvline(at, color=MEAN, lw=0.8, zorder=1, ymax=0.97)
@@ -411,8 +411,8 @@ def _points(
     """Draw a point per class with its interval, the worst in its colour, and the names of some, the worst first."""
     worst = x.index == named[0]
     few = len(x) <= 100  # the intervals of more would be a cloud
-    drawn = np.full(len(x), True) if few else worst
-    ax.vlines(x[drawn], low[drawn], high[drawn], color="0.8", lw=1, zorder=1.5)
+    with_interval = np.full(len(x), True) if few else worst
+    ax.vlines(x[with_interval], low[with_interval], high[with_interval], color="0.8", lw=1, zorder=1.5)
     size = 30 if few else 10
     ax.scatter(x[~worst], y[~worst], color=ROBUST, s=size, zorder=3, lw=0, clip_on=False)
     ax.scatter(x[worst], y[worst], color=WORST, s=size + 20, marker="D", zorder=4, lw=0, clip_on=False)

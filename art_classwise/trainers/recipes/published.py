@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from art_classwise.attacks import usual_threat
+from art_classwise.datasets.catalog import DATASETS
 from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers.catalog import method_spec
@@ -12,31 +13,27 @@ from art_classwise.trainers.recipes.recipe import Recipe
 
 __all__ = ["fast_recipe", "paper_recipe", "plain_recipe"]
 
-_SMALL = {"digits-cnn": "digits", "mnist-cnn": "mnist"}
-"""Networks without batch norm, and what they are for."""
-_AUGMENTATION = {  # a ninth to an eighth of the side; digits and house numbers would be others when mirrored
-    "cifar10": (4, True),
-    "cifar100": (4, True),
-    "svhn": (4, False),
-    "stl10": (12, True),
-}
+_OWN_DATA = "Linf:8/255"
+"""Where no threat model is in use for a data set, as for the user's own."""
 
 
-def plain_recipe(method: str, *, threat: ThreatModel | str = "Linf:8/255") -> Recipe:
+def plain_recipe(method: str, dataset: str | None = None, *, threat: ThreatModel | str | None = None) -> Recipe:
     """Return a recipe to start from: SGD at 0.05, a cosine over 30 epochs, 10 attack steps, no augmentation.
 
     Args:
         method: A name of ``art_classwise.trainers.METHODS``: ``"mart"``, say.
-        threat: Norm and radius of the training attack.
+        dataset: Its name decides on the threat model if none is given.
+        threat: Norm and radius of the training attack; if absent, the ones in use for the data set, or ``Linf:8/255``.
 
     Raises:
         InputError: The method is unknown, or the threat model can't be read.
     """
+    usual = DATASETS[dataset].threat if dataset in DATASETS else _OWN_DATA
     return Recipe(
         "plain",
         method,
         "a cosine schedule; no paper's",
-        ThreatModel.parse(threat),
+        ThreatModel.parse(usual if threat is None else threat),
         beta=method_spec(method).beta,
     )
 
@@ -65,8 +62,9 @@ def fast_recipe(
     Raises:
         InputError: The method is unknown, or no threat model is given and none is in use for the data set.
     """
-    small = architecture in _SMALL if architecture is not None else dataset in _SMALL.values()
-    crop_padding, flip = _AUGMENTATION.get(dataset, (0, False))
+    spec = DATASETS.get(dataset)
+    network = architecture if architecture is not None else spec and spec.network
+    small = network in {own.network for own in DATASETS.values()} - {None}
     return Recipe(
         "fast",
         method,
@@ -77,8 +75,8 @@ def fast_recipe(
         lr=0.05 if small else 0.2,
         nesterov=True,
         schedule="one-cycle",
-        crop_padding=crop_padding,
-        flip=flip,
+        crop_padding=spec.crop_padding if spec else 0,
+        flip=spec is not None and spec.flip,
         compile=None,
     )
 
