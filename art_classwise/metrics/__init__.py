@@ -16,8 +16,16 @@ from art_classwise.metrics.comparison import (
     mcnemar,
     mean_difference,
     paired_comparison,
+    rho_interval,
 )
-from art_classwise.metrics.confusion import asymmetry, confusion, confusion_pairs, symmetry, within_groups
+from art_classwise.metrics.confusion import (
+    asymmetry,
+    confusion,
+    confusion_pairs,
+    confusion_symmetry,
+    symmetry,
+    within_groups,
+)
 from art_classwise.metrics.correlation import correlations, head_weight_norms
 from art_classwise.metrics.disparity import disparity, disparity_intervals, disparity_test, rho
 from art_classwise.metrics.homing import homing
@@ -37,6 +45,7 @@ __all__ = [
     "compare_with_best",
     "confusion",
     "confusion_pairs",
+    "confusion_symmetry",
     "correlations",
     "detectable_difference",
     "difference_over_seeds",
@@ -58,6 +67,7 @@ __all__ = [
     "power",
     "rank_agreement",
     "rho",
+    "rho_interval",
     "risks",
     "sample_size",
     "symmetry",

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+
 from art_classwise._core.labels import check_labels
 from art_classwise.errors import InputError, check_number, check_whole
 from art_classwise.metrics.intervals import wilson
@@ -40,7 +41,7 @@ def power(
 
     Example:
         >>> print(f"{power(500, 0.05, discordant=0.1):.2f}")
-        0.76
+        0.75
     """
     from scipy.stats import binom  # half a second, which the other metrics needn't wait
 
