@@ -294,23 +294,23 @@ def _derivative_ratios(
                     value = margin(points).sum()
                     if not value.requires_grad:
                         return torch.zeros_like(points)
-                    (found,) = torch.autograd.grad(value, points, allow_unused=True)
-                filled: Tensor = torch.zeros_like(points) if found is None else found.nan_to_num(0, 0, 0)
+                    (derivative,) = torch.autograd.grad(value, points, allow_unused=True)
+                filled: Tensor = torch.zeros_like(points) if derivative is None else derivative.nan_to_num(0, 0, 0)
                 return filled
 
-            def length(found: Tensor) -> Tensor:
-                return found.abs().flatten(1).sum(1)
+            def length(derivative: Tensor) -> Tensor:
+                return derivative.abs().flatten(1).sum(1)
 
             sides = (len(images),) + (1,) * (images.dim() - 1)
             step = (0.03 * spread / length(gradient(images)).clamp_min(1e-12)).clamp_max(1 / 64).view(sides)
             inside = torch.maximum(torch.minimum(images, 1 - step), step)
-            found = gradient(inside)
-            flat = length(found) == 0
+            derivative = gradient(inside)
+            flat = length(derivative) == 0
             signs = torch.rand(inside[:1].shape, generator=torch.Generator().manual_seed(0)).sub(0.5).sign().to(device)
-            direction = torch.where(flat.view(sides), signs, found.sign())
+            direction = torch.where(flat.view(sides), signs, derivative.sign())
             with torch.no_grad():
                 change = margin(inside + step * direction) - margin(inside - step * direction)
-            ratio = change / (2 * step.flatten() * length(found)).clamp_min(1e-30)
+            ratio = change / (2 * step.flatten() * length(derivative)).clamp_min(1e-30)
             # Where the network is constant, a zero gradient is right.
             constant = change.abs() <= 1e-3 * spread
             ratio = torch.where(flat, constant.float(), ratio)

@@ -7,14 +7,15 @@ import pandas as pd
 import pytest
 import torch
 from broken_networks import Changed, Do, audited
+from places import ROOT
 from scipy.stats import binomtest, norm
 from torch import nn
 
 import art_classwise as acw
 from art_classwise.audit import Finding, Manifest, probes
-from art_classwise.audit._outcomes import table
 from art_classwise.audit.findings import CHECKS
 from art_classwise.audit.manifest import Published
+from art_classwise.audit.outcomes import table
 from art_classwise.audit.probes import CHANNELS, Alternative, Probe
 from art_classwise.errors import InputError
 
@@ -744,6 +745,14 @@ def test_what_is_published_is_checked_too(trained, digits, tmp_path):
         path.write_text(json.dumps({**content, "published": {"net": told}}))
         with pytest.raises(InputError, match=says):
             acw.read_audit(tmp_path)
+
+
+def test_the_documentation_lists_every_check():
+    page = (ROOT / "docs" / "how-to" / "read-a-report.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    lists = {row[0].removeprefix("| "): row[1].split("; ") for row in rows}
+    for check in CHECKS:
+        assert check.looks_for in lists[check.name]
 
 
 def test_a_finding_reads_as_a_sentence():

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from art_classwise._core.display import Shown
-from art_classwise.audit._outcomes import parts
 from art_classwise.audit.findings import attack_checks, network_checks
 from art_classwise.audit.findings.attack_checks import (
     HEALTHY_SHARE,
@@ -20,9 +19,10 @@ from art_classwise.audit.findings.attack_checks import (
     weaker_share,
 )
 from art_classwise.audit.findings.evidence import Evidence, detectable_share, is_black_box, is_one_step, points
+from art_classwise.audit.outcomes import parts
 
 if TYPE_CHECKING:
-    from art_classwise.audit._table import AuditTable
+    from art_classwise.audit.outcomes import AuditTable
 
 LEVEL = 0.01
 """What the chance of a false alarm of all statistical checks of an audit together is held to."""
