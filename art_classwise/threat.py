@@ -21,6 +21,8 @@ Norm = Literal["Linf", "L2", "L1"]
 _NORMS: dict[str, Norm] = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 _ART_NORMS: dict[float, Norm] = {np.inf: "Linf", 2: "L2", 1: "L1"}
 
+_TEXTS = {"inf": np.inf, "linf": np.inf, "2": 2, "l2": 2, "1": 1, "l1": 1}
+
 Uniform = Callable[..., Tensor]
 """The sides of a shape -> float32 drawn uniformly from (0, 1), new ones at each call."""
 
@@ -86,14 +88,14 @@ class ThreatModel:
 
     @classmethod
     def from_art(cls, norm: float | str, eps: float) -> ThreatModel:
-        """Read ART's way to write a norm: ``np.inf``, ``"inf"``, ``2`` or ``1``.
+        """Read ART's way to write a norm: ``np.inf``, ``"inf"``, ``2`` or ``1``; or ``"Linf"``, ``"L2"``, ``"L1"``.
 
         Raises:
             InputError: The norm is none of them, or the radius is out of range.
         """
-        known = np.inf if norm == "inf" else norm
+        known = _TEXTS.get(norm.strip().lower(), norm) if isinstance(norm, str) else norm
         if not isinstance(known, numbers.Real) or isinstance(known, bool) or float(known) not in _ART_NORMS:
-            raise InputError(f'`norm` must be np.inf, "inf", 2 or 1, but got {norm!r}.')
+            raise InputError(f'`norm` must be np.inf, "inf", 2 or 1, or "Linf", "L2" or "L1", but got {norm!r}.')
         return cls(_ART_NORMS[float(known)], eps)
 
     def __str__(self) -> str:

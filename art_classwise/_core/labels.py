@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from art_classwise._core.arrays import as_array
 from art_classwise.errors import InputError, unknown
 
 __all__ = [
@@ -23,12 +24,12 @@ __all__ = [
 
 
 def check_labels(
-    y: npt.ArrayLike, n_examples: int, n_classes: int, *, x_name: str = "x", y_name: str = "y", kind: str = "Label"
+    y: Any, n_examples: int, n_classes: int, *, x_name: str = "x", y_name: str = "y", kind: str = "Label"
 ) -> npt.NDArray[np.int64]:
     """Return labels as int64 (n,) from indices (n,), (n, 1) or one-hot (n, C).
 
     Args:
-        y: The labels.
+        y: The labels: an array, a tensor, a pandas series, a list.
         n_examples: n.
         n_classes: C.
         x_name: What to call the examples in messages.
@@ -38,7 +39,7 @@ def check_labels(
     Raises:
         InputError: The shape is none of these, the length isn't ``n_examples``, or a label is no class.
     """
-    array = np.asarray(y)
+    array = as_array(y, y_name, texts=True)
     if array.ndim == 0:
         raise InputError(f"{kind}s must be indices (n,) or one-hot (n, {n_classes}), but got {y!r}.")
     if len(array) != n_examples:
@@ -51,7 +52,8 @@ def check_labels(
         raise InputError(f"{kind}s must be indices (n,) or one-hot (n, {n_classes}), but got shape {array.shape}.")
     if not np.issubdtype(array.dtype, np.integer):
         if not (np.issubdtype(array.dtype, np.number) and bool(np.all(array == np.floor(array)))):
-            raise InputError(f"{kind}s must be whole numbers, but got {array.dtype} such as {array[0]!r}.")
+            remedy = "; a Dataset takes class names" if array.dtype.kind in "US" else ""
+            raise InputError(f"{kind}s must be whole numbers, but got {array.dtype} such as {array[0]!r}{remedy}.")
         array = array.astype(np.int64)
     outside = (array < 0) | (array >= n_classes)
     if outside.any():

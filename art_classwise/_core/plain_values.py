@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["differences", "plain"]
+from art_classwise.errors import InputError
+
+__all__ = ["check_plain", "differences", "plain"]
 
 
 def differences(then: Any, now: Any, name: str = "") -> list[str]:
@@ -55,3 +57,21 @@ def plain(value: Any, without: frozenset[str] = frozenset()) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(plain(v, without) for v in value) if type(value) in (list, tuple) else [*map(plain, value)]
     raise TypeError(f"{type(value).__name__} can't be stored safely")
+
+
+def check_plain(value: Any, name: str) -> None:
+    """Check that an argument holds plain values only, nested, Python's own.
+
+    Raises:
+        InputError: There is something else among them.
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            check_plain(item, f"{name}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            check_plain(item, f"{name}[{i}]")
+    elif not (value is None or type(value) in (str, int, float, bool)):
+        raise InputError(
+            f"{name} is a {type(value).__name__}; a recipe holds strings, numbers, booleans, None, lists and dicts."
+        )

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from art_classwise.errors import InputError
 
-__all__ = ["Record", "validation_message"]
+__all__ = ["Record", "parse", "validation_message"]
 
 _RecordT = TypeVar("_RecordT", bound="Record")
 
@@ -29,6 +29,24 @@ class Record(BaseModel):
             return type(self)(**{name: getattr(self, name) for name in self.model_fields_set} | changes)
         except ValidationError as error:
             raise InputError(validation_message(error)) from error
+
+
+def parse(model: type[_RecordT], content: Any, what: str, advice: str) -> _RecordT:
+    """Return what a file holds as a model.
+
+    Args:
+        model: The model.
+        content: A dict.
+        what: The file, to begin the message.
+        advice: A sentence to end it.
+
+    Raises:
+        InputError: The content isn't allowed.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{what} {validation_message(error)}. {advice}") from error
 
 
 _KINDS = {

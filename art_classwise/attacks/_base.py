@@ -17,6 +17,7 @@ from art.summary_writer import SummaryWriter, SummaryWriterDefault
 from torch import Tensor, nn
 
 from art_classwise._core import art_interface
+from art_classwise._core.arrays import as_array
 from art_classwise._core.labels import check_labels
 from art_classwise._core.options import check_options, number, option, optional, whole
 from art_classwise._core.passes import Passes, check_predicts_logits
@@ -68,6 +69,15 @@ class Parameters(EvasionAttack, abc.ABC):
                 name for name, kind in own if not str(kind).startswith("ClassVar") and name not in ("estimator", "_")
             ]
             cls.attack_params = [*dict.fromkeys([*cls.attack_params, *names])]
+
+    def _start(self, estimator: Any) -> None:
+        """Let ART's constructor take the estimator."""
+        if isinstance(estimator, nn.Module):
+            raise InputError(
+                f"{type(self).__name__} takes an ART classifier, not a {type(estimator).__name__}: give "
+                "as_classifier(module, input_shape, n_classes)."
+            )
+        super().__init__(estimator=estimator)
 
     @property
     def untold(self) -> frozenset[str]:
@@ -175,7 +185,7 @@ class SearchAttack(Parameters):
     verbose: bool = option(True, check_flag)
 
     def __post_init__(self, estimator: Any) -> None:
-        super().__init__(estimator=estimator)
+        self._start(estimator)
         self.zero_gradient: npt.NDArray[np.bool_] = np.zeros(0, dtype=bool)
         self._check_params()
         self._open_summary_writer()
@@ -199,7 +209,7 @@ class SearchAttack(Parameters):
         given = {name: kwargs.pop(name, None) for name in ("mask", "example_ids")}
         if kwargs:
             raise InputError(f"generate() got {', '.join(kwargs)}; it takes x, y, mask and example_ids.")
-        images = np.ascontiguousarray(x, dtype=np.float32)
+        images = np.ascontiguousarray(as_array(x, "x"), dtype=np.float32)
         art_interface.check_images(images, estimator, self.threat, tolerance=1e-6, wide_radius=True)
         for name in ("eps", "eps_step"):
             if (budget := getattr(self, name)) is not None:

@@ -20,6 +20,7 @@ from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor, nn
 
 from art_classwise._core import art_interface
+from art_classwise._core.arrays import as_array
 from art_classwise._core.labels import check_labels, check_reads_true_labels
 from art_classwise._core.options import option, optional, whole
 from art_classwise._core.passes import check_predicts_logits, is_out_of_memory
@@ -111,7 +112,7 @@ class AutoAttack(Parameters):
     verbose: bool = option(True, check_flag)
 
     def __post_init__(self, estimator: Any) -> None:
-        super().__init__(estimator=estimator)
+        self._start(estimator)
         self.zero_gradient: npt.NDArray[np.bool_] = np.zeros(0, dtype=bool)
         self.left_out: dict[str, str] = {}
         self._check_params()
@@ -287,7 +288,7 @@ class AutoAttack(Parameters):
             raise InputError("AutoAttack changes whole images and takes no mask: PGD and TemperaturePGD do.")
         if kwargs:
             raise InputError(f"generate() got {', '.join(kwargs)}; it takes x and y.")
-        images = np.array(x, dtype=np.float32, order="C")
+        images = np.array(as_array(x, "x"), dtype=np.float32, order="C")
         art_interface.check_images(images, self.estimator, self.threat, tolerance=1e-6, wide_radius=True)
         low, high = self.estimator.clip_values
         return images.clip(low, high, out=images)  # what missed them by a rounding

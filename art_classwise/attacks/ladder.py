@@ -164,7 +164,9 @@ def _listed(attacks: Attacks, steps: int) -> Iterable[tuple[str, Any]]:
             yield type(ask).__name__, ask
         else:
             yield from (
-                ((name.format(steps=steps), None) for name in _LADDERS[ask]) if ask in _LADDERS else [(ask, None)]
+                ((name.format(steps=steps), None) for name in _LADDERS[ask.lower()])
+                if ask.lower() in _LADDERS
+                else [(ask.strip().lower(), None)]
             )
 
 

@@ -12,6 +12,7 @@ from art.attacks.attack import EvasionAttack
 from art.estimators.classification.classifier import ClassifierMixin
 from art.estimators.estimator import BaseEstimator
 
+from art_classwise._core.arrays import as_array
 from art_classwise._core.labels import LabelRole, label_role
 from art_classwise.attacks._base import Parameters
 from art_classwise.errors import InputError, first_line
@@ -92,7 +93,7 @@ class TransferAttack(Parameters):
     attack: Any = field()
 
     def __post_init__(self, estimator: Any) -> None:
-        super().__init__(estimator=estimator)
+        self._start(estimator)
         self._check_params()
 
     @property
@@ -113,9 +114,10 @@ class TransferAttack(Parameters):
         Returns:
             float32, of the shape of x.
         """
+        images = as_array(x, "x").astype(np.float32)
         if y is None and not self.targeted:
-            y = self.estimator.predict(np.asarray(x, dtype=np.float32)).argmax(1)
-        x_adv = np.asarray(self.attack.generate(np.asarray(x, dtype=np.float32), y, **kwargs), dtype=np.float32)
+            y = self.estimator.predict(images).argmax(1)
+        x_adv = np.asarray(self.attack.generate(images, y, **kwargs), dtype=np.float32)
         return x_adv if self.estimator.clip_values is None else np.clip(x_adv, *self.estimator.clip_values)
 
     @property

@@ -40,7 +40,7 @@ from art_classwise.audit.result import AuditResult
 from art_classwise.audit.runner import ShardRunner, drop_damaged, fill
 from art_classwise.audit.saved import is_whole, read_outcomes
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, StoreError, Unit
-from art_classwise.datasets import Dataset
+from art_classwise.datasets import Dataset, as_dataset
 from art_classwise.errors import InputError, check_flag, check_name, check_seed, check_whole, first_line, unknown
 from art_classwise.threat import ThreatModel
 
@@ -116,13 +116,14 @@ class ClassWiseAudit(Evaluation):
         self.verbose = verbose
         self.command = None if command is None else command.encode(errors="backslashreplace").decode()
 
-    def evaluate(self, models: Mapping[str, Any], data: Dataset, *, optional: Collection[str] = ()) -> AuditResult:
+    def evaluate(self, models: Mapping[str, Any], data: Any, *, optional: Collection[str] = ()) -> AuditResult:
         """Attack examples of ``data`` on every model with every attack; what is in the store already is read.
 
         Args:
             models: ART ``PyTorchClassifier`` s by the names they shall have in the tables; or functions without
                 arguments that load one, called when its turn comes, so that one of these at a time is in memory.
-            data: The examples.
+            data: The examples: a :class:`art_classwise.Dataset`, or what
+                :func:`art_classwise.datasets.as_dataset` makes one of: ``(x, y)``, a torch data set, a name.
             optional: Names of models to go on without, with a warning, if they can't be loaded or audited. Of one that
                 can't be loaded, what the store holds is read, if it is finished.
 
@@ -137,6 +138,7 @@ class ClassWiseAudit(Evaluation):
         """
         if self.store is None and distributed.world() > 1:
             raise InputError("Under torchrun the processes share a folder: give `store`.")
+        data = as_dataset(data, n_classes=_n_classes(models))
         check_names(models, optional, data)
         threat = self.threat or usual_threat(data.name)
         threat.check_radius(0.0, 1.0, int(np.prod(data.input_shape)))
@@ -291,6 +293,12 @@ def _withstanding_rows(store: Store, unit: Unit, keys: list[str | None]) -> np.n
         under_attack = joined(clean, store.read(replace(unit, attack=key)))
         withstanding = withstanding & under_attack["withstood"].to_numpy()
     return np.flatnonzero(withstanding)
+
+
+def _n_classes(models: Any) -> int | None:
+    """Return how many classes the models have, as far as they are there already."""
+    loaded = models.values() if isinstance(models, Mapping) else ()
+    return next((int(m.nb_classes) for m in loaded if hasattr(m, "nb_classes")), None)
 
 
 def check_names(models: Any, optional: Any, data: Dataset) -> None:

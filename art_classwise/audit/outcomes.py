@@ -288,7 +288,7 @@ def accuracies(rows: pd.DataFrame, names: Sequence[str], group: Relabel, confide
         confidence: Coverage of the intervals.
 
     Returns:
-        Indexed by name: ``n``, ``clean``, ``clean_low``, ``clean_high``, ``robust``, ``low``, ``high``.
+        Indexed by name: ``n``, ``clean``, ``clean_low``, ``clean_high``, ``robust``, ``robust_low``, ``robust_high``.
     """
     truth = rows["label"].to_numpy().astype(np.int64)
     label = group(truth)
@@ -296,7 +296,7 @@ def accuracies(rows: pd.DataFrame, names: Sequence[str], group: Relabel, confide
     clean = class_counts(label, truth == rows["clean_prediction"].to_numpy(), len(names), **options)
     robust = class_counts(label, rows["withstood"].to_numpy(), len(names), **options)
     clean.columns = pd.Index(["n", "clean", "clean_low", "clean_high"])
-    robust.columns = pd.Index(["n", "robust", "low", "high"])
+    robust.columns = pd.Index(["n", "robust", "robust_low", "robust_high"])
     return pd.concat([clean, robust.drop(columns="n")], axis=1)
 
 
@@ -328,16 +328,18 @@ def summarised(rows: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
     """
     table = accuracies(rows, classes, lambda label: label, 0.95)
     label, withstood = rows["label"].to_numpy().astype(np.int64), rows["withstood"].to_numpy()
+    right = label == rows["clean_prediction"].to_numpy()
     row: dict[str, Any] = {
-        "clean": table["clean"].mean(),
+        **metrics.mean_accuracy(label, right, len(classes)).add_prefix("clean_").rename({"clean_mean": "clean"}),
         **metrics.disparity(table["robust"].to_numpy()),
+        **metrics.mean_accuracy(label, withstood, len(classes)).drop("mean").add_prefix("mean_"),
         "worst_class": table["robust"].idxmin(),
-        **dict.fromkeys(("held_out", "low", "high", "p"), np.nan),
+        **dict.fromkeys(("held_out", "worst_low", "worst_high", "p"), np.nan),
         "left_out": int(np.count_nonzero(table["n"] == 1)),
     }
     with suppress(InputError):  # no class has two examples
         worst = metrics.worst_class(label, withstood, len(classes))
-        row |= {"held_out": worst["accuracy"], "low": worst["low"], "high": worst["high"]}
+        row |= {"held_out": worst["accuracy"], "worst_low": worst["low"], "worst_high": worst["high"]}
     with suppress(InputError):  # a single class has examples
         row["p"] = metrics.disparity_test(label, withstood, len(classes))["p"]
     return row
@@ -408,8 +410,8 @@ class AuditTable(Shown):
             confidence: Coverage of the intervals.
 
         Returns:
-            Indexed by class: ``n``, ``clean``, ``clean_low``, ``clean_high``, ``robust``, ``low``, ``high``, all
-            but the first fractions; n = 0 and NaN for a class without examples.
+            Indexed by class: ``n``, ``clean``, ``clean_low``, ``clean_high``, ``robust``, ``robust_low``,
+            ``robust_high``, all but the first fractions; n = 0 and NaN for a class without examples.
 
         Raises:
             InputError: The audit has no such model or attack.

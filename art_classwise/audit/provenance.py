@@ -21,6 +21,7 @@ import torch
 from art.attacks.attack import EvasionAttack
 from torch import Tensor, nn
 
+from art_classwise._core.fingerprints import fingerprint
 from art_classwise._core.records import Record
 from art_classwise.attacks.transfer import TransferAttack
 from art_classwise.datasets import Dataset, LazyImages
@@ -141,20 +142,6 @@ def _attack_class(attack: Any) -> str:
     if own is None or type(attack).__module__.partition(".")[0] != "art_classwise":
         return _kind(attack)
     return _WRITTEN.get(own, f"art_classwise.{own}")
-
-
-def fingerprint(value: Any) -> str:
-    """Return 32 hexadecimal digits that tell plain values apart: numbers, texts, lists, dicts."""
-    return hashlib.sha256(json.dumps(_whole(value), sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:32]
-
-
-def _whole(value: Any) -> Any:
-    """Write 2.0 as 2: the two are equal."""
-    if isinstance(value, Mapping):
-        return {k: _whole(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_whole(v) for v in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def weights_fingerprint(network: nn.Module) -> str:

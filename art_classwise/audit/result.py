@@ -154,21 +154,40 @@ class AuditResult(AuditTable):
             attack: Name of an attack of the audit, or ``"all attacks"``.
 
         Returns:
-            Columns ``clean`` (mean class accuracy), then of the class robust accuracies all measures of
-            :func:`art_classwise.metrics.disparity`; ``worst_class``, the name of the worst one; ``held_out``, the
-            accuracy of the worst class on the half of the examples it wasn't chosen on, which isn't too low as a
-            minimum is, but can be up to 8 points too high with 100 classes close together, and ``low`` and ``high``,
-            the interval of the worst class's accuracy, which holds (:func:`art_classwise.metrics.worst_class`), all
-            three NaN where a class has but one example; ``p``, of equal accuracy in all classes
-            (:func:`art_classwise.metrics.disparity_test`), NaN where only one class has examples.
+            Columns ``clean``, the mean of the class accuracies without attack, and ``mean``, of the robust ones, both
+            with an interval, ``_low`` and ``_high`` (:func:`art_classwise.metrics.mean_accuracy`); ``worst``, the
+            plain minimum over classes, and ``worst_class``, its name; ``held_out``, the accuracy of the worst class on
+            the half of the examples it wasn't chosen on, which isn't too low as a minimum is, but can be up to 8 points
+            too high with 100 classes close together, and ``worst_low`` and ``worst_high``, the interval of the worst
+            class's accuracy, which holds (:func:`art_classwise.metrics.worst_class`); ``left_out``, the number of
+            classes with a single example, which these three leave out; ``p``, of equal accuracy in all classes
+            (:func:`art_classwise.metrics.disparity_test`), NaN where only one class has examples; then the other
+            measures of :func:`art_classwise.metrics.disparity`, of which :meth:`disparity` has intervals.
 
         Raises:
             InputError: The audit has no such attack.
         """
         rows = {model: summarised(self.rows(model, attack), self.classes) for model in self.models}
         frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
-        first = ["clean", "mean", "worst", "worst_class", "held_out", "low", "high", "p"]
+        first = ["clean", "clean_low", "clean_high", "mean", "mean_low", "mean_high"]
+        first += ["worst", "worst_class", "held_out", "worst_low", "worst_high", "left_out", "p"]
         return shown_as(frame[first + [c for c in frame.columns if c not in first]], "models")
+
+    def disparity(self, model: str, attack: str = WORST_CASE, **options: Any) -> pd.DataFrame:
+        """Return how unequal the class robust accuracies are: :func:`art_classwise.metrics.disparity_intervals`.
+
+        Args:
+            model: Name of a model.
+            attack: Name of an attack, or ``"all attacks"``.
+            options: Of the function: ``ddof``, ``repeats``, ``confidence``, ``seed``.
+
+        Returns:
+            A row per measure: ``value``, as papers print it; ``corrected`` for few examples; ``low``, ``high``.
+
+        Raises:
+            InputError: The audit has no such model or attack, or no class has two examples.
+        """
+        return metrics.disparity_intervals(*self._verdicts(model, attack), len(self.classes), **options)
 
     def confusion(self, model: str, attack: str, *, normalize: bool = True) -> pd.DataFrame:
         """Return the confusion matrix under attack, (C, C), a row per true class.

@@ -242,8 +242,8 @@ def report(
     with printing(json) as write:
         result = read_audit(folder, partial=unfinished)
         if unfinished:
-            said = "The audit isn't finished: results cover only examples on which all attacks have finished."
-            warnings.warn(said, stacklevel=1)
+            message = "The audit isn't finished: results cover only examples on which all attacks have finished."
+            warnings.warn(message, stacklevel=1)
         if groups is not None:
             class_groups(groups.value, result.classes)  # whether they fit
         check_output_folder(folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,8 @@ from art_classwise.cli._options import Json
 from art_classwise.errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from art_classwise.audit import AuditResult
     from art_classwise.audit.comparison import Comparison, Kind
 
@@ -54,17 +56,17 @@ def compare(
     """Compare models, or two attacks, on the same examples, class by class: differences, intervals, tests.
 
     Two models are compared class by class. With more models, each pair has a row: each model against the first, or
-    each model of one audit against each of the other.
+    each model of one audit against each of the other. More models of one audit are also compared with the best of them.
     """
     from art_classwise._core.files import check_output_file, written_aside
     from art_classwise.audit import read_audit
     from art_classwise.audit.comparison import comparison_table
-    from art_classwise.report.terminal import print_comparison, print_pairs
+    from art_classwise.report.terminal import print_comparison, print_pairs, print_standings
 
     if out is not None:
         check_output_file(out, "comparison.csv")
     kind: Kind = "clean" if clean else "robust"
-    result = read_audit(folder)
+    result, standings = read_audit(folder), None
     if attacks is not None:
         if other is not None or models is not None:
             raise InputError("--attacks compares two attacks of one audit: give one folder and no --models.")
@@ -72,11 +74,13 @@ def compare(
     elif model is not None:
         raise InputError("--model chooses the model on which two attacks are compared: also give --attacks X,Y.")
     elif other is None:
-        made = _within(result, folder, _names(models, result.models), attack, kind)
+        names = _names(models, result.models) or list(result.models)
+        made = _within(result, folder, names, attack, kind)
+        standings = _standings(result, names, attack, kind) if len(names) > 2 else None
     else:
         results = result, read_audit(other)
-        names = _names(models, [name for one in results for name in one.models])
-        made = _between(results, (folder, other), names, attack, kind)
+        pair = _names(models, [name for one in results for name in one.models])
+        made = _between(results, (folder, other), pair, attack, kind)
     table = comparison_table(made)
     if out is not None:
         if len(made) == 1:
@@ -86,12 +90,14 @@ def compare(
                 table.to_csv(aside)
     if json:
         with printing(json) as write:
-            write("comparison", comparison_content(made))
+            write("comparison", comparison_content(made, standings))
         return
     if len(made) == 1:
         print_comparison(made[0])
     else:
         print_pairs(table, made)
+    if standings is not None:
+        print_standings(standings, made[0].about)
     if out is not None:
         print(f"table     {out}")
 
@@ -131,16 +137,14 @@ def _attacks(result: AuditResult, text: str, attack: str | None, model: str | No
     return compare_within(result, names[0], names[1], model=model or result.models[0])
 
 
-def _within(
-    result: AuditResult, folder: Path, names: list[str] | None, attack: str | None, kind: Kind
-) -> list[Comparison]:
+def _within(result: AuditResult, folder: Path, names: list[str], attack: str | None, kind: Kind) -> list[Comparison]:
     """Compare the first model of an audit with each other one."""
     from art_classwise.attacks.ladder import WORST_CASE
     from art_classwise.audit.comparison import compare_within
     from art_classwise.errors import unknown
 
     under = WORST_CASE if attack is None else attack  # said, for models may be named like attacks
-    first, *others = result.models if names is None else names
+    first, *others = names
     for name in (first, *others):
         if name not in result.models:
             raise unknown("model", name, result.models)
@@ -150,6 +154,16 @@ def _within(
             "models (--models), two of its attacks (--attacks), or the folder of another audit."
         )
     return [compare_within(result, first, second, attack=under, kind=kind) for second in others]
+
+
+def _standings(result: AuditResult, names: Sequence[str], attack: str | None, kind: Kind) -> pd.DataFrame:
+    """Compare each model with the best of the others, by mean and by worst class."""
+    import pandas as pd
+
+    options: dict[str, Any] = {"attack": attack, "kind": kind}
+    mean = result.compare_with_best(names, measure="mean", **options)
+    worst = result.compare_with_best(names, measure="worst", **options)
+    return pd.concat({"mean": mean, "worst": worst}, names=["measure"])
 
 
 def _between(

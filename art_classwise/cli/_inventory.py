@@ -71,10 +71,10 @@ def _show(checks: Sequence[Check], works: bool) -> None:
         console.print()
     bad = [check.name for check in checks if check.essential and check.state != "ok"]
     lacks = sum(check.state == "broken" for check in checks) - len(bad)
-    said = "Everything essential works." if works else f"Fix this first: {', '.join(map(_printable, bad))}."
+    verdict = "Everything essential works." if works else f"Fix this first: {', '.join(map(_printable, bad))}."
     if lacks > 0:
-        said += f" {lacks} of the other parts {'is' if lacks == 1 else 'are'} broken."
-    console.print(Text(said, "green" if works else "bold red"))
+        verdict += f" {lacks} of the other parts {'is' if lacks == 1 else 'are'} broken."
+    console.print(Text(verdict, "green" if works else "bold red"))
 
 
 def _printable(text: str) -> str:

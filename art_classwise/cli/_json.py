@@ -13,7 +13,8 @@ unknown values are null, never NaN, and names are not changed. By ``kind``:
 - ``comparison`` (of ``compare``): ``comparisons``, each with ``first``, ``second``, ``about``, ``accuracy`` (robust or
   clean), ``model``, ``attack``, ``threat``, ``examples``, ``confidence``; ``classes``, a row each, ``overall``,
   ``mean`` and ``worst_class``, as in :class:`art_classwise.audit.Comparison`. ``overall.p_adjusted`` is
-  adjusted for the number of comparisons.
+  adjusted for the number of comparisons. Of three or more models of one audit also ``compared_with_best``: by
+  ``mean`` over classes and by ``worst`` class, the rows of :meth:`art_classwise.AuditResult.compare_with_best`.
 - ``leaderboard`` (of ``zoo``): ``dataset``, ``threat_model``, ``model_dir``; ``models``, the rows of
   :func:`art_classwise.zoo.robustbench_table`, with ``--measured`` also the audit's results.
 - ``training`` (of ``train``): ``recipe``, all settings used; ``epoch``, the one whose weights were kept; ``history``, a
@@ -86,11 +87,11 @@ def audit_content(result: AuditResult, files: Mapping[str, Path], groups: Groups
     by_group = None if groups is None else result.by_group(groups)
     for name, row in result.summary().to_dict("index").items():
         model = str(name)
-        told: dict[str, Any] = {"name": model, **{str(key): value for key, value in row.items()}}
-        told["attacks"] = [{"name": a, "classes": rows(result.class_table(model, a), "class")} for a in attacks]
+        record: dict[str, Any] = {"name": model, **{str(key): value for key, value in row.items()}}
+        record["attacks"] = [{"name": a, "classes": rows(result.class_table(model, a), "class")} for a in attacks]
         if by_group is not None:
-            told["groups"] = rows(pd.DataFrame(by_group.xs((model, WORST_CASE))), "group")
-        models.append(told)
+            record["groups"] = rows(pd.DataFrame(by_group.xs((model, WORST_CASE))), "group")
+        models.append(record)
     return {
         "dataset": manifest.examples.dataset,
         "split": manifest.examples.split,
@@ -110,8 +111,15 @@ def audit_content(result: AuditResult, files: Mapping[str, Path], groups: Groups
     }
 
 
-def comparison_content(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """Return what a comparison's document holds."""
+def comparison_content(comparisons: Sequence[Comparison], standings: pd.DataFrame | None = None) -> dict[str, Any]:
+    """Return what a comparison's document holds.
+
+    Args:
+        comparisons: The pairs.
+        standings: Of three or more models of one audit, each beside the best of the others, by measure.
+    """
+    import pandas as pd
+
     from art_classwise.audit.comparison import comparison_table
 
     adjusted = comparison_table(comparisons)["p_adjusted"].tolist()
@@ -134,7 +142,10 @@ def comparison_content(comparisons: Sequence[Comparison]) -> dict[str, Any]:
         }
         for one, p in zip(comparisons, adjusted, strict=True)
     ]
-    return {"comparisons": made}
+    if standings is None:
+        return {"comparisons": made}
+    best = {measure: rows(pd.DataFrame(standings.xs(measure)), "name") for measure in ("mean", "worst")}
+    return {"comparisons": made, "compared_with_best": best}
 
 
 def leaderboard_content(table: pd.DataFrame, dataset: str, threat_model: str, model_dir: Path) -> dict[str, Any]:

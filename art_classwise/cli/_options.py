@@ -160,18 +160,18 @@ def models_named(
         label, source = _parted(text)
         zoo, name = _in_zoo(source, dataset)
         if name != _ALL:
-            found = dict([load_model(text, dataset, norm, model_dir, unsafe_weights)])
+            loaded = dict([load_model(text, dataset, norm, model_dir, unsafe_weights)])
         elif label:
             raise InputError(f"{text!r} gives many models the same name: remove {label}=.")
         else:
             options: dict[str, Any] = {"unsafe_weights": unsafe_weights}
             names = robustbench_names(zoo, norm)
-            found = {n: partial(load_robustbench, n, zoo, norm, model_dir, **options) for n in names}
+            loaded = {n: partial(load_robustbench, n, zoo, norm, model_dir, **options) for n in names}
             optional += names
-        twice = next((n for n in found if n in models), None)
+        twice = next((n for n in loaded if n in models), None)
         if twice is not None:
             raise InputError(f"Two models are named {twice!r}: rename one, e.g. --model mine={source}")
-        models |= found
+        models |= loaded
     return models, optional
 
 

@@ -10,6 +10,7 @@ from art_classwise.datasets.catalog import DatasetSpec as DatasetSpec
 if TYPE_CHECKING:
     from art_classwise.datasets.dataset import Dataset as Dataset
     from art_classwise.datasets.dataset import LazyImages as LazyImages
+    from art_classwise.datasets.forms import as_dataset as as_dataset
     from art_classwise.datasets.load import Unlabeled as Unlabeled
     from art_classwise.datasets.load import load_dataset as load_dataset
     from art_classwise.datasets.load import load_unlabeled as load_unlabeled
@@ -19,6 +20,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "catalog": ["DATASETS", "DatasetSpec"],
         "dataset": ["Dataset", "LazyImages"],
+        "forms": ["as_dataset"],
         "load": ["Unlabeled", "load_dataset", "load_unlabeled"],
     },
 )

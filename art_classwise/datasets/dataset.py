@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from art_classwise._core.arrays import as_array, as_images
 from art_classwise._core.display import Shown
 from art_classwise._core.labels import check_labels, class_number
 from art_classwise.errors import InputError, check_name, check_whole
@@ -91,16 +93,18 @@ class Dataset(Shown):
     """Labelled images.
 
     Attributes:
-        x: float32 (n, C, H, W) in [0, 1]: an array, or :class:`LazyImages`.
-        y: int64 (n,), from 0 to C - 1.
+        x: float32 (n, C, H, W) in [0, 1]: an array, or :class:`LazyImages`. Arrays, tensors and lists of other types
+            and layouts are converted: whole numbers, float64, bfloat16, grey (n, H, W), channels last; a warning says
+            so where the meaning was guessed.
+        y: int64 (n,), from 0 to C - 1; may be given one-hot, as a tensor, a pandas series or a list, or as class names.
         classes: The names of the C classes, without repetition.
         name: E.g. ``"cifar10"``.
         split: E.g. ``"test"``.
         ids: int64 (n,), each example's number in the whole set.
 
     Raises:
-        InputError: x and y differ in length or are empty, x has another shape or type, isn't finite or lies
-            outside [0, 1], a label is no class, or class names repeat.
+        InputError: x and y differ in length or are empty, x isn't images, isn't finite or lies outside [0, 1], a label
+            is no class, or class names repeat.
     """
 
     x: npt.NDArray[np.float32] | LazyImages = field(repr=False)
@@ -111,14 +115,26 @@ class Dataset(Shown):
     ids: npt.NDArray[np.int64] = field(repr=False, default_factory=lambda: np.empty(0, np.int64))
 
     def __post_init__(self) -> None:
+        object.__setattr__(
+            self, "classes", tuple(str(name) if isinstance(name, np.generic) else name for name in self.classes)
+        )
+        if not hasattr(self.x, "__len__"):
+            raise InputError(
+                f"x must be images (n, C, H, W): an array, a tensor or a list, but is a {type(self.x).__name__}."
+            )
         if len(self.x) == 0:
             raise InputError(f"The data set {self.name!r} is empty: it needs at least one example.")
+        if not isinstance(self.x, LazyImages):
+            images, conversions = as_images(self.x, "x")
+            object.__setattr__(self, "x", images)
+            if conversions:
+                warnings.warn(f"x of {self.name!r} was converted: {'; '.join(conversions)}.", stacklevel=3)
         if len(set(self.classes)) < len(self.classes):
             repeated = next(c for i, c in enumerate(self.classes) if c in self.classes[:i])
             raise InputError(f"Class names must differ, but {repeated!r} appears twice.")
         for name in self.classes:
             check_name("class", name)
-        object.__setattr__(self, "y", check_labels(self.y, len(self.x), len(self.classes)))
+        object.__setattr__(self, "y", _numbered(self.y, len(self.x), self.classes))
         if len(self.ids) == 0:
             object.__setattr__(self, "ids", np.arange(len(self.x)))
         ids = np.asarray(self.ids)
@@ -127,9 +143,6 @@ class Dataset(Shown):
         object.__setattr__(self, "ids", ids.astype(np.int64, copy=False))
         if len(self.ids) != len(self.x):
             raise InputError(f"There are {len(self.x)} examples, but {len(self.ids)} ids.")
-        if not isinstance(self.x, LazyImages):
-            object.__setattr__(self, "x", np.asarray(self.x))
-            _check_images(np.asarray(self.x))
 
     def __len__(self) -> int:
         return len(self.x)
@@ -211,13 +224,14 @@ class Dataset(Shown):
         return class_number(name, self.classes)
 
 
-def _check_images(x: npt.NDArray[Any]) -> None:
-    if x.ndim != 4 or x.dtype != np.float32:
-        raise InputError(f"x must be float32 of shape (n, C, H, W), but got {x.dtype} of shape {x.shape}.")
-    low, high = float(x.min()), float(x.max())  # NaN passes through both
-    if not (np.isfinite(low) and np.isfinite(high)):
-        first = int((~np.isfinite(x)).reshape(len(x), -1).any(1).argmax())
-        raise InputError(f"Example {first} has a pixel that is not finite.")
-    if low < 0 or high > 1:
-        hint = " Divide by 255?" if low >= 0 and 1 < high <= 255 else " Undo the normalisation: models do their own."
-        raise InputError(f"Pixels must lie in [0, 1], but they go from {low:g} to {high:g}.{hint}")
+def _numbered(y: Any, n_examples: int, classes: tuple[str, ...]) -> npt.NDArray[np.int64]:
+    """Return labels as class numbers; they may be class names, too."""
+    labels = as_array(y, "y", texts=True)
+    if labels.dtype.kind in "US":
+        names = [label.decode(errors="replace") if isinstance(label, bytes) else str(label) for label in labels.ravel()]
+        labels = np.array([class_number(name, classes) for name in names]).reshape(labels.shape)
+    elif labels.ndim == 1 and labels.size and labels.min() == 1 and labels.max() == len(classes):
+        raise InputError(
+            f"The labels start at 1 and go to {len(classes)}, but classes are numbered from 0: give y - 1."
+        )
+    return check_labels(labels, n_examples, len(classes))

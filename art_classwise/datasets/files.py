@@ -14,7 +14,7 @@ import numpy.typing as npt
 from art_classwise.datasets.dataset import LazyImages
 from art_classwise.errors import InputError, check_whole, first_line
 
-__all__ = ["image_files", "is_grey", "read_npz", "to_float"]
+__all__ = ["image_files", "is_grey", "read_npz"]
 
 
 def image_files(paths: Sequence[str], *, grey: bool, image_size: int | None) -> LazyImages:
@@ -95,13 +95,24 @@ def is_grey(path: str) -> bool:
         return False
 
 
-def read_npz(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, npt.NDArray[Any]]:
+_OTHER_NAMES = {
+    "x": ("x", "images", "image", "imgs", "data", "inputs", "arr_0"),
+    "y": ("y", "labels", "label", "targets", "target", "arr_1"),
+}
+"""What arrays of images and labels are called, the likeliest first."""
+
+
+def read_npz(
+    path: Path, needed: Sequence[str], optional: Sequence[str] = (), split: str = "test"
+) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays of an .npz file by name.
 
     Args:
         path: The file.
-        needed: Names that must be among them.
+        needed: Names that must be among them, or others that mean the same: ``images`` for x, ``labels`` for y, with
+            the split before or behind them, as in ``x_test`` or ``train_images``, and in any case.
         optional: Names that may be; others aren't read.
+        split: Which arrays to take, where there are several.
 
     Raises:
         InputError: The file is missing or damaged, or lacks one of them.
@@ -115,12 +126,14 @@ def read_npz(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) ->
                 raise InputError(f"{path} is not an .npz file: write it with numpy.savez(path, {how}).")
             file.seek(0)
             with np.load(file, allow_pickle=False) as arrays:
-                if set(needed) - set(arrays.files):
+                named = {name: _key(name, arrays.files, split) for name in needed}
+                if None in named.values():
                     raise InputError(
                         f"{path} must hold arrays named {' and '.join(needed)}, but it holds "
                         f"{', '.join(arrays.files) or 'nothing'}: write it with numpy.savez(path, {how})."
                     )
-                return {name: arrays[name] for name in (*needed, *optional) if name in arrays.files}
+                found = {name: arrays[key] for name, key in named.items()}
+                return found | {name: arrays[name] for name in optional if name in arrays.files}
     except InputError:
         raise
     except Exception as error:  # a damaged file breaks NumPy's reader in many ways
@@ -129,16 +142,12 @@ def read_npz(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) ->
         raise InputError(f"{path} is a damaged .npz file: {first_line(error)}") from error
 
 
-def to_float(x: npt.NDArray[Any], source: str) -> npt.NDArray[np.float32]:
-    """Bring images to float32 (n, C, H, W): grey (n, H, W), channels last and uint8 are recognised."""
-    if x.ndim == 3:
-        x = x[:, None]
-    if x.ndim != 4:
-        raise InputError(f"{source}: images must be (n, C, H, W), (n, H, W, C) or (n, H, W), but got {x.shape}.")
-    if x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):
-        x = x.transpose(0, 3, 1, 2)
-    if x.dtype == np.uint8:
-        return np.ascontiguousarray(x).astype(np.float32) / np.float32(255)
-    if not np.issubdtype(x.dtype, np.floating):
-        raise InputError(f"{source}: images must be uint8, or floats in [0, 1], but got {x.dtype}.")
-    return np.ascontiguousarray(x, dtype=np.float32)
+def _key(name: str, keys: Sequence[str], split: str) -> str | None:
+    """Return the key of the array that is meant by a name."""
+    lowered = {key.lower(): key for key in reversed(keys)}
+    splits = (split, "val", "valid") if split == "test" else (split,)
+    for other in _OTHER_NAMES.get(name, (name,)):
+        for key in (other, *(f"{other}_{s}" for s in splits), *(f"{s}_{other}" for s in splits)):
+            if key in lowered:
+                return lowered[key]
+    return None

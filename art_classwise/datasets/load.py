@@ -12,12 +12,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from art_classwise._core.arrays import as_images
 from art_classwise.datasets.catalog import DATASETS, DatasetSpec
 from art_classwise.datasets.dataset import Dataset, LazyImages
-from art_classwise.datasets.files import image_files, is_grey, read_npz, to_float
+from art_classwise.datasets.files import image_files, is_grey, read_npz
 from art_classwise.errors import InputError, first_line, unknown
 
-__all__ = ["Unlabeled", "load_dataset", "load_unlabeled", "read_digits", "read_imagenet", "read_torchvision"]
+__all__ = [
+    "Unlabeled",
+    "classes_of",
+    "known_name",
+    "load_dataset",
+    "load_unlabeled",
+    "read_digits",
+    "read_imagenet",
+    "read_torchvision",
+]
 
 
 def load_dataset(
@@ -34,10 +44,12 @@ def load_dataset(
 
     Args:
         name: ``"digits"`` (bundled with scikit-learn), ``"mnist"``, ``"cifar10"``, ``"cifar100"``, ``"svhn"``,
-            ``"stl10"``, ``"imagenet"``; or the path of an ``.npz`` file with arrays ``x`` and ``y`` (and
-            ``classes``, if you like); or of a folder with one subfolder of images per class.
+            ``"stl10"``, ``"imagenet"``, in any case; or the path of an ``.npz`` file with arrays ``x`` and ``y`` (and
+            ``classes``, if you like; ``images`` and ``labels``, ``x_test`` and ``y_test`` and other usual names will
+            do), whose labels may be names; or of a folder with one subfolder of images per class, by itself or within
+            ``train`` and ``test``.
         split: ``"train"`` or ``"test"`` (of ImageNet, its validation set); of STL-10 also ``"unlabeled"``, whose labels
-            are all 0 and mean nothing. A path has no splits.
+            are all 0 and mean nothing. Of a path: its folder, or its arrays, of that name, if it has such.
         root: Folder with the downloaded sets; ``$ART_CLASSWISE_DATA``, else ``data``, if absent. ImageNet lies
             in ``root/imagenet/train`` and ``root/imagenet/val``.
         n_examples: How many; see :meth:`Dataset.first`.
@@ -56,7 +68,7 @@ def load_dataset(
         >>> data.x.shape, data.y.dtype, data.classes[:3]
         ((797, 1, 8, 8), dtype('int64'), ('0', '1', '2'))
     """
-    text = os.path.expanduser(os.fspath(name))
+    text = known_name(name)
     splits = (DATASETS[text].splits if text in DATASETS else None) or ("train", "test")
     if split not in splits:
         raise unknown("split", split, splits)
@@ -77,6 +89,13 @@ def load_dataset(
             hint="Or give the path of an .npz file, or of an existing image folder.",
         )
     return data if n_examples is None else data.first(n_examples)
+
+
+def known_name(name: str | os.PathLike[str]) -> str:
+    """Return the name of a data set as it is written here, whatever its case and hyphens; another text as it is."""
+    text = os.path.expanduser(os.fspath(name))
+    bare = text.lower().replace("-", "").replace("_", "")
+    return bare if bare in DATASETS and not os.path.exists(text) else text
 
 
 def read_digits(spec: DatasetSpec, root: Path, split: str, download: bool, image_size: int) -> Dataset:
@@ -118,7 +137,7 @@ def read_torchvision(spec: DatasetSpec, root: Path, split: str, download: bool, 
     y = np.asarray(source.targets if hasattr(source, "targets") else source.labels)
     y = np.zeros(len(y)) if split == "unlabeled" else y  # torchvision's are -1
     names = spec.class_names or tuple(source.classes)
-    return Dataset(to_float(x, f"{name} ({split})"), y.astype(np.int64), names, name, split)
+    return Dataset(as_images(x, f"{name} ({split})")[0], y.astype(np.int64), names, name, split)
 
 
 def read_imagenet(spec: DatasetSpec, root: Path, split: str, download: bool, image_size: int) -> Dataset:
@@ -150,6 +169,7 @@ def _image_folder(
 ) -> Dataset:
     from torchvision.datasets import ImageFolder
 
+    folder = _of_split(folder, split)
     try:
         source = ImageFolder(str(folder))
     except FileNotFoundError as error:
@@ -165,27 +185,60 @@ def _image_folder(
     return Dataset(x, y, _class_names(classes, source.classes, len(source.classes)), name, split)
 
 
+_SPLITS = {"train": ("train", "training"), "test": ("test", "testing", "val", "valid", "validation")}
+
+
+def _of_split(folder: Path, split: str) -> Path:
+    """Return where a split's images are: in a subfolder of its name, where all subfolders are splits; else here."""
+    inside = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
+    known = [name for names in _SPLITS.values() for name in names]
+    if not inside or not inside.keys() <= {*known, "unlabeled"}:
+        return folder
+    for name in _SPLITS.get(split, (split,)):
+        if name in inside:
+            return inside[name]
+    raise InputError(f"{folder} has the subfolders {', '.join(sorted(inside))}, and none for the split {split!r}.")
+
+
 def _npz(path: Path, split: str, classes: str | Sequence[str] | None) -> Dataset:
-    arrays = read_npz(path, ("x", "y"), ("classes",))
+    arrays = read_npz(path, ("x", "y"), ("classes",), split)
     x, y, own = arrays["x"], arrays["y"], arrays.get("classes")
     if x.ndim == 0 or y.ndim == 0 or len(x) == 0 or len(y) == 0:
         raise InputError(f"{path} is empty: it needs at least one image in x and one label in y.")
     if own is not None and (own.ndim != 1 or len(own) == 0):
         raise InputError(f"{path}: classes must be a list of names, but got shape {own.shape}.")
-    one_hot = y.ndim == 2 and y.shape[1] > 1
-    n_classes = len(own) if own is not None else y.shape[1] if one_hot else _count_classes(y, path)
-    found = [str(c) for c in (range(n_classes) if own is None else own)]
-    names = _class_names(classes, found, n_classes)
-    return Dataset(to_float(x, str(path)), y, names, path.stem, split)
+    found = classes_of(y, str(path)) if own is None else [str(name) for name in own]
+    names = _class_names(classes, found, len(found))
+    return Dataset(x, y, names, path.stem, split)
 
 
-def _count_classes(y: npt.NDArray[Any], path: Path) -> int:
+def classes_of(y: npt.NDArray[Any], source: str) -> list[str]:
+    """Return the names of the classes that labels are of: the labels' own, if they are texts, else numbers from 0.
+
+    Args:
+        y: Texts (n,), class numbers (n,) or (n, 1), or one-hot (n, C).
+        source: What to call the data in messages.
+
+    Raises:
+        InputError: They aren't labels, or start at 1.
+    """
+    if y.dtype.kind in "US":
+        return sorted(
+            {label.decode(errors="replace") if isinstance(label, bytes) else str(label) for label in y.ravel()}
+        )
+    if y.ndim == 2 and y.shape[1] > 1:
+        return [str(k) for k in range(y.shape[1])]
     if not np.issubdtype(y.dtype, np.number) or not np.isfinite(y).all():
-        raise InputError(f"{path}: labels must be whole numbers, but got {y.dtype} such as {y.flat[0]!r}.")
-    largest = int(y.max())
+        raise InputError(f"{source}: labels must be whole numbers or names, but got {y.dtype} such as {y.flat[0]!r}.")
+    smallest, largest = int(y.min()), int(y.max())
     if largest >= 10_000:  # no set has as many; a wrapped -1 or a wrong column has
-        raise InputError(f"{path}: label {largest} of example {int(y.argmax())} can't be a class number.")
-    return max(0, largest) + 1
+        raise InputError(f"{source}: label {largest} of example {int(y.argmax())} can't be a class number.")
+    if smallest == 1 and largest > 1:
+        raise InputError(
+            f"{source}: the labels start at 1 (they go to {largest}), but classes are numbered from 0: give y - 1, or "
+            "the names of all classes, that of 0 included."
+        )
+    return [str(k) for k in range(max(0, largest) + 1)]
 
 
 def _class_names(given: str | Sequence[str] | None, found: Sequence[str], n_classes: int) -> tuple[str, ...]:
@@ -238,7 +291,7 @@ def load_unlabeled(
     Raises:
         InputError: Unknown name, missing or unreadable files, or there is no image.
     """
-    text = os.path.expanduser(os.fspath(name))
+    text = known_name(name)
     path = Path(text)
     if text in DATASETS:
         split = "unlabeled" if "unlabeled" in DATASETS[text].splits else "train"
@@ -251,10 +304,10 @@ def load_unlabeled(
             image_files(paths, grey=is_grey(paths[0]) if grey is None else grey, image_size=image_size), None
         )
     if text.endswith(".npz"):
-        arrays = read_npz(path, ("x",), ("y_pseudo",))
+        arrays = read_npz(path, ("x",), ("y_pseudo",), "train")
         if arrays["x"].ndim == 0 or len(arrays["x"]) == 0:
             raise InputError(f"{path} is empty: it needs at least one image in x.")
-        return Unlabeled(to_float(arrays["x"], str(path)), arrays.get("y_pseudo"))
+        return Unlabeled(as_images(arrays["x"], str(path))[0], arrays.get("y_pseudo"))
     raise unknown(
         "data set", text, DATASETS, hint="Or give the path of an .npz file with an array x, or of a folder of images."
     )

@@ -1,6 +1,13 @@
 """Metrics: pure functions of labels and predictions, arrays in, DataFrames out."""
 
-from art_classwise.metrics.accuracy import class_accuracy, class_groups, group_accuracy, group_labels, risks
+from art_classwise.metrics.accuracy import (
+    class_accuracy,
+    class_groups,
+    group_accuracy,
+    group_labels,
+    mean_accuracy,
+    risks,
+)
 from art_classwise.metrics.agreement import rank_agreement
 from art_classwise.metrics.best import best_worst_class, compare_with_best
 from art_classwise.metrics.comparison import (
@@ -12,7 +19,7 @@ from art_classwise.metrics.comparison import (
 )
 from art_classwise.metrics.confusion import asymmetry, confusion, confusion_pairs, symmetry, within_groups
 from art_classwise.metrics.correlation import correlations, head_weight_norms
-from art_classwise.metrics.disparity import disparity, disparity_test, rho
+from art_classwise.metrics.disparity import disparity, disparity_intervals, disparity_test, rho
 from art_classwise.metrics.homing import homing
 from art_classwise.metrics.intervals import paired_difference, wilson
 from art_classwise.metrics.per_class import great_score, per_class
@@ -29,6 +36,7 @@ __all__ = [
     "confusion_pairs",
     "correlations",
     "disparity",
+    "disparity_intervals",
     "disparity_test",
     "great_score",
     "group_accuracy",
@@ -37,6 +45,7 @@ __all__ = [
     "holm",
     "homing",
     "mcnemar",
+    "mean_accuracy",
     "mean_difference",
     "paired_comparison",
     "paired_difference",

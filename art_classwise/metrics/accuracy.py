@@ -13,7 +13,17 @@ from art_classwise.errors import InputError, check_name, unknown
 from art_classwise.metrics._inputs import check_outcomes, check_pair
 from art_classwise.metrics.intervals import wilson
 
-__all__ = ["Groups", "class_accuracy", "class_counts", "class_groups", "group_accuracy", "group_labels", "risks"]
+__all__ = [
+    "Groups",
+    "class_accuracy",
+    "class_counts",
+    "class_groups",
+    "group_accuracy",
+    "group_labels",
+    "mean_accuracy",
+    "mean_ends",
+    "risks",
+]
 
 
 def class_accuracy(
@@ -67,6 +77,53 @@ def class_counts(
     low, high = wilson(k, n, confidence)
     accuracy = k / np.where(n > 0, n, np.nan)
     return pd.DataFrame({"n": n, "accuracy": accuracy, "low": low, "high": high}, index=pd.Index(names, name="class"))
+
+
+def mean_accuracy(
+    y: npt.ArrayLike, correct: npt.ArrayLike, n_classes: int, *, confidence: float = 0.95
+) -> pd.Series[float]:
+    """Return the mean of the class accuracies, each class counting alike, with its interval.
+
+    The interval is Wilson's for as many examples as would give a share of this size the variance that the mean has:
+    sum_c v_c / n_c / C^2 over the C classes that have examples, v_c the variance within a class (Korn and Graubard 1998
+    do so with Clopper and Pearson's). A class of one example takes the v of all classes pooled, and one more wrong
+    example is spread over all classes, or classes that are all at 0 or 100 % would tell the mean for certain.
+
+    Args:
+        y: True labels, ints (n,).
+        correct: Whether each example is right, bool (n,).
+        n_classes: Number of classes, C.
+        confidence: Coverage of the interval.
+
+    Returns:
+        ``mean``, ``low``, ``high``: fractions. Classes without examples don't count.
+
+    Raises:
+        InputError: Labels and outcomes don't fit, there are no examples, or the confidence is out of range.
+
+    Example:
+        >>> y, correct = [0] * 90 + [1] * 10, [True] * 60 + [False] * 30 + [True] * 8 + [False] * 2
+        >>> mean_accuracy(y, correct, 2).round(2).to_dict()
+        {'mean': 0.73, 'low': 0.57, 'high': 0.85}
+    """
+    truth, right = check_outcomes(y, correct, n_classes)
+    n = np.bincount(truth, minlength=n_classes)
+    k = np.bincount(truth[right], minlength=n_classes)
+    mean, low, high = mean_ends(k[n > 0], n[n > 0], confidence)
+    return pd.Series({"mean": mean, "low": low, "high": high})
+
+
+def mean_ends(k: npt.NDArray[np.int64], n: npt.NDArray[np.int64], confidence: float) -> tuple[float, float, float]:
+    """Return the mean of k / n, (C,) each, all n above 0, and the ends of :func:`mean_accuracy`."""
+    mean = float((k / n).mean())
+    squares, free = k * (n - k) / n, n - 1
+    pooled = squares.sum() / free.sum() if free.any() else mean * (1 - mean)
+    within = np.where(free > 0, squares / np.maximum(free, 1), pooled) + mean * (1 - mean) / (len(n) * n)
+    variance = float((within / n).sum()) / len(n) ** 2
+    # Of all or none right: as of a sample without classes.
+    size = mean * (1 - mean) / variance if variance > 0 else len(n) ** 2 / float((1 / n).sum())
+    low, high = wilson(mean * size, size, confidence)
+    return mean, float(low), float(high)
 
 
 Groups = str | Mapping[str, str] | Mapping[int, str] | Sequence[str]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import expit, rel_entr, softmax
 
+from art_classwise._core.arrays import as_array
 from art_classwise._core.labels import check_labels, check_reads_true_labels, class_names
 from art_classwise.errors import InputError, check_number, check_positive, check_seed, first_line
 
@@ -93,7 +94,7 @@ def per_class(
     ) -> pd.DataFrame:
         if not hasattr(classifier, "nb_classes"):
             raise InputError(f"The classifier must be one of ART, but is a {type(classifier).__name__}.")
-        examples, n_classes = np.asarray(x), int(classifier.nb_classes)
+        examples, n_classes = as_array(x, "x"), int(classifier.nb_classes)
         if examples.ndim == 0 or len(examples) == 0:
             raise InputError("There are no examples: a metric needs at least one.")
         labels = check_labels(y, len(examples), n_classes)

@@ -11,15 +11,29 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from art_classwise.attacks.ladder import WORST_CASE
-from art_classwise.audit.comparison import Comparison, comparison_table
+from art_classwise.audit.comparison import Comparison, Side, check_comparable
 from art_classwise.audit.findings import Findings
 from art_classwise.audit.manifest import Manifest
 from art_classwise.audit.result import AuditResult
 from art_classwise.errors import InputError
+from art_classwise.metrics.best import Measure
 
-__all__ = ["ClassData", "Comparisons", "Estimate", "ModelData", "ReportData", "comparisons", "report_data"]
+__all__ = [
+    "ClassData",
+    "Comparisons",
+    "Estimate",
+    "ModelData",
+    "ReportData",
+    "Standing",
+    "comparisons",
+    "pairs",
+    "report_data",
+]
 
 T = TypeVar("T")
+
+FEWEST_EXAMPLES = 50
+"""Of a class that is named as the worst: the interval of its accuracy is then at most 27 points wide."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +76,8 @@ class ModelData:
     Attributes:
         name: Of the model.
         place: 1 for the model with the highest mean over classes.
-        clean: Mean over classes without attack.
-        robust: Mean over classes under all attacks.
+        clean: Mean over classes without attack, with its interval.
+        robust: Mean over classes under all attacks, with its interval.
         worst_class: The first of the classes with the lowest accuracy.
         held_out: Accuracy of the worst class on examples it wasn't chosen on, with the interval of its accuracy.
         tail: Mean of the weakest fifth of the classes.
@@ -71,12 +85,13 @@ class ModelData:
         p: Of equal accuracy in all classes.
         classes: All classes, the weakest first, those without examples last.
         zero_gradients: The share of examples with a zero gradient, by attack.
+        is_bound: Whether no strong attack was run on it, so that robust accuracy is at most what was measured.
     """
 
     name: str
     place: int
-    clean: float
-    robust: float
+    clean: Estimate
+    robust: Estimate
     worst_class: str
     held_out: Estimate
     tail: float
@@ -84,6 +99,7 @@ class ModelData:
     p: float
     classes: tuple[ClassData, ...]
     zero_gradients: Mapping[str, float]
+    is_bound: bool
 
     @property
     def key(self) -> str:
@@ -115,6 +131,11 @@ class ModelData:
     def strip_place(accuracy: float) -> float:
         """Return where an accuracy lies on that scale."""
         return round(100 * accuracy, 1)
+
+    @property
+    def names_worst(self) -> bool:
+        """Whether the worst class can be named: one class is the worst, with enough examples, and not by chance."""
+        return len(self.lowest) == 1 and self.measured[0].n >= FEWEST_EXAMPLES and self.p < _ALPHA
 
     @cached_property
     def lowest(self) -> tuple[str, ...]:
@@ -166,22 +187,57 @@ class ReportData:
 
 
 @dataclass(frozen=True)
-class Comparisons:
-    """The most robust model beside each other one.
+class Standing:
+    """Where one of several models stands: see :func:`art_classwise.metrics.compare_with_best`.
 
     Attributes:
-        pairs: Each comparison with its p value, adjusted for all of them.
+        difference: From the best of the others; the interval holds for all models at once.
+        p: Of being one of the best, adjusted for all models.
+        rank: 1 for the best.
+        rank_low: The interval of the rank, for all models at once.
+        rank_high: Its upper end.
+    """
+
+    difference: Estimate
+    p: float
+    rank: int
+    rank_low: int
+    rank_high: int
+
+
+@dataclass(frozen=True, eq=False)
+class Comparisons:
+    """All models beside the best one, which is known from these examples alone.
+
+    Attributes:
+        models: Names of the models, the most robust first; empty if there aren't two to compare.
+        mean: Where each stands by its mean over classes.
+        worst: Where each stands by its worst class.
+        table: A row per measure and model, all columns of :func:`art_classwise.metrics.compare_with_best`.
         reason: Why some models can't be compared; empty if all can.
     """
 
-    pairs: tuple[tuple[Comparison, float], ...]
+    models: tuple[str, ...]
+    mean: Mapping[str, Standing]
+    worst: Mapping[str, Standing]
+    table: pd.DataFrame
     reason: str
 
     @property
-    def classes(self) -> list[tuple[Any, Mapping[Any, Any]]]:
-        """The classes of the first comparison with their rows, those that differ most clearly first."""
-        table = self.pairs[0][0].by_class.sort_values("p_adjusted", kind="stable", na_position="last")
-        return list(table.to_dict("index").items())
+    def verdict(self) -> str:
+        """Which models may be the best; nothing where there is nothing to compare."""
+        if not self.models:
+            return ""
+        rivals = [name for name in self.models[1:] if self.mean[name].p > _ALPHA]
+        if not rivals:
+            return f"{self.models[0]} has a higher mean over classes than each other model, beyond chance."
+        more = f" and {len(rivals) - _MOST_NAMED} more" if len(rivals) > _MOST_NAMED else ""
+        names = ", ".join(rivals[:_MOST_NAMED])
+        return f"{self.models[0]} has the highest mean over classes, but {names}{more} may be as good."
+
+
+_ALPHA = 0.05
+_MOST_NAMED = 5
 
 
 def _once_per_audit(function: Callable[[AuditResult], T]) -> Callable[[AuditResult], T]:
@@ -230,10 +286,10 @@ def _model(
     return ModelData(
         name=name,
         place=place,
-        clean=float(row["clean"]),
-        robust=float(row["mean"]),
+        clean=Estimate.of(row, "clean", "clean_low", "clean_high"),
+        robust=Estimate.of(row, "mean", "mean_low", "mean_high"),
         worst_class=str(row["worst_class"]),
-        held_out=Estimate.of(row, "held_out", "low", "high"),
+        held_out=Estimate.of(row, "held_out", "worst_low", "worst_high"),
         tail=float(row["tail20"]),
         gap=float(row["mcd"]),
         p=float(row["p"]),
@@ -242,24 +298,51 @@ def _model(
                 name=str(label),
                 n=int(numbers["n"]),
                 clean=Estimate.of(numbers, "clean", "clean_low", "clean_high"),
-                robust=Estimate.of(numbers, "robust", "low", "high"),
+                robust=Estimate.of(numbers, "robust", "robust_low", "robust_high"),
                 by_attack=tuple(float(accuracies[str(label)]) for accuracies in by_attack),
             )
             for label, numbers in table.to_dict("index").items()
         ),
         zero_gradients=zero_gradients,
+        is_bound=name not in result.strongly_attacked,
     )
 
 
 @_once_per_audit
 def comparisons(result: AuditResult) -> Comparisons:
-    """Return the most robust model compared with each other one."""
-    first, *others = (model.name for model in report_data(result).models)
-    made, reason = [], ""
+    """Return all models of an audit compared with the best one; those left out that have other examples."""
+    first, *others = (Side(result, model.name, WORST_CASE, model.name) for model in report_data(result).models)
+    models, reason = [first.model], ""
     for other in others:
         try:
-            made.append(result.compare(first, other, attack=WORST_CASE))
-        except InputError as error:  # an unfinished audit's models may have other examples
+            check_comparable(first, other, "robust")
+            models.append(other.model)
+        except InputError as error:  # as in an unfinished audit
             reason = str(error)
-    adjusted = comparison_table(made)["p_adjusted"].tolist() if made else []
-    return Comparisons(tuple(zip(made, adjusted, strict=True)), reason)
+    if len(models) < 2:
+        return Comparisons((), {}, {}, pd.DataFrame(), reason)
+    in_order = [name for name in result.models if name in models]  # the draws belong to the order
+    measures: tuple[Measure, ...] = ("mean", "worst")
+    tables = {measure: result.compare_with_best(in_order, measure=measure) for measure in measures}
+    mean, worst = (_standings(tables[measure]) for measure in measures)
+    return Comparisons(tuple(models), mean, worst, pd.concat(tables, names=["measure"]), reason)
+
+
+@_once_per_audit
+def pairs(result: AuditResult) -> tuple[Comparison, ...]:
+    """Return the most robust model beside each other one, class by class."""
+    first, *others = comparisons(result).models or ("",)
+    return tuple(result.compare(first, other, attack=WORST_CASE) for other in others)
+
+
+def _standings(table: pd.DataFrame) -> dict[str, Standing]:
+    return {
+        str(name): Standing(
+            difference=Estimate.of(row, "difference", "difference_low", "difference_high"),
+            p=float(row["p_adjusted"]),
+            rank=int(row["rank"]),
+            rank_low=int(row["all_ranks_low"]),
+            rank_high=int(row["all_ranks_high"]),
+        )
+        for name, row in table.iterrows()
+    }

@@ -22,7 +22,7 @@ from art_classwise.audit.findings import Finding, Findings
 from art_classwise.audit.result import AuditResult
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError
-from art_classwise.report.data import report_data
+from art_classwise.report.data import comparisons, report_data
 from art_classwise.report.tables import (
     Grid,
     classes_grid,
@@ -90,7 +90,12 @@ def _(result: AuditResult) -> Parts:
         f"{_several(n, 'example')}{report.data}, {_several(len(report.classes), 'class')}"
     )
     rest = f"{len(names) - _MOST} more models: .summary()" if len(names) > _MOST else ""
-    parts: Parts = [headline, _first(models_grid(report)), rest]
+    parts: Parts = [
+        headline,
+        _first(models_grid(report)),
+        rest,
+        comparisons(result).verdict if len(names) <= _MOST else "",
+    ]
     parts += [_sentence(finding) for finding in report.findings[:_MOST_FINDINGS]]
     if len(report.findings) > _MOST_FINDINGS:
         parts.append(f"{len(report.findings) - _MOST_FINDINGS} more findings: .findings")

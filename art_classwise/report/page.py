@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -19,12 +19,11 @@ from matplotlib.figure import Figure
 
 from art_classwise._core.files import written_aside
 from art_classwise.attacks.ladder import WORST_CASE
-from art_classwise.audit.comparison import comparison_table
 from art_classwise.audit.findings import Finding
 from art_classwise.audit.result import AuditResult
 from art_classwise.datasets.catalog import DATASETS
 from art_classwise.report import figures
-from art_classwise.report.data import Comparisons, ModelData, comparisons, report_data
+from art_classwise.report.data import FEWEST_EXAMPLES, ModelData, comparisons, pairs, report_data
 from art_classwise.report.tables import percent, shorten, template
 
 __all__ = ["render", "report_files", "write_report"]
@@ -49,12 +48,13 @@ def render(result: AuditResult) -> str:
     return template("page.html.j2").render(
         report=report,
         worst_case=WORST_CASE,
+        fewest_examples=FEWEST_EXAMPLES,
         figures={model.key: _model_figures(result, model) for model in report.models[:_MOST_DRAWN]},
         findings=_grouped(report.findings),
         compared=compared,
-        pair_figure=_pair_figure(compared),
+        pair=_first_pair(result),
         snippet=_snippet(result),
-        downloads=_downloads(result, compared),
+        downloads=_downloads(result),
         style=Markup(_asset("page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -128,7 +128,7 @@ def _model_figures(result: AuditResult, model: ModelData) -> list[_Picture]:
         ),
         "histogram": (
             "How many classes are how robust",
-            f"{len(model.measured)} classes, mean {percent(model.robust)} %",
+            f"{len(model.measured)} classes, mean {percent(model.robust.value)} %",
             lambda ax: figures.class_histogram(table, ax),
         ),
     }
@@ -142,16 +142,27 @@ def _model_figures(result: AuditResult, model: ModelData) -> list[_Picture]:
     ]
 
 
-def _pair_figure(compared: Comparisons) -> _Picture | None:
-    if not compared.pairs:
+class _Pair(NamedTuple):
+    """The two most robust models: their names, the figure, and the classes, those that differ most clearly first."""
+
+    first: str
+    second: str
+    figure: _Picture
+    classes: list[tuple[Any, Mapping[Any, Any]]]
+
+
+def _first_pair(result: AuditResult) -> _Pair | None:
+    if not pairs(result):
         return None
-    first = compared.pairs[0][0]
-    return _Picture(
+    pair = pairs(result)[0]
+    figure = _Picture(
         "Robust accuracy by class, all attacks",
         "Figure of the two most robust models",
-        f"{first.first} and {first.second}: robust accuracy by class; the table below holds the numbers.",
-        _svg(lambda ax: figures.compared(first, ax), "pair-"),
+        f"{pair.first} and {pair.second}: robust accuracy by class; the table below holds the numbers.",
+        _svg(lambda ax: figures.compared(pair, ax), "pair-"),
     )
+    table = pair.by_class.sort_values("p_adjusted", kind="stable", na_position="last")
+    return _Pair(pair.first, pair.second, figure, list(table.to_dict("index").items()))
 
 
 def _svg(draw: Callable[[Axes | None], Axes], prefix: str) -> Markup:
@@ -172,7 +183,7 @@ def _grouped(findings: Sequence[Finding]) -> list[dict[str, Any]]:
     together: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
         together.setdefault((finding.check, finding.advice), []).append(finding)
-    return [{"check": check, "advice": advice, "seen": seen} for (check, advice), seen in together.items()]
+    return [{"check": check, "advice": advice, "findings": alike} for (check, advice), alike in together.items()]
 
 
 def _snippet(result: AuditResult) -> str:
@@ -216,7 +227,7 @@ class _Download(NamedTuple):
     size: int
 
 
-def _downloads(result: AuditResult, compared: Comparisons) -> list[_Download]:
+def _downloads(result: AuditResult) -> list[_Download]:
     """Return the page's tables as CSV files, and how they were made as JSON.
 
     Numbers have six digits. Names that a spreadsheet would take for a formula begin with an apostrophe.
@@ -226,13 +237,15 @@ def _downloads(result: AuditResult, compared: Comparisons) -> list[_Download]:
         ("summary.csv", "a row per model: mean, worst class, disparity measures", report_data(result).summary),
         ("confusion.csv", "how many examples of each class are taken for which, under all attacks", _confused(result)),
     ]
-    if compared.pairs:
-        made = [one for one, _ in compared.pairs]
-        by_class = {(one.first, one.second): one.table() for one in made}
-        each = pd.concat(by_class, names=["first_model", "second_model"])
+    if pairs(result):
+        by_class = {(one.first, one.second): one.table() for one in pairs(result)}
         tables += [
-            ("comparison.csv", "the most robust model beside each other one", comparison_table(made)),
-            ("comparison_by_class.csv", "the same, per class", each),
+            ("comparison.csv", "each model beside the best of the others", comparisons(result).table),
+            (
+                "comparison_by_class.csv",
+                "the most robust model beside each other one, per class",
+                pd.concat(by_class, names=["first_model", "second_model"]),
+            ),
         ]
     if result.findings:
         rows = [(finding.model, finding.check, finding.saw, finding.advice) for finding in result.findings]

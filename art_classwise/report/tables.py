@@ -50,7 +50,7 @@ def percent(fraction: float) -> str:
 
 def interval(value: float, low: float, high: float) -> str:
     """Write a fraction in percent with its interval; a dash where nothing is known."""
-    return "–" if math.isnan(value) else f"{percent(value)} ({100 * low:.0f}–{100 * high:.0f})"
+    return percent(value) if math.isnan(value + low + high) else f"{percent(value)} ({100 * low:.0f}–{100 * high:.0f})"
 
 
 def difference(row: Mapping[str, Any] | pd.Series[Any]) -> tuple[str, str]:
@@ -223,13 +223,13 @@ def classes_grid(table: pd.DataFrame) -> Grid:
     rows, above = [], ("",) * len(names)
     for (label, row), marked in list(zip(table.iterrows(), worst, strict=True))[:_MOST_ROWS]:
         *outer, inner = label if isinstance(label, tuple) else (label,)
-        said = ["" if outer[: i + 1] == list(above[: i + 1]) else str(part) for i, part in enumerate(outer)]
+        labels = ["" if outer[: i + 1] == list(above[: i + 1]) else str(part) for i, part in enumerate(outer)]
         above = (*outer, inner)
         cells = [
-            *(shorten(printable(part), _NAME) for part in (*said, str(inner))),
+            *(shorten(printable(part), _NAME) for part in (*labels, str(inner))),
             f"{row['n']:,.0f}",
             interval(row["clean"], row["clean_low"], row["clean_high"]),
-            interval(row["robust"], row["low"], row["high"]),
+            interval(row["robust"], row["robust_low"], row["robust_high"]),
         ]
         rows.append([*cells[: len(outer)], *map(Marked, cells[len(outer) :])] if marked else cells)
     notes = ["in %", "brackets: the intervals", f"marked: the weakest {names[-1] or 'class'}"]
@@ -246,22 +246,25 @@ def summary_grid(table: pd.DataFrame) -> Grid:
     Raises:
         KeyError: It lacks a column.
     """
-    numbers = ["clean", "mean", "tail20", "mcd"]
     rows = [
         [
             shorten(printable(str(name)), _NAME),
-            *(percent(row[column]) for column in numbers),
+            interval(row["clean"], row["clean_low"], row["clean_high"]),
+            interval(row["mean"], row["mean_low"], row["mean_high"]),
+            percent(row["tail20"]),
+            percent(row["mcd"]),
             Marked(shorten(printable(str(row["worst_class"])), _NAME)),
             Marked(percent(row["worst"])),
-            interval(row["held_out"], row["low"], row["high"]),
+            interval(row["held_out"], row["worst_low"], row["worst_high"]),
             f"{row['p']:.2g}",
         ]
         for name, row in table.head(_MOST_ROWS).iterrows()
     ]
-    shown = {*numbers, "worst_class", "worst", "held_out", "low", "high", "p"}
+    shown = {"clean", "mean", "tail20", "mcd", "worst_class", "worst", "held_out", "left_out", "p"}
+    shown |= {f"{of}_{end}" for of in ("clean", "mean", "worst") for end in ("low", "high")}
     measures = [str(column) for column in table if column not in shown]
     notes = [
-        "in %, class robust accuracies but for clean",
+        "in %, class robust accuracies but for clean; brackets: 95 % intervals",
         "weakest fifth: their mean; gap: best minus worst class",
         "held out: the worst class on examples it wasn't chosen on, with the interval of its accuracy",
         "p: of equal accuracy in all classes",

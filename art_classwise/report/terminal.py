@@ -18,7 +18,7 @@ from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.comparison import Comparison
 from art_classwise.audit.result import AuditResult
 from art_classwise.metrics.accuracy import Groups
-from art_classwise.report.data import ModelData, ReportData, report_data
+from art_classwise.report.data import ModelData, ReportData, comparisons, report_data
 from art_classwise.report.tables import Grid, Marked, difference, interval, p_value, percent, printable, room, shorten
 
 __all__ = [
@@ -29,13 +29,14 @@ __all__ = [
     "print_groups",
     "print_leaderboard",
     "print_pairs",
+    "print_standings",
     "print_tables",
 ]
 
 _MOST_CLASSES = 20
 _MOST_MODELS = 6
 _NAME_WIDTH = 16
-_MODEL_WIDTH, _SHORT = 22, 12
+_MODEL_WIDTH, _SHORT = 22, 10
 
 
 def print_tables(result: AuditResult) -> None:
@@ -50,6 +51,7 @@ def print_tables(result: AuditResult) -> None:
             console.print(class_grid(report, report.model(name), console.width).rich())
     if len(report.models) > 1:
         console.print(models_grid(report).rich())
+        console.print(Text(printable(comparisons(result).verdict)))
     _print_findings(report, console)
 
 
@@ -71,7 +73,7 @@ def print_groups(result: AuditResult, groups: Groups) -> None:
                 str(int(row["n"])),
                 interval(row["clean"], row["clean_low"], row["clean_high"]),
                 (Marked if row["robust"] == rows["robust"].min() else str)(
-                    interval(row["robust"], row["low"], row["high"])
+                    interval(row["robust"], row["robust_low"], row["robust_high"])
                 ),
             ]
             for group, row in rows.iterrows()
@@ -83,27 +85,27 @@ def print_groups(result: AuditResult, groups: Groups) -> None:
 
 def models_grid(report: ReportData) -> Grid:
     """Return a row per model, the most robust first, as a table of 80 columns."""
-    heads = ("model", "clean", "robust", "worst", "", "held out", "gap")
+    heads = ("model", "clean", "robust", "worst class", "held out", "gap")
     rows = [
         [
             printable(model.name),
-            percent(model.clean),
-            percent(model.robust),
-            Marked(percent(model.worst)),
+            interval(model.clean.value, model.clean.low, model.clean.high),
+            interval(model.robust.value, model.robust.low, model.robust.high),
             Marked(shorten(printable(model.worst_class), _SHORT)),
-            interval(model.held_out.value, model.held_out.low, model.held_out.high),
+            Marked(interval(model.held_out.value, model.held_out.low, model.held_out.high)),
             percent(model.gap),
         ]
         for model in report.models
     ]
-    width = room(heads[1:], [row[1:] for row in rows], _MODEL_WIDTH)
+    width = room(heads[1:], [row[1:] for row in rows], _MODEL_WIDTH, tight=True)
     rows = [[shorten(name, width), *cells] for name, *cells in rows]
     notes = [
-        "means over classes, all attacks",
-        "held out: the worst class on examples it wasn't chosen on (95 % interval)",
-        "gap: best minus worst",
+        "clean, robust: means over classes, all attacks",
+        "held out: the worst class on examples it wasn't chosen on",
+        "gap: best minus worst class",
+        "brackets: 95 % intervals",
     ]
-    return Grid(f"Models: accuracy in % at {report.threat}", heads, rows, notes, frozenset([4]))
+    return Grid(f"Models: accuracy in % at {report.threat}", heads, rows, notes, frozenset([3]), tight=True)
 
 
 def _print_findings(report: ReportData, console: Console) -> None:
@@ -137,7 +139,8 @@ def class_grid(report: ReportData, model: ModelData, width: int) -> Grid:
     free -= max(cell_len(name) for name in ("class", *(line[0] for line in fixed)))
     needed = accumulate(3 + max(cell_len(attack), 5) for attack in report.attacks)
     shown = [attack for attack, so_far in zip(report.attacks, needed, strict=True) if so_far <= free]
-    notes = [f"mean over classes under all attacks: {percent(model.robust)}", "brackets: 95 % intervals"]
+    mean = interval(model.robust.value, model.robust.low, model.robust.high)
+    notes = [f"mean over classes under all attacks: {mean}", "brackets: 95 % intervals"]
     if report.worst_case and len(report.attacks) > 1:
         notes.append("each attack with those before it")
     if len(model.classes) > _MOST_CLASSES:
@@ -231,6 +234,34 @@ def print_pairs(table: pd.DataFrame, comparisons: Sequence[Comparison]) -> None:
         parts = Text(printable(name)).wrap(Console(), width, overflow="fold")
         shown.add_row(Text("\n").join(parts), *map(Text, line), end_section=place % 2 == 1)
     Console().print(shown)
+
+
+def print_standings(table: pd.DataFrame, about: str) -> None:
+    """Print each model beside the best of the others, by its mean and by its worst class; within 80 columns.
+
+    Args:
+        table: What :meth:`AuditResult.compare_with_best` returns for each measure, indexed by measure and model.
+        about: What is compared.
+    """
+    console = Console()
+    measures = {"mean": "mean over classes", "worst": "worst class"}
+    notes = [
+        "in %; difference: from the best of the other models",
+        "p: of being one of the best",
+        "intervals (95 %), p and ranks hold for all models at once",
+    ]
+    heads = ("accuracy", "difference", "p", "rank")
+    for measure, title in measures.items():
+        rows = []
+        for name, row in table.loc[measure].head(_MOST_ROWS).iterrows():
+            apart = row[["difference", "difference_low", "difference_high"]].set_axis(["difference", "low", "high"])
+            rank = f"{row['rank']:.0f} ({row['all_ranks_low']:.0f}–{row['all_ranks_high']:.0f})"
+            accuracy = interval(row["accuracy"], row["accuracy_low"], row["accuracy_high"])
+            rows.append([printable(str(name)), accuracy, " ".join(difference(apart)), p_value(row["p_adjusted"]), rank])
+        width = room(heads, [cells for _, *cells in rows], _PAIR, tight=True)
+        rows = [[shorten(name, width), *cells] for name, *cells in rows]
+        last = notes if measure == "worst" else []
+        console.print(Grid(f"{title}, {about}", ("model", *heads), rows, last, tight=True).rich())
 
 
 def _with_those_before(comparison: Comparison) -> list[str]:

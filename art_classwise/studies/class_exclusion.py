@@ -22,6 +22,7 @@ from art_classwise import metrics
 from art_classwise._core import distributed
 from art_classwise._core.display import Shown
 from art_classwise._core.files import check_output_file, check_output_folder, written_aside
+from art_classwise._core.fingerprints import examples_fingerprint
 from art_classwise._core.plain_values import differences, plain
 from art_classwise._core.state import preserved_random_state
 from art_classwise.attacks.fast_copy import Precision
@@ -34,7 +35,6 @@ from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError, check_seed, check_whole
 from art_classwise.metrics.homing import unrelated_class
 from art_classwise.trainers import METHODS, AdversarialTrainerClassExcludedPyTorch, training_history
-from art_classwise.trainers.arrays import fingerprint
 from art_classwise.trainers.exclusion import check_excluded
 from art_classwise.trainers.recipes import Recipe
 from art_classwise.zoo import as_classifier, build, load_checkpoint, save_checkpoint
@@ -284,8 +284,8 @@ class _Work:
             "warm_epochs": study.warm_epochs,
             "trainer_options": {k: _told(v) for k, v in study.trainer_options.items()},
             "seed": study.seed,
-            "train": fingerprint(self._train.x, self._train.y),
-            "test": fingerprint(self._test.x, self._test.y),
+            "train": examples_fingerprint(self._train.x, self._train.y),
+            "test": examples_fingerprint(self._test.x, self._test.y),
         }
         now = json.loads(json.dumps(plain(now)))
         path = self._folder / "study.json"

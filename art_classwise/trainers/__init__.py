@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         AdversarialTrainerClassExcludedPyTorch as AdversarialTrainerClassExcludedPyTorch,
     )
     from art_classwise.trainers.methods import *  # noqa: F403  the trainers of the table
+    from art_classwise.trainers.options import TrainingOptions as TrainingOptions
     from art_classwise.trainers.pseudo_labels import PseudoLabels as PseudoLabels
     from art_classwise.trainers.pseudo_labels import make_pseudo_labels as make_pseudo_labels
 
@@ -32,6 +33,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "checkpoint": ["trained_weights", "training_history"],
         "class_excluded": ["AdversarialTrainerClassExcludedPyTorch"],
         "methods": ["AdversarialTrainerAWPPyTorch", *(spec.class_name for spec in METHODS.values())],
+        "options": ["TrainingOptions"],
         "pseudo_labels": ["PseudoLabels", "make_pseudo_labels"],
     },
 )

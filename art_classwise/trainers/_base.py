@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import abc
 import copy
+import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,42 +18,40 @@ from art.data_generators import DataGenerator
 from art.defences.trainer import Trainer
 
 from art_classwise._core import art_interface, distributed
+from art_classwise._core.fingerprints import examples_fingerprint
 from art_classwise._core.labels import check_labels
 from art_classwise._core.passes import warn_of_probabilities
 from art_classwise._core.plain_values import plain
 from art_classwise._core.state import evaluating
-from art_classwise.attacks.fast_copy import Precision, check_precision
-from art_classwise.errors import (
-    InputError,
-    check_flag,
-    check_number,
-    check_positive,
-    check_seed,
-    check_whole,
-    unknown,
-)
+from art_classwise.errors import InputError, check_number, check_whole, unknown
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers._adversary import Adversary, ArtAdversary, Attacked, InnerSearch
 from art_classwise.trainers._batches import Augmentation, Generated, Shuffled, Source
-from art_classwise.trainers._checks import check_attack, check_optimizer, check_passes, check_policy, threat_under
 from art_classwise.trainers._fit import Fit, describe_training
-from art_classwise.trainers._history import Scalars, check_summary_writer
+from art_classwise.trainers._history import Scalars
 from art_classwise.trainers._loop import Keep, Training
-from art_classwise.trainers._objective import Objective, Settings, loss_options
+from art_classwise.trainers._objective import Objective, check_passes
 from art_classwise.trainers._schedule import Interval, Schedule, Stepper
 from art_classwise.trainers._step import Step
-from art_classwise.trainers.arrays import array_source, check_images, fingerprint, mixed_source, unlabelled_in
+from art_classwise.trainers.arrays import array_source, check_images, mixed_source, unlabelled_in
 from art_classwise.trainers.checkpoint import TrainingFile
 from art_classwise.trainers.exclusion import check_excluded, excluded_units, leave_out, without_classes
-from art_classwise.trainers.policies import ClassPolicy
+from art_classwise.trainers.options import (
+    TrainingOptions,
+    check_attack,
+    check_optimizer,
+    check_policy,
+    loss_options,
+    signature_of,
+    threat_under,
+    training_options,
+)
 from art_classwise.trainers.pseudo_labels import PseudoLabels, given_pseudo_labels, training_pseudo_labels
 
-__all__ = ["SearchTrainer"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-_FIT = (
-    *("x", "y", "validation_data", "batch_size", "nb_epochs", "scheduler", "scheduler_interval", "keep"),
-    *("checkpoint_dir", "resume", "x_unlabeled", "y_pseudo", "unlabeled_fraction", "gamma"),
-)
+__all__ = ["SearchTrainer"]
 
 _SOFTMAX_TWICE = "Trainers apply the softmax themselves, and of one applied twice a network learns little"
 
@@ -67,52 +66,16 @@ class SearchTrainer(Trainer, abc.ABC):
 
     Args:
         classifier: An ART ``PyTorchClassifier`` with an optimizer.
-        norm: ``np.inf``, 2 or 1.
-        eps: Radius of the training attack, in the units of x; 8 / 255 if absent, or with ``attack`` that one's radius,
-            norm and step, where it has them.
-        eps_step: Length of its steps; ``eps / 4`` if absent.
-        max_iter: Number of its steps.
-        attack: Any evasion attack of ART on the same classifier, untargeted, in place of the built-in one; the four
-            before don't matter then. It works on arrays on the CPU, so it is slower. One with a ``seed`` draws other
-            numbers in each epoch.
-        crop_padding: Random crops after so many pixels of zero padding on each side; 4 is usual for CIFAR, 0 is none.
-        flip: Random horizontal flips.
-        two_passes: Classify clean and adversarial images in two forward passes, clean ones first, so that batch norm
-            sees two batches, as in the published implementation of MART; one pass of both is faster.
-        passes: The forward passes in train mode one by one, in place of ``two_passes``: ``c`` is the clean images,
-            ``a`` those under attack (BAT: ``f`` and ``l``, the first misclassified and the last correct ones), ``|``
-            the step. ``"cac"`` is the order of TRADES' authors, whose batch norms see clean images twice; others' are
-            told where their methods and policies are. Passes that the loss doesn't need are for batch norm alone: they
-            have no gradient, and dropout of their own.
-        attack_mode: Whether the training attack sees the network in ``"eval"`` mode, as most published
-            implementations have it, or in ``"train"`` mode, as CFA's of standard adversarial training and AWP's: batch
-            norms then normalise by each batch of iterates and take it into their running statistics.
-        label_smoothing: How much of the cross-entropy's target goes to all classes evenly, from 0 to below 1; if it is
-            0, that of the classifier's ``CrossEntropyLoss``.
-        gradient_clip: Largest L2 norm of the gradient of all weights; none if absent.
-        ema_decay: Decay per step of an exponential moving average of the weights, 0.995, say. The average is what is
-            validated and kept. None is no average.
-        awp_gamma: Size of the adversarial weight perturbation (AWP), relative to the weights (Wu et al. 2020, arXiv
-            2004.05884); 0 is none. Theirs is 1e-2 for standard adversarial training and 5e-3 for TRADES. It doubles the
-            cost of the step, not that of the attack. Perturbed is each trained parameter of two dimensions or more;
-            in their code its name must hold "weight", too. Weight decay acts on the weights without the perturbation,
-            in their code on those with it.
-        awp_warmup: Epochs without it; theirs are 0 for standard adversarial training. For TRADES they pass over epochs
-            numbered below 10, from 1, which are 9.
-        precision: ``"auto"``: bfloat16 matrix products, in attack and step, for networks of a million weights or more
-            where the hardware multiplies it; ``"fp32"`` or ``"bf16"`` else.
-        class_policy: A rule that sets class weights and class budgets, one of :mod:`art_classwise.policies`. Weights of
-            the classifier's ``CrossEntropyLoss(weight=...)`` are one if there is none: factors of each example's loss,
-            of which the mean over the training examples is 1.
-        excluded: Numbers of classes to train without: without their examples and their output units, with the numbering
-            of classes as it is. The network must end in a linear layer with a bias. See
-            :class:`art_classwise.AdversarialTrainerClassExcludedPyTorch`. None if absent.
-        compile: Compile attack and step with ``torch.compile``: a minute or more at the start.
-        num_workers: Processes that read images too many to be held.
-        summary_writer: Where TensorBoard's values go: True, a folder, an ART ``SummaryWriter``, or whatever has
-            ``add_scalar``.
-        seed: Of the order of examples, crops, flips, random starts and dropout.
-        verbose: Show a progress bar.
+        **options: As :class:`TrainingOptions` names them.
+
+    Attributes:
+        options: All of them, with the defaults of those that weren't given.
+        threat: Norm and radius of the training attack.
+        eps_step: Length of its steps.
+        attack: An attack of ART in its place, or None.
+        class_policy: What sets class weights and budgets, or None.
+        excluded: The classes that are left out.
+        pseudo_labels: Those of the last training with unlabelled images, or None.
 
     Raises:
         InputError: The classifier isn't a PyTorch classifier or has no optimizer, or a parameter is out of range.
@@ -128,91 +91,40 @@ class SearchTrainer(Trainer, abc.ABC):
     batch_size: int = 128
     nb_epochs: int = 20
 
-    def __init__(
-        self,
-        classifier: Any,
-        *,
-        norm: float | str = np.inf,
-        eps: float | None = None,
-        eps_step: float | None = None,
-        max_iter: int = 10,
-        attack: Any = None,
-        crop_padding: int = 0,
-        flip: bool = False,
-        two_passes: bool = False,
-        passes: str | None = None,
-        attack_mode: Literal["eval", "train"] = "eval",
-        label_smoothing: float = 0.0,
-        gradient_clip: float | None = None,
-        ema_decay: float | None = None,
-        awp_gamma: float = 0.0,
-        awp_warmup: int = 0,
-        class_policy: ClassPolicy | None = None,
-        excluded: Any = None,
-        precision: Precision = "auto",
-        compile: bool = False,
-        num_workers: int = 0,
-        summary_writer: Any = False,
-        seed: int = 0,
-        verbose: bool = True,
-    ) -> None:
+    __signature__: ClassVar[inspect.Signature]  # what editors and notebooks show
+    options: TrainingOptions
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__signature__ = signature_of(cls.__init__)
+
+    def __init__(self, classifier: Any, **options: Unpack[TrainingOptions]) -> None:
         art_interface.check_classifier("The classifier", classifier)
         check_optimizer(classifier)
         super().__init__(classifier)
-        if attack is not None:
-            check_attack(attack, classifier)
-            norm, eps, eps_step = threat_under(attack, norm, eps, eps_step)
-        weights, smoothing = loss_options(classifier.loss, classifier.nb_classes)
-        if smoothing and label_smoothing not in (0, smoothing):
-            raise InputError(
-                f"The classifier's loss has label_smoothing={smoothing:g}, and the trainer {label_smoothing!r}: make "
-                "the classifier with loss=torch.nn.CrossEntropyLoss(), and give it to the trainer."
-            )
-        label_smoothing = smoothing or label_smoothing
-        if weights is not None and class_policy is not None:
-            raise InputError(
-                "The classifier's loss has class weights, and there is a class policy, which sets them, too: make the "
-                "classifier with loss=torch.nn.CrossEntropyLoss(), or leave `class_policy` out. Fixed(weights=..., "
-                "budgets=...) is a policy of given weights."
-            )
-        class_policy = weights or class_policy
+        self.options = asked = training_options(options, type(self))
+        self.attack, norm, eps, eps_step = asked["attack"], asked["norm"], asked["eps"], asked["eps_step"]
+        if self.attack is not None:
+            check_attack(self.attack, classifier)
+            norm, eps, eps_step = threat_under(self.attack, norm, eps, eps_step)
+            if asked["attack_mode"] == "train":
+                raise InputError(
+                    '`attack_mode="train"` is for the built-in attack, and can\'t be combined with `attack`.'
+                )
         self.threat = ThreatModel.from_art(norm, 8 / 255 if eps is None else eps)
         self.eps_step = self.threat.eps / 4 if eps_step is None else eps_step
-        self.attack, self.label_smoothing, self.summary_writer = attack, label_smoothing, summary_writer
-        self.passes, self.attack_mode = passes, attack_mode
-        check_positive("eps_step", self.eps_step)
-        self.max_iter = check_whole("max_iter", max_iter, 1)
-        self.crop_padding = check_whole("crop_padding", crop_padding, 0)
-        self.num_workers = check_whole("num_workers", num_workers, 0)
-        awp_warmup = check_whole("awp_warmup", awp_warmup, 0)
-        self.flip, self.two_passes = check_flag("flip", flip), check_flag("two_passes", two_passes)
-        compile, self.verbose = check_flag("compile", compile), check_flag("verbose", verbose)
-        check_number("label_smoothing", label_smoothing, 0, 1, below=True)
-        if gradient_clip is not None:
-            check_positive("gradient_clip", gradient_clip)
-        if ema_decay is not None:
-            check_number("ema_decay", ema_decay, 0, 1, below=True)
-        check_number("awp_gamma", awp_gamma, 0, np.inf, below=True, words="of at least 0")
-        check_precision("precision", precision)
-        self.seed = seed = check_seed(seed)
-        check_summary_writer(summary_writer)
-        self._pass_order = check_passes(passes, self._views)
-        if attack_mode not in ("eval", "train"):
-            raise unknown("attack_mode", attack_mode, ("eval", "train"))
-        if attack is not None and attack_mode == "train":
-            raise InputError('`attack_mode="train"` is for the built-in attack, and can\'t be combined with `attack`.')
-        self.settings = Settings(
-            gradient_clip, ema_decay, float(awp_gamma), awp_warmup, precision, compile, seed, attack_mode
-        )
-        self.class_policy = class_policy
-        self.excluded = () if excluded is None else check_excluded(excluded, classifier.nb_classes)
+        self._pass_order = check_passes(asked["passes"], self._views)
+        weights, asked["label_smoothing"] = loss_options(classifier, asked["label_smoothing"], asked["class_policy"])
+        self.class_policy = weights or asked["class_policy"]
+        self.excluded = () if asked["excluded"] is None else check_excluded(asked["excluded"], classifier.nb_classes)
         self.pseudo_labels: PseudoLabels | None = None
         low, high = art_interface.clip_bounds(classifier, torch.device("cpu"))
         self._width = float((high - low).max())
-        if class_policy is not None:
-            check_policy(class_policy, attack, ema_decay)
-            class_policy.check_fit(classifier.nb_classes, self.threat, self._width)
-        if (crop_padding or flip) and len(classifier.input_shape) != 3:
+        if self.class_policy is not None:
+            check_policy(self.class_policy, self.attack, asked["ema_decay"])
+            self.class_policy.check_fit(classifier.nb_classes, self.threat, self._width)
+        if (asked["crop_padding"] or asked["flip"]) and len(classifier.input_shape) != 3:
             raise InputError(
                 "`crop_padding` and `flip` are for images (C, H, W), but the classifier takes inputs of shape "
                 f"{classifier.input_shape}."
@@ -303,7 +215,7 @@ class SearchTrainer(Trainer, abc.ABC):
             DivergenceError: The loss became NaN or infinite (epoch and batch are named). The classifier has the
                 weights from after the last good epoch again, and the checkpoint holds them.
         """
-        _no_more(kwargs)
+        _no_more(self.fit, kwargs)
         batch_size = check_whole("batch_size", self.batch_size if batch_size is None else batch_size, 1)
         nb_epochs = self.nb_epochs if nb_epochs is None else nb_epochs
         asked = Fit(validation_data, nb_epochs, scheduler, scheduler_interval, keep, checkpoint_dir, resume)
@@ -316,15 +228,15 @@ class SearchTrainer(Trainer, abc.ABC):
         check_number("unlabeled_fraction", unlabeled_fraction, 0, 1)
         if x_unlabeled is not None:
             unlabelled_in(batch_size, unlabeled_fraction)
-        augment = Augmentation(self.crop_padding, self.flip, self.seed)
+        augment = Augmentation(self.options["crop_padding"], self.options["flip"], self.options["seed"])
         device = self._classifier.device
         distributed.join(device)
-        data = {"n": len(labels), "hash": fingerprint(images, labels), "batch_size": batch_size}
-        options: dict[str, Any] = {"augment": augment, "device": device, "num_workers": self.num_workers}
+        data = {"n": len(labels), "hash": examples_fingerprint(images, labels), "batch_size": batch_size}
+        options: dict[str, Any] = {"augment": augment, "device": device, "num_workers": self.options["num_workers"]}
         source: Source
         self.pseudo_labels = None
         if x_unlabeled is None:
-            order = Shuffled(len(labels), batch_size, self.seed)
+            order = Shuffled(len(labels), batch_size, self.options["seed"])
             source = array_source(images, labels, order, **options)
         else:
             unlabeled = check_images(x_unlabeled, self._classifier, self.threat, "x_unlabeled")
@@ -332,16 +244,18 @@ class SearchTrainer(Trainer, abc.ABC):
                 pseudo = training_pseudo_labels(
                     *(self._classifier, images, labels, unlabeled, asked, batch_size, augment),
                     excluded=self.excluded,
-                    num_workers=self.num_workers,
-                    verbose=self.verbose,
+                    num_workers=self.options["num_workers"],
+                    verbose=self.options["verbose"],
                 )
             else:
                 pseudo = given_pseudo_labels(y_pseudo, len(unlabeled), self._classifier.nb_classes)
             self.pseudo_labels = pseudo
-            data |= {"unlabeled": fingerprint(unlabeled, pseudo.labels), "gamma": float(gamma)}
+            data |= {"unlabeled": examples_fingerprint(unlabeled, pseudo.labels), "gamma": float(gamma)}
             data |= {"unlabeled_fraction": float(unlabeled_fraction)}
             chosen = leave_out(unlabeled, pseudo.labels, self.excluded, "pseudo-labelled examples")
-            source = mixed_source((images, labels), chosen, unlabeled_fraction, batch_size, self.seed, **options)
+            source = mixed_source(
+                (images, labels), chosen, unlabeled_fraction, batch_size, self.options["seed"], **options
+            )
         shares = np.bincount(labels, minlength=self._classifier.nb_classes) / len(labels)
         history = self._train(source, data, asked, validation, torch.from_numpy(shares), float(gamma), images[:2])
         if self.pseudo_labels is not None and y_pseudo is None:
@@ -366,7 +280,7 @@ class SearchTrainer(Trainer, abc.ABC):
         Resuming draws the batches of the epochs done from the generator once more, and under ``torchrun`` each process
         takes its share of each batch: generators must give the same batches in the same order.
         """
-        _no_more(kwargs)
+        _no_more(self.fit_generator, kwargs)
         if not isinstance(generator, DataGenerator) or generator.size is None:
             raise InputError(
                 "The generator must be an ART DataGenerator that knows its size, such as "
@@ -385,7 +299,7 @@ class SearchTrainer(Trainer, abc.ABC):
         self._check_asked(asked)
         validation = self._validation(validation_data)
         self.pseudo_labels = None
-        augment = Augmentation(self.crop_padding, self.flip, self.seed)
+        augment = Augmentation(self.options["crop_padding"], self.options["flip"], self.options["seed"])
         distributed.join(self._classifier.device)
         source = Generated(generator, convert, augment, max(2, distributed.world()) if self.excluded else 0)
         data = {"n": source.n_examples, "generator": type(generator).__name__, "batch_size": generator.batch_size}
@@ -418,7 +332,7 @@ class SearchTrainer(Trainer, abc.ABC):
             return ArtAdversary(self.attack, self._classifier.nb_classes)
         low, high = art_interface.clip_bounds(self._classifier, self._classifier.device)
         search = self._search if options else InnerSearch
-        return search(self.threat, self.eps_step, self.max_iter, low, high, **options)
+        return search(self.threat, self.eps_step, self.options["max_iter"], low, high, **options)
 
     def _train(
         self,
@@ -434,8 +348,10 @@ class SearchTrainer(Trainer, abc.ABC):
         if held_out is not None:
             images, labels = held_out
             order = Shuffled(len(labels), data["batch_size"], None)
-            validation = array_source(images, labels, order, Augmentation(), classifier.device, self.num_workers)
-            data = {**data, "validation": fingerprint(images, labels)}
+            validation = array_source(
+                images, labels, order, Augmentation(), classifier.device, self.options["num_workers"]
+            )
+            data = {**data, "validation": examples_fingerprint(images, labels)}
         distributed.check_same("training data", data, classifier.device)
         file = None
         if asked.checkpoint_dir is not None:
@@ -448,8 +364,9 @@ class SearchTrainer(Trainer, abc.ABC):
         adversary = self._adversary(start=self._start, loss=self._ascended, attacked=self._attacked)
         objective = self._objective(adversary)
         terms = without_classes(objective.terms, self.excluded, classifier.nb_classes, classifier.device)
-        objective = replace(objective, terms=terms, views=self._views, passes=self._pass_order)
-        scalars = Scalars(self.summary_writer)
+        two_passes = objective.two_passes or self.options["two_passes"]
+        objective = replace(objective, terms=terms, views=self._views, passes=self._pass_order, two_passes=two_passes)
+        scalars = Scalars(self.options["summary_writer"])
         with excluded_units(
             *(classifier.model, module, classifier.optimizer, self.excluded, classifier.nb_classes, sample)
         ):
@@ -460,7 +377,7 @@ class SearchTrainer(Trainer, abc.ABC):
                 module,
                 classifier.optimizer,
                 objective,
-                self.settings,
+                self.options,
                 classifier.nb_classes,
                 sample,
                 copy.deepcopy(self.class_policy),
@@ -484,7 +401,7 @@ class SearchTrainer(Trainer, abc.ABC):
                     resume=asked.resume,
                     shares=shares,
                     scalars=scalars,
-                    verbose=self.verbose,
+                    verbose=self.options["verbose"],
                     name=type(self).__name__.removeprefix("AdversarialTrainer").removesuffix("PyTorch"),
                 )
             finally:
@@ -496,7 +413,7 @@ class SearchTrainer(Trainer, abc.ABC):
         if objective.uses_clean and self._pass_order is not None and "c" not in self._pass_order.before:
             raise InputError(
                 f'`passes` must name the clean images, "c", before the step: {type(self).__name__} needs their logits, '
-                f"but got {self.passes!r}."
+                f"but got {self.options['passes']!r}."
             )
         if self.class_policy is not None:
             asked.check_policy(self.class_policy, self._classifier.nb_classes, objective.beta, self.threat.eps)
@@ -506,9 +423,11 @@ class SearchTrainer(Trainer, abc.ABC):
         return "all"
 
 
-def _no_more(kwargs: dict[str, Any]) -> None:
-    if kwargs:
-        raise InputError(
-            f"Unknown argument {', '.join(kwargs)}: fit takes {', '.join(_FIT[:-1])} and {_FIT[-1]}; "
-            "the attack and how to train are set when the trainer is made."
-        )
+def _no_more(method: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    for name in given:
+        known = [p.name for p in inspect.signature(method).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        hint = "The attack and how to train are set when the trainer is made."
+        raise unknown(f"argument of {method.__name__}()", name, known, hint=hint)
+
+
+SearchTrainer.__signature__ = signature_of(SearchTrainer.__init__)

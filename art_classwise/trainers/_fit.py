@@ -14,9 +14,8 @@ from torch import Tensor
 
 from art_classwise._core.plain_values import plain
 from art_classwise.errors import InputError, check_whole, unknown
-from art_classwise.trainers._checks import check_scheduler
 from art_classwise.trainers._loop import Keep
-from art_classwise.trainers._schedule import Interval, Stepper
+from art_classwise.trainers._schedule import Interval, Stepper, check_scheduler
 from art_classwise.trainers.policies import ClassPolicy, Scene
 from art_classwise.trainers.policies.policy import without_defaults
 
@@ -85,21 +84,22 @@ def describe_training(
         InputError: The optimizer's state holds what a file can't hold safely.
     """
     attack: dict[str, Any]
-    if trainer.attack is not None:
-        attack = _attack(trainer.attack)
+    if trainer.options["attack"] is not None:
+        attack = _attack(trainer.options["attack"])
     else:
         attack = {"name": "built-in", "threat": repr(trainer.threat)}
-        attack |= {"eps_step": float(trainer.eps_step), "max_iter": trainer.max_iter}
-    options = ("crop_padding", "flip", "two_passes", "label_smoothing", "seed")
-    settings = ("gradient_clip", "ema_decay", "awp_gamma", "awp_warmup", "precision", "compile")
-    added = {"passes": trainer.passes, "attack_mode": trainer.attack_mode}
+        attack |= {"eps_step": float(trainer.eps_step), "max_iter": trainer.options["max_iter"]}
+    options, passes = trainer.options, {name: trainer.options[name] for name in ("passes", "attack_mode")}
+    decisive = (
+        *("crop_padding", "flip", "two_passes", "label_smoothing", "seed"),
+        *("gradient_clip", "ema_decay", "awp_gamma", "awp_warmup", "precision", "compile"),
+    )
     return {
         "trainer": type(trainer).__name__,
         **without_defaults(method, trainer._added),
         "attack": attack,
-        **without_defaults(added, {"passes": None, "attack_mode": "eval"}),
-        **{name: getattr(trainer, name) for name in options},
-        **{name: getattr(trainer.settings, name) for name in settings},
+        **without_defaults(passes, {"passes": None, "attack_mode": "eval"}),
+        **{name: options[name] for name in decisive},
         "class_policy": None if trainer.class_policy is None else trainer.class_policy.describe(),
         "excluded": list(excluded),
         "nb_epochs": asked.nb_epochs,

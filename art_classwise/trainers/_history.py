@@ -98,7 +98,7 @@ class Scalars:
     """
 
     def __init__(self, summary_writer: Any) -> None:
-        check_summary_writer(summary_writer)
+        check_summary_writer("summary_writer", summary_writer)
         self._writer: Any = None
         self._own = summary_writer is True or isinstance(summary_writer, (str, os.PathLike))
         if summary_writer is None or summary_writer is False or not distributed.is_main():
@@ -128,8 +128,8 @@ class Scalars:
             self._writer.close()
 
 
-def check_summary_writer(value: Any) -> None:
-    """Check that something is what :class:`Scalars` takes.
+def check_summary_writer(name: str, value: Any) -> Any:
+    """Return an argument if it is what :class:`Scalars` takes.
 
     Raises:
         InputError: It isn't.
@@ -137,9 +137,10 @@ def check_summary_writer(value: Any) -> None:
     from art.summary_writer import SummaryWriter
 
     if value is None or isinstance(value, (bool, str, os.PathLike, SummaryWriter)):
-        return
+        return value
     if isinstance(value, type) or not callable(getattr(value, "add_scalar", None)):
         raise InputError(
-            "`summary_writer` must be True, False, a folder, or an object with add_scalar(name, value, step), "
+            f"`{name}` must be True, False, a folder, or an object with add_scalar(name, value, step), "
             f"but got {value!r}."
         )
+    return value

@@ -17,17 +17,16 @@ from art_classwise._core.plain_values import plain
 from art_classwise._core.progress import progress
 from art_classwise._core.random_numbers import ExampleUniform, derive
 from art_classwise._core.state import preserved_random_state
-from art_classwise.errors import DivergenceError
+from art_classwise.errors import DivergenceError, InputError
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers._adversary import Adversary
 from art_classwise.trainers._batches import Source
-from art_classwise.trainers._checks import check_budgets
 from art_classwise.trainers._history import ClassCounts, EpochStatistics, Scalars
 from art_classwise.trainers._schedule import Schedule
 from art_classwise.trainers._step import Step
 from art_classwise.trainers._weights import WeightAverage, all_finite, share_buffers, snapshot
-from art_classwise.trainers.checkpoint import TrainingFile, history_table
-from art_classwise.trainers.policies import ClassWeights, Scene
+from art_classwise.trainers.checkpoint import TrainingFile, TrainingState, history_table
+from art_classwise.trainers.policies import ClassPolicy, ClassWeights, Scene
 
 __all__ = ["Keep", "Training"]
 
@@ -63,10 +62,11 @@ class Training:
     ) -> None:
         self._step, self._validation_adversary, self._threat = step, validation_adversary, threat
         self._model, self._optimizer, self._objective = step.model, step.optimizer, step.objective
-        self._policy, self._settings, self._n_classes = step.policy, step.settings, step.n_classes
+        self._policy, self._options, self._n_classes = step.policy, step.options, step.n_classes
         self._schedule, self._keep, self._device = schedule, keep, step.sample.device
         self._largest = math.inf if threat is None else threat.diameter(width, step.sample[0].numel())
-        self._average = None if step.settings.ema_decay is None else WeightAverage(step.model, step.settings.ema_decay)
+        ema_decay = step.options["ema_decay"]
+        self._average = None if ema_decay is None else WeightAverage(step.model, ema_decay)
         self._fair = None if step.policy is None else step.policy.averaging
         if self._fair is not None:
             self._average = WeightAverage(step.model, self._fair.decay, warm_up=False)
@@ -123,7 +123,7 @@ class Training:
         shown = progress(
             total=total,
             initial=min(total, self._epoch * source.n_examples),
-            desc=f"{name}: first batch{' (compiling)' if self._settings.compile else ''}",
+            desc=f"{name}: first batch{' (compiling)' if self._options['compile'] else ''}",
             unit="img",
             unit_scale=True,
             shown=verbose,
@@ -147,7 +147,7 @@ class Training:
         self, source: Source, validation: Source | None, nb_epochs: int, bar: Any, name: str
     ) -> dict[str, float]:
         """Train for an epoch, validate, move the schedule on, and choose what is kept; return the history's row."""
-        good, seed = snapshot(self._evaluated()), self._settings.seed
+        good, seed = snapshot(self._evaluated()), self._options["seed"]
         try:
             self._step.begin_epoch()
             with preserved_random_state(derive(seed, "epoch", self._epoch)):
@@ -178,7 +178,7 @@ class Training:
         began, n_images, learning_rate = time.perf_counter(), 0, math.nan
         statistics = EpochStatistics(self._n_classes, source.n_batches, self._device)
         if self._policy is not None and self._threat is not None:
-            check_budgets(self._policy, self._threat, self._largest, self._epoch)
+            _check_budgets(self._policy, self._threat, self._largest, self._epoch)
         for number, batch in enumerate(source.batches(self._epoch)):
             seen = self._step(batch, self._epoch)
             if self._average is not None and self._fair is None:
@@ -227,7 +227,7 @@ class Training:
         with self._average.in_place_of(self._model) if self._average and averaged else nullcontext():
             searched = self._step.searched()
             for batch in validation.batches(0):
-                starts = ExampleUniform(derive(self._settings.seed, "validation"), 0, batch.ids)
+                starts = ExampleUniform(derive(self._options["seed"], "validation"), 0, batch.ids)
                 x_adv = self._validation_adversary(searched, batch.x, batch.y, starts)
                 logits, logits_adv = (exact_logits(self._step.module, x, self._n_classes) for x in (batch.x, x_adv))
                 if self._policy is not None:
@@ -253,35 +253,59 @@ class Training:
             f"`checkpoint_dir` of its own. The classifier has the weights {again} again."
         )
 
-    def _state(self) -> dict[str, Any]:
-        """Return what a file needs to hold. No random state: each epoch's draws follow from (seed, epoch)."""
+    def _state(self) -> TrainingState:
         score, kept_epoch, kept = self._kept or (None, None, None)
-        return {
-            "epoch": self._epoch,
-            "weights": self._model.state_dict(),
-            "averages": None if self._average is None else self._average.module.state_dict(),
-            "n_averaged": 0 if self._average is None else self._average.n_averaged,
-            "optimizer": plain(self._optimizer.state_dict()),
-            "scheduler": self._schedule.state(),
-            "history": self._rows,
-            "kept_score": score,
-            "kept_epoch": kept_epoch,
-            "kept_weights": kept,
-            "policy": None if self._policy is None else self._policy.state(),
-        }
+        return TrainingState(
+            epoch=self._epoch,
+            weights=self._model.state_dict(),
+            averages=None if self._average is None else self._average.module.state_dict(),
+            n_averaged=0 if self._average is None else self._average.n_averaged,
+            optimizer=plain(self._optimizer.state_dict()),
+            scheduler=self._schedule.state(),
+            history=self._rows,
+            kept_score=score,
+            kept_epoch=kept_epoch,
+            kept_weights=kept,
+            policy=None if self._policy is None else self._policy.state(),
+        )
 
-    def _load(self, state: dict[str, Any], source: Source) -> None:
-        self._model.load_state_dict(state["weights"])
-        if self._average is not None:
-            self._average.module.load_state_dict(state["averages"])
-            self._average.n_averaged = state["n_averaged"]
-        self._schedule.load(state["scheduler"], state["history"], source.n_batches)
-        self._optimizer.load_state_dict(state["optimizer"])
-        if self._policy is not None:
-            self._policy.load(state["policy"])
-        for epoch in range(state["epoch"]):
+    def _load(self, state: TrainingState, source: Source) -> None:
+        self._model.load_state_dict(state.weights)
+        if self._average is not None and state.averages is not None:
+            self._average.module.load_state_dict(state.averages)
+            self._average.n_averaged = state.n_averaged
+        self._schedule.load(state.scheduler, state.history, source.n_batches)
+        self._optimizer.load_state_dict(state.optimizer)
+        if self._policy is not None and state.policy is not None:
+            self._policy.load(state.policy)
+        for epoch in range(state.epoch):
             source.skip(epoch)
-        self._epoch, self._rows = state["epoch"], [dict(row) for row in state["history"]]
-        if state["kept_weights"] is not None:
-            weights = {k: v.to(self._device) if isinstance(v, Tensor) else v for k, v in state["kept_weights"].items()}
-            self._kept = (state["kept_score"], state["kept_epoch"], weights)
+        self._epoch, self._rows = state.epoch, [dict(row) for row in state.history]
+        if state.kept_weights is not None and state.kept_epoch is not None and state.kept_score is not None:
+            weights = {k: v.to(self._device) if isinstance(v, Tensor) else v for k, v in state.kept_weights.items()}
+            self._kept = (state.kept_score, state.kept_epoch, weights)
+
+
+def _check_budgets(policy: ClassPolicy, threat: ThreatModel, largest: float, epoch: int) -> None:
+    """Check the class budgets of the epoch to come: no radius is 0, or covers the whole range of images.
+
+    Args:
+        policy: What sets them.
+        threat: Norm and radius of the training attack.
+        largest: Radius that covers the whole range.
+        epoch: Number of epochs done.
+
+    Raises:
+        InputError: One is, or does.
+    """
+    budgets = policy.class_budgets
+    if budgets is None:
+        return
+    for k, radius in enumerate(threat.eps * scale for scale in budgets.radii.tolist()):
+        if not 0 < radius <= largest:
+            raise InputError(
+                f"{type(policy).__name__} sets the class budget of class {k} to {radius:g} for epoch {epoch + 1}, but "
+                f"budgets lie above 0 and at most at {largest:g}: choose parameters by which the policy changes less, "
+                "in a training of its own; it may begin with these weights, which are those from after epoch "
+                f"{epoch}."
+            )

@@ -7,11 +7,12 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast, get_args
 
 from art_classwise._core.plain_values import plain
+from art_classwise.errors import InputError, unknown
 
-__all__ = ["Interval", "Schedule", "Stepper", "needs"]
+__all__ = ["Interval", "Schedule", "Stepper", "check_scheduler", "required_arguments"]
 
 Interval = Literal["epoch", "step"]
 
@@ -45,7 +46,7 @@ class Schedule:
         """Go on after an epoch, of which the history has this row."""
         if self.scheduler is None or self.interval != "epoch":
             return
-        needed = needs(self.scheduler.step)
+        needed = required_arguments(self.scheduler.step)
         if not needed:
             self.scheduler.step()
             return
@@ -86,8 +87,35 @@ class Schedule:
                 self.after_epoch(row)
 
 
-def needs(call: Callable[..., object]) -> list[str]:
+def required_arguments(call: Callable[..., object]) -> list[str]:
     """Return the names of the arguments that a call can't do without."""
     various = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = inspect.signature(call).parameters.values()
     return [p.name for p in parameters if p.default is p.empty and p.kind not in various]
+
+
+def check_scheduler(scheduler: Any, interval: object, optimizer: Any) -> None:
+    """Check that a scheduler's step can be called after each epoch or step.
+
+    Raises:
+        InputError: It can't.
+    """
+    if interval not in get_args(Interval):
+        raise unknown("scheduler_interval", interval, get_args(Interval))
+    if scheduler is None:
+        return
+    if isinstance(scheduler, type) or not callable(getattr(scheduler, "step", None)):
+        raise InputError(f"`scheduler` must be an object with a method step(), but got {scheduler!r}.")
+    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
+        raise InputError(
+            f"The {type(scheduler).__name__} is of another optimizer than the classifier's, and would never change its "
+            "learning rate: make it of classifier.optimizer."
+        )
+    needed = required_arguments(scheduler.step)
+    most = 1 if interval == "epoch" else 0  # a metric, which there is one of per epoch
+    if len(needed) > most:
+        raise InputError(
+            f"`scheduler.step()` is called {'with a metric at most' if most else 'without arguments'} after each "
+            f"{interval}, but that of {type(scheduler).__name__} needs {', '.join(needed)}: wrap it in an object whose "
+            "step() takes none."
+        )

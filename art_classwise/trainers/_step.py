@@ -20,8 +20,9 @@ from art_classwise.attacks.fast_copy import FastCopy
 from art_classwise.errors import InputError
 from art_classwise.trainers._adversary import Budgets, InTraining
 from art_classwise.trainers._batches import Batch
-from art_classwise.trainers._objective import Objective, Settings
+from art_classwise.trainers._objective import Objective
 from art_classwise.trainers._weights import WeightPerturbation, share_buffers, synchronised
+from art_classwise.trainers.options import TrainingOptions
 from art_classwise.trainers.policies import ClassPolicy, ClassWeights
 
 __all__ = ["Step", "Stepped"]
@@ -49,7 +50,7 @@ class Step:
         module: Maps images to logits by way of the model: the border around it.
         optimizer: Of the model's parameters.
         objective: What to descend.
-        settings: How.
+        options: How.
         n_classes: Number of classes.
         sample: (n, ...) an image or two, on the device.
         policy: What sets class weights and budgets; changed as the training goes.
@@ -65,14 +66,14 @@ class Step:
         module: Border,
         optimizer: torch.optim.Optimizer,
         objective: Objective,
-        settings: Settings,
+        options: TrainingOptions,
         n_classes: int,
         sample: Tensor,
         policy: ClassPolicy | None = None,
         gamma: float = 1.0,
     ) -> None:
         self.model, self.module, self.optimizer = model, module, optimizer
-        self.objective, self.settings, self.policy, self._gamma = objective, settings, policy, gamma
+        self.objective, self.options, self.policy, self._gamma = objective, options, policy, gamma
         self.n_classes, self.sample = n_classes, sample
         if any(is_exported(m) for m in model.modules()):
             raise InputError(
@@ -86,7 +87,7 @@ class Step:
         self._followed = True  # whether the copy made at first has agreed so far
         own = {id(p) for group in optimizer.param_groups for p in group["params"]}
         self._trained = [p for p in model.parameters() if p.requires_grad and id(p) in own]
-        self._awp = WeightPerturbation(self._trained, settings.awp_gamma) if settings.awp_gamma else None
+        self._awp = WeightPerturbation(self._trained, options["awp_gamma"]) if options["awp_gamma"] else None
         self._network: nn.Module = module  # ready() puts it on many devices, and compiles it
 
     def searched(self) -> nn.Module:
@@ -103,7 +104,7 @@ class Step:
             self._fast = self._copied()
 
     def _copied(self) -> FastCopy:
-        precision, compiled = self.settings.precision, self.settings.compile
+        precision, compiled = self.options["precision"], self.options["compile"]
         return FastCopy(self.model, self.sample, precision, self.module.around, compile=compiled, dynamic=False)
 
     @contextmanager
@@ -179,7 +180,7 @@ class Step:
         """Attack a batch and take one step, in an epoch from 0. Nothing of ours in here waits for the device."""
         x_adv = self._attack(batch, epoch)
         self.model.train()
-        if self._awp is not None and epoch >= self.settings.awp_warmup:
+        if self._awp is not None and epoch >= self.options["awp_warmup"]:
             buffers = [b.clone() for b in self.model.buffers()]
             weighted = self.policy is None or self.policy.weighs_perturbation
             _, weights = self._backward(batch, x_adv, None if weighted else ClassWeights())
@@ -189,8 +190,8 @@ class Step:
                 seen, _ = self._backward(batch, x_adv, weights if weighted else None)
         else:
             seen, _ = self._backward(batch, x_adv, None)
-        if self.settings.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self._trained, self.settings.gradient_clip)
+        if self.options["gradient_clip"] is not None:
+            nn.utils.clip_grad_norm_(self._trained, self.options["gradient_clip"])
         self.optimizer.step()
         if self.objective.passes is not None:
             self._in_order(batch.x, x_adv, self.objective.passes.after, set())
@@ -200,10 +201,10 @@ class Step:
         """Return the adversarial inputs of a batch, view after view; none in natural training."""
         if self.objective.adversary is None:
             return None
-        starts = ExampleUniform(derive(self.settings.seed, "starts", epoch), 0, batch.ids)
+        starts = ExampleUniform(derive(self.options["seed"], "starts", epoch), 0, batch.ids)
         scales = None if self.policy is None else self.policy.budgets_of(batch.y)
         budgets = None if scales is None else Budgets(scales.radii.to(batch.x), scales.steps.to(batch.x))
-        if self.settings.attack_mode == "eval":
+        if self.options["attack_mode"] == "eval":
             return self.objective.adversary(self.searched(), batch.x, batch.y, starts, budgets)
         self.model.train()
         as_it_trains = InTraining(self.module, bf16=self._fast.bf16)

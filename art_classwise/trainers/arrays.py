@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from art_classwise.errors import InputError, first_line
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers._batches import Augmentation, Mixed, Order, Resident, Shuffled, Streamed, Walked
 
-__all__ = ["Items", "Rows", "array_source", "check_images", "fingerprint", "mixed_source", "unlabelled_in"]
+__all__ = ["Items", "Rows", "array_source", "check_images", "mixed_source", "unlabelled_in"]
 
 
 def check_images(x: Any, classifier: Any, threat: ThreatModel, name: str = "x") -> Any:
@@ -229,12 +228,3 @@ def _fits(n_bytes: int, device: torch.device) -> bool:
         return True  # they lie in this memory already
     free, _ = torch.cuda.mem_get_info(device)
     return 2 * n_bytes < free
-
-
-def fingerprint(x: Any, y: npt.NDArray[np.int64]) -> str:
-    """Return what tells data apart: a hash of the labels, the shape and up to 64 of the images."""
-    some = np.linspace(0, len(x) - 1, min(len(x), 64)).astype(np.int64)
-    digest = hashlib.sha256(repr((len(x), *x.shape[1:])).encode())
-    digest.update(np.ascontiguousarray(y).tobytes())
-    digest.update(np.ascontiguousarray(x[some], dtype=np.float32).tobytes())
-    return digest.hexdigest()[:16]

@@ -9,16 +9,19 @@ from typing import Any, Literal
 
 import pandas as pd
 import torch
+from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from art_classwise._core.display import shown_as
 from art_classwise._core.files import check_output_folder, remove_left_aside, written_aside
 from art_classwise._core.plain_values import differences
+from art_classwise._core.records import Record, parse
 from art_classwise.errors import InputError, first_line
-from art_classwise.zoo.weights_files import load_weights
+from art_classwise.zoo.weights_files import StateDict, load_weights
 
 __all__ = [
     "TrainingFile",
+    "TrainingState",
     "check_begun",
     "history_table",
     "trained_weights",
@@ -26,11 +29,55 @@ __all__ = [
 ]
 
 _FORMAT, _VERSION = "art-classwise training", 1
-_KEYS = (
-    *("recipe", "epoch", "weights", "averages", "n_averaged", "optimizer", "scheduler", "history"),
-    *("kept_score", "kept_epoch", "kept_weights", "policy"),
-)
 _ADVICE = "It is written by fit(checkpoint_dir=...)."
+
+
+class TrainingState(Record):
+    """A training after an epoch. No random state: each epoch's draws follow from (seed, epoch).
+
+    Attributes:
+        epoch: Number of epochs done.
+        weights: The model's, as its ``state_dict``.
+        averages: Those of the average, if weights are averaged.
+        n_averaged: How often weights were taken into it.
+        optimizer: The optimizer's ``state_dict``, as plain values.
+        scheduler: Likewise; None if there is none, or it can't be stored.
+        history: A row per epoch.
+        kept_score: The score of the weights chosen so far, where the last ones aren't kept.
+        kept_epoch: Their epoch.
+        kept_weights: Those weights.
+        policy: What the class policy remembers, if there is one.
+    """
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=True)
+
+    epoch: int = Field(ge=0)
+    weights: StateDict
+    averages: StateDict | None
+    n_averaged: int = Field(ge=0)
+    optimizer: dict[str, Any]
+    scheduler: Any
+    history: list[dict[str, float]]
+    kept_score: float | None
+    kept_epoch: int | None
+    kept_weights: StateDict | None
+    policy: dict[str, Any] | None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TrainingState:
+        if len(self.history) != self.epoch:
+            raise ValueError(f"it says {self.epoch} epochs, but its history has {len(self.history)} rows")
+        if self.n_averaged and self.averages is None:
+            raise ValueError("it lacks the average of its weights")
+        if (self.kept_weights is None) != (self.kept_epoch is None):
+            raise ValueError("of the epoch that is kept and its weights one is missing")
+        return self
+
+
+class StoredTraining(TrainingState):
+    """The state with the recipe: all that decides what the training ends with."""
+
+    recipe: dict[str, Any]
 
 
 class TrainingFile:
@@ -48,7 +95,7 @@ class TrainingFile:
         self.path = check_output_folder(folder) / "training.pt"
         self._recipe = dict(recipe)
 
-    def read(self, resume: bool) -> dict[str, Any] | None:
+    def read(self, resume: bool) -> TrainingState | None:
         """Return the state saved last, or none if there is none yet.
 
         Raises:
@@ -58,11 +105,11 @@ class TrainingFile:
         if not self.path.exists():
             return None
         state = _read(self.path)
-        if state["epoch"] == 0 and not resume:
+        if state.epoch == 0 and not resume:
             return None  # nothing has been trained that could be lost
         if not resume:
-            raise _begun(self.path, state["epoch"])
-        other = differences(state["recipe"], self._recipe)
+            raise _begun(self.path, state.epoch)
+        other = differences(state.recipe, self._recipe)
         if other:
             raise InputError(
                 f"{self.path} is of another recipe and can't be resumed with this one: {'; '.join(other[:3])}"
@@ -71,13 +118,13 @@ class TrainingFile:
             )
         return state
 
-    def write(self, state: Mapping[str, Any]) -> None:
+    def write(self, state: TrainingState) -> None:
         """Replace the file once the new one is whole.
 
         Raises:
             InputError: It can't be written, on a full disk, say; the old file is as it was.
         """
-        content = {"format": _FORMAT, "version": _VERSION, "recipe": self._recipe, **state}
+        content = {"format": _FORMAT, "version": _VERSION, "recipe": self._recipe, **dict(state)}
         try:
             with written_aside(self.path) as aside, aside.open("wb") as file:
                 torch.save(content, file)
@@ -85,11 +132,9 @@ class TrainingFile:
             # Closing its archive, torch raises a RuntimeError in place of what the system said.
             error = raised.__context__ if isinstance(raised.__context__, OSError) else raised
             why = getattr(error, "strerror", None) or first_line(error)
-            before = (
-                f"The one of epoch {state['epoch'] - 1} is intact" if self.path.exists() else "There was none before"
-            )
+            before = f"The one of epoch {state.epoch - 1} is intact" if self.path.exists() else "There was none before"
             raise InputError(
-                f"The training's state after epoch {state['epoch']} can't be written to {self.path.absolute()}: {why}. "
+                f"The training's state after epoch {state.epoch} can't be written to {self.path.absolute()}: {why}. "
                 f"{before}: make room, and continue with resume=True."
             ) from error
 
@@ -101,7 +146,7 @@ def check_begun(folder: str | os.PathLike[str], resume: bool) -> bool:
         InputError: It does, but ``resume`` isn't asked for; or its file is damaged.
     """
     path = Path(folder) / "training.pt"
-    done = _read(path)["epoch"] if path.exists() else 0
+    done = _read(path).epoch if path.exists() else 0
     if done and not resume:
         raise _begun(path, done)
     return bool(done)
@@ -133,8 +178,8 @@ def trained_weights(
     if which not in ("last", "kept"):
         raise InputError(f'`which` must be "last" or "kept", but got {which!r}.')
     state = _read(Path(checkpoint_dir) / "training.pt")
-    kept: dict[str, Tensor] | None = state["kept_weights"] if which == "kept" else None
-    last: dict[str, Tensor] = state["averages"] if state["n_averaged"] else state["weights"]
+    kept: dict[str, Tensor] | None = state.kept_weights if which == "kept" else None
+    last = state.averages if state.n_averaged and state.averages is not None else state.weights
     return last if kept is None else kept
 
 
@@ -151,7 +196,7 @@ def training_history(checkpoint_dir: str | os.PathLike[str]) -> pd.DataFrame:
         InputError: The folder holds no training, or it is damaged.
     """
     state = _read(Path(checkpoint_dir) / "training.pt")
-    return history_table(state["history"], state["kept_epoch"])
+    return history_table(state.history, state.kept_epoch)
 
 
 def history_table(rows: Sequence[Mapping[str, float]], kept_epoch: int | None) -> pd.DataFrame:
@@ -161,7 +206,7 @@ def history_table(rows: Sequence[Mapping[str, float]], kept_epoch: int | None) -
     return shown_as(history, "history")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> StoredTraining:
     content = load_weights(path, _ADVICE)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise InputError(f"{path.absolute()} does not hold the state of a training. {_ADVICE}")
@@ -169,7 +214,4 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path.absolute()} is of version {content.get('version')}; this release reads version {_VERSION}."
         )
-    missing = [key for key in _KEYS if key not in content]
-    if missing:
-        raise InputError(f"{path.absolute()} is damaged: it lacks {', '.join(missing)}. {_ADVICE}")
-    return content
+    return parse(StoredTraining, content, str(path.absolute()), _ADVICE)

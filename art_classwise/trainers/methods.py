@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, get_args, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, overload
 
 from art.attacks.attack import EvasionAttack
 from torch import Tensor
@@ -12,9 +12,12 @@ from art_classwise import losses
 from art_classwise.errors import InputError, check_flag, check_whole, unknown
 from art_classwise.trainers._adversary import Adversary, Attacked, BoundarySearch
 from art_classwise.trainers._base import SearchTrainer
-from art_classwise.trainers._checks import check_beta, split_attack
 from art_classwise.trainers._objective import Objective, natural_terms
 from art_classwise.trainers.catalog import usual_beta
+from art_classwise.trainers.options import TrainingOptions, check_beta, split_attack
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "AdversarialTrainerAWPPyTorch",
@@ -42,13 +45,13 @@ class AdversarialTrainerStandardPyTorch(SearchTrainer):
         eps_step: Length of its steps, likewise.
         max_iter: Number of its steps, likewise.
         num_random_init: 1, or 0 to start at the image itself; more are for an ``attack``.
-        **options: As for :class:`SearchTrainer`: ``crop_padding``, ``seed``, ...
+        **options: As for all trainers, :class:`art_classwise.trainers.TrainingOptions`: ``crop_padding``, ``seed``, ...
 
     Raises:
         InputError: One of these is out of range; and as :class:`SearchTrainer`.
     """
 
-    def __init__(
+    def __init__(  # type: ignore[misc]  # options, too, which have places in ART's order
         self,
         classifier: Any,
         nb_epochs: int | None = None,
@@ -57,7 +60,7 @@ class AdversarialTrainerStandardPyTorch(SearchTrainer):
         eps_step: float | None = None,
         max_iter: int = 10,
         num_random_init: int = 1,
-        **options: Any,
+        **options: Unpack[TrainingOptions],
     ) -> None:
         super().__init__(classifier, eps=eps, eps_step=eps_step, max_iter=max_iter, **options)
         if nb_epochs is not None:
@@ -75,7 +78,7 @@ class AdversarialTrainerStandardPyTorch(SearchTrainer):
 
     def _objective(self, adversary: Adversary) -> Objective:
         def terms(logits: Tensor | None, logits_adv: Tensor, y: Tensor) -> tuple[Tensor, None]:
-            return losses.standard(logits_adv, y, self.label_smoothing), None
+            return losses.standard(logits_adv, y, self.options["label_smoothing"]), None
 
         return Objective(terms, None, uses_clean=False, adversary=adversary)
 
@@ -97,7 +100,7 @@ class AdversarialTrainerTRADESPyTorch(SearchTrainer):
         classifier: An ART ``PyTorchClassifier`` with an optimizer.
         beta: Weight of the KL term, 0 or above; the paper's 1 / lambda, which is 6 for CIFAR-10 and 1 for MNIST. As in
             ART's trainer an attack may stand before it: ``(classifier, attack, beta)``.
-        **options: As for :class:`SearchTrainer`: ``eps``, ``max_iter``, ``crop_padding``, ``seed``, ...
+        **options: As for all trainers: :class:`art_classwise.trainers.TrainingOptions`.
 
     Raises:
         InputError: ``beta`` is out of range; and as :class:`SearchTrainer`.
@@ -107,11 +110,17 @@ class AdversarialTrainerTRADESPyTorch(SearchTrainer):
     _ascended = "kl"
 
     @overload
-    def __init__(self, classifier: Any, beta: float = usual_beta("trades"), **options: Any) -> None: ...
+    def __init__(
+        self, classifier: Any, beta: float = usual_beta("trades"), **options: Unpack[TrainingOptions]
+    ) -> None: ...
 
     @overload
-    def __init__(
-        self, classifier: Any, attack: EvasionAttack, beta: float = usual_beta("trades"), **options: Any
+    def __init__(  # type: ignore[misc]  # an option, too, which has a place in ART's order
+        self,
+        classifier: Any,
+        attack: EvasionAttack,
+        beta: float = usual_beta("trades"),
+        **options: Unpack[TrainingOptions],
     ) -> None: ...
 
     def __init__(self, classifier: Any, *given: Any, beta: float = usual_beta("trades"), **options: Any) -> None:
@@ -122,9 +131,9 @@ class AdversarialTrainerTRADESPyTorch(SearchTrainer):
     def _objective(self, adversary: Adversary) -> Objective:
         def terms(logits: Tensor | None, logits_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             assert logits is not None
-            return losses.trades_terms(logits, logits_adv, y, self.label_smoothing)
+            return losses.trades_terms(logits, logits_adv, y, self.options["label_smoothing"])
 
-        return Objective(terms, self.beta, uses_clean=True, adversary=adversary, two_passes=self.two_passes)
+        return Objective(terms, self.beta, uses_clean=True, adversary=adversary)
 
     def _parameters(self) -> dict[str, Any]:
         return {"beta": self.beta}
@@ -150,7 +159,7 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
         exact: Follow the published implementation to the letter: its two forward passes (as ``two_passes``) and
             its constants. It computed in float32 throughout: that is ``precision="fp32"``. Its attack may begin a
             little outside the range of images; here it begins inside.
-        **options: As for :class:`SearchTrainer`: ``eps``, ``max_iter``, ``crop_padding``, ``seed``, ...
+        **options: As for all trainers: :class:`art_classwise.trainers.TrainingOptions`.
 
     Raises:
         InputError: One of these is out of range; and as :class:`SearchTrainer`.
@@ -169,7 +178,7 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
         weighted: bool = True,
         attacked: Attacked = "all",
         exact: bool = False,
-        **options: Any,
+        **options: Unpack[TrainingOptions],
     ) -> None:
         super().__init__(classifier, **options)
         self.beta = check_beta(beta)
@@ -199,7 +208,7 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
                 kl=self.kl,
                 weighted=self.weighted,
                 exact=self.exact,
-                label_smoothing=self.label_smoothing,
+                label_smoothing=self.options["label_smoothing"],
             )
 
         return Objective(
@@ -207,7 +216,7 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
             self.beta if self.kl else None,
             uses_clean=self.kl or self.on == "clean",
             adversary=adversary,
-            two_passes=self.two_passes or self.exact,
+            two_passes=self.exact,
         )
 
     def _parameters(self) -> dict[str, Any]:
@@ -230,13 +239,13 @@ class AdversarialTrainerAWPPyTorch(SearchTrainer):
         gamma: Size of the perturbation, relative to the weights.
         beta: Weight of TRADES' KL term, 0 or above.
         warmup: Epochs without the perturbation.
-        **options: As for :class:`SearchTrainer`: ``eps``, ``max_iter``, ``crop_padding``, ``seed``, ...
+        **options: As for all trainers: :class:`art_classwise.trainers.TrainingOptions`.
 
     Raises:
         InputError: ``mode``, ``gamma``, ``beta`` or ``warmup`` is out of range; and as :class:`SearchTrainer`.
     """
 
-    def __init__(
+    def __init__(  # type: ignore[misc]  # as above
         self,
         classifier: Any,
         proxy_classifier: Any = None,
@@ -245,7 +254,7 @@ class AdversarialTrainerAWPPyTorch(SearchTrainer):
         gamma: float = 0.01,
         beta: float = usual_beta("trades"),
         warmup: int = 0,
-        **options: Any,
+        **options: Unpack[TrainingOptions],
     ) -> None:
         if str(mode).upper() not in ("PGD", "TRADES"):
             raise unknown("mode", mode, ("PGD", "TRADES"))
@@ -259,11 +268,11 @@ class AdversarialTrainerAWPPyTorch(SearchTrainer):
 
         def terms(logits: Tensor | None, logits_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
             if not trades or logits is None:
-                return losses.standard(logits_adv, y, self.label_smoothing), None
-            return losses.trades_terms(logits, logits_adv, y, self.label_smoothing)
+                return losses.standard(logits_adv, y, self.options["label_smoothing"]), None
+            return losses.trades_terms(logits, logits_adv, y, self.options["label_smoothing"])
 
         beta = self.beta if trades else None
-        return Objective(terms, beta, uses_clean=trades, adversary=adversary, two_passes=trades and self.two_passes)
+        return Objective(terms, beta, uses_clean=trades, adversary=adversary)
 
     def _parameters(self) -> dict[str, Any]:
         return {"mode": self.mode, **({"beta": self.beta} if self.mode == "TRADES" else {})}
@@ -286,8 +295,8 @@ class AdversarialTrainerBATPyTorch(SearchTrainer):
             it stands in for what wasn't found before, on either side. Where the start is misclassified, it stands for
             the last correct iterate; without ``exact``, the clean image does. Last correct, first misclassified and
             clean images are classified in this order, ``passes="lfc"``, unless ``passes`` says another.
-        **options: As for :class:`SearchTrainer`: ``eps``, ``max_iter``, ``crop_padding``, ``seed``, ... ``attack`` has
-            no meaning, since others' attacks don't tell their iterates.
+        **options: As for all trainers, :class:`art_classwise.trainers.TrainingOptions`, but for ``attack``: others'
+            attacks don't tell their iterates.
 
     Raises:
         InputError: ``beta`` or ``exact`` is out of range, or there is an ``attack``; and as :class:`SearchTrainer`.
@@ -300,12 +309,16 @@ class AdversarialTrainerBATPyTorch(SearchTrainer):
     _added: ClassVar[Mapping[str, Any]] = {"exact": False}
 
     def __init__(
-        self, classifier: Any, beta: float = usual_beta("bat"), *, exact: bool = False, **options: Any
+        self,
+        classifier: Any,
+        beta: float = usual_beta("bat"),
+        *,
+        exact: bool = False,
+        **options: Unpack[TrainingOptions],
     ) -> None:
         if options.get("attack") is not None:
             raise InputError("BAT needs the iterates of its own attack: leave `attack` out.")
-        if not isinstance(exact, bool):
-            raise InputError(f"`exact` must be True or False, but got {exact!r}.")
+        exact = check_flag("exact", exact)
         if exact and options.get("passes") is None:
             options["passes"] = "lfc"
         super().__init__(classifier, **options)
@@ -318,9 +331,9 @@ class AdversarialTrainerBATPyTorch(SearchTrainer):
         def terms(logits: Tensor | None, logits_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             assert logits is not None
             first, last = logits_adv.chunk(2)
-            return losses.bat_terms(logits, first, last, y, self.label_smoothing)
+            return losses.bat_terms(logits, first, last, y, self.options["label_smoothing"])
 
-        return Objective(terms, self.beta, uses_clean=True, adversary=adversary, n_views=2, two_passes=self.two_passes)
+        return Objective(terms, self.beta, uses_clean=True, adversary=adversary, n_views=2)
 
     def _parameters(self) -> dict[str, Any]:
         return {"beta": self.beta, "exact": self.exact}
@@ -333,7 +346,8 @@ class NaturalTrainerPyTorch(SearchTrainer):
 
     Args:
         classifier: An ART ``PyTorchClassifier`` with an optimizer.
-        **options: As for :class:`SearchTrainer`. Those of the attack are for validation only.
+        **options: As for all trainers: :class:`art_classwise.trainers.TrainingOptions`. Those of the attack are for
+            validation.
 
     Raises:
         InputError: The class policy sets class budgets; and as :class:`SearchTrainer`.
@@ -341,7 +355,7 @@ class NaturalTrainerPyTorch(SearchTrainer):
 
     _views = "c"
 
-    def __init__(self, classifier: Any, **options: Any) -> None:
+    def __init__(self, classifier: Any, **options: Unpack[TrainingOptions]) -> None:
         if getattr(options.get("class_policy"), "sets_budgets", False):
             raise InputError(
                 "Natural training has no attack, so class budgets have no effect: choose a policy that sets "
@@ -352,7 +366,7 @@ class NaturalTrainerPyTorch(SearchTrainer):
         super().__init__(classifier, **options)
 
     def _objective(self, adversary: Adversary) -> Objective:
-        return Objective(natural_terms(self.label_smoothing), None, uses_clean=True, adversary=None)
+        return Objective(natural_terms(self.options["label_smoothing"]), None, uses_clean=True, adversary=None)
 
     def _parameters(self) -> dict[str, Any]:
         return {}

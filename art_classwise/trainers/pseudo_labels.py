@@ -18,18 +18,20 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from art_classwise._core import art_interface, distributed
 from art_classwise._core.files import check_output_folder, written_aside
+from art_classwise._core.fingerprints import examples_fingerprint
 from art_classwise._core.labels import check_labels
 from art_classwise.errors import InputError, check_positive, check_seed, check_whole, first_line
 from art_classwise.trainers._batches import Augmentation, Shuffled
 from art_classwise.trainers._fit import Fit
 from art_classwise.trainers._history import Scalars
 from art_classwise.trainers._loop import Training
-from art_classwise.trainers._objective import Objective, Settings, natural_terms
+from art_classwise.trainers._objective import Objective, natural_terms
 from art_classwise.trainers._schedule import Schedule
 from art_classwise.trainers._step import Step
-from art_classwise.trainers.arrays import array_source, fingerprint
+from art_classwise.trainers.arrays import array_source
 from art_classwise.trainers.checkpoint import check_begun
 from art_classwise.trainers.exclusion import excluded_units, without_classes
+from art_classwise.trainers.options import training_options
 
 __all__ = [
     "PseudoLabels",
@@ -166,7 +168,7 @@ def make_pseudo_labels(
     source = array_source(x, labels, order, augment or Augmentation(seed=seed), device, num_workers)
     with excluded_units(model, module, optimizer, excluded, n_classes, sample):
         objective = Objective(terms, None, uses_clean=True, adversary=None)
-        step = Step(model, module, optimizer, objective, Settings(seed=seed), n_classes, sample)
+        step = Step(model, module, optimizer, objective, training_options({"seed": seed}), n_classes, sample)
         schedule = Schedule(CosineAnnealingLR(optimizer, nb_epochs))
         Training(step, schedule).run(
             source, None, nb_epochs, scalars=Scalars(None), verbose=verbose, name="pseudo-labels"
@@ -219,8 +221,8 @@ def training_pseudo_labels(
     """
     checkpoint_dir, resume, nb_epochs, seed = asked.checkpoint_dir, asked.resume, asked.nb_epochs, augment.seed
     file = None if checkpoint_dir is None else Path(checkpoint_dir) / "pseudo_labels.npz"
-    key = f"{fingerprint(x, y)} {fingerprint(x_unlabeled, np.zeros(0, np.int64))} {nb_epochs} {batch_size}"
-    key += f" {seed} {augment.crop_padding} {augment.flip} {list(excluded)}"
+    key = f"{examples_fingerprint(x, y)} {examples_fingerprint(x_unlabeled, np.zeros(0, np.int64))} "
+    key += f"{nb_epochs} {batch_size} {seed} {augment.crop_padding} {augment.flip} {list(excluded)}"
     if file is not None and checkpoint_dir is not None:
         begun = distributed.from_main(lambda: check_begun(checkpoint_dir, resume))
         # Before there is a state, nothing tells whether they are of this network: they are made again.

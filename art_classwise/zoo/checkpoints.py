@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BeforeValidator, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from art_classwise._core.art_interface import Border
 from art_classwise._core.files import written_aside
+from art_classwise._core.plain_values import check_plain
+from art_classwise._core.records import Record, parse
 from art_classwise.errors import InputError, first_line
 from art_classwise.threat import ThreatModel
 from art_classwise.zoo.architectures import build
 from art_classwise.zoo.classifier import as_classifier, normalized
 from art_classwise.zoo.pretrained import fit
-from art_classwise.zoo.weights_files import HUB, load_weights, open_weights, renamed_to_fit
+from art_classwise.zoo.weights_files import HUB, StateDict, load_weights, open_weights, renamed_to_fit
 
 __all__ = ["Checkpoint", "load_checkpoint", "read_checkpoint", "save_checkpoint"]
 
@@ -27,8 +29,15 @@ _FORMAT, _VERSION = "art-classwise checkpoint", 1
 _ADVICE = "Checkpoints are written by save_checkpoint() or by `art-classwise train`."
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+def _tuple_of_list(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _threat_of_text(value: Any) -> Any:
+    return ThreatModel.parse(value) if isinstance(value, str) else value
+
+
+class Checkpoint(Record):
     """What a checkpoint file holds.
 
     Attributes:
@@ -40,12 +49,14 @@ class Checkpoint:
         state_dict: The weights, on the CPU.
     """
 
+    model_config = ConfigDict(extra="ignore")
+
     architecture: str
-    input_shape: tuple[int, ...]
-    classes: tuple[str, ...]
-    threat: ThreatModel | None
-    recipe: dict[str, Any] = field(repr=False)
-    state_dict: dict[str, Tensor] = field(repr=False)
+    input_shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_tuple_of_list)]
+    classes: Annotated[tuple[str, ...], BeforeValidator(_tuple_of_list)]
+    threat: Annotated[ThreatModel | None, BeforeValidator(_threat_of_text)]
+    recipe: dict[str, Any] = Field(repr=False)
+    state_dict: StateDict = Field(repr=False)
 
 
 def save_checkpoint(
@@ -83,7 +94,7 @@ def save_checkpoint(
         network = build(architecture, shape, len(classes), seed=0)
         weights = renamed_to_fit(weights, network, "The model")
         fit(network, weights, f"the architecture {architecture!r}")
-    _check_plain(recipe or {}, "recipe")
+    check_plain(recipe or {}, "recipe")
     content = {
         "format": _FORMAT,
         "version": _VERSION,
@@ -120,20 +131,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             f"{Path(path).absolute()} is a checkpoint of version {content.get('version')}; this release reads "
             f"version {_VERSION}. Update art-classwise."
         )
-    weights = content.get("state_dict")
-    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
-        raise InputError(f"{Path(path).absolute()} is damaged: it lacks weights. {_ADVICE}")
-    try:
-        return Checkpoint(
-            architecture=content["architecture"],
-            input_shape=tuple(int(side) for side in content["input_shape"]),
-            classes=tuple(content["classes"]),
-            threat=None if content["threat"] is None else ThreatModel.parse(content["threat"]),
-            recipe=content["recipe"],
-            state_dict=content["state_dict"],
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{Path(path).absolute()} is damaged: {error!r} in its description. {_ADVICE}") from error
+    return parse(Checkpoint, content, str(Path(path).absolute()), _ADVICE)
 
 
 def load_checkpoint(
@@ -236,16 +234,3 @@ def _are_weights(content: Any) -> bool:
 
 def _threat_text(threat: ThreatModel) -> str:
     return f"{threat.norm}:{threat.eps!r}"  # all digits: str() rounds
-
-
-def _check_plain(value: Any, where: str) -> None:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            _check_plain(item, f"{where}[{key!r}]")
-    elif isinstance(value, (list, tuple)):
-        for i, item in enumerate(value):
-            _check_plain(item, f"{where}[{i}]")
-    elif not (value is None or type(value) in (str, int, float, bool)):
-        raise InputError(
-            f"{where} is a {type(value).__name__}; a recipe holds strings, numbers, booleans, None, lists and dicts."
-        )

@@ -14,16 +14,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import torch
+from pydantic import PlainValidator
 from torch import Tensor, nn
 
 from art_classwise.errors import InputError, first_line, unknown
 
 __all__ = [
     "HUB",
+    "StateDict",
     "check_weights_file",
     "load_weights",
     "more_than_weights",
@@ -31,6 +33,16 @@ __all__ = [
     "renamed_to_fit",
     "weights_within",
 ]
+
+
+def _state_dict(value: Any) -> Any:
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise ValueError("must be weights by name")
+    return value
+
+
+StateDict: TypeAlias = Annotated[dict[str, Any], PlainValidator(_state_dict)]
+"""A network's weights in a file, by name: the object itself, which says the versions of its layers, too."""
 
 _LEGACY = b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 """What torch.save began with before 1.6, within a pickle: many of RobustBench's files do."""

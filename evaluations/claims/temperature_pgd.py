@@ -223,7 +223,7 @@ def attack_rates(result: acw.AuditResult) -> pd.DataFrame:
         for attack in result.attacks:
             table = result.class_table(model, attack)
             rates = pd.DataFrame({"n": table["n"], "attack rate": 1 - table["robust"]})
-            rates["low"], rates["high"] = 1 - table["high"], 1 - table["low"]
+            rates["low"], rates["high"] = 1 - table["robust_high"], 1 - table["robust_low"]
             rates.loc["mean"] = [table["n"].sum(), 1 - table["robust"].mean(), np.nan, np.nan]
             told = {"network": model, "attack": attack, "1/T": temperature.get(attack, np.nan)}
             parts.append(rates.rename_axis("class").reset_index().assign(**told))

@@ -100,7 +100,19 @@ def leaderboard(result: acw.AuditResult, dataset: str | None) -> pd.DataFrame:
         dataset: Of RobustBench's models; None for others.
     """
     table = result.summary().reset_index()
-    columns = ["model", "clean", "mean", "worst_class", "worst", "held_out", "low", "high", "sd", "gini", "p"]
+    columns = [
+        "model",
+        "clean",
+        "mean",
+        "worst_class",
+        "worst",
+        "held_out",
+        "worst_low",
+        "worst_high",
+        "sd",
+        "gini",
+        "p",
+    ]
     table = table[columns].assign(n=result.manifest.examples.n, threat=str(result.threat))
     table["rank by mean"] = table["mean"].rank(ascending=False, method="min").astype(int)
     table["rank by worst class"] = table["held_out"].rank(ascending=False, method="min").astype(int)
@@ -172,7 +184,7 @@ def draw(boards: Sequence[pd.DataFrame]) -> plt.Figure:
     )
     for ax, board in zip(axes.flat, boards, strict=True):
         y = np.arange(len(board))[::-1]
-        ax.hlines(y, 100 * board["low"], 100 * board["high"], color="0.6", lw=1)
+        ax.hlines(y, 100 * board["worst_low"], 100 * board["worst_high"], color="0.6", lw=1)
         ax.plot(100 * board["held_out"], y, "o", color=acw.figures.WORST, label="worst class, held out, 95 % interval")
         ax.plot(100 * board["mean"], y, "D", color=acw.figures.ROBUST, label="mean over classes")
         ax.set_yticks(y, [f"{m} ({c})" for m, c in zip(board["model"], board["worst_class"], strict=True)])

@@ -72,7 +72,7 @@ def test_by_class_counts_outcomes(result, data):
             assert row["robust"] == pytest.approx(own["withstood"].mean())
             assert row["clean"] == pytest.approx((own["clean_prediction"] == k).mean())
             low, high = acw.metrics.wilson(own["withstood"].sum(), len(own))
-            assert (row["low"], row["high"]) == pytest.approx((float(low), float(high)))
+            assert (row["robust_low"], row["robust_high"]) == pytest.approx((float(low), float(high)))
         absent = table.loc[("net", attack, "doe")]
         assert absent["n"] == 0
         assert absent.drop("n").isna().all()

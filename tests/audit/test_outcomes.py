@@ -70,8 +70,8 @@ def test_worst_case_keeps_the_row_of_the_first_that_broke(whole):
 def test_worst_case_withstands_what_all_attacks_leave(whole):
     found = whole.worst_case()
     for model in ("a", "b"):
-        last = found.class_table(model, "third")[["n", "clean", "robust", "low", "high"]]
-        together = whole.class_table(model)[["n", "clean", "robust", "low", "high"]]
+        last = found.class_table(model, "third")[["n", "clean", "robust", "robust_low", "robust_high"]]
+        together = whole.class_table(model)[["n", "clean", "robust", "robust_low", "robust_high"]]
         pd.testing.assert_frame_equal(last, together)
         pd.testing.assert_frame_equal(found.class_table(model)[["n", "robust"]], together[["n", "robust"]])
     pd.testing.assert_frame_equal(found.worst_case().outcomes, found.outcomes)  # once more changes nothing

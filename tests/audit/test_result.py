@@ -119,7 +119,9 @@ def test_the_worst_class_and_chance(result):
     permuted = result.disparity_test("one", "pgd-5", method="permutation", repeats=200)
     assert 0 < permuted["p"] <= 1
     summary = result.summary("pgd-5").loc["one"]
-    assert (summary["held_out"], summary["low"], summary["high"]) == tuple(expected[["accuracy", "low", "high"]])
+    assert (summary["held_out"], summary["worst_low"], summary["worst_high"]) == tuple(
+        expected[["accuracy", "low", "high"]]
+    )
     assert summary["p"] == p["p"]
 
 
@@ -127,14 +129,14 @@ def test_what_a_summary_can_not_say_is_nan(classifier, images):
     one_class = acw.Dataset(images[:1], np.zeros(1, int), tuple("abcd"))
     audit = acw.ClassWiseAudit("Linf:0.02", "fgsm", verbose=False)
     row = audit.evaluate({"net": classifier}, one_class).summary().loc["net"]
-    assert np.isnan([row["held_out"], row["low"], row["high"], row["p"]]).all()
+    assert np.isnan([row["held_out"], row["worst_low"], row["worst_high"], row["p"]]).all()
     assert row["mean"] in (0, 1)
     # A class of one example can't be split: it is left out, as worst_class leaves it out, and counted.
     single = acw.Dataset(images[:5], np.array([0, 0, 1, 1, 2]), tuple("abcd"))
     result = audit.evaluate({"net": classifier}, single)
     row, worst = result.summary().loc["net"], result.worst_class("net")
     assert row["left_out"] == worst["left_out"] == 1
-    assert row[["held_out", "low", "high"]].tolist() == worst[["accuracy", "low", "high"]].tolist()
+    assert row[["held_out", "worst_low", "worst_high"]].tolist() == worst[["accuracy", "low", "high"]].tolist()
     assert 0 <= row["p"] <= 1
 
 

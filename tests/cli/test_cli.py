@@ -50,7 +50,7 @@ def test_quickstart_as_a_user_runs_it(tmp_path):
         # Both learned, both withstand, and the classes differ visibly: the intervals of best and worst are apart.
         assert table["clean"].min() > 0.9
         assert 0.7 < table["robust"].mean() < 0.97
-        assert table.loc[table["robust"].idxmin(), "high"] < table.loc[table["robust"].idxmax(), "low"]
+        assert table.loc[table["robust"].idxmin(), "robust_high"] < table.loc[table["robust"].idxmax(), "robust_low"]
         assert (table["robust"] <= table["clean"]).all()
         saved = csv[(csv["model"] == model) & (csv["attack"] == "all attacks")].set_index("class")
         np.testing.assert_allclose(saved["robust"], table["robust"])
@@ -257,7 +257,7 @@ def test_a_stopped_training_goes_on(run, monkeypatch, tmp_path):
 
     def until_the_second(self, state):
         write(self, state)
-        if state["epoch"] == 2:
+        if state.epoch == 2:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(TrainingFile, "write", until_the_second)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from dataclasses import replace
 
@@ -105,6 +106,25 @@ def test_options_reach_the_comparison(command_line, audited):
         assert (read["first_name"][0], read["second_name"][0]) == (expected.first, expected.second)
 
 
+def test_many_models_are_also_compared_with_the_best_of_them(command_line, audited):
+    """Which one is the best is known from the outcomes alone: of that the first table knows nothing."""
+    result = audited("a", "one", "two", "three")
+    code, out, err = command_line("compare", "a")
+    assert (code, err) == (0, "")
+    document = json.loads(command_line("compare", "a", "--json")[1])["compared_with_best"]
+    for measure, title in (("mean", "mean over classes, robust accuracy"), ("worst", "worst class, robust accuracy")):
+        table = result.compare_with_best(measure=measure)
+        assert [row["name"] for row in document[measure]] == list(table.index)
+        assert document[measure][0]["p_adjusted"] == table["p_adjusted"].iloc[0]
+        shown = out[out.index(title) :]
+        for name, row in table.iterrows():
+            cells = rows_of(shown, name)[0]
+            assert cells[1] == f"{100 * row['accuracy']:.1f}"
+            assert cells[-2:] == [f"{row['rank']:.0f}", f"({row['all_ranks_low']:.0f}–{row['all_ranks_high']:.0f})"]
+    assert max(map(len, out.splitlines())) <= 80
+    assert "compared_with_best" not in json.loads(command_line("compare", "a", "--models", "one,two", "--json")[1])
+
+
 def test_many_models_are_compared_with_the_first(command_line, audited):
     result = audited("a", "one", "two", "three")
     code, out, err = command_line("compare", "a", "--out", "pairs.csv")
@@ -114,7 +134,8 @@ def test_many_models_are_compared_with_the_first(command_line, audited):
     pd.testing.assert_frame_equal(read, expected, check_dtype=False)
     assert read["p_adjusted"].to_numpy() == pytest.approx(holm(read["p"]))
     assert max(map(len, out.splitlines())) <= 80
-    assert [cells[0] for cells in rows_of(out, "one")] == ["one", "one"]
+    pairs, _, _ = out.partition("mean over classes,")
+    assert [cells[0] for cells in rows_of(pairs, "one")] == ["one", "one"]
     code, out, _ = command_line("compare", "a", "--models", "three,one,two", "--out", "pairs.csv")
     assert [*pd.read_csv("pairs.csv")["second"]] == ["one", "two"]
 

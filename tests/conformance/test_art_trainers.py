@@ -201,7 +201,7 @@ def test_every_trainer_takes_the_weights_over_as_a_policy(trainer, data):
     by_hand = W.numpy() / (W.numpy() * shares).sum()
     np.testing.assert_allclose(history[[f"weight_{k}" for k in range(10)]].iloc[0], by_hand, rtol=1e-6)
     smooth = trainer(classifier_with(nn.CrossEntropyLoss(label_smoothing=0.1)), **SMALL)
-    assert smooth.label_smoothing == 0.1
+    assert smooth.options["label_smoothing"] == 0.1
     plain = trainer(classifier_with(nn.CrossEntropyLoss(weight=torch.full((10,), 2.0))), **SMALL)
     assert plain.class_policy is None  # torch's mean is then that without weights
 
@@ -225,7 +225,7 @@ def test_losses_that_trainers_would_not_follow_are_refused():
     ):
         with pytest.raises(InputError, match=says):
             STANDARD(classifier_with(loss), **SMALL, **options)
-    assert STANDARD(classifier_with(smooth), label_smoothing=0.1, **SMALL).label_smoothing == 0.1
+    assert STANDARD(classifier_with(smooth), label_smoothing=0.1, **SMALL).options["label_smoothing"] == 0.1
     for loss in (nn.functional.cross_entropy, nn.CrossEntropyLoss(ignore_index=10), nn.CrossEntropyLoss()):
         assert STANDARD(classifier_with(loss), **SMALL).class_policy is None
 
@@ -374,5 +374,5 @@ def test_numpys_numbers_and_flags_are_taken(data):
         seed=np.uint8(0),
         verbose=np.bool_(False),
     )
-    assert given.flip is True
+    assert given.options["flip"] is True
     assert torch.equal(trained(given, data, batch_size=np.uint8(20), nb_epochs=np.int16(2))[0], expected)

@@ -59,7 +59,7 @@ def test_a_data_sets_labels_are_not_looked_at(monkeypatch, tmp_path):
         ("missing.npz", "There is no file"),
         ("labels.npz", "must hold arrays named x, but it holds y: write it with numpy.savez.path, x=images"),
         ("none.npz", "is empty: it needs at least one image in x"),
-        ("flat.npz", "images must be .n, C, H, W."),
+        ("flat.npz", "must be images .n, C, H, W., but has rows"),
         ("text.npz", "is not an .npz file: write it with numpy.savez.path, x=images"),
         ("broken", "broken.png can't be read as an image"),
     ],

@@ -6,6 +6,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, recall_score
 
 from art_classwise import InputError, metrics
+from art_classwise.metrics import mean_accuracy, wilson
+from art_classwise.metrics.accuracy import mean_ends
 
 Y = np.random.default_rng(0).integers(0, 5, 200)
 Y_PRED = np.where(np.random.default_rng(1).random(200) < 0.6, Y, np.random.default_rng(2).integers(0, 5, 200))
@@ -132,3 +134,35 @@ def test_disparity_of_equal_and_of_zero_accuracies():
 def test_bad_input_is_named(call, says):
     with pytest.raises(InputError, match=says):
         call()
+
+
+@pytest.mark.parametrize(
+    ("n_classes", "n", "p"),
+    [
+        (10, 100, 0.5),
+        (10, 20, np.linspace(0.05, 0.95, 10)),
+        (1000, 5, 0.5),
+        (200, 1, 0.3),
+        (10, 20, 0.98),
+        (1, 50, 0.9),
+    ],
+)
+def test_mean_accuracy_is_covered(n_classes, n, p):
+    p = np.broadcast_to(p, n_classes)
+    counts = np.random.default_rng(0).binomial(n, p, size=(400, n_classes))
+    found = np.array([mean_ends(k, np.full(n_classes, n), 0.95) for k in counts])
+    assert found[:, 0] == pytest.approx((counts / n).mean(1))
+    assert np.mean((found[:, 1] <= p.mean()) & (p.mean() <= found[:, 2])) > 0.95 - 3.5 * np.sqrt(0.05 * 0.95 / 400)
+
+
+def test_mean_accuracy_weighs_classes_alike():
+    y, right = np.repeat([0, 2], [90, 10]), np.arange(100) < 60
+    found = mean_accuracy(y, right, 4)
+    assert found["mean"] == pytest.approx(np.mean([60 / 90, 0]))
+    assert 0 < found["low"] < found["mean"] < found["high"] < 1
+    assert mean_accuracy(y[:90], right[:90], 4)[["low", "high"]].tolist() == pytest.approx(
+        [float(end) for end in wilson(60, 90)], abs=0.002
+    )  # of one class, but for the example more
+    for all_of_them in (True, False):
+        found = mean_accuracy(y, [all_of_them] * 100, 4)
+        assert (found["mean"], found["high"] - found["low"] > 0.01) == (all_of_them, True)

@@ -38,7 +38,7 @@ def test_figure_draws_the_table_worst_first(result):
 
 def test_tied_worst_classes_are_all_marked():
     result = make_result(["ant", "bee", "cow", "doe"])
-    table = result.class_table("one").assign(robust=[0.2, 0.2, 0.5, np.nan], low=0.1, high=0.6)
+    table = result.class_table("one").assign(robust=[0.2, 0.2, 0.5, np.nan], robust_low=0.1, robust_high=0.6)
     ax = class_accuracy(table)
     colors = [label.get_color() for label in ax.get_yticklabels()]
     assert colors[:2] == [WORST, WORST]
@@ -71,7 +71,9 @@ def test_svg_is_well_formed_and_repeatable_with_real_text():
 
 
 def test_nothing_to_draw_is_named():
-    table = pd.DataFrame({"n": [0], "clean": [np.nan], "robust": [np.nan], "low": [np.nan], "high": [np.nan]})
+    table = pd.DataFrame(
+        {"n": [0], "clean": [np.nan], "robust": [np.nan], "robust_low": [np.nan], "robust_high": [np.nan]}
+    )
     with pytest.raises(InputError, match="nothing to draw"):
         class_accuracy(table)
 
@@ -94,7 +96,7 @@ def gallery(x=X, x_adv=X_ADV, y=(0, 1), prediction=(1, 1), **options):
     ("draw", "message"),
     [
         (lambda: class_accuracy([0.1, 0.2]), r"DataFrame, as result\.class_table"),
-        (lambda: class_accuracy(TABLE.drop(columns="low")), "no low"),
+        (lambda: class_accuracy(TABLE.drop(columns="robust_low")), "no robust_low"),
         (lambda: class_accuracy(TABLE.assign(at=0).set_index("at", append=True)), "indexed by class, at"),
         (lambda: class_accuracy(EMPTY), "nothing to draw"),
         (lambda: class_accuracy(TABLE, "left"), "matplotlib axes"),

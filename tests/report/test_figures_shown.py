@@ -126,7 +126,9 @@ def test_training_accuracies_stand_in_where_there_is_no_validation():
 
 def test_histogram_counts_each_class_once_and_ends_in_the_upper_interval(result):
     accuracies = [0.0, 0.0999, 0.1, 0.3, 0.7, 1.0]
-    table = pd.DataFrame({"n": 1000, "clean": 1.0, "robust": accuracies, "low": 0.0, "high": 1.0}, index=list("abcdef"))
+    table = pd.DataFrame(
+        {"n": 1000, "clean": 1.0, "robust": accuracies, "robust_low": 0.0, "robust_high": 1.0}, index=list("abcdef")
+    )
     ax = figures.class_histogram(table)
     assert [bar.get_height() for bar in ax.patches] == [2, 1, 0, 1, 0, 0, 0, 1, 0, 1]
     assert [to_hex(bar.get_facecolor()).upper() == WORST for bar in ax.patches] == [True] + [False] * 9

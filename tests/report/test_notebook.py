@@ -87,7 +87,7 @@ def test_an_audit_shows_its_finding_and_what_to_ask_next(show, two):
         assert name in shown
         for number in (percent(row["mean"]), percent(row["worst"]), percent(row["mcd"]), row["worst_class"]):
             assert number in shown
-        assert interval(row["held_out"], row["low"], row["high"]) in shown
+        assert interval(row["held_out"], row["worst_low"], row["worst_high"]) in shown
     assert "2 models under 2 attacks at Linf:0.02, 16 examples of data (test), 4 classes" in shown
     assert "few examples" in shown
     line = " ".join(shown.split()).partition("Ask next: ")[2]

@@ -102,7 +102,7 @@ def test_class_tables_hold_the_numbers_of_the_result_worst_first(result, page):
                 assert [clean, robust, *under] == ["–"] * 4
                 continue
             assert clean == f"{shown(of['clean'])} ({100 * of['clean_low']:.0f}–{100 * of['clean_high']:.0f})"
-            assert robust == f"{shown(of['robust'])} ({100 * of['low']:.0f}–{100 * of['high']:.0f})"
+            assert robust == f"{shown(of['robust'])} ({100 * of['robust_low']:.0f}–{100 * of['robust_high']:.0f})"
             assert under == [shown(result.class_table(model, a).loc[name, "robust"]) for a in result.attacks]
 
 
@@ -112,7 +112,7 @@ def test_leaderboard_holds_the_summary_the_most_robust_first(result, page):
     summary = result.summary().sort_values("mean", ascending=False)
     assert [row[1] for row in rows] == list(summary.index)
     for place, (row, (_, of)) in enumerate(zip(rows, summary.iterrows(), strict=True), start=1):
-        held = f"{shown(of['held_out'])} ({100 * of['low']:.0f}–{100 * of['high']:.0f})"
+        held = f"{shown(of['held_out'])} ({100 * of['worst_low']:.0f}–{100 * of['worst_high']:.0f})"
         numbers = [shown(of[key]) for key in ("clean", "mean", "worst")]
         assert row[:9] == [
             *(str(place), str(of.name), *numbers, of["worst_class"]),
@@ -120,30 +120,88 @@ def test_leaderboard_holds_the_summary_the_most_robust_first(result, page):
         ]
 
 
-def test_models_are_compared_with_the_most_robust_one(result, page):
+def signed(value):
+    return f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def test_all_models_are_compared_at_once_with_the_best_one():
+    """As many equal models have a best one by chance: nothing on the page may call it better."""
+    result = make_result(DIGITS, models=[f"m{k}" for k in range(5)])
+    page = Page(render(result))
+    heads, rows = page.table("Each model beside the best of the others")
+    assert heads == [
+        *("model", "rank by mean", "mean over classes", "p", "rank by worst class", "worst class", "p"),
+    ]
+    for measure, at in (("mean", 1), ("worst", 4)):
+        table = result.compare_with_best(measure=measure)
+        assert {row[0] for row in rows} == set(table.index)
+        for row in rows:
+            of = table.loc[row[0]].to_dict()
+            assert row[at] == f"{of['rank']:.0f} ({of['all_ranks_low']:.0f}–{of['all_ranks_high']:.0f})"
+            low, high = signed(of["difference_low"]), signed(of["difference_high"])
+            assert row[at + 1] == f"{signed(of['difference'])} ({low} to {high})"
+    best, *others = result.compare_with_best().index
+    assert (result.compare_with_best()["p_adjusted"] > 0.05).all()
+    assert f"{best} has the highest mean over classes, but {', '.join(others)} may be as good." in page.texts
+
+
+def test_a_model_that_is_better_is_called_so():
+    made = make_result(DIGITS, models=("weak", "strong"), n=100)
+    better = made.outcomes.assign(withstood=made.outcomes["withstood"] | (made.outcomes["model"] == "strong"))
+    shown = render(AuditResult(better, made.manifest))
+    assert "strong has a higher mean over classes than each other model, beyond chance." in shown
+
+
+def test_the_two_most_robust_models_are_compared_by_class(result, page):
     first, second = result.summary().sort_values("mean", ascending=False).index
     comparison = result.compare(first, second)
-    _, (row,) = page.table(f"{first} minus the other")
-    signed = f"{100 * comparison.overall['difference']:+.1f}".replace("-", "\N{MINUS SIGN}")
-    assert row[0] == second
-    assert row[1].startswith(f"{signed} (")
     _, rows = page.table("Accuracy in percent under all attacks and difference")
     for name, difference, *_, n in rows:
         of = comparison.by_class.loc[name]
         assert n == f"{of['n']:.0f}"
-        assert difference.startswith(
-            "–" if np.isnan(of["difference"]) else f"{100 * of['difference']:+.1f}".replace("-", "\N{MINUS SIGN}")
-        )
+        assert difference.startswith("–" if np.isnan(of["difference"]) else signed(of["difference"]))
 
 
-def test_finding_stands_at_the_top_in_words(result, text):
-    best = result.summary()["mean"].idxmax()
-    table = result.class_table(best)["robust"]
-    head = " ".join(
-        re.sub(r"<[^>]+>", " ", text.partition("<h1>")[2].partition("</h1>")[0]).replace("&nbsp;", " ").split()
-    )
-    said = f"{shown(table.max())} % of {table.idxmax()} and {shown(table.min())} % of {table.idxmin()}"
-    assert head == f"{best} withstands attack on {said}"
+def headline(result):
+    """The words of the headline and of the paragraph below it."""
+    text = render(result)
+    parts = [re.search(pattern, text, re.DOTALL)[1] for pattern in ("<h1>(.*?)</h1>", '<p class="lead">(.*?)</p>')]
+    return [" ".join(re.sub(r"<[^>]+>", " ", part).replace("&nbsp;", " ").split()) for part in parts]
+
+
+def test_the_headline_gives_estimates_with_their_intervals():
+    result = make_result(["ant", "bee", "cow", "doe"], models=("only",), n=100)
+    row = result.summary().loc["only"]
+    head, lead = headline(result)
+    whole, _, worst = head.partition(" and on ")
+    assert whole.startswith(f"only withstands attack on at most {shown(row['mean'])} %")
+    assert worst.startswith(f"at most {shown(row['held_out'])} % (")
+    assert worst.endswith(") of ant")
+    assert "ant is the worst" in lead
+
+
+def equal_classes(n_classes, n):
+    """An audit of classes that are equal but for chance."""
+    made = make_result([f"c{k}" for k in range(n_classes + 1)], models=("only",), n=n)
+    withstood = np.random.default_rng(0).random(len(made.outcomes)) < 0.5
+    return AuditResult(made.outcomes.assign(withstood=withstood), made.manifest)
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (lambda: equal_classes(500, 5), "differ by no more than chance may make them"),
+        (lambda: equal_classes(10, 100), "differ by no more than chance may make them"),
+        (lambda: make_result(DIGITS, n=20), "20 examples, the class with the lowest accuracy is too small"),
+    ],
+    ids=["many small classes", "equal classes", "small classes"],
+)
+def test_the_headline_names_no_class_that_may_not_be_the_worst(made, reason):
+    result = made()
+    head, lead = headline(result)
+    assert reason in lead
+    assert not any(re.search(rf"\b{name}\b", head) for name in result.classes if not name.isdecimal())
+    assert head.endswith("of examples, averaged over classes")
 
 
 def test_findings_come_before_all_else(result, text, page):
@@ -202,7 +260,10 @@ def test_files_hold_the_tables(result, page):
             confusion[model].unstack(fill_value=0).reindex(index=matrix.index, columns=matrix.columns, fill_value=0)
         )
         assert (counted.to_numpy() == matrix.to_numpy()).all()
-    assert len(page.csv("comparison.csv")) == 1
+    compared = page.csv("comparison.csv", index_col=["measure", "model"])
+    for measure in ("mean", "worst"):
+        table = result.compare_with_best(measure=measure)
+        pd.testing.assert_frame_equal(compared.loc[measure], table, rtol=1e-5, check_dtype=False)
     assert len(page.csv("comparison_by_class.csv")) == len(result.classes) + 3
     method = json.loads(page.files["method.json"])
     assert method == json.loads(result.manifest.to_json())
@@ -267,8 +328,8 @@ def test_one_class_per_model_that_ties_and_no_finding():
     made = make_result(["ant", "bee", "doe"], n=100)
     outcomes = made.outcomes.assign(withstood=True, prediction=made.outcomes["label"])
     text = render(AuditResult(outcomes, made.manifest))
-    head = text.partition("<h1>")[2].partition("</h1>")[0]
-    assert "100.0&nbsp;% of each class" in " ".join(head.split())
+    head, _ = headline(AuditResult(outcomes, made.manifest))
+    assert "100.0 % of examples, averaged over classes" in head.replace("\N{NO-BREAK SPACE}", " ")
     assert "What looks wrong" not in text
     assert "Checks: nothing looks wrong." in text
 

@@ -752,7 +752,7 @@ def test_what_is_no_classifier_is_refused():
 
 
 def test_unknown_arguments_of_fit_are_refused(data):
-    with pytest.raises(InputError, match="Unknown argument epochs: fit takes x, y, validation_data"):
+    with pytest.raises(InputError, match="Unknown argument of fit\\(\\) 'epochs'. Did you mean nb_epochs"):
         trainer_of(make()).fit(data.x, data.y, epochs=3)
 
 

@@ -175,7 +175,7 @@ def test_it_is_a_method_by_name_and_refuses_what_all_trainers_refuse(train_set):
         acw.NaturalTrainerPyTorch(make(), max_iter=0)
     with pytest.raises(InputError, match='`keep="robust"` needs `validation_data` to choose the epoch'):
         acw.NaturalTrainerPyTorch(make(), **SMALL).fit(train_set.x, train_set.y, keep="robust")
-    with pytest.raises(TypeError, match="beta"):
+    with pytest.raises(InputError, match="Unknown option 'beta'"):
         acw.NaturalTrainerPyTorch(make(), beta=6.0)
 
 

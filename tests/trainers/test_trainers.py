@@ -262,7 +262,7 @@ def test_bad_input_is_named(trainer, train_set):
         (lambda: fit(x.transpose(0, 2, 3, 1), y), r"images of shape \(1, 8, 8\), but x holds"),
         (lambda: generator([(x, y)]), "must be an ART DataGenerator that knows its size"),
         (lambda: generator(NumpyDataGenerator(x * 255, np.eye(10)[y], batch_size=8)), "but goes from 0 to 255"),
-        (lambda: fit(x, y, epochs=3), "Unknown argument epochs"),
+        (lambda: fit(x, y, epochs=3), r"Unknown argument of fit\(\) 'epochs'. Did you mean nb_epochs"),
         (lambda: trainer(classifier, eps=8, verbose=False).fit(x, y), 'did you mean "Linf:8/255"'),
     ]:
         with pytest.raises(InputError, match=says):

@@ -1124,6 +1124,31 @@ def test_a_checkpoint_of_another_version_or_incomplete_is_named_and_left(name, v
     check_unreadable(tmp_path, says)
 
 
+WRONG = {
+    "recipe": [3, None],
+    "epoch": [-1, "1", EPOCHS + 1],
+    "weights": [None, [], {1: torch.zeros(1)}],
+    "averages": [3, {1: torch.zeros(1)}],
+    "n_averaged": [-1, None, 1],  # without averages
+    "optimizer": [None, []],
+    "history": [None, {}, [], [{"epoch": "1"}]],
+    "kept_score": ["0.5"],
+    "kept_epoch": [1, "1"],  # without its weights
+    "kept_weights": [{}, 3],
+    "policy": [3],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_a_checkpoint_with_a_wrong_value_is_named_and_left(name, value, trained_folder, tmp_path):
+    torch.save(saved(trained_folder) | {name: value}, tmp_path / "training.pt")
+    check_unreadable(tmp_path, "training.pt is damaged: ")
+
+
+def test_every_value_of_a_checkpoint_is_checked(trained_folder):
+    assert {*WRONG, "scheduler", "format", "version"} == set(saved(trained_folder))  # what a scheduler keeps is its own
+
+
 def test_a_folder_that_can_not_be_written_is_named_before_training(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file.* can't be written"):

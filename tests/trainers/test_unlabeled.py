@@ -941,7 +941,7 @@ BAD = [
     ({"unlabeled_fraction": 0.001}, "a batch of 32 would have 0 unlabelled examples, but it needs one of each kind"),
     ({"unlabeled_fraction": 0.999}, "a batch of 32 would have 32 unlabelled examples, but it needs one of each kind"),
     ({"batch_size": 1}, "take another fraction, or a larger `batch_size`"),
-    ({"x_unlabelled": 1}, "Unknown argument x_unlabelled: fit takes .*, x_unlabeled, y_pseudo, unlabeled_fraction and"),
+    ({"x_unlabelled": 1}, "Unknown argument of fit\\(\\) 'x_unlabelled'. Did you mean x_unlabeled"),
     ({"keep": "best"}, "rule to keep weights by"),
     ({"keep": "robust"}, "needs `validation_data`"),
     ({"resume": True}, "needs a `checkpoint_dir`"),

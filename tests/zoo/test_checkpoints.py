@@ -101,6 +101,34 @@ def test_checkpoint_of_another_version_is_named(saved, change, says):
         acw.load_checkpoint(path)
 
 
+WRONG = {
+    "architecture": [3, None, ["mnist-cnn"]],
+    "input_shape": [3, "1x8x8", [1, 8, 0], [1, 8.0, 8], [True, 8, 8]],
+    "classes": ["abc", [1, 2, 3], None],
+    "threat": [0.1, "Linf", "Linf:-1", ["Linf", 0.1]],
+    "recipe": [None, [], {1: 2}],
+    "state_dict": [None, [1], {1: torch.zeros(2)}],
+}
+
+
+def test_every_value_of_a_header_is_checked():
+    assert set(WRONG) == set(acw.zoo.checkpoints.Checkpoint.model_fields)
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_a_header_with_a_wrong_value_is_named(saved, name, value):
+    path, _ = saved
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {name: value}, path)
+    with pytest.raises(InputError, match=f"{path.name} is damaged: {name}"):
+        acw.load_checkpoint(path)
+    torch.save({k: v for k, v in content.items() if k != name}, path)
+    with pytest.raises(InputError, match=f"{path.name} is damaged: it lacks {name}"):
+        acw.load_checkpoint(path)
+    torch.save(content | {"of a later release": 1}, path)
+    acw.load_checkpoint(path)
+
+
 def own_checkpoint(path, module, weights=None, shape=(1, 2, 2)):
     acw.save_checkpoint(path, module, architecture="", classes=list("abc"), input_shape=shape)
     if weights is not None:
@@ -242,7 +270,7 @@ def test_weights_of_another_kind(tmp_path):
             acw.load_checkpoint(path, small())
     for bad in (None, [1], {1: weights["1.weight"]}):
         torch.save(torch.load(path, weights_only=True) | {"state_dict": bad}, path)
-        with pytest.raises(InputError, match="is damaged: it lacks weights"):
+        with pytest.raises(InputError, match="is damaged: state_dict: must be weights by name"):
             acw.load_checkpoint(path, small())
 
 

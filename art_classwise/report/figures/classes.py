@@ -43,6 +43,7 @@ from art_classwise.report.figures.layout import (
     widest,
     worst_classes,
 )
+from art_classwise.report.tables import difference
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -60,7 +61,7 @@ def class_accuracy(table: pd.DataFrame, ax: Axes | None = None, *, title: str = 
     ``ax`` has room for, the worst are drawn; the mean is of all.
 
     Args:
-        table: A row per class: ``n``, ``clean``, ``robust``, ``low``, ``high``; e.g.
+        table: A row per class: ``n``, ``clean``, ``robust``, ``robust_low``, ``robust_high``; e.g.
             ``result.class_table(model, attack)``.
         ax: Where to draw; a new figure of fitting height if absent.
         title: Above the axes.
@@ -80,7 +81,7 @@ def class_accuracy(table: pd.DataFrame, ax: Axes | None = None, *, title: str = 
     robust = shown["robust"].to_numpy() * 100
     is_worst = robust == robust[0]  # several, where they tie
     bars = ax.barh(position, robust, color=np.where(is_worst, WORST, ROBUST), height=0.72)
-    ax.hlines(position, shown["low"] * 100, shown["high"] * 100, color="black", lw=1.2)
+    ax.hlines(position, shown["robust_low"] * 100, shown["robust_high"] * 100, color="black", lw=1.2)
     clean = ax.scatter(shown["clean"] * 100, position, marker="|", s=120, color=CLEAN, lw=2.5, zorder=3, clip_on=False)
     class_axis(ax, names, is_worst)
     percent_axis(ax, "x", "accuracy (%)")
@@ -116,18 +117,18 @@ def models_by_class(result: AuditResult, models: Sequence[str] | None = None, at
 
     # It loads a notebook's backend: before that, no figure is shown at the end of a cell.
     pyplot.draw_if_interactive()  # type: ignore[no-untyped-call]
-    drawn = result.models if models is None else tuple(models)
-    if not drawn or isinstance(models, str):
+    names = result.models if models is None else tuple(models)
+    if not names or isinstance(models, str):
         raise InputError(f"`models` must be names of models, such as [{result.models[0]!r}], but got {models!r}.")
-    tables = [result.class_table(model, attack) for model in drawn]
+    tables = [result.class_table(model, attack) for model in names]
     n_classes = min(len(result.classes), MOST_CLASSES)
-    columns = min(len(drawn), 2)
-    rows = -(-len(drawn) // columns)
+    columns = min(len(names), 2)
+    rows = -(-len(names) // columns)
     figure = Figure(figsize=(5.6 * columns, row_height(n_classes) * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
-    for model, table, ax in zip(drawn, tables, axes.flat, strict=False):
+    for model, table, ax in zip(names, tables, axes.flat, strict=False):
         class_accuracy(table, ax, title=model)
-    for ax in axes.flat[len(drawn) :]:
+    for ax in axes.flat[len(names) :]:
         ax.set_axis_off()
     return figure
 
@@ -170,7 +171,7 @@ def class_histogram(table: pd.DataFrame, ax: Axes | None = None, *, title: str =
     ax.set(ylabel="number of classes", ylim=(0, 1.12 * counts.max()))
     ax.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     mean = 100 * float(robust.mean())
-    half = 50 * float((measured["high"] - measured["low"]).median())
+    half = 50 * float((measured["robust_high"] - measured["robust_low"]).median())
     caption(
         ax,
         title,
@@ -241,13 +242,13 @@ def homing(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> A
 def _homing_findings(rows: pd.DataFrame) -> list[str]:
     """Say which share withstands before and after, of the examples that have a control if any has one."""
     controlled = rows[rows["control_homed"].notna()]
-    told = controlled if len(controlled) else rows
+    counted = controlled if len(controlled) else rows
     after, control = (
-        100 * np.average(told[c].to_numpy(np.float64), weights=told["n"].to_numpy(np.float64))
+        100 * np.average(counted[c].to_numpy(np.float64), weights=counted["n"].to_numpy(np.float64))
         for c in ("homed", "control_homed")
     )
     beside = f", the control {control:.0f} %" if len(controlled) else "; there is no control"
-    number = f"{told['n'].sum():,}" + (f" of the {rows['n'].sum():,}" if len(told) < len(rows) else "")
+    number = f"{counted['n'].sum():,}" + (f" of the {rows['n'].sum():,}" if len(counted) < len(rows) else "")
     return [
         f"withstand: before 0 %, without the class {after:.0f} %{beside}",
         f"of {number} examples moved into an excluded class",
@@ -309,8 +310,8 @@ def compared(comparison: Comparison, ax: Axes | None = None, *, title: str = "")
     ax.set_yticks(position, names)
     ax.set_ylim(position[-1] + 0.6, -0.6)
     ax.axhline(1.75, color="0.8", lw=0.8)
-    for y, difference, starred in zip(position, 100 * rows["difference"], clear, strict=True):
-        text = "0.0" if abs(difference) < 0.05 else f"{difference:+.1f}".replace("-", "\N{MINUS SIGN}")
+    for y, points_apart, starred in zip(position, 100 * rows["difference"], clear, strict=True):
+        text = "0.0" if abs(points_apart) < 0.05 else f"{points_apart:+.1f}".replace("-", "\N{MINUS SIGN}")
         ax.annotate(
             f"{text} *" if starred else f"{text}  ",
             (1, y),
@@ -333,13 +334,10 @@ def compared(comparison: Comparison, ax: Axes | None = None, *, title: str = "")
 
 
 def _findings(comparison: Comparison, measured: pd.DataFrame) -> list[str]:
-    def told(row: pd.Series[Any]) -> str:
-        difference, low, high = (f"{100 * row[c]:+.1f}" for c in ("difference", "low", "high"))
-        return f"{difference} ({low} to {high})".replace("-", "\N{MINUS SIGN}")
-
+    mean, worst = (" ".join(difference(row)) for row in (comparison.mean, comparison.worst_class))
     clear = measured["p_adjusted"] <= _ALPHA
     better, worse = (int((clear & side).sum()) for side in (measured["difference"] > 0, measured["difference"] < 0))
     return [
-        f"first minus second, points: mean {told(comparison.mean)}, worst class {told(comparison.worst_class)}",
+        f"first minus second, points: mean {mean}, worst class {worst}",
         f"*: better in {better:,} classes, worse in {worse:,}, undecided in {len(measured) - better - worse:,}",
     ]

@@ -150,11 +150,11 @@ def accuracy_by_radius(
     name = _checked(results, model)
     tables = [result.class_table(name, attack) for result in results]
     tables = [t[t["n"] > 0] for t in tables]
-    without = tables[0][["clean", "clean_low", "clean_high"]].set_axis(["robust", "low", "high"], axis=1)
+    without = tables[0][["clean", "clean_low", "clean_high"]].set_axis(["robust", "robust_low", "robust_high"], axis=1)
     eps = [0.0, *(result.threat.eps for result in results)]
     curves, low, high = (
         pd.DataFrame([100 * t[column] for t in (without, *tables)], index=pd.Index(eps))
-        for column in ("robust", "low", "high")
+        for column in ("robust", "robust_low", "robust_high")
     )
     ranking = curves.iloc[1:].mean().sort_values(kind="stable").index
     gap = curves[ranking[-1]] - curves[ranking[0]]
@@ -253,12 +253,12 @@ def training_curves(
     if data is not None and data not in _PREFIX:
         raise unknown("kind of data", data, _PREFIX)
     tables = {kind: _curves(history, prefix) for kind, prefix in _PREFIX.items()}
-    drawn: str = data or next((kind for kind, table in tables.items() if table.notna().any(axis=None)), "training")
-    curves = tables[drawn]
+    source: str = data or next((kind for kind, table in tables.items() if table.notna().any(axis=None)), "training")
+    curves = tables[source]
     if not curves.notna().any(axis=None):
         raise InputError(
-            f"The history has no robust accuracy of classes in {drawn}: train with an attack, or give trainer.fit(...) "
-            "`validation_data`."
+            f"The history has no robust accuracy of classes in {source}: train with an attack, or give "
+            "trainer.fit(...) `validation_data`."
         )
     curves.columns = pd.Index(class_names(classes, len(curves.columns)))
     curves = curves.dropna(how="all").dropna(how="all", axis=1)
@@ -272,7 +272,7 @@ def training_curves(
         f"{high - low:.1f} points below the best, {label(ranking.index[-1])}" if len(ranking) > 1 else "",
     ]
     ax = draw_curves(ax, curves, ranking.index, title=title, findings=findings, xlabel="epoch")
-    ax.set_ylabel(f"robust accuracy in {drawn} (%)")  # on one line, though it is longer than low axes
+    ax.set_ylabel(f"robust accuracy in {source} (%)")  # on one line, though it is longer than low axes
     ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     if kept is not None and len(curves) > 1:
         ax.axvline(at, color=MEAN, lw=0.8, zorder=1, ymax=0.97)
@@ -380,7 +380,7 @@ def weight_norms(norms: npt.ArrayLike, table: pd.DataFrame, ax: Axes | None = No
     ax.set_xlabel("L2 norm of the class's weights in the last layer")
     margin = 0.06 * float(np.ptp(x)) or 0.1 * float(x.iloc[0])
     ax.set_xlim(float(x.min()) - margin, float(x.max()) + margin)
-    _points(ax, x, y, 100 * measured["low"], 100 * measured["high"], named, names)
+    _points(ax, x, y, 100 * measured["robust_low"], 100 * measured["robust_high"], named, names)
     mean = float(y.mean())
     caption(
         ax,
@@ -411,8 +411,8 @@ def _points(
     """Draw a point per class with its interval, the worst in its colour, and the names of some, the worst first."""
     worst = x.index == named[0]
     few = len(x) <= 100  # the intervals of more would be a cloud
-    drawn = np.full(len(x), True) if few else worst
-    ax.vlines(x[drawn], low[drawn], high[drawn], color="0.8", lw=1, zorder=1.5)
+    with_interval = np.full(len(x), True) if few else worst
+    ax.vlines(x[with_interval], low[with_interval], high[with_interval], color="0.8", lw=1, zorder=1.5)
     size = 30 if few else 10
     ax.scatter(x[~worst], y[~worst], color=ROBUST, s=size, zorder=3, lw=0, clip_on=False)
     ax.scatter(x[worst], y[worst], color=WORST, s=size + 20, marker="D", zorder=4, lw=0, clip_on=False)

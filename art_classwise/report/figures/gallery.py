@@ -70,7 +70,7 @@ def gallery(
     clean, adversarial = _images("x", x), _images("x_adv", x_adv)
     if clean.shape != adversarial.shape:
         raise InputError(f"`x` and `x_adv` differ in shape: {clean.shape} and {adversarial.shape}.")
-    truth, found, seen = (
+    truth, attacked, natural = (
         check_labels(given, len(clean), len(classes), y_name=name)
         for name, given in (
             ("y", y),
@@ -80,7 +80,7 @@ def gallery(
     )
     n_given, most = len(clean), _most(ax)
     clean, adversarial = clean[:most], adversarial[:most]
-    truth, found, seen = truth[:most], found[:most], seen[:most]
+    truth, attacked, natural = truth[:most], attacked[:most], natural[:most]
     delta = adversarial - clean
     largest = float(np.abs(delta).max())
     if scale is None:
@@ -91,9 +91,9 @@ def gallery(
     room = name_room(ax, 12)
     names = [
         fit(classes[t], room) if t == s else f"{fit(classes[t], room)}\n(seen as {fit(classes[s], 0.6 * room)})"
-        for t, s in zip(truth, seen, strict=True)
+        for t, s in zip(truth, natural, strict=True)
     ]
-    outcome = [fit(classes[f], room) for f in found]
+    outcome = [fit(classes[f], room) for f in attacked]
     left, right = (widest(line for name in of for line in name.split("\n")) for of in (names, outcome))
     right = max(right, text_width("(withstands)")) + points(0.6)
     n = len(clean)
@@ -106,7 +106,7 @@ def gallery(
     ax.set_xticks((width + gap_x) * np.arange(3) + (width - 1) / 2, heads, fontsize=points(size))
     rows = (height + gap_y) * np.arange(n) + (height - 1) / 2
     ax.set_yticks(rows, names, fontsize=points(SMALL))
-    for row, t, f, name in zip(rows, truth, found, outcome, strict=True):
+    for row, t, f, name in zip(rows, truth, attacked, outcome, strict=True):
         text = ax.annotate(
             f"{name}\n(withstands)" if t == f else name,
             (1, row),
@@ -121,7 +121,7 @@ def gallery(
             mark(text)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    right_ones = int((truth == found).sum())
+    right_ones = int((truth == attacked).sum())
     which = f"the first {n} of {n_given:,} examples" if n < n_given else f"{n} example{'s' * (n > 1)}"
     caption(ax, title, f"{which}: {right_ones} seen rightly under attack", left=left, right=right)
     return ax

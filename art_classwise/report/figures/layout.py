@@ -413,7 +413,7 @@ def check_class_table(table: Any) -> pd.DataFrame:
     Raises:
         InputError: It is another table, or no class has an example.
     """
-    checked = check_table(table, ("n", "clean", "robust", "low", "high"), CLASS_TABLE)
+    checked = check_table(table, ("n", "clean", "robust", "robust_low", "robust_high"), CLASS_TABLE)
     return some(checked[checked["n"] > 0]).sort_values("robust", kind="stable")
 
 
