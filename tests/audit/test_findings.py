@@ -81,6 +81,7 @@ PROBE = Probe(
     training=(),
     alternatives_tried=256,
     alternatives_right=200,
+    unlikely_labels=5,
     alternatives={way: Alternative(gained=5, lost=30) for way in WAYS},
     gradients_tried=16,
     gradients_wrong=0,
@@ -227,6 +228,7 @@ def test_the_reference_attack_breaks_what_withstood(held, broken, found):
         ({"zero_gradient": 30}, "masked gradients"),
         ({"gradients_wrong": 5, "derivative_ratio": -1.0}, "false gradients"),
         ({"probabilities": 64}, "probabilities instead of logits"),
+        ({"unlikely_labels": 25}, "wrong labels"),
         ({"constant": 5}, "constant logits"),
         ({"far_withstood": 10}, "masked gradients"),
     ],
@@ -245,6 +247,7 @@ def test_probes_become_findings(changed, found):
         {"far_withstood": 2},
         {"gradients_wrong": 2},
         {"probabilities": 63},
+        {"unlikely_labels": 9},
         changed_images(WAYS[0], 10),
         changed_images(CHANNELS, 16, lost=6),  # p = 0.026
         changed_images(CHANNELS, 100, lost=96),

@@ -85,6 +85,15 @@ def _needs_probe(evidence: Evidence) -> str | None:
     return None if evidence.probe is not None else "the network itself wasn't tried"
 
 
+def _needs_labels(evidence: Evidence) -> str | None:
+    return "there are fewer than five classes" if len(evidence.result.classes) < 5 else _needs_probe(evidence)
+
+
+def _errors_tried(evidence: Evidence) -> tuple[int, float | None]:
+    _, errors, share = network_checks.label_errors(evidence)
+    return _shown(errors, share, evidence)
+
+
 def _needs_black_box(evidence: Evidence) -> str | None:
     kinds = [is_black_box(given) for given in evidence.comparable.values()]
     if all(kinds) or not any(kinds):
@@ -280,6 +289,14 @@ CHECKS: tuple[Check, ...] = (
     Check("accuracy near chance", "clean accuracy no better than chance", network_checks.chance_accuracy),
     Check(
         "misaligned labels", "labels numbered otherwise than the network's classes", network_checks.misaligned_labels
+    ),
+    Check(
+        "wrong labels",
+        "errors whose labels the network finds unlikely",
+        network_checks.wrong_labels,
+        _needs_labels,
+        _errors_tried,
+        statistical=True,
     ),
     Check(
         DIFFERS,
