@@ -16,16 +16,27 @@ from art_classwise.metrics.comparison import (
     mcnemar,
     mean_difference,
     paired_comparison,
+    rho_interval,
 )
-from art_classwise.metrics.confusion import asymmetry, confusion, confusion_pairs, symmetry, within_groups
+from art_classwise.metrics.confusion import (
+    asymmetry,
+    confusion,
+    confusion_pairs,
+    confusion_symmetry,
+    symmetry,
+    within_groups,
+)
 from art_classwise.metrics.correlation import correlations, head_weight_norms
 from art_classwise.metrics.disparity import disparity, disparity_intervals, disparity_test, rho
 from art_classwise.metrics.homing import homing
 from art_classwise.metrics.intervals import paired_difference, wilson
 from art_classwise.metrics.per_class import great_score, per_class
+from art_classwise.metrics.planning import detectable_difference, power, sample_size, what_can_be_told
+from art_classwise.metrics.seeds import accuracy_over_seeds, difference_over_seeds
 from art_classwise.metrics.worst import worst_class, worst_class_difference
 
 __all__ = [
+    "accuracy_over_seeds",
     "asymmetry",
     "attack_strength",
     "best_worst_class",
@@ -34,7 +45,10 @@ __all__ = [
     "compare_with_best",
     "confusion",
     "confusion_pairs",
+    "confusion_symmetry",
     "correlations",
+    "detectable_difference",
+    "difference_over_seeds",
     "disparity",
     "disparity_intervals",
     "disparity_test",
@@ -50,10 +64,14 @@ __all__ = [
     "paired_comparison",
     "paired_difference",
     "per_class",
+    "power",
     "rank_agreement",
     "rho",
+    "rho_interval",
     "risks",
+    "sample_size",
     "symmetry",
+    "what_can_be_told",
     "wilson",
     "within_groups",
     "worst_class",

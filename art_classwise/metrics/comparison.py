@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,11 +11,14 @@ import pandas as pd
 from scipy.special import bdtr, ndtri
 
 from art_classwise._core.labels import class_names
-from art_classwise.errors import InputError, check_seed
+from art_classwise.errors import InputError, check_number, check_seed
 from art_classwise.metrics._inputs import paired_counts
+from art_classwise.metrics.accuracy import mean_ends
+from art_classwise.metrics.disparity import rho
 from art_classwise.metrics.intervals import paired_difference
+from art_classwise.metrics.worst import FEWEST, Pair, worst_difference_ends, worst_interval
 
-__all__ = ["attack_strength", "holm", "mcnemar", "mean_difference", "paired_comparison"]
+__all__ = ["attack_strength", "holm", "mcnemar", "mean_difference", "paired_comparison", "rho_interval"]
 
 
 def mcnemar(first_only: npt.ArrayLike, second_only: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -168,15 +172,78 @@ def mean_difference(
     counts = paired_counts(y, first, second, n_classes)
     counts = counts[counts.sum(1) > 0]
     table = paired_accuracies(counts, confidence)
+    low, high = _mean_ends(counts, confidence)
+    a, b = (float(table[side].mean()) for side in ("first", "second"))
+    return pd.Series({"first": a, "second": b, "difference": a - b, "low": low, "high": high})
+
+
+def _mean_ends(counts: npt.NDArray[np.int64], confidence: float) -> tuple[float, float]:
+    """Return the ends of :func:`mean_difference` from :func:`paired_counts` (C, 4), all classes with examples."""
+    table = paired_accuracies(counts, confidence)
     n, differ = counts.sum(1), counts[:, 1] + counts[:, 2]
     squares = differ - n * table["difference"].to_numpy() ** 2  # sums of squares around the class's mean
     free = n - 1
     pooled = squares.sum() / free.sum() if free.any() else differ.mean()
     variances = np.where(free > 0, squares / np.maximum(free, 1), pooled) + 1 / (len(n) * n)
     half = float(ndtri(0.5 + confidence / 2)) * float(np.sqrt((variances / n).sum())) / len(n)
-    a, b = (float(table[side].mean()) for side in ("first", "second"))
-    low, high = max(a - b - half, -1.0), min(a - b + half, 1.0)
-    return pd.Series({"first": a, "second": b, "difference": a - b, "low": low, "high": high})
+    difference = float(table["difference"].mean())
+    return max(difference - half, -1.0), min(difference + half, 1.0)
+
+
+def rho_interval(
+    y: npt.ArrayLike, correct: npt.ArrayLike, baseline: npt.ArrayLike, n_classes: int, *, confidence: float = 0.95
+) -> pd.Series[float]:
+    """Return :func:`rho` of a model against a baseline on the same examples, with an interval.
+
+    With worst classes W and W0 and means A and A0, rho is (W - W0) / W0 + (A - A0) / A0. The interval puts the ends of
+    four others together, which hold at once: of W - W0 (:func:`worst_class_difference`) with half of the error, W0
+    (:func:`worst_class`) with a quarter, A - A0 (:func:`mean_difference`) and A0 (:func:`mean_accuracy`) with an eighth
+    each. It covers at least as often as it says where these do, and is wide: a ratio to a small W0 is hardly known.
+
+    Args:
+        y: True labels, ints (n,).
+        correct: Whether the model got each example right, or whether it withstood, bool (n,).
+        baseline: The same of the baseline, bool (n,).
+        n_classes: Number of classes, C. Classes with a single example are left out.
+        confidence: Coverage of the interval.
+
+    Returns:
+        ``rho``, ``low``, ``high``; NaN where the baseline's worst class is at 0; an end is infinite where it may be.
+
+    Raises:
+        InputError: As :func:`worst_class_difference`.
+
+    Example:
+        >>> y, base = [0] * 500 + [1] * 500, [True] * 650 + [False] * 350
+        >>> rho_interval(y, [True] * 700 + [False] * 300, base, 2).round(2).to_dict()
+        {'rho': 0.41, 'low': 0.24, 'high': 0.64}
+    """
+    check_number("confidence", confidence, 0, 1, above=True, below=True, words="between 0 and 1, e.g. 0.95")
+    counts = paired_counts(y, correct, baseline, n_classes, names=("correct", "baseline"))
+    counts = counts[counts.sum(1) >= FEWEST]
+    if len(counts) == 0:
+        raise InputError("No class has 2 examples: the worst class needs some.")
+    pair, alpha = Pair.of(counts), 1 - confidence
+    new, old, n = pair.first, pair.second, pair.n
+    worst, worst_base = float((new / n).min()), float((old / n).min())
+    mean, mean_base = float((new / n).mean()), float((old / n).mean())
+    plain = rho(worst, mean, worst_base, mean_base)
+    if math.isnan(plain):
+        return pd.Series({"rho": plain, "low": plain, "high": plain})
+    gain = [float(end) for end in worst_difference_ends(pair, alpha / 2)]
+    of_mean = _mean_ends(counts, 1 - alpha / 8)
+    low = _least_ratio(gain[0], worst_interval(old, n, alpha / 4))
+    high = -_least_ratio(-gain[1], worst_interval(old, n, alpha / 4))
+    base = mean_ends(old, n, 1 - alpha / 8)[1:]
+    return pd.Series(
+        {"rho": plain, "low": low + _least_ratio(of_mean[0], base), "high": high - _least_ratio(-of_mean[1], base)}
+    )
+
+
+def _least_ratio(value: float, divisor: tuple[float, float]) -> float:
+    """Return the smallest of value / d for d between two ends, which may begin at 0."""
+    by = divisor[1] if value > 0 else divisor[0]
+    return value / by if by > 0 else (0.0 if value == 0 else -math.inf)
 
 
 def attack_strength(
@@ -212,8 +279,9 @@ def attack_strength(
         Of the examples that measure the loss: ``n``; ``weak``, ``strong``, the accuracies; ``drop``, weak - strong,
         with ``low``, ``high``, its paired interval (Newcombe 1998); ``relative``, drop / weak; ``share``, the class's
         part of the sum of all drops, in which each class counts the same; ``cumulated``, the part of the classes down
-        to this one, which would be k / C if all lost alike. Shares are NaN if that sum isn't positive; a class without
-        examples is last, with NaN.
+        to this one, which would be k / C if all lost alike. The last three have ``_low`` and ``_high``, percentiles of
+        400 bootstrap samples of the examples, drawn within each class, the order of the classes as it is. Shares are
+        NaN if the sum isn't positive; a class without examples is last, with NaN.
 
     Raises:
         InputError: Labels out of range, arrays of different length, no examples, the wrong number of names, outcomes
@@ -242,7 +310,32 @@ def attack_strength(
     total = table["drop"].sum()
     table["share"] = table["drop"] / (total if total > 0 else np.nan)
     table["cumulated"] = table["share"].cumsum()
+    ends = _drawn_shares(counts[[names.index(name) for name in table.index]], confidence)
+    for column, (low, high) in ends.items():
+        table[f"{column}_low"], table[f"{column}_high"] = low, high
     return table
+
+
+def _drawn_shares(
+    counts: npt.NDArray[np.int64], confidence: float, repeats: int = 400
+) -> dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
+    """Return bootstrap ends of ``relative``, ``share`` and ``cumulated`` of classes in their order, from (C, 4)."""
+    n = counts.sum(1)
+    there = n > 0
+    likely = counts[there] / n[there, None]
+    drawn = np.random.default_rng(0).multinomial(n[there], likely, size=(repeats, there.sum())) / n[there, None]
+    drop, weak = drawn[..., 1] - drawn[..., 2], drawn[..., 0] + drawn[..., 1]
+    total = drop.sum(1, keepdims=True)
+    share = drop / np.where(total > 0, total, np.nan)
+    values = {"relative": drop / np.where(weak > 0, weak, np.nan), "share": share, "cumulated": share.cumsum(1)}
+    tails, ends = [0.5 - confidence / 2, 0.5 + confidence / 2], {}
+    for name, of in values.items():
+        both = np.full((2, len(n)), np.nan)
+        some = ~np.isnan(of).all(0)
+        at = np.flatnonzero(there)[some]
+        both[:, at] = np.nanquantile(of[:, some], tails, axis=0) if some.any() else np.nan
+        ends[name] = (both[0], both[1])
+    return ends
 
 
 def _half(counts: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:

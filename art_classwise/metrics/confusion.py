@@ -8,14 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.special import ndtri
 
 from art_classwise._core.labels import class_names
-from art_classwise.errors import InputError
+from art_classwise.errors import InputError, check_number, check_seed, check_whole
 from art_classwise.metrics._inputs import check_pair
 from art_classwise.metrics.accuracy import Groups, class_groups, group_labels
 from art_classwise.metrics.intervals import wilson
 
-__all__ = ["asymmetry", "confusion", "confusion_pairs", "symmetry", "within_groups"]
+__all__ = ["asymmetry", "confusion", "confusion_pairs", "confusion_symmetry", "symmetry", "within_groups"]
 
 
 def confusion(
@@ -99,6 +100,88 @@ def symmetry(matrix: npt.ArrayLike) -> float:
         return math.nan
     deviations = both - both.mean()
     return 1 - float(((one - other) ** 2).sum() / (deviations**2).sum())
+
+
+def confusion_symmetry(
+    y: npt.ArrayLike,
+    y_pred: npt.ArrayLike,
+    n_classes: int,
+    *,
+    confidence: float = 0.95,
+    repeats: int = 400,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return :func:`asymmetry` and :func:`symmetry` of a confusion matrix with intervals and corrected for noise.
+
+    Noise makes the largest difference of R_ij and R_ji larger, and their correlation smaller.
+
+    - ``asymmetry``: the interval reaches from the largest of the low ends of all abs(R_ij - R_ji), which hold at once
+      (errors divided by the number of pairs), to the largest of the high ends, each of which holds for itself: it can
+      only be too low where that of the truly most asymmetric pair is. Of each pair, Newcombe's (1998), as
+      :func:`confusion_pairs`. Corrected by how much larger it is in bootstrap samples, drawn as below.
+    - ``symmetry``: corrected by the variances R_ij (1 - R_ij) / (n_i - 1) of the shares; those of all pairs are taken
+      from the sum of squares of differences and from that around the mean. The interval is normal, with the standard
+      deviation of as many bootstrap samples of the examples as ``repeats``, drawn within each class.
+
+    Args:
+        y: True labels, ints (n,).
+        y_pred: Predicted labels, ints (n,).
+        n_classes: Number of classes, C.
+        confidence: Coverage aimed at.
+        repeats: Number of bootstrap samples.
+        seed: Of the samples.
+
+    Returns:
+        Rows ``asymmetry`` and ``symmetry``: ``value``, as those functions return it; ``corrected``, ``low``, ``high``.
+        NaN where the value is; ``symmetry``'s, too, where all differences may be noise. Classes with a single example
+        are left out.
+
+    Raises:
+        InputError: Labels out of range or of different length, no labels at all, or an option out of range.
+
+    Example:
+        >>> y, y_pred = [0] * 100 + [1] * 100, [0] * 80 + [1] * 20 + [0] * 40 + [1] * 60
+        >>> confusion_symmetry(y, y_pred, 2).loc["asymmetry", ["value", "low", "high"]].round(2).to_dict()
+        {'value': 0.2, 'low': 0.07, 'high': 0.32}
+    """
+    check_number("confidence", confidence, 0, 1, above=True, below=True)
+    check_whole("repeats", repeats, 40)
+    check_seed(seed)
+    counts = confusion(y, y_pred, n_classes, normalize=False).to_numpy()
+    large = counts.sum(1) > 1
+    n = counts.sum(1)[large]
+    square, shares = counts[np.ix_(large, large)], counts[large] / n[:, None]
+    share = square / n[:, None]
+    table = pd.DataFrame(np.nan, index=["asymmetry", "symmetry"], columns=["value", "corrected", "low", "high"])
+    if len(n) < 2:
+        return table
+    i, j = np.triu_indices(len(n), 1)
+    value = asymmetry(share)
+    ends = [
+        _independent_difference(square[i, j], n[i], square[j, i], n[j], level)[1:]
+        for level in (1 - (1 - confidence) / len(i), confidence)
+    ]
+    low = max(float(np.maximum(ends[0][0], -ends[0][1]).max()), 0.0)
+    high = float(np.maximum(-ends[1][0], ends[1][1]).max())
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(n, shares, size=(repeats, len(n)))[:, :, np.flatnonzero(large)] / n[:, None]
+    more = float(np.mean([asymmetry(of) for of in drawn])) - value
+    table.loc["asymmetry"] = [value, float(np.clip(value - more, low, high)), low, high]
+    plain, corrected = symmetry(share), _symmetry(share, n, 1)
+    spread = float(np.nanstd([_symmetry(of, n, 2) for of in drawn])) if not math.isnan(corrected) else math.nan
+    half = float(ndtri(0.5 + confidence / 2)) * spread
+    table.loc["symmetry"] = [plain, corrected, max(corrected - half, -1.0), min(corrected + half, 1.0)]
+    return table
+
+
+def _symmetry(share: npt.NDArray[np.float64], n: npt.NDArray[np.int64], times: int) -> float:
+    """Return :func:`symmetry` less what noise adds, as often as examples were drawn; NaN where it leaves nothing."""
+    i, j = np.triu_indices(len(share), 1)
+    one, other = share[i, j], share[j, i]
+    noise = times * float((one * (1 - one) / (n[i] - 1)).sum() + (other * (1 - other) / (n[j] - 1)).sum())
+    both = np.concatenate([one, other])
+    around = float(((both - both.mean()) ** 2).sum()) - noise * (1 - 1 / len(both))
+    return float(np.clip(1 - (((one - other) ** 2).sum() - noise) / around, -1, 1)) if around > 0 else math.nan
 
 
 def confusion_pairs(

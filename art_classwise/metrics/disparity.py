@@ -15,7 +15,7 @@ from art_classwise.metrics._inputs import check_outcomes
 from art_classwise.metrics.accuracy import mean_ends
 from art_classwise.metrics.worst import worst_class
 
-__all__ = ["UNBOUNDED", "disparity", "disparity_intervals", "disparity_test", "rho"]
+__all__ = ["UNBOUNDED", "disparity", "disparity_intervals", "disparity_rows", "disparity_test", "rho"]
 
 UNBOUNDED = frozenset({"nsd"})
 """Measures of :func:`disparity` that may exceed 1; none is below 0."""
@@ -167,9 +167,11 @@ def _inverted(
         a = a.mean() + noise * np.linspace(-1, 1, len(a))
     factors = np.linspace(0, 2 + 4 * noise / float(a.std()), 41) if len(a) > 1 else np.zeros(1)
     true = [_spread(a, factor) for factor in factors]
-    measures = _measures(np.array(true), ddof)
+    measures = disparity_rows(np.array(true), ddof)
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    drawn = np.array([np.quantile(_measures(rng.binomial(n, p, (repeats, len(n))) / n, ddof), tails, 0) for p in true])
+    drawn = np.array(
+        [np.quantile(disparity_rows(rng.binomial(n, p, (repeats, len(n))) / n, ddof), tails, 0) for p in true]
+    )
     ends = np.full((len(plain), 2), np.nan)
     for i, name in enumerate(plain.index):
         sign = -1 if name == "tail20" else 1  # the only one that falls where classes differ more
@@ -184,7 +186,7 @@ def _inverted(
     return ends
 
 
-def _measures(a: npt.NDArray[np.float64], ddof: int) -> npt.NDArray[np.float64]:
+def disparity_rows(a: npt.NDArray[np.float64], ddof: int) -> npt.NDArray[np.float64]:
     """Return :func:`disparity` of each row of (R, C), (R, measures)."""
     ordered = np.sort(a, axis=1)
     n_classes = a.shape[1]

@@ -2,6 +2,13 @@
 
 from art_classwise.studies.class_exclusion import ClassExclusionStudy, ExclusionResult
 from art_classwise.studies.leaderboard import beside_measured
-from art_classwise.studies.seeds import SeedSpread, spread_over_seeds
+from art_classwise.studies.seeds import SeedSpread, compare_over_seeds, spread_over_seeds
 
-__all__ = ["ClassExclusionStudy", "ExclusionResult", "SeedSpread", "beside_measured", "spread_over_seeds"]
+__all__ = [
+    "ClassExclusionStudy",
+    "ExclusionResult",
+    "SeedSpread",
+    "beside_measured",
+    "compare_over_seeds",
+    "spread_over_seeds",
+]

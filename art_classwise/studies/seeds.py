@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,30 +14,34 @@ from scipy.special import stdtrit
 from art_classwise import metrics
 from art_classwise._core.display import Shown
 from art_classwise.attacks.ladder import WORST_CASE
-from art_classwise.audit.comparison import Side, check_audit, check_comparable, is_same_network
+from art_classwise.audit.comparison import Kind, Side, check_audit, check_comparable, is_same_network
 from art_classwise.audit.result import AuditResult
 from art_classwise.errors import InputError, check_number
-from art_classwise.metrics.disparity import UNBOUNDED
+from art_classwise.metrics.disparity import UNBOUNDED, disparity_rows
+from art_classwise.metrics.seeds import MEAN
 
-__all__ = ["SeedSpread", "spread_over_seeds"]
+__all__ = ["SeedSpread", "compare_over_seeds", "spread_over_seeds"]
+
+_KINDS: tuple[Kind, ...] = ("clean", "robust")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SeedSpread(Shown):
     """Mean and spread over networks that one recipe gave with several training seeds.
 
-    What varies is the training seed; the test examples are the same for all. So ``low`` and ``high`` hold for the mean
-    over all seeds *on these examples*: what other examples would change is not in them, and they are not Wilson
-    intervals.
+    ``low`` and ``high`` hold for the mean over all seeds and all examples of the kind: both are drawn, seeds crossed
+    with examples (:func:`art_classwise.metrics.accuracy_over_seeds`). ``sd``, ``min`` and ``max`` are of these networks
+    on these examples.
 
     Attributes:
         models: Names of the networks.
         attack: The attack, or ``"all attacks"``.
         by_class: Indexed by (``kind``, ``class``), kind ``"clean"`` or ``"robust"``: ``n_seeds``; ``mean``; ``sd``, of
-            a sample; ``low`` and ``high``, Student's t interval of the mean over seeds, cut to what the measure can be;
-            ``min``, ``max``. Fractions; NaN for a class without examples.
+            a sample; ``low`` and ``high``; ``min``, ``max``. Fractions; NaN for a class without examples.
         summary: The same columns, a row per measure: ``clean``, the mean class accuracy without attack, then those of
-            :func:`art_classwise.metrics.disparity` of the class robust accuracies.
+            :func:`art_classwise.metrics.disparity` of the class robust accuracies. Of measures other than the means,
+            ``low`` and ``high`` are Student's t interval of what as many examples give on average, examples drawn anew
+            within each class for its part in the variance, and cut to what the measure can be.
     """
 
     models: tuple[str, ...]
@@ -63,7 +66,7 @@ def spread_over_seeds(
         models: Of one audit: which of its networks; all if absent. Of several: the network of each, in their order;
             absent where each has but one.
         attack: An attack, or ``"all attacks"``.
-        confidence: Coverage of the t intervals.
+        confidence: Coverage of the intervals.
 
     Returns:
         The spread.
@@ -80,18 +83,59 @@ def spread_over_seeds(
             raise InputError(f"{one.name!r} and {other.name!r} are the same network: every seed counts once.")
     for side in sides[1:]:
         check_comparable(sides[0], side, "robust")
-    tables = [side.result.class_table(side.model, side.attack) for side in sides]
-    per_class = np.stack([table[["clean", "robust"]].to_numpy().T.ravel() for table in tables])
+    y = sides[0].right("robust")[1]
     classes = list(sides[0].result.classes)
-    measures = [{"clean": t["clean"].mean(), **metrics.disparity(t["robust"].to_numpy())} for t in tables]
-    summary = pd.DataFrame(measures)
-    kinds = pd.MultiIndex.from_product([["clean", "robust"], classes], names=["kind", "class"])
+    right = {kind: np.stack([side.right(kind)[2] for side in sides]) for kind in _KINDS}
+    parts = {kind: _spread(y, of, classes, confidence) for kind, of in right.items()}
+    by_class = pd.concat({kind: part.drop(index=MEAN) for kind, part in parts.items()}, names=["kind", "class"])
+    means = pd.DataFrame([parts["clean"].loc[MEAN], parts["robust"].loc[MEAN]], index=["clean", "mean"])
+    measures = _measured(y, right["robust"], len(classes), confidence)
+    summary = pd.concat([means, measures.drop(index="mean")]).rename_axis("measure")
     return SeedSpread(
         models=tuple(side.name for side in sides),
         attack=attack,
-        by_class=_spread(per_class, kinds, confidence),
-        summary=_spread(summary.to_numpy(), pd.Index(summary.columns, name="measure"), confidence),
+        by_class=by_class,
+        summary=summary.astype({"n_seeds": int}),
     )
+
+
+def compare_over_seeds(
+    result: AuditResult,
+    first: Sequence[str],
+    second: Sequence[str],
+    *,
+    attack: str = WORST_CASE,
+    kind: Kind = "robust",
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """Compare two recipes, each trained with the same seeds, over seeds and examples.
+
+    Args:
+        result: An audit of all networks.
+        first: The first recipe's networks, one per seed.
+        second: The second's, in the same order of seeds.
+        attack: An attack, or ``"all attacks"``.
+        kind: ``"robust"``, or ``"clean"`` for accuracy without attack.
+        confidence: Coverage of the intervals.
+
+    Returns:
+        A row per class and one of the mean over classes: see :func:`art_classwise.metrics.difference_over_seeds`.
+
+    Raises:
+        InputError: The recipes differ in the number of seeds or have fewer than two, a network stands twice, there is
+            no such model or attack, or networks' examples differ.
+    """
+    check_audit("The audit", result)
+    sides = [_sides(result, names, attack) for names in (first, second)]
+    for a, b in combinations([side for recipe in sides for side in recipe], 2):
+        if a.model == b.model or is_same_network(a, b):
+            raise InputError(f"{a.name!r} and {b.name!r} are the same network: every seed counts once.")
+        check_comparable(a, b, kind)
+    if not (sides[0] and sides[1]):
+        raise InputError("A recipe has no networks: name those of both, one per seed.")
+    one, other = (np.stack([side.right(kind)[2] for side in recipe]) for recipe in sides)
+    y, classes = sides[0][0].right(kind)[1], result.classes
+    return metrics.difference_over_seeds(y, one, other, len(classes), classes=classes, confidence=confidence)
 
 
 def _sides(results: AuditResult | Sequence[AuditResult], models: Sequence[str] | None, attack: str) -> list[Side]:
@@ -121,15 +165,44 @@ def _sides(results: AuditResult | Sequence[AuditResult], models: Sequence[str] |
     return [Side(result, m, attack, name) for result, m, name in zip(results, models, named, strict=True)]
 
 
-def _spread(values: npt.NDArray[np.float64], index: pd.Index[Any], confidence: float) -> pd.DataFrame:
-    """Return mean and spread of each column of (seeds, measures)."""
-    frame = pd.DataFrame(values, columns=index)
-    n, mean, sd = frame.count(), frame.mean(), frame.std(ddof=1)
-    half = stdtrit(np.maximum(n - 1, 1), 0.5 + confidence / 2) * sd / np.sqrt(n.where(n > 0))
-    most = np.array([np.inf if name in UNBOUNDED else 1.0 for name in index])
+def _spread(
+    y: npt.NDArray[np.int64], right: npt.NDArray[np.bool_], classes: Sequence[str], confidence: float
+) -> pd.DataFrame:
+    """Return mean and spread of each class's accuracy, and of the mean over classes, from (seeds, examples)."""
+    found = metrics.accuracy_over_seeds(y, right, len(classes), classes=classes, confidence=confidence)
+    n = np.bincount(y, minlength=len(classes))
+    accuracy = np.stack([np.bincount(y[of], minlength=len(classes)) for of in right]) / np.where(n > 0, n, np.nan)
+    frame = pd.DataFrame(accuracy, columns=list(classes)).assign(**{MEAN: np.nanmean(accuracy, axis=1)})
+    return _columns(frame, found["low"], found["high"])
+
+
+def _measured(
+    y: npt.NDArray[np.int64], right: npt.NDArray[np.bool_], n_classes: int, confidence: float, repeats: int = 200
+) -> pd.DataFrame:
+    """Return mean and spread of each measure of disparity, over seeds and examples."""
+    rng, m = np.random.default_rng(0), len(right)
+    n = np.bincount(y, minlength=n_classes)
+    there = np.flatnonzero(n)
+    plain = np.stack([right[:, y == c].mean(1) for c in there], 1)
+    drawn = np.empty((repeats, m, len(there)))
+    for i, c in enumerate(there):
+        times = rng.multinomial(n[c], np.full(n[c], 1 / n[c]), size=repeats)  # how often each example is drawn
+        drawn[:, :, i] = times @ right[:, y == c].T / n[c]
+    names = metrics.disparity(plain[0]).index
+    frame = pd.DataFrame([metrics.disparity(of).to_numpy() for of in plain], columns=names)
+    measures = disparity_rows(drawn.reshape(-1, len(there)), 0).reshape(repeats, m, len(names))
+    seeds, examples = frame.var(ddof=1) / m, measures.mean(1).var(0)
+    variance = seeds + examples
+    free = variance**2 / (seeds**2 / (m - 1) + examples**2 / repeats)
+    half = stdtrit(free.where(variance > 0, 1), 0.5 + confidence / 2) * np.sqrt(variance)
+    most = np.array([np.inf if name in UNBOUNDED else 1.0 for name in names])
+    mean = frame.mean()
+    return _columns(frame, (mean - half).clip(lower=0.0), np.minimum(mean + half, most))
+
+
+def _columns(frame: pd.DataFrame, low: pd.Series[float], high: pd.Series[float]) -> pd.DataFrame:
     columns = {
-        **{"n_seeds": n, "mean": mean, "sd": sd},
-        **{"low": (mean - half).clip(lower=0.0), "high": np.minimum(mean + half, most)},
-        **{"min": frame.min(), "max": frame.max()},
+        **{"n_seeds": frame.count(), "mean": frame.mean(), "sd": frame.std(ddof=1)},
+        **{"low": low, "high": high, "min": frame.min(), "max": frame.max()},
     }
-    return pd.DataFrame(columns, index=index)
+    return pd.DataFrame(columns)

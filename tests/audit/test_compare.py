@@ -17,7 +17,7 @@ from art_classwise.audit.comparison import compare, compare_within, comparison_t
 from art_classwise.audit.manifest import Examples
 from art_classwise.metrics.best import best_worst_class, compare_with_best
 from art_classwise.metrics.comparison import mcnemar, paired_comparison
-from art_classwise.studies.seeds import spread_over_seeds
+from art_classwise.studies.seeds import compare_over_seeds, spread_over_seeds
 
 ATTACKS = ("weak", "strong")
 CLASSES = ("ant", "bee", "cow", "doe")
@@ -401,25 +401,51 @@ def test_each_model_is_compared_with_the_best():
         several.compare_with_best(kind="both")
 
 
-def test_spread_equals_numpys_and_scipys():
+def test_spread_over_seeds_is_that_of_the_accuracies():
     rates = {"s0": 0.9, "s1": 0.75, "s2": 0.8, "s3": 0.85}
     result = made(rates)
     found = spread_over_seeds(result, attack="weak", confidence=0.9)
+    y = result.rows("s0")["label"].to_numpy().astype(np.int64)
     for kind in ("clean", "robust"):
+        rows = [result.rows(m, "weak") for m in rates]
+        right = np.stack([r["withstood"] if kind == "robust" else r["clean_prediction"] == r["label"] for r in rows])
+        over_both = metrics.accuracy_over_seeds(y, right, 4, classes=CLASSES, confidence=0.9)
         for name in CLASSES[:3]:
             values = np.array([result.class_table(m, "weak").loc[name, kind] for m in rates])
             row = found.by_class.loc[(kind, name)]
             assert (row["n_seeds"], row["min"], row["max"]) == (4, values.min(), values.max())
             assert (row["mean"], row["sd"]) == pytest.approx((values.mean(), np.std(values, ddof=1)))
-            expected = stats.t.interval(0.9, 3, values.mean(), stats.sem(values))
-            assert (row["low"], row["high"]) == pytest.approx((max(expected[0], 0), min(expected[1], 1)))
+            assert row[["low", "high"]].tolist() == over_both.loc[name, ["low", "high"]].tolist()
+        mean = found.summary.loc["clean" if kind == "clean" else "mean"]
+        assert mean[["low", "high"]].tolist() == over_both.loc["mean over classes", ["low", "high"]].tolist()
     summary = result.summary("weak").drop(columns=["worst_class", "held_out", "left_out", "p"])
     summary = summary[[c for c in summary if not c.endswith(("_low", "_high"))]]
     assert found.summary["mean"].to_dict() == pytest.approx(summary.mean().to_dict())
     assert found.summary["sd"].to_dict() == pytest.approx(summary.std().to_dict())
+    over_seeds = stats.sem(summary) * stats.t.isf(0.05, 3)
+    assert ((found.summary["high"] - found.summary["low"]).loc[summary.columns] > 0.5 * over_seeds).all()
     assert found.by_class.loc[("robust", "doe"), "n_seeds"] == 0
     assert found.by_class.loc[("robust", "doe"), ["mean", "sd", "low", "high", "min"]].isna().all()
     assert (found.models, found.attack) == (tuple(rates), "weak")
+
+
+def test_two_recipes_are_compared_seed_by_seed():
+    rates = {"a0": 0.9, "a1": 0.85, "a2": 0.88, "b0": 0.6, "b1": 0.65, "b2": 0.7}
+    result = made(rates)
+    y = result.rows("a0")["label"].to_numpy().astype(np.int64)
+    right = np.stack([result.rows(m, "strong")["withstood"] for m in rates])
+    expected = metrics.difference_over_seeds(y, right[:3], right[3:], 4, classes=CLASSES)
+    found = compare_over_seeds(result, ["a0", "a1", "a2"], ["b0", "b1", "b2"], attack="strong")
+    pd.testing.assert_frame_equal(found, expected)
+    for first, second, says in (
+        (["a0", "a1"], ["b0"], "the first recipe has 2 of them and the second 1|two seeds or more"),
+        (["a0", "a1"], ["a1", "b0"], "'a1' and 'a1' are the same network"),
+        (["a0", "x"], ["b0", "b1"], "Unknown model 'x'"),
+        ([], ["b0", "b1"], "has no networks"),
+        ("a0", ["b0", "b1"], "must be several names"),
+    ):
+        with pytest.raises(InputError, match=says):
+            compare_over_seeds(result, first, second)
 
 
 def test_audits_of_a_seed_each_say_what_one_audit_of_all_says():

@@ -7,7 +7,7 @@ import pytest
 
 from art_classwise import InputError
 from art_classwise.metrics import disparity, disparity_intervals, mean_accuracy, worst_class
-from art_classwise.metrics.disparity import _measures
+from art_classwise.metrics.disparity import disparity_rows
 
 
 def outcomes(accuracies, n, seed):
@@ -19,11 +19,11 @@ def outcomes(accuracies, n, seed):
 @pytest.mark.parametrize("n_classes", [2, 7, 10])
 def test_rows_are_measured_as_one_is(ddof, n_classes):
     a = np.random.default_rng(0).random((5, n_classes))
-    for row, found in zip(a, _measures(a, ddof), strict=True):
+    for row, found in zip(a, disparity_rows(a, ddof), strict=True):
         assert found.tolist() == pytest.approx(disparity(row, ddof=ddof).tolist())
 
 
-def test_table_holds_the_plain_measures_and_the_known_intervals():
+def test_table_holds_the_plaindisparity_rows_and_the_known_intervals():
     y, right, n_classes = outcomes(np.linspace(0.3, 0.8, 10), 60, 1)
     found = disparity_intervals(y, right, n_classes, ddof=1)
     plain = disparity([right[y == c].mean() for c in range(10)], ddof=1)
