@@ -78,7 +78,7 @@ def train(
     from art_classwise.datasets import load_dataset
     from art_classwise.head import normalize_head
     from art_classwise.trainers import METHODS, AdversarialTrainerClassExcludedPyTorch
-    from art_classwise.trainers.engine.arrays import unlabelled_in
+    from art_classwise.trainers.engine.arrays import unlabelled_per_batch
     from art_classwise.zoo import as_classifier, build, load_checkpoint, save_checkpoint
 
     with printing(json) as write:
@@ -135,7 +135,7 @@ def train(
         optimizer = chosen.optimizer(network)
         classifier = as_classifier(network, data.input_shape, len(data.classes), optimizer=optimizer, device=on)
         fraction = 0.5 if chosen.unlabeled_fraction is None else chosen.unlabeled_fraction
-        labelled = chosen.batch_size - (0 if more is None else unlabelled_in(chosen.batch_size, fraction))
+        labelled = chosen.batch_size - (0 if more is None else unlabelled_per_batch(chosen.batch_size, fraction))
         options = chosen.trainer_options(network) | {
             "gradient_clip": gradient_clip,
             "ema_decay": ema,
