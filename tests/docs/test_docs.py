@@ -30,6 +30,7 @@ PACKAGES = [
     for name in (
         "attacks",
         "audit",
+        "audit.findings",
         "datasets",
         "metrics",
         "report",
