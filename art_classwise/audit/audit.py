@@ -20,32 +20,28 @@ from art.evaluations.evaluation import Evaluation
 from filelock import Timeout
 from torch import nn
 
-from art_classwise._core import distributed
+from art_classwise._core import art_interface, distributed
 from art_classwise._core.files import check_output_folder
-from art_classwise._core.passes import release
+from art_classwise._core.labels import check_reads_true_labels
+from art_classwise._core.passes import check_predicts_logits, release
 from art_classwise._core.progress import progress
-from art_classwise.attacks.fast_copy import Precision
+from art_classwise.attacks.fast_copy import Precision, compute_alike
 from art_classwise.attacks.ladder import Attacks, ladder, usual_threat
-from art_classwise.audit._outcomes import joined
-from art_classwise.audit._preconditions import (
-    check_fit,
-    check_names,
-    check_told_apart,
-    checked_attack,
-    described_attacks,
-)
-from art_classwise.audit._work import ShardRunner, drop_damaged, fill
-from art_classwise.audit.manifest import Examples, Manifest, Published
+from art_classwise.audit.manifest import Attack, Examples, Manifest, Published
+from art_classwise.audit.outcomes import joined
 from art_classwise.audit.provenance import (
     data_fingerprint,
     environment,
+    fingerprint,
     model_fingerprint,
+    parameters,
 )
 from art_classwise.audit.result import AuditResult
+from art_classwise.audit.runner import ShardRunner, drop_damaged, fill
 from art_classwise.audit.saved import is_whole, read_outcomes
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, StoreError, Unit
 from art_classwise.datasets import Dataset, as_dataset
-from art_classwise.errors import InputError, check_flag, check_seed, check_whole, first_line
+from art_classwise.errors import InputError, check_flag, check_name, check_seed, check_whole, first_line, unknown
 from art_classwise.threat import ThreatModel
 
 __all__ = ["ClassWiseAudit"]
@@ -179,12 +175,12 @@ class ClassWiseAudit(Evaluation):
             if len(left_out) + len(lost) == len(models):
                 raise InputError(f"None of the {len(models)} models could be loaded and audited: see the warnings.")
             held, attacks = store.manifest(), list(self._ladder(self.threat, dataset=data.name))
-            there = [m for m in lost if is_whole(store, held, m, attacks)]
-            if there:
+            reusable = [m for m in lost if is_whole(store, held, m, attacks)]
+            if reusable:
                 warnings.warn(
-                    f"The folder already holds outcomes of {', '.join(there)}, which are reused.", stacklevel=2
+                    f"The folder already holds outcomes of {', '.join(reusable)}, which are reused.", stacklevel=2
                 )
-            names = [m for m in models if m in there or m not in {*lost, *left_out}]
+            names = [m for m in models if m in reusable or m not in {*lost, *left_out}]
             if outcomes is None or len(together) < len(models):
                 outcomes = read_outcomes(store, held, names, attacks)
         return AuditResult(outcomes, held.part(names, attacks, self.command))
@@ -200,34 +196,34 @@ class ClassWiseAudit(Evaluation):
             name: {a: checked_attack(a, make(classifier)) for a, make in factories.items()}
             for name, classifier in models.items()
         }
-        asked = blank.updated(
+        requested = blank.updated(
             models={name: model_fingerprint(classifier) for name, classifier in models.items()},
             attacks=described_attacks(attacks, worst_case=self.worst_case),
             published={name: of for name, classifier in models.items() if (of := Published.of(classifier))},
         )
-        check_told_apart(models, asked.models)
-        outcomes = self._outcomes(store, asked, models, attacks, runner)
+        check_told_apart(models, requested.models)
+        outcomes = self._outcomes(store, requested, models, attacks, runner)
         if self.checks:
-            self._probe(store, asked, models, runner, outcomes)
+            self._probe(store, requested, models, runner, outcomes)
         return outcomes
 
     def _probe(
-        self, store: Store, asked: Manifest, models: Mapping[str, Any], runner: ShardRunner, outcomes: pd.DataFrame
+        self, store: Store, requested: Manifest, models: Mapping[str, Any], runner: ShardRunner, outcomes: pd.DataFrame
     ) -> None:
         """See that what is tried on the networks themselves is in the store, by whichever process."""
         for name in progress(models, desc="checks", unit="model", shown=self.verbose, leave=False):
-            key = asked.models[name]
+            key = requested.models[name]
             while name not in store.manifest().probes:
                 with suppress(Timeout), store.lock(f"probe-{key[:12]}", 0) as path:
                     held = store.manifest()  # anew: another process may have been faster, or another name has it
                     twin = next((held.probes[m] for m, k in held.models.items() if k == key and m in held.probes), None)
                     try:
-                        found = twin or runner.probe(models[name], outcomes[outcomes["model"] == name])
+                        probed = twin or runner.probe(models[name], outcomes[outcomes["model"] == name])
                     except Exception as error:  # of the model's own code: of any kind; what attacks found stands
                         warnings.warn(f"The checks of {name!r} failed: {first_line(error)}", stacklevel=2)
                     else:
                         part = () if twin else (environment(),)  # who computes nothing has no part in it
-                        store.join(asked.updated(probes={name: found}, environments=part))
+                        store.join(requested.updated(probes={name: probed}, environments=part))
                     path.unlink(missing_ok=True)
                     break
                 time.sleep(0.1)
@@ -235,27 +231,27 @@ class ClassWiseAudit(Evaluation):
     def _outcomes(
         self,
         store: Store,
-        asked: Manifest,
+        requested: Manifest,
         models: Mapping[str, Any],
         attacks: Mapping[str, Mapping[str, Any]],
         runner: ShardRunner,
     ) -> pd.DataFrame:
         """Return the outcomes, once all that isn't in the store has been computed by someone."""
-        store.join(asked)
-        names = {attack.fingerprint: name for name, attack in asked.attacks.items()}
-        by_fingerprint = {key: name for name, key in asked.models.items()}
+        store.join(requested)
+        names = {attack.fingerprint: name for name, attack in requested.attacks.items()}
+        by_fingerprint = {key: name for name, key in requested.models.items()}
         keys = [None, *names]
-        chains = [[Unit(m, k, i) for k in keys] for m in by_fingerprint for i in range(asked.n_shards)]
-        total = len(by_fingerprint) * len(keys) * asked.examples.n
+        chains = [[Unit(m, k, i) for k in keys] for m in by_fingerprint for i in range(requested.n_shards)]
+        total = len(by_fingerprint) * len(keys) * requested.examples.n
 
         @cache
         def take_part() -> None:
-            store.join(asked.updated(environments=(environment(),)))
+            store.join(requested.updated(environments=(environment(),)))
 
         def compute(unit: Unit) -> pd.DataFrame:
             take_part()  # once; who computes nothing has no part in the outcomes
             name = by_fingerprint[unit.model]
-            rows = _left(store, unit, keys) if self.worst_case and unit.attack is not None else None
+            rows = _withstanding_rows(store, unit, keys) if self.worst_case and unit.attack is not None else None
             try:
                 if unit.attack is None:
                     return runner.clean(models[name], unit.shard)
@@ -274,7 +270,7 @@ class ClassWiseAudit(Evaluation):
             while True:
                 fill(store, chains, compute, in_order=self.worst_case, first=first, progress=done)
                 try:
-                    return read_outcomes(store, asked, list(asked.models), list(asked.attacks))
+                    return read_outcomes(store, requested, list(requested.models), list(requested.attacks))
                 except DamagedShardError as damaged:
                     if damaged.unit in dropped:
                         raise  # computing it anew doesn't help
@@ -289,17 +285,120 @@ def _loads(model: Any) -> bool:
     return callable(model) and not isinstance(model, (BaseEstimator, nn.Module))
 
 
-def _left(store: Store, unit: Unit, keys: list[str | None]) -> np.ndarray[Any, np.dtype[np.intp]]:
+def _withstanding_rows(store: Store, unit: Unit, keys: list[str | None]) -> np.ndarray[Any, np.dtype[np.intp]]:
     """Return which examples of a shard have withstood all attacks before this one."""
     clean = store.read(replace(unit, attack=None))
-    left = (clean["prediction"] == clean["label"]).to_numpy()
+    withstanding = (clean["prediction"] == clean["label"]).to_numpy()
     for key in keys[1 : keys.index(unit.attack)]:
         under_attack = joined(clean, store.read(replace(unit, attack=key)))
-        left = left & under_attack["withstood"].to_numpy()
-    return np.flatnonzero(left)
+        withstanding = withstanding & under_attack["withstood"].to_numpy()
+    return np.flatnonzero(withstanding)
 
 
 def _n_classes(models: Any) -> int | None:
     """Return how many classes the models have, as far as they are there already."""
     loaded = models.values() if isinstance(models, Mapping) else ()
     return next((int(m.nb_classes) for m in loaded if hasattr(m, "nb_classes")), None)
+
+
+def check_names(models: Any, optional: Any, data: Dataset) -> None:
+    """Check the models' names, those of optional ones, and the examples' numbers.
+
+    Raises:
+        InputError: They can't be told apart, or there is no model.
+    """
+    if not isinstance(models, Mapping) or not models:
+        raise InputError("`models` must be a dict of at least one ART classifier by name.")
+    for name in models:
+        check_name("model", name)
+    if isinstance(optional, str):
+        raise InputError(f"`optional` must be names of models, such as [{optional!r}], but is a string.")
+    for name in optional:
+        if name not in models:
+            raise unknown("model in `optional`", name, models)
+    if len(np.unique(data.ids)) < len(data):
+        raise InputError("The examples' ids must differ: outcomes are identified by them.")
+
+
+def described_attacks(attacks: Mapping[str, Mapping[str, Any]], *, worst_case: bool) -> dict[str, Attack]:
+    """Return what tells the attacks apart, the same for all models.
+
+    Raises:
+        InputError: An attack has other parameters on one model than on another.
+    """
+    shared: dict[str, dict[str, Any]] = {}
+    for model, on_model in attacks.items():
+        for name, attack in on_model.items():
+            values = parameters(attack)
+            if shared.setdefault(name, values) != values:
+                raise InputError(
+                    f"The attack {name!r} has other parameters on {model!r} than on {next(iter(attacks))!r}, so that "
+                    "the two can't be compared: audit them separately."
+                )
+    pairs = [[name, values] for name, values in shared.items()]
+    return {
+        name: Attack(fingerprint=fingerprint(pairs[: i + 1] if worst_case else [name, values]), parameters=values)
+        for i, (name, values) in enumerate(shared.items())
+    }
+
+
+def check_fit(name: str, classifier: Any, data: Dataset) -> None:
+    """Check that a model can be audited on the data.
+
+    Raises:
+        InputError: It can't; the reason is named.
+    """
+    art_interface.check_classifier(f"The model {name!r}", classifier)
+    low, high = classifier.clip_values if classifier.clip_values is not None else (-np.inf, np.inf)
+    if not (np.all(np.asarray(low) == 0) and np.all(np.asarray(high) == 1)):
+        raise InputError(
+            f"The model {name!r} has clip_values {classifier.clip_values}, but an audit's images lie in [0, 1]: "
+            "make the classifier with clip_values=(0, 1)."
+        )
+    check_predicts_logits(f"The model {name!r}", classifier)
+    if classifier.nb_classes != len(data.classes):
+        raise InputError(
+            f"The model {name!r} has {classifier.nb_classes} classes, but {data.name} has {len(data.classes)}."
+        )
+    if tuple(classifier.input_shape) != data.input_shape:
+        raise InputError(
+            f"The model {name!r} takes images of shape {tuple(classifier.input_shape)}, but those of {data.name} "
+            f"have shape {data.input_shape}."
+        )
+
+
+def check_told_apart(models: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
+    """Check that models with one fingerprint, which are computed once, are one: classes' code isn't part of it.
+
+    Raises:
+        InputError: Two compute differently.
+    """
+    first: dict[str, str] = {}
+    for name, classifier in models.items():
+        other = first.setdefault(fingerprints[name], name)
+        if classifier.model is models[other].model:
+            continue
+        same, this = (art_interface.logits_module(one) for one in (models[other], classifier))
+        if not compute_alike(same, this, art_interface.noise(classifier)):
+            raise InputError(
+                f"The models {other!r} and {name!r} have the same weights and layers, but compute differently. What "
+                "differs is the code of a class: give the class of one another name."
+            )
+
+
+def checked_attack(name: str, attack: Any) -> Any:
+    """Return an attack, if it is one that an audit can ask.
+
+    Raises:
+        InputError: It is no evasion attack of ART's, or takes the labels for targets.
+    """
+    if not (hasattr(attack, "generate") and hasattr(attack, "attack_params")):
+        raise InputError(
+            f"The function for {name!r} must return an ART evasion attack on the classifier it is given, "
+            f"but returned a {type(attack).__name__}."
+        )
+    check_reads_true_labels(f"The attack {name!r}", attack)
+    for inner in getattr(attack, "attacks", None) or ():
+        if getattr(inner, "targeted", False):  # ART's AutoAttack leaves them so, and begins by setting this
+            inner.set_params(targeted=False)
+    return attack

@@ -14,7 +14,7 @@ import pandas as pd
 from art_classwise._core.display import Shown
 from art_classwise._core.files import check_output_file, written_aside
 from art_classwise.attacks.ladder import WORST_CASE
-from art_classwise.audit._table import AuditTable
+from art_classwise.audit.outcomes import AuditTable
 from art_classwise.errors import InputError, unknown
 from art_classwise.metrics.best import Measure
 from art_classwise.metrics.best import best_worst_class as best_of_models
@@ -166,11 +166,11 @@ def _check_audits(a: Side, b: Side, kind: Kind) -> None:
             f"{a.name!r} was attacked at {a.result.threat} and {b.name!r} at {b.result.threat}: audit both at one "
             "threat model, or compare clean accuracies."
         )
-    left = [side.name for side in (a, b) if side.result.manifest.worst_case]
-    if len(left) == 1 and a.attack != WORST_CASE:
+    worst_case_sides = [side.name for side in (a, b) if side.result.manifest.worst_case]
+    if len(worst_case_sides) == 1 and a.attack != WORST_CASE:
         raise InputError(
-            f"The audit of {left[0]!r} skipped broken examples (worst_case) and the other didn't: they can be compared "
-            f"only under all attacks together, {WORST_CASE!r}."
+            f"The audit of {worst_case_sides[0]!r} skipped broken examples (worst_case) and the other didn't: they can "
+            f"be compared only under all attacks together, {WORST_CASE!r}."
         )
 
 

@@ -77,6 +77,7 @@ class Probe(Record):
         alternatives_tried: On how many images others in their place were tried, those left out that have constant
             logits.
         alternatives_right: How many of these are classified correctly as they are.
+        unlikely_labels: Of how many of the others the label's logit is in the lower half of all.
         alternatives: What was gained and lost with images that are standardised, multiplied by 255, ...
         gradients_tried: On how many images the gradient of the margin was compared with its finite difference.
         gradients_wrong: On how many of them the two differ by more than a factor of two, or the gradient is zero
@@ -104,6 +105,7 @@ class Probe(Record):
     training: tuple[str, ...]
     alternatives_tried: Count
     alternatives_right: Count
+    unlikely_labels: Count
     alternatives: dict[str, Alternative]
     gradients_tried: Count
     gradients_wrong: Count
@@ -123,6 +125,7 @@ class Probe(Record):
             **dict.fromkeys(("far_attacked", "zero_gradient"), len(self.attacked)),
             **{"gradients_wrong": self.gradients_tried, "far_withstood": self.far_attacked},
             "alternatives_right": self.alternatives_tried,
+            "unlikely_labels": self.alternatives_tried - self.alternatives_right,
         }
         for name, most in limits.items():
             if getattr(self, name) > most:
@@ -221,7 +224,8 @@ def probe(
         training=tuple(map(_storable, training[:3])),
         alternatives_tried=alternatives[0],
         alternatives_right=alternatives[1],
-        alternatives=alternatives[2],
+        unlikely_labels=alternatives[2],
+        alternatives=alternatives[3],
         gradients_tried=len(ratios),
         gradients_wrong=int((~((ratios > 0.5) & (ratios < 2))).sum()),
         derivative_ratio=float(ratios.median().clamp(-1e9, 1e9)) if len(ratios) else 1.0,
@@ -239,12 +243,19 @@ def _constant(logits: Tensor) -> Tensor:
     return logits.amax(1) == logits.amin(1)
 
 
-def _alternatives(logits: Callable[[Tensor], Tensor], data: Dataset) -> tuple[int, int, dict[str, Alternative]]:
-    """Return how many images were tried and were right as they are, and what was gained and lost when changed."""
+def _alternatives(logits: Callable[[Tensor], Tensor], data: Dataset) -> tuple[int, int, int, dict[str, Alternative]]:
+    """Try other images in the place of these.
+
+    Returns:
+        How many were tried; how many are right as they are; of how many others the label is unlikely; what was gained
+        and lost with changed ones.
+    """
     x, y = torch.from_numpy(np.asarray(data.x)), torch.from_numpy(data.y)
     unchanged = logits(x)
     answered = ~_constant(unchanged)  # a network that rejects an image may not reject a brighter one
     right = (unchanged.argmax(1) == y)[answered]
+    above = (unchanged > unchanged.gather(1, y[:, None])).sum(1)[answered]
+    unlikely = ~right & (2 * above >= unchanged.shape[1])
     counts = {}
     for way, changed in _ALTERNATIVES.items():
         if way == CHANNELS and x.shape[1] != 3:
@@ -256,7 +267,7 @@ def _alternatives(logits: Callable[[Tensor], Tensor], data: Dataset) -> tuple[in
                 raise
             continue
         counts[way] = Alternative(gained=int((then & ~right).sum()), lost=int((right & ~then).sum()))
-    return len(right), int(right.sum()), counts
+    return len(right), int(right.sum()), int(unlikely.sum()), counts
 
 
 def _standardised(x: Tensor) -> Tensor:
@@ -294,23 +305,23 @@ def _derivative_ratios(
                     value = margin(points).sum()
                     if not value.requires_grad:
                         return torch.zeros_like(points)
-                    (found,) = torch.autograd.grad(value, points, allow_unused=True)
-                filled: Tensor = torch.zeros_like(points) if found is None else found.nan_to_num(0, 0, 0)
+                    (derivative,) = torch.autograd.grad(value, points, allow_unused=True)
+                filled: Tensor = torch.zeros_like(points) if derivative is None else derivative.nan_to_num(0, 0, 0)
                 return filled
 
-            def length(found: Tensor) -> Tensor:
-                return found.abs().flatten(1).sum(1)
+            def length(derivative: Tensor) -> Tensor:
+                return derivative.abs().flatten(1).sum(1)
 
             sides = (len(images),) + (1,) * (images.dim() - 1)
             step = (0.03 * spread / length(gradient(images)).clamp_min(1e-12)).clamp_max(1 / 64).view(sides)
             inside = torch.maximum(torch.minimum(images, 1 - step), step)
-            found = gradient(inside)
-            flat = length(found) == 0
+            derivative = gradient(inside)
+            flat = length(derivative) == 0
             signs = torch.rand(inside[:1].shape, generator=torch.Generator().manual_seed(0)).sub(0.5).sign().to(device)
-            direction = torch.where(flat.view(sides), signs, found.sign())
+            direction = torch.where(flat.view(sides), signs, derivative.sign())
             with torch.no_grad():
                 change = margin(inside + step * direction) - margin(inside - step * direction)
-            ratio = change / (2 * step.flatten() * length(found)).clamp_min(1e-30)
+            ratio = change / (2 * step.flatten() * length(derivative)).clamp_min(1e-30)
             # Where the network is constant, a zero gradient is right.
             constant = change.abs() <= 1e-3 * spread
             ratio = torch.where(flat, constant.float(), ratio)

@@ -171,7 +171,7 @@ def model_fingerprint(classifier: Any) -> str:
             name,
             _kind(layer),
             _ADDRESS.sub("", layer.extra_repr()),
-            {k: v for k, v in vars(layer).items() if _tells(k, v)},
+            {k: v for k, v in vars(layer).items() if _is_setting(k, v)},
         )
         for name, layer in network.named_modules()
     ]
@@ -180,8 +180,8 @@ def model_fingerprint(classifier: Any) -> str:
         for operation in classifier.preprocessing_operations
     ]
     shape = [int(side) for side in classifier.input_shape]
-    told = [layers, preprocessing, shape, int(classifier.nb_classes)]
-    return fingerprint([weights_fingerprint(network), _plain(told)])
+    described = [layers, preprocessing, shape, int(classifier.nb_classes)]
+    return fingerprint([weights_fingerprint(network), _plain(described)])
 
 
 def data_fingerprint(data: Dataset) -> str:
@@ -205,7 +205,7 @@ def _kind(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def _tells(name: str, value: Any) -> bool:
+def _is_setting(name: str, value: Any) -> bool:
     """Return whether a layer's attribute may decide what it computes."""
     if name.startswith("_") or name == "training":
         return False
@@ -251,8 +251,8 @@ def _code(function: Any) -> Any:
     if name.startswith("torch."):  # whose code changes from release to release
         return name
     bound = [*_cells(function), *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    values = [_told_code(v.__code__) if isinstance(v, FunctionType) else _plain(v) for v in bound]
-    return [name, _told_code(function.__code__), values]
+    values = [_code_digest(v.__code__) if isinstance(v, FunctionType) else _plain(v) for v in bound]
+    return [name, _code_digest(function.__code__), values]
 
 
 def _cells(function: FunctionType) -> Iterator[Any]:
@@ -261,9 +261,9 @@ def _cells(function: FunctionType) -> Iterator[Any]:
             yield cell.cell_contents
 
 
-def _told_code(code: CodeType) -> str:
+def _code_digest(code: CodeType) -> str:
     constants = [
-        _told_code(c) if isinstance(c, CodeType) else sorted(map(repr, c)) if isinstance(c, frozenset) else repr(c)
+        _code_digest(c) if isinstance(c, CodeType) else sorted(map(repr, c)) if isinstance(c, frozenset) else repr(c)
         for c in code.co_consts
     ]
     return hashlib.sha256(repr((code.co_code, code.co_names, constants)).encode()).hexdigest()[:32]

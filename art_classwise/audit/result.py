@@ -18,11 +18,10 @@ from art_classwise._core import display
 from art_classwise._core.display import shown_as
 from art_classwise._core.files import check_output_file, written_aside
 from art_classwise.attacks.ladder import WORST_CASE
-from art_classwise.audit._outcomes import cumulative, parts, table
-from art_classwise.audit._table import AuditTable, Relabel, accuracies, stacked, summarised
 from art_classwise.audit.comparison import Comparison, Kind, best_worst_class, compare_with_best, compare_within
 from art_classwise.audit.findings.attack_checks import is_strongly_attacked
 from art_classwise.audit.findings.registry import CheckResult, Findings, checks_table, evidences, run_checks
+from art_classwise.audit.outcomes import AuditTable, Relabel, accuracies, cumulative, parts, stacked, summarised, table
 from art_classwise.audit.saved import read_parts, write_audit
 from art_classwise.errors import InputError
 from art_classwise.metrics.accuracy import Groups

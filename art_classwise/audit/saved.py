@@ -11,9 +11,8 @@ import pandas as pd
 import pyarrow as pa
 
 from art_classwise._core.files import check_output_folder
-from art_classwise.audit._outcomes import MisfitError, assembled, disassembled, parts, table
-from art_classwise.audit._table import AuditTable
 from art_classwise.audit.manifest import Manifest, described, name_fingerprint
+from art_classwise.audit.outcomes import AuditTable, MisfitError, assembled, disassembled, parts, table
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, Unit
 from art_classwise.errors import InputError
 
@@ -36,9 +35,9 @@ def read_parts(folder: str | os.PathLike[str], *, partial: bool = False) -> tupl
     except InputError as error:
         if not manifest.examples.saved:
             raise
-        said, _, _ = str(error).partition(" Run the same audit again")
+        damage, _, _ = str(error).partition(" Run the same audit again")
         raise InputError(
-            f"{said} The folder was written by save(), so no audit can continue there: save it again."
+            f"{damage} The folder was written by save(), so no audit can continue there: save it again."
         ) from error
     finished = not partial or is_finished(folder)
     if not finished:
@@ -129,9 +128,9 @@ def read_outcomes(
         numbers = range(manifest.n_shards)
         missing = [(attack, i) for i in numbers for attack in keys if i not in held[attack]]
         if missing and not partial:
-            there = sum(len(paths) for paths in held.values())
+            n_finished = sum(len(paths) for paths in held.values())
             raise MissingShardError(
-                f"{store.folder.absolute()} holds an unfinished audit: of {model!r} {there} of "
+                f"{store.folder.absolute()} holds an unfinished audit: of {model!r} {n_finished} of "
                 f"{len(keys) * manifest.n_shards} shards are there. Run the same audit again, which goes on from "
                 "there, or read the finished ones, read_audit(folder, partial=True)."
             )

@@ -23,8 +23,8 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from art_classwise._core.files import remove_left_aside, written_aside
-from art_classwise.audit._outcomes import ATTACKED, CLEAN, from_parquet, to_parquet
 from art_classwise.audit.manifest import Manifest
+from art_classwise.audit.outcomes import ATTACKED, CLEAN, from_parquet, to_parquet
 from art_classwise.errors import InputError, first_line
 
 __all__ = ["DamagedShardError", "MissingShardError", "Store", "StoreError", "Unit"]
@@ -97,6 +97,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._parsed: tuple[tuple[int, int, int], Manifest] | None = None  # of which state of the file
         for path in (folder, folder / _MANIFEST, folder / "shards", folder / "locks"):
             _refuse_link(path)
 
@@ -114,17 +115,22 @@ class Store:
         path = self.folder / _MANIFEST
         _refuse_link(path)
         try:
+            state = _file_state(path)
+            if self._parsed is not None and self._parsed[0] == state:
+                return self._parsed[1]
             text = path.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
-            there = "there is no manifest.json" if self.folder.is_dir() else "there is no such folder"
+            reason = "there is no manifest.json" if self.folder.is_dir() else "there is no such folder"
             how = "An audit that is kept writes one: `art-classwise audit --out FOLDER`, ClassWiseAudit(store=...)."
-            raise InputError(f"{self.folder.absolute()} holds no audit: {there}. {how}") from None
+            raise InputError(f"{self.folder.absolute()} holds no audit: {reason}. {how}") from None
         except (OSError, ValueError) as error:
             raise InputError(f"{path.absolute()} can't be read: {first_line(error)}") from error
         try:
-            return Manifest.from_json(text)
+            manifest = Manifest.from_json(text)
         except InputError as error:
             raise InputError(f"{path.absolute()} {error}.") from error
+        self._parsed = state, manifest
+        return manifest
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Write the manifest; the caller holds the lock ``"manifest"``.
@@ -134,8 +140,9 @@ class Store:
         """
         with self.writing(self.folder / _MANIFEST) as aside:
             aside.write_text(manifest.to_json(), encoding="utf-8")
+        self._parsed = _file_state(self.folder / _MANIFEST), manifest
 
-    def check(self, asked: Manifest) -> None:
+    def check(self, requested: Manifest) -> None:
         """Check that an audit could go on in the folder: what is asked for may name no model and no attack yet.
 
         Raises:
@@ -145,11 +152,11 @@ class Store:
         if self.is_begun:
             held = self.manifest()
             try:
-                held.extended(asked)
+                held.extended(requested)
             except InputError as error:
                 raise StoreError(self._refused(error)) from error
 
-    def join(self, asked: Manifest) -> Manifest:
+    def join(self, requested: Manifest) -> Manifest:
         """Begin an audit in the folder, or take part in the one that is there.
 
         Returns:
@@ -162,7 +169,7 @@ class Store:
             remove_left_aside(self.folder, _MANIFEST)
             held = self.manifest() if self.is_begun else None
             try:
-                now = asked if held is None else held.extended(asked)
+                now = requested if held is None else held.extended(requested)
             except InputError as error:
                 raise InputError(self._refused(error)) from error
             if now != held:
@@ -179,8 +186,8 @@ class Store:
                 names = sorted(entry.name for entry in entries if not entry.is_dir(follow_symlinks=False))
         except FileNotFoundError:
             return {}
-        found = [(_SHARD.fullmatch(name), name) for name in names]
-        return {int(match[1]): folder / name for match, name in found if match}
+        matches = [(_SHARD.fullmatch(name), name) for name in names]
+        return {int(match[1]): folder / name for match, name in matches if match}
 
     def has(self, unit: Unit) -> bool:
         """Return whether a shard is there."""
@@ -269,18 +276,19 @@ class Store:
         """
         with ExitStack() as held:
             try:
-                held.enter_context(self.lock(unit.lock, 0))
+                path = held.enter_context(self.lock(unit.lock, 0))
             except Timeout:
-                mine = False
-            else:
-                mine = True
-                remove_left_aside(self.folder / unit.folder, f"{unit.shard:05d}-*")
-            yield mine
+                yield False
+                return
+            remove_left_aside(self.folder / unit.folder, f"{unit.shard:05d}-*")
+            yield True
+            if self.has(unit):  # else two processes might hold locks of one name, and compute it both
+                path.unlink(missing_ok=True)
 
     def tidy(self, units: Collection[Unit]) -> None:
-        """Remove the locks of units that are there: of others, two processes might then hold locks of one name."""
-        left = {path.stem for path in (self.folder / "locks").glob("*.lock")}
-        for name in left & {unit.lock for unit in units}:
+        """Remove locks that killed processes left of units that are there."""
+        abandoned = {path.stem for path in (self.folder / "locks").glob("*.lock")}
+        for name in abandoned & {unit.lock for unit in units}:
             with suppress(Timeout, InputError), self.lock(name, 0) as path:
                 path.unlink(missing_ok=True)
 
@@ -345,14 +353,20 @@ class Store:
         )
 
 
+def _file_state(path: Path) -> tuple[int, int, int]:
+    """Return what changes when a file is written or replaced."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
 def _schema(unit: Unit) -> pa.Schema:
     return CLEAN if unit.attack is None else ATTACKED
 
 
 def _checksum(unit: Unit, content: bytes) -> str:
     """Return the checksum of a file as a certain shard: in another's place it is wrong."""
-    told = json.dumps([unit.model, unit.attack, unit.shard]).encode()
-    return hashlib.sha256(told + content).hexdigest()[:16]
+    identity = json.dumps([unit.model, unit.attack, unit.shard]).encode()
+    return hashlib.sha256(identity + content).hexdigest()[:16]
 
 
 def _refuse_link(path: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import shlex
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -108,12 +109,34 @@ def audit(
         list[str],
         typer.Option(
             "--model",
-            help="A checkpoint of `train`, robustbench:NAME or robustbench:DATASET/NAME; repeat the option for more "
-            "models. MINE=... names the model MINE in tables. robustbench:all is the whole leaderboard, one model in "
-            "memory at a time, without models that can't be downloaded.",
+            help="A checkpoint of `train`, a file of weights (with --arch), hf:ORGANISATION/NAME, robustbench:NAME or "
+            "robustbench:DATASET/NAME; repeat the option for more models. MINE=... names the model MINE in tables. "
+            "robustbench:all is the whole leaderboard, one model in memory at a time, without models that can't be "
+            "downloaded.",
         ),
     ],
     dataset: DatasetName = "digits",
+    arch: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--arch",
+            help="Architecture of weights that don't say theirs: resnet18, wrn-34-10, torchvision:resnet50, timm:NAME "
+            "or FILE.py:CALLABLE, which is run. MODEL=ARCH is for one of the models; repeat the option.",
+            show_default=False,
+        ),
+    ] = None,
+    mean: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mean",
+            help="What those networks want subtracted from images in [0, 1], e.g. 0.4914,0.4822,0.4465; or MODEL=...",
+            show_default=False,
+        ),
+    ] = None,
+    std: Annotated[
+        list[str] | None,
+        typer.Option("--std", help="What they then want images divided by; or MODEL=...", show_default=False),
+    ] = None,
     threat: Annotated[
         str | None,
         typer.Option(
@@ -187,7 +210,7 @@ def audit(
     from art_classwise._core.distributed import is_main
     from art_classwise.attacks import usual_threat
     from art_classwise.audit import ClassWiseAudit
-    from art_classwise.cli._options import check_named, load_model, models_named
+    from art_classwise.cli._options import Sources, by_model, numbers_by_model
     from art_classwise.datasets import load_dataset
     from art_classwise.metrics import class_groups
     from art_classwise.report import write_report
@@ -196,7 +219,16 @@ def audit(
     with printing(json) as write:
         names = [a.strip() for a in attacks.split(",")]
         norm = "Linf" if threat is None else ThreatModel.parse(threat).norm
-        check_named([*model, *([] if surrogate is None else [surrogate])], dataset, norm)
+        sources = Sources(
+            dataset,
+            norm,
+            model_dir,
+            unsafe_weights,
+            by_model(arch),
+            numbers_by_model("--mean", mean),
+            numbers_by_model("--std", std),
+        )
+        sources.check([*model, *([] if surrogate is None else [surrogate])])
         data = load_dataset(dataset, "test", root=data_dir, classes=split_names(class_names), image_size=image_size)
         if groups is not None:
             class_groups(groups.value, data.classes)  # whether they fit
@@ -204,11 +236,13 @@ def audit(
         data = data.first(examples) if examples is not None else data
         ball = ThreatModel.parse(threat) if threat is not None else usual_threat(data.name)
 
-        zoo = (data.name, ball.norm, model_dir, unsafe_weights)
+        sources = replace(
+            sources, dataset=data.name, norm=ball.norm, input_shape=data.input_shape, n_classes=len(data.classes)
+        )
         job = ClassWiseAudit(
             threat,
             names[0] if len(names) == 1 else names,
-            surrogate=None if surrogate is None else load_model(surrogate, *zoo)[1],
+            surrogate=None if surrogate is None else sources.model(surrogate)[1],
             precision=precision.value,
             worst_case=worst_case,
             store=out,
@@ -218,7 +252,7 @@ def audit(
             verbose=not quiet,
             command=shlex.join(["art-classwise", *sys.argv[1:]]),
         )
-        models, optional = models_named(model, *zoo)
+        models, optional = sources.models(model)
         result = job.evaluate(models, data, optional=optional)
         if not is_main():
             return

@@ -69,7 +69,7 @@ def train(
     from art_classwise.datasets import load_dataset
     from art_classwise.head import normalize_head
     from art_classwise.trainers import METHODS, AdversarialTrainerClassExcludedPyTorch
-    from art_classwise.trainers.arrays import unlabelled_in
+    from art_classwise.trainers.engine.arrays import unlabelled_in
     from art_classwise.zoo import as_classifier, build, load_checkpoint, save_checkpoint
 
     with printing(json) as write:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.comparison import Comparison, Side, check_comparable
-from art_classwise.audit.findings import Findings
+from art_classwise.audit.findings import CheckResult, Findings
 from art_classwise.audit.manifest import Manifest
 from art_classwise.audit.result import AuditResult
 from art_classwise.errors import InputError
@@ -159,6 +159,7 @@ class ReportData:
         summary: What :meth:`AuditResult.summary` returns, in the order of the audit.
         order: Names of the models in the order of the audit.
         findings: What looks wrong.
+        checks: Each check of the audit and of each model, with its result.
         unchecked: Names of the models whose networks themselves weren't checked.
     """
 
@@ -173,6 +174,7 @@ class ReportData:
     summary: pd.DataFrame
     order: tuple[str, ...]
     findings: Findings
+    checks: tuple[CheckResult, ...]
     unchecked: tuple[str, ...]
 
     @property
@@ -180,6 +182,13 @@ class ReportData:
         """Which data the examples are of, to follow their number; empty if that isn't known."""
         examples = self.manifest.examples
         return "" if examples.dataset == "unknown" else f" of {examples.dataset} ({examples.split})"
+
+    @property
+    def checked(self) -> str:
+        """How many checks ran, and how many of them found something."""
+        ran = sum(one.result != "not run" for one in self.checks)
+        found = sum(one.result == "found" for one in self.checks)
+        return f"{ran} of {len(self.checks)} checks ran, {found or 'none'} of them found something."
 
     def model(self, name: str) -> ModelData:
         """Return the model of this name."""
@@ -274,6 +283,7 @@ def report_data(result: AuditResult) -> ReportData:
         summary=summary,
         order=result.models,
         findings=result.findings,
+        checks=result.check_results,
         unchecked=result.unchecked,
     )
 

@@ -101,6 +101,7 @@ def _(result: AuditResult) -> Parts:
         parts.append(f"{len(report.findings) - _MOST_FINDINGS} more findings: .findings")
     if not report.findings and not report.unchecked:
         parts.append("Nothing looks wrong.")
+    parts.append(f"{report.checked} Each with its result: .checks")
     if report.unchecked:
         parts.append("Some networks weren't looked at themselves: .unchecked")
     if not report.finished:

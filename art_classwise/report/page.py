@@ -247,6 +247,8 @@ def _downloads(result: AuditResult) -> list[_Download]:
                 pd.concat(by_class, names=["first_model", "second_model"]),
             ),
         ]
+    checks = result.checks.set_index("model")
+    tables.append(("checks.csv", "each check with its result, and what it could have missed", checks))
     if result.findings:
         rows = [(finding.model, finding.check, finding.saw, finding.advice) for finding in result.findings]
         table = pd.DataFrame(rows, columns=["model", "check", "saw", "advice"]).set_index("model")

@@ -109,6 +109,7 @@ def models_grid(report: ReportData) -> Grid:
 
 
 def _print_findings(report: ReportData, console: Console) -> None:
+    console.print(Text(report.checked))
     for finding in report.findings:
         console.print(Text(f"! {printable(str(finding))}", "yellow"))
     if report.unchecked:

@@ -14,13 +14,10 @@ if TYPE_CHECKING:
     from art_classwise.trainers import policies as policies
     from art_classwise.trainers import recipes as recipes
     from art_classwise.trainers._base import SearchTrainer as SearchTrainer
-    from art_classwise.trainers.checkpoint import trained_weights as trained_weights
-    from art_classwise.trainers.checkpoint import training_history as training_history
-    from art_classwise.trainers.class_excluded import (
-        AdversarialTrainerClassExcludedPyTorch as AdversarialTrainerClassExcludedPyTorch,
-    )
+    from art_classwise.trainers.engine.checkpoint import trained_weights as trained_weights
+    from art_classwise.trainers.engine.checkpoint import training_history as training_history
+    from art_classwise.trainers.engine.options import TrainingOptions as TrainingOptions
     from art_classwise.trainers.methods import *  # noqa: F403  the trainers of the table
-    from art_classwise.trainers.options import TrainingOptions as TrainingOptions
     from art_classwise.trainers.pseudo_labels import PseudoLabels as PseudoLabels
     from art_classwise.trainers.pseudo_labels import make_pseudo_labels as make_pseudo_labels
 
@@ -30,10 +27,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     {
         "_base": ["SearchTrainer"],
         "catalog": ["METHODS", "MethodSpec"],
-        "checkpoint": ["trained_weights", "training_history"],
-        "class_excluded": ["AdversarialTrainerClassExcludedPyTorch"],
-        "methods": ["AdversarialTrainerAWPPyTorch", *(spec.class_name for spec in METHODS.values())],
-        "options": ["TrainingOptions"],
+        "engine.checkpoint": ["trained_weights", "training_history"],
+        "methods": [
+            "AdversarialTrainerAWPPyTorch",
+            "AdversarialTrainerClassExcludedPyTorch",
+            *(spec.class_name for spec in METHODS.values()),
+        ],
+        "engine.options": ["TrainingOptions"],
         "pseudo_labels": ["PseudoLabels", "make_pseudo_labels"],
     },
 )

@@ -25,18 +25,13 @@ from art_classwise._core.plain_values import plain
 from art_classwise._core.state import evaluating
 from art_classwise.errors import InputError, check_number, check_whole, unknown
 from art_classwise.threat import ThreatModel
-from art_classwise.trainers._adversary import Adversary, ArtAdversary, Attacked, InnerSearch
-from art_classwise.trainers._batches import Augmentation, Generated, Shuffled, Source
-from art_classwise.trainers._fit import Fit, describe_training
-from art_classwise.trainers._history import Scalars
-from art_classwise.trainers._loop import Keep, Training
-from art_classwise.trainers._objective import Objective, check_passes
-from art_classwise.trainers._schedule import Interval, Schedule, Stepper
-from art_classwise.trainers._step import Step
-from art_classwise.trainers.arrays import array_source, check_images, mixed_source, unlabelled_in
-from art_classwise.trainers.checkpoint import TrainingFile
-from art_classwise.trainers.exclusion import check_excluded, excluded_units, leave_out, without_classes
-from art_classwise.trainers.options import (
+from art_classwise.trainers.engine.adversary import Adversary, ArtAdversary, Attacked, InnerSearch
+from art_classwise.trainers.engine.arrays import array_source, check_images, mixed_source, unlabelled_in
+from art_classwise.trainers.engine.batches import Augmentation, Generated, Shuffled, Source
+from art_classwise.trainers.engine.checkpoint import TrainingFile, describe_training
+from art_classwise.trainers.engine.history import Scalars
+from art_classwise.trainers.engine.loop import Training
+from art_classwise.trainers.engine.options import (
     TrainingOptions,
     check_attack,
     check_optimizer,
@@ -46,6 +41,9 @@ from art_classwise.trainers.options import (
     threat_under,
     training_options,
 )
+from art_classwise.trainers.engine.schedule import Fit, Interval, Keep, Schedule, Stepper
+from art_classwise.trainers.engine.step import Objective, Step, check_passes
+from art_classwise.trainers.exclusion import check_excluded, excluded_units, leave_out, without_classes
 from art_classwise.trainers.pseudo_labels import PseudoLabels, given_pseudo_labels, training_pseudo_labels
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from art_classwise.errors import InputError
 from art_classwise.head import check_last, find_head, switch_off
-from art_classwise.trainers._objective import Terms
-from art_classwise.trainers.arrays import Rows
+from art_classwise.trainers.engine.arrays import Rows
+from art_classwise.trainers.engine.step import Terms
 
 __all__ = ["check_excluded", "excluded_units", "leave_out", "without_classes"]
 

@@ -21,17 +21,15 @@ from art_classwise._core.files import check_output_folder, written_aside
 from art_classwise._core.fingerprints import examples_fingerprint
 from art_classwise._core.labels import check_labels
 from art_classwise.errors import InputError, check_positive, check_seed, check_whole, first_line
-from art_classwise.trainers._batches import Augmentation, Shuffled
-from art_classwise.trainers._fit import Fit
-from art_classwise.trainers._history import Scalars
-from art_classwise.trainers._loop import Training
-from art_classwise.trainers._objective import Objective, natural_terms
-from art_classwise.trainers._schedule import Schedule
-from art_classwise.trainers._step import Step
-from art_classwise.trainers.arrays import array_source
-from art_classwise.trainers.checkpoint import check_begun
+from art_classwise.trainers.engine.arrays import array_source
+from art_classwise.trainers.engine.batches import Augmentation, Shuffled
+from art_classwise.trainers.engine.checkpoint import check_begun
+from art_classwise.trainers.engine.history import Scalars
+from art_classwise.trainers.engine.loop import Training
+from art_classwise.trainers.engine.options import training_options
+from art_classwise.trainers.engine.schedule import Fit, Schedule
+from art_classwise.trainers.engine.step import Objective, Step, natural_terms
 from art_classwise.trainers.exclusion import excluded_units, without_classes
-from art_classwise.trainers.options import training_options
 
 __all__ = [
     "PseudoLabels",

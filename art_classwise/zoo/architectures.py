@@ -21,7 +21,7 @@ from torch import nn
 from art_classwise._core.state import preserved_random_state
 from art_classwise.errors import InputError, check_seed, first_line, unknown
 
-__all__ = ["ARCHITECTURES", "build"]
+__all__ = ["ARCHITECTURES", "build", "runs_code"]
 
 Shape = tuple[int, ...]
 
@@ -58,14 +58,19 @@ def build(name: str, input_shape: Sequence[int], n_classes: int, *, seed: int | 
         return make(shape, n_classes)
 
 
+def runs_code(name: str) -> bool:
+    """Return whether building a network of this name runs a file or module that the name says."""
+    return ":" in name and name.partition(":")[0] not in ("torchvision", "timm")
+
+
 def _maker(name: str) -> Callable[[Shape, int], nn.Module]:
     """Return what builds a network of this name."""
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
     if wide := re.fullmatch(r"wrn-(\d+)-(\d+)", name):
         return lambda shape, n_classes: _wide_resnet(int(wide[1]), int(wide[2]), shape, n_classes)
-    library, colon, within = name.rpartition(":")
-    if colon and library not in ("torchvision", "timm"):
+    library, _, within = name.rpartition(":")
+    if runs_code(name):
         return partial(_from_callable, library, within)
     if library == "timm":
         known = _timm().list_models()

@@ -18,12 +18,12 @@ from art_classwise._core.plain_values import check_plain
 from art_classwise._core.records import Record, parse
 from art_classwise.errors import InputError, first_line
 from art_classwise.threat import ThreatModel
-from art_classwise.zoo.architectures import build
+from art_classwise.zoo.architectures import build, runs_code
 from art_classwise.zoo.classifier import as_classifier, normalized
 from art_classwise.zoo.pretrained import fit
 from art_classwise.zoo.weights_files import HUB, StateDict, load_weights, open_weights, renamed_to_fit
 
-__all__ = ["Checkpoint", "load_checkpoint", "read_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoint", "is_checkpoint", "load_checkpoint", "read_checkpoint", "save_checkpoint"]
 
 _FORMAT, _VERSION = "art-classwise checkpoint", 1
 _ADVICE = "Checkpoints are written by save_checkpoint() or by `art-classwise train`."
@@ -175,7 +175,12 @@ def load_checkpoint(
     """
     own = _is_ours(path)
     if own is not None and key is None:
-        architecture = own.architecture if architecture is None else architecture
+        if architecture is None and runs_code(own.architecture) and module is None:
+            raise InputError(
+                f"{Path(path).absolute()} names the program {own.architecture} as its architecture, which isn't run "
+                f"because a file says so: if you trust it, give architecture={own.architecture!r} (--arch)."
+            )
+        architecture = architecture if runs_code(own.architecture) else own.architecture or architecture
         input_shape = own.input_shape if input_shape is None else input_shape
         n_classes = len(own.classes) if n_classes is None else n_classes
         holder, weights = str(Path(path).absolute()), own.state_dict
@@ -204,6 +209,15 @@ def load_checkpoint(
     if n_classes is None:
         n_classes = _n_logits(network, input_shape)
     return as_classifier(network, input_shape, n_classes, device=device)
+
+
+def is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file is a checkpoint of ours, which says of what network it is.
+
+    Raises:
+        InputError: It is missing, damaged, or no file of weights.
+    """
+    return _is_ours(path) is not None
 
 
 def _is_ours(path: str | os.PathLike[str]) -> Checkpoint | None:

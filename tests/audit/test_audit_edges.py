@@ -331,7 +331,7 @@ def test_a_shard_in_another_ones_place_is_damaged(classifier, network, data, tmp
 
 def test_a_shard_that_came_since_is_not_computed(classifier, data, tmp_path, monkeypatch):
     """Another process wrote it between the look around and the claim."""
-    from art_classwise.audit import _work
+    from art_classwise.audit import runner
 
     monkeypatch.setattr(audit_module, "_SHARD", 4)
     audit = acw.ClassWiseAudit("Linf:0.05", "fgsm", store=tmp_path, verbose=False)
@@ -340,9 +340,9 @@ def test_a_shard_that_came_since_is_not_computed(classifier, data, tmp_path, mon
     manifest = store.manifest()
     units = [Unit(manifest.models["net"], None, i) for i in range(4)]
     looks = [set()]
-    there = _work._there
-    monkeypatch.setattr(_work, "_there", lambda *given: looks.pop() if looks else there(*given))
-    _work.fill(store, [units], lambda unit: pytest.fail("computed"), in_order=False)
+    there = runner._finished
+    monkeypatch.setattr(runner, "_finished", lambda *given: looks.pop() if looks else there(*given))
+    runner.fill(store, [units], lambda unit: pytest.fail("computed"), in_order=False)
 
 
 def test_outside_attacks_draw_other_numbers_in_each_shard(classifier, monkeypatch):
@@ -384,7 +384,7 @@ def test_where_order_counts_nobody_runs_ahead(tmp_path, monkeypatch):
     """Another process has the second of three units: the third must wait for it."""
     import pandas as pd
 
-    from art_classwise.audit import _work
+    from art_classwise.audit import runner
 
     (tmp_path / "audit").mkdir()
     store = Store(tmp_path / "audit")
@@ -406,7 +406,7 @@ def test_where_order_counts_nobody_runs_ahead(tmp_path, monkeypatch):
         return pd.DataFrame([[0, 0, 0, 1.0, 0.0, False]], columns=columns)
 
     monkeypatch.setattr(Store, "claim", claimed)
-    _work.fill(store, [units], compute, in_order=True)
+    runner.fill(store, [units], compute, in_order=True)
     assert order == units
     assert elsewhere == []
 

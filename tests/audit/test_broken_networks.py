@@ -57,6 +57,15 @@ def test_reversed_channels_are_found(coloured):
     assert "With images with channels in reverse order" in found.saw
 
 
+@pytest.mark.parametrize(("share", "expected"), [(0.5, True), (0.2, True), (0.0, False)])
+def test_wrong_labels_are_found(share, expected, trained, digits):
+    data, rng = digits.first(400), np.random.default_rng(0)
+    wrong = rng.random(400) < share
+    y = np.where(wrong, (data.y + rng.integers(1, 10, 400)) % 10, data.y)
+    result = audited(trained, acw.Dataset(data.x, y, data.classes))
+    assert ("wrong labels" in {f.check for f in result.findings}) is expected
+
+
 # Attacks that are weaker than the threat model says.
 
 

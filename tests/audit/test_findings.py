@@ -7,14 +7,15 @@ import pandas as pd
 import pytest
 import torch
 from broken_networks import Changed, Do, audited
+from places import ROOT
 from scipy.stats import binomtest, norm
 from torch import nn
 
 import art_classwise as acw
 from art_classwise.audit import Finding, Manifest, probes
-from art_classwise.audit._outcomes import table
 from art_classwise.audit.findings import CHECKS
 from art_classwise.audit.manifest import Published
+from art_classwise.audit.outcomes import table
 from art_classwise.audit.probes import CHANNELS, Alternative, Probe
 from art_classwise.errors import InputError
 
@@ -80,6 +81,7 @@ PROBE = Probe(
     training=(),
     alternatives_tried=256,
     alternatives_right=200,
+    unlikely_labels=5,
     alternatives={way: Alternative(gained=5, lost=30) for way in WAYS},
     gradients_tried=16,
     gradients_wrong=0,
@@ -226,6 +228,7 @@ def test_the_reference_attack_breaks_what_withstood(held, broken, found):
         ({"zero_gradient": 30}, "masked gradients"),
         ({"gradients_wrong": 5, "derivative_ratio": -1.0}, "false gradients"),
         ({"probabilities": 64}, "probabilities instead of logits"),
+        ({"unlikely_labels": 25}, "wrong labels"),
         ({"constant": 5}, "constant logits"),
         ({"far_withstood": 10}, "masked gradients"),
     ],
@@ -244,6 +247,7 @@ def test_probes_become_findings(changed, found):
         {"far_withstood": 2},
         {"gradients_wrong": 2},
         {"probabilities": 63},
+        {"unlikely_labels": 9},
         changed_images(WAYS[0], 10),
         changed_images(CHANNELS, 16, lost=6),  # p = 0.026
         changed_images(CHANNELS, 100, lost=96),
@@ -744,6 +748,14 @@ def test_what_is_published_is_checked_too(trained, digits, tmp_path):
         path.write_text(json.dumps({**content, "published": {"net": told}}))
         with pytest.raises(InputError, match=says):
             acw.read_audit(tmp_path)
+
+
+def test_the_documentation_lists_every_check():
+    page = (ROOT / "docs" / "how-to" / "read-a-report.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    lists = {row[0].removeprefix("| "): row[1].split("; ") for row in rows}
+    for check in CHECKS:
+        assert check.looks_for in lists[check.name]
 
 
 def test_a_finding_reads_as_a_sentence():

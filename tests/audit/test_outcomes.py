@@ -10,7 +10,7 @@ import art_classwise as acw
 from art_classwise import InputError
 from art_classwise.audit import Manifest
 from art_classwise.audit import audit as audit_module
-from art_classwise.audit._outcomes import assembled, disassembled, joined
+from art_classwise.audit.outcomes import assembled, disassembled, joined
 
 ATTACKS = ("first", "second", "third")
 

@@ -16,8 +16,8 @@ import pytest
 
 import art_classwise as acw
 from art_classwise import InputError
-from art_classwise.audit import _work, is_finished
 from art_classwise.audit import audit as audit_module
+from art_classwise.audit import is_finished, runner
 from art_classwise.audit import store as store_module
 from art_classwise.audit.manifest import Manifest
 from art_classwise.audit.provenance import environment
@@ -48,12 +48,12 @@ def expected(classifier, data):
 def computed(monkeypatch):
     """What is computed rather than read: the attack's name, or "clean", and the shard."""
     seen = []
-    clean, attacked = _work.ShardRunner.clean, _work.ShardRunner.attacked
+    clean, attacked = runner.ShardRunner.clean, runner.ShardRunner.attacked
     monkeypatch.setattr(
-        _work.ShardRunner, "clean", lambda self, c, shard: seen.append(("clean", shard)) or clean(self, c, shard)
+        runner.ShardRunner, "clean", lambda self, c, shard: seen.append(("clean", shard)) or clean(self, c, shard)
     )
     monkeypatch.setattr(
-        _work.ShardRunner,
+        runner.ShardRunner,
         "attacked",
         lambda self, c, name, attack, shard, rows=None: (
             seen.append((name, shard)) or attacked(self, c, name, attack, shard, rows)
@@ -175,7 +175,7 @@ def test_a_shard_is_small_enough_for_imagenet(tmp_path):
 
 
 def test_goes_on_where_it_was_interrupted(tmp_path, classifier, data, expected, computed, monkeypatch):
-    counted = _work.ShardRunner.attacked
+    counted = runner.ShardRunner.attacked
 
     def interrupted(*arguments):
         if len(computed) == 7:
@@ -183,7 +183,7 @@ def test_goes_on_where_it_was_interrupted(tmp_path, classifier, data, expected, 
         return counted(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_work.ShardRunner, "attacked", interrupted)
+        patch.setattr(runner.ShardRunner, "attacked", interrupted)
         with pytest.raises(KeyboardInterrupt):
             again(tmp_path, classifier, data)
     first = [*computed]

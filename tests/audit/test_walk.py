@@ -10,7 +10,7 @@ from torch import nn
 
 import art_classwise as acw
 from art_classwise import zoo
-from art_classwise.audit import _work, store
+from art_classwise.audit import runner, store
 from art_classwise.errors import InputError
 
 
@@ -85,9 +85,9 @@ def test_a_walk_goes_on_where_it_stopped(data, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         audit(store=tmp_path).evaluate({"a": lambda: make(0), "b": killed}, data)
     computed = []
-    attacked = _work.ShardRunner.attacked
+    attacked = runner.ShardRunner.attacked
     monkeypatch.setattr(
-        _work.ShardRunner,
+        runner.ShardRunner,
         "attacked",
         lambda self, c, name, *rest: computed.append(name) or attacked(self, c, name, *rest),
     )

@@ -15,7 +15,7 @@ import torch
 import art_classwise as acw
 from art_classwise.quickstart import quickstart
 from art_classwise.trainers import METHODS, trained_weights
-from art_classwise.trainers.checkpoint import TrainingFile
+from art_classwise.trainers.engine.checkpoint import TrainingFile
 
 
 @pytest.fixture

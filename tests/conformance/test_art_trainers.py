@@ -13,7 +13,7 @@ from trainable import MART, SMALL, STANDARD, TRADES, make, weights
 
 import art_classwise as acw
 from art_classwise import InputError
-from art_classwise.trainers._adversary import ArtAdversary
+from art_classwise.trainers.engine.adversary import ArtAdversary
 from art_classwise.trainers.policies import WAT, Fixed
 
 AWP = acw.AdversarialTrainerAWPPyTorch

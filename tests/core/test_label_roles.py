@@ -16,9 +16,9 @@ from art.metrics import adversarial_accuracy
 import art_classwise as acw
 from art_classwise import InputError
 from art_classwise._core.labels import _ROLES, LabelRole, label_role
-from art_classwise.audit._preconditions import checked_attack
+from art_classwise.audit.audit import checked_attack
 from art_classwise.metrics import per_class
-from art_classwise.trainers.options import check_attack
+from art_classwise.trainers.engine.options import check_attack
 
 
 @pytest.fixture(autouse=True)

@@ -30,8 +30,8 @@ from art_classwise import InputError
 from art_classwise._core import distributed
 from art_classwise.datasets import LazyImages
 from art_classwise.trainers import trained_weights
-from art_classwise.trainers._batches import Augmentation, Resident, Shuffled
-from art_classwise.trainers._weights import synchronised
+from art_classwise.trainers.engine.batches import Augmentation, Resident, Shuffled
+from art_classwise.trainers.engine.weights import synchronised
 
 METHODS = {
     "standard": (acw.AdversarialTrainerStandardPyTorch, {}),

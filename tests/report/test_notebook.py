@@ -24,7 +24,7 @@ from art_classwise._core.progress import progress
 from art_classwise.audit.findings import Finding, Findings
 from art_classwise.datasets.dataset import LazyImages
 from art_classwise.report.tables import interval, percent
-from art_classwise.trainers.checkpoint import history_table
+from art_classwise.trainers.engine.checkpoint import history_table
 
 HOSTILE = '<script>alert("x")</script>\x1b[31m & $a_b$'
 

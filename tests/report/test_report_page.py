@@ -113,9 +113,12 @@ def test_leaderboard_holds_the_summary_the_most_robust_first(result, page):
     assert [row[1] for row in rows] == list(summary.index)
     for place, (row, (_, of)) in enumerate(zip(rows, summary.iterrows(), strict=True), start=1):
         held = f"{shown(of['held_out'])} ({100 * of['worst_low']:.0f}–{100 * of['worst_high']:.0f})"
-        numbers = [shown(of[key]) for key in ("clean", "mean", "worst")]
+        means = [
+            f"{shown(of[key])} ({100 * of[f'{key}_low']:.0f}–{100 * of[f'{key}_high']:.0f})"
+            for key in ("clean", "mean")
+        ]
         assert row[:9] == [
-            *(str(place), str(of.name), *numbers, of["worst_class"]),
+            *(str(place), str(of.name), *means, shown(of["worst"]), of["worst_class"]),
             *(held, shown(of["tail20"]), shown(of["mcd"])),
         ]
 
@@ -212,6 +215,28 @@ def test_findings_come_before_all_else(result, text, page):
     assert result.findings[0].saw in text
     assert result.findings[0].advice in text
     assert page.csv("findings.csv")["check"].tolist() == ["few examples"]
+
+
+def test_every_check_is_listed_with_its_result_and_what_it_could_have_missed(result, page):
+    heads, rows = page.table("Each check with its result")
+    assert heads[:4] == ["check", "model", "looks for", "result"]
+    checks = result.checks
+    assert {*checks["result"]} == {"found", "nothing found", "not run"}
+    expected = checks.fillna({"model": "all"})[["check", "model", "looks_for", "result", "explanation"]]
+    assert rows == expected.to_numpy().tolist()
+    assert len(page.csv("checks.csv")) == len(checks)
+    ran = int((checks["result"] != "not run").sum())
+    assert any(f"{ran} of {len(checks)} checks ran, 1 of them found something." in text for text in page.texts)
+
+
+def test_after_a_strong_attack_accuracy_is_no_upper_bound(monkeypatch):
+    made = make_result(["ant", "bee", "cow"], models=("one", "two"), n=100)
+    best = made.summary()["mean"].idxmax()
+    other = "two" if best == "one" else "one"
+    for attacked in ((), (best,), (other,)):
+        monkeypatch.setattr(AuditResult, "strongly_attacked", attacked)
+        head, lead = headline(AuditResult(made.outcomes, made.manifest))
+        assert ("at most" in head) == ("At most" in lead) == (best not in attacked)
 
 
 def test_page_needs_no_other_file(text, page):
@@ -329,9 +354,9 @@ def test_one_class_per_model_that_ties_and_no_finding():
     outcomes = made.outcomes.assign(withstood=True, prediction=made.outcomes["label"])
     text = render(AuditResult(outcomes, made.manifest))
     head, _ = headline(AuditResult(outcomes, made.manifest))
-    assert "100.0 % of examples, averaged over classes" in head.replace("\N{NO-BREAK SPACE}", " ")
+    assert re.search(r"100.0 % \(\d+–100\) of examples, averaged over classes$", head)
     assert "What looks wrong" not in text
-    assert "Checks: nothing looks wrong." in text
+    assert "Nothing looks wrong. " in text
 
 
 def test_names_in_any_script_are_drawn_without_a_warning(tmp_path):

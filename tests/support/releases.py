@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 import art_classwise as acw
 from art_classwise._core.random_numbers import gaussian
-from art_classwise.trainers import _adversary
+from art_classwise.trainers.engine import adversary as attacks_in_training
 
 STANDARD, TRADES, MART, BAT = (
     acw.AdversarialTrainerStandardPyTorch,
@@ -103,7 +103,7 @@ def train(method, nb_epochs=2, weight_decay=5e-4, batch_size=BATCH, **options):
         return attack
 
     trainer._adversary = watched
-    with patch.object(_adversary, "gaussian", lambda *given: FAR * gaussian(*given)):
+    with patch.object(attacks_in_training, "gaussian", lambda *given: FAR * gaussian(*given)):
         history = trainer.fit(*TRAIN, batch_size=batch_size, nb_epochs=nb_epochs, validation_data=VALIDATION)
     batches, held_out = (np.array_split(np.arange(len(seen[kind])), nb_epochs) for kind in (True, False))
     by_epoch = [[seen[True][i] for i in epoch] for epoch in batches]

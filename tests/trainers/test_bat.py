@@ -13,7 +13,7 @@ from torch import nn
 import art_classwise as acw
 from art_classwise import InputError, losses
 from art_classwise.threat import ThreatModel
-from art_classwise.trainers._adversary import BoundarySearch, Budgets, InnerSearch
+from art_classwise.trainers.engine.adversary import BoundarySearch, Budgets, InnerSearch
 
 BAT = acw.AdversarialTrainerBATPyTorch
 C = 4

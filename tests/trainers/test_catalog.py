@@ -14,7 +14,7 @@ from art_classwise import trainers
 from art_classwise.cli import app
 from art_classwise.trainers import METHODS, SearchTrainer
 from art_classwise.trainers.catalog import usual_beta
-from art_classwise.trainers.options import OPTIONS
+from art_classwise.trainers.engine.options import OPTIONS
 from art_classwise.trainers.recipes import fast_recipe, plain_recipe
 
 EACH = pytest.mark.parametrize("spec", METHODS.values(), ids=list(METHODS))

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import art_classwise as acw
-from art_classwise.trainers import checkpoint, trained_weights
+from art_classwise.trainers import trained_weights
+from art_classwise.trainers.engine import checkpoint
 from art_classwise.trainers.recipes import paper_recipe
 
 

@@ -12,7 +12,8 @@ from trainable import SMALL, STANDARD, Convolutional, make
 
 import art_classwise as acw
 from art_classwise import InputError
-from art_classwise.trainers import METHODS, _adversary, trained_weights, training_history
+from art_classwise.trainers import METHODS, trained_weights, training_history
+from art_classwise.trainers.engine import adversary
 
 
 def sgd(parameters):
@@ -68,7 +69,7 @@ def test_it_is_the_plain_loop(options, plain, train_set):
 def test_it_is_standard_training_whose_attack_does_nothing(train_set):
     """With the same seed the same orders and crops: to the bit, whatever the attack's options."""
 
-    class Nothing(_adversary.InnerSearch):
+    class Nothing(adversary.InnerSearch):
         def __call__(self, module, x, y, uniform, budgets=None):
             return x
 
@@ -90,7 +91,7 @@ def test_nothing_is_attacked_while_training(train_set, monkeypatch):
     def forbidden(*args, **kwargs):
         raise AssertionError("natural training attacks nothing")
 
-    monkeypatch.setattr(_adversary, "search", forbidden)
+    monkeypatch.setattr(adversary, "search", forbidden)
     history = acw.NaturalTrainerPyTorch(make(), **SMALL).fit(train_set.x, train_set.y, nb_epochs=2)
     assert history.filter(regex=r"^robust").isna().all(axis=None)
     assert list(history.filter(regex=r"^robust")) == ["robust", *(f"robust_{k}" for k in range(10))]

@@ -11,7 +11,7 @@ from trainable import SMALL, make
 import art_classwise as acw
 from art_classwise import InputError
 from art_classwise.trainers import METHODS, SearchTrainer, TrainingOptions
-from art_classwise.trainers.options import OPTIONS, training_options
+from art_classwise.trainers.engine.options import OPTIONS, training_options
 
 TRAINERS = [*(spec.trainer for spec in METHODS.values()), acw.AdversarialTrainerAWPPyTorch]
 

@@ -19,7 +19,7 @@ from torch import nn
 
 import art_classwise as acw
 from art_classwise import InputError
-from art_classwise.trainers._step import Step
+from art_classwise.trainers.engine.step import Step
 from art_classwise.trainers.policies import CFA, CFOL, DAFA, FAAL, FRL, WAT, Fixed
 
 STANDARD, TRADES, MART, BAT = METHODS = (

@@ -31,7 +31,7 @@ from scipy.optimize import brentq
 from torch.nn.functional import cross_entropy, one_hot, softmax
 
 from art_classwise.threat import ThreatModel
-from art_classwise.trainers._adversary import Budgets, InnerSearch
+from art_classwise.trainers.engine.adversary import Budgets, InnerSearch
 from art_classwise.trainers.policies import CFA, CFOL, DAFA, FAAL, FRL, WAT, Scene
 
 BETA = 6.0

@@ -16,7 +16,7 @@ from trainable import MART, SMALL, STANDARD, TRADES, TRAINERS, Convolutional, ma
 import art_classwise as acw
 from art_classwise import InputError
 from art_classwise._core.state import evaluating
-from art_classwise.trainers import _adversary
+from art_classwise.trainers.engine import adversary
 
 
 def sequential():
@@ -115,8 +115,8 @@ def test_the_attack_starts_where_the_papers_do(trainer, largest, train_set, monk
         starts.append((start - x).abs())
         return real(module, x, y, *arguments, start=start, **options)
 
-    real = _adversary.search
-    monkeypatch.setattr(_adversary, "search", spy)
+    real = adversary.search
+    monkeypatch.setattr(adversary, "search", spy)
     trainer(make(), **SMALL).fit(train_set.x[:64], train_set.y[:64], nb_epochs=1)
     assert 0.8 * largest > starts[0].mean() > 0.05 * largest
     assert starts[0].max() <= largest

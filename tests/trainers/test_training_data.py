@@ -17,9 +17,9 @@ from trainable import SMALL, STANDARD, TRAINERS, weights
 import art_classwise as acw
 from art_classwise import InputError
 from art_classwise.datasets.dataset import LazyImages
-from art_classwise.trainers import arrays
-from art_classwise.trainers._batches import Augmentation, Resident, Shuffled, Streamed
-from art_classwise.trainers.arrays import array_source
+from art_classwise.trainers.engine import arrays
+from art_classwise.trainers.engine.arrays import array_source
+from art_classwise.trainers.engine.batches import Augmentation, Resident, Shuffled, Streamed
 
 CPU = torch.device("cpu")
 NONE = Augmentation()

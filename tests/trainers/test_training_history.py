@@ -16,7 +16,7 @@ from trainable import MART, SMALL, STANDARD, TRAINERS, make
 import art_classwise as acw
 from art_classwise import InputError
 from art_classwise._core.state import evaluating
-from art_classwise.trainers import _loop
+from art_classwise.trainers.engine import loop
 
 
 class Counting:
@@ -160,7 +160,7 @@ def test_keep_chooses_the_epoch(keep, epoch, decay, train_set, monkeypatch):
         robust, worst = SCORES[len(after) - 1]
         return {"val_robust": robust, "val_worst": worst}
 
-    monkeypatch.setattr(_loop.Training, "_validate", validate)
+    monkeypatch.setattr(loop.Training, "_validate", validate)
     x, y, classifier = train_set.x[:64], train_set.y[:64], make()
     history = MART(classifier, ema_decay=decay, **SMALL).fit(x, y, (x, y), nb_epochs=5, keep=keep)
     assert history.attrs["kept_epoch"] == epoch

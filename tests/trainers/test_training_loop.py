@@ -18,7 +18,7 @@ from trainable import MART, SMALL, STANDARD, TRADES, TRAINERS, Convolutional
 import art_classwise as acw
 from art_classwise._core.state import evaluating
 from art_classwise.attacks import fast_copy
-from art_classwise.trainers import _adversary
+from art_classwise.trainers.engine import adversary
 
 
 def linear():
@@ -179,7 +179,7 @@ def test_steps_are_those_of_the_formula(name, train_set):
 @pytest.mark.parametrize("method", [TRADES, MART])
 def test_the_inner_search_ascends_what_the_papers_say(method, train_set, monkeypatch):
     """TRADES: KL from the clean prediction; MART: cross-entropy. From x + 0.001 N(0, 1), in eval mode."""
-    real, checked = _adversary.search, []
+    real, checked = adversary.search, []
 
     def spy(module, x, compared, *arguments, start, **options):
         x_adv, y = start.clamp(x - 0.05, x + 0.05).clamp(0, 1), labels[0]
@@ -199,7 +199,7 @@ def test_the_inner_search_ascends_what_the_papers_say(method, train_set, monkeyp
         return nn.Sequential(Convolutional(), nn.Dropout(0.5))
 
     labels = [torch.from_numpy(train_set.y)]
-    monkeypatch.setattr(_adversary, "search", spy)
+    monkeypatch.setattr(adversary, "search", spy)
     classifier = make(network)
     trainer = method(classifier, eps=0.05, eps_step=0.02, max_iter=3, verbose=False)
     objective = trainer._adversary

@@ -23,9 +23,10 @@ import art_classwise as acw
 from art_classwise import InputError, losses
 from art_classwise._core.state import evaluating
 from art_classwise.datasets import LazyImages
-from art_classwise.trainers import arrays, make_pseudo_labels, pseudo_labels, trained_weights
-from art_classwise.trainers._batches import Shuffled, Walked
-from art_classwise.trainers.arrays import check_images
+from art_classwise.trainers import make_pseudo_labels, pseudo_labels, trained_weights
+from art_classwise.trainers.engine import arrays
+from art_classwise.trainers.engine.arrays import check_images
+from art_classwise.trainers.engine.batches import Shuffled, Walked
 from art_classwise.trainers.policies import Fixed
 from art_classwise.trainers.pseudo_labels import PseudoLabels, read_pseudo_labels
 

@@ -249,8 +249,8 @@ def left_out(evidence: Evidence) -> Observations:
         given = evidence.parameters[attack]
         if attack_kind(given) != "AutoAttack":
             continue
-        asked: Any = given.get("attacks") if isinstance(given.get("attacks"), (str, list)) else ()
-        for member, why in members_left_out(asked, n_classes).items():
+        members: Any = given.get("attacks") if isinstance(given.get("attacks"), (str, list)) else ()
+        for member, why in members_left_out(members, n_classes).items():
             yield (
                 f"{attack} ran without {member}, which {why}.",
                 "Add another attack in its place: margin-20, or PGD with restarts.",

@@ -17,7 +17,7 @@ from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel
 
 if TYPE_CHECKING:
-    from art_classwise.audit._table import AuditTable
+    from art_classwise.audit.outcomes import AuditTable
 
 __all__ = ["Evidence", "attack_kind", "detectable_share", "exceeds", "is_black_box", "is_one_step", "of", "points"]
 
@@ -167,10 +167,10 @@ def can_leave_ball(parameters: Mapping[str, Any], threat: ThreatModel) -> bool:
 
 def asked_members(parameters: Mapping[str, Any], n_classes: int) -> tuple[str, ...]:
     """Return the members of AutoAttack that run on a model of so many classes; none of another attack."""
-    asked: Any = parameters.get("attacks")
-    if attack_kind(parameters) != "AutoAttack" or not isinstance(asked, (str, list)):
+    members: Any = parameters.get("attacks")
+    if attack_kind(parameters) != "AutoAttack" or not isinstance(members, (str, list)):
         return ()
-    return tuple(m for m in members_of(asked, n_classes) if m in MEMBERS)
+    return tuple(m for m in members_of(members, n_classes) if m in MEMBERS)
 
 
 def is_many_step(parameters: Mapping[str, Any], threat: ThreatModel, n_classes: int) -> bool:

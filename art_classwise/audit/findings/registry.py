@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from art_classwise._core.display import Shown
-from art_classwise.audit._outcomes import parts
 from art_classwise.audit.findings import attack_checks, network_checks
 from art_classwise.audit.findings.attack_checks import (
     HEALTHY_SHARE,
@@ -20,9 +19,10 @@ from art_classwise.audit.findings.attack_checks import (
     weaker_share,
 )
 from art_classwise.audit.findings.evidence import Evidence, detectable_share, is_black_box, is_one_step, points
+from art_classwise.audit.outcomes import parts
 
 if TYPE_CHECKING:
-    from art_classwise.audit._table import AuditTable
+    from art_classwise.audit.outcomes import AuditTable
 
 LEVEL = 0.01
 """What the chance of a false alarm of all statistical checks of an audit together is held to."""
@@ -83,6 +83,15 @@ class Check:
 
 def _needs_probe(evidence: Evidence) -> str | None:
     return None if evidence.probe is not None else "the network itself wasn't tried"
+
+
+def _needs_labels(evidence: Evidence) -> str | None:
+    return "there are fewer than five classes" if len(evidence.result.classes) < 5 else _needs_probe(evidence)
+
+
+def _errors_tried(evidence: Evidence) -> tuple[int, float | None]:
+    _, errors, share = network_checks.label_errors(evidence)
+    return _shown(errors, share, evidence)
 
 
 def _needs_black_box(evidence: Evidence) -> str | None:
@@ -280,6 +289,14 @@ CHECKS: tuple[Check, ...] = (
     Check("accuracy near chance", "clean accuracy no better than chance", network_checks.chance_accuracy),
     Check(
         "misaligned labels", "labels numbered otherwise than the network's classes", network_checks.misaligned_labels
+    ),
+    Check(
+        "wrong labels",
+        "errors whose labels the network finds unlikely",
+        network_checks.wrong_labels,
+        _needs_labels,
+        _errors_tried,
+        statistical=True,
     ),
     Check(
         DIFFERS,

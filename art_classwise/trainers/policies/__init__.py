@@ -8,10 +8,9 @@ from art_classwise.trainers.policies.cfa import CFA, cfa_budgets, cfa_weights
 from art_classwise.trainers.policies.cfol import CFOL, cfol_probabilities, cfol_scores
 from art_classwise.trainers.policies.dafa import DAFA, dafa_weights
 from art_classwise.trainers.policies.faal import FAAL, faal_probabilities
-from art_classwise.trainers.policies.fixed import Fixed
 from art_classwise.trainers.policies.frl import FRL, frl_budgets, frl_multipliers, frl_weights
 from art_classwise.trainers.policies.parse import POLICIES, parse_policy
-from art_classwise.trainers.policies.policy import ClassBudgets, ClassPolicy, ClassWeights, FairAveraging, Scene
+from art_classwise.trainers.policies.policy import ClassBudgets, ClassPolicy, ClassWeights, FairAveraging, Fixed, Scene
 from art_classwise.trainers.policies.wat import WAT, wat_weights
 
 __all__ = [

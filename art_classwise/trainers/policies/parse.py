@@ -12,9 +12,8 @@ from art_classwise.trainers.policies.cfa import CFA
 from art_classwise.trainers.policies.cfol import CFOL
 from art_classwise.trainers.policies.dafa import DAFA
 from art_classwise.trainers.policies.faal import FAAL
-from art_classwise.trainers.policies.fixed import Fixed
 from art_classwise.trainers.policies.frl import FRL
-from art_classwise.trainers.policies.policy import ClassPolicy
+from art_classwise.trainers.policies.policy import ClassPolicy, Fixed
 from art_classwise.trainers.policies.wat import WAT
 
 __all__ = ["POLICIES", "parse_policy"]

@@ -28,7 +28,7 @@ from art_classwise._core.passes import (
 )
 from art_classwise._core.state import preserved, preserved_random_state
 from art_classwise.audit import probes
-from art_classwise.audit._outcomes import ATTACKED
+from art_classwise.audit.outcomes import ATTACKED
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, Unit
 from art_classwise.datasets import Dataset
 from art_classwise.errors import GradientMaskingWarning, InputError, first_line
@@ -60,11 +60,11 @@ def fill(
         first: The chain to begin with: processes that begin apart read different images.
         progress: Told of units that are there, of each once.
     """
-    nap, told = 0.05, set[Unit]()
+    nap, reported = 0.05, set[Unit]()
     while True:
-        done = _there(store, chains)  # anew: damaged ones go
-        progress(done - told)
-        told |= done
+        done = _finished(store, chains)  # anew: damaged ones go
+        progress(done - reported)
+        reported |= done
         waiting = worked = False
         for chain in [*chains[first:], *chains[:first]]:
             for unit in chain:
@@ -81,14 +81,14 @@ def fill(
                             mine = False
                         worked = True
                 if mine:
-                    progress({unit} - told)
-                    told.add(unit)
+                    progress({unit} - reported)
+                    reported.add(unit)
                     continue
                 waiting = True
                 if in_order:
                     break
         if not waiting:
-            store.tidy(told)
+            store.tidy(reported)
             return
         nap = 0.05 if worked else min(2 * nap, _LONGEST_NAP)
         time.sleep(nap)
@@ -108,7 +108,7 @@ def drop_damaged(store: Store, damaged: DamagedShardError) -> bool:
     return mine
 
 
-def _there(store: Store, chains: Sequence[Sequence[Unit]]) -> set[Unit]:
+def _finished(store: Store, chains: Sequence[Sequence[Unit]]) -> set[Unit]:
     units = {unit for chain in chains for unit in chain}
     held = {pair: store.shards(*pair) for pair in {(unit.model, unit.attack) for unit in units}}
     return {unit for unit in units if unit.shard in held[unit.model, unit.attack]}
@@ -165,7 +165,7 @@ class ShardRunner:
     def attacked(
         self, classifier: Any, name: str, attack: Any, shard: int, rows: npt.NDArray[np.intp] | None = None
     ) -> pd.DataFrame:
-        """Return outcomes under an attack, with the columns of :data:`art_classwise.audit._outcomes.ATTACKED`.
+        """Return outcomes under an attack, with the columns of :data:`art_classwise.audit.outcomes.ATTACKED`.
 
         Args:
             classifier: The model.
@@ -289,11 +289,11 @@ class ShardRunner:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                said = first_line(error)
+                reason = first_line(error)
             # Outside of the except block, which keeps what was computed alive.
             if most == 1:
-                raise InputError(f"There isn't enough memory for a single example ({said}): free some.")
+                raise InputError(f"There isn't enough memory for a single example ({reason}): free some.")
             release()
             most //= 2
             self._batch_size, self._ran_out = most, True
-            warnings.warn(f"Out of memory ({said}): continuing with {most} examples at a time.", stacklevel=2)
+            warnings.warn(f"Out of memory ({reason}): continuing with {most} examples at a time.", stacklevel=2)

@@ -19,8 +19,8 @@ from art_classwise._core.options import Check, number, optional, positive, whole
 from art_classwise.attacks.fast_copy import Precision, check_precision
 from art_classwise.errors import InputError, check_flag, check_number, check_seed, unknown
 from art_classwise.threat import ThreatModel
-from art_classwise.trainers._history import check_summary_writer
-from art_classwise.trainers._schedule import required_arguments
+from art_classwise.trainers.engine.history import check_summary_writer
+from art_classwise.trainers.engine.schedule import required_arguments
 from art_classwise.trainers.policies import ClassPolicy, Fixed, Scene
 
 __all__ = [

@@ -14,7 +14,7 @@ from art_classwise._core import art_interface, distributed
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError, first_line
 from art_classwise.threat import ThreatModel
-from art_classwise.trainers._batches import Augmentation, Mixed, Order, Resident, Shuffled, Streamed, Walked
+from art_classwise.trainers.engine.batches import Augmentation, Mixed, Order, Resident, Shuffled, Streamed, Walked
 
 __all__ = ["Items", "Rows", "array_source", "check_images", "mixed_source", "unlabelled_in"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
@@ -19,18 +19,17 @@ from art_classwise._core.random_numbers import ExampleUniform, derive
 from art_classwise._core.state import preserved_random_state
 from art_classwise.errors import DivergenceError, InputError
 from art_classwise.threat import ThreatModel
-from art_classwise.trainers._adversary import Adversary
-from art_classwise.trainers._batches import Source
-from art_classwise.trainers._history import ClassCounts, EpochStatistics, Scalars
-from art_classwise.trainers._schedule import Schedule
-from art_classwise.trainers._step import Step
-from art_classwise.trainers._weights import WeightAverage, all_finite, share_buffers, snapshot
-from art_classwise.trainers.checkpoint import TrainingFile, TrainingState, history_table
+from art_classwise.trainers.engine.adversary import Adversary
+from art_classwise.trainers.engine.batches import Source
+from art_classwise.trainers.engine.checkpoint import TrainingFile, TrainingState, history_table
+from art_classwise.trainers.engine.history import ClassCounts, EpochStatistics, Scalars
+from art_classwise.trainers.engine.schedule import Keep, Schedule
+from art_classwise.trainers.engine.step import Step
+from art_classwise.trainers.engine.weights import WeightAverage, all_finite, share_buffers, snapshot
 from art_classwise.trainers.policies import ClassPolicy, ClassWeights, Scene
 
-__all__ = ["Keep", "Training"]
+__all__ = ["Training"]
 
-Keep = Literal["last", "robust", "robust+worst"]
 _GLANCE = 50
 """Batches between two looks at the loss: each makes the CPU wait for the device."""
 

@@ -1,20 +1,26 @@
-"""When the learning rate changes."""
+"""The arguments of a training: when the learning rate changes, how long it takes, what is kept."""
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast, get_args
 
-from art_classwise._core.plain_values import plain
-from art_classwise.errors import InputError, unknown
+import torch
 
-__all__ = ["Interval", "Schedule", "Stepper", "check_scheduler", "required_arguments"]
+from art_classwise._core.plain_values import plain
+from art_classwise.errors import InputError, check_whole, unknown
+from art_classwise.trainers.policies import ClassPolicy, Scene
+
+__all__ = ["Fit", "Interval", "Keep", "Schedule", "Stepper", "check_scheduler", "required_arguments"]
 
 Interval = Literal["epoch", "step"]
+Keep = Literal["last", "robust", "robust+worst"]
 
 
 class Stepper(Protocol):
@@ -119,3 +125,49 @@ def check_scheduler(scheduler: Any, interval: object, optimizer: Any) -> None:
             f"{interval}, but that of {type(scheduler).__name__} needs {', '.join(needed)}: wrap it in an object whose "
             "step() takes none."
         )
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The arguments of :meth:`art_classwise.trainers.SearchTrainer.fit` that aren't about the training examples."""
+
+    validation_data: Any
+    nb_epochs: int
+    scheduler: Stepper | None
+    scheduler_interval: Interval
+    keep: Keep
+    checkpoint_dir: str | os.PathLike[str] | None
+    resume: bool
+
+    def check(self, optimizer: Any) -> None:
+        """Check what can be checked before any work is done.
+
+        Raises:
+            InputError: An argument is out of range, or needs another one.
+        """
+        check_whole("nb_epochs", self.nb_epochs, 1)
+        check_scheduler(self.scheduler, self.scheduler_interval, optimizer)
+        if self.keep not in get_args(Keep):
+            raise unknown("rule to keep weights by", self.keep, get_args(Keep))
+        if self.keep != "last" and self.validation_data is None:
+            raise InputError(f'`keep="{self.keep}"` needs `validation_data` to choose the epoch.')
+        if self.resume and self.checkpoint_dir is None:
+            raise InputError("`resume=True` needs a `checkpoint_dir` to resume from.")
+        pair = isinstance(self.validation_data, (tuple, list)) and len(self.validation_data) == 2
+        if self.validation_data is not None and not pair:
+            raise InputError("`validation_data` must be a pair (x, y).")
+
+    def check_policy(self, policy: ClassPolicy, n_classes: int, beta: float | None, eps: float) -> None:
+        """Check that a class policy can be followed for so many epochs, with or without validation.
+
+        Raises:
+            InputError: It can't.
+        """
+        if policy.needs_validation and self.validation_data is None:
+            raise InputError(
+                f"The class policy {type(policy).__name__} needs the class accuracies on validation examples: give "
+                "`validation_data`, some training examples that you hold out."
+            )
+        even = torch.full((n_classes,), 1 / n_classes)
+        scene = Scene(n_classes, even, beta, eps, self.nb_epochs, torch.device("cpu"))
+        copy.deepcopy(policy).begin(scene)  # it may say that so few epochs are too few
