@@ -87,13 +87,13 @@ def test_each_random_radius_bounds_its_own_example(classifier, images, own):
     assert sizes.mean() < 0.07 < np.abs(whole[0] - images).max((1, 2, 3)).mean()
 
 
-def test_audits_are_warned_of_random_radii(classifier, images, own):
+def test_random_radii_are_a_finding(classifier, images, own):
     data = acw.Dataset(images, own, tuple("abcd"))
     audit = acw.ClassWiseAudit(
         "Linf:0.1", {"mine": lambda c: PGD(c, random_eps=True, eps=0.1, max_iter=1, verbose=False)}, verbose=False
     )
-    with pytest.warns(UserWarning, match="'mine' draws its radii at random"):
-        audit.evaluate({"net": classifier}, data)
+    result = audit.evaluate({"net": classifier}, data)
+    assert any("mine draws its radii at random" in finding.saw for finding in result.findings)
 
 
 def test_what_is_new_leaves_fingerprints_as_they_were(classifier):
