@@ -33,9 +33,13 @@ def accuracy_over_seeds(
     An interval over seeds alone holds for these examples, one over examples alone for these networks. Here both are
     drawn, seeds crossed with examples (a random-effects analysis of variance, e.g. Searle, Casella and McCulloch 1992,
     chapter 4): the variance of a mean over m seeds and n examples is (MS_seeds + MS_examples - MS_rest) / (m n), at
-    least each of the first two parts, with Satterthwaite's degrees of freedom and Student's t. The ends are Wilson's
-    for as many independent examples as would give that variance. Of the mean over classes, the examples' parts are
-    added class by class; the seeds' is that of the seeds' means.
+    least each of the first two parts, with Satterthwaite's degrees of freedom and Student's t. Of few seeds a class's
+    MS_seeds may be small by chance, so it counts as no smaller than the mean over classes. The ends are Wilson's for as
+    many independent examples as would give that variance. Of the mean over classes, the examples' parts are added class
+    by class; the seeds' is that of the seeds' means.
+
+    Simulated at 95 %, it covered a class in 95 % to 100 % and the mean in 91 % to 98 % with 3 seeds or more, with 2 in
+    89 % to 96 %; over seeds alone the true class accuracy is covered in 36 % to 79 %.
 
     Args:
         y: True labels, ints (n,).
@@ -173,6 +177,8 @@ def crossed(
     pooled = by_class(apart**2).sum() / max((n - 1).sum(), 1)
     examples = (np.where(single, pooled, by_class(apart**2) / free) + least / trials) / trials
     seeds = of_seed.var(0, ddof=1) / m
+    # Of few seeds a class's variance may be small by chance: no smaller than that of all classes on average.
+    seeds = np.where(there, np.maximum(seeds, seeds[there].mean()), np.nan)
     remainder = np.where(single, 0, by_class((rest**2).sum(0)) / (m - 1) / free) / (m * trials)
     count = there.sum()
     means = np.nanmean(of_seed, axis=1)

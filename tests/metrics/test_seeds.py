@@ -22,10 +22,13 @@ def trained(m, n, seed, *, classes=10, example=1.0, of_seed=0.1, of_class=0.1, r
 def test_variance_is_that_of_a_two_way_analysis():
     y, right = trained(4, 30, 0, classes=3)
     table, variance, free = crossed(y, right.astype(float), 4)
+    mean_squares = [right[:, y == c].mean(1).var(ddof=1) * 30 for c in range(3)]
     for c in range(3):
         x = right[:, y == c].astype(float)
         m, n = x.shape
         seeds = n * ((x.mean(1) - x.mean()) ** 2).sum() / (m - 1)
+        assert seeds == pytest.approx(mean_squares[c])
+        seeds = max(seeds, np.mean(mean_squares))
         examples = m * ((x.mean(0) - x.mean()) ** 2).sum() / (n - 1)
         rest = ((x - x.mean(0) - x.mean(1)[:, None] + x.mean()) ** 2).sum() / ((m - 1) * (n - 1))
         expected = (seeds + examples - rest) / (m * n)
