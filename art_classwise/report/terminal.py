@@ -79,7 +79,7 @@ def print_groups(result: AuditResult, groups: Groups) -> None:
             for group, row in rows.iterrows()
         ]
         title = f"{name}: groups, in % at {result.threat}"
-        notes = ["an example counts as right if its class is found", "brackets: 95 % intervals"]
+        notes = ["an example counts as correct if its class is", "brackets: 95 % intervals"]
         console.print(Grid(title, ("group", "n", "clean", WORST_CASE), cells, notes).rich())
 
 
@@ -165,12 +165,12 @@ _CLASS, _NAME, _PAIR = 14, 11, 24
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """Print the classes, worst first, then what holds over all of them; within 80 columns."""
+    """Print a row per class, the worst first, then the totals; within 80 columns."""
     Console().print(comparison_grid(comparison).rich())
 
 
 def comparison_grid(comparison: Comparison) -> Grid:
-    """Return the classes, worst first, then what holds over all of them, as a table of 80 columns."""
+    """Return a row per class, the worst first, then the totals, as a table of 80 columns."""
     one, other = _heading(comparison.first, _NAME), _heading(comparison.second, _NAME)
     if one == other:  # as long names that differ in the middle are
         one, other = "first", "second"
@@ -299,7 +299,7 @@ def print_leaderboard(table: pd.DataFrame, title: str, model_dir: Path) -> None:
     if measured:
         notes += ["measured: over all examples, under all attacks, with 95 % intervals", "!: published lies outside"]
     else:
-        notes.append("here: whether the weights are")
+        notes.append("here: whether the weights are on this machine")
     shown = Table(title=Text(title, "bold"), caption=Text("; ".join(notes)), box=box.SIMPLE_HEAD, pad_edge=False)
     columns = ["clean", "robust", *(("measured clean", "measured robust", "") if measured else ("here",))]
     shown.add_column("model", no_wrap=True)
@@ -316,7 +316,7 @@ def print_leaderboard(table: pd.DataFrame, title: str, model_dir: Path) -> None:
         console.print(shown)
     if not measured:
         here = int(table["here"].sum())
-        console.print(Text(f"of {here} models the weights are in {printable(str(model_dir.absolute()))}"))
+        console.print(Text(f"the weights of {here} models are in {printable(str(model_dir.absolute()))}"))
 
 
 def _last(row: pd.Series[Any]) -> list[str]:
