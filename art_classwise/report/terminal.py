@@ -89,10 +89,10 @@ def models_grid(report: ReportData) -> Grid:
     rows = [
         [
             printable(model.name),
-            interval(model.clean.value, model.clean.low, model.clean.high),
-            interval(model.robust.value, model.robust.low, model.robust.high),
+            str(model.clean),
+            str(model.robust),
             Marked(shorten(printable(model.worst_class), _SHORT)),
-            Marked(interval(model.held_out.value, model.held_out.low, model.held_out.high)),
+            Marked(str(model.held_out)),
             percent(model.gap),
         ]
         for model in report.models
@@ -133,8 +133,8 @@ def class_grid(report: ReportData, model: ModelData, width: int) -> Grid:
         [
             shorten(printable(row.name), _NAME_WIDTH),
             str(row.n),
-            interval(row.clean.value, row.clean.low, row.clean.high),
-            interval(row.robust.value, row.robust.low, row.robust.high),
+            str(row.clean),
+            str(row.robust),
         ]
         for row in model.classes[:_MOST_CLASSES]
     ]
@@ -142,7 +142,7 @@ def class_grid(report: ReportData, model: ModelData, width: int) -> Grid:
     free -= max(cell_len(name) for name in ("class", *(line[0] for line in fixed)))
     needed = accumulate(3 + max(cell_len(attack), 5) for attack in report.attacks)
     shown = [attack for attack, so_far in zip(report.attacks, needed, strict=True) if so_far <= free]
-    mean = interval(model.robust.value, model.robust.low, model.robust.high)
+    mean = str(model.robust)
     notes = [f"mean over classes under all attacks: {mean}", "brackets: 95 % intervals"]
     if report.worst_case and len(report.attacks) > 1:
         notes.append("each attack with those before it")
