@@ -20,6 +20,7 @@ __all__ = [
     "check_seed",
     "check_whole",
     "first_line",
+    "printable",
     "unknown",
 ]
 
@@ -170,3 +171,13 @@ def check_number(
             return value
     bounds = f"{'above' if above else 'from'} {low:g} to {'below ' if below else ''}{high:g}"
     raise InputError(f"`{name}` must be a number {words or bounds}, but got {value!r}.")
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """Replace what would move the cursor or colour a terminal: names come from files of others.
+
+    Args:
+        text: The text.
+        keep: What may stay, though it isn't printable: the ends of lines of our own text.
+    """
+    return "".join(c if c.isprintable() or c in keep else "\N{REPLACEMENT CHARACTER}" for c in text)

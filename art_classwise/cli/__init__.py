@@ -14,11 +14,14 @@ import typer
 
 from art_classwise import __version__
 from art_classwise.cli._compare import compare
+from art_classwise.cli._config import ConfigFile, SaveConfig
+from art_classwise.cli._config import save_config as write_config
 from art_classwise.cli._inventory import doctor, zoo
 from art_classwise.cli._json import Writer, audit_content, printing
 from art_classwise.cli._options import (
     ClassNames,
     DatasetName,
+    Device,
     GroupNames,
     Groups,
     ImageSize,
@@ -105,6 +108,7 @@ app.command()(train)
 
 @app.command()
 def audit(
+    context: typer.Context,
     model: Annotated[
         list[str],
         typer.Option(
@@ -200,6 +204,9 @@ def audit(
         bool, typer.Option("--checks/--no-checks", help="Also check the networks themselves, on 64 examples.")
     ] = True,
     groups: Groups = None,
+    device: Device = None,
+    config: ConfigFile = None,
+    save_config: SaveConfig = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
@@ -217,6 +224,7 @@ def audit(
     from art_classwise.threat import ThreatModel
 
     with printing(json) as write:
+        write_config(context, save_config)
         names = [a.strip() for a in attacks.split(",")]
         norm = "Linf" if threat is None else ThreatModel.parse(threat).norm
         sources = Sources(
@@ -227,6 +235,7 @@ def audit(
             by_model(arch),
             numbers_by_model("--mean", mean),
             numbers_by_model("--std", std),
+            None if device is None else device.value,
         )
         sources.check([*model, *([] if surrogate is None else [surrogate])])
         data = load_dataset(dataset, "test", root=data_dir, classes=split_names(class_names), image_size=image_size)

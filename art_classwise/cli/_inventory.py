@@ -15,6 +15,7 @@ import typer
 
 from art_classwise.cli._json import leaderboard_content, printing
 from art_classwise.cli._options import Json, ModelDir, Root
+from art_classwise.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +60,7 @@ def _show(checks: Sequence[Check], works: bool) -> None:
         advice: dict[str, list[str]] = {}
         for check in several:
             table.add_row(
-                Text(check.state, _COLOURS[check.state]), Text(_printable(check.name)), Text(_printable(check.says))
+                Text(check.state, _COLOURS[check.state]), Text(printable(check.name)), Text(printable(check.says))
             )
             if check.do is not None:
                 advice.setdefault(check.do, []).append(check.name)
@@ -67,18 +68,14 @@ def _show(checks: Sequence[Check], works: bool) -> None:
         console.print(table)
         for do, names in advice.items():
             which = ", ".join(names) if len(names) < 6 else f"these {len(names)}"
-            console.print(Text(_printable(f"{which}: {do}"), "italic"))
+            console.print(Text(printable(f"{which}: {do}"), "italic"))
         console.print()
     bad = [check.name for check in checks if check.essential and check.state != "ok"]
     lacks = sum(check.state == "broken" for check in checks) - len(bad)
-    verdict = "Everything essential works." if works else f"Fix this first: {', '.join(map(_printable, bad))}."
+    verdict = "Everything essential works." if works else f"Fix this first: {', '.join(map(printable, bad))}."
     if lacks > 0:
         verdict += f" {lacks} of the other parts {'is' if lacks == 1 else 'are'} broken."
     console.print(Text(verdict, "green" if works else "bold red"))
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def zoo(

@@ -17,6 +17,7 @@ from art_classwise.errors import InputError, unknown
 __all__ = [
     "ClassNames",
     "DatasetName",
+    "Device",
     "GroupNames",
     "Groups",
     "ImageSize",
@@ -43,6 +44,13 @@ class Precision(str, Enum):
     bf16 = "bf16"
 
 
+class DeviceName(str, Enum):
+    """Where networks lie."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
 class GroupNames(str, Enum):
     """Groups of classes that have a name."""
 
@@ -66,6 +74,10 @@ Groups = Annotated[
         help="Also show groups of classes: CIFAR-100's superclasses, or transport and animals.",
         show_default=False,
     ),
+]
+Device = Annotated[
+    DeviceName | None,
+    typer.Option("--device", help="Where networks lie. Default: the GPU, if there is one.", show_default=False),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of all random numbers.")]
 ModelDir = Annotated[Path, typer.Option("--model-dir", help="Folder of RobustBench's weights.")]
@@ -124,6 +136,7 @@ class Sources:
         architectures: Of files that don't say their own, by the models' names; that of all others under ``""``.
         mean: What those files' networks want subtracted from images, by the models' names likewise.
         std: What they want them divided by.
+        device: Where models lie, ``"cpu"`` or ``"cuda"``; the GPU where there is one, if absent.
         input_shape: (C, H, W) of the data, once they are read.
         n_classes: Of the data.
     """
@@ -135,6 +148,7 @@ class Sources:
     architectures: Mapping[str, str] = field(default_factory=dict)
     mean: Mapping[str, list[float]] = field(default_factory=dict)
     std: Mapping[str, list[float]] = field(default_factory=dict)
+    device: str | None = None
     input_shape: tuple[int, ...] | None = None
     n_classes: int | None = None
 
@@ -196,7 +210,7 @@ class Sources:
             elif label:
                 raise InputError(f"{text!r} gives many models the same name: remove {label}=.")
             else:
-                options: dict[str, Any] = {"unsafe_weights": self.unsafe_weights}
+                options: dict[str, Any] = {"unsafe_weights": self.unsafe_weights, "device": self.device}
                 names = robustbench_names(zoo, self.norm)
                 loaded = {n: partial(load_robustbench, n, zoo, self.norm, self.model_dir, **options) for n in names}
                 optional += names
@@ -218,11 +232,11 @@ class Sources:
         label, source = _parted(text)
         zoo, name = _in_zoo(source, self.dataset)
         if name:
-            options: Any = {"unsafe_weights": self.unsafe_weights}
+            options: Any = {"unsafe_weights": self.unsafe_weights, "device": self.device}
             return label or name, load_robustbench(name, zoo, self.norm, self.model_dir, **options)
         label = label or _short(source)
         if is_checkpoint(source):
-            return label, load_checkpoint(source, architecture=_of_model(self.architectures, label))
+            return label, load_checkpoint(source, architecture=_of_model(self.architectures, label), device=self.device)
         return label, load_checkpoint(
             source,
             architecture=_of_model(self.architectures, label),
@@ -230,6 +244,7 @@ class Sources:
             n_classes=self.n_classes,
             mean=_of_model(self.mean, label),
             std=_of_model(self.std, label),
+            device=self.device,
         )
 
 

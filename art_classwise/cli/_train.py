@@ -8,9 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from art_classwise.cli import _train_options as flags
+from art_classwise.cli._config import ConfigFile, SaveConfig
+from art_classwise.cli._config import save_config as write_config
 from art_classwise.cli._json import printing
-from art_classwise.cli._options import ClassNames, DatasetName, ImageSize, Json, Quiet, Root, Seed, split_names
+from art_classwise.cli._options import ClassNames, DatasetName, Device, ImageSize, Json, Quiet, Root, Seed, split_names
 from art_classwise.errors import InputError, check_number, check_whole
 
 if TYPE_CHECKING:
@@ -24,6 +28,7 @@ __all__ = ["train"]
 
 
 def train(
+    context: typer.Context,
     method: flags.MethodName,
     out: flags.CheckpointFile,
     dataset: DatasetName = "digits",
@@ -46,6 +51,7 @@ def train(
     tau: flags.HeadPower = None,
     unlabeled: flags.UnlabeledImages = None,
     labels: flags.Labels = None,
+    examples: flags.Examples = None,
     unlabeled_fraction: flags.UnlabeledFraction = None,
     gamma: flags.Gamma = None,
     validation: flags.Validation = 0,
@@ -57,6 +63,9 @@ def train(
     image_size: ImageSize = None,
     data_dir: Root = None,
     seed: Seed = 0,
+    device: Device = None,
+    config: ConfigFile = None,
+    save_config: SaveConfig = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
@@ -69,10 +78,11 @@ def train(
     from art_classwise.datasets import load_dataset
     from art_classwise.head import normalize_head
     from art_classwise.trainers import METHODS, AdversarialTrainerClassExcludedPyTorch
-    from art_classwise.trainers.engine.arrays import unlabelled_in
+    from art_classwise.trainers.engine.arrays import unlabelled_per_batch
     from art_classwise.zoo import as_classifier, build, load_checkpoint, save_checkpoint
 
     with printing(json) as write:
+        write_config(context, save_config)
         chosen = _chosen_recipe(method, recipe, arch, dataset, threat).override(
             epochs=epochs,
             batch_size=batch_size,
@@ -111,19 +121,21 @@ def train(
             if path.exists():
                 raise InputError(f"{path} already exists: choose another --out, or remove it.")
         data = load_dataset(dataset, "train", root=data_dir, classes=split_names(class_names), image_size=image_size)
+        data = data.first(examples) if examples is not None else data
         policy = _policy(class_policy, data.classes, validation)
         excluded = [data.class_number(name) for name in exclude or []]
         if excluded:
             data = _without(data, excluded)
         data, held_out = _hold_out(data, validation, seed)
         data, more = _unlabeled(data, unlabeled, labels, seed, data_dir, image_size)
+        on = None if device is None else device.value
         network = build(arch, data.input_shape, len(data.classes), seed=seed)
         if init is not None:
             load_checkpoint(init, network, device="cpu")
         optimizer = chosen.optimizer(network)
-        classifier = as_classifier(network, data.input_shape, len(data.classes), optimizer=optimizer)
+        classifier = as_classifier(network, data.input_shape, len(data.classes), optimizer=optimizer, device=on)
         fraction = 0.5 if chosen.unlabeled_fraction is None else chosen.unlabeled_fraction
-        labelled = chosen.batch_size - (0 if more is None else unlabelled_in(chosen.batch_size, fraction))
+        labelled = chosen.batch_size - (0 if more is None else unlabelled_per_batch(chosen.batch_size, fraction))
         options = chosen.trainer_options(network) | {
             "gradient_clip": gradient_clip,
             "ema_decay": ema,

@@ -20,6 +20,7 @@ __all__ = [
     "Compile",
     "Ema",
     "Epochs",
+    "Examples",
     "Exclude",
     "Gamma",
     "GradientClip",
@@ -110,6 +111,10 @@ Init = Annotated[
     _of_recipe(
         "--init", "Start from the weights of this checkpoint, to fine-tune; the policies frl and faal expect it."
     ),
+]
+Examples = Annotated[
+    int | None,
+    typer.Option("--examples", help="Train on so many examples of the set. Default: all.", show_default=False),
 ]
 Epochs = Annotated[int | None, _of_recipe("--epochs", "Epochs.")]
 BatchSize = Annotated[int | None, _of_recipe("--batch-size", "Examples per step, over all processes.")]

@@ -32,6 +32,9 @@ __all__ = [
 
 T = TypeVar("T")
 
+_ALPHA = 0.05
+_MOST_NAMED = 5
+
 FEWEST_EXAMPLES = 50
 """Of a class that is named as the worst: the interval of its accuracy is then at most 27 points wide."""
 
@@ -188,7 +191,16 @@ class ReportData:
         """How many checks ran, and how many of them found something."""
         ran = sum(one.result != "not run" for one in self.checks)
         found = sum(one.result == "found" for one in self.checks)
-        return f"{ran} of {len(self.checks)} checks ran, {found or 'none'} of them found something."
+        verdict = f"{found} of them found something" if found else "none of them found anything"
+        return f"{ran} of {len(self.checks)} checks ran, {verdict}."
+
+    @property
+    def bound(self) -> str:
+        """Of which models the robust accuracies are upper bounds; nothing if a strong attack was run on all."""
+        names = [name for name in self.order if self.model(name).is_bound]
+        of = f" on {', '.join(names[:_MOST_NAMED])}{' and others' * (len(names) > _MOST_NAMED)}"
+        where = "" if len(names) == len(self.order) else of
+        return f"At most: no strong attack, such as AutoAttack, was run{where}." if names else ""
 
     def model(self, name: str) -> ModelData:
         """Return the model of this name."""
@@ -239,14 +251,11 @@ class Comparisons:
             return ""
         rivals = [name for name in self.models[1:] if self.mean[name].p > _ALPHA]
         if not rivals:
-            return f"{self.models[0]} has a higher mean over classes than each other model, beyond chance."
+            others = self.models[1] if len(self.models) == 2 else "each other model"
+            return f"{self.models[0]} has a higher mean over classes than {others}, beyond chance."
         more = f" and {len(rivals) - _MOST_NAMED} more" if len(rivals) > _MOST_NAMED else ""
         names = ", ".join(rivals[:_MOST_NAMED])
         return f"{self.models[0]} has the highest mean over classes, but {names}{more} may be as good."
-
-
-_ALPHA = 0.05
-_MOST_NAMED = 5
 
 
 def _once_per_audit(function: Callable[[AuditResult], T]) -> Callable[[AuditResult], T]:

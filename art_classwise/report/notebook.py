@@ -90,12 +90,9 @@ def _(result: AuditResult) -> Parts:
         f"{_several(n, 'example')}{report.data}, {_several(len(report.classes), 'class')}"
     )
     rest = f"{len(names) - _MOST} more models: .summary()" if len(names) > _MOST else ""
-    parts: Parts = [
-        headline,
-        _first(models_grid(report)),
-        rest,
-        comparisons(result).verdict if len(names) <= _MOST else "",
-    ]
+    parts: Parts = [headline, _first(models_grid(report)), rest, report.bound]
+    if len(names) <= _MOST:
+        parts.append(comparisons(result).verdict)
     parts += [_sentence(finding) for finding in report.findings[:_MOST_FINDINGS]]
     if len(report.findings) > _MOST_FINDINGS:
         parts.append(f"{len(report.findings) - _MOST_FINDINGS} more findings: .findings")

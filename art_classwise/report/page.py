@@ -17,7 +17,6 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from art_classwise._core.files import written_aside
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.findings import Finding
 from art_classwise.audit.result import AuditResult
@@ -80,8 +79,7 @@ def write_report(result: AuditResult, folder: Path) -> None:
     """
     paths = report_files(folder)
     result.to_html(paths["report"])
-    with written_aside(paths["picture"]) as aside:
-        figures.to_png(figures.models_by_class(result), aside)
+    figures.save(figures.models_by_class(result), paths["picture"])
     result.to_csv(paths["table"])
 
 

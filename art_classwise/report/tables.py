@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from art_classwise.errors import printable
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -72,16 +74,6 @@ def shorten(text: str, length: int) -> str:
         return text
     start, end = (set_cell_size(part, (length - 1) // 2).rstrip() for part in (text, text[::-1]))
     return f"{start}…{end[::-1]}"
-
-
-def printable(text: str, *, keep: str = "") -> str:
-    """Replace what would move the cursor or colour a terminal: names come from files of others.
-
-    Args:
-        text: The text.
-        keep: What may stay, though it isn't printable: the ends of lines of our own text.
-    """
-    return "".join(c if c.isprintable() or c in keep else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 @cache

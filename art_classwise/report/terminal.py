@@ -109,6 +109,8 @@ def models_grid(report: ReportData) -> Grid:
 
 
 def _print_findings(report: ReportData, console: Console) -> None:
+    if report.bound:
+        console.print(Text(printable(report.bound)))
     console.print(Text(report.checked))
     for finding in report.findings:
         console.print(Text(f"! {printable(str(finding))}", "yellow"))

@@ -26,8 +26,8 @@ from art_classwise._core.state import evaluating
 from art_classwise.errors import InputError, check_number, check_whole, unknown
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers.engine.adversary import Adversary, ArtAdversary, Attacked, InnerSearch
-from art_classwise.trainers.engine.arrays import array_source, check_images, mixed_source, unlabelled_in
-from art_classwise.trainers.engine.batches import Augmentation, Generated, Shuffled, Source
+from art_classwise.trainers.engine.arrays import array_source, check_images, mixed_source, unlabelled_per_batch
+from art_classwise.trainers.engine.batches import Augmentation, GeneratorSource, ShuffledOrder, Source
 from art_classwise.trainers.engine.checkpoint import TrainingFile, describe_training
 from art_classwise.trainers.engine.history import Scalars
 from art_classwise.trainers.engine.loop import Training
@@ -41,7 +41,7 @@ from art_classwise.trainers.engine.options import (
     threat_under,
     training_options,
 )
-from art_classwise.trainers.engine.schedule import Fit, Interval, Keep, Schedule, Stepper
+from art_classwise.trainers.engine.schedule import FitArguments, Interval, Keep, Schedule, Stepper
 from art_classwise.trainers.engine.step import Objective, Step, check_passes
 from art_classwise.trainers.exclusion import check_excluded, excluded_units, leave_out, without_classes
 from art_classwise.trainers.pseudo_labels import PseudoLabels, given_pseudo_labels, training_pseudo_labels
@@ -101,28 +101,28 @@ class SearchTrainer(Trainer, abc.ABC):
         art_interface.check_classifier("The classifier", classifier)
         check_optimizer(classifier)
         super().__init__(classifier)
-        self.options = asked = training_options(options, type(self))
-        self.attack, norm, eps, eps_step = asked["attack"], asked["norm"], asked["eps"], asked["eps_step"]
+        self.options = values = training_options(options, type(self))
+        self.attack, norm, eps, eps_step = values["attack"], values["norm"], values["eps"], values["eps_step"]
         if self.attack is not None:
             check_attack(self.attack, classifier)
             norm, eps, eps_step = threat_under(self.attack, norm, eps, eps_step)
-            if asked["attack_mode"] == "train":
+            if values["attack_mode"] == "train":
                 raise InputError(
                     '`attack_mode="train"` is for the built-in attack, and can\'t be combined with `attack`.'
                 )
         self.threat = ThreatModel.from_art(norm, 8 / 255 if eps is None else eps)
         self.eps_step = self.threat.eps / 4 if eps_step is None else eps_step
-        self._pass_order = check_passes(asked["passes"], self._views)
-        weights, asked["label_smoothing"] = loss_options(classifier, asked["label_smoothing"], asked["class_policy"])
-        self.class_policy = weights or asked["class_policy"]
-        self.excluded = () if asked["excluded"] is None else check_excluded(asked["excluded"], classifier.nb_classes)
+        self._pass_order = check_passes(values["passes"], self._views)
+        weights, values["label_smoothing"] = loss_options(classifier, values["label_smoothing"], values["class_policy"])
+        self.class_policy = weights or values["class_policy"]
+        self.excluded = () if values["excluded"] is None else check_excluded(values["excluded"], classifier.nb_classes)
         self.pseudo_labels: PseudoLabels | None = None
         low, high = art_interface.clip_bounds(classifier, torch.device("cpu"))
         self._width = float((high - low).max())
         if self.class_policy is not None:
-            check_policy(self.class_policy, self.attack, asked["ema_decay"])
+            check_policy(self.class_policy, self.attack, values["ema_decay"])
             self.class_policy.check_fit(classifier.nb_classes, self.threat, self._width)
-        if (asked["crop_padding"] or asked["flip"]) and len(classifier.input_shape) != 3:
+        if (values["crop_padding"] or values["flip"]) and len(classifier.input_shape) != 3:
             raise InputError(
                 "`crop_padding` and `flip` are for images (C, H, W), but the classifier takes inputs of shape "
                 f"{classifier.input_shape}."
@@ -213,11 +213,11 @@ class SearchTrainer(Trainer, abc.ABC):
             DivergenceError: The loss became NaN or infinite (epoch and batch are named). The classifier has the
                 weights from after the last good epoch again, and the checkpoint holds them.
         """
-        _no_more(self.fit, kwargs)
+        _reject_unknown(self.fit, kwargs)
         batch_size = check_whole("batch_size", self.batch_size if batch_size is None else batch_size, 1)
-        nb_epochs = self.nb_epochs if nb_epochs is None else nb_epochs
-        asked = Fit(validation_data, nb_epochs, scheduler, scheduler_interval, keep, checkpoint_dir, resume)
-        self._check_asked(asked)
+        arguments = self._checked(
+            validation_data, nb_epochs, scheduler, scheduler_interval, keep, checkpoint_dir, resume
+        )
         images, labels = leave_out(*self._check(x, y), self.excluded, "training examples")
         validation = self._validation(validation_data)
         if x_unlabeled is None and y_pseudo is not None:
@@ -225,7 +225,7 @@ class SearchTrainer(Trainer, abc.ABC):
         check_number("gamma", gamma, 0, np.inf, below=True, words="of at least 0, and finite")
         check_number("unlabeled_fraction", unlabeled_fraction, 0, 1)
         if x_unlabeled is not None:
-            unlabelled_in(batch_size, unlabeled_fraction)
+            unlabelled_per_batch(batch_size, unlabeled_fraction)
         augment = Augmentation(self.options["crop_padding"], self.options["flip"], self.options["seed"])
         device = self._classifier.device
         distributed.join(device)
@@ -234,13 +234,13 @@ class SearchTrainer(Trainer, abc.ABC):
         source: Source
         self.pseudo_labels = None
         if x_unlabeled is None:
-            order = Shuffled(len(labels), batch_size, self.options["seed"])
+            order = ShuffledOrder(len(labels), batch_size, self.options["seed"])
             source = array_source(images, labels, order, **options)
         else:
             unlabeled = check_images(x_unlabeled, self._classifier, self.threat, "x_unlabeled")
             if y_pseudo is None:
                 pseudo = training_pseudo_labels(
-                    *(self._classifier, images, labels, unlabeled, asked, batch_size, augment),
+                    *(self._classifier, images, labels, unlabeled, arguments, batch_size, augment),
                     excluded=self.excluded,
                     num_workers=self.options["num_workers"],
                     verbose=self.options["verbose"],
@@ -255,7 +255,7 @@ class SearchTrainer(Trainer, abc.ABC):
                 (images, labels), chosen, unlabeled_fraction, batch_size, self.options["seed"], **options
             )
         shares = np.bincount(labels, minlength=self._classifier.nb_classes) / len(labels)
-        history = self._train(source, data, asked, validation, torch.from_numpy(shares), float(gamma), images[:2])
+        history = self._train(source, data, arguments, validation, torch.from_numpy(shares), float(gamma), images[:2])
         if self.pseudo_labels is not None and y_pseudo is None:
             history.attrs["pseudo_labels"] = self.pseudo_labels.summary()
         return history
@@ -278,7 +278,7 @@ class SearchTrainer(Trainer, abc.ABC):
         Resuming draws the batches of the epochs done from the generator once more, and under ``torchrun`` each process
         takes its share of each batch: generators must give the same batches in the same order.
         """
-        _no_more(self.fit_generator, kwargs)
+        _reject_unknown(self.fit_generator, kwargs)
         if not isinstance(generator, DataGenerator) or generator.size is None:
             raise InputError(
                 "The generator must be an ART DataGenerator that knows its size, such as "
@@ -292,20 +292,20 @@ class SearchTrainer(Trainer, abc.ABC):
             device = self._classifier.device
             return torch.from_numpy(np.asarray(images)).to(device), torch.from_numpy(labels).to(device)
 
-        nb_epochs = self.nb_epochs if nb_epochs is None else nb_epochs
-        asked = Fit(validation_data, nb_epochs, scheduler, scheduler_interval, keep, checkpoint_dir, resume)
-        self._check_asked(asked)
+        arguments = self._checked(
+            validation_data, nb_epochs, scheduler, scheduler_interval, keep, checkpoint_dir, resume
+        )
         validation = self._validation(validation_data)
         self.pseudo_labels = None
         augment = Augmentation(self.options["crop_padding"], self.options["flip"], self.options["seed"])
         distributed.join(self._classifier.device)
-        source = Generated(generator, convert, augment, max(2, distributed.world()) if self.excluded else 0)
+        source = GeneratorSource(generator, convert, augment, max(2, distributed.world()) if self.excluded else 0)
         data = {"n": source.n_examples, "generator": type(generator).__name__, "batch_size": generator.batch_size}
         # Nothing is known of how many examples there are of each class.
         n_classes = self._classifier.nb_classes
         shares = torch.full((n_classes,), 1 / (n_classes - len(self.excluded)))
         shares[list(self.excluded)] = 0.0
-        return self._train(source, data, asked, validation, shares)
+        return self._train(source, data, arguments, validation, shares)
 
     def predict(self, x: npt.NDArray[Any], **kwargs: Any) -> npt.NDArray[np.float32]:
         """Return the classifier's logits (n, C); its mode stays as it was."""
@@ -317,7 +317,7 @@ class SearchTrainer(Trainer, abc.ABC):
         """Return the images and labels to validate on, without those of excluded classes."""
         if given is None:
             return None
-        return leave_out(*self._check(*given), self.excluded, "validation examples", told=True)
+        return leave_out(*self._check(*given), self.excluded, "validation examples", warn=True)
 
     def _check(self, x: Any, y: Any) -> tuple[Any, npt.NDArray[np.int64]]:
         """Return images as a float32 array, or as they are if they are read as needed, and labels (n,)."""
@@ -336,7 +336,7 @@ class SearchTrainer(Trainer, abc.ABC):
         self,
         source: Source,
         data: dict[str, Any],
-        asked: Fit,
+        arguments: FitArguments,
         held_out: tuple[Any, npt.NDArray[np.int64]] | None,
         shares: torch.Tensor,
         gamma: float = 1.0,
@@ -345,17 +345,17 @@ class SearchTrainer(Trainer, abc.ABC):
         classifier, validation = self._classifier, None
         if held_out is not None:
             images, labels = held_out
-            order = Shuffled(len(labels), data["batch_size"], None)
+            order = ShuffledOrder(len(labels), data["batch_size"], None)
             validation = array_source(
                 images, labels, order, Augmentation(), classifier.device, self.options["num_workers"]
             )
             data = {**data, "validation": examples_fingerprint(images, labels)}
         distributed.check_same("training data", data, classifier.device)
         file = None
-        if asked.checkpoint_dir is not None:
-            recipe = describe_training(self, self._parameters(), asked, data, self.excluded)
-            file = TrainingFile(asked.checkpoint_dir, plain(recipe))
-            if hasattr(asked.scheduler, "load_state_dict"):  # torch's: resumed in this process, the rate has moved
+        if arguments.checkpoint_dir is not None:
+            recipe = describe_training(self, self._parameters(), arguments, data, self.excluded)
+            file = TrainingFile(arguments.checkpoint_dir, plain(recipe))
+            if hasattr(arguments.scheduler, "load_state_dict"):  # torch's: resumed in this process, the rate has moved
                 for group in classifier.optimizer.param_groups:
                     group.setdefault("initial_lr", group["lr"])
         module, sample = art_interface.logits_module(classifier), art_interface.trial_images(classifier, first)
@@ -381,11 +381,11 @@ class SearchTrainer(Trainer, abc.ABC):
                 copy.deepcopy(self.class_policy),
                 gamma,
             )
-            schedule = Schedule(asked.scheduler, asked.scheduler_interval)
+            schedule = Schedule(arguments.scheduler, arguments.scheduler_interval)
             training = Training(
                 step,
                 schedule,
-                asked.keep,
+                arguments.keep,
                 validation_adversary=self._adversary(),
                 threat=self.threat,
                 width=self._width,
@@ -394,9 +394,9 @@ class SearchTrainer(Trainer, abc.ABC):
                 return training.run(
                     source,
                     validation,
-                    asked.nb_epochs,
+                    arguments.nb_epochs,
                     file=file,
-                    resume=asked.resume,
+                    resume=arguments.resume,
                     shares=shares,
                     scalars=scalars,
                     verbose=self.options["verbose"],
@@ -405,8 +405,10 @@ class SearchTrainer(Trainer, abc.ABC):
             finally:
                 scalars.close()
 
-    def _check_asked(self, asked: Fit) -> None:
-        asked.check(self._classifier.optimizer)
+    def _checked(self, validation_data: Any, nb_epochs: int | None, *others: Any) -> FitArguments:
+        """Return what ``fit`` is given, checked as far as it can be before any work is done."""
+        arguments = FitArguments(validation_data, self.nb_epochs if nb_epochs is None else nb_epochs, *others)
+        arguments.check(self._classifier.optimizer)
         objective = self._objective(self._adversary())
         if objective.uses_clean and self._pass_order is not None and "c" not in self._pass_order.before:
             raise InputError(
@@ -414,14 +416,15 @@ class SearchTrainer(Trainer, abc.ABC):
                 f"but got {self.options['passes']!r}."
             )
         if self.class_policy is not None:
-            asked.check_policy(self.class_policy, self._classifier.nb_classes, objective.beta, self.threat.eps)
+            arguments.check_policy(self.class_policy, self._classifier.nb_classes, objective.beta, self.threat.eps)
+        return arguments
 
     @property
     def _attacked(self) -> Attacked:
         return "all"
 
 
-def _no_more(method: Callable[..., Any], given: Mapping[str, Any]) -> None:
+def _reject_unknown(method: Callable[..., Any], given: Mapping[str, Any]) -> None:
     for name in given:
         known = [p.name for p in inspect.signature(method).parameters.values() if p.kind is not p.VAR_KEYWORD]
         hint = "The attack and how to train are set when the trainer is made."

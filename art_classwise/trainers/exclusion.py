@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from art_classwise.errors import InputError
 from art_classwise.head import check_last, find_head, switch_off
-from art_classwise.trainers.engine.arrays import Rows
+from art_classwise.trainers.engine.arrays import ImageRows
 from art_classwise.trainers.engine.step import Terms
 
 __all__ = ["check_excluded", "excluded_units", "leave_out", "without_classes"]
@@ -44,7 +44,7 @@ def check_excluded(excluded: Any, n_classes: int) -> tuple[int, ...]:
 
 
 def leave_out(
-    x: Any, y: npt.NDArray[np.int64], excluded: tuple[int, ...], what: str, *, told: bool = False
+    x: Any, y: npt.NDArray[np.int64], excluded: tuple[int, ...], what: str, *, warn: bool = False
 ) -> tuple[Any, npt.NDArray[np.int64]]:
     """Return images and labels without those of the excluded classes.
 
@@ -53,23 +53,23 @@ def leave_out(
         y: (n,) their labels.
         excluded: The classes.
         what: What the examples are, for messages.
-        told: Whether a warning says how many are left out.
+        warn: Whether a warning says how many are left out.
 
     Raises:
         InputError: None is left.
     """
-    stays = ~np.isin(y, excluded)
-    if stays.all():
+    kept = ~np.isin(y, excluded)
+    if kept.all():
         return x, y
-    if not stays.any():
+    if not kept.any():
         raise InputError(f"All {len(y)} {what} are of the excluded classes {list(excluded)}: none is left.")
-    if told:
+    if warn:
         warnings.warn(
-            f"{int((~stays).sum())} of {len(y)} {what} are of the excluded classes {list(excluded)} and left out.",
+            f"{int((~kept).sum())} of {len(y)} {what} are of the excluded classes {list(excluded)} and left out.",
             stacklevel=_levels_to_caller(),
         )
-    rows = np.flatnonzero(stays)
-    return x[rows] if isinstance(x, np.ndarray) else Rows(x, rows), y[rows]
+    rows = np.flatnonzero(kept)
+    return x[rows] if isinstance(x, np.ndarray) else ImageRows(x, rows), y[rows]
 
 
 def without_classes(terms: Terms, excluded: tuple[int, ...], n_classes: int, device: torch.device) -> Terms:

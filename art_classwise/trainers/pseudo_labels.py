@@ -22,12 +22,12 @@ from art_classwise._core.fingerprints import examples_fingerprint
 from art_classwise._core.labels import check_labels
 from art_classwise.errors import InputError, check_positive, check_seed, check_whole, first_line
 from art_classwise.trainers.engine.arrays import array_source
-from art_classwise.trainers.engine.batches import Augmentation, Shuffled
-from art_classwise.trainers.engine.checkpoint import check_begun
+from art_classwise.trainers.engine.batches import Augmentation, ShuffledOrder
+from art_classwise.trainers.engine.checkpoint import has_finished_epoch
 from art_classwise.trainers.engine.history import Scalars
 from art_classwise.trainers.engine.loop import Training
 from art_classwise.trainers.engine.options import training_options
-from art_classwise.trainers.engine.schedule import Fit, Schedule
+from art_classwise.trainers.engine.schedule import FitArguments, Schedule
 from art_classwise.trainers.engine.step import Objective, Step, natural_terms
 from art_classwise.trainers.exclusion import excluded_units, without_classes
 
@@ -162,7 +162,7 @@ def make_pseudo_labels(
     sample = art_interface.noise(classifier)
     terms = without_classes(natural_terms(), excluded, n_classes, device)
     distributed.join(device)
-    order = Shuffled(len(labels), batch_size, seed)
+    order = ShuffledOrder(len(labels), batch_size, seed)
     source = array_source(x, labels, order, augment or Augmentation(seed=seed), device, num_workers)
     with excluded_units(model, module, optimizer, excluded, n_classes, sample):
         objective = Objective(terms, None, uses_clean=True, adversary=None)
@@ -172,15 +172,15 @@ def make_pseudo_labels(
             source, None, nb_epochs, scalars=Scalars(None), verbose=verbose, name="pseudo-labels"
         )
     with distributed.alone():
-        found = _predicted(module, x_unlabeled, device, n_classes, num_workers)
-    return PseudoLabels(*distributed.from_main(lambda: found), n_classes)
+        predictions = _predicted(module, x_unlabeled, device, n_classes, num_workers)
+    return PseudoLabels(*distributed.from_main(lambda: predictions), n_classes)
 
 
 def _predicted(
     module: torch.nn.Module, x: Any, device: torch.device, n_classes: int, num_workers: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     nothing = np.zeros(len(x), dtype=np.int64)
-    order = Shuffled(len(x), 512, None)
+    order = ShuffledOrder(len(x), 512, None)
     source = array_source(x, nothing, order, Augmentation(), device, num_workers)
     parts = [art_interface.exact_logits(module, b.x, n_classes).softmax(1).max(1) for b in source.batches(0)]
     confidence, labels = (torch.cat(pair).cpu().numpy() for pair in zip(*parts, strict=True))
@@ -202,7 +202,7 @@ def training_pseudo_labels(
     x: Any,
     y: npt.NDArray[np.int64],
     x_unlabeled: Any,
-    asked: Fit,
+    arguments: FitArguments,
     batch_size: int,
     augment: Augmentation,
     *,
@@ -217,12 +217,17 @@ def training_pseudo_labels(
     Raises:
         InputError: A training has begun with others; and as :func:`make_pseudo_labels`.
     """
-    checkpoint_dir, resume, nb_epochs, seed = asked.checkpoint_dir, asked.resume, asked.nb_epochs, augment.seed
+    checkpoint_dir, resume, nb_epochs, seed = (
+        arguments.checkpoint_dir,
+        arguments.resume,
+        arguments.nb_epochs,
+        augment.seed,
+    )
     file = None if checkpoint_dir is None else Path(checkpoint_dir) / "pseudo_labels.npz"
     key = f"{examples_fingerprint(x, y)} {examples_fingerprint(x_unlabeled, np.zeros(0, np.int64))} "
     key += f"{nb_epochs} {batch_size} {seed} {augment.crop_padding} {augment.flip} {list(excluded)}"
     if file is not None and checkpoint_dir is not None:
-        begun = distributed.from_main(lambda: check_begun(checkpoint_dir, resume))
+        begun = distributed.from_main(lambda: has_finished_epoch(checkpoint_dir, resume))
         # Before there is a state, nothing tells whether they are of this network: they are made again.
         started = file.parent / "training.pt"
         kept = distributed.from_main(lambda: read_pseudo_labels(file, key) if resume and started.exists() else None)

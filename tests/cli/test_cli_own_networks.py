@@ -93,3 +93,39 @@ def test_a_checkpoint_does_not_choose_a_program_to_run(folder, tmp_path, monkeyp
     x = acw.load_dataset("digits").first(5).x
     loaded = acw.load_checkpoint(tmp_path / "own.pt", architecture=architecture, device="cpu")
     np.testing.assert_allclose(loaded.predict(x), network(torch.from_numpy(x)).detach(), atol=1e-6)
+
+
+def test_options_are_written_to_a_file_and_read_from_it(command_line, folder, tmp_path):
+    asked = ("audit", "--model", f"{folder}/ours.pt", "--examples", "40", "--attacks", "FGSM", "--no-checks", "--json")
+    code, first, err = command_line(*asked, "--class", "3", "--save-config", "audit.toml", "--out", "here")
+    assert code == 0, err
+    saved = (tmp_path / "audit.toml").read_text()
+    assert set(saved.splitlines()[1:]) == {
+        *(f'model = ["{folder}/ours.pt"]', "examples = 40", 'attacks = "FGSM"', "checks = false", "json = true"),
+        *('class = ["3"]', 'out = "here"'),
+    }
+    code, again, err = command_line("audit", "--config", "audit.toml")
+    assert code == 0, err
+    assert {**json.loads(again), "command": ""} == {**json.loads(first), "command": ""}
+    code, other, err = command_line("audit", "--config", "audit.toml", "--examples", "20", "--out", "there")
+    assert (code, json.loads(other)["examples"]) == (0, 20), err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("exmples = 3", "Unknown option in audit.toml 'exmples'. Did you mean examples?"),
+        ("examples = [3, 4]", "examples must be one value, but got 2"),
+        ("quiet = 3", "quiet must be true or false, but got 3"),
+        ("examples = true", "examples must be a value, not true or false"),
+        ("[audit]\nexamples = 3", "Unknown option in audit.toml 'audit'"),
+        ("examples =", "audit.toml is not TOML"),
+        (None, "audit.toml can't be read: No such file"),
+    ],
+)
+def test_bad_files_of_options_are_named(command_line, tmp_path, text, says):
+    if text is not None:
+        (tmp_path / "audit.toml").write_text(text)
+    code, _, err = command_line("audit", "--config", "audit.toml")
+    assert code == 2
+    assert says in err

@@ -30,8 +30,8 @@ from art_classwise import InputError
 from art_classwise._core import distributed
 from art_classwise.datasets import LazyImages
 from art_classwise.trainers import trained_weights
-from art_classwise.trainers.engine.batches import Augmentation, Resident, Shuffled
-from art_classwise.trainers.engine.weights import synchronised
+from art_classwise.trainers.engine.batches import Augmentation, DeviceSource, ShuffledOrder
+from art_classwise.trainers.engine.weights import synchronised_batch_norms
 
 METHODS = {
     "standard": (acw.AdversarialTrainerStandardPyTorch, {}),
@@ -674,7 +674,7 @@ def test_batches_of_all_processes_are_those_of_one(monkeypatch):
         found = []
         for rank in range(processes):
             monkeypatch.setenv("RANK", str(rank))
-            source = Resident(x[:n], y[:n], None, Shuffled(n, size, 3), Augmentation(), torch.device("cpu"))
+            source = DeviceSource(x[:n], y[:n], None, ShuffledOrder(n, size, 3), Augmentation(), torch.device("cpu"))
             found.append([(batch.ids.tolist(), batch.size) for batch in source.batches(1)])
             assert len(found[-1]) == source.n_batches
         return found
@@ -704,7 +704,7 @@ def test_batch_norms_are_synchronised_within_the_block_and_share_their_tensors(o
     model = Norms()
     model.deep[1].eval()  # one that is frozen
     own, state = list(model.named_modules()), {name: id(t) for name, t in model.state_dict(keep_vars=True).items()}
-    with synchronised(model, torch.device("cuda")):
+    with synchronised_batch_norms(model, torch.device("cuda")):
         for name, module in own:
             other = model.get_submodule(name)
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -732,7 +732,7 @@ def test_batch_norms_are_synchronised_within_the_block_and_share_their_tensors(o
 def test_batch_norms_are_back_after_an_error(of_two):
     model = Norms()
     own = list(model.named_modules())
-    with pytest.raises(RuntimeError, match="of the block"), synchronised(model, torch.device("cuda")):
+    with pytest.raises(RuntimeError, match="of the block"), synchronised_batch_norms(model, torch.device("cuda")):
         raise RuntimeError("of the block")
     assert [*model.named_modules()] == own
 
@@ -742,7 +742,7 @@ def test_batch_norms_stay_where_there_is_nothing_to_synchronise_or_no_way(proces
     monkeypatch.setattr(distributed, "world", lambda: processes)
     model = Norms()
     own = list(model.named_modules())
-    with synchronised(model, torch.device(device)):
+    with synchronised_batch_norms(model, torch.device(device)):
         assert [*model.named_modules()] == own
 
 

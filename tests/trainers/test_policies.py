@@ -22,19 +22,30 @@ import art_classwise as acw
 from art_classwise import InputError
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers import policies
-from art_classwise.trainers.policies import CFA, CFOL, DAFA, FAAL, FRL, WAT, ClassPolicy, Fixed, Scene, parse_policy
+from art_classwise.trainers.policies import (
+    CFA,
+    CFOL,
+    DAFA,
+    FAAL,
+    FRL,
+    WAT,
+    ClassPolicy,
+    Fixed,
+    PolicyContext,
+    parse_policy,
+)
 
 NAN = math.nan
 LINF = ThreatModel("Linf", 0.1)
 
 
-def scene(n_classes=3, *, beta=6.0, eps=0.1, nb_epochs=100, shares=None):
+def context(n_classes=3, *, beta=6.0, eps=0.1, nb_epochs=100, shares=None):
     given = [1 / n_classes] * n_classes if shares is None else shares
-    return Scene(n_classes, torch.tensor(given, dtype=torch.float64), beta, eps, nb_epochs, torch.device("cpu"))
+    return PolicyContext(n_classes, torch.tensor(given, dtype=torch.float64), beta, eps, nb_epochs, torch.device("cpu"))
 
 
 def begun(policy, **options):
-    policy.begin(scene(**options))
+    policy.begin(context(**options))
     return policy
 
 
@@ -665,7 +676,7 @@ def test_a_policy_that_begins_anew_has_forgotten(number):
     first, again = begun(every_policy()[number]), begun(every_policy()[number])
     for epoch in range(3):
         step(again, epoch)
-    again.begin(scene())
+    again.begin(context())
     assert step(first, 0) == step(again, 0)
 
 

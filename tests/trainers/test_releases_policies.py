@@ -32,7 +32,7 @@ from torch.nn.functional import cross_entropy, one_hot, softmax
 
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers.engine.adversary import Budgets, InnerSearch
-from art_classwise.trainers.policies import CFA, CFOL, DAFA, FAAL, FRL, WAT, Scene
+from art_classwise.trainers.policies import CFA, CFOL, DAFA, FAAL, FRL, WAT, PolicyContext
 
 BETA = 6.0
 
@@ -171,7 +171,7 @@ def test_frl():
 def test_frls_steps_reach_the_largest_radius():
     """With steps of the usual length, three radii can't be reached: the steps are as much longer."""
     policy = FRL()
-    policy.begin(Scene(C, torch.full((C,), 1 / C), BETA, EPS, 9, torch.device("cpu")))
+    policy.begin(PolicyContext(C, torch.full((C,), 1 / C), BETA, EPS, 9, torch.device("cpu")))
     policy.load({name: torch.full((C,), 9.0 * (name == "margin")) for name in ("natural", "boundary", "margin")})
     search = InnerSearch(ThreatModel("Linf", EPS), EPS / 4, 10, torch.tensor(0.0), torch.tensor(1.0), loss="kl")
     x, y = (torch.from_numpy(v) for v in TRAIN)

@@ -19,7 +19,7 @@ from art_classwise import InputError
 from art_classwise.datasets.dataset import LazyImages
 from art_classwise.trainers.engine import arrays
 from art_classwise.trainers.engine.arrays import array_source
-from art_classwise.trainers.engine.batches import Augmentation, Resident, Shuffled, Streamed
+from art_classwise.trainers.engine.batches import Augmentation, DeviceSource, LoaderSource, ShuffledOrder
 
 CPU = torch.device("cpu")
 NONE = Augmentation()
@@ -36,7 +36,7 @@ def make(*normalisation):
 
 def source(x, y=None, batch_size=8, seed=0, augment=NONE, num_workers=0):
     y = np.arange(len(x)) % 10 if y is None else y
-    return array_source(x, y, Shuffled(len(x), batch_size, seed), augment, CPU, num_workers)
+    return array_source(x, y, ShuffledOrder(len(x), batch_size, seed), augment, CPU, num_workers)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_images_are_held_as_uint8_only_where_that_loses_nothing(name, grey):
     convert, held = RANGES[name]
     x = convert(grey)
     resident = source(x)
-    assert isinstance(resident, Resident)
+    assert isinstance(resident, DeviceSource)
     assert resident._x.dtype == held
     for batch in resident.batches(0):
         assert batch.x.dtype == torch.float32
@@ -96,10 +96,10 @@ def test_parts_of_images_that_are_held_are_all_looked_at(monkeypatch):
     [(20, 8, [8, 8, 4]), (17, 8, [8, 9]), (16, 8, [8, 8]), (1, 8, [1]), (5, 8, [5]), (3, 1, [1, 2]), (9, 8, [9])],
 )
 def test_each_example_comes_once_an_epoch_and_a_last_one_joins_the_batch_before(n, batch_size, sizes, held, grey):
-    made = Resident if held else Streamed
+    made = DeviceSource if held else LoaderSource
     x, y = grey[:n].astype(np.float32), np.arange(n) % 10
-    order = Shuffled(n, batch_size, 0)
-    batches = source(x, y, batch_size) if held else Streamed(x, torch.from_numpy(y), order, NONE, CPU, 0)
+    order = ShuffledOrder(n, batch_size, 0)
+    batches = source(x, y, batch_size) if held else LoaderSource(x, torch.from_numpy(y), order, NONE, CPU, 0)
     assert isinstance(batches, made)
     assert (batches.n_examples, batches.n_batches) == (n, len(sizes))
     for epoch in range(2):
@@ -133,7 +133,7 @@ def test_every_place_of_the_order_is_as_likely_for_every_example():
 
 @pytest.mark.usefixtures("nothing_fits")
 def test_images_in_memory_that_do_not_fit_are_streamed(grey):
-    assert isinstance(source(grey.astype(np.float32)), Streamed)
+    assert isinstance(source(grey.astype(np.float32)), LoaderSource)
 
 
 AUGMENTED = {"crop_padding": 2, "flip": True}
@@ -161,8 +161,8 @@ def lazy(train_set, read=None):
 
 def test_lazy_images_are_read_batch_by_batch(train_set):
     read = []
-    order = Shuffled(len(train_set), 20, 0)
-    batches = Streamed(lazy(train_set, read), torch.from_numpy(train_set.y), order, NONE, CPU, 0)
+    order = ShuffledOrder(len(train_set), 20, 0)
+    batches = LoaderSource(lazy(train_set, read), torch.from_numpy(train_set.y), order, NONE, CPU, 0)
     for number, batch in enumerate(batches.batches(0), start=1):
         assert len(read) == 20 * number
         assert read[-20:] == batch.ids.tolist()

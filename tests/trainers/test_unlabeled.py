@@ -26,7 +26,7 @@ from art_classwise.datasets import LazyImages
 from art_classwise.trainers import make_pseudo_labels, pseudo_labels, trained_weights
 from art_classwise.trainers.engine import arrays
 from art_classwise.trainers.engine.arrays import check_images
-from art_classwise.trainers.engine.batches import Shuffled, Walked
+from art_classwise.trainers.engine.batches import CyclicOrder, ShuffledOrder
 from art_classwise.trainers.policies import Fixed
 from art_classwise.trainers.pseudo_labels import PseudoLabels, read_pseudo_labels
 
@@ -285,9 +285,9 @@ def test_class_policies_judge_by_labelled_examples_alone(labelled, unlabelled):
     shown, shares = [], []
 
     class Watching(Fixed):
-        def begin(self, scene):
-            super().begin(scene)
-            shares.append(scene.shares)
+        def begin(self, context):
+            super().begin(context)
+            shares.append(context.shares)
 
         def weigh(self, y, logits_adv):
             assert len(logits_adv) == len(y)
@@ -342,7 +342,7 @@ def test_an_unlabelled_image_comes_once_before_any_comes_twice(m, labelled, unla
 def test_the_walk_goes_on_where_the_epoch_before_ended_for_all_sizes():
     for m in range(1, 12):
         for sizes in ([1], [3, 2], [4, 4, 4], [5] * 7):
-            walked = Walked(m, sizes, 0)
+            walked = CyclicOrder(m, sizes, 0)
             parts = [walked.shares(epoch) for epoch in range(8)]
             for order, slices in parts:
                 assert [part.stop - part.start for part in slices] == sizes
@@ -355,7 +355,7 @@ def test_the_walk_goes_on_where_the_epoch_before_ended_for_all_sizes():
 
 
 def test_every_place_of_the_walk_is_as_likely_for_every_image():
-    walked, counts = Walked(6, [6], 0), np.zeros((6, 6))
+    walked, counts = CyclicOrder(6, [6], 0), np.zeros((6, 6))
     for epoch in range(3000):
         counts[np.arange(6), walked.shares(epoch)[0].numpy()] += 1
     assert np.abs(counts - 500).max() < 5 * np.sqrt(500 * 5 / 6)
@@ -377,7 +377,7 @@ def test_order_follows_from_the_seed_alone(labelled, unlabelled):
 
 def test_labelled_examples_come_in_the_order_they_have_without_unlabelled_ones(labelled, unlabelled):
     _, seen, _ = trained(STANDARD, labelled, unlabelled, epochs=2)
-    orders = [Shuffled(64, 32, 0).shares(epoch)[0].tolist() for epoch in range(2)]
+    orders = [ShuffledOrder(64, 32, 0).shares(epoch)[0].tolist() for epoch in range(2)]
     first = [i for first, _ in seen.parts(labelled[0], unlabelled[0]) for i in first]
     assert first == list(itertools.chain(*orders))
 
@@ -566,7 +566,7 @@ def literal_pseudo_labels(x, y, u, epochs, batch_size, seed=0):
     for epoch in range(epochs):
         for group in stepper.param_groups:
             group["lr"] = 0.05 * (1 + np.cos(np.pi * epoch / epochs)) / 2
-        order, _ = Shuffled(len(x), batch_size, seed).shares(epoch)
+        order, _ = ShuffledOrder(len(x), batch_size, seed).shares(epoch)
         for rows in order.split(batch_size):
             stepper.zero_grad()
             functional.cross_entropy(network(torch.from_numpy(x)[rows]), torch.from_numpy(y)[rows]).backward()
@@ -802,7 +802,7 @@ def test_a_training_killed_before_its_first_step_has_its_pseudo_labels(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(arrays.Mixed, "batches", killed)
+        patch.setattr(arrays.MixedSource, "batches", killed)
         with pytest.raises(KeyboardInterrupt):
             run(labelled, unlabelled, tmp_path)
     monkeypatch.setattr(pseudo_labels, "make_pseudo_labels", refuse)

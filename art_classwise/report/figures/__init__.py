@@ -37,7 +37,6 @@ __all__ = [
     "homing",
     "models_by_class",
     "save",
-    "to_png",
     "to_svg",
     "training_curves",
     "weight_norms",
@@ -88,11 +87,6 @@ def to_svg(figure: Figure, prefix: str = "") -> str:
         _write(figure, buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     text = buffer.getvalue()
     return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", text[text.index("<svg") :])
-
-
-def to_png(figure: Figure, path: Path) -> None:
-    """Write the figure as a PNG file of 150 dots per inch."""
-    _write(figure, path, format="png", dpi=150)
 
 
 def _write(figure: Figure, target: io.StringIO | Path, **options: Any) -> None:

@@ -19,7 +19,7 @@ from art_classwise.attacks.search import search
 from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel, Uniform, per_example
 
-__all__ = ["Adversary", "ArtAdversary", "Attacked", "BoundarySearch", "Budgets", "InTraining", "InnerSearch"]
+__all__ = ["Adversary", "ArtAdversary", "Attacked", "BoundarySearch", "Budgets", "InnerSearch", "TrainModeNetwork"]
 
 Attacked = Literal["all", "correct", "misclassified"]
 
@@ -199,7 +199,7 @@ class BoundarySearch(InnerSearch):
         )
 
 
-class InTraining(nn.Module):
+class TrainModeNetwork(nn.Module):
     """A network for attacks as it is while it trains: putting this in eval mode leaves the network in train mode.
 
     Its batch norms see each iterate of a batch, and take it into their running statistics.

@@ -14,9 +14,17 @@ from art_classwise._core import art_interface, distributed
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError, first_line
 from art_classwise.threat import ThreatModel
-from art_classwise.trainers.engine.batches import Augmentation, Mixed, Order, Resident, Shuffled, Streamed, Walked
+from art_classwise.trainers.engine.batches import (
+    Augmentation,
+    CyclicOrder,
+    DeviceSource,
+    LoaderSource,
+    MixedSource,
+    Order,
+    ShuffledOrder,
+)
 
-__all__ = ["Items", "Rows", "array_source", "check_images", "mixed_source", "unlabelled_in"]
+__all__ = ["DatasetImages", "ImageRows", "array_source", "check_images", "mixed_source", "unlabelled_per_batch"]
 
 
 def check_images(x: Any, classifier: Any, threat: ThreatModel, name: str = "x") -> Any:
@@ -37,12 +45,12 @@ def check_images(x: Any, classifier: Any, threat: ThreatModel, name: str = "x") 
     x = x.x if isinstance(x, Dataset) else x
     x = x.numpy(force=True) if isinstance(x, Tensor) else x
     if isinstance(x, np.memmap):  # held in memory it may not fit
-        x = Rows(x, np.arange(len(x)))
+        x = ImageRows(x, np.arange(len(x)))
     rows = hasattr(x, "__getitem__") and hasattr(x, "__len__")
     if rows and not isinstance(x, (np.ndarray, Mapping)):
         if len(x) == 0:
             raise InputError(f"There is no example: {name} is empty.")
-        lazy = x if hasattr(x, "shape") else None if isinstance(x, (list, tuple)) else Items(x, name)
+        lazy = x if hasattr(x, "shape") else None if isinstance(x, (list, tuple)) else DatasetImages(x, name)
         if lazy is not None:
             art_interface.check_images(np.asarray(lazy[:2], dtype=np.float32), classifier, threat, name=name)
             return lazy
@@ -60,7 +68,7 @@ def check_images(x: Any, classifier: Any, threat: ThreatModel, name: str = "x") 
     return images
 
 
-class Rows:
+class ImageRows:
     """Some of the images that are read as they are needed.
 
     Args:
@@ -83,7 +91,7 @@ class Rows:
         return np.asarray(self._x[self._rows[key]], dtype=np.float32)
 
 
-class Items:
+class DatasetImages:
     """Images of a torch data set, whose items are images (C, H, W), or pairs of which the first is one.
 
     Args:
@@ -131,7 +139,7 @@ def array_source(
     device: torch.device,
     num_workers: int,
     first_id: int = 0,
-) -> Resident | Streamed:
+) -> DeviceSource | LoaderSource:
     """Return the images as they are best held: on the device if they are in memory and fit there.
 
     Args:
@@ -148,11 +156,11 @@ def array_source(
         levels, whole = _whole_levels(x)
         images = torch.from_numpy(x) if whole is None else whole
         if _fits(images.nbytes, device):
-            return Resident(images, labels, levels, order, augment, device, first_id)
-    return Streamed(x, labels, order, augment, device, num_workers, first_id)
+            return DeviceSource(images, labels, levels, order, augment, device, first_id)
+    return LoaderSource(x, labels, order, augment, device, num_workers, first_id)
 
 
-def unlabelled_in(batch_size: int, fraction: float) -> int:
+def unlabelled_per_batch(batch_size: int, fraction: float) -> int:
     """Return how many examples of a batch are unlabelled.
 
     Raises:
@@ -182,7 +190,7 @@ def mixed_source(
     augment: Augmentation,
     device: torch.device,
     num_workers: int,
-) -> Mixed:
+) -> MixedSource:
     """Return batches of which a fraction is unlabelled; an epoch is one pass over the labelled examples.
 
     Args:
@@ -198,13 +206,15 @@ def mixed_source(
     Raises:
         InputError: A batch would have no example of one kind.
     """
-    without = unlabelled_in(batch_size, fraction)
-    order = Shuffled(len(labelled[1]), batch_size - without, seed)
+    without = unlabelled_per_batch(batch_size, fraction)
+    order = ShuffledOrder(len(labelled[1]), batch_size - without, seed)
     sizes = [max(1, round(size * without / (batch_size - without))) for size in order.sizes]
     options: Any = {"augment": augment, "device": device, "num_workers": num_workers}
-    return Mixed(
+    return MixedSource(
         array_source(*labelled, order=order, **options),
-        array_source(*unlabelled, order=Walked(len(unlabelled[1]), sizes, seed), first_id=len(labelled[1]), **options),
+        array_source(
+            *unlabelled, order=CyclicOrder(len(unlabelled[1]), sizes, seed), first_id=len(labelled[1]), **options
+        ),
     )
 
 

@@ -22,14 +22,14 @@ from art_classwise.errors import InputError
 __all__ = [
     "Augmentation",
     "Batch",
-    "Generated",
-    "Mixed",
+    "CyclicOrder",
+    "DeviceSource",
+    "GeneratorSource",
+    "LoaderSource",
+    "MixedSource",
     "Order",
-    "Resident",
-    "Shuffled",
+    "ShuffledOrder",
     "Source",
-    "Streamed",
-    "Walked",
 ]
 
 
@@ -46,7 +46,7 @@ class Order(Protocol):
         """Return an epoch's examples, batch after batch (n,), and of each batch this process's part in them."""
 
 
-class Shuffled:
+class ShuffledOrder:
     """Every example once in an epoch, shuffled by (seed, epoch), or as they stand.
 
     Args:
@@ -81,7 +81,7 @@ class Shuffled:
         return order, _parts(self.sizes)
 
 
-class Walked:
+class CyclicOrder:
     """So many examples in each epoch, going on where the epoch before ended, shuffled anew each time round.
 
     Args:
@@ -192,7 +192,7 @@ class _Ordered:
         """Nothing to do: each epoch's order is a function of its number."""
 
 
-class Resident(_Ordered):
+class DeviceSource(_Ordered):
     """Images that lie on the device, as uint8 where they are whole grey levels: no batch waits for the CPU.
 
     Args:
@@ -232,7 +232,7 @@ class Resident(_Ordered):
             yield Batch(x, self._y[rows], ids, size, len(rows))
 
 
-class Streamed(_Ordered):
+class LoaderSource(_Ordered):
     """Images read as they are needed, by a DataLoader.
 
     Args:
@@ -242,7 +242,7 @@ class Streamed(_Ordered):
         augment: Of the images, on the device.
         device: Where batches go.
         num_workers: Processes that read.
-        first_id: As for :class:`Resident`.
+        first_id: As for :class:`DeviceSource`.
     """
 
     def __init__(
@@ -286,7 +286,7 @@ class _Rows(Dataset[Tensor]):
         return torch.from_numpy(np.asarray(self._x[rows.numpy()], dtype=np.float32))
 
 
-class Mixed:
+class MixedSource:
     """Batches of labelled examples with unlabelled ones after them.
 
     Args:
@@ -294,7 +294,7 @@ class Mixed:
         unlabelled: In as many batches, with pseudo-labels.
     """
 
-    def __init__(self, labelled: Resident | Streamed, unlabelled: Resident | Streamed) -> None:
+    def __init__(self, labelled: DeviceSource | LoaderSource, unlabelled: DeviceSource | LoaderSource) -> None:
         self._both = labelled, unlabelled
         self.n_examples = labelled.n_examples + unlabelled.n_examples
         self.n_batches = labelled.n_batches
@@ -309,7 +309,7 @@ class Mixed:
         """Nothing to do: each epoch's order is a function of its number."""
 
 
-class Generated:
+class GeneratorSource:
     """Batches of an ART ``DataGenerator`` that knows its size.
 
     Each process takes its share of each batch, so the generators of all must give the same batches.

@@ -19,15 +19,15 @@ from art_classwise._core.files import check_output_folder, remove_left_aside, wr
 from art_classwise._core.plain_values import differences, plain
 from art_classwise._core.records import Record, parse
 from art_classwise.errors import InputError, first_line
-from art_classwise.trainers.engine.schedule import Fit
+from art_classwise.trainers.engine.schedule import FitArguments
 from art_classwise.trainers.policies.policy import without_defaults
 from art_classwise.zoo.weights_files import StateDict, load_weights
 
 __all__ = [
     "TrainingFile",
     "TrainingState",
-    "check_begun",
     "describe_training",
+    "has_finished_epoch",
     "history_table",
     "trained_weights",
     "training_history",
@@ -104,7 +104,7 @@ class TrainingFile:
         """Return the state saved last, or none if there is none yet.
 
         Raises:
-            InputError: There is one but ``resume`` isn't asked for; or it is damaged, or of another recipe.
+            InputError: There is one but ``resume`` isn't fit for; or it is damaged, or of another recipe.
         """
         remove_left_aside(self.path.parent, self.path.name)
         if not self.path.exists():
@@ -144,11 +144,11 @@ class TrainingFile:
             ) from error
 
 
-def check_begun(folder: str | os.PathLike[str], resume: bool) -> bool:
+def has_finished_epoch(folder: str | os.PathLike[str], resume: bool) -> bool:
     """Return whether a folder holds a training that has done an epoch.
 
     Raises:
-        InputError: It does, but ``resume`` isn't asked for; or its file is damaged.
+        InputError: It does, but ``resume`` isn't fit for; or its file is damaged.
     """
     path = Path(folder) / "training.pt"
     done = _read(path).epoch if path.exists() else 0
@@ -223,14 +223,14 @@ def _read(path: Path) -> StoredTraining:
 
 
 def describe_training(
-    trainer: Any, method: dict[str, Any], asked: Fit, data: dict[str, Any], excluded: tuple[int, ...]
+    trainer: Any, method: dict[str, Any], fit: FitArguments, data: dict[str, Any], excluded: tuple[int, ...]
 ) -> dict[str, Any]:
     """Return all that decides what a training ends with.
 
     Args:
         trainer: A :class:`art_classwise.trainers.SearchTrainer`, whose options, classifier and optimizer they are.
         method: Parameters of its method.
-        asked: For how long, and what to keep.
+        fit: For how long, and what to keep.
         data: What tells the training examples apart.
         excluded: Classes that are left out.
 
@@ -256,12 +256,12 @@ def describe_training(
         **{name: options[name] for name in decisive},
         "class_policy": None if trainer.class_policy is None else trainer.class_policy.describe(),
         "excluded": list(excluded),
-        "nb_epochs": asked.nb_epochs,
-        "keep": asked.keep,
+        "nb_epochs": fit.nb_epochs,
+        "keep": fit.keep,
         "data": data,
         "optimizer": _optimizer(trainer.get_classifier().optimizer),
-        "scheduler": _scheduler(asked.scheduler),
-        "scheduler_interval": asked.scheduler_interval,
+        "scheduler": _scheduler(fit.scheduler),
+        "scheduler_interval": fit.scheduler_interval,
         "classifier": _classifier(trainer.get_classifier()),
     }
 
@@ -285,15 +285,15 @@ def _described(operation: Any) -> str:
 
 def _attack(attack: Any) -> dict[str, Any]:
     """Return the name of an attack of ART, and those of its parameters that are plain values."""
-    told: dict[str, Any] = {"name": type(attack).__name__}
+    described: dict[str, Any] = {"name": type(attack).__name__}
     for name in attack.attack_params:
         value = getattr(attack, name, None)
         if isinstance(value, (str, int, float, bool, np.generic)):
-            told[name] = value
+            described[name] = value
         elif isinstance(value, np.ndarray):
-            told[name] = value.tolist()
-    unsaid = {"verbose", "summary_writer", "batch_size"} | getattr(attack, "untold", frozenset())
-    return {k: v for k, v in told.items() if k not in unsaid}
+            described[name] = value.tolist()
+    ignored = {"verbose", "summary_writer", "batch_size"} | getattr(attack, "untold", frozenset())
+    return {k: v for k, v in described.items() if k not in ignored}
 
 
 def _optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -311,16 +311,16 @@ def _optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         ) from error
     groups = []
     for group in optimizer.param_groups:
-        told = {k: v for k, v in group.items() if k not in ("params", "lr", "initial_lr", "momentum", "betas")}
+        described = {k: v for k, v in group.items() if k not in ("params", "lr", "initial_lr", "momentum", "betas")}
         if "lr" in group:
-            told["lr"] = group.get("initial_lr", group["lr"])
+            described["lr"] = group.get("initial_lr", group["lr"])
         if "momentum" in group:
-            told["momentum"] = group.get("base_momentum", group["momentum"])
+            described["momentum"] = group.get("base_momentum", group["momentum"])
         if "betas" in group:
-            told["betas"] = [group.get("base_momentum", group["betas"][0]), *group["betas"][1:]]
-        told = {k: v.item() if isinstance(v, Tensor) and v.numel() == 1 else v for k, v in told.items()}
-        told["parameters"] = [list(p.shape) for p in group["params"]]
-        groups.append({k: v for k, v in told.items() if isinstance(v, (str, int, float, bool, list, type(None)))})
+            described["betas"] = [group.get("base_momentum", group["betas"][0]), *group["betas"][1:]]
+        described = {k: v.item() if isinstance(v, Tensor) and v.numel() == 1 else v for k, v in described.items()}
+        described["parameters"] = [list(p.shape) for p in group["params"]]
+        groups.append({k: v for k, v in described.items() if isinstance(v, (str, int, float, bool, list, type(None)))})
     return {"name": type(optimizer).__name__, **{str(i): group for i, group in enumerate(groups)}}
 
 
@@ -337,8 +337,8 @@ def _scheduler(scheduler: Any) -> dict[str, Any] | None:
     if scheduler is None:
         return None
     state = scheduler.state_dict() if hasattr(scheduler, "state_dict") else {}
-    told: dict[str, Any] = {"name": type(scheduler).__name__}
+    described: dict[str, Any] = {"name": type(scheduler).__name__}
     for key in state.keys() - _MOVING:
         with suppress(TypeError):  # a function, say
-            told[str(key)] = plain(state[key], _MOVING)
-    return told
+            described[str(key)] = plain(state[key], _MOVING)
+    return described

@@ -64,7 +64,7 @@ class EpochStatistics:
         self.counts = ClassCounts(n_classes, device)
         self._n_batches = n_batches
         self._loss = torch.zeros(2, dtype=torch.float64, device=device)  # its sum, and the number of examples
-        self._bad = torch.zeros((), dtype=torch.int64, device=device)  # batches left when it came; 0: none has come
+        self._bad = torch.zeros((), dtype=torch.int64, device=device)  # batches remaining when it came; 0: none
 
     @torch.no_grad()
     def add(self, number: int, values: Tensor, y: Tensor, logits: Tensor | None, logits_adv: Tensor | None) -> None:
@@ -77,8 +77,8 @@ class EpochStatistics:
 
     def bad_batch(self) -> int | None:
         """Return the first batch, from 1, with a loss that wasn't finite in any process. Waits for the device."""
-        left = int(distributed.largest(self._bad.clone()))
-        return self._n_batches - left + 1 if left else None
+        remaining = int(distributed.largest(self._bad.clone()))
+        return self._n_batches - remaining + 1 if remaining else None
 
     def row(self) -> dict[str, float]:
         """Return the mean loss and the accuracies, over all processes. Waits for the device."""

@@ -26,11 +26,11 @@ from art_classwise.trainers.engine.history import ClassCounts, EpochStatistics, 
 from art_classwise.trainers.engine.schedule import Keep, Schedule
 from art_classwise.trainers.engine.step import Step
 from art_classwise.trainers.engine.weights import WeightAverage, all_finite, share_buffers, snapshot
-from art_classwise.trainers.policies import ClassPolicy, ClassWeights, Scene
+from art_classwise.trainers.policies import ClassPolicy, ClassWeights, PolicyContext
 
 __all__ = ["Training"]
 
-_GLANCE = 50
+_LOSS_CHECK_INTERVAL = 50
 """Batches between two looks at the loss: each makes the CPU wait for the device."""
 
 
@@ -66,9 +66,9 @@ class Training:
         self._largest = math.inf if threat is None else threat.diameter(width, step.sample[0].numel())
         ema_decay = step.options["ema_decay"]
         self._average = None if ema_decay is None else WeightAverage(step.model, ema_decay)
-        self._fair = None if step.policy is None else step.policy.averaging
-        if self._fair is not None:
-            self._average = WeightAverage(step.model, self._fair.decay, warm_up=False)
+        self._fair_averaging = None if step.policy is None else step.policy.averaging
+        if self._fair_averaging is not None:
+            self._average = WeightAverage(step.model, self._fair_averaging.decay, warm_up=False)
         self._epoch = 0
         self._rows: list[dict[str, float]] = []
         self._kept: tuple[float, int, dict[str, Tensor]] | None = None  # score, epoch, weights
@@ -111,7 +111,7 @@ class Training:
             even = torch.full((self._n_classes,), 1 / self._n_classes)
             shares = (even if shares is None else shares).to(self._device)
             beta = self._objective.beta
-            self._policy.begin(Scene(self._n_classes, shares, beta, self._threat.eps, nb_epochs, self._device))
+            self._policy.begin(PolicyContext(self._n_classes, shares, beta, self._threat.eps, nb_epochs, self._device))
         if file is not None:
             state = distributed.from_main(lambda: file.read(resume))
             if state is not None:
@@ -159,7 +159,7 @@ class Training:
             row |= self._policy.columns()
         if validation is not None:
             with preserved_random_state(derive(seed, "validation")):
-                row |= self._validate(validation, averaged=self._fair is None)
+                row |= self._validate(validation, averaged=self._fair_averaging is None)
                 row |= self._average_if_fair(row, validation)
         if self._policy is not None:
             self._policy.end_epoch(self._epoch + 1, row)
@@ -179,19 +179,19 @@ class Training:
         if self._policy is not None and self._threat is not None:
             _check_budgets(self._policy, self._threat, self._largest, self._epoch)
         for number, batch in enumerate(source.batches(self._epoch)):
-            seen = self._step(batch, self._epoch)
-            if self._average is not None and self._fair is None:
+            result = self._step(batch, self._epoch)
+            if self._average is not None and self._fair_averaging is None:
                 self._average.update(self._model)
-            statistics.add(number, seen.values, batch.y[: batch.n_labelled], seen.logits, seen.logits_adv)
+            statistics.add(number, result.values, batch.y[: batch.n_labelled], result.logits, result.logits_adv)
             learning_rate = self._optimizer.param_groups[0].get("lr", math.nan)
             self._schedule.after_step()
             if number == 0:
                 bar.set_description(title)
             bar.update(batch.size)
             n_images += batch.size
-            if (number + 1) % _GLANCE == 0:
-                self._glance(statistics)
-        self._glance(statistics)
+            if (number + 1) % _LOSS_CHECK_INTERVAL == 0:
+                self._check_loss(statistics)
+        self._check_loss(statistics)
         if not bool(all_finite(self._model)):
             raise self._diverged(f"A weight became NaN or infinite in epoch {self._epoch + 1}")
         for model in (self._model, self._evaluated()):
@@ -199,7 +199,7 @@ class Training:
         row = {"epoch": float(self._epoch + 1), **statistics.row(), "learning_rate": float(learning_rate)}
         return row | {"images_per_second": n_images / (time.perf_counter() - began)}
 
-    def _glance(self, statistics: EpochStatistics) -> None:
+    def _check_loss(self, statistics: EpochStatistics) -> None:
         """Look whether the loss is still finite, which waits for the device."""
         bad = statistics.bad_batch()
         if bad is not None:
@@ -210,9 +210,9 @@ class Training:
 
         ``row`` has the model's own validation. Once there is an average, it is what the history tells of.
         """
-        if self._fair is None or self._average is None:
+        if self._fair_averaging is None or self._average is None:
             return {}
-        fair = self._epoch >= self._fair.start and row["val_worst"] >= self._fair.threshold
+        fair = self._epoch >= self._fair_averaging.start and row["val_worst"] >= self._fair_averaging.threshold
         if fair:
             self._average.update(self._model)
         if not self._average.n_averaged:

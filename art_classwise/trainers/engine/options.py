@@ -21,7 +21,7 @@ from art_classwise.errors import InputError, check_flag, check_number, check_see
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers.engine.history import check_summary_writer
 from art_classwise.trainers.engine.schedule import required_arguments
-from art_classwise.trainers.policies import ClassPolicy, Fixed, Scene
+from art_classwise.trainers.policies import ClassPolicy, Fixed, PolicyContext
 
 __all__ = [
     "OPTIONS",
@@ -323,7 +323,7 @@ class LossWeights(Fixed):
     counts more than another.
     """
 
-    def begin(self, scene: Scene) -> None:
+    def begin(self, scene: PolicyContext) -> None:
         """See :class:`art_classwise.policies.ClassPolicy`."""
         super().begin(scene)
         weights = self._state["weights"]

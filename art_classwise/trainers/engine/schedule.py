@@ -15,9 +15,9 @@ import torch
 
 from art_classwise._core.plain_values import plain
 from art_classwise.errors import InputError, check_whole, unknown
-from art_classwise.trainers.policies import ClassPolicy, Scene
+from art_classwise.trainers.policies import ClassPolicy, PolicyContext
 
-__all__ = ["Fit", "Interval", "Keep", "Schedule", "Stepper", "check_scheduler", "required_arguments"]
+__all__ = ["FitArguments", "Interval", "Keep", "Schedule", "Stepper", "check_scheduler", "required_arguments"]
 
 Interval = Literal["epoch", "step"]
 Keep = Literal["last", "robust", "robust+worst"]
@@ -128,7 +128,7 @@ def check_scheduler(scheduler: Any, interval: object, optimizer: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Fit:
+class FitArguments:
     """The arguments of :meth:`art_classwise.trainers.SearchTrainer.fit` that aren't about the training examples."""
 
     validation_data: Any
@@ -169,5 +169,5 @@ class Fit:
                 "`validation_data`, some training examples that you hold out."
             )
         even = torch.full((n_classes,), 1 / n_classes)
-        scene = Scene(n_classes, even, beta, eps, self.nb_epochs, torch.device("cpu"))
+        scene = PolicyContext(n_classes, even, beta, eps, self.nb_epochs, torch.device("cpu"))
         copy.deepcopy(policy).begin(scene)  # it may say that so few epochs are too few

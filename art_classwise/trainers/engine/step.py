@@ -20,13 +20,13 @@ from art_classwise._core.random_numbers import ExampleUniform, derive
 from art_classwise._core.state import evaluating, frozen, is_exported, preserved, preserved_random_state
 from art_classwise.attacks.fast_copy import FastCopy
 from art_classwise.errors import InputError
-from art_classwise.trainers.engine.adversary import Adversary, Budgets, InTraining
+from art_classwise.trainers.engine.adversary import Adversary, Budgets, TrainModeNetwork
 from art_classwise.trainers.engine.batches import Batch
 from art_classwise.trainers.engine.options import TrainingOptions
-from art_classwise.trainers.engine.weights import WeightPerturbation, share_buffers, synchronised
+from art_classwise.trainers.engine.weights import WeightPerturbation, share_buffers, synchronised_batch_norms
 from art_classwise.trainers.policies import ClassPolicy, ClassWeights
 
-__all__ = ["Objective", "PassOrder", "Step", "Stepped", "Terms", "check_passes", "natural_terms"]
+__all__ = ["Objective", "PassOrder", "Step", "StepResult", "Terms", "check_passes", "natural_terms"]
 
 
 Terms = Callable[[Tensor | None, Tensor, Tensor], tuple[Tensor, Tensor | None]]
@@ -118,7 +118,7 @@ class Objective:
         return first + (self.beta or 0.0) * second
 
 
-class Stepped(NamedTuple):
+class StepResult(NamedTuple):
     """What a step saw of a batch, before it.
 
     Attributes:
@@ -210,7 +210,7 @@ class Step:
                 parameter.requires_grad_(False)
             for weight in self._trained:
                 weight.requires_grad_()
-            stack.enter_context(synchronised(self.model, self.sample.device))
+            stack.enter_context(synchronised_batch_norms(self.model, self.sample.device))
             stack.callback(self._lay_out())
             network: nn.Module = self.module if distributed.world() == 1 else self._on_many_devices()
             if self._fast.compiled:  # all batches but the last are of one size
@@ -266,7 +266,7 @@ class Step:
         share_buffers(self.model, as_main=True)
         return network
 
-    def __call__(self, batch: Batch, epoch: int) -> Stepped:
+    def __call__(self, batch: Batch, epoch: int) -> StepResult:
         """Attack a batch and take one step, in an epoch from 0. Nothing of ours in here waits for the device."""
         x_adv = self._attack(batch, epoch)
         self.model.train()
@@ -277,15 +277,15 @@ class Step:
             for buffer, before in zip(self.model.buffers(), buffers, strict=True):
                 buffer.copy_(before)  # batch norm has seen this batch once, as without the perturbation
             with self._awp.perturbed():
-                seen, _ = self._backward(batch, x_adv, weights if weighted else None)
+                result, _ = self._backward(batch, x_adv, weights if weighted else None)
         else:
-            seen, _ = self._backward(batch, x_adv, None)
+            result, _ = self._backward(batch, x_adv, None)
         if self.options["gradient_clip"] is not None:
             nn.utils.clip_grad_norm_(self._trained, self.options["gradient_clip"])
         self.optimizer.step()
         if self.objective.passes is not None:
-            self._in_order(batch.x, x_adv, self.objective.passes.after, set())
-        return seen
+            self._forward_in_order(batch.x, x_adv, self.objective.passes.after, set())
+        return result
 
     def _attack(self, batch: Batch, epoch: int) -> Tensor | None:
         """Return the adversarial inputs of a batch, view after view; none in natural training."""
@@ -297,14 +297,14 @@ class Step:
         if self.options["attack_mode"] == "eval":
             return self.objective.adversary(self.searched(), batch.x, batch.y, starts, budgets)
         self.model.train()
-        as_it_trains = InTraining(self.module, bf16=self._fast.bf16)
+        as_it_trains = TrainModeNetwork(self.module, bf16=self._fast.bf16)
         with frozen(self.module):
             return self.objective.adversary(as_it_trains, batch.x, batch.y, starts, budgets)
 
     def _backward(
         self, batch: Batch, x_adv: Tensor | None, weights: ClassWeights | None
-    ) -> tuple[Stepped, ClassWeights]:
-        """Set the gradients, and return what was seen with the class weights; the policy is asked if they're absent."""
+    ) -> tuple[StepResult, ClassWeights]:
+        """Set the gradients, and return the result with the class weights; the policy is asked if they're absent."""
         self.optimizer.zero_grad()
         n, labelled, objective = len(batch.x), batch.n_labelled, self.objective
         clean, adversarial = self._forward(batch.x, x_adv)
@@ -333,17 +333,17 @@ class Step:
                 "weights. Look for no_grad, detach() or NumPy in it, for layers that are quantised or frozen."
             )
         logits_adv = None if x_adv is None else first_view[:labelled]
-        return Stepped(values.detach(), None if logits is None else logits[:labelled], logits_adv), weights
+        return StepResult(values.detach(), None if logits is None else logits[:labelled], logits_adv), weights
 
     def _forward(self, x: Tensor, x_adv: Tensor | None) -> tuple[Any, Any]:
         """Return what the network gives for clean and for adversarial images, as far as they are needed."""
         objective, n = self.objective, len(x)
         if objective.passes is not None:
             needed = set(objective.views) - (set() if objective.uses_clean else {"c"})
-            seen = self._in_order(x, x_adv, objective.passes.before, needed)
-            attacked = [seen[view] for view in objective.views if view != "c" and view in seen]
-            return seen.get("c"), torch.cat(attacked) if attacked else None
-        with _two_or_more(), torch.autocast(x.device.type, torch.bfloat16, enabled=self._fast.bf16):
+            logits_of = self._forward_in_order(x, x_adv, objective.passes.before, needed)
+            attacked = [logits_of[view] for view in objective.views if view != "c" and view in logits_of]
+            return logits_of.get("c"), torch.cat(attacked) if attacked else None
+        with _needs_two_examples(), torch.autocast(x.device.type, torch.bfloat16, enabled=self._fast.bf16):
             if x_adv is None:
                 return self._network(x), None
             if not objective.uses_clean:
@@ -355,27 +355,27 @@ class Step:
             both = check_logits(self._network(torch.cat([x, x_adv])), n + len(x_adv), self.n_classes)
             return both[:n], both[n:]
 
-    def _in_order(self, x: Tensor, x_adv: Tensor | None, order: str, needed: set[str]) -> dict[str, Tensor]:
+    def _forward_in_order(self, x: Tensor, x_adv: Tensor | None, order: str, needed: set[str]) -> dict[str, Tensor]:
         """Classify the views in this order, and return the logits of those needed, by letter.
 
         Of a second pass, batch norm alone takes notice: its logits are those of the first.
         """
         attacked = () if x_adv is None else x_adv.chunk(self.objective.n_views)
         images = dict(zip(self.objective.views, (x, *attacked), strict=True))
-        seen: dict[str, Tensor] = {}
+        logits_of: dict[str, Tensor] = {}
         for view in order:
-            new = view in needed and view not in seen
+            new = view in needed and view not in logits_of
             # An autocast each: it would give a later pass the weights that it rounded without a gradient.
             rounded = torch.autocast(x.device.type, torch.bfloat16, enabled=self._fast.bf16)
-            with _two_or_more(), torch.set_grad_enabled(new), rounded:
+            with _needs_two_examples(), torch.set_grad_enabled(new), rounded:
                 logits = check_logits(self._network(images[view]), len(x), self.n_classes)
             if new:
-                seen[view] = logits
-        return seen
+                logits_of[view] = logits
+        return logits_of
 
 
 @contextmanager
-def _two_or_more() -> Iterator[None]:
+def _needs_two_examples() -> Iterator[None]:
     """Say of a batch too small for batch norm what to do about it."""
     try:
         yield

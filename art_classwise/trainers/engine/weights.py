@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from art_classwise._core import distributed
 from art_classwise.errors import InputError, first_line
 
-__all__ = ["WeightAverage", "WeightPerturbation", "all_finite", "share_buffers", "snapshot", "synchronised"]
+__all__ = ["WeightAverage", "WeightPerturbation", "all_finite", "share_buffers", "snapshot", "synchronised_batch_norms"]
 
 
 class WeightAverage:
@@ -137,7 +137,7 @@ def share_buffers(model: nn.Module, *, as_main: bool = False) -> None:
 
 
 @contextmanager
-def synchronised(model: nn.Module, device: torch.device) -> Iterator[None]:
+def synchronised_batch_norms(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Within the block batch norms see the batches of all processes, on GPUs: the same training on any number.
 
     The layers stand in for the network's own and share their weights and statistics.

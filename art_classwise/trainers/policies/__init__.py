@@ -10,7 +10,14 @@ from art_classwise.trainers.policies.dafa import DAFA, dafa_weights
 from art_classwise.trainers.policies.faal import FAAL, faal_probabilities
 from art_classwise.trainers.policies.frl import FRL, frl_budgets, frl_multipliers, frl_weights
 from art_classwise.trainers.policies.parse import POLICIES, parse_policy
-from art_classwise.trainers.policies.policy import ClassBudgets, ClassPolicy, ClassWeights, FairAveraging, Fixed, Scene
+from art_classwise.trainers.policies.policy import (
+    ClassBudgets,
+    ClassPolicy,
+    ClassWeights,
+    FairAveraging,
+    Fixed,
+    PolicyContext,
+)
 from art_classwise.trainers.policies.wat import WAT, wat_weights
 
 __all__ = [
@@ -26,7 +33,7 @@ __all__ = [
     "ClassWeights",
     "FairAveraging",
     "Fixed",
-    "Scene",
+    "PolicyContext",
     "cfa_budgets",
     "cfa_weights",
     "cfol_probabilities",

@@ -17,7 +17,7 @@ from art_classwise.trainers.policies.policy import (
     ClassPolicy,
     ClassWeights,
     FairAveraging,
-    Scene,
+    PolicyContext,
     as_given,
 )
 
@@ -122,24 +122,24 @@ class CFA(ClassPolicy):
                 "smaller `lambda1` or a smaller radius."
             )
 
-    def begin(self, scene: Scene) -> None:
+    def begin(self, context: PolicyContext) -> None:
         """See :class:`ClassPolicy`."""
-        super().begin(scene)
+        super().begin(context)
         starts = {"ccm": self.begin_after} if self.ccm else {}
-        if self.ccr and scene.beta is not None:
+        if self.ccr and context.beta is not None:
             starts["ccr"] = self.begin_after
         if self.fawa:
             starts["fawa"] = self.fawa_start
         if not starts:
             raise InputError("CFA's ccr is for objectives with a second term, such as TRADES: switch ccm or fawa on.")
-        late = [name for name, start in starts.items() if scene.nb_epochs <= start]
+        late = [name for name, start in starts.items() if context.nb_epochs <= start]
         if late:
             raise InputError(
-                f"CFA's {late[0]} begins after {starts[late[0]]} epochs, but there are {scene.nb_epochs}: train for "
+                f"CFA's {late[0]} begins after {starts[late[0]]} epochs, but there are {context.nb_epochs}: train for "
                 f"longer, take a smaller `{'fawa_start' if late[0] == 'fawa' else 'begin_after'}`, or switch "
                 f"{late[0]} off."
             )
-        self._state = {"robust": self._zeros(scene.n_classes) + torch.nan, "done": self._zeros(1)}
+        self._state = {"robust": self._zeros(context.n_classes) + torch.nan, "done": self._zeros(1)}
 
     @property
     def needs_validation(self) -> bool:  # type: ignore[override]
@@ -161,7 +161,7 @@ class CFA(ClassPolicy):
         """See :class:`ClassPolicy`."""
         if not self.ccm:
             return None
-        lambda1 = self.lambda1 if self.lambda1 is not None else 0.5 if self._scene.beta is None else 0.3
+        lambda1 = self.lambda1 if self.lambda1 is not None else 0.5 if self._context.beta is None else 0.3
         return ClassBudgets(self._calibrated(cfa_budgets(self._state["robust"], lambda1)), self._ones())
 
     def end_epoch(self, epoch: int, row: Mapping[str, float]) -> None:
@@ -171,7 +171,7 @@ class CFA(ClassPolicy):
         self._state["done"] += 1
 
     def _in_force(self) -> ClassWeights:
-        beta = self._scene.beta
+        beta = self._context.beta
         if beta is None:
             return ClassWeights()
         uniform = 1 / (1 + beta)

@@ -14,7 +14,7 @@ from art_classwise.trainers.policies.policy import (
     Array,
     ClassPolicy,
     ClassWeights,
-    Scene,
+    PolicyContext,
     as_given,
     sum_by_class,
 )
@@ -37,8 +37,8 @@ def cfol_probabilities(scores: Array, gamma: float = 0.5) -> Any:
         array([0.5, 0.5])
     """
     w = torch.as_tensor(scores, dtype=torch.float64)
-    there = ~w.isneginf()
-    return as_given(torch.where(there, gamma / there.sum(dtype=w.dtype) + (1 - gamma) * w.softmax(0), 0.0), scores)
+    present = ~w.isneginf()
+    return as_given(torch.where(present, gamma / present.sum(dtype=w.dtype) + (1 - gamma) * w.softmax(0), 0.0), scores)
 
 
 def cfol_scores(scores: Array, y: Array, losses: Array, drawn: Array, eta: float) -> Any:
@@ -93,11 +93,11 @@ class CFOL(ClassPolicy):
         check_number("eta", self.eta, 0, 1000, above=True)
         check_number("gamma", self.gamma, 0, 1)
 
-    def begin(self, scene: Scene) -> None:
+    def begin(self, context: PolicyContext) -> None:
         """See :class:`ClassPolicy`."""
-        super().begin(scene)
-        self._drawn = scene.shares.to(torch.float64)
-        scores = torch.where(self._drawn > 0, self._zeros(scene.n_classes), -torch.inf)
+        super().begin(context)
+        self._drawn = context.shares.to(torch.float64)
+        scores = torch.where(self._drawn > 0, self._zeros(context.n_classes), -torch.inf)
         self._state = {"scores": scores, "weights": self._weights(scores)}
 
     def weigh(self, y: Tensor, logits_adv: Tensor) -> ClassWeights:
@@ -111,8 +111,8 @@ class CFOL(ClassPolicy):
         return self._in_force()
 
     def _weights(self, scores: Tensor) -> Tensor:
-        there = ~scores.isneginf()
-        return torch.where(there, there.sum() * cfol_probabilities(scores, self.gamma), 1.0)
+        present = ~scores.isneginf()
+        return torch.where(present, present.sum() * cfol_probabilities(scores, self.gamma), 1.0)
 
     def _in_force(self) -> ClassWeights:
         return ClassWeights(self._state["weights"], self._state["weights"])

@@ -18,7 +18,7 @@ from art_classwise.trainers.policies.policy import (
     ClassMeans,
     ClassPolicy,
     ClassWeights,
-    Scene,
+    PolicyContext,
     as_given,
 )
 
@@ -94,15 +94,15 @@ class DAFA(ClassPolicy):
         check_number("lamb", self.lamb, 0, 100)
         check_whole("warmup", self.warmup, 1)
 
-    def begin(self, scene: Scene) -> None:
+    def begin(self, context: PolicyContext) -> None:
         """See :class:`ClassPolicy`."""
-        super().begin(scene)
-        if scene.nb_epochs <= self.warmup:
+        super().begin(context)
+        if context.nb_epochs <= self.warmup:
             raise InputError(
-                f"DAFA begins after {self.warmup} epochs, but there are {scene.nb_epochs}: train for longer, or take a "
-                "smaller `warmup`."
+                f"DAFA begins after {self.warmup} epochs, but there are {context.nb_epochs}: train for longer, or take "
+                "a smaller `warmup`."
             )
-        self._means = ClassMeans(scene.n_classes, scene.n_classes, scene.device)
+        self._means = ClassMeans(context.n_classes, context.n_classes, context.device)
         self._epochs_done = 0
         self._state = {"weights": self._ones(), "done": self._zeros(1)}
 

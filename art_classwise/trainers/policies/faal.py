@@ -16,7 +16,7 @@ from art_classwise.trainers.policies.policy import (
     ClassMeans,
     ClassPolicy,
     ClassWeights,
-    Scene,
+    PolicyContext,
     as_given,
     sum_by_class,
 )
@@ -47,33 +47,33 @@ def faal_probabilities(margins: Array, radius: float = 0.5) -> Any:
     m = torch.as_tensor(margins, dtype=torch.float64)
     if m.dim() != 1 or len(m) == 0:
         raise InputError(f"Class margins must have shape (C,), but have {tuple(m.shape)}.")
-    seen = ~m.isnan()
-    highest = torch.where(seen, m, -torch.inf).amax()
-    gaps = torch.where(seen, highest - m, 0.0)
+    present = ~m.isnan()
+    highest = torch.where(present, m, -torch.inf).amax()
+    gaps = torch.where(present, highest - m, 0.0)
     gaps = gaps / gaps.amax().clamp_min(torch.finfo(m.dtype).tiny)  # from 0 to 1: the solution doesn't change
     low, high = m.new_full((1,), -60.0), m.new_full((1,), 30.0)  # of log(nu - highest)
     steps = torch.linspace(0, 1, _POINTS, dtype=m.dtype, device=m.device)
     for _ in range(_ROUNDS):  # many points in few rounds: each operation on few numbers costs the same
         points = low + (high - low) * steps
-        far = (_divergence(gaps, seen, points) > radius).sum()  # how many of them lie too far from uniform
+        far = (_divergence(gaps, present, points) > radius).sum()  # how many of them lie too far from uniform
         # Indexed by tensors of one entry: one of no dimension would be read, and the host would wait.
         high, low = points[far.clamp_max(_POINTS - 1)[None]], points[(far - 1).clamp_min(0)[None]]
-    return as_given(_solution(gaps, seen, high)[0], margins)
+    return as_given(_solution(gaps, present, high)[0], margins)
 
 
 _POINTS, _ROUNDS = 65, 6  # 90 / 64^6 is 1e-9
 
 
-def _solution(gaps: Tensor, seen: Tensor, points: Tensor) -> Tensor:
+def _solution(gaps: Tensor, present: Tensor, points: Tensor) -> Tensor:
     """Return the distributions (k, C) for points (k,)."""
-    odds = torch.where(seen, 1 / (points.exp()[:, None] + gaps), 0.0)
+    odds = torch.where(present, 1 / (points.exp()[:, None] + gaps), 0.0)
     return odds / odds.sum(1, keepdim=True)
 
 
-def _divergence(gaps: Tensor, seen: Tensor, points: Tensor) -> Tensor:
+def _divergence(gaps: Tensor, present: Tensor, points: Tensor) -> Tensor:
     """Return KL(U || p) (k,) of the distributions for points (k,)."""
-    n = seen.sum(dtype=gaps.dtype)  # no whole number, whose logarithm would be float32
-    log_p = torch.where(seen, _solution(gaps, seen, points), 1.0).log()
+    n = present.sum(dtype=gaps.dtype)  # no whole number, whose logarithm would be float32
+    log_p = torch.where(present, _solution(gaps, present, points), 1.0).log()
     return -n.log() - log_p.sum(1) / n
 
 
@@ -114,11 +114,11 @@ class FAAL(ClassPolicy):
         """See :class:`ClassPolicy`."""
         return not self.exact
 
-    def begin(self, scene: Scene) -> None:
+    def begin(self, context: PolicyContext) -> None:
         """See :class:`ClassPolicy`."""
-        super().begin(scene)
-        self._means = ClassMeans(scene.n_classes, 1, scene.device)
-        self._state = {"margins": self._zeros(scene.n_classes) + torch.nan, "weights": self._ones()}
+        super().begin(context)
+        self._means = ClassMeans(context.n_classes, 1, context.device)
+        self._state = {"margins": self._zeros(context.n_classes) + torch.nan, "weights": self._ones()}
 
     def weigh(self, y: Tensor, logits_adv: Tensor) -> ClassWeights:
         """See :class:`ClassPolicy`."""
@@ -129,10 +129,10 @@ class FAAL(ClassPolicy):
         margins, state = self._means.take()[:, 0], self._state
         if self.exact:
             counts = distributed.sum_(sum_by_class(y, torch.ones_like(own), len(margins))[:, 0])
-            margins = torch.where(self._scene.shares > 0, (counts * margins).nan_to_num(0.0), torch.nan)
+            margins = torch.where(self._context.shares > 0, (counts * margins).nan_to_num(0.0), torch.nan)
         state["margins"] = torch.where(margins.isnan(), state["margins"], margins)
-        seen = ~state["margins"].isnan()
-        state["weights"] = torch.where(seen, seen.sum() * faal_probabilities(state["margins"], self.radius), 1.0)
+        present = ~state["margins"].isnan()
+        state["weights"] = torch.where(present, present.sum() * faal_probabilities(state["margins"], self.radius), 1.0)
         return self._in_force()
 
     def _in_force(self) -> ClassWeights:

@@ -17,7 +17,7 @@ from art_classwise.trainers.policies.policy import (
     ClassBudgets,
     ClassPolicy,
     ClassWeights,
-    Scene,
+    PolicyContext,
     as_given,
     sum_by_class,
 )
@@ -134,10 +134,10 @@ class FRL(ClassPolicy):
                 f"{width:g}: take a smaller radius, or alpha2=0, which leaves the radii."
             )
 
-    def begin(self, scene: Scene) -> None:
+    def begin(self, context: PolicyContext) -> None:
         """See :class:`ClassPolicy`."""
-        super().begin(scene)
-        self._state = {name: self._zeros(scene.n_classes) for name in ("natural", "boundary", "margin")}
+        super().begin(context)
+        self._state = {name: self._zeros(context.n_classes) for name in ("natural", "boundary", "margin")}
 
     @property
     def sets_budgets(self) -> bool:
@@ -165,7 +165,7 @@ class FRL(ClassPolicy):
         weights = self._in_force()
         if not self.normalize:
             return weights
-        counts = distributed.sum_(sum_by_class(y, torch.ones_like(y)[:, None], self._scene.n_classes)[:, 0])
+        counts = distributed.sum_(sum_by_class(y, torch.ones_like(y)[:, None], self._context.n_classes)[:, 0])
         return ClassWeights(*(None if w is None else w * (counts.sum() / (counts @ w)) for w in weights))
 
     def end_epoch(self, epoch: int, row: Mapping[str, float]) -> None:
@@ -181,10 +181,10 @@ class FRL(ClassPolicy):
         state["margin"] = frl_multipliers(state["margin"], clean - robust, boundary, tau, self.alpha2)
 
     def _in_force(self) -> ClassWeights:
-        there = self._scene.shares > 0
+        present = self._context.shares > 0
         natural, boundary = (
-            frl_weights(torch.where(there, self._state[name], torch.nan)) for name in ("natural", "boundary")
+            frl_weights(torch.where(present, self._state[name], torch.nan)) for name in ("natural", "boundary")
         )
-        if self._scene.beta is None:
+        if self._context.beta is None:
             return ClassWeights((natural + boundary) / 2, None)
         return ClassWeights(natural, boundary)

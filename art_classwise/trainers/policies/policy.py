@@ -25,7 +25,7 @@ __all__ = [
     "ClassWeights",
     "FairAveraging",
     "Fixed",
-    "Scene",
+    "PolicyContext",
     "as_given",
     "sum_by_class",
     "without_defaults",
@@ -36,7 +36,7 @@ Array = Tensor | npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Scene:
+class PolicyContext:
     """What a policy acts on.
 
     Attributes:
@@ -129,13 +129,13 @@ class ClassPolicy(abc.ABC):
         """
         return
 
-    def begin(self, scene: Scene) -> None:
+    def begin(self, context: PolicyContext) -> None:
         """Start anew.
 
         Raises:
             InputError: The policy would never take effect.
         """
-        self._scene = scene
+        self._context = context
 
     @property
     def averaging(self) -> FairAveraging | None:
@@ -195,7 +195,7 @@ class ClassPolicy(abc.ABC):
         weights, budgets = self._in_force(), self.class_budgets
         shown = {
             "weight": weights.first,
-            "beta": None if self._scene.beta is None else weights.second,
+            "beta": None if self._context.beta is None else weights.second,
             "eps": None if budgets is None else budgets.radii,
         }
         return {
@@ -220,18 +220,18 @@ class ClassPolicy(abc.ABC):
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Remember what :meth:`state` returned."""
-        self._state = {name: value.to(self._scene.device) for name, value in state.items()}
+        self._state = {name: value.to(self._context.device) for name, value in state.items()}
 
     def _zeros(self, *shape: int) -> Tensor:
-        return torch.zeros(*shape, dtype=torch.float64, device=self._scene.device)
+        return torch.zeros(*shape, dtype=torch.float64, device=self._context.device)
 
     def _ones(self) -> Tensor:
-        return self._zeros(self._scene.n_classes) + 1
+        return self._zeros(self._context.n_classes) + 1
 
     def _by_class(self, row: Mapping[str, float], name: str) -> Tensor:
         """Return a column of the history by class (C,); NaN for classes without an example."""
-        values = [row[f"{name}_{k}"] for k in range(self._scene.n_classes)]
-        return torch.tensor(values, dtype=torch.float64, device=self._scene.device)
+        values = [row[f"{name}_{k}"] for k in range(self._context.n_classes)]
+        return torch.tensor(values, dtype=torch.float64, device=self._context.device)
 
 
 class ClassMeans:
@@ -334,17 +334,17 @@ class Fixed(ClassPolicy):
         if isinstance(self.weights, dict) and len(self.weights) == n_classes and not any(self.weights.values()):
             raise InputError("The class weights sum to 0, so that nothing would be learnt: make one positive.")
 
-    def begin(self, scene: Scene) -> None:
+    def begin(self, context: PolicyContext) -> None:
         """See :class:`ClassPolicy`."""
-        super().begin(scene)
-        for name, given, usual in (("weights", self.weights, 1.0), ("radii", self.budgets, scene.eps)):
+        super().begin(context)
+        for name, given, usual in (("weights", self.weights, 1.0), ("radii", self.budgets, context.eps)):
             if given is not None:
-                values = [usual] * scene.n_classes
+                values = [usual] * context.n_classes
                 for k, value in _items(given):
                     values[k] = value
-                self._state[name] = torch.tensor(values, dtype=torch.float64, device=scene.device) / usual
+                self._state[name] = torch.tensor(values, dtype=torch.float64, device=context.device) / usual
         weights = self._state.get("weights")
-        if weights is not None and not bool((weights * scene.shares).sum() > 0):
+        if weights is not None and not bool((weights * context.shares).sum() > 0):
             raise InputError(
                 "The weights of all classes that there are training examples of are 0, so that nothing would be "
                 "learnt: make one positive."

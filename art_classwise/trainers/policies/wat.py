@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from art_classwise.errors import check_number
-from art_classwise.trainers.policies.policy import Array, ClassMeans, ClassPolicy, ClassWeights, Scene, as_given
+from art_classwise.trainers.policies.policy import Array, ClassMeans, ClassPolicy, ClassWeights, PolicyContext, as_given
 
 __all__ = ["WAT", "wat_weights"]
 
@@ -60,13 +60,13 @@ class WAT(ClassPolicy):
     def _check(self) -> None:
         check_number("eta", self.eta, 0, 1000)
 
-    def begin(self, scene: Scene) -> None:
+    def begin(self, context: PolicyContext) -> None:
         """See :class:`ClassPolicy`."""
-        super().begin(scene)
-        self._means = ClassMeans(scene.n_classes, 1, scene.device)
+        super().begin(context)
+        self._means = ClassMeans(context.n_classes, 1, context.device)
         self._state = {
-            "cumulated": self._zeros(scene.n_classes + 1),
-            "last": self._zeros(scene.n_classes) + torch.nan,
+            "cumulated": self._zeros(context.n_classes + 1),
+            "last": self._zeros(context.n_classes) + torch.nan,
             "weights": 2 * self._ones(),
         }
 

@@ -1,0 +1,103 @@
+"""What page, terminal and notebook show is computed once, from the audit's own tables."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+from results import make_result
+
+from art_classwise.audit import AuditResult
+from art_classwise.report import print_tables, render
+from art_classwise.report.data import comparisons, pairs, report_data
+
+CLASSES = ["ant", "bee", "cow", "doe"]
+
+
+@pytest.fixture(scope="module")
+def result():
+    return make_result(CLASSES, models=("one", "two", "three"), attacks=("fgsm", "pgd-20"))
+
+
+def test_it_holds_the_numbers_of_the_audits_tables(result):
+    data, summary = report_data(result), result.summary()
+    assert [model.name for model in data.models] == list(summary.sort_values("mean", ascending=False).index)
+    assert data.order == result.models
+    for model in data.models:
+        row, table = summary.loc[model.name], result.class_table(model.name)
+        assert (model.robust.low, model.robust.value, model.robust.high) == tuple(
+            row[["mean_low", "mean", "mean_high"]]
+        )
+        assert (model.worst, model.gap, model.p) == pytest.approx((table["robust"].min(), row["mcd"], row["p"]))
+        assert model.best.name == table["robust"].idxmax()
+        assert [one.n for one in model.measured] == [40] * 3
+        for one in model.classes:
+            of = table.loc[one.name]
+            numbers = (one.robust.value, one.robust.low, one.robust.high)
+            assert numbers == pytest.approx(tuple(of[["robust", "robust_low", "robust_high"]]), nan_ok=True)
+            by_attack = [result.class_table(model.name, attack).loc[one.name, "robust"] for attack in result.attacks]
+            assert one.by_attack == pytest.approx(tuple(by_attack), nan_ok=True)
+        robust = [one.robust.value for one in model.measured]
+        assert robust == sorted(robust)
+
+
+def test_it_is_computed_once_and_forgotten_with_the_audit(monkeypatch, capsys):
+    made, asked = make_result(CLASSES), []
+    summary = AuditResult.summary
+    monkeypatch.setattr(AuditResult, "summary", lambda self, *a: (asked.append(self), summary(self, *a))[1])
+    render(made)
+    print_tables(made)
+    made._repr_html_()
+    assert len(asked) == 1
+    assert report_data(made) is report_data(made)
+    assert comparisons(made) is comparisons(made)
+    gone = weakref.ref(made)
+    asked.clear()
+    del made
+    gc.collect()
+    assert gone() is None
+
+
+def test_the_terminal_and_the_notebook_say_what_the_page_says(result, capsys):
+    data = report_data(result)
+    assert data.bound == "At most: no strong attack, such as AutoAttack, was run."
+    print_tables(result)
+    shown = " ".join(capsys.readouterr().out.split())
+    for sentence in (data.bound, data.checked, comparisons(result).verdict):
+        assert sentence in shown
+        assert sentence in " ".join(repr(result).split())
+    page = render(result)
+    assert data.checked in page
+    assert comparisons(result).verdict in page
+
+
+@pytest.mark.parametrize(
+    ("attacked", "said"),
+    [
+        (("one", "two", "three"), ""),
+        (("two",), "At most: no strong attack, such as AutoAttack, was run on one, three."),
+    ],
+)
+def test_only_models_without_a_strong_attack_have_upper_bounds(attacked, said, monkeypatch):
+    monkeypatch.setattr(AuditResult, "strongly_attacked", attacked)
+    made = make_result(CLASSES, models=("one", "two", "three"))
+    assert report_data(made).bound == said
+
+
+def test_models_with_other_examples_are_left_out_of_the_comparison():
+    made = make_result(CLASSES, models=("one", "two", "three"))
+    outcomes = made.outcomes[(made.outcomes["model"] != "one") | (made.outcomes["example"] > 3)]
+    other = AuditResult(outcomes, made.manifest)
+    compared = comparisons(other)
+    assert compared.reason
+    assert set(compared.models) in ({"two", "three"}, set())
+    assert all({pair.first, pair.second} <= set(compared.models) for pair in pairs(other))
+    assert compared.reason.partition(":")[0] in render(other).replace("&#39;", "'")
+
+
+def test_one_model_is_compared_with_nothing():
+    made = make_result(CLASSES, models=("only",))
+    assert (comparisons(made).models, comparisons(made).verdict, pairs(made)) == ((), "", ())
+    assert np.isfinite(report_data(made).models[0].robust.low)
