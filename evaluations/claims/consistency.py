@@ -4,15 +4,18 @@
     python evaluations/claims/consistency.py --size full --root data --datasets cifar10
 
 Kendall's tau of the classes' robust accuracies, between attacks on one network and between networks under all attacks.
-Uses networks of three training methods and several seeds, and those published for CIFAR-10, all at the smaller of their
-radii. The control is the order of clean accuracies after natural training. Intervals are over seeds, for the mean over
-all pairs; for published networks over the test examples (art_classwise.metrics.rank_agreement).
+Both are tried on the same images, which order equal classes alike; so the two orders are taken from disjoint halves of
+the images (art_classwise.metrics.rank_agreement), and noise pulls tau towards 0. Uses networks of three training
+methods and several seeds, and those published for CIFAR-10, all at the smaller of their radii. The control is the order
+of clean accuracies after natural training. Intervals of the mean over all pairs are over seeds and test images (of
+which a tenth is left out at a time); of published networks over test images.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from lib.experiment import Claim, all_trainings, over_seeds, parser, timed, told_seeds, write
+from lib.experiment import Claim, all_trainings, over_both, parser, timed, told_seeds, write
 from lib.published import at_hand
 from lib.setups import QUICK_ATTACKS
 
@@ -36,6 +39,7 @@ ATTACKS = {
 }
 PUBLISHED = ("cifar10-cnn-a", "cifar10-resnet4b")
 N_PUBLISHED = {"tiny": 60, "quick": 2000, "full": None}
+PARTS = 10  # of the test images, to leave one out at a time
 ACROSS = {
     "attacks": "5. The same classes are weak under all attacks",
     "networks": "5. The same classes are weak after all defences",
@@ -51,8 +55,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     for dataset, trainings in all_trainings(arguments):
         with timed(dataset):
             found: list[pd.DataFrame] = []
+            results: list[acw.AuditResult] = []
             for seed in range(arguments.seeds):
                 result = trainings.audit(METHODS, seed, ATTACKS[arguments.size])
+                results.append(result)
                 found.append(agreement(result).assign(dataset=trainings.test.name, seed=seed))
                 natural = trainings.audit(["natural"], seed, ["pgd-20"])
                 tables.append(beside_clean(result, natural).assign(dataset=trainings.test.name, seed=seed))
@@ -60,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     drawn.append((f"{trainings.test.name}, seed 0", accuracies(result)))
             tables += found
             by_seed = pd.concat(found).groupby(["across", "seed"])["tau"].mean()
+            variance = example_variance(results)
             n = f"n = {len(trainings.test):,} test images, {told_seeds(arguments.seeds)}"
             for across, said in ACROSS.items():
                 claims.append(
@@ -67,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                         said,
                         trainings.told,
                         f"mean Kendall's tau between {across}",
-                        *over_seeds(by_seed[across], within=(-1, 1)),
+                        *over_both(by_seed[across], variance[across], PARTS - 1, within=(-1, 1)),
                         n=n,
                         least=0.5,
                         unit="",
@@ -100,19 +107,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     write(__file__, arguments, {"": pd.concat(tables)}, claims, draw(drawn))
 
 
-def agreement(result: acw.AuditResult) -> pd.DataFrame:
+def agreement(result: acw.AuditResult, repeats: int = 100) -> pd.DataFrame:
     """Return a row per pair of attacks on each network, and per pair of networks under all attacks.
 
     Columns ``across`` (``"attacks"`` or ``"networks"``), ``network``, ``first``, ``second`` and those of
     :func:`art_classwise.metrics.rank_agreement`.
     """
     parts = [
-        result.rank_agreement(model=model).reset_index().assign(across="attacks", network=model)
+        result.rank_agreement(model=model, repeats=repeats).reset_index().assign(across="attacks", network=model)
         for model in result.models
     ]
     if len(result.models) > 1:
-        parts.append(result.rank_agreement().reset_index().assign(across="networks"))
+        parts.append(result.rank_agreement(repeats=repeats).reset_index().assign(across="networks"))
     return pd.concat(parts)
+
+
+def example_variance(results: Sequence[acw.AuditResult], parts: int = PARTS) -> pd.Series[float]:
+    """Return the variance over test images of the mean tau over seeds and pairs, of attacks and of networks.
+
+    A jackknife: the images are parted at random, and one part is left out at a time, the same images for all seeds.
+    """
+    examples = np.random.default_rng(0).permutation(results[0].outcomes["example"].unique())
+    means = []
+    for part in np.array_split(examples, parts):
+        rest = [replace(r, outcomes=r.outcomes[~r.outcomes["example"].isin(part)]) for r in results]
+        means.append(pd.concat([agreement(r, repeats=20) for r in rest]).groupby("across")["tau"].mean())
+    found = pd.DataFrame(means)
+    return (parts - 1) ** 2 / parts * found.var(ddof=1)
 
 
 def beside_clean(result: acw.AuditResult, natural: acw.AuditResult) -> pd.DataFrame:

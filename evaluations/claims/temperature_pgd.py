@@ -132,7 +132,7 @@ def claims_of(
             least=0.5,
         )
     )
-    n_few = f"n = {some[0].manifest.examples.n:,} test images, {told_seeds(seeds)}"
+    n_few = f"n = {some[0].manifest.examples.n:,} test images, {told_seeds(seeds, examples=False)}"
     over = [
         100 * (robust(result, m, "pgd-20") - robust(result, m, STRONGEST))
         for result in some
@@ -157,7 +157,7 @@ def claims_of(
             f"{trainings.told}, natural",
             "share of test examples without gradient, unguarded minus guarded",
             *over_seeds(missing, within=(-100, 100)),
-            n=n,
+            n=f"n = {len(trainings.test):,} test images, {told_seeds(seeds, examples=False)}",
             least=1,
         )
     )

@@ -111,7 +111,7 @@ def repair(trainings: Trainings, seed: int) -> list[dict[str, Any]]:
 
 def claims_of(trainings: Trainings, rows: pd.DataFrame, repaired: pd.DataFrame, seeds: int) -> list[Claim]:
     """Return what was seen on one data set."""
-    name, n = trainings.test.name, f"n = {len(trainings.test):,} test images, {told_seeds(seeds)}"
+    name, n = trainings.test.name, f"n = {len(trainings.test):,} test images, {told_seeds(seeds, examples=False)}"
     of = rows[(rows["dataset"] == name) & (rows["correlation"] == "spearman")]
     of = of.pivot(index="seed", columns="network", values="value")
     claims = [

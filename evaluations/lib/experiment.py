@@ -127,28 +127,67 @@ def resampled(
     return statistic(np.arange(len(y))), float(low), float(high)
 
 
+def over_both(
+    values: Sequence[float], variance: float, freedom: float, *, within: tuple[float, float] = (-np.inf, np.inf)
+) -> tuple[float, ...]:
+    """Return the mean of a value over seeds, and its 95 % interval over seeds and examples, which are crossed.
+
+    The variance is that over seeds, a part of which are examples, and that over examples, by Satterthwaite's degrees of
+    freedom; what examples do with one seed alone is in both, so that the interval is rather too wide.
+
+    Args:
+        values: One per seed.
+        variance: Of the mean over seeds, over examples of the same kind.
+        freedom: Degrees of freedom of that.
+        within: What the value can be, which the interval doesn't leave.
+    """
+    a = np.asarray(values, dtype=np.float64)
+    mean, m = float(a.mean()), len(a)
+    seeds = float(a.var(ddof=1)) / m if m > 1 else 0.0
+    total = seeds + variance
+    if not total > 0:
+        return mean, mean, mean
+    degrees = total**2 / ((seeds**2 / (m - 1) if m > 1 else 0.0) + variance**2 / freedom)
+    half = float(stats.t.ppf(0.975, degrees) * np.sqrt(total))
+    return mean, max(mean - half, within[0]), min(mean + half, within[1])
+
+
 def estimated(
     statistics: Sequence[Callable[[np.ndarray], float]],
     labels: Sequence[np.ndarray],
     *,
     within: tuple[float, float] = (-np.inf, np.inf),
+    repeats: int = 200,
 ) -> tuple[float, ...]:
-    """Return a statistic's mean over seeds and its interval: over seeds, or of one seed over its examples drawn anew.
+    """Return a statistic's mean over seeds and its interval over seeds and examples, drawn anew within each class.
 
     Args:
         statistics: One per seed; each takes the numbers of examples.
-        labels: Of the examples, one array per seed.
+        labels: Of the examples, one array per seed. Where all are equal, the examples are the same for all seeds, and
+            are drawn anew for all together.
         within: What the statistic can be.
+        repeats: How often examples are drawn.
     """
     if len(statistics) == 1:
         return resampled(statistics[0], labels[0])
     values = [s(np.arange(len(y))) for s, y in zip(statistics, labels, strict=True)]
-    return over_seeds(values, within=within)
+    rng, same = np.random.default_rng(0), all(np.array_equal(labels[0], y) for y in labels)
+    groups = [[np.flatnonzero(y == k) for k in np.unique(y)] for y in labels]
+    drawn = []
+    for _ in range(repeats):
+        rows = [np.concatenate([rng.choice(g, len(g)) for g in of]) for of in (groups[:1] if same else groups)]
+        rows = rows * len(labels) if same else rows
+        drawn.append(np.mean([s(chosen) for s, chosen in zip(statistics, rows, strict=True)]))
+    known = np.array(drawn)[np.isfinite(drawn)]
+    variance = float(known.var(ddof=1)) if len(known) > 1 else np.nan
+    return over_both(values, variance, repeats - 1, within=within)
 
 
-def told_seeds(seeds: int) -> str:
-    """Return the number of seeds in words."""
-    return "1 seed, interval over test images" if seeds == 1 else f"{seeds} seeds, interval over seeds"
+def told_seeds(seeds: int, *, examples: bool = True) -> str:
+    """Return the number of seeds in words, and what the interval is over: also examples, or these alone."""
+    if seeds == 1:
+        return "1 seed, interval over test images"
+    return f"{seeds} seeds, interval over seeds" + (" and test images" if examples else ", these test images")
 
 
 def parser(

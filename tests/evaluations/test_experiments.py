@@ -80,6 +80,21 @@ def test_one_seeds_interval_is_that_of_its_examples(frame):
     assert two == pytest.approx(frame.over_seeds([1.0, 3.0]))
 
 
+def test_seeds_and_examples_are_both_in_the_interval(frame):
+    """Networks that are right half of the time over seeds and examples; over seeds alone it is often left out."""
+    rng, y, inside, alone = np.random.default_rng(0), np.repeat(np.arange(4), 50), [], []
+    for _ in range(40):
+        hard = rng.standard_normal(200)
+        rights = [hard + 0.1 * rng.standard_normal() + 0.3 * rng.standard_normal(200) > 0 for _ in range(3)]
+        statistics = [lambda rows, right=right: float(right[rows].mean()) for right in rights]
+        _, low, high = frame.estimated(statistics, [y] * 3, repeats=40)
+        inside.append(low <= 0.5 <= high)
+        _, low, high = frame.over_seeds([r.mean() for r in rights])
+        alone.append(low <= 0.5 <= high)
+    assert np.mean(inside) > 0.95 - 3.5 * np.sqrt(0.05 * 0.95 / 40)
+    assert np.mean(alone) < np.mean(inside)
+
+
 def test_the_gap_isnt_widened_by_choosing(evaluation):
     """Ten equal classes have a gap between the largest and the smallest accuracy; held out there is none."""
     script, rng = evaluation("diagnosis"), np.random.default_rng(0)
