@@ -213,10 +213,12 @@ class ClassWiseAudit(Evaluation):
         """See that what is tried on the networks themselves is in the store, by whichever process."""
         for name in progress(models, desc="checks", unit="model", shown=self.verbose, leave=False):
             key = requested.models[name]
-            while name not in store.manifest().probes:
+            while not _is_probed(store.manifest(), name):
                 with suppress(Timeout), store.lock(f"probe-{key[:12]}", 0) as path:
                     held = store.manifest()  # anew: another process may have been faster, or another name has it
-                    twin = next((held.probes[m] for m, k in held.models.items() if k == key and m in held.probes), None)
+                    twin = next(
+                        (held.probes[m] for m, k in held.models.items() if k == key and _is_probed(held, m)), None
+                    )
                     try:
                         probed = twin or runner.probe(models[name], outcomes[outcomes["model"] == name])
                     except Exception as error:  # of the model's own code: of any kind; what attacks found stands
@@ -402,3 +404,8 @@ def checked_attack(name: str, attack: Any) -> Any:
         if getattr(inner, "targeted", False):  # ART's AutoAttack leaves them so, and begins by setting this
             inner.set_params(targeted=False)
     return attack
+
+
+def _is_probed(manifest: Manifest, name: str) -> bool:
+    """Return whether all that this release tries on a network itself is in a manifest."""
+    return name in manifest.probes and manifest.probes[name].is_complete

@@ -317,12 +317,12 @@ _HOW_TO_GO_ON = "Restore it from a copy, or run the audit again in another folde
 
 
 def _complete_older(content: dict[str, Any]) -> None:
-    """Add what earlier releases didn't write, and leave out probes of another release: the network is tried anew."""
+    """Add what earlier releases didn't write, and leave out probes of a later one: the network is tried anew."""
     content.setdefault("published", {})
     probes = content.setdefault("probes", {})
     if isinstance(probes, dict):
-        fields = Probe.model_fields.keys()
-        content["probes"] = {k: p for k, p in probes.items() if not isinstance(p, dict) or p.keys() == fields}
+        read = {name: Probe.completed(p) if isinstance(p, dict) else p for name, p in probes.items()}
+        content["probes"] = {name: probe for name, probe in read.items() if probe is not None}
     examples = content.get("examples")
     if isinstance(examples, dict):
         examples.setdefault("saved", examples.get("fingerprint") is None)

@@ -48,6 +48,13 @@ _ALTERNATIVES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+_OF_0_1_0 = {
+    *("n", "right", "random_flips", "random_change", "batch_flips", "batch_change", "batch_error", "training"),
+    *("attacked", "far_eps", "far_withstood", "reference", "broken", "zero_gradient"),
+}
+"""What 0.1.0 wrote of a probe, and this release reads as it is."""
+
+
 class Alternative(Record):
     """What became of the predictions on images that were changed.
 
@@ -66,7 +73,8 @@ class Probe(Record):
     Attributes:
         n: Number of examples.
         right: How many of them it classifies correctly.
-        constant: Of how many all logits are equal.
+        constant: Of how many all logits are equal; None, as for other counts, where the release that made the audit
+            didn't try it.
         probabilities: Of how many the outputs lie in [0, 1] and sum to 1.
         random_flips: Of how many the prediction changed when asked again, the random state being another.
         random_change: The largest change of a logit then, divided by the spread of the logits.
@@ -95,8 +103,8 @@ class Probe(Record):
 
     n: Count
     right: Count
-    constant: Count
-    probabilities: Count
+    constant: Count | None
+    probabilities: Count | None
     random_flips: Count
     random_change: Change
     batch_flips: Count
@@ -105,7 +113,7 @@ class Probe(Record):
     training: tuple[str, ...]
     alternatives_tried: Count
     alternatives_right: Count
-    unlikely_labels: Count
+    unlikely_labels: Count | None
     alternatives: dict[str, Alternative]
     gradients_tried: Count
     gradients_wrong: Count
@@ -118,6 +126,35 @@ class Probe(Record):
     broken: tuple[int, ...]
     zero_gradient: Count
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all was tried that this release tries."""
+        return None not in (self.constant, self.probabilities, self.unlikely_labels)
+
+    @staticmethod
+    def completed(plain: dict[str, Any]) -> dict[str, Any] | None:
+        """Return what a file holds of a probe as this release writes it; None if neither it nor 0.1.0 wrote it.
+
+        0.1.0 tried less, and kept of other normalisations only how many more predictions were correct.
+        """
+        if plain.keys() == Probe.model_fields.keys():
+            return plain
+        own = {*_OF_0_1_0, "standardised_gain", "scaled_gain"}
+        if plain.keys() != own or not all(isinstance(plain[key], int) for key in own - _OF_0_1_0):
+            return None
+        gains = {"standardised channel by channel": "standardised_gain", "multiplied by 255": "scaled_gain"}
+        return {
+            **{name: plain[name] for name in _OF_0_1_0},
+            **dict.fromkeys(("constant", "probabilities", "unlikely_labels")),
+            "alternatives_tried": plain["n"],
+            "alternatives_right": plain["right"],
+            "alternatives": {
+                way: {"gained": max(0, plain[key]), "lost": max(0, -plain[key])} for way, key in gains.items()
+            },
+            **dict.fromkeys(("gradients_tried", "gradients_wrong", "derivative_ratio"), 0),
+            "far_attacked": len(plain["attacked"]) if isinstance(plain["attacked"], list) else 0,
+        }
+
     @model_validator(mode="after")
     def _counts_fit(self) -> Probe:
         limits = {
@@ -128,7 +165,7 @@ class Probe(Record):
             "unlikely_labels": self.alternatives_tried - self.alternatives_right,
         }
         for name, most in limits.items():
-            if getattr(self, name) > most:
+            if (getattr(self, name) or 0) > most:
                 raise InputError(f"`{name}` must be at most {most}, but is {getattr(self, name):.3g}")
         for way, counts in self.alternatives.items():
             if counts.lost > self.alternatives_right or counts.gained > self.alternatives_tried:

@@ -37,6 +37,22 @@ def test_an_audit_means_the_same(kept):
     assert by_class(acw.read_audit(kept / "audit")) == EXPECTED["robust"]
 
 
+def test_what_was_tried_on_networks_is_still_told(kept, digits):
+    """And what was not tried then is not told as if it had been; asked again, it is."""
+    path = kept / "audit"
+    told = acw.read_audit(path).checks
+    later = {"false gradients", "wrong channel order", "probabilities instead of logits", "constant logits"}
+    unknown = told[told["explanation"].str.contains("the release that made the audit didn't try it")]
+    assert set(unknown["check"]) == later | {"wrong labels"}
+    tried = told[told["looks_for"] == "predictions that change when repeated"].iloc[0]
+    assert (tried["result"], tried["tried"]) == ("nothing found", 60)
+    classifier = acw.load_checkpoint(kept / "checkpoint.pt", device="cpu")
+    audit = acw.ClassWiseAudit("Linf:0.1", ATTACKS, store=path, verbose=False)
+    again = audit.evaluate({"mine": classifier}, digits.first(60)).checks
+    assert not again["explanation"].str.contains("the release that made").any()
+    assert acw.read_audit(path).checks.equals(again)
+
+
 def test_an_audit_goes_on_where_it_was(kept, digits, monkeypatch):
     """Asked again with one attack more, of the old ones nothing is computed: they have the fingerprints they had."""
     classifier = acw.load_checkpoint(kept / "checkpoint.pt", device="cpu")

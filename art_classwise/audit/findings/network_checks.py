@@ -131,7 +131,7 @@ def probabilities(evidence: Evidence) -> Observations:
 
 def constant_logits(evidence: Evidence) -> Observations:
     probe = evidence.probe
-    if probe is not None and probe.constant >= max(1, 0.02 * probe.n):
+    if probe is not None and probe.constant is not None and probe.constant >= max(1, 0.02 * probe.n):
         yield (
             f"For {of(probe.constant, probe.n)} images all logits are equal.",
             "A network that rejects inputs has no gradient there, and what it rejects counts as the first class: "
@@ -179,7 +179,7 @@ def label_errors(evidence: Evidence) -> tuple[int, int, float]:
     if evidence.probe is None:
         return 0, 0, 0.0
     n, errors = evidence.probe.alternatives_tried, evidence.probe.alternatives_tried - evidence.probe.alternatives_right
-    return evidence.probe.unlikely_labels, errors, errors / n / 2 if n else 0.0
+    return evidence.probe.unlikely_labels or 0, errors, errors / n / 2 if n else 0.0
 
 
 def _returns(goes_to: Mapping[int, int], start: int) -> bool:

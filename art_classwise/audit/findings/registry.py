@@ -20,7 +20,7 @@ from art_classwise.audit.findings.attack_checks import (
 )
 from art_classwise.audit.findings.evidence import Evidence, detectable_share, is_black_box, is_one_step, points
 from art_classwise.audit.outcomes import parts
-from art_classwise.audit.probes import Probe
+from art_classwise.audit.probes import CHANNELS, Probe
 
 if TYPE_CHECKING:
     from art_classwise.audit.outcomes import AuditTable
@@ -90,8 +90,26 @@ def _needs_probe(evidence: Evidence) -> str | None:
     return None if evidence.probe is not None else "the network itself wasn't tried"
 
 
+def _needs_tried(is_tried: Callable[[Probe], bool]) -> Callable[[Evidence], str | None]:
+    """Return what tells whether a probe holds what a check is about: those of earlier releases hold less."""
+
+    def needs(evidence: Evidence) -> str | None:
+        if evidence.probe is None or is_tried(evidence.probe):
+            return _needs_probe(evidence)
+        return "the release that made the audit didn't try it; the same command tries it now"
+
+    return needs
+
+
+def _needs_colours(evidence: Evidence) -> str | None:
+    if evidence.probe is not None and evidence.probe.is_complete and CHANNELS not in evidence.probe.alternatives:
+        return "images don't have three channels"
+    return _needs_tried(lambda probe: CHANNELS in probe.alternatives)(evidence)
+
+
 def _needs_labels(evidence: Evidence) -> str | None:
-    return "there are fewer than five classes" if len(evidence.result.classes) < 5 else _needs_probe(evidence)
+    needs = _needs_tried(lambda probe: probe.unlikely_labels is not None)
+    return "there are fewer than five classes" if len(evidence.result.classes) < 5 else needs(evidence)
 
 
 def _needs_black_box(evidence: Evidence) -> str | None:
@@ -189,7 +207,7 @@ CHECKS: tuple[Check, ...] = (
         "false gradients",
         "gradients that differ from finite differences of the margin: random, zero, negated or straight-through ones",
         attack_checks.false_gradients,
-        _needs_probe,
+        _needs_tried(lambda probe: probe.is_complete),
         _probed(lambda probe: probe.gradients_tried, HEALTHY_SHARE),
         statistical=True,
     ),
@@ -260,16 +278,22 @@ CHECKS: tuple[Check, ...] = (
         "wrong channel order",
         "images with channels reversed that are classified better",
         network_checks.channel_order,
-        _needs_probe,
+        _needs_colours,
         _alternatives,
         statistical=True,
     ),
-    Check("probabilities instead of logits", "outputs that sum to 1", network_checks.probabilities, _needs_probe, _few),
+    Check(
+        "probabilities instead of logits",
+        "outputs that sum to 1",
+        network_checks.probabilities,
+        _needs_tried(lambda probe: probe.probabilities is not None),
+        _few,
+    ),
     Check(
         "constant logits",
         "images for which all logits are equal",
         network_checks.constant_logits,
-        _needs_probe,
+        _needs_tried(lambda probe: probe.constant is not None),
         _single_shows,
     ),
     Check("accuracy near chance", "clean accuracy no better than chance", network_checks.chance_accuracy),
