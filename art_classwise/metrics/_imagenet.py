@@ -1,7 +1,8 @@
 """Groups of ImageNet's 1,000 classes, by their numbers: a small table of our own.
 
 The classes are numbered as in ILSVRC 2012, which sorts them by WordNet number, so that animals of a kind stand
-together. Groups are named after WordNet's hypernyms (Miller 1995); which class belongs where was read off the class names.
+together. Groups are named after WordNet's hypernyms (Miller 1995); which class belongs where was read off the names of
+the classes.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ _FINE = {
     "crustacean": "118-126",
     "other_invertebrate": "107-117 327-329",
     "vehicle": "403-405 407-408 428 436 444 450 466 468 472 484 510-511 537 547 554-555 561 565 569 573 575-576 586 "
-    "595 603 609 612 625 627-628 654 656 661 665 670-671 675 690 705 717 724 734 751 757 779-780 791 802-803 812 814 817 "
-    "820 829 833 847 856 864 866-867 870-871 874 880 895 914",
+    "595 603 609 612 625 627-628 654 656 661 665 670-671 675 690 705 717 724 734 751 757 779-780 791 802-803 812 814 "
+    "817 820 829 833 847 856 864 866-867 870-871 874 880 895 914",
     "musical_instrument": "401-402 420 432 486 494 513 541 546 558 566 577 579 593-594 641-642 683-684 687 699 776 822 "
     "875 881 889",
     "clothing": "399-400 411 433 439 445 451-452 457 459 474 501-502 514-515 529 552 568 578 601 608 610 614 617 630 "
