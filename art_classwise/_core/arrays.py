@@ -82,7 +82,7 @@ def _of_tensor(value: Tensor) -> npt.NDArray[Any]:
 
 
 def as_images(x: Any, name: str) -> tuple[npt.NDArray[np.float32], list[str]]:
-    """Return images as float32 (n, C, H, W) in [0, 1], and what was done to them that is more than a change of type.
+    """Return images as float32 (n, C, H, W) in [0, 1], and what was guessed of them.
 
     Grey images (n, H, W), channels last, whole numbers and float64 are recognised. Unsigned numbers of 8 and 16 bits
     are divided by the largest of their type, unless all are 0 or 1; others by the first of 1, 255 and 65,535 that none
@@ -113,7 +113,8 @@ def as_images(x: Any, name: str) -> tuple[npt.NDArray[np.float32], list[str]]:
         raise InputError(f"{name} holds no image: its shape is {images.shape}.")
     if _channels_last(images.shape[1:]):
         images = images.transpose(0, 3, 1, 2)
-        done.append(f"channels last, (n, H, W, {images.shape[1]}), became channels first")
+        if images.shape[1] not in (1, 3):
+            done.append(f"the last of the sides, {images.shape[1]}, was taken for the channels")
     if images.dtype.kind in "iu":
         divisor, usual = _divisor(images, name), np.iinfo(images.dtype).max
         if divisor == 1 and images.max() == 1:

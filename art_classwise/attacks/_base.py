@@ -65,9 +65,7 @@ class Parameters(EvasionAttack, abc.ABC):
         super().__init_subclass__(**kwargs)
         if "attack_params" not in vars(cls):
             own = vars(cls).get("__annotations__", {}).items()
-            names = [
-                name for name, kind in own if not str(kind).startswith("ClassVar") and name not in ("estimator", "_")
-            ]
+            names = [name for name, kind in own if "ClassVar" not in str(kind) and name not in ("estimator", "_")]
             cls.attack_params = [*dict.fromkeys([*cls.attack_params, *names])]
 
     def _start(self, estimator: Any) -> None:

@@ -76,7 +76,7 @@ class ClassWiseAudit(Evaluation):
         checks: Try each network itself, too: asked twice and one by one on 64 examples; with images normalised
             otherwise, and channels reversed, on at most 256; its gradients compared with finite differences on 16;
             within a radius that nothing can withstand, 20 steps on 32; and under a reference attack of 40 steps on a
-            fifth of the examples, at most 192, of those that withstood. What looks wrong is among
+            quarter of the examples, at most 256, of those that withstood. What looks wrong is among
             :attr:`AuditResult.findings`.
         verbose: Show a progress bar.
         command: The command line that runs the audit, kept with its outcomes and shown in its report.

@@ -26,7 +26,7 @@ from art_classwise.threat import ThreatModel
 __all__ = ["CHANNELS", "Alternative", "Probe", "attacked_rows", "probe", "spread_over"]
 
 _EXAMPLES = 64
-_ATTACKED, _MOST_ATTACKED = 32, 192
+_ATTACKED, _MOST_ATTACKED = 32, 256
 _GRADIENTS = 16
 _APART = 16
 _STEPS = 40
@@ -144,13 +144,13 @@ def spread_over(n_examples: int, most: int = _EXAMPLES) -> Rows:
 
 
 def attacked_rows(withstood: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_]) -> Rows:
-    """Return which examples the reference attack is tried on: those that withstood, a fifth of all at most.
+    """Return which examples the reference attack is tried on: those that withstood, a quarter of all at most.
 
-    Where none did, of those that are classified correctly. It is 32 examples at least, if there are as many, and 192 at
-    most, on which an overstatement by 11 points shows.
+    Where none did, of those that are classified correctly. It is 32 examples at least, if there are as many, and 256 at
+    most: at 60 % robust accuracy, an overstatement by 11 points shows in 95 of 100 audits.
     """
     candidates = np.flatnonzero(withstood if withstood.any() else right)
-    return candidates[spread_over(len(candidates), min(_MOST_ATTACKED, max(_ATTACKED, len(right) // 5)))]
+    return candidates[spread_over(len(candidates), min(_MOST_ATTACKED, max(_ATTACKED, len(right) // 4)))]
 
 
 def probe(

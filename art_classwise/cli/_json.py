@@ -1,6 +1,6 @@
 """With ``--json``, a command prints a single JSON document on stdout; other messages go to stderr.
 
-Every document is an object with ``schema``, the version of its format (1; it changes when a field is removed or
+Every document is an object with ``schema``, the version of its format (2; it changes when a field is removed or
 renamed, not when one is added), ``kind`` and ``art_classwise``, the package's version. Accuracies are fractions,
 unknown values are null, never NaN, and names are not changed. By ``kind``:
 
@@ -9,7 +9,9 @@ unknown values are null, never NaN, and names are not changed. By ``kind``:
   each with ``name``, the columns of :meth:`art_classwise.AuditResult.summary`, and ``attacks``, those of the audit and
   ``"all attacks"``, each with ``name`` and ``classes``, the rows of :meth:`art_classwise.AuditResult.class_table`; with
   ``--groups`` also ``groups``, likewise, under all attacks; ``findings``, each with ``model`` (null for the whole
-  audit), ``check``, ``saw``, ``advice``; ``unchecked``; and ``files``, by kind.
+  audit), ``check``, ``saw``, ``advice``; ``checks``, the rows of :attr:`art_classwise.AuditResult.checks`;
+  ``strongly_attacked``, the models whose robust accuracy isn't only an upper bound; ``unchecked``; and ``files``, by
+  kind.
 - ``comparison`` (of ``compare``): ``comparisons``, each with ``first``, ``second``, ``about``, ``accuracy`` (robust or
   clean), ``model``, ``attack``, ``threat``, ``examples``, ``confidence``; ``classes``, a row each, ``overall``,
   ``mean`` and ``worst_class``, as in :class:`art_classwise.audit.Comparison`. ``overall.p_adjusted`` is
@@ -48,7 +50,7 @@ __all__ = ["SCHEMA", "Writer", "audit_content", "comparison_content", "leaderboa
 Writer: TypeAlias = "Callable[[str, Mapping[str, Any]], None]"
 """Prints a document of a kind with its content."""
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the documents' shapes."""
 
 
@@ -106,6 +108,8 @@ def audit_content(result: AuditResult, files: Mapping[str, Path], groups: Groups
         "attacks": result.attacks,
         "models": models,
         "findings": [{k: getattr(f, k) for k in ("model", "check", "saw", "advice")} for f in result.findings],
+        "checks": result.checks.to_dict("records"),
+        "strongly_attacked": result.strongly_attacked,
         "unchecked": result.unchecked,
         "files": files,
     }

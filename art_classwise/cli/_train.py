@@ -77,7 +77,7 @@ def train(
     from art_classwise._core.files import check_output_file, written_aside
     from art_classwise.datasets import load_dataset
     from art_classwise.head import normalize_head
-    from art_classwise.trainers import METHODS, AdversarialTrainerClassExcludedPyTorch
+    from art_classwise.trainers import METHODS
     from art_classwise.trainers.engine.arrays import unlabelled_per_batch
     from art_classwise.zoo import as_classifier, build, load_checkpoint, save_checkpoint
 
@@ -141,16 +141,13 @@ def train(
             "ema_decay": ema,
             "awp_gamma": awp,
             "class_policy": policy,
+            "excluded": excluded or None,
             "num_workers": workers,
             "summary_writer": False if tensorboard is None else str(tensorboard),
             "seed": seed,
             "verbose": not quiet,
         }
-        trainer: Any
-        if excluded:
-            trainer = AdversarialTrainerClassExcludedPyTorch(classifier, excluded, method.value, **options)
-        else:
-            trainer = METHODS[method.value].trainer(classifier, **options)
+        trainer: Any = METHODS[method.value].trainer(classifier, **options)
         images = {} if more is None else {"x_unlabeled": more.x, "y_pseudo": more.y_pseudo, "gamma": gamma}
         history = trainer.fit(
             data.x,

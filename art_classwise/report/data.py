@@ -17,6 +17,7 @@ from art_classwise.audit.manifest import Manifest
 from art_classwise.audit.result import AuditResult
 from art_classwise.errors import InputError
 from art_classwise.metrics.best import Measure
+from art_classwise.report.tables import interval
 
 __all__ = [
     "ClassData",
@@ -51,6 +52,9 @@ class Estimate:
     def of(cls, row: Mapping[Any, Any] | pd.Series[Any], value: str, low: str, high: str) -> Estimate:
         """Return the estimate that stands in three columns of a row."""
         return cls(float(row[value]), float(row[low]), float(row[high]))
+
+    def __str__(self) -> str:
+        return interval(self.value, self.low, self.high)
 
 
 @dataclass(frozen=True)

@@ -100,9 +100,9 @@ def _(result: AuditResult) -> Parts:
         parts.append("Nothing looks wrong.")
     parts.append(f"{report.checked} Each with its result: .checks")
     if report.unchecked:
-        parts.append("Some networks weren't looked at themselves: .unchecked")
+        parts.append("Not all networks themselves were checked: .unchecked")
     if not report.finished:
-        parts.append(f"{_SIGN}The audit isn't finished: these are the examples that all attacks were tried on.")
+        parts.append(f"{_SIGN}The audit isn't finished: these are the examples that all attacks have been run on.")
     calls = [".by_class()", f".worst_class({names[0]!r})", f".confusion({names[0]!r}, {attacks[-1]!r})"]
     pair = names if len(names) > 1 else attacks
     calls += [f".compare({pair[0]!r}, {pair[1]!r})"] if len(pair) > 1 else []
@@ -133,7 +133,7 @@ def _(result: ExclusionResult) -> Parts:
     headline = f"Trained without {names}{more}, in turn, and attacked by {attack} at {result.audit.threat}"
     table = result.homing(pooled=True)
     if table.empty:
-        return [headline, "No example was moved into a class that was excluded."]
+        return [headline, "No example was pushed into an excluded class."]
     rows = [
         [
             shorten(str(label), _NAME),
@@ -145,8 +145,8 @@ def _(result: ExclusionResult) -> Parts:
         for label, row in table.head(_MOST).iterrows()
     ]
     notes = [
-        "in %; homed: of the examples moved into the class, those that withstand once it is excluded",
-        "control: once an unrelated class is",
+        "in %; homed: of the examples pushed into the class, those that withstand once it is excluded",
+        "control: those that withstand once an unrelated class is excluded",
         "brackets: 95 % intervals",
     ]
     grid = Grid("", ("excluded", "moved", "homed", "control", "difference"), rows, notes, tight=True)

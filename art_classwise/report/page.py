@@ -61,7 +61,7 @@ def render(result: AuditResult) -> str:
 
 
 def report_files(folder: Path) -> dict[str, Path]:
-    """Return what :func:`write_report` writes, and the outcomes beside it, by what it is."""
+    """Return the paths of what :func:`write_report` writes, and of the outcomes, by kind."""
     return {
         "report": folder / "report.html",
         "picture": folder / "by_class.png",
@@ -120,12 +120,12 @@ def _model_figures(result: AuditResult, model: ModelData) -> list[_Picture]:
             lambda ax: figures.class_by_attack(result.by_attack(name), ax),
         ),
         "confusion": (
-            "What attacked examples are taken for",
+            "Predictions under attack",
             "the download confusion.csv holds the numbers",
             lambda ax: figures.confusion(matrix, ax),
         ),
         "histogram": (
-            "How many classes are how robust",
+            "Distribution of the class robust accuracies",
             f"{len(model.measured)} classes, mean {percent(model.robust.value)} %",
             lambda ax: figures.class_histogram(table, ax),
         ),
@@ -185,7 +185,7 @@ def _grouped(findings: Sequence[Finding]) -> list[dict[str, Any]]:
 
 
 def _snippet(result: AuditResult) -> str:
-    """Return Python that makes the audit again, where no command is known that made it."""
+    """Return Python code that reproduces the audit, for audits that no command line made."""
     manifest = result.manifest
     n, name = manifest.examples.n, manifest.examples.dataset
     if name in DATASETS:
@@ -233,15 +233,19 @@ def _downloads(result: AuditResult) -> list[_Download]:
     tables = [
         ("by_class.csv", "accuracy per model, attack and class, with intervals", result.by_class()),
         ("summary.csv", "a row per model: mean, worst class, disparity measures", report_data(result).summary),
-        ("confusion.csv", "how many examples of each class are taken for which, under all attacks", _confused(result)),
+        (
+            "confusion.csv",
+            "how many examples of each class are predicted as which, under all attacks",
+            _confused(result),
+        ),
     ]
     if pairs(result):
         by_class = {(one.first, one.second): one.table() for one in pairs(result)}
         tables += [
-            ("comparison.csv", "each model beside the best of the others", comparisons(result).table),
+            ("comparison.csv", "each model compared with the best of the others", comparisons(result).table),
             (
                 "comparison_by_class.csv",
-                "the most robust model beside each other one, per class",
+                "the most robust model compared with each other one, per class",
                 pd.concat(by_class, names=["first_model", "second_model"]),
             ),
         ]

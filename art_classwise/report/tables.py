@@ -1,4 +1,4 @@
-"""Names, numbers and small tables made fit to be shown: in a terminal, as plain text, or by the HTML templates."""
+"""Names, numbers and small tables, written for a terminal, as plain text, or by the HTML templates."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def p_value(value: float) -> str:
 
 
 def shorten(text: str, length: int) -> str:
-    """Cut the middle out of a name longer than so many cells of a terminal; its end often tells it apart."""
+    """Cut the middle out of a name that is longer than ``length`` cells of a terminal: ends often tell names apart."""
     if cell_len(text) <= length:
         return text
     start, end = (set_cell_size(part, (length - 1) // 2).rstrip() for part in (text, text[::-1]))
@@ -110,7 +110,7 @@ def _breakable(name: str) -> Markup:
 
 
 class Marked(str):
-    """A cell that a reader shall see first: the worst class."""
+    """A highlighted cell: the worst class."""
 
     __slots__ = ()
 
@@ -138,7 +138,7 @@ class Grid:
     tight: bool = field(default=False, kw_only=True)
 
     def rich(self) -> Table:
-        """Return it as rich shows tables."""
+        """Return it as a table of rich."""
         table = Table(
             title=Text(printable(self.title), "bold") if self.title else None,
             caption=Text(printable("; ".join(self.notes))) if self.notes else None,
@@ -164,7 +164,7 @@ class Grid:
 
     @staticmethod
     def is_marked(cell: str) -> bool:
-        """Return whether a reader shall see a cell first."""
+        """Return whether a cell is highlighted."""
         return isinstance(cell, Marked)
 
 

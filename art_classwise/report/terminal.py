@@ -79,7 +79,7 @@ def print_groups(result: AuditResult, groups: Groups) -> None:
             for group, row in rows.iterrows()
         ]
         title = f"{name}: groups, in % at {result.threat}"
-        notes = ["an example counts as right if its class is found", "brackets: 95 % intervals"]
+        notes = ["an example counts as correct if its class is", "brackets: 95 % intervals"]
         console.print(Grid(title, ("group", "n", "clean", WORST_CASE), cells, notes).rich())
 
 
@@ -89,10 +89,10 @@ def models_grid(report: ReportData) -> Grid:
     rows = [
         [
             printable(model.name),
-            interval(model.clean.value, model.clean.low, model.clean.high),
-            interval(model.robust.value, model.robust.low, model.robust.high),
+            str(model.clean),
+            str(model.robust),
             Marked(shorten(printable(model.worst_class), _SHORT)),
-            Marked(interval(model.held_out.value, model.held_out.low, model.held_out.high)),
+            Marked(str(model.held_out)),
             percent(model.gap),
         ]
         for model in report.models
@@ -133,8 +133,8 @@ def class_grid(report: ReportData, model: ModelData, width: int) -> Grid:
         [
             shorten(printable(row.name), _NAME_WIDTH),
             str(row.n),
-            interval(row.clean.value, row.clean.low, row.clean.high),
-            interval(row.robust.value, row.robust.low, row.robust.high),
+            str(row.clean),
+            str(row.robust),
         ]
         for row in model.classes[:_MOST_CLASSES]
     ]
@@ -142,7 +142,7 @@ def class_grid(report: ReportData, model: ModelData, width: int) -> Grid:
     free -= max(cell_len(name) for name in ("class", *(line[0] for line in fixed)))
     needed = accumulate(3 + max(cell_len(attack), 5) for attack in report.attacks)
     shown = [attack for attack, so_far in zip(report.attacks, needed, strict=True) if so_far <= free]
-    mean = interval(model.robust.value, model.robust.low, model.robust.high)
+    mean = str(model.robust)
     notes = [f"mean over classes under all attacks: {mean}", "brackets: 95 % intervals"]
     if report.worst_case and len(report.attacks) > 1:
         notes.append("each attack with those before it")
@@ -165,12 +165,12 @@ _CLASS, _NAME, _PAIR = 14, 11, 24
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """Print the classes, worst first, then what holds over all of them; within 80 columns."""
+    """Print a row per class, the worst first, then the totals; within 80 columns."""
     Console().print(comparison_grid(comparison).rich())
 
 
 def comparison_grid(comparison: Comparison) -> Grid:
-    """Return the classes, worst first, then what holds over all of them, as a table of 80 columns."""
+    """Return a row per class, the worst first, then the totals, as a table of 80 columns."""
     one, other = _heading(comparison.first, _NAME), _heading(comparison.second, _NAME)
     if one == other:  # as long names that differ in the middle are
         one, other = "first", "second"
@@ -299,7 +299,7 @@ def print_leaderboard(table: pd.DataFrame, title: str, model_dir: Path) -> None:
     if measured:
         notes += ["measured: over all examples, under all attacks, with 95 % intervals", "!: published lies outside"]
     else:
-        notes.append("here: whether the weights are")
+        notes.append("here: whether the weights are on this machine")
     shown = Table(title=Text(title, "bold"), caption=Text("; ".join(notes)), box=box.SIMPLE_HEAD, pad_edge=False)
     columns = ["clean", "robust", *(("measured clean", "measured robust", "") if measured else ("here",))]
     shown.add_column("model", no_wrap=True)
@@ -316,7 +316,7 @@ def print_leaderboard(table: pd.DataFrame, title: str, model_dir: Path) -> None:
         console.print(shown)
     if not measured:
         here = int(table["here"].sum())
-        console.print(Text(f"of {here} models the weights are in {printable(str(model_dir.absolute()))}"))
+        console.print(Text(f"the weights of {here} models are in {printable(str(model_dir.absolute()))}"))
 
 
 def _last(row: pd.Series[Any]) -> list[str]:

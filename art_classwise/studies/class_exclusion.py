@@ -34,7 +34,7 @@ from art_classwise.audit.saved import is_finished
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError, check_seed, check_whole
 from art_classwise.metrics.homing import unrelated_class
-from art_classwise.trainers import METHODS, AdversarialTrainerClassExcludedPyTorch, training_history
+from art_classwise.trainers import METHODS, training_history
 from art_classwise.trainers.exclusion import check_excluded
 from art_classwise.trainers.recipes import Recipe
 from art_classwise.zoo import as_classifier, build, load_checkpoint, save_checkpoint
@@ -368,10 +368,8 @@ class _Work:
         classifier = as_classifier(network, shape, n_classes, optimizer=optimizer, device=study.device)
         options = {**recipe.trainer_options(network), "seed": study.seed, "verbose": self._verbose}
         options |= study.trainer_options
-        if excluded is None:
-            return METHODS[recipe.method].trainer(classifier, **options), classifier
-        made = AdversarialTrainerClassExcludedPyTorch(classifier, [excluded], recipe.method, **options)
-        return made, classifier
+        options["excluded"] = None if excluded is None else [excluded]
+        return METHODS[recipe.method].trainer(classifier, **options), classifier
 
     def audit(self, excluded: int | None) -> AuditResult:
         """Return the outcomes of one network."""

@@ -20,7 +20,7 @@ def beside_measured(
     """Return a leaderboard with what an audit measured beside what was published.
 
     Args:
-        table: As :func:`robustbench_table` returns it.
+        table: As :func:`art_classwise.zoo.robustbench_table` returns it.
         result: An audit, some of whose models :func:`load_robustbench` loaded.
         dataset: That of the table.
         threat_model: That of the table.

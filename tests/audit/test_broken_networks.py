@@ -148,6 +148,8 @@ def test_what_a_check_could_have_missed_is_clopper_and_pearsons_bound():
         assert binom.sf(needed - 1, n, found) == pytest.approx(0.975)
         assert binom.sf(needed - 1, n, share) < level <= max(binom.sf(needed - 2, n, share), level * (needed == 3))
     assert detectable_share(2, 0.01, 1e-3) == 1
+    assert detectable_share(32) == pytest.approx(0.109, abs=5e-4)  # none of 32 seen: a share below 11 % might not show
+    assert binom.pmf(0, 64, detectable_share(64)) == pytest.approx(0.025)
 
 
 @pytest.mark.parametrize(

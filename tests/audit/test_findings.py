@@ -8,12 +8,13 @@ import pytest
 import torch
 from broken_networks import Changed, Do, audited
 from places import ROOT
-from scipy.stats import binomtest, norm
+from scipy.stats import binom, binomtest, norm
 from torch import nn
 
 import art_classwise as acw
 from art_classwise.audit import Finding, Manifest, probes
 from art_classwise.audit.findings import CHECKS
+from art_classwise.audit.findings.evidence import exceeds
 from art_classwise.audit.manifest import Published
 from art_classwise.audit.outcomes import table
 from art_classwise.audit.probes import CHANNELS, Alternative, Probe
@@ -654,6 +655,16 @@ def test_within_the_far_radius_every_image_can_become_grey(norm):
     assert torch.allclose(inside, grey, atol=1e-5)
     smaller = acw.ThreatModel(norm, 0.99 * threat.eps)
     assert not torch.allclose(smaller.project(grey, x, torch.tensor(0.0), torch.tensor(1.0)), grey, atol=1e-4)
+
+
+def test_an_overstatement_by_eleven_points_shows_in_a_thousand_examples():
+    """Of 60 % that withstood, 11 of 60 would have been broken: what the binomial distribution says of finding it."""
+    n = len(probes.attacked_rows(np.ones(1024, bool), np.ones(1024, bool)))
+    level = 0.01 / sum(check.statistical for check in CHECKS)
+    assert n == 256
+    needed = next(k for k in range(n) if exceeds(k, n, 0.05 / 0.6, level))
+    assert binom.sf(needed - 1, n, 11 / 60) > 0.95
+    assert binom.sf(needed - 1, n, 3 / 60) < 1e-6
 
 
 def test_tried_examples_are_spread_over_the_set():

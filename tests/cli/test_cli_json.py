@@ -34,7 +34,7 @@ def document(command_line):
 
         told = json.loads(out, parse_constant=refuse)
         assert list(told)[:3] == ["schema", "kind", "art_classwise"]
-        assert (told["schema"], told["art_classwise"]) == (1, __version__)
+        assert (told["schema"], told["art_classwise"]) == (2, __version__)
         return told, err
 
     return run
@@ -70,6 +70,8 @@ def test_report_tells_all_of_the_audit(document, audits):
     assert told["attacks"] == ["fgsm", "pgd-5"]
     assert told["finished"] is True
     assert [m["name"] for m in told["models"]] == list(result.models)
+    assert [row["explanation"] for row in told["checks"]] == list(result.checks["explanation"])
+    assert told["strongly_attacked"] == list(result.strongly_attacked)
     summary = result.summary()
     for model in told["models"]:
         for column, value in summary.loc[model["name"]].items():

@@ -45,7 +45,7 @@ def test_the_leaderboard(command_line, folder):
     assert row[-3:] == ["83.3", "43.2", "yes"]
     names = [line[0] for line in lines if line and line[0] in acw.zoo.robustbench_names()]
     assert len(names) == 76
-    assert f"of 1 models the weights are in {folder / 'models'}" in out.replace("\n", "")
+    assert f"the weights of 1 models are in {folder / 'models'}" in out.replace("\n", "")
     code, out, _ = command_line("zoo", "--here", "--out", "lists/here.csv")
     assert (code, "Wong2020Fast" in out, "Rice2020Overfitting" in out) == (0, True, False)
     assert pd.read_csv(folder / "lists" / "here.csv")["robust"].tolist() == [0.4321]

@@ -182,7 +182,8 @@ def ill(tmp_path_factory):
         for name, code in packages.items():
             (folder / "site" / name).mkdir(parents=True)
             (folder / "site" / name / "__init__.py").write_text(code)
-        environment = {**os.environ, "PYTHONPATH": str(folder / "site"), "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
+        paths = os.pathsep.join([str(folder / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {**os.environ, "PYTHONPATH": paths, "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "art_classwise", "doctor", *options]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout, done.stderr
@@ -200,7 +201,7 @@ def test_broken_packages_give_lines_and_exit_code_1(ill):
     assert code == 1
     assert err == ""
     told = json.loads(out)
-    assert (told["schema"], told["kind"], told["works"]) == (1, "doctor", False)
+    assert (told["schema"], told["kind"], told["works"]) == (2, "doctor", False)
     checks = {check["name"]: check for check in told["checks"]}
     assert "libcudart" in checks["torch computes"]["says"]
     assert "no" in checks["ART imports"]["says"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from art_classwise import TemperaturePGD
+from art_classwise import TemperaturePGD, attacks
 from art_classwise.attacks import PGD, AutoAttack, ClassWiseAttack, TransferAttack
 from art_classwise.attacks.pgd import LOSSES
 
@@ -67,6 +68,13 @@ _ATTACKS: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, bool]]] 
     "ClassWiseAttack": (ClassWiseAttack, _STEPS, {}),
     "TransferAttack": (transfer, _STEPS, {"targeted": True}),
     "AutoAttack": (AutoAttack, {"attacks": "apgd-ce", "n_iter": 6}, {"searches": False}),
+}
+# An attack that only has another loss needs no line.
+_ATTACKS |= {
+    kind.__name__: (kind, _STEPS, {"targeted": True})
+    for kind in (getattr(attacks, name) for name in attacks.__all__)
+    if isinstance(kind, type) and issubclass(kind, attacks.LossAttack) and not inspect.isabstract(kind)
+    if all(kind is not made for made, *_ in _ATTACKS.values())
 }
 _LOSSES = [f"PGD-{loss}" for loss in LOSSES if loss != "cross_entropy"]
 

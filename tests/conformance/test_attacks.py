@@ -232,19 +232,14 @@ BAD = {
 def test_bad_parameters_are_named(linf, classifier):
     attack = linf(classifier)
     says = {"eps": "`eps`|radius", "loss": "loss", "attacks": "`attacks`|member of AutoAttack"}
-    for parameter in BAD.keys() & set(attack.attack_params):
+    for parameter in set(attack.attack_params) - {"summary_writer", "attack"}:
         match, good = says.get(parameter, f"`{parameter}`"), getattr(attack, parameter)
-        for value in BAD[parameter]:
+        for value in BAD.get(parameter, ("nonsense", object())):
             with pytest.raises((ValueError, TypeError), match=match):
                 linf(classifier, **{parameter: value})
             with pytest.raises((ValueError, TypeError), match=match):
                 attack.set_params(**{parameter: value})
             attack.set_params(**{parameter: good})
-
-
-def test_every_parameter_but_the_budget_of_steps_meets_a_bad_value(linf, classifier):
-    unmet = set(linf(classifier).attack_params) - set(BAD)
-    assert unmet <= {"summary_writer", "attack"}
 
 
 def test_a_bad_inner_attack_is_named(classifier, blackbox):

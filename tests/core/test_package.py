@@ -99,7 +99,7 @@ def test_version_is_in_the_changelog():
 
 def test_lower_bounds_are_the_ones_tested():
     """constraints/oldest.txt pins each bound of pyproject.toml to the same version."""
-    bounds = dict(re.findall(r'^    "([\w-]+)>=([\d.]+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
+    bounds = dict(re.findall(r'^    "([\w-]+)>=([\d.]+)[";]', (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
     pins = dict(re.findall(r"^([\w-]+)==([\d.]+)", (ROOT / "constraints" / "oldest.txt").read_text(), re.MULTILINE))
     tools = {
         "pytest",

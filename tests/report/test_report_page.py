@@ -176,7 +176,7 @@ def test_the_headline_gives_estimates_with_their_intervals():
     result = make_result(["ant", "bee", "cow", "doe"], models=("only",), n=100)
     row = result.summary().loc["only"]
     head, lead = headline(result)
-    whole, _, worst = head.partition(" and on ")
+    whole, _, worst = head.partition(", and on ")
     assert whole.startswith(f"only withstands attack on at most {shown(row['mean'])} %")
     assert worst.startswith(f"at most {shown(row['held_out'])} % (")
     assert worst.endswith(") of ant")

@@ -97,12 +97,19 @@ _LEAST = 3  # examples: fewer are no pattern
 _CONFIDENCE = 0.975
 
 
-def detectable_share(n: int, share: float, level: float) -> float:
-    """Return the smallest share that :func:`exceeds` finds in n examples with a probability of 97.5 %.
+def detectable_share(n: int, share: float | None = None, level: float = 1.0) -> float:
+    """Return the smallest share that shows in n examples with a probability of 97.5 %.
 
     It is the exact upper bound (Clopper and Pearson) where one fewer was seen than are needed: 1 - 0.025^(1 / n) where
-    a single one would have been enough; 1 where n are too few.
+    a single one shows; 1 where n are too few.
+
+    Args:
+        n: Number of examples, 1 or more.
+        share: What :func:`exceeds` allows; without it, a single example shows.
+        level: Of :func:`exceeds`.
     """
+    if share is None:
+        return float(1 - (1 - _CONFIDENCE) ** (1 / n))
     needed = next((k for k in range(_LEAST, n + 1) if exceeds(k, n, share, level)), None)
     return 1.0 if needed is None else float(betaincinv(needed, n - needed + 1, _CONFIDENCE))
 

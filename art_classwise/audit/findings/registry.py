@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from art_classwise.audit.findings.attack_checks import (
 )
 from art_classwise.audit.findings.evidence import Evidence, detectable_share, is_black_box, is_one_step, points
 from art_classwise.audit.outcomes import parts
+from art_classwise.audit.probes import Probe
 
 if TYPE_CHECKING:
     from art_classwise.audit.outcomes import AuditTable
@@ -57,6 +58,10 @@ class Findings(Shown, tuple[Finding, ...]):
     __slots__ = ()
 
 
+Tried: TypeAlias = Callable[[Evidence], tuple[int, float | None]]
+"""Evidence -> on how many examples a check ran, and the smallest share of them that would have shown, if it is one."""
+
+
 @dataclass(frozen=True)
 class Check:
     """A check of an audit.
@@ -76,7 +81,7 @@ class Check:
     looks_for: str
     function: Callable[[Evidence], Observations]
     needs: Callable[[Evidence], str | None] = lambda evidence: None
-    tried: Callable[[Evidence], tuple[int, float | None]] = lambda evidence: (len(evidence.label), None)
+    tried: Tried = lambda evidence: (len(evidence.label), None)
     statistical: bool = False
     once: bool = False
 
@@ -87,11 +92,6 @@ def _needs_probe(evidence: Evidence) -> str | None:
 
 def _needs_labels(evidence: Evidence) -> str | None:
     return "there are fewer than five classes" if len(evidence.result.classes) < 5 else _needs_probe(evidence)
-
-
-def _errors_tried(evidence: Evidence) -> tuple[int, float | None]:
-    _, errors, share = network_checks.label_errors(evidence)
-    return _shown(errors, share, evidence)
 
 
 def _needs_black_box(evidence: Evidence) -> str | None:
@@ -124,65 +124,57 @@ def _needs_published(evidence: Evidence) -> str | None:
     return None if network_checks.is_balanced(evidence) else "the classes aren't as frequent as in a whole test set"
 
 
-def _zero_tried(evidence: Evidence) -> tuple[int, float | None]:
-    return int(evidence.right.sum()), ZERO_SHARE
-
-
 def _shown(n: int, share: float, evidence: Evidence) -> tuple[int, float | None]:
     return n, detectable_share(n, share, evidence.level)
 
 
-def _attacked(evidence: Evidence) -> tuple[int, float | None]:
-    return _shown(len(evidence.probe.attacked) if evidence.probe else 0, HEALTHY_SHARE, evidence)
-
-
-def _far_attacked(evidence: Evidence) -> tuple[int, float | None]:
-    return _shown(evidence.probe.far_attacked if evidence.probe else 0, HEALTHY_SHARE, evidence)
-
-
-def _gradients_tried(evidence: Evidence) -> tuple[int, float | None]:
-    return _shown(evidence.probe.gradients_tried if evidence.probe else 0, HEALTHY_SHARE, evidence)
+def _zero_tried(evidence: Evidence) -> tuple[int, float | None]:
+    return int(evidence.right.sum()), ZERO_SHARE
 
 
 def _reference_tried(evidence: Evidence) -> tuple[int, float | None]:
     return _shown(reference_counts(evidence)[1], weaker_share(evidence), evidence)
 
 
-def _probed(evidence: Evidence) -> tuple[int, float | None]:
-    return (evidence.probe.n if evidence.probe else 0), None
+def _errors_tried(evidence: Evidence) -> tuple[int, float | None]:
+    _, errors, share = network_checks.label_errors(evidence)
+    return _shown(errors, share, evidence)
 
 
-def _alternatives_tried(evidence: Evidence) -> tuple[int, float | None]:
-    return (evidence.probe.alternatives_tried if evidence.probe else 0), None
+def _probed(count: Callable[[Probe], int], share: float | None = None) -> Tried:
+    """Return what tells of a check of the probe on how many examples it ran; more than a share of them is odd."""
 
+    def tried(evidence: Evidence) -> tuple[int, float | None]:
+        n = 0 if evidence.probe is None else count(evidence.probe)
+        return (n, None) if share is None else _shown(n, share, evidence)
+
+    return tried
+
+
+def _single_shows(evidence: Evidence, most: int = 64) -> tuple[int, float | None]:
+    n = 0 if evidence.probe is None else min(most, evidence.probe.n)
+    return n, detectable_share(n) if n else 1.0
+
+
+_few = _probed(lambda probe: probe.n)
+_alternatives = _probed(lambda probe: probe.alternatives_tried)
 
 _MASKED, _WEAK = "masked gradients", "weak attack"
 
 CHECKS: tuple[Check, ...] = (
     Check(
-        "few examples",
-        "classes with too few examples for a claim about each",
-        network_checks.few_examples,
-        once=True,
+        "few examples", "classes with too few examples for a claim about each", network_checks.few_examples, once=True
     ),
     Check(
-        "unusual radius",
-        "a radius far from those in use for the data set",
-        network_checks.unusual_radius,
-        once=True,
+        "unusual radius", "a radius far from those in use for the data set", network_checks.unusual_radius, once=True
     ),
-    Check(
-        _MASKED,
-        "zero gradients in the audit's attacks",
-        attack_checks.zero_gradients,
-        tried=_zero_tried,
-    ),
+    Check(_MASKED, "zero gradients in the audit's attacks", attack_checks.zero_gradients, tried=_zero_tried),
     Check(
         _MASKED,
         "zero gradients in the reference attack",
         attack_checks.zero_in_reference,
         _needs_probe,
-        _attacked,
+        _probed(lambda probe: len(probe.attacked), HEALTHY_SHARE),
         statistical=True,
     ),
     Check(
@@ -190,7 +182,7 @@ CHECKS: tuple[Check, ...] = (
         "examples that withstand where any image can become grey",
         attack_checks.far_attack,
         _needs_probe,
-        _far_attacked,
+        _probed(lambda probe: probe.far_attacked, HEALTHY_SHARE),
         statistical=True,
     ),
     Check(
@@ -198,7 +190,7 @@ CHECKS: tuple[Check, ...] = (
         "gradients that differ from finite differences of the margin: random, zero, negated or straight-through ones",
         attack_checks.false_gradients,
         _needs_probe,
-        _gradients_tried,
+        _probed(lambda probe: probe.gradients_tried, HEALTHY_SHARE),
         statistical=True,
     ),
     Check(
@@ -240,28 +232,28 @@ CHECKS: tuple[Check, ...] = (
         "predictions that change when repeated",
         network_checks.randomness,
         _needs_probe,
-        _probed,
+        _single_shows,
     ),
     Check(
         "batch-dependent network",
         "predictions that depend on the other images of a batch",
         network_checks.batch_dependence,
         _needs_probe,
-        _probed,
+        lambda evidence: _single_shows(evidence, 16),
     ),
     Check(
         "network in training mode",
         "layers in training mode after eval()",
         network_checks.training_mode,
         _needs_probe,
-        _probed,
+        _few,
     ),
     Check(
         "wrong normalisation",
         "images normalised otherwise that are classified better",
         network_checks.normalisation,
         _needs_probe,
-        _alternatives_tried,
+        _alternatives,
         statistical=True,
     ),
     Check(
@@ -269,22 +261,16 @@ CHECKS: tuple[Check, ...] = (
         "images with channels reversed that are classified better",
         network_checks.channel_order,
         _needs_probe,
-        _alternatives_tried,
+        _alternatives,
         statistical=True,
     ),
-    Check(
-        "probabilities instead of logits",
-        "outputs that sum to 1",
-        network_checks.probabilities,
-        _needs_probe,
-        _probed,
-    ),
+    Check("probabilities instead of logits", "outputs that sum to 1", network_checks.probabilities, _needs_probe, _few),
     Check(
         "constant logits",
         "images for which all logits are equal",
         network_checks.constant_logits,
         _needs_probe,
-        _probed,
+        _single_shows,
     ),
     Check("accuracy near chance", "clean accuracy no better than chance", network_checks.chance_accuracy),
     Check(

@@ -173,7 +173,7 @@ def accuracy_by_radius(
 
 
 def _checked(results: Sequence[AuditResult], model: str | None) -> str:
-    """Return the name of the model, once the audits are known to be of one question."""
+    """Check that the audits differ in their radius only, and return the model's name."""
     from art_classwise.audit.comparison import check_audit
 
     if not isinstance(results, Sequence) or len(results) < 2:
@@ -198,7 +198,7 @@ def _checked(results: Sequence[AuditResult], model: str | None) -> str:
             raise InputError("The audits have different classes.")
         other = result.rows(name, WORST_CASE)
         if not np.array_equal(other[["example", "label"]], rows[["example", "label"]]):
-            raise InputError(f"The audits at {first.threat} and at {result.threat} are of different examples.")
+            raise InputError(f"The audits at {first.threat} and at {result.threat} have different examples.")
         if not np.array_equal(other["clean_prediction"], rows["clean_prediction"]):
             raise InputError(
                 f"{name!r} isn't the same model at {first.threat} and at {result.threat}: without attack, its "

@@ -1,4 +1,4 @@
-"""Examples: clean, what was added, adversarial."""
+"""Examples: clean image, perturbation, adversarial image."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def gallery(
     ax.spines[:].set_visible(False)
     right_ones = int((truth == attacked).sum())
     which = f"the first {n} of {n_given:,} examples" if n < n_given else f"{n} example{'s' * (n > 1)}"
-    caption(ax, title, f"{which}: {right_ones} seen rightly under attack", left=left, right=right)
+    caption(ax, title, f"{which}: {right_ones} classified correctly under attack", left=left, right=right)
     return ax
 
 

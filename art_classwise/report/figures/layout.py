@@ -107,7 +107,7 @@ def check_axes(ax: Any) -> Axes:
 
 
 def points(ems: float) -> float:
-    """Return so many times the size of the reader's letters, in points."""
+    """Return a multiple of the reader's font size, in points."""
     return ems * float(mpl.rcParams["font.size"])
 
 
@@ -124,7 +124,7 @@ def slot(ax: Axes, names: float) -> tuple[float, float]:
 
 
 def row_height(rows: int) -> float:
-    """Return the inches of a figure with so many rows of text, its heading and its legend."""
+    """Return the height in inches of a figure with this many rows of text, a heading and a legend."""
     return 1.8 + 0.26 * max(rows, 3)
 
 
@@ -174,12 +174,12 @@ _MOST_CELLS = 24
 
 
 def _plain(text: object) -> str:
-    """Return a name with nothing in it that matplotlib would take for mathematics or for the end of a line."""
+    """Escape what matplotlib would read as mathematics or as the end of a line."""
     return printable(str(text)).replace("$", r"\$")
 
 
 def label(text: object, cells: int = _MOST_CELLS) -> str:
-    """Return a name of so many cells at most, as it may stand in a sentence."""
+    """Return a name, shortened to at most ``cells`` cells, for use in a sentence."""
     return _plain(shorten(printable(str(text)), cells))
 
 
@@ -198,7 +198,7 @@ def _width(text: str, size: float, bold: bool, family: tuple[str, ...]) -> float
 
 
 def fit(text: object, room: float, size: float = SMALL, cells: int = _MOST_CELLS) -> str:
-    """Cut the middle out of a name until it is no wider than so many points; at the least, 3 cells are left."""
+    """Cut the middle out of a name until it is at most ``room`` points wide; at least 3 cells remain."""
     raw = printable(str(text))
     short = shorten(raw, cells)
     while text_width(short, size) > room and cells > 3:
@@ -440,7 +440,7 @@ def worst_classes(accuracies: pd.Series[float]) -> str:
 
 
 def chance(measured: pd.DataFrame) -> str:
-    """Say so if the classes of a class table may well be equally robust: nothing, if they are not."""
+    """Return a remark if the classes of a class table may be equally robust, else nothing."""
     n = measured["n"].to_numpy().astype(np.int64)
     if len(n) < 2:
         return ""

@@ -1,4 +1,4 @@
-"""Matrices: classes by attacks, and which class is taken for which."""
+"""Matrices: accuracy by class and attack, and confusion between classes."""
 
 from __future__ import annotations
 
