@@ -135,7 +135,7 @@ class AuditResult(AuditTable):
 
         Args:
             groups: As :func:`art_classwise.metrics.class_groups` takes them: a mapping from class to group, or
-                ``"cifar100"`` or ``"transport-animal"``.
+                ``"cifar100"``, ``"imagenet"``, ``"imagenet-coarse"`` or ``"transport-animal"``.
             confidence: Coverage of the intervals.
 
         Returns:
@@ -272,6 +272,28 @@ class AuditResult(AuditTable):
         label, withstood = self._verdicts(model, attack)
         options: dict[str, Any] = {"classes": self.classes, "confidence": confidence}
         return metrics.worst_class(label, withstood, len(self.classes), **options)
+
+    def worst_group(
+        self, model: str, groups: Groups, attack: str = WORST_CASE, *, confidence: float = 0.95
+    ) -> pd.Series[Any]:
+        """Return the worst group of classes and an estimate of its accuracy: where single classes have few examples.
+
+        Args:
+            model: Name of a model.
+            groups: As for :meth:`by_group`.
+            attack: Name of an attack, or ``"all attacks"``.
+            confidence: Coverage of the interval.
+
+        Returns:
+            As :func:`art_classwise.metrics.worst_class`, of groups: an example counts as correct if its class is.
+
+        Raises:
+            InputError: The audit has no such model or attack, the groups don't fit the classes, or none has two
+                examples.
+        """
+        label, withstood = self._verdicts(model, attack)
+        of, names = metrics.group_labels(label, groups, self.classes)
+        return metrics.worst_class(of, withstood, len(names), classes=names, confidence=confidence)
 
     def disparity_test(self, model: str, attack: str = WORST_CASE, **options: Any) -> pd.Series[float]:
         """Return whether classes differ by more than chance: :func:`art_classwise.metrics.disparity_test`.

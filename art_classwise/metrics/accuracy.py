@@ -10,6 +10,7 @@ import pandas as pd
 
 from art_classwise._core.labels import check_labels, class_names, class_number
 from art_classwise.errors import InputError, check_name, unknown
+from art_classwise.metrics._imagenet import IMAGENET, IMAGENET_COARSE
 from art_classwise.metrics._inputs import check_outcomes, check_pair
 from art_classwise.metrics.intervals import wilson
 
@@ -159,6 +160,7 @@ _BUILT_IN = {
     name: {member: group for group, members in groups.items() for member in members.split()}
     for name, groups in {"cifar100": _CIFAR100, "transport-animal": _TRANSPORT_ANIMAL}.items()
 }
+_BY_NUMBER = {"imagenet": IMAGENET, "imagenet-coarse": IMAGENET_COARSE}
 _MADE_FOR = {"cifar100": "CIFAR-100", "transport-animal": "CIFAR-10 and STL-10"}
 
 
@@ -168,7 +170,8 @@ def class_groups(groups: Groups, classes: Sequence[str]) -> list[str]:
     Args:
         groups: A mapping from every class, by name or number, to its group; or the group of each class, in the order
             of the classes; or ``"cifar100"``, the 20 superclasses of CIFAR-100 (Krizhevsky 2009); or
-            ``"transport-animal"``, which parts the classes of CIFAR-10 or STL-10 in two.
+            ``"transport-animal"``, which parts the classes of CIFAR-10 or STL-10 in two; or ``"imagenet"`` or
+            ``"imagenet-coarse"``, 29 and 7 groups of ImageNet's 1,000 classes, after WordNet's hypernyms.
         classes: Names of the C classes.
 
     Returns:
@@ -184,22 +187,31 @@ def class_groups(groups: Groups, classes: Sequence[str]) -> list[str]:
     """
     names = [str(c) for c in classes]
     if isinstance(groups, str):
-        if groups not in _BUILT_IN:
-            raise unknown("set of groups", groups, _BUILT_IN, hint="Or give a mapping from class to group.")
-        table = _BUILT_IN[groups]
-        stranger = next((name for name in names if name not in table), None)
+        if groups not in (*_BUILT_IN, *_BY_NUMBER):
+            known = (*_BUILT_IN, *_BY_NUMBER)
+            raise unknown("set of groups", groups, known, hint="Or give a mapping from class to group.")
+        if groups in _BY_NUMBER:
+            table = _BY_NUMBER[groups]
+            if len(names) != len(table):
+                raise InputError(
+                    f"The groups {groups!r} are for the {len(table):,} classes of ImageNet, in their usual order, but "
+                    f"there are {len(names)}: give a mapping from class to group."
+                )
+            return list(table)
+        of_name = _BUILT_IN[groups]
+        stranger = next((name for name in names if name not in of_name), None)
         if stranger is not None:
             raise InputError(
                 f"The groups {groups!r} are for the classes of {_MADE_FOR[groups]}, of which {stranger!r} is none: "
                 "give a mapping from class to group."
             )
-        return [table[name] for name in names]
+        return [of_name[name] for name in names]
     if isinstance(groups, Mapping):
         return _by_class(groups, names)
     if not hasattr(groups, "__getitem__"):  # a set has no order
         raise InputError(
-            f"Groups must be a mapping from class to group, a group for each class, or {' or '.join(_BUILT_IN)}, but "
-            f"got {groups!r:.60}."
+            "Groups must be a mapping from class to group, a group for each class, or "
+            f"{' or '.join((*_BUILT_IN, *_BY_NUMBER))}, but got {groups!r:.60}."
         )
     if len(groups) != len(names):
         raise InputError(f"There are {len(names)} classes, but {len(groups)} groups: one is needed for each class.")

@@ -245,3 +245,11 @@ def test_summary_measures_stay(result):
     expected = metrics.disparity(result.class_table("one", "fgsm")["robust"])
     assert summary.loc["one", list(expected.index)].astype(float).to_dict() == expected.to_dict()
     assert isinstance(summary, pd.DataFrame)
+
+
+def test_the_worst_group_is_the_worst_class_of_pooled_examples(result):
+    rows = result.rows("one", "fgsm")
+    groups = dict(zip(CLASSES, ["x", "y", "x", "y"], strict=True))
+    y = (rows["label"].to_numpy() % 2).astype(np.int64)
+    expected = metrics.worst_class(y, rows["withstood"].to_numpy(), 2, classes=["x", "y"], confidence=0.9)
+    assert result.worst_group("one", groups, "fgsm", confidence=0.9).to_dict() == expected.to_dict()

@@ -137,3 +137,42 @@ def test_of_many_classes_without_a_group_a_few_are_named():
 def test_bad_labels_are_named(call, says):
     with pytest.raises(InputError, match=says):
         call()
+
+
+@pytest.mark.parametrize("groups", ["imagenet", "imagenet-coarse"])
+def test_imagenets_groups_hold_what_they_say(groups):
+    from torchvision.models import ResNet18_Weights
+
+    of = dict(
+        zip(
+            ResNet18_Weights.DEFAULT.meta["categories"],
+            class_groups(groups, [str(i) for i in range(1000)]),
+            strict=False,
+        )
+    )
+    expected = {
+        "tench": "fish", "puffer": "fish", "cock": "bird", "albatross": "bird", "flamingo": "bird", "Chihuahua": "dog",
+        "Mexican hairless": "dog", "tabby": "domestic_cat", "lion": "big_cat", "gorilla": "primate",
+        "zebra": "ungulate", "tarantula": "arachnid_and_other_arthropod", "bullfrog": "amphibian",
+        "box turtle": "other_reptile", "thunder snake": "snake", "monarch": "insect",
+        "grey whale": "marine_mammal", "otter": "small_carnivore",
+        "African elephant": "other_mammal", "school bus": "vehicle", "tank": "vehicle", "cello": "musical_instrument",
+        "sombrero": "clothing", "abacus": "other_artifact", "toilet tissue": "other_artifact", "pizza": "food",
+        "volcano": "landscape", "daisy": "plant_and_fungus", "bolete": "plant_and_fungus", "scuba diver": "person",
+        "starfish": "other_invertebrate", "isopod": "crustacean",
+    }  # fmt: skip
+    coarse = {
+        "big_cat": "mammal",
+        "dog": "mammal",
+        "bird": "bird",
+        "snake": "reptile_and_amphibian",
+        "vehicle": "artifact",
+    }
+    for name, group in expected.items():
+        if groups == "imagenet":
+            assert of[name] == group, name
+        else:
+            assert of[name] == coarse.get(group, of[name]), name
+    assert len(set(of.values())) == (29 if groups == "imagenet" else 7)
+    with pytest.raises(InputError, match="for the 1,000 classes of ImageNet"):
+        class_groups(groups, ["cat", "dog"])
