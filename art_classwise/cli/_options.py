@@ -173,7 +173,7 @@ class Sources:
         for text in texts:
             _, source = _parted(text)
             zoo, name = _in_zoo(source, self.dataset)
-            if not name and not source.startswith(HUB) and not Path(source).exists():
+            if not name and not source.startswith(HUB) and not (source and Path(source).exists()):
                 if any(source in robustbench_names(zoo, self.norm) for zoo in _IN_ROBUSTBENCH if zoo):
                     raise InputError(f"There is no file {source!r}. Did you mean robustbench:{source}?")
                 what = "There is no file" if Path(source).suffix else "Unknown model"
@@ -210,7 +210,8 @@ class Sources:
             elif label:
                 raise InputError(f"{text!r} gives many models the same name: remove {label}=.")
             else:
-                options: dict[str, Any] = {"unsafe_weights": self.unsafe_weights, "device": self.device}
+                options: dict[str, Any] = {"unsafe_weights": self.unsafe_weights}
+                options |= {} if self.device is None else {"device": self.device}
                 names = robustbench_names(zoo, self.norm)
                 loaded = {n: partial(load_robustbench, n, zoo, self.norm, self.model_dir, **options) for n in names}
                 optional += names
@@ -231,21 +232,21 @@ class Sources:
 
         label, source = _parted(text)
         zoo, name = _in_zoo(source, self.dataset)
+        placed: dict[str, Any] = {} if self.device is None else {"device": self.device}
         if name:
-            options: Any = {"unsafe_weights": self.unsafe_weights, "device": self.device}
+            options: Any = {"unsafe_weights": self.unsafe_weights, **placed}
             return label or name, load_robustbench(name, zoo, self.norm, self.model_dir, **options)
         label = label or _short(source)
-        if is_checkpoint(source):
-            return label, load_checkpoint(source, architecture=_of_model(self.architectures, label), device=self.device)
-        return label, load_checkpoint(
-            source,
-            architecture=_of_model(self.architectures, label),
-            input_shape=self.input_shape,
-            n_classes=self.n_classes,
-            mean=_of_model(self.mean, label),
-            std=_of_model(self.std, label),
-            device=self.device,
-        )
+        given: dict[str, Any] = {"architecture": _of_model(self.architectures, label)}
+        if not is_checkpoint(source):  # which says all this itself
+            given |= {
+                "input_shape": self.input_shape,
+                "n_classes": self.n_classes,
+                "mean": _of_model(self.mean, label),
+                "std": _of_model(self.std, label),
+            }
+        known = {name: value for name, value in given.items() if value is not None}
+        return label, load_checkpoint(source, **known, **placed)
 
 
 def by_model(texts: Sequence[str] | None) -> dict[str, str]:

@@ -64,7 +64,7 @@ def accuracy_over_seeds(
                            accuracy   low  high
         class
         0                      0.70  0.17  0.96
-        1                      0.00  0.00  0.07
+        1                      0.00  0.00  0.76
         mean over classes      0.35  0.13  0.67
     """
     check_number("confidence", confidence, 0, 1, above=True, below=True)

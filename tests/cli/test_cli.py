@@ -356,7 +356,7 @@ def test_files_that_are_there_are_not_replaced(run, tmp_path, there):
 
 BAD = [
     (("audit", "--model", "{ckpt}", "--dataset", "cifar11"), "Unknown data set 'cifar11'. Did you mean cifar10"),
-    (("audit", "--model", "mien"), "Unknown model 'mien'. Give the file of a checkpoint"),
+    (("audit", "--model", "mien"), "Unknown model 'mien'. Give a file of weights"),
     (("audit", "--model", "mine.pt"), "There is no file"),
     (("audit", "--model", ""), "Unknown model ''"),
     (("audit", "--model", "{ckpt}", "--class", "²"), "Unknown class '²'"),

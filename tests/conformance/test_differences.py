@@ -161,9 +161,11 @@ def test_arts_black_box_attacks_run_on_classifiers_of_ours(kind, network, images
 
 def test_wrong_estimators_are_arts_error(classifier):
     for kind in (acw.PGD, acw.TemperaturePGD, acw.ClassWiseAttack, acw.AutoAttack):
-        for estimator in (None, object(), classifier.model, "clf"):
+        for estimator in (None, object(), "clf"):
             with pytest.raises(EstimatorError):
                 kind(estimator)
+        with pytest.raises(InputError, match="takes an ART classifier, not a Sequential: give as_classifier"):
+            kind(classifier.model)
 
 
 def test_unknown_keywords_of_generate_are_refused_and_arts_ignored(classifier, images, own):
