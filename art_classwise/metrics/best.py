@@ -14,7 +14,7 @@ from scipy.special import ndtri
 from art_classwise._core.labels import check_labels
 from art_classwise.errors import InputError, check_number, check_seed, check_whole, unknown
 from art_classwise.metrics.intervals import phi_coefficient
-from art_classwise.metrics.worst import FEWEST, Pair, worst_difference_ends, worst_interval, worst_p
+from art_classwise.metrics.worst import FEWEST, Pair, comparable_classes, worst_difference_ends, worst_interval, worst_p
 
 __all__ = ["Measure", "best_worst_class", "compare_with_best"]
 
@@ -68,7 +68,7 @@ def compare_with_best(
         once, so also for the one that was chosen as the best; ``difference`` from the best of the others, which is
         positive for the best alone, ``difference_low``, ``difference_high``, for all models at once; ``p_adjusted``;
         ``rank``, 1 for the best, of equals the smaller, with the intervals above. The worst class isn't sought among
-        classes with a single example.
+        classes with a single example, unless none has more.
 
     Raises:
         InputError: There are fewer than two models, arrays that don't fit or aren't bool, labels out of range, no
@@ -146,6 +146,8 @@ def best_worst_class(
     truth, right = _check(y, correct, n_classes, at_least=1)
     names = _names(models, len(right))
     k, n, large, left_out = _large_counts(truth, right, n_classes)
+    if n.max() < FEWEST:
+        raise InputError("No class has 2 examples: one half chooses the worst class, and the other measures it.")
     naive = (k / n).min(1)
     best = int(naive.argmax())
     measured, rng = 0.0, np.random.default_rng(seed)
@@ -312,9 +314,7 @@ def _large_counts(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
     """Return right ones (m, L) and examples (L,) of the L classes with enough, which they are, and how many aren't."""
     n = np.bincount(truth, minlength=n_classes)
-    large = np.flatnonzero(n >= FEWEST)
-    if len(large) == 0:
-        raise InputError("No class has 2 examples: the worst class needs some.")
+    large = comparable_classes(n)
     k = np.stack([np.bincount(truth[one], minlength=n_classes) for one in right])
     return k[:, large], n[large], large, int(np.count_nonzero(n)) - len(large)
 

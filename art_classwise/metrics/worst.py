@@ -15,7 +15,15 @@ from art_classwise.errors import InputError, check_number, check_seed, check_who
 from art_classwise.metrics._inputs import check_outcomes, paired_counts
 from art_classwise.metrics.intervals import phi_coefficient
 
-__all__ = ["FEWEST", "worst_class", "worst_class_difference", "worst_difference_ends", "worst_interval", "worst_p"]
+__all__ = [
+    "FEWEST",
+    "comparable_classes",
+    "worst_class",
+    "worst_class_difference",
+    "worst_difference_ends",
+    "worst_interval",
+    "worst_p",
+]
 
 FEWEST = 2
 """Examples that a class needs to be among those of which one is the worst: half of them chooses, half measures."""
@@ -151,10 +159,10 @@ def worst_class_difference(
     Returns:
         ``first_class`` and ``second_class``, the worst class of each, of equals the first; ``first`` and ``second``,
         their accuracies; ``difference``, first minus second, ``low``, ``high``; ``p``, of no difference; ``left_out``,
-        the number of classes with a single example, which all of this leaves out.
+        the number of classes with a single example, which all of this leaves out, unless no class has more.
 
     Raises:
-        InputError: As :func:`paired_comparison`; or no class has 2 examples.
+        InputError: As :func:`paired_comparison`.
 
     Example:
         >>> y, first = [0] * 100 + [1] * 100, [True] * 150 + [False] * 50
@@ -163,7 +171,7 @@ def worst_class_difference(
     """
     check_number("confidence", confidence, 0, 1, above=True, below=True, words="between 0 and 1, e.g. 0.95")
     counts = paired_counts(y, first, second, n_classes)
-    names, large = class_names(classes, n_classes), _large(counts.sum(1))
+    names, large = class_names(classes, n_classes), comparable_classes(counts.sum(1))
     left_out = int(np.count_nonzero(counts.sum(1))) - len(large)
     pair = Pair.of(counts[large])
     shares = [k / pair.n for k in (pair.first, pair.second)]
@@ -260,6 +268,16 @@ def _large(n: Counts) -> npt.NDArray[np.int64]:
     if len(large) == 0:
         raise InputError("No class has 2 examples: one half chooses the worst class, and the other measures it.")
     return large
+
+
+def comparable_classes(n: Counts) -> npt.NDArray[np.int64]:
+    """Return among which classes the worst is sought, by their numbers of examples: not those of one, unless all are.
+
+    Their intervals hold for one example, too. Where others have more, leaving these out keeps to the rule of
+    :func:`worst_class`.
+    """
+    large = np.flatnonzero(n >= FEWEST)
+    return large if len(large) else np.flatnonzero(n)
 
 
 def _split(k: Counts, n: Counts, repeats: int, rng: np.random.Generator) -> tuple[float, Floats]:

@@ -156,7 +156,7 @@ Y, RIGHT = outcomes(EQUAL[:3], 5, 0)
         (lambda: compare_with_best(Y, RIGHT, 10, confidence=95), "`confidence`"),
         (lambda: compare_with_best(Y, RIGHT, 10, repeats=9), "`repeats`"),
         (lambda: compare_with_best(Y, RIGHT, 10, seed=-1), "`seed`"),
-        (lambda: compare_with_best([0, 1], np.ones((2, 2), bool), 2, measure="worst"), "No class has 2 examples"),
+        (lambda: best_worst_class([0, 1], np.ones((2, 2), bool), 2), "No class has 2 examples"),
         (lambda: best_worst_class(Y, RIGHT[:0], 10), "each of a model or more"),
         (lambda: best_worst_class(Y, RIGHT, 10, repeats=0), "`repeats`"),
         (lambda: best_worst_class(Y, RIGHT, 10, seed=0.5), "`seed`"),

@@ -101,3 +101,17 @@ def test_one_model_is_compared_with_nothing():
     made = make_result(CLASSES, models=("only",))
     assert (comparisons(made).models, comparisons(made).verdict, pairs(made)) == ((), "", ())
     assert np.isfinite(report_data(made).models[0].robust.low)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_an_audit_of_one_example_per_class_is_shown(n, capsys):
+    """As of ImageNet's first images: nothing is known of the worst class, but of the mean over classes."""
+    made = make_result([f"c{k}" for k in range(40)], models=("one", "two", "three"), n=n)
+    print_tables(made)
+    assert {"one", "two", "three"} <= set(capsys.readouterr().out.split())
+    assert set(comparisons(made).models) == {"one", "two", "three"}
+    for text in (render(made), made._repr_html_()):
+        assert ">nan" not in text
+    worst = made.compare_with_best(measure="worst")
+    assert (worst["all_ranks_low"] == 1).all()
+    assert (worst["all_ranks_high"] == 3).all()
