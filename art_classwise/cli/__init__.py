@@ -219,7 +219,7 @@ def audit(
     from art_classwise.audit import ClassWiseAudit
     from art_classwise.cli._options import Sources, by_model, numbers_by_model
     from art_classwise.datasets import load_dataset
-    from art_classwise.metrics import class_groups
+    from art_classwise.metrics import class_groups, what_can_be_told
     from art_classwise.report import write_report
     from art_classwise.threat import ThreatModel
 
@@ -262,6 +262,8 @@ def audit(
             command=shlex.join(["art-classwise", *sys.argv[1:]]),
         )
         models, optional = sources.models(model)
+        if is_main() and not quiet:
+            print(what_can_be_told(data.y, len(data.classes)), file=sys.stderr)
         result = job.evaluate(models, data, optional=optional)
         if not is_main():
             return

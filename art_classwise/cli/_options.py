@@ -55,6 +55,8 @@ class GroupNames(str, Enum):
     """Groups of classes that have a name."""
 
     cifar100 = "cifar100"
+    imagenet = "imagenet"
+    imagenet_coarse = "imagenet-coarse"
     transport_animal = "transport-animal"
 
 
@@ -71,7 +73,7 @@ Groups = Annotated[
     GroupNames | None,
     typer.Option(
         "--groups",
-        help="Also show groups of classes: CIFAR-100's superclasses, or transport and animals.",
+        help="Also show groups of classes: CIFAR-100's superclasses, ImageNet's, or transport and animals.",
         show_default=False,
     ),
 ]

@@ -31,6 +31,7 @@ class DatasetSpec:
         flip: Whether training flips images; digits and house numbers would be others when mirrored.
         network: The small network that is made for it, without batch norm, if there is one.
         class_names: Names of the classes, if the files don't say them.
+        groups: The built-in groups of its classes, for questions that single classes have too few examples for.
         robustbench: RobustBench's name, if it has models for it.
         torchvision: The class that reads it, in ``torchvision.datasets``.
         url: Where it is downloaded from.
@@ -51,6 +52,7 @@ class DatasetSpec:
     flip: bool = False
     network: str | None = None
     class_names: tuple[str, ...] = ()
+    groups: str | None = None
     robustbench: str | None = None
     torchvision: str = ""
     url: str = ""
@@ -135,6 +137,7 @@ DATASETS: dict[str, DatasetSpec] = {
             **_COLOURS,
             crop_padding=4,
             flip=True,
+            groups="cifar100",
             robustbench="cifar100",
             torchvision="CIFAR100",
             url="https://www.cs.toronto.edu/~kriz/cifar.html",
@@ -178,6 +181,7 @@ DATASETS: dict[str, DatasetSpec] = {
             threat="Linf:4/255",
             eps_step=1 / 255,
             radii={"L2": 3.0},
+            groups="imagenet",
             robustbench="imagenet",
             splits={"train": {}, "test": {}},
             folder="imagenet",

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from functools import cached_property, wraps
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 
+from art_classwise import metrics
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.comparison import Comparison, Side, check_comparable
 from art_classwise.audit.findings import CheckResult, Findings
 from art_classwise.audit.manifest import Manifest
 from art_classwise.audit.result import AuditResult
+from art_classwise.datasets.catalog import DATASETS
 from art_classwise.errors import InputError
 from art_classwise.metrics.best import Measure
 from art_classwise.report.tables import interval
@@ -93,6 +96,8 @@ class ModelData:
         classes: All classes, the weakest first, those without examples last.
         zero_gradients: The share of examples with a zero gradient, by attack.
         is_bound: Whether no strong attack was run on it, so that robust accuracy is at most what was measured.
+        worst_group: Where single classes have too few examples, the worst of the data set's usual groups of classes, if
+            it is the worst beyond chance, with its accuracy on examples it wasn't chosen on; None else.
     """
 
     name: str
@@ -107,6 +112,7 @@ class ModelData:
     classes: tuple[ClassData, ...]
     zero_gradients: Mapping[str, float]
     is_bound: bool
+    worst_group: tuple[str, Estimate] | None = None
 
     @property
     def key(self) -> str:
@@ -328,7 +334,28 @@ def _model(
         ),
         zero_gradients=zero_gradients,
         is_bound=name not in result.strongly_attacked,
+        worst_group=_worst_group(result, name),
     )
+
+
+def _worst_group(result: AuditResult, name: str) -> tuple[str, Estimate] | None:
+    spec = DATASETS.get(result.manifest.examples.dataset)
+    counts = result.class_table(name)["n"]
+    if spec is None or spec.groups is None or counts[counts > 0].median() >= FEWEST_EXAMPLES:
+        return None
+    try:
+        worst = result.worst_group(name, spec.groups)
+        table = result.by_group(spec.groups).xs((name, WORST_CASE))
+    except InputError:  # examples of some classes only, or classes by other names
+        return None
+    n = table["n"].to_numpy(dtype=int)
+    right = np.rint(table["robust"].fillna(0) * n).astype(int)
+    numbers = np.arange(len(n))
+    withstood = np.concatenate([np.arange(count) < k for count, k in zip(n, right, strict=True)])
+    differ = metrics.disparity_test(np.repeat(numbers, n), withstood, len(n))["p"] < _ALPHA
+    if not differ or table["n"][worst["class"]] < FEWEST_EXAMPLES:
+        return None
+    return str(worst["class"]), Estimate.of(worst, "accuracy", "low", "high")
 
 
 @_once_per_audit

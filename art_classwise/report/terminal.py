@@ -143,7 +143,7 @@ def class_grid(report: ReportData, model: ModelData, width: int) -> Grid:
     needed = accumulate(3 + max(cell_len(attack), 5) for attack in report.attacks)
     shown = [attack for attack, so_far in zip(report.attacks, needed, strict=True) if so_far <= free]
     mean = str(model.robust)
-    notes = [f"mean over classes under all attacks: {mean}", "brackets: 95 % intervals"]
+    notes = [f"mean over classes, all attacks: {mean}", "brackets: 95 % intervals"]
     if report.worst_case and len(report.attacks) > 1:
         notes.append("each attack with those before it")
     if len(model.classes) > _MOST_CLASSES:

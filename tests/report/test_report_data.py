@@ -10,6 +10,7 @@ import pytest
 from results import make_result
 
 from art_classwise.audit import AuditResult
+from art_classwise.metrics import class_groups
 from art_classwise.report import print_tables, render
 from art_classwise.report.data import comparisons, pairs, report_data
 
@@ -115,3 +116,45 @@ def test_an_audit_of_one_example_per_class_is_shown(n, capsys):
     worst = made.compare_with_best(measure="worst")
     assert (worst["all_ranks_low"] == 1).all()
     assert (worst["all_ranks_high"] == 3).all()
+
+
+def test_the_worst_group_is_named_where_single_classes_are_too_small():
+    """Of 12 examples of each class of CIFAR-100, one superclass withstands little, the others most."""
+    names = [
+        "ray",
+        "shark",
+        "trout",
+        "flatfish",
+        "aquarium_fish",
+        "beaver",
+        "dolphin",
+        "otter",
+        "seal",
+        "whale",
+        "bear",
+        "leopard",
+        "lion",
+        "tiger",
+        "wolf",
+    ]
+    groups = class_groups("cifar100", names)
+    made = make_result([*names, "boy"], models=("net",), n=12)  # no boys
+    of = np.array([groups[k] for k in made.outcomes["label"]])
+    rng = np.random.default_rng(0)
+
+    def audit(weak, dataset="cifar100"):
+        withstood = rng.random(len(of)) < np.where(of == weak, 0.2, 0.8)
+        outcomes = made.outcomes.assign(withstood=withstood)
+        examples = made.manifest.examples.model_copy(update={"dataset": dataset})
+        manifest = made.manifest.model_copy(update={"classes": (*names, "boy"), "examples": examples})
+        return AuditResult(outcomes, manifest)
+
+    result = audit("fish")
+    name, estimate = report_data(result).models[0].worst_group
+    assert name == "fish"
+    assert (estimate.low, estimate.high) == tuple(result.worst_group("net", "cifar100")[["low", "high"]])
+    assert 0.05 < estimate.value < 0.35
+    assert "of the group <em>fish</em>" in render(result)
+    for other in (audit(None), audit("fish", "mine")):  # by chance alone; of other data
+        assert report_data(other).models[0].worst_group is None
+        assert "of the group" not in render(other)
