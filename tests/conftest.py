@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import art_classwise as acw
-from art_classwise._core.passes import Passes
+from art_classwise._core.forward import MicroBatches
 
 collect_ignore = ["support"]  # what tests import by plain names: collected for doctests, it would be imported twice
 
@@ -149,8 +149,8 @@ def classifier(network: nn.Module):
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many examples a network was asked about, in each pass: not what a pass is filled up with."""
     sizes: list[int] = []
-    forward = Passes.forward
-    monkeypatch.setattr(Passes, "forward", lambda self, x: sizes.append(len(x)) or forward(self, x))
+    forward = MicroBatches.forward
+    monkeypatch.setattr(MicroBatches, "forward", lambda self, x: sizes.append(len(x)) or forward(self, x))
     return sizes
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
-from art_classwise._core.passes import ONE_OUTPUT, check_predicts_logits, is_out_of_memory
+from art_classwise._core.forward import ONE_OUTPUT, check_predicts_logits, is_out_of_memory
 from art_classwise._core.state import evaluating, float32
 from art_classwise.errors import GradientMaskingWarning, InputError, first_line
 from art_classwise.threat import ThreatModel

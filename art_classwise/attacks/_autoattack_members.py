@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from art_classwise import losses
 from art_classwise._core import art_interface
-from art_classwise._core.passes import Passes
+from art_classwise._core.forward import MicroBatches
 from art_classwise._core.state import float32
 from art_classwise.attacks._problem import check_finite
 from art_classwise.attacks.search import derivative, input_gradient
@@ -34,7 +34,7 @@ class Unit(nn.Module):
 
     def __init__(self, estimator: Any, model: nn.Module, micro_batch_size: int | None, guarded: bool = False) -> None:
         super().__init__()
-        self.module = Passes(art_interface.logits_module(estimator, model), micro_batch_size)
+        self.module = MicroBatches(art_interface.logits_module(estimator, model), micro_batch_size)
         self.low, self.high = art_interface.clip_bounds(estimator, estimator.device)
         self.width, self.n_classes = float(self.high - self.low), estimator.nb_classes
         self.input_shape, self.seen_shape = tuple(estimator.input_shape), image_shape(estimator.input_shape)

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from art_classwise._core import art_interface
 from art_classwise._core.arrays import as_array
+from art_classwise._core.forward import MicroBatches, check_predicts_logits
 from art_classwise._core.labels import check_labels
 from art_classwise._core.options import check_options, number, option, optional, whole
-from art_classwise._core.passes import Passes, check_predicts_logits
 from art_classwise._core.random_numbers import ExampleUniform
 from art_classwise._core.state import float32
 from art_classwise.attacks._problem import (
     Budget,
-    Found,
+    Candidates,
     Problem,
     WithoutClasses,
     broadcast_mask,
@@ -78,7 +78,7 @@ class Parameters(EvasionAttack, abc.ABC):
         super().__init__(estimator=estimator)
 
     @property
-    def untold(self) -> frozenset[str]:
+    def redundant_params(self) -> frozenset[str]:
         """Those of ``attack_params`` that don't tell one attack from another: they say nothing, or it twice."""
         return frozenset()
 
@@ -216,11 +216,11 @@ class SearchAttack(Parameters):
         if len(ids) != len(images):
             raise InputError(f"example_ids must have one number per example: {len(images)}, not {len(ids)}.")
         low, high = art_interface.clip_bounds(estimator, device)
-        exact = fast = Passes(art_interface.logits_module(estimator))
+        exact = fast = MicroBatches(art_interface.logits_module(estimator))
         if search:
             most = min(len(images), self.batch_size)
             model = fast_network(estimator, images, self.precision, compile=self.compile, most=most)
-            fast = exact if model is estimator.model else Passes(art_interface.logits_module(estimator, model))
+            fast = exact if model is estimator.model else MicroBatches(art_interface.logits_module(estimator, model))
         return Problem(
             exact=WithoutClasses(exact, excluded, device) if excluded else exact,
             fast=WithoutClasses(fast, excluded, device) if excluded else fast,
@@ -248,7 +248,7 @@ class SearchAttack(Parameters):
         early_stop: bool,
         judge: bool,
         restart: int,
-    ) -> Found:
+    ) -> Candidates:
         """Search once, from one start for each of the rows.
 
         Args:
@@ -307,7 +307,7 @@ class SearchAttack(Parameters):
                 zero[denied] |= again.zero_gradient
                 if logits is not None:
                     logits[denied] = self._exact(problem, rows, x_adv, denied)
-        return Found(x_adv, zero, logits)
+        return Candidates(x_adv, zero, logits)
 
     @staticmethod
     def _exact(problem: Problem, rows: npt.NDArray[np.intp], points: Tensor, these: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from art_classwise.threat import Norm
 
 __all__ = [
     "Budget",
-    "Found",
+    "Candidates",
     "Problem",
     "WithoutClasses",
     "broadcast_mask",
@@ -112,8 +112,8 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What one search found for m examples.
+class Candidates:
+    """What one search found for m examples: candidates for adversarial examples.
 
     Attributes:
         x_adv: (m, ...) points.

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from art_classwise._core import art_interface
 from art_classwise._core.arrays import as_array
+from art_classwise._core.forward import check_predicts_logits, is_out_of_memory
 from art_classwise._core.labels import check_labels, check_reads_true_labels
 from art_classwise._core.options import option, optional, whole
-from art_classwise._core.passes import check_predicts_logits, is_out_of_memory
 from art_classwise._core.progress import progress
 from art_classwise._core.state import evaluating, float32, frozen, no_seed_for_cuda, preserved, preserved_random_state
 from art_classwise.attacks._autoattack_members import FABAttack_PT, SquareAttack, Unit

@@ -25,7 +25,7 @@ from art_classwise._core.options import option
 from art_classwise._core.progress import progress
 from art_classwise._core.state import preserved, preserved_random_state
 from art_classwise.attacks._base import SearchAttack
-from art_classwise.attacks._problem import Found, Problem, budget_of_batch, check_finite, warn_of_zero_gradients
+from art_classwise.attacks._problem import Candidates, Problem, budget_of_batch, check_finite, warn_of_zero_gradients
 from art_classwise.attacks.search import not_finite
 from art_classwise.attacks.transfer import rebind
 from art_classwise.errors import InputError, check_whole, unknown
@@ -161,7 +161,7 @@ class ClassWiseAttack(SearchAttack):
         restart: int,
         *,
         every_target: bool,
-    ) -> Found:
+    ) -> Candidates:
         """Search once for each pair of an example of the queue and a target, (m,) each."""
         allowed, ascended = queue.allowed[examples], _LOSSES[self.loss]
 
@@ -186,7 +186,9 @@ class ClassWiseAttack(SearchAttack):
             restart=restart,
         )
 
-    def _replaced(self, problem: Problem, queue: TargetQueue, examples: Tensor, targets: Tensor, attack: Any) -> Found:
+    def _replaced(
+        self, problem: Problem, queue: TargetQueue, examples: Tensor, targets: Tensor, attack: Any
+    ) -> Candidates:
         """Let the attack that was given do it, and bring what it returns into ball, box and mask."""
         rows, x = queue.rows[examples.cpu().numpy()], queue.x[examples]
         one_hot = np.eye(problem.n_classes, dtype=np.float32)[targets.cpu().numpy()]
@@ -202,7 +204,7 @@ class ClassWiseAttack(SearchAttack):
         points = self.threat.project(torch.from_numpy(x_adv).to(x.device), x, problem.low, problem.high, radii)
         if problem.mask is not None:
             points = torch.where(problem.on_device(rows, problem.mask) == 0, x, points)
-        return Found(points, torch.zeros(len(x), dtype=torch.bool, device=x.device), problem.logits(points))
+        return Candidates(points, torch.zeros(len(x), dtype=torch.bool, device=x.device), problem.logits(points))
 
     def _replacement(self, problem: Problem) -> Any:
         if not self.excluded:
@@ -364,7 +366,7 @@ class TargetQueue:
         self.best = self.x.clone()
         self.zero_gradient = torch.zeros_like(self.y, dtype=torch.bool)
         self._nearness = torch.full_like(self.y, -torch.inf, dtype=torch.float32)
-        self.add(torch.arange(len(rows), device=self.y.device), Found(self.x, self.zero_gradient, self.clean))
+        self.add(torch.arange(len(rows), device=self.y.device), Candidates(self.x, self.zero_gradient, self.clean))
 
     def jobs(self, batch_size: int, *, every_target: bool) -> Iterator[tuple[Tensor, Tensor]]:
         """Give batches of (examples, targets) still to be searched for, nearest targets first.
@@ -390,7 +392,7 @@ class TargetQueue:
             device = self.y.device
             yield torch.from_numpy(examples[chosen]).to(device), torch.from_numpy(classes[chosen]).to(device)
 
-    def add(self, examples: Tensor, found: Found) -> None:
+    def add(self, examples: Tensor, found: Candidates) -> None:
         """Take note of points found for examples (k,), one of them perhaps several times."""
         assert found.logits is not None
         check_finite(not_finite(found.logits, self._n_excluded), self._ids[examples.cpu().numpy()])

@@ -22,7 +22,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 from art_classwise._core.art_interface import Border, logits_module, operations, trial_images
-from art_classwise._core.passes import is_out_of_memory
+from art_classwise._core.forward import is_out_of_memory
 from art_classwise._core.state import evaluating, float32, frozen, is_exported, preserved_random_state, put_in_eval_mode
 from art_classwise.attacks.search import input_gradient
 from art_classwise.errors import InputError

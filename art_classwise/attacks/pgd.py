@@ -217,7 +217,7 @@ class PGD(LossAttack):
         super().__post_init__(estimator)
 
     @property
-    def untold(self) -> frozenset[str]:
+    def redundant_params(self) -> frozenset[str]:
         """See :class:`art_classwise.attacks._base.Parameters`."""
         flags = (name for name in ("random_eps", "minimal") if not getattr(self, name))
         return frozenset({"decay", *flags})

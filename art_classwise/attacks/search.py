@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from art_classwise._core.passes import is_out_of_memory
+from art_classwise._core.forward import is_out_of_memory
 from art_classwise._core.state import evaluating, frozen
 from art_classwise.threat import ThreatModel, per_example
 

@@ -22,8 +22,8 @@ from torch import nn
 
 from art_classwise._core import art_interface, distributed
 from art_classwise._core.files import check_output_folder
+from art_classwise._core.forward import check_predicts_logits, release
 from art_classwise._core.labels import check_reads_true_labels
-from art_classwise._core.passes import check_predicts_logits, release
 from art_classwise._core.progress import progress
 from art_classwise.attacks.fast_copy import Precision, compute_alike
 from art_classwise.attacks.ladder import Attacks, ladder, usual_threat

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from art_classwise._core import art_interface
-from art_classwise._core.passes import is_out_of_memory
+from art_classwise._core.forward import is_out_of_memory
 from art_classwise._core.records import Record
 from art_classwise._core.state import evaluating, float32, preserved, preserved_random_state
 from art_classwise.attacks.pgd import PGD

@@ -126,7 +126,7 @@ def parameters(attack: Any) -> dict[str, Any]:
     """
     values: dict[str, Any] = {"class": _attack_class(attack)}
     unsaid = {"verbose", "summary_writer", "estimator", "classifier", "micro_batch_size"}  # they change no outcome
-    unsaid |= getattr(attack, "untold", frozenset())
+    unsaid |= getattr(attack, "redundant_params", frozenset())
     if getattr(attack, "uses_example_ids", False):
         unsaid.add("batch_size")  # others draw their random numbers by the batch
     # A transfer's surrogate is told even where it is the model under attack: on the others it is not.

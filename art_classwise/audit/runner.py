@@ -18,8 +18,8 @@ import torch
 
 from art_classwise import losses
 from art_classwise._core import art_interface
-from art_classwise._core.passes import (
-    Passes,
+from art_classwise._core.forward import (
+    MicroBatches,
     computing_at_most,
     is_out_of_memory,
     release,
@@ -268,7 +268,7 @@ class ShardRunner:
         self, classifier: Any, data: Dataset, most: int, x: npt.NDArray[np.float32] | None = None
     ) -> torch.Tensor:
         """Return float32 logits on the CPU, in eval mode, of the examples or of images in their place."""
-        module, device = Passes(art_interface.logits_module(classifier)), classifier.device
+        module, device = MicroBatches(art_interface.logits_module(classifier)), classifier.device
         batches = torch.from_numpy(np.asarray(data.x) if x is None else x).split(most)
         # Networks and ART's defences that draw numbers as they predict draw the same ones again after a kill.
         with _ONE_AT_A_TIME, preserved_random_state(zlib.crc32(f"{self._seed} {data.ids[0]}".encode())):

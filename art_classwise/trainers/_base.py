@@ -19,8 +19,8 @@ from art.defences.trainer import Trainer
 
 from art_classwise._core import art_interface, distributed
 from art_classwise._core.fingerprints import examples_fingerprint
+from art_classwise._core.forward import warn_of_probabilities
 from art_classwise._core.labels import check_labels
-from art_classwise._core.passes import warn_of_probabilities
 from art_classwise._core.plain_values import plain
 from art_classwise._core.state import evaluating
 from art_classwise.errors import InputError, check_number, check_whole, unknown

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from art_classwise._core.files import written_aside
-from art_classwise._core.passes import is_out_of_memory
+from art_classwise._core.forward import is_out_of_memory
 from art_classwise._core.state import preserved_random_state
 from art_classwise.errors import InputError, first_line
 from art_classwise.zoo.classifier import as_classifier

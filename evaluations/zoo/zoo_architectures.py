@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from lib.machine import hardware, versions
 
 import art_classwise as acw
-from art_classwise._core.passes import is_out_of_memory
+from art_classwise._core.forward import is_out_of_memory
 from art_classwise.zoo.robustbench import cuda_optional, published, robustbench, robustbench_files
 
 N_CLASSES = {"cifar10": 10, "cifar100": 100}

@@ -17,7 +17,7 @@ from torch import nn
 
 import art_classwise as acw
 from art_classwise import InputError
-from art_classwise._core.passes import computing_at_most
+from art_classwise._core.forward import computing_at_most
 from art_classwise.audit import audit as audit_module
 from art_classwise.audit import is_finished
 from art_classwise.audit.provenance import data_fingerprint, fingerprint, model_fingerprint, parameters

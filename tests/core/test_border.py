@@ -64,7 +64,7 @@ def test_what_a_network_writes_into_its_input_is_read_by_nobody(name):
 @pytest.mark.parametrize("n", [7, 16, 32])
 @pytest.mark.parametrize("name", WRITING)
 def test_audits_of_networks_that_write_are_right_for_any_number_of_examples(name, n):
-    """Passes of a multiple of 16 examples aren't filled up, so the network was once given the examples themselves."""
+    """Batches of a multiple of 16 examples aren't filled up, so the network was once given the examples themselves."""
     network, x = Own(WRITING[name]).eval(), images(n)
     with torch.no_grad():
         y = network(x.clone()).argmax(1).numpy()

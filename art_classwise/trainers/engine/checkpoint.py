@@ -292,7 +292,7 @@ def _attack(attack: Any) -> dict[str, Any]:
             described[name] = value
         elif isinstance(value, np.ndarray):
             described[name] = value.tolist()
-    ignored = {"verbose", "summary_writer", "batch_size"} | getattr(attack, "untold", frozenset())
+    ignored = {"verbose", "summary_writer", "batch_size"} | getattr(attack, "redundant_params", frozenset())
     return {k: v for k, v in described.items() if k not in ignored}
 
 

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from art_classwise import losses
 from art_classwise._core import distributed
 from art_classwise._core.art_interface import Border, check_logits
-from art_classwise._core.passes import is_out_of_memory
+from art_classwise._core.forward import is_out_of_memory
 from art_classwise._core.random_numbers import ExampleUniform, derive
 from art_classwise._core.state import evaluating, frozen, is_exported, preserved, preserved_random_state
 from art_classwise.attacks.fast_copy import FastCopy

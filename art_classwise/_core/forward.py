@@ -1,4 +1,4 @@
-"""Passes through a network: of a bounded size, the same bits in any batch; and whether it returns logits."""
+"""Forward passes through a network: in micro-batches, the same bits in any batch; and whether it returns logits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from art_classwise.errors import InputError
 
 __all__ = [
     "ONE_OUTPUT",
-    "Passes",
+    "MicroBatches",
     "check_predicts_logits",
     "computing_at_most",
     "is_out_of_memory",
@@ -29,7 +29,7 @@ __all__ = [
 _MULTIPLE = 16
 
 
-class Passes(nn.Module):
+class MicroBatches(nn.Module):
     """A network that is asked in passes of a bounded size, on a CPU each filled up to a multiple of 16 examples.
 
     Kernels go by the number of rows. From 16 on, a CPU gave an example the same logits and gradients, to the bit, in

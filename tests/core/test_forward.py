@@ -1,4 +1,4 @@
-"""Passes through a network: bounded, filled up, and out of memory."""
+"""Micro-batches through a network: bounded, filled up, and out of memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import art_classwise as acw
-from art_classwise._core.passes import Passes, computing_at_most, is_out_of_memory, usual_batch_size
+from art_classwise._core.forward import MicroBatches, computing_at_most, is_out_of_memory, usual_batch_size
 
 
 def logits_and_gradients(module, x):
@@ -24,11 +24,11 @@ def test_an_example_has_the_same_bits_in_any_batch(architecture):
     shape = (1, 8, 8) if architecture == "digits-cnn" else (1, 28, 28)
     network = acw.build(architecture, shape, 10, seed=0).eval().requires_grad_(False)
     x = torch.rand(50, *shape, generator=torch.Generator().manual_seed(0))
-    expected = logits_and_gradients(Passes(network), x)
+    expected = logits_and_gradients(MicroBatches(network), x)
     for size in (1, 2, 7, 16, 33):
         for begin in (0, 50 - size):
             some = slice(begin, begin + size)
-            found = logits_and_gradients(Passes(network), x[some])
+            found = logits_and_gradients(MicroBatches(network), x[some])
             assert all(torch.equal(f, e[some]) for f, e in zip(found, expected, strict=True))
     assert not torch.equal(logits_and_gradients(network, x[:1])[1], expected[1][:1])
 
@@ -39,14 +39,14 @@ def test_a_bound_changes_nothing_but_memory(network, most):
     x = torch.rand(50, 3, 6, 6, generator=torch.Generator().manual_seed(0))
     seen = []
     network.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
-    expected = logits_and_gradients(Passes(network), x)
+    expected = logits_and_gradients(MicroBatches(network), x)
     seen.clear()
-    found = logits_and_gradients(Passes(network, most), x)
+    found = logits_and_gradients(MicroBatches(network, most), x)
     assert all(torch.equal(f, e) for f, e in zip(found, expected, strict=True))
     assert max(seen) == max(16, -(-most // 16) * 16)
     with torch.no_grad():
         seen.clear()
-        assert torch.equal(Passes(network, most)(x), expected[0])
+        assert torch.equal(MicroBatches(network, most)(x), expected[0])
     assert len(seen) == -(-50 // most)  # without gradients each pass is computed once
 
 
@@ -57,7 +57,7 @@ def test_a_pass_holds_no_more_than_its_activations(network):
     gradients = []
     for most in (None, 6):
         leaf = x.clone().requires_grad_()
-        logits = Passes(network, most)(leaf)
+        logits = MicroBatches(network, most)(leaf)
         gradients.append(
             [torch.autograd.grad(logits[:, k].sum(), leaf, retain_graph=True)[0] for k in range(logits.shape[1])]
         )
@@ -74,10 +74,10 @@ def test_what_is_no_tensor_of_logits_is_passed_on():
             return x.mean(0, keepdim=True)
 
     x = torch.rand(5, 3)
-    assert isinstance(Passes(Pair())(x), tuple)
-    assert isinstance(Passes(Pair(), 2)(x), tuple)
-    assert Passes(Mean())(x).shape == (1, 3)
-    assert Passes(nn.Linear(3, 2))(torch.empty(0, 3)).shape == (0, 2)
+    assert isinstance(MicroBatches(Pair())(x), tuple)
+    assert isinstance(MicroBatches(Pair(), 2)(x), tuple)
+    assert MicroBatches(Mean())(x).shape == (1, 3)
+    assert MicroBatches(nn.Linear(3, 2))(torch.empty(0, 3)).shape == (0, 2)
 
 
 def test_usual_batch_sizes_are_powers_of_two_by_the_images():
