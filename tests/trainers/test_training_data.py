@@ -6,6 +6,7 @@ import sys
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import trainable
@@ -339,6 +340,29 @@ def test_what_is_given_is_left_as_it_is(train_set):
     STANDARD(make(), **SMALL, **AUGMENTED).fit(x, y, (x, y), batch_size=64, nb_epochs=1)
     assert np.array_equal(x, train_set.x)
     assert np.array_equal(y, train_set.y)
+
+
+FORMS = {
+    "tensors": lambda x, y: (torch.from_numpy(x), torch.from_numpy(y)),
+    "with gradient": lambda x, y: (torch.from_numpy(x).requires_grad_(), torch.from_numpy(y)),
+    "float64": lambda x, y: (x.astype(np.float64), y.astype(float)),
+    "lists": lambda x, y: (x.tolist(), y.tolist()),
+    "lists of tensors": lambda x, y: (list(torch.from_numpy(x)), list(torch.from_numpy(y))),
+    "one-hot tensor": lambda x, y: (x, torch.nn.functional.one_hot(torch.from_numpy(y), 10)),
+    "pandas": lambda x, y: (x, pd.Series(y, index=range(7, 7 + len(y)))),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_data_of_any_form_train_the_same_network(form, train_set):
+    data = train_set.first(40)
+
+    def trained(x, y):
+        classifier = make()
+        acw.NaturalTrainerPyTorch(classifier, **SMALL).fit(x, y, batch_size=20, nb_epochs=1)
+        return weights(classifier)
+
+    assert torch.equal(trained(*FORMS[form](data.x, data.y)), trained(data.x, data.y))
 
 
 def test_lazy_images_that_do_not_suit_are_named(train_set):

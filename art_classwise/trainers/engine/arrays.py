@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from art_classwise._core import art_interface, distributed
+from art_classwise._core.arrays import as_array
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError, first_line
 from art_classwise.threat import ThreatModel
@@ -43,17 +44,16 @@ def check_images(x: Any, classifier: Any, threat: ThreatModel, name: str = "x") 
         InputError: They aren't images, not what the classifier takes, or there is none.
     """
     x = x.x if isinstance(x, Dataset) else x
-    x = x.numpy(force=True) if isinstance(x, Tensor) else x
+    x = as_array(x, name) if isinstance(x, (Tensor, list, tuple)) or hasattr(x, "to_numpy") else x
     if isinstance(x, np.memmap):  # held in memory it may not fit
         x = ImageRows(x, np.arange(len(x)))
     rows = hasattr(x, "__getitem__") and hasattr(x, "__len__")
     if rows and not isinstance(x, (np.ndarray, Mapping)):
         if len(x) == 0:
             raise InputError(f"There is no example: {name} is empty.")
-        lazy = x if hasattr(x, "shape") else None if isinstance(x, (list, tuple)) else DatasetImages(x, name)
-        if lazy is not None:
-            art_interface.check_images(np.asarray(lazy[:2], dtype=np.float32), classifier, threat, name=name)
-            return lazy
+        lazy = x if hasattr(x, "shape") else DatasetImages(x, name)
+        art_interface.check_images(np.asarray(lazy[:2], dtype=np.float32), classifier, threat, name=name)
+        return lazy
     why = ""
     try:
         images = np.require(x, np.float32, ["C", "W"])  # torch warns of arrays it may not write to
@@ -122,7 +122,7 @@ class DatasetImages:
                 f"one, but is a {type(image).__name__}: give the data set a transform such as "
                 "torchvision.transforms.ToTensor()."
             )
-        array = np.asarray(image.numpy(force=True) if isinstance(image, Tensor) else image, dtype=np.float32)
+        array = as_array(image, f"item {i} of {self._name}").astype(np.float32)
         if array.shape != getattr(self, "shape", (0, *array.shape))[1:]:
             raise InputError(
                 f"Item {i} of {self._name} is an image of shape {array.shape}, but the first one is of "
