@@ -377,11 +377,11 @@ class AuditTable(Shown):
     def _nearest(self) -> pd.DataFrame:
         return nearest(self.outcomes, WORST_CASE)
 
-    def rows(self, model: str, attack: str = WORST_CASE) -> pd.DataFrame:
+    def rows(self, model: str | None = None, attack: str = WORST_CASE) -> pd.DataFrame:
         """Return the outcomes of one model under one attack: what any metric is a function of.
 
         Args:
-            model: Name of a model.
+            model: Name of a model; the one that there is, if absent.
             attack: Name of an attack, or ``"all attacks"``: of each example the row of the attack that broke it by the
                 largest margin, or came nearest to breaking it.
 
@@ -391,6 +391,10 @@ class AuditTable(Shown):
         Raises:
             InputError: The audit has no such model or attack.
         """
+        if model is None:
+            if len(self.models) != 1:
+                raise InputError(f"The audit has {len(self.models)} models: name one, {' or '.join(self.models[:5])}.")
+            (model,) = self.models
         if model not in self.models:
             raise unknown("model", model, self.models)
         if attack not in (*self.attacks, WORST_CASE):
@@ -401,11 +405,13 @@ class AuditTable(Shown):
             raise InputError(f"The audit has no outcome of {attack!r} on {model!r}.")
         return rows
 
-    def class_table(self, model: str, attack: str = WORST_CASE, *, confidence: float = 0.95) -> pd.DataFrame:
+    def class_table(
+        self, model: str | None = None, attack: str = WORST_CASE, *, confidence: float = 0.95
+    ) -> pd.DataFrame:
         """Return clean and robust accuracy per class of one model under one attack, with Wilson intervals.
 
         Args:
-            model: Name of a model.
+            model: Name of a model; the one that there is, if absent.
             attack: Name of an attack, or ``"all attacks"``, under which an example must withstand each of them.
             confidence: Coverage of the intervals.
 

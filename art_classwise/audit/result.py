@@ -112,11 +112,11 @@ class AuditResult(AuditTable):
         """
         return self._tables(self.classes, "class", lambda label: label, confidence)
 
-    def by_attack(self, model: str) -> pd.DataFrame:
+    def by_attack(self, model: str | None = None) -> pd.DataFrame:
         """Return a model's accuracy per class without attack, under each attack and under all of them.
 
         Args:
-            model: Name of a model.
+            model: Name of a model; the one that there is, if absent.
 
         Returns:
             Indexed by class: ``clean``, a column per attack in the order of the audit, and ``"all attacks"``;
@@ -173,11 +173,11 @@ class AuditResult(AuditTable):
         first += ["worst", "worst_class", "held_out", "worst_low", "worst_high", "left_out", "p"]
         return shown_as(frame[first + [c for c in frame.columns if c not in first]], "models")
 
-    def disparity(self, model: str, attack: str = WORST_CASE, **options: Any) -> pd.DataFrame:
+    def disparity(self, model: str | None = None, attack: str = WORST_CASE, **options: Any) -> pd.DataFrame:
         """Return how unequal the class robust accuracies are: :func:`art_classwise.metrics.disparity_intervals`.
 
         Args:
-            model: Name of a model.
+            model: Name of a model; the one that there is, if absent.
             attack: Name of an attack, or ``"all attacks"``.
             options: Of the function: ``ddof``, ``repeats``, ``confidence``, ``seed``.
 
@@ -189,14 +189,14 @@ class AuditResult(AuditTable):
         """
         return metrics.disparity_intervals(*self._verdicts(model, attack), len(self.classes), **options)
 
-    def confusion(self, model: str, attack: str, *, normalize: bool = True) -> pd.DataFrame:
+    def confusion(self, model: str | None = None, attack: str = WORST_CASE, *, normalize: bool = True) -> pd.DataFrame:
         """Return the confusion matrix under attack, (C, C), a row per true class.
 
         It counts predictions under attack: an example that is wrong without attack and right under it stands on the
         diagonal, though it hasn't withstood. So the diagonal can lie above the robust accuracies.
 
         Args:
-            model: Name of a model.
+            model: Name of a model; the one that there is, if absent.
             attack: Name of an attack, or ``"all attacks"``.
             normalize: Shares of each true class instead of counts.
 
@@ -208,13 +208,15 @@ class AuditResult(AuditTable):
             rows["label"], rows["prediction"], len(self.classes), classes=self.classes, normalize=normalize
         )
 
-    def confusion_pairs(self, model: str, attack: str = WORST_CASE, *, groups: Groups | None = None) -> pd.DataFrame:
+    def confusion_pairs(
+        self, model: str | None = None, attack: str = WORST_CASE, *, groups: Groups | None = None
+    ) -> pd.DataFrame:
         """Return which class is taken for which under attack: :func:`art_classwise.metrics.confusion_pairs`.
 
         An example that is wrong without attack and right under it is in no pair, though it hasn't withstood.
 
         Args:
-            model: Name of a model.
+            model: Name of a model; the one that there is, if absent.
             attack: Name of an attack, or ``"all attacks"``.
             groups: Groups of classes, to say which pairs stay within one.
 
@@ -242,11 +244,11 @@ class AuditResult(AuditTable):
         rows = self.rows(model, attack)
         return metrics.within_groups(rows["label"], rows["prediction"], groups, self.classes)
 
-    def risks(self, model: str, attack: str = WORST_CASE, *, pooled: bool = False) -> pd.DataFrame:
+    def risks(self, model: str | None = None, attack: str = WORST_CASE, *, pooled: bool = False) -> pd.DataFrame:
         """Return natural, boundary and robust risk of each class: :func:`art_classwise.metrics.risks`.
 
         Args:
-            model: Name of a model.
+            model: Name of a model; the one that there is, if absent.
             attack: Name of an attack, or ``"all attacks"``.
             pooled: One row over all examples instead.
 
@@ -258,11 +260,13 @@ class AuditResult(AuditTable):
         options: dict[str, Any] = {"classes": self.classes, "pooled": pooled}
         return metrics.risks(rows["label"], right, rows["withstood"], len(self.classes), **options)
 
-    def worst_class(self, model: str, attack: str = WORST_CASE, *, confidence: float = 0.95) -> pd.Series[Any]:
+    def worst_class(
+        self, model: str | None = None, attack: str = WORST_CASE, *, confidence: float = 0.95
+    ) -> pd.Series[Any]:
         """Return the worst class and an estimate of its accuracy: :func:`art_classwise.metrics.worst_class`.
 
         Args:
-            model: Name of a model.
+            model: Name of a model; the one that there is, if absent.
             attack: Name of an attack, or ``"all attacks"``.
             confidence: Coverage of the interval.
 
@@ -295,11 +299,11 @@ class AuditResult(AuditTable):
         of, names = metrics.group_labels(label, groups, self.classes)
         return metrics.worst_class(of, withstood, len(names), classes=names, confidence=confidence)
 
-    def disparity_test(self, model: str, attack: str = WORST_CASE, **options: Any) -> pd.Series[float]:
+    def disparity_test(self, model: str | None = None, attack: str = WORST_CASE, **options: Any) -> pd.Series[float]:
         """Return whether classes differ by more than chance: :func:`art_classwise.metrics.disparity_test`.
 
         Args:
-            model: Name of a model.
+            model: Name of a model; the one that there is, if absent.
             attack: Name of an attack, or ``"all attacks"``.
             options: Of the function: ``method``, ``repeats``, ``seed``.
 
@@ -487,7 +491,7 @@ class AuditResult(AuditTable):
             raise InputError(f"{' under '.join(first)} and {' under '.join(second)} are of different examples.")
         return one["label"].to_numpy().astype(np.int64), one["withstood"].to_numpy(), other["withstood"].to_numpy()
 
-    def _verdicts(self, model: str, attack: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    def _verdicts(self, model: str | None, attack: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Return labels and who withstood, (n,) each."""
         rows = self.rows(model, attack)
         return rows["label"].to_numpy().astype(np.int64), rows["withstood"].to_numpy()

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
+from results import make_result
 from torch import nn
 
 import art_classwise as acw
@@ -253,3 +254,13 @@ def test_the_worst_group_is_the_worst_class_of_pooled_examples(result):
     y = (rows["label"].to_numpy() % 2).astype(np.int64)
     expected = metrics.worst_class(y, rows["withstood"].to_numpy(), 2, classes=["x", "y"], confidence=0.9)
     assert result.worst_group("one", groups, "fgsm", confidence=0.9).to_dict() == expected.to_dict()
+
+
+def test_the_only_model_needs_no_name():
+    one, two = make_result(["ant", "bee", "cow"], models=("net",)), make_result(["ant", "bee", "cow"])
+    for ask in ("class_table", "by_attack", "confusion", "confusion_pairs", "risks", "disparity", "rows"):
+        pd.testing.assert_frame_equal(getattr(one, ask)(), getattr(one, ask)("net"))
+    assert one.worst_class().equals(one.worst_class("net"))
+    assert one.disparity_test().equals(one.disparity_test("net"))
+    with pytest.raises(InputError, match="The audit has 2 models: name one, one or two"):
+        two.class_table()
