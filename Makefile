@@ -23,7 +23,7 @@ test: $(VENV)/.test
 	$(BIN)/lint-imports
 	$(PYTEST)
 
-# Whole experiments of evaluations/, at their smallest, and the notebooks of examples/.
+# Whole experiments of evaluations/, at their smallest, the notebooks of examples/, and other tests of ten seconds or more.
 test-slow: $(VENV)/.test
 	$(PYTEST) -m slow
 

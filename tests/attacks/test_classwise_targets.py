@@ -346,6 +346,7 @@ def trained(digits):
     return classifier
 
 
+@pytest.mark.slow
 def test_an_attack_that_computes_with_logits_works_without_excluded_classes(trained, digits):
     """ART's Carlini and Wagner multiplies them by zero, where minus infinity would make NaN."""
     from art.attacks.evasion import CarliniL2Method

@@ -594,6 +594,7 @@ def test_published_networks_raise_none(published, cifar10):
     assert audit.evaluate({"cnn-a": classifier}, data).findings == ()
 
 
+@pytest.mark.slow
 def test_a_published_mnist_network_raises_none(published, mnist_root):
     data = acw.load_dataset("mnist", "test", root=mnist_root).first(700)
     classifier = published("mnist-smallcnn-trades")

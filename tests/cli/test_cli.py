@@ -66,6 +66,7 @@ def test_quickstart_as_a_user_runs_it(tmp_path):
     assert acw.load_checkpoint(out / "mart.pt").nb_classes == 10
 
 
+@pytest.mark.slow
 def test_quickstart_gives_the_same_numbers_each_time(tmp_path):
     """On any number of cores."""
     random_state, threads = torch.get_rng_state(), torch.get_num_threads()

@@ -305,6 +305,7 @@ def test_names_are_no_formulas_in_a_spreadsheet():
     assert "'=1+1" in page.csv("by_class.csv")["class"].tolist()
 
 
+@pytest.mark.slow
 def test_twenty_models_stay_below_five_megabytes():
     models = [f"Somebody2024Robust_{k}_WRN-28-10" for k in range(20)]
     classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

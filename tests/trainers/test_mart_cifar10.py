@@ -307,6 +307,7 @@ def test_surrogates_are_of_another_seed(mart, monkeypatch, tmp_path):
         assert (attack.attack.loss, attack.attack.max_iter) == ("margin", 30)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_the_same(script, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(acw, "as_classifier", on_cpu(acw.as_classifier))  # a GPU may add otherwise
 
@@ -361,6 +362,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(script, tmp_path, monkeypatch, c
     assert "This isn't the paper's network and training" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_other_parts_run(script, tmp_path, capsys):
     where = ["--store", str(tmp_path), "--out", str(tmp_path)]
     script.main(
