@@ -262,7 +262,7 @@ def audit(
             command=shlex.join(["art-classwise", *sys.argv[1:]]),
         )
         models, optional = sources.models(model)
-        if is_main() and not quiet:
+        if is_main() and not (quiet or json):
             print(what_can_be_told(data.y, len(data.classes)), file=sys.stderr)
         result = job.evaluate(models, data, optional=optional)
         if not is_main():

@@ -205,4 +205,6 @@ def test_groups_that_dont_fit_are_named_before_any_work(command_line, audits, an
     assert "CIFAR-100" in err
     code, out, err = command_line("report", animals[0], "--groups", "animls")
     assert code == 2
-    assert "'animls' is not one of 'cifar100', 'transport-animal'" in " ".join(err.replace("│", " ").split())
+    assert "'animls' is not one of 'cifar100', 'imagenet', 'imagenet-coarse', 'transport-animal'" in " ".join(
+        err.replace("│", " ").split()
+    )
