@@ -73,7 +73,7 @@ _ATTACKS: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, bool]]] 
 _ATTACKS |= {
     kind.__name__: (kind, _STEPS, {"targeted": True})
     for kind in (getattr(attacks, name) for name in attacks.__all__)
-    if isinstance(kind, type) and issubclass(kind, attacks.LossAttack) and not inspect.isabstract(kind)
+    if hasattr(kind, "attack_params") and issubclass(kind, attacks.LossAttack) and not inspect.isabstract(kind)
     if all(kind is not made for made, *_ in _ATTACKS.values())
 }
 _LOSSES = [f"PGD-{loss}" for loss in LOSSES if loss != "cross_entropy"]
