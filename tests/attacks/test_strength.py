@@ -23,6 +23,7 @@ def accuracy(classifier, x, y):
     return 100 * float((torch.cat(parts).argmax(1).numpy() == y).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RADII)
 def test_pgd_is_as_strong_as_arts(published, cifar10, name):
     """Within 0.3 points of ART's on 1,000 images; with early stop, or in bf16, likewise; never above it by more."""
@@ -62,6 +63,7 @@ def test_a_longer_ladder_breaks_all_that_a_shorter_one_breaks(published, cifar10
     assert quick.all(axis=1).mean() > 0.2  # there was something left to break
 
 
+@pytest.mark.slow
 def test_naturally_trained_networks_fall(published, cifar10, mnist_root):
     mnist = acw.load_dataset("mnist", root=mnist_root, n_examples=300, download=False)
     natural = published("mnist-lenet5-natural")
@@ -73,6 +75,7 @@ def test_naturally_trained_networks_fall(published, cifar10, mnist_root):
     assert accuracy(natural, PGD(natural, early_stop=True, **QUIET).generate(x, y), y) <= 1
 
 
+@pytest.mark.slow
 def test_an_adversarially_trained_network_holds(published, mnist_root):
     """TRADES' MNIST network withstands Linf 0.3, as published."""
     mnist = acw.load_dataset("mnist", root=mnist_root, n_examples=300, download=False)

@@ -139,6 +139,7 @@ def test_no_example_left_is_no_error(classifier, data):
     assert ran == []
 
 
+@pytest.mark.slow
 def test_outcomes_are_the_same_to_the_bit_for_any_batch_size(classifier, data, monkeypatch):
     """Also those of AutoAttack, whose random numbers belong to a batch."""
     monkeypatch.setattr(audit_module, "_SHARD", 13)

@@ -33,6 +33,7 @@ def checkpoint(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_quickstart_as_a_user_runs_it(tmp_path):
     """The whole of it in a process of its own; its tables are read back from disk."""
     command = [sys.executable, "-W", "error", "-m", "art_classwise", "quickstart", "--out", "here"]
