@@ -12,16 +12,15 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from art_classwise._core.art_interface import Border
 from art_classwise._core.files import written_aside
 from art_classwise._core.plain_values import check_plain
 from art_classwise._core.records import Record, parse
-from art_classwise.errors import InputError, first_line
+from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel
 from art_classwise.zoo.architectures import build, runs_code
-from art_classwise.zoo.classifier import as_classifier, normalized
+from art_classwise.zoo.classifier import as_classifier, normalized, trial
 from art_classwise.zoo.pretrained import fit
-from art_classwise.zoo.weights_files import HUB, StateDict, load_weights, open_weights, renamed_to_fit
+from art_classwise.zoo.weights_files import HUB, StateDict, load_weights, open_weights, renamed_to_fit, weights_within
 
 __all__ = ["Checkpoint", "is_checkpoint", "load_checkpoint", "read_checkpoint", "save_checkpoint"]
 
@@ -119,8 +118,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Raises:
         InputError: The file is missing, damaged, or no checkpoint of ours.
     """
-    content = load_weights(Path(path), _ADVICE)
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    return _checkpoint(load_weights(Path(path), _ADVICE), path)
+
+
+def _checkpoint(content: Any, path: str | os.PathLike[str]) -> Checkpoint:
+    """Return what a file holds as a checkpoint: see :func:`read_checkpoint`."""
+    if not _is_ours(content):
         raise InputError(
             f"{Path(path).absolute()} holds {'weights' if _are_weights(content) else f'a {type(content).__name__}'}, "
             "but is not an art-classwise checkpoint. Load the weights into your module with torch.load and "
@@ -173,7 +176,9 @@ def load_checkpoint(
         InputError: The file is missing, damaged, or no file of weights; it holds weights alone, and not what is needed
             to use them is given; or they are of another architecture: names that don't fit are told, both ways.
     """
-    own = _is_ours(path)
+    content = None if _is_folder_or_hub(path) else load_weights(Path(path), _ADVICE)
+    own = _checkpoint(content, path) if _is_ours(content) else None
+    holder = str(Path(path).absolute())
     if own is not None and key is None:
         if architecture is None and runs_code(own.architecture) and module is None:
             raise InputError(
@@ -183,9 +188,11 @@ def load_checkpoint(
         architecture = architecture if runs_code(own.architecture) else own.architecture or architecture
         input_shape = own.input_shape if input_shape is None else input_shape
         n_classes = len(own.classes) if n_classes is None else n_classes
-        holder, weights = str(Path(path).absolute()), own.state_dict
-    else:
+        weights = own.state_dict
+    elif content is None:
         holder, weights = open_weights(path, key)
+    else:
+        weights = weights_within(content, holder, key)
     if module is None and not architecture:
         raise InputError(
             f"{holder} holds a network that art-classwise doesn't define: give it, load_checkpoint(path, module=...), "
@@ -207,7 +214,8 @@ def load_checkpoint(
     fit(network, renamed_to_fit(weights, network, holder), what, holder)
     network = network.eval() if mean is None and std is None else normalized(network, mean, std, input_shape).eval()
     if n_classes is None:
-        n_classes = _n_logits(network, input_shape)
+        _, logits = trial(network, tuple(input_shape))
+        n_classes = int(logits.shape[-1]) if isinstance(logits, Tensor) and logits.dim() else 0
     return as_classifier(network, input_shape, n_classes, device=device)
 
 
@@ -217,26 +225,15 @@ def is_checkpoint(path: str | os.PathLike[str]) -> bool:
     Raises:
         InputError: It is missing, damaged, or no file of weights.
     """
-    return _is_ours(path) is not None
+    return not _is_folder_or_hub(path) and _is_ours(load_weights(Path(path), _ADVICE))
 
 
-def _is_ours(path: str | os.PathLike[str]) -> Checkpoint | None:
-    """Return a checkpoint of ours; None, if the file is another one that may hold weights."""
-    if str(path).startswith(HUB) or os.path.isdir(path):
-        return None
-    content = load_weights(Path(path), _ADVICE)
-    return read_checkpoint(path) if isinstance(content, dict) and content.get("format") == _FORMAT else None
+def _is_folder_or_hub(path: str | os.PathLike[str]) -> bool:
+    return str(path).startswith(HUB) or os.path.isdir(path)
 
 
-def _n_logits(network: nn.Module, input_shape: Sequence[int]) -> int:
-    weight = next(network.parameters(), torch.empty(0))
-    with torch.no_grad():
-        try:
-            logits = Border(network)(torch.zeros(2, *input_shape, device=weight.device))
-        except InputError as error:
-            reason = first_line(error.__cause__ or error)
-            raise InputError(f"The module can't take images of shape {tuple(input_shape)}: {reason}") from error
-    return int(logits.shape[-1]) if isinstance(logits, Tensor) and logits.dim() else 0
+def _is_ours(content: Any) -> bool:
+    return isinstance(content, dict) and content.get("format") == _FORMAT
 
 
 def _are_weights(content: Any) -> bool:

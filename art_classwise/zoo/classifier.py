@@ -13,7 +13,7 @@ from art_classwise._core.art_interface import Border, check_logits
 from art_classwise._core.state import evaluating
 from art_classwise.errors import InputError, check_whole, first_line
 
-__all__ = ["as_classifier", "normalized"]
+__all__ = ["as_classifier", "normalized", "trial"]
 
 
 class Normalized(nn.Module):
@@ -107,14 +107,7 @@ def as_classifier(
         shape = tuple(int(side) for side in input_shape)
     except (TypeError, ValueError):
         raise InputError(f"`input_shape` must be the shape of an image, (C, H, W), but got {input_shape!r}.") from None
-    tensor = next((t for t in [*module.parameters(), *module.buffers()]), torch.empty(0))
-    border = Border(module)
-    with evaluating(module), torch.no_grad():
-        try:
-            logits = border(torch.zeros(2, *shape, device=tensor.device))
-        except InputError as error:
-            reason = first_line(error.__cause__ or error)
-            raise InputError(f"The module can't take images of shape {shape}: {reason}") from error
+    border, logits = trial(module, shape)
     check_logits(logits, 2, n_classes)
     classifier = Classifier(
         model=module,
@@ -127,6 +120,22 @@ def as_classifier(
     )
     classifier.own_type = border.own_type
     return classifier
+
+
+def trial(module: nn.Module, shape: tuple[int, ...]) -> tuple[Border, Any]:
+    """Return a module's border, and what it returns for two black images of a shape.
+
+    Raises:
+        InputError: The module can't take them.
+    """
+    tensor = next((t for t in [*module.parameters(), *module.buffers()]), torch.empty(0))
+    border = Border(module)
+    with evaluating(module), torch.no_grad():
+        try:
+            return border, border(torch.zeros(2, *shape, device=tensor.device))
+        except InputError as error:
+            reason = first_line(error.__cause__ or error)
+            raise InputError(f"The module can't take images of shape {shape}: {reason}") from error
 
 
 def _is_cpu(device: str | torch.device | None) -> bool:

@@ -70,7 +70,7 @@ def _recognised(path: Path) -> str | None:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if head.startswith(b"PK"):
         return _recognised_archive(path)
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+    if _is_safetensors(path):
         return None
     if path.suffix == ".onnx":
         return "is an ONNX graph, which has no gradients to attack: take the torch module that it was exported from"
