@@ -192,10 +192,10 @@ def cumulative(tables: Sequence[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         perturbation=np.float32(0),
         zero_gradient=False,
     )
-    for now in tables:
+    for attacked in tables:
         remain = carried["withstood"].to_numpy()
-        merged = {name: np.where(remain, now[name].to_numpy(), carried[name].to_numpy()) for name in _UNDER_ATTACK}
-        carried = now.assign(**merged)
+        merged = {name: np.where(remain, attacked[name].to_numpy(), carried[name].to_numpy()) for name in _UNDER_ATTACK}
+        carried = attacked.assign(**merged)
         yield carried
 
 

@@ -343,17 +343,14 @@ def _worst_group(result: AuditResult, name: str) -> tuple[str, Estimate] | None:
     counts = result.class_table(name)["n"]
     if spec is None or spec.groups is None or counts[counts > 0].median() >= FEWEST_EXAMPLES:
         return None
+    rows = result.rows(name)
     try:
+        of, names = metrics.group_labels(rows["label"].to_numpy(), spec.groups, result.classes)
         worst = result.worst_group(name, spec.groups)
-        table = result.by_group(spec.groups).xs((name, WORST_CASE))
     except InputError:  # examples of some classes only, or classes by other names
         return None
-    n = table["n"].to_numpy(dtype=int)
-    right = np.rint(table["robust"].fillna(0) * n).astype(int)
-    numbers = np.arange(len(n))
-    withstood = np.concatenate([np.arange(count) < k for count, k in zip(n, right, strict=True)])
-    differ = metrics.disparity_test(np.repeat(numbers, n), withstood, len(n))["p"] < _ALPHA
-    if not differ or table["n"][worst["class"]] < FEWEST_EXAMPLES:
+    differ = metrics.disparity_test(of, rows["withstood"].to_numpy(), len(names))["p"] < _ALPHA
+    if not differ or np.bincount(of, minlength=len(names))[names.index(worst["class"])] < FEWEST_EXAMPLES:
         return None
     return str(worst["class"]), Estimate.of(worst, "accuracy", "low", "high")
 
