@@ -440,7 +440,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
         of the worst classes ``first_worst_class``, ``first_worst``, ``second_worst_class``, ``second_worst``,
         ``worst_difference``, ``worst_low``, ``worst_high``, ``worst_p``, which isn't adjusted. All
         rows are supposed to be named before looking: whoever compares with the model that turned out best needs
-        :func:`compare_with_best`.
+        :meth:`art_classwise.AuditResult.compare_with_best`.
 
     Raises:
         InputError: There is no comparison.

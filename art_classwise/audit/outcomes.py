@@ -386,7 +386,7 @@ class AuditTable(Shown):
                 largest margin, or came nearest to breaking it.
 
         Returns:
-            The columns of :attr:`outcomes`, a row per example, in their order.
+            The columns of ``outcomes``, a row per example, in their order.
 
         Raises:
             InputError: The audit has no such model or attack.

@@ -46,7 +46,7 @@ class AuditResult(AuditTable):
 
     @cached_property
     def check_results(self) -> tuple[CheckResult, ...]:
-        """What came of each check of each model: see :data:`art_classwise.audit.findings.CHECKS`."""
+        """What came of each check of each model: see :class:`art_classwise.audit.findings.CheckResult`."""
         return tuple(run_checks(self))
 
     @property
