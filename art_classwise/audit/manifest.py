@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, mod
 from art_classwise._core.plain_values import differences
 from art_classwise._core.records import Record, validation_message
 from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.audit.plan import Plan
 from art_classwise.audit.probes import Probe
 from art_classwise.audit.provenance import Environment, fingerprint, is_fingerprint
 from art_classwise.errors import InputError, check_name
@@ -122,6 +123,7 @@ class Manifest(Record):
         commands: The command lines that asked for it.
         probes: What was tried on the networks themselves, by the models' names.
         published: What is published of models, by their names.
+        plan: How models, data and attacks are loaded by whichever process computes, if the audit was planned.
     """
 
     format: Literal["art-classwise audit"] = _FORMAT
@@ -139,6 +141,7 @@ class Manifest(Record):
     commands: tuple[str, ...]
     probes: dict[Name, Probe]
     published: dict[Name, Published]
+    plan: Plan | None = None
 
     @model_validator(mode="after")
     def _is_plausible(self) -> Manifest:
@@ -264,6 +267,29 @@ class Manifest(Record):
             commands=_union(self.commands, requested.commands),
             probes=self.probes | requested.probes,
             published=self.published | requested.published,
+            plan=self._planned_with(requested.plan),
+        )
+
+    def _planned_with(self, plan: Plan | None) -> Plan | None:
+        """Return the plan of an audit that is planned once more, with more models or attacks."""
+        if self.plan is None or plan is None:
+            return plan or self.plan
+        attacks = plan.attacks
+        if isinstance(self.plan.attacks, tuple) and isinstance(attacks, tuple):
+            attacks = _union(self.plan.attacks, attacks)
+        seconds = {**self.plan.seconds, **plan.seconds}
+        return plan.updated(models=self.plan.models | plan.models, attacks=attacks, seconds=seconds)
+
+    def completed(self, environments: Iterable[Environment], probes: Mapping[str, Probe]) -> Manifest:
+        """Return it with what those who computed wrote down beside it.
+
+        Args:
+            environments: Their versions and hardware.
+            probes: What was tried on networks, by their fingerprints.
+        """
+        found = {name: probes[model] for name, model in self.models.items() if model in probes}
+        return self.updated(
+            environments=_union(self.environments, tuple(environments)), probes=self.probes | found
         )
 
     def _identity(self) -> dict[str, Any]:
