@@ -1,15 +1,13 @@
-"""What a person sees at the end of a notebook's cell and in a Python shell, and where progress is shown."""
+"""What a person sees at the end of a notebook's cell and in a Python shell, and in a notebook's bars."""
 
 from __future__ import annotations
 
 import inspect
-import io
 import pickle
 import pydoc
 import subprocess
 import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -20,7 +18,6 @@ from nbclient import NotebookClient
 from torch import nn
 
 import art_classwise as acw
-from art_classwise._core.progress import progress
 from art_classwise.audit.findings import Finding, Findings
 from art_classwise.datasets.dataset import LazyImages
 from art_classwise.report.tables import interval, percent
@@ -310,46 +307,6 @@ def test_fit_returns_a_history_with_a_display(train_set, tmp_path):
 
 
 # Progress
-
-
-def test_progress_is_quiet_where_nobody_looks(capsys, monkeypatch):
-    """stderr is no terminal here, as in the log of a CI job."""
-    for value, shown in ((None, False), ("0", True), ("", True), ("1", False)):
-        monkeypatch.delenv("TQDM_DISABLE", raising=False)
-        if value is not None:
-            monkeypatch.setenv("TQDM_DISABLE", value)
-        assert list(progress(range(3), shown=True, desc="work")) == [0, 1, 2]
-        assert ("work: 100%" in capsys.readouterr().err) == shown
-        assert list(progress(range(3), shown=False)) == [0, 1, 2]
-        assert capsys.readouterr().err == ""
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_progress_on_a_terminal_tells_rate_and_time_left(monkeypatch):
-    monkeypatch.delenv("TQDM_DISABLE", raising=False)
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    with progress(total=100, shown=True, desc="audit", unit="example", mininterval=0) as bar:
-        bar.update(40)
-        bar.update(20)
-    assert "60/100 [" in terminal.getvalue()
-    assert "<" in terminal.getvalue()
-    assert "example/s]" in terminal.getvalue()
-    monkeypatch.setenv("RANK", "1")  # of torchrun's processes the first alone shows it
-    terminal.truncate(0)
-    list(progress(range(3), shown=True))
-    assert terminal.getvalue() == ""
-
-
-def test_nothing_but_the_helper_makes_bars():
-    """So that no bar can come back into logs."""
-    package = Path(acw.__file__).parent
-    users = {path.name for path in package.rglob("*.py") if "import tqdm" in path.read_text(encoding="utf-8")}
-    assert users == {"progress.py"}
 
 
 def test_in_a_notebook(tmp_path):

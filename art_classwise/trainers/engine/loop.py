@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from contextlib import nullcontext
-from typing import Any
 
 import pandas as pd
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from art_classwise._core import distributed
 from art_classwise._core.art_interface import exact_logits
 from art_classwise._core.plain_values import plain
-from art_classwise._core.progress import progress
+from art_classwise._core.progress import ProgressBar, progress_bar
 from art_classwise._core.random_numbers import ExampleUniform, derive
 from art_classwise._core.state import preserved_random_state
 from art_classwise.errors import DivergenceError, InputError
@@ -98,7 +97,7 @@ class Training:
             resume: Whether to go on from what the file holds.
             shares: (C,) each class's share of the labelled examples; equal ones if absent.
             scalars: Where each row is written to.
-            verbose: Show a progress bar.
+            verbose: Show a progress bar; in a log, a line per epoch.
             name: What the progress bar calls it.
 
         Raises:
@@ -119,17 +118,12 @@ class Training:
             else:  # interrupted in its first epoch, it begins again from the same weights
                 distributed.from_main(lambda: file.write(self._state()))
         total = nb_epochs * source.n_examples
-        shown = progress(
-            total=total,
-            initial=min(total, self._epoch * source.n_examples),
-            desc=f"{name}: first batch{' (compiling)' if self._options['compile'] else ''}",
-            unit="img",
-            unit_scale=True,
-            shown=verbose,
-        )
+        done = min(total, self._epoch * source.n_examples)
+        shown = progress_bar(total=total, done=done, name=name, unit="img", shown=verbose)
         with shown as bar, self._step.ready() if self._epoch < nb_epochs else nullcontext():
+            bar.at(f"first batch{', compiling' if self._options['compile'] else ''}")
             while self._epoch < nb_epochs:
-                row = self._one_epoch(source, validation, nb_epochs, bar, name)
+                row = self._one_epoch(source, validation, nb_epochs, bar)
                 scalars.write(row)
                 if file is not None:
                     distributed.from_main(lambda: file.write(self._state()))
@@ -143,14 +137,14 @@ class Training:
         return history_table(self._rows, kept_epoch)
 
     def _one_epoch(
-        self, source: Source, validation: Source | None, nb_epochs: int, bar: Any, name: str
+        self, source: Source, validation: Source | None, nb_epochs: int, bar: ProgressBar
     ) -> dict[str, float]:
         """Train for an epoch, validate, move the schedule on, and choose what is kept; return the history's row."""
         good, seed = snapshot(self._evaluated()), self._options["seed"]
         try:
             self._step.begin_epoch()
             with preserved_random_state(derive(seed, "epoch", self._epoch)):
-                row = self._descend(source, bar, f"{name} {self._epoch + 1}/{nb_epochs}")
+                row = self._descend(source, bar, f"epoch {self._epoch + 1}/{nb_epochs}")
         except DivergenceError:
             self._model.load_state_dict(good)
             self._optimizer.state.clear()  # a momentum that isn't finite would ruin the next attempt, too
@@ -170,10 +164,12 @@ class Training:
             score = row["val_robust"] + (row["val_worst"] if self._keep == "robust+worst" else 0.0)
             if self._kept is None or score > self._kept[0]:
                 self._kept = (score, self._epoch, snapshot(self._evaluated()))
-        bar.set_postfix({k: f"{row[k]:.3f}" for k in ("loss", "robust", "val_robust", "val_worst") if k in row})
+        shares = {"robust": "robust", "val": "val_robust", "worst": "val_worst"}
+        told = {word: row[column] for word, column in shares.items() if math.isfinite(row.get(column, math.nan))}
+        bar.beside({"loss": f"{row['loss']:.2f}", **{word: f"{share:.0%}" for word, share in told.items()}})
         return row
 
-    def _descend(self, source: Source, bar: Any, title: str) -> dict[str, float]:
+    def _descend(self, source: Source, bar: ProgressBar, title: str) -> dict[str, float]:
         began, n_images, learning_rate = time.perf_counter(), 0, math.nan
         statistics = EpochStatistics(self._n_classes, source.n_batches, self._device)
         if self._policy is not None and self._threat is not None:
@@ -186,7 +182,7 @@ class Training:
             learning_rate = self._optimizer.param_groups[0].get("lr", math.nan)
             self._schedule.after_step()
             if number == 0:
-                bar.set_description(title)
+                bar.at(title)
             bar.update(batch.size)
             n_images += batch.size
             if (number + 1) % _LOSS_CHECK_INTERVAL == 0:
