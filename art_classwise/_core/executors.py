@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 from art_classwise.errors import InputError, first_line
 
-__all__ = ["ENGINES", "dispatch", "open_executor"]
+__all__ = ["ENGINES", "bundle_size", "dispatch", "open_executor", "share_with"]
 
 ENGINES = ("dask:N", "dask://HOST:PORT", "slurm", "ray", "ray://HOST:PORT", "processes:N")
 """What :func:`open_executor` takes."""
@@ -29,9 +30,8 @@ R = TypeVar("R")
 def dispatch(
     executor: Executor,
     work: Iterable[T],
-    submit: Callable[[Callable[..., Any], T], Future[R]],
-    receive: Callable[[T, R], Iterable[T] | None],
-    function: Callable[..., R],
+    submit: Callable[[T], Future[R]],
+    receive: Callable[[T, R], None],
     *,
     name: Callable[[T], str],
 ) -> None:
@@ -42,9 +42,9 @@ def dispatch(
     Args:
         executor: The executor.
         work: The pieces.
-        submit: Submits a function on a piece.
-        receive: Takes a piece's result; may return more pieces.
-        function: What a worker runs. It catches the errors of the work itself: those that reach here are the engine's.
+        submit: Submits a piece. What a worker runs catches the errors of the work itself: those that reach here are the
+            engine's.
+        receive: Takes a piece's result.
         name: A piece's name, for a message.
 
     Raises:
@@ -63,7 +63,7 @@ def dispatch(
                         piece = next(pieces)
                     except StopIteration:
                         break
-                running[_submitted(submit, function, piece)] = piece
+                running[_submitted(submit, piece)] = piece
             if not running:
                 return
             done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -82,15 +82,15 @@ def dispatch(
                         ) from error
                     waiting.append(piece)
                     continue
-                waiting += receive(piece, result) or ()
+                receive(piece, result)
     finally:
         for future in running:
             future.cancel()
 
 
-def _submitted(submit: Callable[..., Future[R]], function: Callable[..., R], piece: Any) -> Future[R]:
+def _submitted(submit: Callable[[T], Future[R]], piece: T) -> Future[R]:
     try:
-        return submit(function, piece)
+        return submit(piece)
     except RuntimeError as error:  # shut down, or a process pool that has lost a process
         raise InputError(
             f"The executor takes no work: {first_line(error)}. What is finished is kept: run the same again with a new "
@@ -102,6 +102,12 @@ def _n_workers(executor: Executor) -> int:
     told = getattr(executor, "n_workers", None)
     value = told() if callable(told) else getattr(executor, "_max_workers", None)
     return max(1, int(value or 8))
+
+
+def bundle_size(executor: Executor, n: int) -> int:
+    """Return how many of n units a worker shall take at a time: one, but where starting a worker takes long."""
+    told = getattr(executor, "bundle_size", None)
+    return max(1, int(told(n))) if callable(told) else 1
 
 
 def share_with(executor: Executor, value: T) -> T:
@@ -185,7 +191,9 @@ class DaskExecutor(Executor):
         self._cluster: Any = None
         try:
             if isinstance(where, int):
-                self._cluster = LocalCluster(n_workers=where, threads_per_worker=1, dashboard_address=":0")
+                self._cluster = LocalCluster(
+                    n_workers=where, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.ERROR
+                )
             self._client = Client(self._cluster or where, timeout=_ANSWER, set_as_default=False)
         except (OSError, TimeoutError) as error:
             raise InputError(
@@ -235,7 +243,7 @@ class SlurmExecutor(Executor):
         InputError: submitit isn't installed, or knows no such option.
     """
 
-    def __init__(self, options: dict[str, Any], folder: Path | str = "submitit") -> None:
+    def __init__(self, options: dict[str, Any], folder: Path | str = ".submitit") -> None:
         try:
             import submitit
         except ImportError as error:
@@ -255,6 +263,10 @@ class SlurmExecutor(Executor):
     def n_workers(self) -> int:
         """Return how many jobs run or wait at once, half of them: ``--slurm jobs=16``."""
         return max(1, self._most // _PER_WORKER)
+
+    def bundle_size(self, n: int) -> int:
+        """Return how many of n units one job takes."""
+        return -(-n // self._most)
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
         """See :class:`concurrent.futures.Executor`."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-import fsspec  # type: ignore[import-untyped]
+import fsspec
 
 from art_classwise._core.files import check_output_folder, remove_left_aside, written_aside
 from art_classwise.errors import InputError, first_line
@@ -141,9 +141,9 @@ class DiskFolder:
         """See :meth:`Folder.check_writable`."""
         check_output_folder(self.path)
 
-    def remove_left_aside(self, name: str, pattern: str) -> None:
+    def remove_left_aside(self, name: str) -> None:
         """Remove what killed processes left half written: see :func:`art_classwise._core.files.remove_left_aside`."""
-        remove_left_aside(self._at(name), pattern)
+        remove_left_aside(self._at(name))
 
     def _at(self, name: str) -> Path:
         path = self.path

@@ -288,9 +288,7 @@ class Manifest(Record):
             probes: What was tried on networks, by their fingerprints.
         """
         found = {name: probes[model] for name, model in self.models.items() if model in probes}
-        return self.updated(
-            environments=_union(self.environments, tuple(environments)), probes=self.probes | found
-        )
+        return self.updated(environments=_union(self.environments, tuple(environments)), probes=self.probes | found)
 
     def _identity(self) -> dict[str, Any]:
         of = self.examples

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -38,6 +38,7 @@ __all__ = [
     "from_parquet",
     "joined",
     "nearest",
+    "no_costs",
     "parts",
     "read_older",
     "stacked",
@@ -174,10 +175,13 @@ def assembled(clean: pd.DataFrame, attacked: Sequence[pd.DataFrame], *, worst_ca
 
 def disassembled(tables: Sequence[pd.DataFrame], *, worst_case: bool) -> list[pd.DataFrame]:
     """Return what :func:`assembled` makes these tables of: outcomes without attack, then those under each attack."""
-    tables = [rows.assign(**dict.fromkeys(COSTS, np.float32(np.nan))) for rows in tables]
     first = tables[0]
-    unmoved = {"perturbation": np.float32(0), "zero_gradient": False}
-    clean = first.assign(prediction=first["clean_prediction"], margin=first["clean_margin"], **unmoved)
+    clean = first.assign(
+        prediction=first["clean_prediction"],
+        margin=first["clean_margin"],
+        perturbation=np.float32(0),
+        zero_gradient=False,
+    )
     if not worst_case:
         return [clean, *tables]
     right = clean["prediction"] == clean["label"]
@@ -379,13 +383,25 @@ def summarised(rows: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
     return row
 
 
+def no_costs() -> pd.DataFrame:
+    """Return a table of costs in which nothing is known."""
+    index = pd.MultiIndex.from_arrays([[], []], names=["model", "attack"])
+    return pd.DataFrame(columns=["n", *COSTS], index=index, dtype=float)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class AuditTable(Shown):
     """The outcomes of an audit, without what is concluded from them: see :class:`art_classwise.AuditResult`."""
 
     outcomes: pd.DataFrame
     manifest: Manifest
-    finished: bool = True
+    missing: tuple[str, ...] = ()
+    costs: pd.DataFrame = field(default_factory=no_costs)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all that was asked for is there."""
+        return not self.missing
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import base64
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -112,9 +112,12 @@ class FileModel(Record):
 
     def load(self, device: str | None = None) -> Any:
         """Return the model as an ART classifier; see :meth:`RobustBenchModel.load`."""
-        given = {name: getattr(self, name) for name in ("architecture", "input_shape", "n_classes", "mean", "std", "key")}
-        known = {name: value for name, value in given.items() if value is not None}
-        return load_checkpoint(self.path, **known, **({} if device is None else {"device": device}))
+        given = {
+            name: getattr(self, name) for name in ("architecture", "input_shape", "n_classes", "mean", "std", "key")
+        }
+        known: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        known |= {} if device is None else {"device": device}
+        return load_checkpoint(self.path, **known)
 
 
 class _Pickled(Record):
@@ -185,9 +188,7 @@ class NamedData(Record):
         Raises:
             InputError: They can't be read.
         """
-        data = load_dataset(
-            self.name, self.split, root=self.root, classes=self.classes, image_size=self.image_size
-        )
+        data = load_dataset(self.name, self.split, root=self.root, classes=self.classes, image_size=self.image_size)
         data = data if self.of_classes is None else data.of_classes(self.of_classes)
         return data if self.n_examples is None else data.first(self.n_examples)
 
@@ -241,6 +242,7 @@ class Plan(Record):
         surrogate: How the source of transfer attacks is loaded, if there is one.
         precision: Of searches.
         batch_size: Examples computed at once; None for the usual number.
+        threat_given: Whether the threat model was asked for; if not, the data set's usual steps come with it.
         checks: Whether the networks themselves are tried, too.
         seconds: What an example costs at most, by model and attack, measured where the audit was planned.
         release: The package's version.
@@ -252,6 +254,7 @@ class Plan(Record):
     surrogate: ModelSpec | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     batch_size: Annotated[int, Field(ge=1)] | None = None
+    threat_given: bool = True
     checks: bool = True
     seconds: dict[str, dict[str, float]] = Field(default_factory=dict)
     release: str = ""
@@ -358,12 +361,11 @@ def attacks_spec(attacks: Any) -> Any:
     return PickledAttacks(content=base64.b64encode(pickled(attacks, "An attack")).decode())
 
 
-
-
 @dataclass(frozen=True)
 class Task:
-    """What is computed in one piece: a model's outcomes on a shard, under one attack, or where broken examples leave
-    under all attacks that aren't there yet, in their order.
+    """What is computed in one piece: a model's outcomes on a shard, under one attack.
+
+    Where broken examples leave it is all of the attacks, in their order.
 
     Attributes:
         model: The model's name.
@@ -385,7 +387,7 @@ class Task:
 
 
 def tasks(models: Sequence[str], attacks: Sequence[str], n_shards: int, *, worst_case: bool) -> Iterator[Task]:
-    """Yield all units of an audit in their stable order: a model's after each other, of it a shard's after each other."""
+    """Yield all units of an audit in their stable order: model by model, and of a model shard by shard."""
     for model in models:
         for shard in range(n_shards):
             if worst_case:

@@ -22,7 +22,7 @@ from art_classwise.audit.comparison import Comparison, Kind, best_worst_class, c
 from art_classwise.audit.findings.attack_checks import is_strongly_attacked
 from art_classwise.audit.findings.registry import CheckResult, Findings, checks_table, evidences, run_checks
 from art_classwise.audit.outcomes import AuditTable, Relabel, accuracies, cumulative, parts, stacked, summarised, table
-from art_classwise.audit.saved import read_parts, write_audit
+from art_classwise.audit.saved import collect, write_audit
 from art_classwise.errors import InputError
 from art_classwise.metrics.accuracy import Groups
 from art_classwise.metrics.best import Measure
@@ -41,7 +41,11 @@ class AuditResult(AuditTable):
             norm), ``zero_gradient`` (whether the attack met one).
         manifest: What was audited, how and where: see :class:`art_classwise.audit.Manifest`. Outcomes that no audit
             made get one from :meth:`art_classwise.audit.Manifest.of_table`.
-        finished: False of an audit that was read before its end.
+        missing: Of an audit that was read before its end, sentences that say what isn't there yet.
+        costs: What attacks cost, a row per ``model`` and ``attack``, ``"clean"`` for none: ``n``, how many examples
+            were attacked; and of one of them on average ``forwards`` and ``backwards``, passes through the network
+            with those that filled up batches, and ``seconds``. NaN where it isn't known.
+        finished: Whether all that was asked for is there.
     """
 
     @cached_property
@@ -501,10 +505,12 @@ def read_audit(folder: str | os.PathLike[str], *, partial: bool = False) -> Audi
     """Read the outcomes that :meth:`AuditResult.save` or an audit with a ``store`` wrote.
 
     Args:
-        folder: The folder.
-        partial: Of an unfinished audit read what is finished: examples that all attacks were tried on.
+        folder: The folder: a path, or an address such as ``"s3://bucket/audit"``.
+        partial: Of an unfinished audit read what is finished: of the attacks and the examples as many as have been
+            tried on one another. :attr:`AuditResult.missing` says what isn't there.
 
     Raises:
         InputError: There are none, they are damaged or of another schema, or the audit is unfinished.
     """
-    return AuditResult(*read_parts(folder, partial=partial))
+    found = collect(folder, partial=partial)
+    return AuditResult(found.outcomes, found.manifest, found.missing, found.costs)

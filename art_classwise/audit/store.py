@@ -19,15 +19,17 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import quote
 
 import pandas as pd
 import pyarrow as pa
+from pydantic import ValidationError
 
 from art_classwise._core.folders import DiskFolder, Folder, open_folder
+from art_classwise._core.records import Record, validation_message
 from art_classwise.audit.manifest import Manifest
 from art_classwise.audit.outcomes import OUTCOMES, VERDICTS, from_parquet, read_older, to_parquet
 from art_classwise.audit.plan import CLEAN_NAME
@@ -36,6 +38,8 @@ from art_classwise.audit.provenance import Environment
 from art_classwise.errors import InputError, first_line
 
 __all__ = ["DamagedShardError", "MissingShardError", "Shard", "Store", "StoreError", "Unit"]
+
+_RecordT = TypeVar("_RecordT", bound=Record)
 
 _FILE = re.compile(r"([0-9a-f]{12})-([0-9a-f]{12}|clean)-(\d{5,})-([0-9a-f]{16})-([0-9a-f]{16})\.parquet")
 _OLDER_FILE = re.compile(r"(\d{5,})-([0-9a-f]{16})\.parquet")
@@ -170,6 +174,10 @@ class Store:
         """
         self._write(_MANIFEST, manifest.to_json().encode())
 
+    def begin(self, manifest: Manifest) -> None:
+        """Take a manifest for the folder's, which is written once what belongs to it is there."""
+        self._parsed = None, manifest
+
     def check(self, requested: Manifest) -> None:
         """Check that an audit could go on in the folder: what is asked for may name no model and no attack yet.
 
@@ -231,8 +239,10 @@ class Store:
             StoreError: It can't be written.
         """
         for name in self._records("probes"):
-            if name.startswith(f"probes/{model}-") and not (held := self._read_probe(name)) or not held.is_complete:
-                self.folder.remove(name)  # of an earlier release, which tried less
+            if name.startswith(f"probes/{model}-"):
+                held = self._read_probe(name)
+                if held is None or not held.is_complete:
+                    self.folder.remove(name)  # of an earlier release, which tried less
         self._add_record(f"probes/{model}-", probe.model_dump_json())
 
     # Outcomes.
@@ -240,14 +250,16 @@ class Store:
     def shards(self, model: str, attack: str | None) -> dict[int, Shard]:
         """Return the files of a model's shards under an attack, both by fingerprint; of several of one, the first."""
         there: dict[int, Shard] = {}
-        begin, (folder, older) = _begin(model, attack), self._folders(model, attack)
+        older = f"shards/{model}/{attack or CLEAN_NAME}"
         for name in self.folder.files(older):
             if match := _OLDER_FILE.fullmatch(name):
                 there[int(match[1])] = Shard(Unit(model, attack, int(match[1])), f"{older}/{name}", older=True)
-        for name in self.folder.files(folder):
-            if (match := _FILE.fullmatch(name)) and name.startswith(begin):
-                number = int(match[3])
-                there.setdefault(number, Shard(Unit(model, attack, number), f"{folder}/{name}"))
+        begin = _begin(model, attack)
+        for folder in self._folders(model, attack):
+            for name in self.folder.files(folder):
+                if (match := _FILE.fullmatch(name)) and name.startswith(begin):
+                    number = int(match[3])
+                    there.setdefault(number, Shard(Unit(model, attack, number), f"{folder}/{name}"))
         return there
 
     def has(self, unit: Unit) -> bool:
@@ -301,11 +313,16 @@ class Store:
         except ValueError as error:
             raise DamagedShardError(shard, where, str(error)) from error
 
-    def write(self, unit: Unit, frame: pd.DataFrame) -> Shard:
+    def write(self, unit: Unit, frame: pd.DataFrame, *, replace: bool = False) -> Shard:
         """Write a shard, unless it is there; of what two processes wrote at once, both keep the same one.
 
         Where another file of the shard says something else, as another kind of processor may have found, that one
         stays, and a warning names it.
+
+        Args:
+            unit: The unit.
+            frame: As :data:`art_classwise.audit.outcomes.OUTCOMES`.
+            replace: Write it, whatever is there.
 
         Returns:
             The file that counts.
@@ -315,8 +332,11 @@ class Store:
         """
         content = to_parquet(frame, OUTCOMES)
         outcomes = verdict_digest(unit, frame)
-        begin, (folder, _) = _begin(unit.model, unit.attack), self._folders(unit.model, unit.attack)
+        begin, folder = _begin(unit.model, unit.attack), self._folders(unit.model, unit.attack)[0]
         mine = f"{folder}/{begin}-{unit.shard:05d}-{outcomes}-{_digest(unit, content)}.parquet"
+        if replace:
+            self._write(mine, content)
+            return Shard(unit, mine)
         if (there := self.shards(unit.model, unit.attack).get(unit.shard)) is None:
             self._write(mine, content)
             there = self.shards(unit.model, unit.attack).get(unit.shard)
@@ -360,19 +380,23 @@ class Store:
                     names |= {f"{within}/{name}" for name in self.folder.files(within) if name.endswith(".parquet")}
         return names
 
-    def remove_left_aside(self) -> None:
-        """Remove what processes that were killed left half written on a disk; none must be writing there."""
+    def tidy(self) -> None:
+        """Remove what processes that were killed left half written on a disk."""
         if isinstance(self.folder, DiskFolder):
-            self.folder.remove_left_aside("", _MANIFEST)
+            within = {"", *(name.rpartition("/")[0] for name in self.files())}
+            for folder in within:
+                self.folder.remove_left_aside(folder)
 
-    def _folders(self, model: str, attack: str | None) -> tuple[str, str]:
-        """Return the folders of a model's outcomes under an attack: of this release, and of version 0.1.0."""
+    def _folders(self, model: str, attack: str | None) -> list[str]:
+        """Return the folders of a model's outcomes under an attack, the one to write to first.
+
+        Two, where a network has two names: each is read, wherever a process that knew one name wrote.
+        """
         manifest = self._parsed[1] if self._parsed else self.manifest()
-        names = {fingerprint: name for name, fingerprint in reversed(manifest.models.items())}
-        attacks: dict[str | None, str] = {None: CLEAN_NAME}
-        attacks |= {one.fingerprint: name for name, one in reversed(manifest.attacks.items())}
-        hive = f"outcomes/model={_quoted(names.get(model, model))}/attack={_quoted(attacks.get(attack, str(attack)))}"
-        return hive, f"shards/{model}/{attack or CLEAN_NAME}"
+        models = [name for name, fingerprint in manifest.models.items() if fingerprint == model] or [model]
+        attacks = [name for name, one in manifest.attacks.items() if one.fingerprint == attack] or [str(attack)]
+        under = _quoted(CLEAN_NAME if attack is None else attacks[0])
+        return [f"outcomes/model={_quoted(name)}/attack={under}" for name in models]
 
     def _records(self, kind: str) -> list[str]:
         return [f"{kind}/{name}" for name in self.folder.files(kind) if _RECORD.fullmatch(name)]
@@ -389,21 +413,19 @@ class Store:
         except InputError as error:
             raise InputError(f"{self.folder.where(name)} {error}.") from error
 
-    def _read_record(self, name: str, kind: type[Environment]) -> Environment:
-        from art_classwise._core.records import parse
-
+    def _read_record(self, name: str, kind: type[_RecordT], content: str | None = None) -> _RecordT:
         try:
-            content = json.loads(self._text(name))
-        except ValueError as error:
-            raise InputError(f"{self.folder.where(name)} is damaged: {error}. Remove it.") from error
-        return parse(kind, content, self.folder.where(name), "Remove it.")
+            return kind.model_validate_json(self._text(name) if content is None else content)
+        except ValidationError as error:
+            raise InputError(f"{self.folder.where(name)} {validation_message(error)}. Remove it.") from error
 
     def _read_probe(self, name: str) -> Probe | None:
         try:
             content = json.loads(self._text(name))
         except ValueError as error:
             raise InputError(f"{self.folder.where(name)} is damaged: {error}. Remove it.") from error
-        return Probe.completed(content) if isinstance(content, dict) else None
+        known = Probe.completed(content) if isinstance(content, dict) else None
+        return None if known is None else self._read_record(name, Probe, json.dumps(known))
 
     def _text(self, name: str) -> str:
         try:
@@ -458,13 +480,12 @@ def _begin(model: str, attack: str | None) -> str:
 
 def _quoted(name: str) -> str:
     """Write a name so that it can be a folder's, as Hive does, and that those who read it see the name."""
-    text = quote(name, safe=" ")
+    text = quote(name, safe="")
     if len(text) <= _LONGEST_NAME:
         return text
-    short = text[: _LONGEST_NAME - 17].rpartition("%")[0] if "%" in text[_LONGEST_NAME - 19 :] else text[: _LONGEST_NAME - 17]
+    short = (
+        text[: _LONGEST_NAME - 17].rpartition("%")[0]
+        if "%" in text[_LONGEST_NAME - 19 :]
+        else text[: _LONGEST_NAME - 17]
+    )
     return f"{short}~{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-
-
-def missing(there: Iterable[int], n: int) -> list[int]:
-    """Return which of the numbers below n aren't there."""
-    return sorted(set(range(n)) - set(there))

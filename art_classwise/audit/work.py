@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,17 +17,32 @@ from art.estimators.estimator import BaseEstimator
 
 from art_classwise import __version__
 from art_classwise._core.pickles import pickled, unpickled
+from art_classwise.audit.manifest import Manifest
 from art_classwise.audit.outcomes import joined
 from art_classwise.audit.plan import Task, placed
 from art_classwise.audit.probes import Probe
 from art_classwise.audit.provenance import Environment, data_fingerprint, environment
 from art_classwise.audit.request import checked_attack
 from art_classwise.audit.runner import ProbeExamples, ShardRunner, shard_of
+from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, Unit
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError, first_line
 from art_classwise.threat import ThreatModel
 
-__all__ = ["Job", "Parcel", "Result", "compute", "run_parcel"]
+__all__ = [
+    "Job",
+    "Parcel",
+    "Result",
+    "Sent",
+    "checked_data",
+    "compute",
+    "drop_damaged",
+    "held_of",
+    "is_probed",
+    "parcel_examples",
+    "run_parcels",
+    "unit_of",
+]
 
 Frames = dict[str | None, pd.DataFrame]
 """Outcomes of a shard by the attack's name; None for those without attack."""
@@ -58,9 +74,7 @@ class Job:
 
     def runner(self, data: Dataset | Callable[[int], Dataset]) -> ShardRunner:
         """Return what computes shards of some data."""
-        return ShardRunner(
-            data, self.threat, shard_size=self.shard_size, seed=self.seed, batch_size=self.batch_size
-        )
+        return ShardRunner(data, self.threat, shard_size=self.shard_size, seed=self.seed, batch_size=self.batch_size)
 
 
 def compute(
@@ -103,6 +117,36 @@ def _withstanding(frames: Frames, before: Sequence[str | None]) -> np.ndarray[An
     for attack in before:
         withstanding = withstanding & joined(clean, frames[attack])["withstood"].to_numpy()
     return np.flatnonzero(withstanding)
+
+
+def unit_of(manifest: Manifest, task: Task, attack: str | None) -> Unit:
+    """Return the unit of a task's outcomes under an attack."""
+    key = None if attack is None else manifest.attacks[attack].fingerprint
+    return Unit(manifest.models[task.model], key, task.shard)
+
+
+def held_of(store: Store, manifest: Manifest, task: Task) -> Frames:
+    """Return what is there of a unit; what is damaged is removed."""
+    frames: Frames = {}
+    for attack in task.attacks:
+        try:
+            frames[attack] = store.read(unit_of(manifest, task, attack))
+        except MissingShardError:
+            continue
+        except DamagedShardError as damaged:
+            drop_damaged(store, damaged)
+    return frames
+
+
+def drop_damaged(store: Store, damaged: DamagedShardError) -> None:
+    """Remove a damaged shard, and say which."""
+    if store.drop(damaged):
+        warnings.warn(f"The shard {damaged.where} is damaged: {damaged.why}. It is computed again.", stacklevel=2)
+
+
+def is_probed(manifest: Manifest, name: str) -> bool:
+    """Return whether all that this release tries on a network itself is in a manifest."""
+    return name in manifest.probes and manifest.probes[name].is_complete
 
 
 # Sent to other processes.
@@ -168,18 +212,22 @@ class Result:
     host: str = field(default_factory=lambda: f"{platform.node()}, process {os.getpid()}")
 
 
-def run_parcel(parcel: Parcel, job: Sent, model: Sent) -> Result:
-    """Compute a unit in another process than the audit's.
+def run_parcels(parcels: Sequence[Parcel], job: Sent, model: Sent) -> list[Result]:
+    """Compute units of a model in another process than the audit's.
 
     Args:
-        parcel: The unit.
+        parcels: The units.
         job: A :class:`Job`, sent.
         model: A function that returns the model, or the model, sent.
 
     Returns:
-        What was computed, or what went wrong in this process: whoever asked tells such errors from those of the
+        Of each what was computed, or what went wrong in this process: whoever asked tells such errors from those of the
         engine, which it tries again.
     """
+    return [_run(parcel, job, model) for parcel in parcels]
+
+
+def _run(parcel: Parcel, job: Sent, model: Sent) -> Result:
     try:
         mine = _job(job)
         classifier, attacks = _model(model, job)
@@ -190,7 +238,9 @@ def run_parcel(parcel: Parcel, job: Sent, model: Sent) -> Result:
     except InputError as error:
         return Result({}, None, error=str(error))
     except Exception as error:  # of the model's own code: of any kind
-        return Result({}, None, error=f"On the model {parcel.task.model!r}: {type(error).__name__}: {first_line(error)}")
+        return Result(
+            {}, None, error=f"On the model {parcel.task.model!r}: {type(error).__name__}: {first_line(error)}"
+        )
 
 
 @lru_cache(maxsize=2)
@@ -243,7 +293,5 @@ def _nothing(shard: int) -> Dataset:
 
 def parcel_examples(data: Dataset, task: Task, size: int) -> Dataset:
     """Return the examples of a unit, in memory, to be sent with it."""
-    from dataclasses import replace
-
     data = shard_of(data, task.shard, size)
     return replace(data, x=np.asarray(data.x))
