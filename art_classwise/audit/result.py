@@ -474,6 +474,23 @@ class AuditResult(AuditTable):
         dataset = as_dataset(data, n_classes=len(self.classes))
         return replace(self, images=attack_images(self, models, dataset, attacks=attacks, per_class=per_class))
 
+    def explore(self, classes: Sequence[str] | None = None) -> Any:
+        """Show each class by itself at the end of a notebook's cell: a class opens when it is clicked.
+
+        It holds each model's accuracy on the class with its interval, what its examples are most often taken for under
+        attack, and, after :meth:`with_images`, attacked images. It needs neither widgets nor scripts.
+
+        Args:
+            classes: Names of the classes to show; if absent, all, or the 50 weakest of more.
+
+        Returns:
+            What a notebook shows as HTML and a Python shell as text.
+
+        Raises:
+            InputError: A name is no class, or none of them has an example.
+        """
+        return display.explorer(self, classes)
+
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the outcomes to a folder, from which :func:`art_classwise.read_audit` reads them.
 

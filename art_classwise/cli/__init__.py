@@ -37,7 +37,7 @@ from art_classwise.cli._options import (
     split_names,
 )
 from art_classwise.cli._train import train
-from art_classwise.errors import InputError
+from art_classwise.errors import InputError, printable
 
 if TYPE_CHECKING:
     from art_classwise.audit import AuditResult
@@ -54,6 +54,9 @@ app = typer.Typer(
 )
 
 
+_LINES = "\n"
+
+
 def main() -> None:
     """Run the command line; what the user got wrong is one line on stderr and exit code 2, a failing disk code 1."""
     for stream in (sys.stdout, sys.stderr):
@@ -64,15 +67,15 @@ def main() -> None:
             warnings.showwarning = _show_warning
             app()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error), keep=_LINES)}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error), keep=_LINES)}", file=sys.stderr)
         sys.exit(1)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {printable(str(message), keep=_LINES)}", file=sys.stderr)
 
 
 def _version(wanted: bool) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "ModelData",
     "ReportData",
     "Standing",
+    "class_order",
     "comparisons",
     "pairs",
     "report_data",
@@ -353,6 +354,14 @@ def _worst_group(result: AuditResult, name: str) -> tuple[str, Estimate] | None:
     if not differ or np.bincount(of, minlength=len(names))[names.index(worst["class"])] < FEWEST_EXAMPLES:
         return None
     return str(worst["class"]), Estimate.of(worst, "accuracy", "low", "high")
+
+
+def class_order(result: AuditResult) -> tuple[str, ...]:
+    """Return the classes that have examples, the weakest first, all models together: the order of all figures."""
+    tables = [result.class_table(name) for name in result.models]
+    mean = pd.concat([table["robust"][table["n"] > 0] for table in tables]).groupby(level=0, sort=False).mean()
+    known = mean.reindex([name for name in result.classes if name in mean.index])  # ties in the order of the data
+    return tuple(str(name) for name in known.sort_values(kind="stable").index)
 
 
 @_once_per_audit

@@ -23,6 +23,7 @@ from art_classwise.audit.result import AuditResult
 from art_classwise.datasets.catalog import DATASETS
 from art_classwise.report import figures
 from art_classwise.report.data import FEWEST_EXAMPLES, ModelData, comparisons, pairs, report_data
+from art_classwise.report.explorer import explored
 from art_classwise.report.tables import percent, shorten, template
 
 __all__ = ["render", "report_files", "write_report"]
@@ -51,10 +52,11 @@ def render(result: AuditResult) -> str:
         figures={model.key: _model_figures(result, model) for model in report.models[:_MOST_DRAWN]},
         findings=_grouped(report.findings),
         compared=compared,
+        explored=explored(result),
         pair=_first_pair(result),
         snippet=_snippet(result),
         downloads=_downloads(result),
-        style=Markup(_asset("page.css")),
+        style=Markup(_asset("page.css") + _asset("explorer.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
