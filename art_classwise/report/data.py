@@ -20,7 +20,7 @@ from art_classwise.audit.result import AuditResult
 from art_classwise.datasets.catalog import DATASETS
 from art_classwise.errors import InputError
 from art_classwise.metrics.best import Measure
-from art_classwise.report.tables import interval
+from art_classwise.report.tables import interval, weakest_first
 
 __all__ = [
     "ClassData",
@@ -356,12 +356,10 @@ def _worst_group(result: AuditResult, name: str) -> tuple[str, Estimate] | None:
     return str(worst["class"]), Estimate.of(worst, "accuracy", "low", "high")
 
 
+@_once_per_audit
 def class_order(result: AuditResult) -> tuple[str, ...]:
     """Return the classes that have examples, the weakest first, all models together: the order of all figures."""
-    tables = [result.class_table(name) for name in result.models]
-    mean = pd.concat([table["robust"][table["n"] > 0] for table in tables]).groupby(level=0, sort=False).mean()
-    known = mean.reindex([name for name in result.classes if name in mean.index])  # ties in the order of the data
-    return tuple(str(name) for name in known.sort_values(kind="stable").index)
+    return tuple(weakest_first([result.class_table(name) for name in result.models]))
 
 
 @_once_per_audit

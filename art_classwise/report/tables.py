@@ -39,6 +39,7 @@ __all__ = [
     "shorten",
     "summary_grid",
     "template",
+    "weakest_first",
 ]
 
 WIDTH = 80
@@ -135,6 +136,18 @@ def _isolated(text: str) -> Markup:
         parts += [escape(seen[end : run.start()]), Markup("<bdi>{}</bdi>").format(run[0])]
         end = run.end()
     return Markup("").join([*parts, escape(seen[end:])])
+
+
+def weakest_first(tables: Sequence[pd.DataFrame]) -> list[str]:
+    """Return the classes that have examples by their mean robust accuracy over models: one order for all of these.
+
+    Args:
+        tables: A class table of each model, as :meth:`art_classwise.AuditResult.class_table` has it.
+    """
+    import pandas as pd
+
+    mean = pd.concat([table["robust"].where(table["n"] > 0) for table in tables], axis=1).mean(axis=1).dropna()
+    return [str(name) for name in mean.sort_values(kind="stable").index]
 
 
 class Marked(str):
