@@ -76,6 +76,7 @@ __all__ = [
 # Okabe and Ito's palette, told apart by all common kinds of colour vision. Blue and vermilion are much alike in grey:
 # the worst class is also told by its place, its bold name, or the kind of its line.
 CLEAN, ROBUST, WORST = "#56B4E9", "#0072B2", "#D55E00"
+_WORST_INK = "#B34700"
 BEST, OTHER, MEAN = ROBUST, "0.6", "0.25"
 ON_LIGHT, ON_DARK = "#010101", "#fefefe"
 """Letters on colours that stay as they are where the ground is dark: no other ink has these two."""
@@ -189,8 +190,8 @@ def class_axis(ax: Axes, names: Sequence[str], worst: npt.NDArray[np.bool_] | No
 
 
 def mark(text: Text) -> None:
-    """Write a text in the colour of the worst class, bold: in grey, that is what tells it."""
-    text.set(color=WORST, fontweight="bold")
+    """Write a text in the colour of the worst class, darker than its bar, and bold: in grey, that is what tells it."""
+    text.set(color=_WORST_INK, fontweight="bold")
 
 
 def percent_axis(ax: Axes, which: str, text: str) -> None:
