@@ -79,7 +79,7 @@ def quickstart(
         models[name] = classifier
     command = shlex.join(["art-classwise", "quickstart", "--out", str(folder), "--seed", str(seed)])
     audit = ClassWiseAudit(THREAT, ATTACKS, seed=seed, verbose=verbose, command=command)
-    result = audit.evaluate(models, test)
+    result = audit.evaluate(models, test).with_images(models, test)
     result.save(folder, overwrite=True)
     write_report(result, folder)
     return result

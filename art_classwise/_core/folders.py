@@ -71,6 +71,13 @@ class Folder(Protocol):
             FileNotFoundError: There is none.
         """
 
+    def size(self, name: str) -> int:
+        """Return how many bytes a file has.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+
     def where(self, name: str = "") -> str:
         """Return the address of a file, as a person would open it."""
 
@@ -132,6 +139,10 @@ class DiskFolder:
         """See :meth:`Folder.state`."""
         status = self._at(name).stat()
         return status.st_mtime_ns, status.st_size, status.st_ino
+
+    def size(self, name: str) -> int:
+        """See :meth:`Folder.size`."""
+        return self._at(name).stat().st_size
 
     def where(self, name: str = "") -> str:
         """See :meth:`Folder.where`."""
@@ -223,6 +234,11 @@ class RemoteFolder:
         with self._answered():
             told = self._files.info(self._at(name))
         return told.get("ETag") or told.get("etag")
+
+    def size(self, name: str) -> int:
+        """See :meth:`Folder.size`."""
+        with self._answered():
+            return int(self._files.size(self._at(name)))
 
     def where(self, name: str = "") -> str:
         """See :meth:`Folder.where`."""

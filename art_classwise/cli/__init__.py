@@ -16,6 +16,7 @@ from art_classwise import __version__
 from art_classwise.cli._compare import compare
 from art_classwise.cli._config import ConfigFile, SaveConfig
 from art_classwise.cli._config import save_config as write_config
+from art_classwise.cli._images import with_kept_images
 from art_classwise.cli._inventory import doctor, zoo
 from art_classwise.cli._json import Writer, audit_content, printing
 from art_classwise.cli._options import (
@@ -36,7 +37,7 @@ from art_classwise.cli._options import (
     split_names,
 )
 from art_classwise.cli._train import train
-from art_classwise.errors import InputError
+from art_classwise.errors import InputError, printable
 
 if TYPE_CHECKING:
     from art_classwise.audit import AuditResult
@@ -53,6 +54,9 @@ app = typer.Typer(
 )
 
 
+_LINES = "\n"
+
+
 def main() -> None:
     """Run the command line; what the user got wrong is one line on stderr and exit code 2, a failing disk code 1."""
     for stream in (sys.stdout, sys.stderr):
@@ -63,15 +67,15 @@ def main() -> None:
             warnings.showwarning = _show_warning
             app()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error), keep=_LINES)}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error), keep=_LINES)}", file=sys.stderr)
         sys.exit(1)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {printable(str(message), keep=_LINES)}", file=sys.stderr)
 
 
 def _version(wanted: bool) -> None:
@@ -267,6 +271,7 @@ def audit(
         result = job.evaluate(models, data, optional=optional)
         if not is_main():
             return
+        result = with_kept_images(result, models, data, out)
         write_report(result, out)
         _show(result, out, write if json else None, groups)
 
