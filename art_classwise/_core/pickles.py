@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copyreg
+import hashlib
 import io
 import pickle
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +16,7 @@ from art.estimators.classification import PyTorchClassifier
 
 from art_classwise.errors import InputError, first_line
 
-__all__ = ["pickled", "unpickled"]
+__all__ = ["Sent", "pickled", "unpickled"]
 
 
 def pickled(value: Any, what: str) -> bytes:
@@ -51,6 +53,30 @@ def unpickled(content: bytes, what: str) -> Any:
             f"{what} can't be made again in this process: {first_line(error)}. Does it import modules that are "
             "missing here?"
         ) from error
+
+
+@dataclass(frozen=True)
+class Sent:
+    """An object as bytes, with what tells it from others: a worker that has it needn't make it again."""
+
+    content: bytes
+    digest: str
+
+    @classmethod
+    def of(cls, value: Any, what: str) -> Sent:
+        """Return an object as bytes.
+
+        Raises:
+            InputError: It can't be sent.
+        """
+        content = pickled(value, what)
+        return cls(content, hashlib.sha256(content).hexdigest())
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sent) and other.digest == self.digest
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]

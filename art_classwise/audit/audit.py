@@ -21,6 +21,7 @@ from art_classwise._core import distributed
 from art_classwise._core.executors import bundle_size, dispatch, share_with
 from art_classwise._core.folders import open_folder
 from art_classwise._core.forward import release
+from art_classwise._core.pickles import Sent
 from art_classwise._core.progress import ProgressBar, progress_bar
 from art_classwise.attacks.fast_copy import Precision
 from art_classwise.attacks.ladder import Attacks, ladder, usual_threat
@@ -52,7 +53,6 @@ from art_classwise.audit.work import (
     Job,
     Parcel,
     Result,
-    Sent,
     compute,
     drop_damaged,
     held_of,

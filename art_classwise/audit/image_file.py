@@ -72,9 +72,8 @@ def read_images(folder: Folder, manifest: Manifest, outcomes: pd.DataFrame) -> t
         rows = _checked_rows(folder)
         images = [_image(row, manifest) for row in rows if _is_of(row, manifest)]
     except (ValueError, OSError) as error:  # a link, for one
-        raise InputError(
-            f"{folder.where(IMAGES_FILE)} is damaged, so its images aren't shown: {first_line(error)}."
-        ) from error
+        where = folder.where(IMAGES_FILE)
+        raise InputError(f"{where} is damaged, so its images aren't shown: {first_line(error)}.") from error
     known = set(outcomes[["model", "attack", "example", "label"]].itertuples(index=False, name=None))
     return tuple(one for one in images if (one.model, one.attack, one.example, one.label) in known)
 

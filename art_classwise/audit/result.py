@@ -25,7 +25,17 @@ from art_classwise.audit.comparison import Comparison, Kind, best_worst_class, c
 from art_classwise.audit.findings.attack_checks import is_strongly_attacked
 from art_classwise.audit.findings.registry import CheckResult, Findings, checks_table, evidences, run_checks
 from art_classwise.audit.image_file import read_images, write_images
-from art_classwise.audit.outcomes import AuditTable, Relabel, accuracies, cumulative, parts, stacked, summarised, table
+from art_classwise.audit.outcomes import (
+    COSTS,
+    AuditTable,
+    Relabel,
+    accuracies,
+    cumulative,
+    parts,
+    stacked,
+    summarised,
+    table,
+)
 from art_classwise.audit.saved import collect, write_audit
 from art_classwise.datasets import as_dataset
 from art_classwise.errors import InputError
@@ -478,6 +488,38 @@ class AuditResult(AuditTable):
             InputError: There is no such attack, models' examples differ, or no class has two of them.
         """
         return best_worst_class(self, attack=attack, kind=kind, confidence=confidence, seed=seed)
+
+    def attack_costs(self) -> pd.DataFrame:
+        """Return what each attack broke, and at what cost.
+
+        Returns:
+            Indexed by (``model``, ``attack``): ``n``, how many examples were attacked; ``broken``, how many of those
+            that were right without attack it broke, in the worst case those that withstood the attacks before it;
+            ``forwards``, ``backwards`` and ``seconds`` per attacked example, on average (see :attr:`costs`);
+            ``total_seconds``; and ``broken_per_second``. NaN where a cost isn't known: of audits of earlier releases.
+        """
+        rows, costs = {}, self.costs.to_dict("index")
+        for model in self.models:
+            broken_before = 0
+            for attack in self.attacks:
+                of = self.rows(model, attack)
+                right = of["label"] == of["clean_prediction"]
+                broken = int((right & ~of["withstood"]).sum())
+                key = (model, attack)
+                known = costs.get(key, {})
+                n = int(known.get("n", len(of)))
+                seconds = float(known.get("seconds", np.nan))
+                fresh = broken - broken_before if self.manifest.worst_case else broken
+                rows[key] = {
+                    "n": n,
+                    "broken": fresh,
+                    **{name: known.get(name, np.nan) for name in COSTS},
+                    "total_seconds": seconds * n if n else 0.0,
+                    "broken_per_second": fresh / (seconds * n) if n and seconds > 0 else np.nan,
+                }
+                broken_before = broken
+        index = pd.MultiIndex.from_tuples(rows, names=["model", "attack"])
+        return pd.DataFrame([*rows.values()], index=index)
 
     def with_images(
         self, models: Mapping[str, Any], data: Any, *, attacks: Attacks | None = None, per_class: int = 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import warnings
@@ -16,7 +15,7 @@ import pandas as pd
 from art.estimators.estimator import BaseEstimator
 
 from art_classwise import __version__
-from art_classwise._core.pickles import pickled, unpickled
+from art_classwise._core.pickles import Sent, unpickled
 from art_classwise.audit.manifest import Manifest
 from art_classwise.audit.outcomes import joined
 from art_classwise.audit.plan import Task, placed
@@ -33,7 +32,6 @@ __all__ = [
     "Job",
     "Parcel",
     "Result",
-    "Sent",
     "checked_data",
     "compute",
     "drop_damaged",
@@ -150,30 +148,6 @@ def is_probed(manifest: Manifest, name: str) -> bool:
 
 
 # Sent to other processes.
-
-
-@dataclass(frozen=True)
-class Sent:
-    """An object as bytes, with what tells it from others: a worker that has it needn't make it again."""
-
-    content: bytes
-    digest: str
-
-    @classmethod
-    def of(cls, value: Any, what: str) -> Sent:
-        """Return an object as bytes.
-
-        Raises:
-            InputError: It can't be sent.
-        """
-        content = pickled(value, what)
-        return cls(content, hashlib.sha256(content).hexdigest())
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sent) and other.digest == self.digest
 
 
 @dataclass(frozen=True)

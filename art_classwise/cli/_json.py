@@ -103,6 +103,8 @@ def audit_content(result: AuditResult, files: Mapping[str, Path], groups: Groups
         "seed": manifest.seed,
         "worst_case": manifest.worst_case,
         "finished": result.finished,
+        "missing": result.missing,
+        "costs": result.attack_costs().reset_index().to_dict("records"),
         "command": manifest.command,
         "classes": result.classes,
         "attacks": result.attacks,

@@ -169,6 +169,8 @@ class ReportData:
         attacks: Names of the attacks, in the order of the audit.
         worst_case: Whether an example was skipped once an attack had broken it.
         finished: Whether all attacks were tried on all examples.
+        missing: If not, sentences that say what isn't there.
+        costs: What :meth:`AuditResult.attack_costs` returns, without rows of which nothing is known.
         models: The most robust first.
         summary: What :meth:`AuditResult.summary` returns, in the order of the audit.
         order: Names of the models in the order of the audit.
@@ -184,6 +186,8 @@ class ReportData:
     attacks: tuple[str, ...]
     worst_case: bool
     finished: bool
+    missing: tuple[str, ...]
+    costs: pd.DataFrame
     models: tuple[ModelData, ...]
     summary: pd.DataFrame
     order: tuple[str, ...]
@@ -296,6 +300,8 @@ def report_data(result: AuditResult) -> ReportData:
         attacks=result.attacks,
         worst_case=result.manifest.worst_case,
         finished=result.finished,
+        missing=result.missing,
+        costs=result.attack_costs().dropna(subset="seconds"),
         models=tuple(
             _model(result, str(name), place, row, {str(a): float(share) for a, share in zero.xs(name).items()})
             for place, (name, row) in enumerate(ranked.iterrows(), start=1)

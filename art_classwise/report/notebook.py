@@ -104,7 +104,7 @@ def _(result: AuditResult) -> Parts:
     if report.unchecked:
         parts.append("Not all networks themselves were checked: .unchecked")
     if not report.finished:
-        parts.append(f"{_SIGN}The audit isn't finished: these are the examples that all attacks have been run on.")
+        parts.append(f"{_SIGN}The audit isn't finished. {' '.join(report.missing)}")
     calls = [".by_class()", f".worst_class({names[0]!r})", f".confusion({names[0]!r}, {attacks[-1]!r})"]
     pair = names if len(names) > 1 else attacks
     calls += [f".compare({pair[0]!r}, {pair[1]!r})"] if len(pair) > 1 else []

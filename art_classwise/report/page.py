@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -18,10 +20,12 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from art_classwise._core.folders import open_folder
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.findings import Finding
 from art_classwise.audit.result import AuditResult
 from art_classwise.datasets.catalog import DATASETS
+from art_classwise.errors import InputError, first_line
 from art_classwise.report import figures
 from art_classwise.report.data import FEWEST_EXAMPLES, ModelData, class_order, comparisons, pairs, report_data
 from art_classwise.report.explorer import explored
@@ -63,27 +67,36 @@ def render(result: AuditResult) -> str:
     )
 
 
-def report_files(folder: Path) -> dict[str, Path]:
-    """Return the paths of what :func:`write_report` writes, and of the outcomes, by kind."""
-    return {
-        "report": folder / "report.html",
-        "picture": folder / "by_class.png",
-        "table": folder / "by_class.csv",
-        "outcomes": folder / "shards",
-    }
+_REPORT, _PICTURE, _TABLE = "report.html", "by_class.png", "by_class.csv"
 
 
-def write_report(result: AuditResult, folder: Path) -> None:
+def report_files(place: str | os.PathLike[str]) -> dict[str, str]:
+    """Return where :func:`write_report` writes what, and where the outcomes are, by kind."""
+    folder = open_folder(place)
+    names = {"report": _REPORT, "picture": _PICTURE, "table": _TABLE, "outcomes": "outcomes"}
+    return {kind: folder.where(name) for kind, name in names.items()}
+
+
+def write_report(result: AuditResult, place: str | os.PathLike[str]) -> None:
     """Write ``report.html``, ``by_class.png`` and ``by_class.csv`` into a folder.
 
     Args:
         result: The audit.
-        folder: An existing folder.
+        place: A folder, or an address such as ``"s3://bucket/audit"``.
+
+    Raises:
+        InputError: It can't be written.
     """
-    paths = report_files(folder)
-    result.to_html(paths["report"])
-    figures.save(figures.models_by_class(result), paths["picture"])
-    result.to_csv(paths["table"])
+    folder = open_folder(place)
+    with tempfile.TemporaryDirectory() as made:
+        result.to_html(Path(made, _REPORT))
+        figures.save(figures.models_by_class(result), Path(made, _PICTURE))
+        result.to_csv(Path(made, _TABLE))
+        for name in (_REPORT, _PICTURE, _TABLE):
+            try:
+                folder.write(name, Path(made, name).read_bytes())
+            except OSError as error:
+                raise InputError(f"{folder.where(name)} can't be written: {first_line(error)}.") from error
 
 
 def _asset(name: str) -> str:

@@ -71,7 +71,9 @@ def test_terminal_table_is_worst_first_and_absent_last(capsys, result):
 @pytest.mark.parametrize(("worst_case", "finished"), [(False, True), (True, True), (False, False)])
 def test_pages_and_tables_say_what_kind_of_audit_it_was(classifier, data, worst_case, finished, capsys):
     made = acw.ClassWiseAudit("Linf:0.02", ["fgsm", "pgd-2"], verbose=False).evaluate({"net": classifier}, data)
-    other = AuditResult(made.outcomes, made.manifest.updated(worst_case=worst_case), finished)
+    other = AuditResult(
+        made.outcomes, made.manifest.updated(worst_case=worst_case), () if finished else ("one: no attack.",)
+    )
     page = render(other)
     assert ("under it and all before it" in page) == worst_case
     assert ("The audit isn't finished" in page) == (not finished)
