@@ -331,6 +331,7 @@ class _Run:
         while True:
             with self._bar(requested) as bar:
                 todo = [*self._todo(requested, bar)]
+                distributed.meet()  # all have the same list, from which nothing is missing yet
                 rank, world = distributed.rank(), distributed.world()
                 for task in [todo[i] for i in share(len(todo), rank, world)]:
                     self._compute(requested, models[task.model], attacks[task.model], task, bar)
@@ -348,10 +349,8 @@ class _Run:
             finally:
                 distributed.meet()
         if self._audit.checks:
-            held = self.store.manifest()
-            for number, name in enumerate(models):
-                if number % distributed.world() == distributed.rank() and not is_probed(held, name):
-                    self._probe_here(requested, name, models[name], outcomes)
+            for name in self._untried(requested, models):
+                self._probe_here(requested, name, models[name], outcomes)
             distributed.meet()
         return outcomes
 
@@ -475,16 +474,22 @@ class _Run:
             except MissingShardError:
                 continue
         if self._audit.checks and outcomes is not None:
-            held = self.store.manifest()
             tried = (
                 Parcel(
                     Task(name, 0, ("checks",)), probe=probe_examples(self._data, outcomes[outcomes["model"] == name])
                 )
-                for name in rest
-                if not is_probed(held, name)
+                for name in self._untried(requested, rest)
             )
             dispatch(executor, _bundled(tried, 1), submit, _unbundled(receive_probe), name=_bundle_name)
         return failed
+
+    def _untried(self, requested: Manifest, names: Iterable[str]) -> list[str]:
+        """Return which of the networks aren't tried themselves yet: of this process's share, each by its first name."""
+        first = {requested.models[name]: name for name in reversed(list(names))}
+        rank, world = distributed.rank(), distributed.world()
+        mine = [name for number, name in enumerate(sorted(first.values())) if number % world == rank]
+        held = self.store.manifest()
+        return [name for name in mine if not is_probed(held, name)]
 
     def _job(self) -> Job:
         audit = self._audit

@@ -262,14 +262,19 @@ def to_parquet(frame: pd.DataFrame, schema: pa.Schema) -> bytes:
         frame: With the schema's columns.
         schema: :data:`art_classwise.audit.outcomes.OUTCOMES`.
     """
-    rows = pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False)
+    # Column by column: a frame's NaN would become nulls.
+    columns = [pa.array(frame[field.name].to_numpy(dtype=field.type.to_pandas_dtype())) for field in schema]
+    rows = pa.Table.from_arrays(columns, schema=schema)
     buffer = io.BytesIO()
     pq.write_table(
         rows.replace_schema_metadata(None),
         buffer,
         compression="zstd",
-        use_dictionary=["label", "prediction", "perturbation", *COSTS],
-        column_encoding={"example": "DELTA_BINARY_PACKED", "margin": "BYTE_STREAM_SPLIT"},
+        use_dictionary=["perturbation", *COSTS],
+        column_encoding={
+            **dict.fromkeys(("example", "label", "prediction"), "DELTA_BINARY_PACKED"),
+            "margin": "BYTE_STREAM_SPLIT",
+        },
         write_statistics=False,
         store_schema=False,
     )

@@ -102,11 +102,12 @@ class _Cost:
 
 @contextmanager
 def _costs(classifier: Any) -> Iterator[_Cost]:
-    begun = time.perf_counter()
-    with counted(classifier) as passes:
+    # One at a time: a thread that waits for another costs nothing, and a network may be both threads'.
+    with _ONE_AT_A_TIME, counted(classifier) as passes:
+        begun = time.perf_counter()
         cost = _Cost(passes)
         yield cost
-    cost.seconds = time.perf_counter() - begun
+        cost.seconds = time.perf_counter() - begun
 
 
 def _outcomes(
@@ -236,11 +237,12 @@ class ShardRunner:
 
     def _examples(self, shard: int) -> Dataset:
         """Return a shard's examples, read once for all attacks on them."""
-        if self._shard is None or self._shard[0] != shard:
-            self._shard = None  # before the next is read
+        held = self._shard  # which another thread may replace at any time
+        if held is None or held[0] != shard:
+            held = self._shard = None  # before the next is read
             data = self._data(shard) if callable(self._data) else shard_of(self._data, shard, self._shard_size)
-            self._shard = shard, replace(data, x=np.asarray(data.x))
-        return self._shard[1]
+            held = self._shard = shard, replace(data, x=np.asarray(data.x))
+        return held[1]
 
     def _logits(
         self, classifier: Any, data: Dataset, most: int, x: npt.NDArray[np.float32] | None = None

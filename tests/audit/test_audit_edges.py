@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -21,7 +20,6 @@ from art_classwise._core.forward import computing_at_most
 from art_classwise.audit import audit as audit_module
 from art_classwise.audit import is_finished
 from art_classwise.audit.provenance import data_fingerprint, fingerprint, model_fingerprint, parameters
-from art_classwise.audit.store import Store, Unit
 from art_classwise.datasets import Dataset
 
 
@@ -149,7 +147,7 @@ def test_networks_that_draw_numbers_draw_the_same_again(network, data, tmp_path,
         tables.append(audit.evaluate({"net": noisy}, data).outcomes)
         assert torch.equal(torch.get_rng_state(), before)
     assert tables[0].equals(tables[1])
-    for path in (tmp_path / "1" / "shards").rglob("00002-*.parquet"):
+    for path in (tmp_path / "1" / "outcomes").rglob("*-00002-*.parquet"):
         path.unlink()
     again = acw.ClassWiseAudit("Linf:0.05", "fgsm", store=tmp_path / "1", verbose=False).evaluate({"net": noisy}, data)
     assert again.outcomes.equals(tables[0])
@@ -321,28 +319,11 @@ def test_a_shard_in_another_ones_place_is_damaged(classifier, network, data, tmp
     other = copy.deepcopy(network)
     other[5].weight.data *= -1
     audit = acw.ClassWiseAudit("Linf:0.05", "fgsm", store=tmp_path, verbose=False)
-    result = audit.evaluate({"a": classifier, "b": made(other)}, data)
-    a, b = (next((tmp_path / "shards" / result.manifest.models[m] / "clean").glob("*.parquet")) for m in "ab")
-    shutil.copy(a, b.with_name(a.name))
-    b.unlink()
+    audit.evaluate({"a": classifier, "b": made(other)}, data)
+    a, b = (next((tmp_path / f"outcomes/model={m}/attack=clean").iterdir()) for m in "ab")
+    shutil.copy(a, b)
     with pytest.raises(InputError, match="don't have the checksum"):
         acw.read_audit(tmp_path)
-
-
-def test_a_shard_that_came_since_is_not_computed(classifier, data, tmp_path, monkeypatch):
-    """Another process wrote it between the look around and the claim."""
-    from art_classwise.audit import runner
-
-    monkeypatch.setattr(audit_module, "_SHARD", 4)
-    audit = acw.ClassWiseAudit("Linf:0.05", "fgsm", store=tmp_path, verbose=False)
-    audit.evaluate({"net": classifier}, data)
-    store = Store(tmp_path)
-    manifest = store.manifest()
-    units = [Unit(manifest.models["net"], None, i) for i in range(4)]
-    looks = [set()]
-    there = runner._finished
-    monkeypatch.setattr(runner, "_finished", lambda *given: looks.pop() if looks else there(*given))
-    runner.fill(store, [units], lambda unit: pytest.fail("computed"), in_order=False)
 
 
 def test_outside_attacks_draw_other_numbers_in_each_shard(classifier, monkeypatch):
@@ -368,7 +349,7 @@ def test_what_computes_alike_told_with_a_surrogate(classifier):
 def test_an_audit_without_a_clean_shard_is_unfinished(classifier, data, tmp_path):
     acw.ClassWiseAudit("Linf:0.05", "fgsm", store=tmp_path, verbose=False).evaluate({"net": classifier}, data)
     assert is_finished(tmp_path)
-    next(tmp_path.rglob("clean/*.parquet")).unlink()
+    next(tmp_path.rglob("attack=clean/*.parquet")).unlink()
     assert not is_finished(tmp_path)
 
 
@@ -378,37 +359,6 @@ def test_what_is_told_is_of_what_was_asked(classifier, network, data, tmp_path):
     some = acw.ClassWiseAudit("Linf:0.05", ["pgd-2"], store=tmp_path, verbose=False).evaluate({"b": classifier}, data)
     assert (some.models, some.attacks) == (("b",), ("pgd-2",))
     assert ([*some.manifest.models], [*some.manifest.attacks]) == (["b"], ["pgd-2"])
-
-
-def test_where_order_counts_nobody_runs_ahead(tmp_path, monkeypatch):
-    """Another process has the second of three units: the third must wait for it."""
-    import pandas as pd
-
-    from art_classwise.audit import runner
-
-    (tmp_path / "audit").mkdir()
-    store = Store(tmp_path / "audit")
-    units = [Unit("a" * 32, key, 0) for key in (None, "b" * 32, "c" * 32)]
-    claim, elsewhere, order = Store.claim, [units[1]], []
-
-    @contextmanager
-    def claimed(self, unit):
-        if unit in elsewhere:
-            elsewhere.remove(unit)
-            yield False
-        else:
-            with claim(self, unit) as mine:
-                yield mine
-
-    def compute(unit):
-        order.append(unit)
-        columns = ["example", "label", "prediction", "margin", "perturbation", "zero_gradient"]
-        return pd.DataFrame([[0, 0, 0, 1.0, 0.0, False]], columns=columns)
-
-    monkeypatch.setattr(Store, "claim", claimed)
-    runner.fill(store, [units], compute, in_order=True)
-    assert order == units
-    assert elsewhere == []
 
 
 def test_an_attack_may_return_what_can_not_be_written_to(classifier, data):

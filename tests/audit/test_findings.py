@@ -710,10 +710,12 @@ def test_probes_from_anyone_are_checked(trained, digits, tmp_path, change, says)
 
 def test_probes_of_another_release_are_tried_anew(trained, digits, tmp_path):
     result = audited(trained, digits.first(20), store=tmp_path)
-    path = tmp_path / "manifest.json"
-    content = json.loads(path.read_text())
-    content["probes"]["net"]["more"] = 1
-    path.write_text(json.dumps(content))
+    (path,) = (tmp_path / "probes").iterdir()
+    content = json.loads(path.read_text()) | {"more": 1}
+    path.unlink()
+    path.with_name(f"{path.name.partition('-')[0]}-0123456789abcdef.json").write_text(json.dumps(content))
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"probes": {}}))
     assert acw.read_audit(tmp_path).manifest.probes == {}
     assert audited(trained, digits.first(20), store=tmp_path).manifest.probes == result.manifest.probes
 

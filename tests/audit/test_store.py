@@ -6,7 +6,8 @@ import errno
 import json
 import os
 import shutil
-from pathlib import Path
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ import pytest
 
 import art_classwise as acw
 from art_classwise import InputError
+from art_classwise._core import files
 from art_classwise.audit import audit as audit_module
 from art_classwise.audit import is_finished, runner
 from art_classwise.audit import store as store_module
@@ -70,6 +72,29 @@ def shards(folder):
     return sorted(folder.rglob("*.parquet"))
 
 
+def number(path):
+    """Of a shard, by the name of its file."""
+    return int(path.name.split("-")[2])
+
+
+def unit_of(path):
+    """What a file holds, by the manifest of its folder."""
+    store = Store(path.parents[3])
+    manifest = store.manifest()
+    units = [
+        Unit(model, attack, i)
+        for model in manifest.models.values()
+        for attack in (None, *(one.fingerprint for one in manifest.attacks.values()))
+        for i in range(manifest.n_shards)
+    ]
+    (found,) = (
+        unit
+        for unit in units
+        if path.name.startswith(f"{store_module._begin(unit.model, unit.attack)}-{unit.shard:05d}-")
+    )
+    return found
+
+
 # Written and read.
 
 
@@ -96,9 +121,7 @@ def test_a_saved_audit_is_replaced_on_request_only(result, tmp_path, classifier,
     other = acw.ClassWiseAudit("Linf:0.07", "fgsm", verbose=False).evaluate({"net": classifier}, data)
     other.save(tmp_path, overwrite=True)
     pd.testing.assert_frame_equal(acw.read_audit(tmp_path).outcomes, other.outcomes)
-    assert not {p for p in before if p.parent.name != "clean"} & set(
-        shards(tmp_path)
-    )  # without attack all is as it was
+    assert not {p for p in before if p.parent.name != "attack=clean"} & {*shards(tmp_path)}
     with pytest.raises(InputError, match=r"can't be used, since it holds a saved result, which no audit can continue"):
         again(tmp_path, classifier, data)
 
@@ -107,10 +130,12 @@ def test_what_evaluate_returns_lies_in_the_folder(folder, expected):
     result = acw.read_audit(folder)
     assert result.outcomes.equals(expected)
     assert {str(kind) for kind in result.outcomes.dtypes[2:]} == {"int64", "int32", "bool", "float32"}
-    assert sorted(p.name for p in folder.iterdir()) == ["locks", "manifest.json", "shards"]
+    assert sorted(p.name for p in folder.iterdir()) == ["environments", "manifest.json", "outcomes", "plans", "probes"]
     assert len(shards(folder)) == 4 * 3
+    assert {p.parent.relative_to(folder).as_posix() for p in shards(folder)} == {
+        f"outcomes/model=net/attack={attack}" for attack in ("clean", "fgsm", "pgd-3")
+    }
     assert not [*folder.rglob("*.tmp")]
-    assert [p.name for p in (folder / "locks").iterdir()] in ([], ["manifest.lock"])
 
 
 def test_an_audit_asked_for_twice_is_read(folder, classifier, data, expected, computed):
@@ -160,13 +185,23 @@ def test_a_shard_is_small_enough_for_imagenet(tmp_path):
     store, n = Store(tmp_path / "s"), 512
     prediction = rng.integers(0, 1000, n)
     common = {"example": np.arange(n) + 40_000, "prediction": prediction}
-    clean = pd.DataFrame({**common, "label": rng.integers(0, 1000, n), "margin": rng.normal(size=n)})
-    attacked = pd.DataFrame(
-        {**common, "margin": rng.normal(size=n), "perturbation": rng.uniform(0, 1, n), "zero_gradient": prediction < 5}
+    common |= {"label": rng.integers(0, 1000, n), "margin": rng.normal(size=n)}
+    cost = {"forwards": 30.2, "backwards": 20.1, "seconds": 0.01}
+    clean = pd.DataFrame({**common, "perturbation": 0.0, "zero_gradient": False, **cost})
+    attacked = pd.DataFrame({**common, "perturbation": rng.uniform(0, 1, n), "zero_gradient": prediction < 5, **cost})
+    store.begin(
+        Manifest.begun(
+            threat=acw.ThreatModel.parse("Linf:0.1"),
+            seed=0,
+            worst_case=False,
+            shard_size=n,
+            examples={"dataset": "d", "split": "s", "n": 50_000},
+            classes=("a",),
+        )
     )
     blocks = 0
     for attack, rows in ((None, clean), ("b" * 32, attacked)):
-        size = store.write(Unit("a" * 32, attack, 3), rows).stat().st_size
+        size = (tmp_path / "s" / store.write(Unit("a" * 32, attack, 3), rows).name).stat().st_size
         blocks += -(-size // 4096) * (1 if attack is None else 8)
     assert blocks * 4096 * 30 * -(-50_000 // n) < 300e6
 
@@ -195,7 +230,7 @@ def test_goes_on_where_it_was_interrupted(tmp_path, classifier, data, expected, 
 
 
 def test_an_unfinished_audit_is_read_in_part(folder, expected):
-    gone = next(p for p in shards(folder) if p.parent.name != "clean" and p.name.startswith("00002"))
+    gone = next(p for p in shards(folder) if p.parent.name != "attack=clean" and number(p) == 2)
     gone.unlink()
     with pytest.raises(InputError, match=r"unfinished audit: of 'net' 11 of 12 shards are there\. Run the same audit"):
         acw.read_audit(folder)
@@ -222,10 +257,8 @@ def another_schema(path):
 
 
 def renamed(path):
-    model, attack = path.parent.parent.name, path.parent.name
-    unit = Unit(model, None if attack == "clean" else attack, int(path.name[:5]))
-    checksum = store_module._checksum(unit, path.read_bytes())
-    path.rename(path.with_name(f"{path.name[:5]}-{checksum}.parquet"))
+    begin = path.name.rpartition("-")[0]
+    path.rename(path.with_name(f"{begin}-{store_module._digest(unit_of(path), path.read_bytes())}.parquet"))
 
 
 @pytest.mark.parametrize(
@@ -234,7 +267,7 @@ def renamed(path):
         (flipped, "don't have the checksum in its name"),
         (lambda p: p.write_bytes(p.read_bytes()[:-100]), "don't have the checksum in its name"),
         (lambda p: p.write_bytes(b""), "its 0 bytes"),
-        (lambda p: shutil.copy(next(q for q in shards(p.parents[3]) if q != p), p), "don't have the checksum"),
+        (lambda p: shutil.copy(next(q for q in shards(p.parents[2]) if q != p), p), "don't have the checksum"),
         (another_schema, "it has other columns than an audit's shard: model"),
         (lambda p: p.write_bytes(b"no Parquet") and renamed(p), "Parquet"),
     ],
@@ -242,9 +275,10 @@ def renamed(path):
 def test_a_damaged_shard_is_named_and_computed_anew(folder, classifier, data, expected, computed, damage, says):
     path = shards(folder)[5]
     damage(path)
-    with pytest.raises(InputError, match=rf"The shard .*{path.name[:5]}-.*parquet is damaged: .*{says}"):
+    begin = path.name.rpartition("-")[0]
+    with pytest.raises(InputError, match=rf"The shard .*{begin}-.*parquet is damaged: .*{says}"):
         acw.read_audit(folder)
-    with pytest.warns(UserWarning, match=rf"The shard .*{path.name[:5]}-.* is damaged: .*It is computed again"):
+    with pytest.warns(UserWarning, match=rf"The shard .*{begin}-.* is damaged: .*It is computed again"):
         assert again(folder, classifier, data).outcomes.equals(expected)
     assert len(computed) == 1
     assert acw.read_audit(folder).outcomes.equals(expected)
@@ -252,29 +286,27 @@ def test_a_damaged_shard_is_named_and_computed_anew(folder, classifier, data, ex
 
 def test_shards_that_do_not_fit_together_are_refused(folder):
     """Whole files with right checksums, written by someone who left out what didn't withstand."""
-    path = next(p for p in shards(folder) if p.parent.name != "clean")
-    table = pq.read_table(path)
-    path.unlink()
-    path = path.with_name("00000-0123456789abcdef.parquet")
-    pq.write_table(table.slice(0, 2), path)
+    path = next(p for p in shards(folder) if p.parent.name != "attack=clean")
+    table = pq.ParquetFile(path).read()
+    pq.write_table(table.slice(0, 2), path, store_schema=False)
     renamed(path)
-    with pytest.raises(InputError, match=r"00000-.*is damaged: 4 examples were left to attack, but other 2"):
+    with pytest.raises(InputError, match=r"-00000-.*is damaged: 4 examples were left to attack, but other 2"):
         acw.read_audit(folder)
 
 
 def test_labels_beyond_the_classes_are_refused(folder):
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"classes": ["one", "two"]}))
+    for path in (folder / "manifest.json", *(folder / "plans").iterdir()):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"classes": ["one", "two"]}))
     with pytest.raises(InputError, match="holds labels or predictions outside of its 2 classes"):
         acw.read_audit(folder)
 
 
-@pytest.mark.parametrize("n_whole", [0, 5])
-def test_a_full_disk_is_one_clear_error(tmp_path, classifier, data, expected, monkeypatch, n_whole):
+@pytest.mark.parametrize(("n_whole", "n_written"), [(0, 0), (0, 2), (5, 8)])  # the plan, the manifest, an environment
+def test_a_full_disk_is_one_clear_error(tmp_path, classifier, data, expected, monkeypatch, n_whole, n_written):
     sync, count = os.fsync, []
 
     def full(descriptor):
-        if len(count) >= n_whole + 2 * (n_whole > 0):  # of the manifest, first written, then with the environment
+        if len(count) >= n_written:
             raise OSError(errno.ENOSPC, "No space left on device")
         count.append(descriptor)
         sync(descriptor)
@@ -292,9 +324,10 @@ def test_a_full_disk_is_one_clear_error(tmp_path, classifier, data, expected, mo
 
 def test_what_a_killed_process_left_is_removed(folder, classifier, data, expected):
     path = shards(folder)[0]
-    left = path.with_name(f".{path.name}.77.tmp")
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = path.with_name(f".{path.name}.{files._HOST}-{ended.pid}-0a1b2c3d.tmp")
     path.rename(left)
-    (folder / "locks" / "00000.lock").touch()
     assert again(folder, classifier, data).outcomes.equals(expected)
     assert not left.exists()
 
@@ -423,7 +456,7 @@ def test_a_manifest_lacks_nothing(folder):
     path = folder / "manifest.json"
     content = json.loads(path.read_text())
     assert Manifest.from_json(path.read_text()).to_json() == path.read_text()
-    for key in content.keys() - {"probes", "published"}:  # which older folders lack
+    for key in content.keys() - {"probes", "published", "plan"}:  # which older folders lack
         path.write_text(json.dumps({k: v for k, v in content.items() if k != key}))
         with pytest.raises(InputError, match=r"manifest\.json is"):
             acw.read_audit(folder)
@@ -434,12 +467,17 @@ def test_a_manifest_lacks_nothing(folder):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match=r"manifest\.json can't be read"):
         acw.read_audit(folder)
+    shutil.rmtree(folder / "plans")
     path.unlink()
     with pytest.raises(InputError, match=r"holds no audit: there is no manifest\.json"):
         acw.read_audit(folder)
 
 
-@pytest.mark.parametrize("what", ["", "manifest.json", "shards", "shards/*", "shards/*/clean", "shards/*/clean/00001*"])
+@pytest.mark.parametrize(
+    "what",
+    ["", "manifest.json", "outcomes", "outcomes/*", "outcomes/*/*=clean", "outcomes/*/*=clean/*-00001-*"]
+    + [f"{kind}{files}" for kind in ("plans", "environments", "probes") for files in ("", "/*")],
+)
 def test_symbolic_links_are_refused(folder, classifier, data, tmp_path, what):
     """A store in a place that others can write to may point to where they can't."""
     path = folder if not what else next(folder.glob(what))
@@ -456,17 +494,7 @@ def test_a_folder_within_a_linked_one_is_fine(folder, classifier, data, tmp_path
     assert again(tmp_path / "scratch" / "audit", classifier, data).outcomes.equals(expected)
 
 
-def test_a_linked_lock_is_refused(tmp_path, classifier, data):
-    precious = tmp_path / "precious"
-    precious.write_text("kept")
-    (tmp_path / "audit" / "locks").mkdir(parents=True)
-    (tmp_path / "audit" / "locks" / "manifest.lock").symlink_to(precious)
-    with pytest.raises(InputError, match="is a symbolic link"):
-        again(tmp_path / "audit", classifier, data)
-    assert precious.read_text() == "kept"
-
-
-HOSTILE = ("../../outside", "/absolute", "<img src=x onerror=alert(1)>", "two\nlines", "\x1b[2Jcleared")
+HOSTILE = ("../../outside", "/absolute", "<img src=x onerror=alert(1)>", "two\nlines", "\x1b[2Jcleared", "..")
 
 
 def test_hostile_names_stay_names(tmp_path, classifier, network, data, capsys):
@@ -474,16 +502,17 @@ def test_hostile_names_stay_names(tmp_path, classifier, network, data, capsys):
     from art_classwise.report import print_tables, write_report
 
     outside = {*tmp_path.rglob("*")}
-    named = acw.Dataset(data.x, data.y, HOSTILE[1:], ids=data.ids)
+    named = acw.Dataset(data.x, data.y, HOSTILE[1:5], ids=data.ids)
     attacks = {name: lambda c: acw.PGD(c, eps=0.05, max_iter=1, verbose=False) for name in HOSTILE}
     audit = acw.ClassWiseAudit("Linf:0.05", attacks, store=tmp_path / "deep" / "store", verbose=False)
     audit.evaluate(dict.fromkeys(HOSTILE, classifier), named)
     result = acw.read_audit(tmp_path / "deep" / "store")
-    assert (result.models, result.attacks, result.classes) == (HOSTILE, HOSTILE, HOSTILE[1:])
+    assert (result.models, result.attacks, result.classes) == (HOSTILE, HOSTILE, HOSTILE[1:5])
     write_report(result, tmp_path / "deep" / "store")
     written = {*tmp_path.rglob("*")} - outside
     assert all(p == tmp_path / "deep" or (tmp_path / "deep" / "store") in (p, *p.parents) for p in written)
-    assert all(p.suffix in ("", ".json", ".parquet", ".lock", ".html", ".png", ".csv") for p in written)
+    kinds = {"", ".json", ".parquet", ".html", ".png", ".csv"}
+    assert all(p.is_dir() or p.suffix in kinds for p in written)
     page = (tmp_path / "deep" / "store" / "report.html").read_text()
     assert "<img" not in page
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
@@ -512,32 +541,32 @@ def test_the_manifest_says_where_outcomes_come_from(folder, classifier, data, mo
     assert [e.python for e in acw.read_audit(folder).manifest.environments] == [first[0].python, "3.99"]
 
 
-def test_a_lock_that_is_held_is_waited_for_and_then_named(folder, monkeypatch, classifier, data):
-    from filelock import FileLock
-
-    monkeypatch.setattr(store_module, "_LOCK_SECONDS", 0.2)
-    with FileLock(folder / "locks" / "manifest.lock"), pytest.raises(InputError, match=r"manifest\.lock for 0\.2 s"):
-        again(folder, classifier, data)
-
-
-def test_folders_without_locks_are_named(folder, monkeypatch, classifier, data):
-    def none(*_, **__):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(store_module.FileLock, "acquire", none)
-    with pytest.raises(InputError, match=r"manifest\.lock can't be written: No locks available"):
-        again(folder, classifier, data)
-
-
-def test_units_of_a_shard_hold_what_is_promised(folder):
-    """A reader of the Parquet files by other means finds these columns and types."""
-    clean = pq.read_schema(next(p for p in shards(folder) if p.parent.name == "clean"))
-    attacked = pq.read_schema(next(p for p in shards(folder) if p.parent.name != "clean"))
-    assert dict(zip(clean.names, clean.types, strict=True)) == {
-        "example": pa.int64(),
-        "label": pa.int32(),
-        "prediction": pa.int32(),
-        "margin": pa.float32(),
+def test_files_of_a_shard_hold_what_is_promised(folder, expected):
+    """A reader of the Parquet files by other means finds these columns and types, the same in every file."""
+    schemas = [pq.read_schema(path) for path in shards(folder)]
+    assert {kind for schema in schemas for kind in zip(schema.names, schema.types, strict=True)} == {
+        ("example", pa.int64()),
+        ("label", pa.int32()),
+        ("prediction", pa.int32()),
+        ("margin", pa.float32()),
+        ("perturbation", pa.float32()),
+        ("zero_gradient", pa.bool_()),
+        ("forwards", pa.float32()),
+        ("backwards", pa.float32()),
+        ("seconds", pa.float32()),
     }
-    assert attacked.names == ["example", "prediction", "margin", "perturbation", "zero_gradient"]
-    assert all(Path(p).parent.parent.parent == folder / "shards" for p in shards(folder))
+
+
+def test_other_programs_read_a_store_as_one_table(folder, expected):
+    """pyarrow and DuckDB, models and attacks by their folders' names."""
+    import pyarrow.dataset
+
+    told = expected[["attack", "example", "prediction", "margin"]].sort_values(["attack", "example"])
+    table = pyarrow.dataset.dataset(folder / "outcomes", partitioning="hive").to_table().to_pandas()
+    query = f"select * from read_parquet('{folder}/outcomes/*/*/*.parquet', hive_partitioning = true)"
+    duckdb = pytest.importorskip("duckdb", reason="needs DuckDB")
+    for found in (table, duckdb.sql(query).df()):
+        assert {*found["model"]} == {"net"}
+        attacked = found[found["attack"] != "clean"].sort_values(["attack", "example"])
+        assert (attacked[list(told)].astype(str).to_numpy() == told.astype(str).to_numpy()).all()
+        assert len(found) - len(attacked) == 16

@@ -134,10 +134,10 @@ def test_outcomes_of_another_network_are_not_taken_for_its(data, tmp_path):
 
 
 def test_a_folder_that_can_not_be_written_ends_the_walk(data, tmp_path, monkeypatch):
-    def full(self, path):
+    def full(self, name, content):
         raise store.StoreError("the disk is full")
 
-    monkeypatch.setattr(store.Store, "writing", full)
+    monkeypatch.setattr(store.Store, "_write", full)
     with pytest.raises(InputError, match="the disk is full"):
         audit(store=tmp_path).evaluate({"a": lambda: make(0), "b": lambda: make(1)}, data, optional=["a", "b"])
 
