@@ -18,6 +18,7 @@ from art_classwise.cli._config import ConfigFile, SaveConfig
 from art_classwise.cli._config import save_config as write_config
 from art_classwise.cli._inventory import doctor, zoo
 from art_classwise.cli._json import Writer, audit_content, printing
+from art_classwise.cli._messages import message_of, with_options
 from art_classwise.cli._options import (
     ClassNames,
     DatasetName,
@@ -63,7 +64,7 @@ def main() -> None:
             warnings.showwarning = _show_warning
             app()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message_of(error, _command())}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -71,7 +72,12 @@ def main() -> None:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {with_options(str(message), _command())}", file=sys.stderr)
+
+
+def _command() -> str:
+    """Return the name of the command that runs."""
+    return next((word for word in sys.argv[1:] if not word.startswith("-")), "")
 
 
 def _version(wanted: bool) -> None:

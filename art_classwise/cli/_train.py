@@ -205,7 +205,13 @@ def _policy(text: str | None, classes: Sequence[str], validation: int) -> ClassP
 
     if text is None:
         return None
-    policy = parse_policy(text, classes)
+    try:
+        policy = parse_policy(text, classes)
+    except InputError as error:
+        if "`" not in str(error):
+            raise
+        # It names the parameters of the policy, some of which are called like options of ours.
+        raise InputError(f"--class-policy {text}: {str(error).replace('`', '')}") from error
     if policy.needs_validation and not validation:
         raise InputError(
             f"--class-policy {text} needs the class accuracies on validation examples: give --validation, "
