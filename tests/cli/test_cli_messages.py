@@ -126,7 +126,7 @@ def test_each_parameter_in_a_message_is_known_to_the_command_line():
         for found in re.findall(r"`([a-z]\w*)(?:=[^`]*)?`", text):
             named.setdefault(found, set()).add(file)
     unknown = {name: files for name, files in named.items() if name not in KNOWN | ONLY_IN_PYTHON}
-    assert unknown == {"train": {"cli/_options.py", "cli/__init__.py"}}  # the command
+    assert unknown.keys() == {"train"}  # the command
     assert len(KNOWN & named.keys()) > 20
 
 
