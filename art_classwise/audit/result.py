@@ -399,7 +399,7 @@ class AuditResult(AuditTable):
         under = attack or WORST_CASE
         cells = [(m, under) for m in self.models] if model is None else [(model, a) for a in self.attacks]
         if len(cells) < 2:
-            what = "model: compare attacks on it, model=..." if model is None else "attack: compare models, attack=..."
+            what = "model: compare attacks on it, `model`" if model is None else "attack: compare models, `attack`"
             raise InputError(f"There is nothing to compare: the audit has one {what}")
         n_classes = len(self.classes)
         rows = {

@@ -162,7 +162,7 @@ def load_robustbench(
         raise InputError(
             f"{first.absolute() if first else name} "
             + (
-                f"holds more than weights: {found}. If you trust its author, load it with unsafe_weights=True."
+                f"holds more than weights: {found}. If you trust its author, load it with `unsafe_weights=True`."
                 if found
                 else f"is damaged: move it away to download it again{_by_hand(files)}"
             )

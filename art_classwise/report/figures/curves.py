@@ -183,7 +183,7 @@ def _checked(results: Sequence[AuditResult], model: str | None) -> str:
     first = results[0]
     several = next((r for r in results if len(r.models) > 1), None)
     if model is None and several is not None:
-        raise InputError(f"An audit has {len(several.models)} models: choose one, e.g. model={several.models[0]!r}.")
+        raise InputError(f"An audit has {len(several.models)} models: choose one, e.g. `model={several.models[0]!r}`.")
     name = first.models[0] if model is None else model
     rows = first.rows(name, WORST_CASE)
     for before, result in pairwise(results):
