@@ -16,7 +16,7 @@ from art_classwise import __version__
 from art_classwise.cli._compare import compare
 from art_classwise.cli._config import ConfigFile, SaveConfig
 from art_classwise.cli._config import save_config as write_config
-from art_classwise.cli._images import with_kept_images
+from art_classwise.cli._images import with_kept_images, with_sources
 from art_classwise.cli._inventory import doctor, zoo
 from art_classwise.cli._json import Writer, audit_content, printing
 from art_classwise.cli._options import (
@@ -271,7 +271,7 @@ def audit(
         result = job.evaluate(models, data, optional=optional)
         if not is_main():
             return
-        result = with_kept_images(result, models, data, out)
+        result = with_kept_images(with_sources(result, models, out), models, data, out)
         write_report(result, out)
         _show(result, out, write if json else None, groups)
 

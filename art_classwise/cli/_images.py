@@ -1,4 +1,4 @@
-"""Attacked images for the page of an audit."""
+"""What the page of an audit shows besides outcomes: attacked images, and where the models are from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from art_classwise.audit import AuditResult
     from art_classwise.datasets import Dataset
 
-__all__ = ["with_kept_images"]
+__all__ = ["with_kept_images", "with_sources"]
 
 
 def with_kept_images(result: AuditResult, models: Mapping[str, Any], data: Dataset, folder: Path) -> AuditResult:
@@ -39,3 +39,19 @@ def with_kept_images(result: AuditResult, models: Mapping[str, Any], data: Datas
         warnings.warn(f"The page is without attacked images: {first_line(error)}", stacklevel=2)
         return result
     return made
+
+
+def with_sources(result: AuditResult, models: Mapping[str, Any], folder: Path) -> AuditResult:
+    """Return an audit that says where its models are from, as does the manifest in its folder from then on."""
+    from dataclasses import replace
+
+    from art_classwise.audit.manifest import ModelSource
+    from art_classwise.audit.store import Store
+
+    in_memory = {name: model for name, model in models.items() if hasattr(model, "predict") and name in result.models}
+    known = result.manifest.sources | {name: ModelSource.of(model) for name, model in in_memory.items()}
+    if known == result.manifest.sources:
+        return result
+    told = replace(result, manifest=result.manifest.updated(sources=known))
+    Store(folder).join(told.manifest)
+    return told
