@@ -19,6 +19,7 @@ from art_classwise.cli._inventory import doctor, zoo
 from art_classwise.cli._json import printing
 from art_classwise.cli._messages import message_of, with_options
 from art_classwise.cli._options import Json, Out, Quiet, Seed
+from art_classwise.cli._plan import collect, plan, work
 from art_classwise.cli._train import train
 from art_classwise.errors import InputError, printable
 
@@ -97,6 +98,9 @@ def quickstart(
 app.command()(train)
 app.command()(audit)
 app.command()(report)
+app.command()(plan)
+app.command()(work)
+app.command()(collect)
 app.command()(compare)
 app.command()(zoo)
 app.command()(doctor)
