@@ -29,9 +29,19 @@ __all__ = [
 class InputError(ValueError):
     """Something the caller gave can't be used. The message is one readable sentence.
 
-    The command line prints it after ``error:`` and exits with code 2; any other exception is a bug of ours
-    and keeps its traceback.
+    A parameter is named in backquotes, alone or with a value: ```eps```, ```resume=True```. The command line prints the
+    message after ``error:``, with its options in place of parameters, and exits with code 2; any other exception is a
+    bug of ours and keeps its traceback.
+
+    Args:
+        message: What was wrong, what is allowed, what to do.
+        python: A further remedy, which the command line doesn't have and doesn't print.
     """
+
+    def __init__(self, message: object = "", *, python: str = "") -> None:
+        super().__init__(f"{message} {python}" if python else message)
+        self.short = str(message)
+        """The message without what only Python has."""
 
 
 class GradientMaskingWarning(UserWarning):

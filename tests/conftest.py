@@ -21,6 +21,8 @@ collect_ignore = ["support"]  # what tests import by plain names: collected for 
 
 SHARED = Path(os.environ.get("ART_CLASSWISE_SHARED", Path(__file__).parents[2] / "shared"))
 
+os.environ["COLUMNS"] = "80"  # the terminal that tables are printed for
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():

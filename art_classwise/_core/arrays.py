@@ -155,10 +155,10 @@ def _in_range(images: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.floa
         first = int((~np.isfinite(images)).reshape(len(images), -1).any(1).argmax())
         raise InputError(f"Example {first} of {name} has a pixel that is not finite.")
     if low < -ROUNDING or high > 1 + ROUNDING:
-        remedy = (
-            "Divide them by 255?"
-            if low >= 0 and 1 < high <= 255
-            else "Undo the normalisation: models do their own (as_classifier's, or load_checkpoint(mean=, std=))."
+        large = low >= 0 and 1 < high <= 255
+        remedy = "Divide them by 255?" if large else "Undo the normalisation: models do their own (`mean`, `std`)."
+        raise InputError(
+            f"Pixels must lie in [0, 1], but those of {name} go from {low:g} to {high:g}. {remedy}",
+            python="" if large else "Give these to as_classifier or load_checkpoint.",
         )
-        raise InputError(f"Pixels must lie in [0, 1], but those of {name} go from {low:g} to {high:g}. {remedy}")
     return images.clip(0, 1) if low < 0 or high > 1 else images

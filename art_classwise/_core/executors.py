@@ -220,12 +220,12 @@ class DaskExecutor(Executor):
         return self._client.scatter(value, hash=False)
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
-        """See :class:`concurrent.futures.Executor`."""
+        """See ``concurrent.futures.Executor``."""
         future: Future[R] = self._executor.submit(fn, *args, **kwargs)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """See :class:`concurrent.futures.Executor`."""
+        """See ``concurrent.futures.Executor``."""
         self._executor.shutdown(wait=wait)
         self._client.close()
         if self._cluster is not None:
@@ -269,7 +269,7 @@ class SlurmExecutor(Executor):
         return -(-n // self._most)
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
-        """See :class:`concurrent.futures.Executor`."""
+        """See ``concurrent.futures.Executor``."""
         if self._stopped:
             raise RuntimeError("cannot schedule new futures after shutdown")
         job, future = self._executor.submit(fn, *args, **kwargs), Future[R]()
@@ -296,7 +296,7 @@ class SlurmExecutor(Executor):
             time.sleep(0.2)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """See :class:`concurrent.futures.Executor`."""
+        """See ``concurrent.futures.Executor``."""
         while wait and self._jobs:
             time.sleep(0.2)
         self._stopped = True
@@ -324,7 +324,7 @@ class RayExecutor(Executor):
         if self._begun:
             options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
             try:
-                ray.init(log_to_driver=False, logging_level="ERROR", **options)
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
             except (ConnectionError, OSError, TimeoutError, RuntimeError) as error:
                 raise InputError(f"No Ray cluster answers at {address}: {first_line(error)}") from error
         gpu = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {}
@@ -341,13 +341,13 @@ class RayExecutor(Executor):
         return self._ray.put(value)
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
-        """See :class:`concurrent.futures.Executor`."""
+        """See ``concurrent.futures.Executor``."""
         if fn not in self._tasks:
             self._tasks[fn] = self._ray.remote(**self._options)(fn)
         future: Future[R] = self._tasks[fn].remote(*args, **kwargs).future()
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """See :class:`concurrent.futures.Executor`."""
+        """See ``concurrent.futures.Executor``."""
         if self._begun:
             self._ray.shutdown()

@@ -73,8 +73,8 @@ def _usual(dataset: str | None) -> _Budget:
     if dataset not in DATASETS:
         of = "" if dataset is None else f" for {dataset}"
         raise InputError(
-            'Give a threat model (--threat on the command line), e.g. "Linf:8/255": '
-            f"there is no usual one{of}, only for {', '.join(DATASETS)}."
+            f"Give a threat model, `threat`, e.g. Linf:8/255: there is no usual one{of}, only for "
+            f"{', '.join(DATASETS)}."
         )
     spec = DATASETS[dataset]
     return _Budget(ThreatModel.parse(spec.threat), spec.eps_step, spec.steps)
@@ -191,10 +191,7 @@ def _factory(name: str, given: Any, budget: _Budget, surrogate: Any, shared: dic
             "transfer-margin-20 or transfer-tpgd5-20."
         ) from None
     if surrogate is None:
-        raise InputError(
-            f"The attack {name!r} needs a model to transfer from: give `surrogate`, an ART classifier "
-            '(on the command line --surrogate), or take "square" alone.'
-        )
+        raise InputError(f"The attack {name!r} needs a model to transfer from: give `surrogate`, or take square alone.")
     return partial(TransferAttack, attack=make(surrogate, **ball, **parameters, **shared))
 
 

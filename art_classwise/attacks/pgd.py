@@ -288,8 +288,8 @@ class PGD(LossAttack):
         super()._check_params()
         if self.minimal and (self.max_iter != 1 or self.num_random_init):
             raise InputError(
-                "`minimal` looks for the smallest step along one gradient, as FGSM does: set max_iter=1 and "
-                f"num_random_init=0, which are {self.max_iter} and {self.num_random_init}."
+                "`minimal` looks for the smallest step along one gradient, as FGSM does: set `max_iter=1` and "
+                f"`num_random_init=0`, which are {self.max_iter} and {self.num_random_init}."
             )
         if self.loss not in LOSSES:
             raise unknown("loss", self.loss, LOSSES)

@@ -26,7 +26,7 @@ from art_classwise._core.progress import ProgressBar, progress_bar
 from art_classwise.attacks.fast_copy import Precision
 from art_classwise.attacks.ladder import Attacks, ladder, usual_threat
 from art_classwise.audit.cost import estimated
-from art_classwise.audit.manifest import Examples, Manifest, Published
+from art_classwise.audit.manifest import Examples, Manifest, ModelSource, Published
 from art_classwise.audit.plan import (
     FileModel,
     NamedData,
@@ -284,8 +284,10 @@ class _Run:
 
     def requested(self, models: Mapping[str, Any], attacks: Mapping[str, Mapping[str, Any]]) -> Manifest:
         """Describe an audit of some models."""
+        sources = {name: ModelSource.of(classifier) for name, classifier in models.items()}
         requested = self.blank.updated(
-            models={name: model_fingerprint(classifier) for name, classifier in models.items()},
+            models={name: model_fingerprint(one, sources[name].weights) for name, one in models.items()},
+            sources=sources,
             attacks=described_attacks(attacks, worst_case=self._audit.worst_case),
             published={name: of for name, classifier in models.items() if (of := Published.of(classifier))},
         )

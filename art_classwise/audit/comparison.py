@@ -312,7 +312,7 @@ def compare(
             if len(result.models) > 1:
                 raise InputError(
                     f"The {which} audit has {len(result.models)} models ({', '.join(result.models)}): "
-                    "name one of each, models=(..., ...)."
+                    "name one of each, `models`."
                 )
         models = first.models[0], second.models[0]
     if isinstance(models, str) or len(models) != 2:
@@ -352,7 +352,7 @@ def compare_within(
     if are_models and are_attacks and model is None and attack is None and kind == "robust":
         raise InputError(
             f"{first!r} and {second!r} are both models and attacks: to compare attacks, name their model, "
-            f"model=...; to compare models, name an attack, e.g. attack={WORST_CASE!r}."
+            f"`model=...`; to compare models, name an attack, e.g. `attack={WORST_CASE!r}`."
         )
     if first == second:
         raise InputError(f"{first!r} can't be compared with itself: name two models, or two attacks.")
@@ -367,7 +367,7 @@ def compare_within(
     if attack is not None or kind != "robust":
         raise InputError(f"Attacks are compared, {first!r} and {second!r}: `attack` and `kind` are for two models.")
     if model is None and len(result.models) > 1:
-        raise InputError(f"There are {len(result.models)} models: choose one, e.g. model={result.models[0]!r}.")
+        raise InputError(f"There are {len(result.models)} models: choose one, e.g. `model={result.models[0]!r}`.")
     on = result.models[0] if model is None else model
     return _compared(Side(result, on, first, first), Side(result, on, second, second), kind, confidence)
 

@@ -25,6 +25,7 @@ from art_classwise.audit.comparison import Comparison, Kind, best_worst_class, c
 from art_classwise.audit.findings.attack_checks import is_strongly_attacked
 from art_classwise.audit.findings.registry import CheckResult, Findings, checks_table, evidences, run_checks
 from art_classwise.audit.image_file import read_images, write_images
+from art_classwise.audit.manifest import ModelSource
 from art_classwise.audit.outcomes import (
     COSTS,
     AuditTable,
@@ -36,7 +37,7 @@ from art_classwise.audit.outcomes import (
     summarised,
     table,
 )
-from art_classwise.audit.saved import collect, write_audit
+from art_classwise.audit.saved import read_stored, write_audit
 from art_classwise.datasets import as_dataset
 from art_classwise.errors import InputError
 from art_classwise.metrics.accuracy import Groups
@@ -399,7 +400,7 @@ class AuditResult(AuditTable):
         under = attack or WORST_CASE
         cells = [(m, under) for m in self.models] if model is None else [(model, a) for a in self.attacks]
         if len(cells) < 2:
-            what = "model: compare attacks on it, model=..." if model is None else "attack: compare models, attack=..."
+            what = "model: compare attacks on it, `model`" if model is None else "attack: compare models, `attack`"
             raise InputError(f"There is nothing to compare: the audit has one {what}")
         n_classes = len(self.classes)
         rows = {
@@ -529,7 +530,8 @@ class AuditResult(AuditTable):
         An audit keeps outcomes, not images: a few examples are attacked once more. What is shown is what the network
         judged: images of 8 bits, attacked within the ball, that the network itself takes for their class without the
         attack and for another under it. Examples are drawn at random from those that an attack broke. There are 36 at
-        most, and fewer large ones: of many classes, the weakest are shown.
+        most, and fewer large ones: of many classes, the weakest are shown. The manifest then says of which files and
+        architectures the models are, too.
 
         Args:
             models: ART ``PyTorchClassifier`` s by the names they have in the audit.
@@ -542,7 +544,10 @@ class AuditResult(AuditTable):
             InputError: The models, the examples or the attacks aren't those of the audit.
         """
         dataset = as_dataset(data, n_classes=len(self.classes))
-        return replace(self, images=attack_images(self, models, dataset, attacks=attacks, per_class=per_class))
+        images = attack_images(self, models, dataset, attacks=attacks, per_class=per_class)
+        sources = {name: ModelSource.of(model) for name, model in models.items() if name in self.models}
+        manifest = self.manifest.updated(sources=self.manifest.sources | sources)
+        return replace(self, images=images, manifest=manifest)
 
     def explore(self, classes: Sequence[str] | None = None) -> Any:
         """Show each class by itself at the end of a notebook's cell: a class opens when it is clicked.
@@ -632,7 +637,7 @@ def read_audit(folder: str | os.PathLike[str], *, partial: bool = False) -> Audi
     Raises:
         InputError: There are none, they are damaged or of another schema, or the audit is unfinished.
     """
-    found = collect(folder, partial=partial)
+    found = read_stored(folder, partial=partial)
     try:
         images = read_images(open_folder(folder), found.manifest, found.outcomes)
     except InputError as error:  # outcomes don't depend on them

@@ -16,7 +16,16 @@ from art_classwise.audit.plan import CLEAN_NAME
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Shard, Store, Unit
 from art_classwise.errors import InputError
 
-__all__ = ["Collected", "collect", "finished_shards", "is_finished", "is_whole", "read_outcomes", "write_audit"]
+__all__ = [
+    "Collected",
+    "collect",
+    "finished_shards",
+    "is_finished",
+    "is_whole",
+    "read_outcomes",
+    "read_stored",
+    "write_audit",
+]
 
 
 class Collected(NamedTuple):
@@ -35,7 +44,7 @@ class Collected(NamedTuple):
     missing: tuple[str, ...]
 
 
-def collect(place: str | os.PathLike[str], *, partial: bool = False) -> Collected:
+def read_stored(place: str | os.PathLike[str], *, partial: bool = False) -> Collected:
     """Read what lies in the folder of an audit: see :func:`art_classwise.read_audit`.
 
     Raises:
@@ -66,6 +75,33 @@ def collect(place: str | os.PathLike[str], *, partial: bool = False) -> Collecte
         n = int(outcomes["example"].nunique())
         manifest = manifest.part(models, attacks).updated(examples=manifest.examples.updated(n=n))
     return Collected(outcomes, manifest, costs, missing)
+
+
+def collect(place: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Bring together what processes wrote into an audit's folder, and say what is missing.
+
+    The manifest is written anew, with the versions and hardware of all who computed.
+
+    Returns:
+        Sentences that say what isn't there yet; none if the audit is finished.
+
+    Raises:
+        InputError: There is no audit, or it is damaged.
+    """
+    store = Store(place)
+    manifest = store.manifest()
+    store.write_manifest(manifest)
+    store.tidy()
+    there = finished_shards(store, manifest)
+    lacking = _missing(there, manifest)
+    unprobed = [] if manifest.plan is None or not manifest.plan.checks or lacking else _unprobed(manifest)
+    return lacking + tuple(
+        f"{name}: the checks of the network itself: `art-classwise work` once more." for name in unprobed
+    )
+
+
+def _unprobed(manifest: Manifest) -> list[str]:
+    return [name for name in manifest.models if name not in manifest.probes or not manifest.probes[name].is_complete]
 
 
 def finished_shards(store: Store, manifest: Manifest) -> dict[tuple[str, str | None], set[int]]:
@@ -100,9 +136,11 @@ def _shown(
 
 
 def _missing(
-    there: Mapping[tuple[str, str | None], set[int]], manifest: Manifest, shown: Mapping[tuple[str, str], list[int]]
+    there: Mapping[tuple[str, str | None], set[int]],
+    manifest: Manifest,
+    shown: Mapping[tuple[str, str], list[int]] | None = None,
 ) -> tuple[str, ...]:
-    """Say what isn't there yet, a sentence per model."""
+    """Say what isn't there yet, a sentence per model; and what tables show of it, if they show something."""
     n, sentences = manifest.n_shards, []
     for model in manifest.models:
         done = {attack: len(there[model, attack]) for attack in manifest.attacks}
@@ -113,8 +151,8 @@ def _missing(
             sentences.append(f"{model}: no attack has begun.")
             continue
         told = [f"{attack} ({done[attack]} of {n} shards)" if done[attack] else attack for attack in without]
-        examples = min((len(found) for (m, _), found in shown.items() if m == model), default=0)
-        part = "" if examples == n else f"; the tables have {examples} of {n} shards of examples"
+        examples = min((len(found) for (m, _), found in (shown or {}).items() if m == model), default=0)
+        part = "" if shown is None or examples == n else f"; the tables have {examples} of {n} shards of examples"
         sentences.append(f"{model}: unfinished are {', '.join(told) or 'outcomes without attack'}{part}.")
     return tuple(sentences)
 

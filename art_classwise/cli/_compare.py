@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from art_classwise.cli._json import comparison_content, printing
-from art_classwise.cli._options import Json
+from art_classwise.cli._options import OUTPUT, Json
 from art_classwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
+_COMPARED = "What is compared"
+
+
+def _option(flag: str, metavar: str, says: str) -> Any:
+    return typer.Option(flag, help=says, metavar=metavar, show_default=False, rich_help_panel=_COMPARED)
+
 
 def compare(
     folder: Annotated[Path, typer.Argument(help="The folder of an audit.")],
@@ -28,35 +34,38 @@ def compare(
     ] = None,
     models: Annotated[
         str | None,
-        typer.Option(
-            "--models",
-            help="Names separated by commas: two or more of one audit, or one of each audit. Default: all.",
-            show_default=False,
-        ),
-    ] = None,
-    attacks: Annotated[
-        str | None,
-        typer.Option(
-            "--attacks", help="Compare two attacks of one audit: names separated by a comma.", show_default=False
-        ),
+        _option("--models", "NAMES", "Names separated by commas: some of one audit, or one of each. Default: all."),
     ] = None,
     attack: Annotated[
         str | None,
+        _option("--attack", "NAME", "Compare models under this attack. Default: all attacks together."),
+    ] = None,
+    clean: Annotated[
+        bool,
+        typer.Option("--clean", help="Compare models' accuracy without an attack.", rich_help_panel=_COMPARED),
+    ] = False,
+    attacks: Annotated[
+        str | None,
+        _option("--attacks", "NAMES", "Compare two attacks of one audit: names separated by a comma."),
+    ] = None,
+    model: Annotated[str | None, _option("--model", "NAME", "Compare attacks on this model.")] = None,
+    out: Annotated[
+        Path | None,
         typer.Option(
-            "--attack", help="Compare models under this attack. Default: all attacks together.", show_default=False
+            "--out",
+            help="CSV file for the whole table.",
+            metavar="FILE",
+            show_default=False,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="Compare attacks on this model.", show_default=False)
-    ] = None,
-    clean: Annotated[bool, typer.Option("--clean", help="Compare accuracy without an attack.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", help="CSV file for the whole table.", show_default=False)] = None,
     json: Json = False,
 ) -> None:
     """Compare models, or two attacks, on the same examples, class by class: differences, intervals, tests.
 
-    Two models are compared class by class. With more models, each pair has a row: each model against the first, or
-    each model of one audit against each of the other. More models of one audit are also compared with the best of them.
+    Of more than two models, each pair has a row: each against the first, or each of one audit against each of another.
+
+    Three or more of one audit are also compared with the best of the others.
     """
     from art_classwise._core.files import check_output_file, written_aside
     from art_classwise.audit import read_audit

@@ -78,13 +78,19 @@ ConfigFile = Annotated[
         callback=_read,
         is_eager=True,
         help="A TOML file of options by their names, e.g. threat = 'Linf:8/255'; what is given here goes before it.",
+        metavar="FILE",
         show_default=False,
+        rich_help_panel="Running",
     ),
 ]
 SaveConfig = Annotated[
     Path | None,
     typer.Option(
-        "--save-config", help="Write the options of this call to a TOML file, for --config.", show_default=False
+        "--save-config",
+        help="Write the options of this call to a TOML file, for --config.",
+        metavar="FILE",
+        show_default=False,
+        rich_help_panel="Running",
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""Attacked images for the page of an audit."""
+"""What the page of an audit shows besides outcomes: attacked images."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from art_classwise.cli._json import leaderboard_content, printing
-from art_classwise.cli._options import Json, ModelDir, Root
+from art_classwise.cli._options import MODELS, OUTPUT, Json, ModelDir, Root
 from art_classwise.errors import printable
 
 if TYPE_CHECKING:
@@ -46,11 +46,12 @@ def doctor(data_dir: Root = None, model_dir: ModelDir = Path("models"), json: Js
 
 
 def _show(checks: Sequence[Check], works: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
+    from art_classwise._core.console import console
+
+    out = console()
     widest = max(len(check.name) for check in checks)
     for about, several in groupby(checks, lambda check: check.about):
         table = Table.grid(padding=(0, 2, 0, 0))
@@ -64,34 +65,47 @@ def _show(checks: Sequence[Check], works: bool) -> None:
             )
             if check.do is not None:
                 advice.setdefault(check.do, []).append(check.name)
-        console.print(Text(f"{about[0].upper()}{about[1:]}", "bold"))
-        console.print(table)
+        out.print(Text(f"{about[0].upper()}{about[1:]}", "bold"))
+        out.print(table)
         for do, names in advice.items():
             which = ", ".join(names) if len(names) < 6 else f"these {len(names)}"
-            console.print(Text(printable(f"{which}: {do}"), "italic"))
-        console.print()
+            out.print(Text(printable(f"{which}: {do}"), "italic"))
+        out.print()
     bad = [check.name for check in checks if check.essential and check.state != "ok"]
     lacks = sum(check.state == "broken" for check in checks) - len(bad)
     verdict = "Everything essential works." if works else f"Fix this first: {', '.join(map(printable, bad))}."
     if lacks > 0:
         verdict += f" {lacks} of the other parts {'is' if lacks == 1 else 'are'} broken."
-    console.print(Text(verdict, "green" if works else "bold red"))
+    out.print(Text(verdict, "green" if works else "bold red"))
 
 
 def zoo(
-    dataset: Annotated[str, typer.Option("--dataset", help="cifar10, cifar100 or imagenet.")] = "cifar10",
-    threat: Annotated[str, typer.Option("--threat", help="Linf, L2 or corruptions.")] = "Linf",
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="cifar10, cifar100 or imagenet.", metavar="NAME", rich_help_panel=MODELS)
+    ] = "cifar10",
+    threat: Annotated[
+        str, typer.Option("--threat", help="Linf, L2 or corruptions.", metavar="NAME", rich_help_panel=MODELS)
+    ] = "Linf",
+    here: Annotated[
+        bool, typer.Option("--here", help="Only models whose weights exist locally.", rich_help_panel=MODELS)
+    ] = False,
+    model_dir: ModelDir = Path("models"),
     measured: Annotated[
         Path | None,
         typer.Option(
             "--measured",
             help="The folder of an audit, to show its results beside the published ones.",
+            metavar="DIR",
             show_default=False,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
-    here: Annotated[bool, typer.Option("--here", help="Only models whose weights exist locally.")] = False,
-    model_dir: ModelDir = Path("models"),
-    out: Annotated[Path | None, typer.Option("--out", help="CSV file for the whole table.", show_default=False)] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="CSV file for the whole table.", metavar="FILE", show_default=False, rich_help_panel=OUTPUT
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """List RobustBench's models: architecture, published accuracy, and whether the weights exist locally."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from enum import Enum
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
 
+from art_classwise.cli import _completion as completion
 from art_classwise.datasets.catalog import DATASETS
-from art_classwise.errors import InputError, unknown
 
 __all__ = [
+    "ATTACKS",
+    "DATA",
+    "MODELS",
+    "OUTPUT",
+    "RUNNING",
     "ClassNames",
     "DatasetName",
     "Device",
@@ -28,12 +31,12 @@ __all__ = [
     "Quiet",
     "Root",
     "Seed",
-    "Sources",
-    "by_model",
-    "numbers_by_model",
     "say_where",
     "split_names",
 ]
+
+MODELS, DATA, ATTACKS, OUTPUT, RUNNING = "Models", "Data", "Attacks", "Output", "Running"
+"""Topics that the help is grouped by."""
 
 
 class Precision(str, Enum):
@@ -60,33 +63,47 @@ class GroupNames(str, Enum):
     transport_animal = "transport-animal"
 
 
-Out = Annotated[Path, typer.Option("--out", help="Folder for the results.", show_default=True)]
+Out = Annotated[Path, typer.Option("--out", help="Folder for the results.", metavar="DIR", rich_help_panel=OUTPUT)]
 Quiet = Annotated[
     bool,
-    typer.Option("--quiet", help="Show no progress bars. Without a terminal, as in CI, none are shown anyway."),
+    typer.Option("--quiet", help="Show no progress.", rich_help_panel=OUTPUT),
 ]
 Json = Annotated[
     bool,
-    typer.Option("--json", help="Print only one JSON document on stdout, for scripts."),
+    typer.Option("--json", help="Print only one JSON document on stdout, for scripts.", rich_help_panel=OUTPUT),
 ]
 Groups = Annotated[
     GroupNames | None,
     typer.Option(
         "--groups",
-        help="Also show groups of classes: CIFAR-100's superclasses, ImageNet's, or transport and animals.",
+        help="Also show groups of classes: cifar100, imagenet or imagenet-coarse (superclasses), or transport-animal.",
+        metavar="NAME",
         show_default=False,
+        rich_help_panel=OUTPUT,
     ),
 ]
 Device = Annotated[
     DeviceName | None,
-    typer.Option("--device", help="Where networks lie. Default: the GPU, if there is one.", show_default=False),
+    typer.Option(
+        "--device",
+        help="Where networks lie. Default: the GPU, if there is one.",
+        show_default=False,
+        rich_help_panel=RUNNING,
+    ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of all random numbers.")]
-ModelDir = Annotated[Path, typer.Option("--model-dir", help="Folder of RobustBench's weights.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of all random numbers.", metavar="N", rich_help_panel=RUNNING)]
+ModelDir = Annotated[
+    Path,
+    typer.Option("--model-dir", help="Folder of RobustBench's weights.", metavar="DIR", rich_help_panel=MODELS),
+]
 Root = Annotated[
     Path | None,
     typer.Option(
-        "--data-dir", help="Folder of the data sets. Default: $ART_CLASSWISE_DATA, or data.", show_default=False
+        "--data-dir",
+        help="Folder of the data sets. Default: $ART_CLASSWISE_DATA, or data.",
+        metavar="DIR",
+        show_default=False,
+        rich_help_panel=DATA,
     ),
 ]
 DatasetName = Annotated[
@@ -94,6 +111,9 @@ DatasetName = Annotated[
     typer.Option(
         "--dataset",
         help=f"{', '.join(DATASETS)}, an .npz file or an image folder.",
+        metavar="NAME",
+        autocompletion=completion.datasets,
+        rich_help_panel=DATA,
     ),
 ]
 ClassNames = Annotated[
@@ -101,12 +121,21 @@ ClassNames = Annotated[
     typer.Option(
         "--class-names",
         help="For a file or folder: names separated by commas, or a data set with the same class names.",
+        metavar="NAMES",
+        autocompletion=completion.datasets,
         show_default=False,
+        rich_help_panel=DATA,
     ),
 ]
 ImageSize = Annotated[
     int | None,
-    typer.Option("--image-size", help="For a folder: resize and crop images to this many pixels.", show_default=False),
+    typer.Option(
+        "--image-size",
+        help="For a folder: resize and crop images to this many pixels.",
+        metavar="N",
+        show_default=False,
+        rich_help_panel=DATA,
+    ),
 ]
 
 
@@ -115,197 +144,8 @@ def split_names(text: str | None) -> str | list[str] | None:
     return [name.strip() for name in text.split(",")] if text and "," in text else text
 
 
-def say_where(files: dict[str, Path]) -> None:
+def say_where(files: Mapping[str, object]) -> None:
     """Print what lies where."""
     width = max(9, *(len(what) for what in files))
     for what, path in files.items():
         print(f"{what:<{width}} {path}")
-
-
-_ALL = "all"
-_IN_ROBUSTBENCH = {spec.robustbench for spec in DATASETS.values()}
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Where the models of a command come from.
-
-    Attributes:
-        dataset: RobustBench's data set, where a model names none: the name of the data, or where they lie.
-        norm: RobustBench's threat model.
-        model_dir: Folder of RobustBench's weights.
-        unsafe_weights: Load RobustBench's files that can run code, too.
-        architectures: Of files that don't say their own, by the models' names; that of all others under ``""``.
-        mean: What those files' networks want subtracted from images, by the models' names likewise.
-        std: What they want them divided by.
-        device: Where models lie, ``"cpu"`` or ``"cuda"``; the GPU where there is one, if absent.
-        input_shape: (C, H, W) of the data, once they are read.
-        n_classes: Of the data.
-    """
-
-    dataset: str
-    norm: str
-    model_dir: Path
-    unsafe_weights: bool
-    architectures: Mapping[str, str] = field(default_factory=dict)
-    mean: Mapping[str, list[float]] = field(default_factory=dict)
-    std: Mapping[str, list[float]] = field(default_factory=dict)
-    device: str | None = None
-    input_shape: tuple[int, ...] | None = None
-    n_classes: int | None = None
-
-    def check(self, texts: Sequence[str]) -> None:
-        """Check, before data and weights are read, that models may be there.
-
-        Args:
-            texts: As for :meth:`models`.
-
-        Raises:
-            InputError: A text names no model, no file that is there, or none of RobustBench's models; or an option
-                names none of the models.
-        """
-        from art_classwise.zoo.robustbench import check_model, robustbench_names
-        from art_classwise.zoo.weights_files import HUB
-
-        names = [label or _short(source) for label, source in map(_parted, texts)]
-        for option, given in (("--arch", self.architectures), ("--mean", self.mean), ("--std", self.std)):
-            for name in given:
-                if name and name not in names:
-                    raise unknown(f"model in {option}", name, names)
-        for text in texts:
-            _, source = _parted(text)
-            zoo, name = _in_zoo(source, self.dataset)
-            if not name and not source.startswith(HUB) and not (source and Path(source).exists()):
-                if any(source in robustbench_names(zoo, self.norm) for zoo in _IN_ROBUSTBENCH if zoo):
-                    raise InputError(f"There is no file {source!r}. Did you mean robustbench:{source}?")
-                what = "There is no file" if Path(source).suffix else "Unknown model"
-                raise InputError(
-                    f"{what} {source!r}. Give a file of weights (with --arch, if `train` didn't write it), "
-                    f"robustbench:NAME, or {HUB}ORGANISATION/NAME."
-                )
-            if name and name != _ALL and zoo in _IN_ROBUSTBENCH:  # a file or folder has a name of its own
-                check_model(name, zoo, self.norm)
-
-    def models(self, texts: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-        """Return models by the names they have in tables, as :meth:`ClassWiseAudit.evaluate` takes them.
-
-        Args:
-            texts: Each a file or folder of weights, hf:ORGANISATION/NAME, robustbench:NAME, robustbench:DATASET/NAME or
-                robustbench:all, with NAME= before it or not.
-
-        Returns:
-            Models, and of a whole leaderboard functions that load them; and the names of the latter, which may be
-            lacking.
-
-        Raises:
-            InputError: A text names no model, or a name stands twice; or a model named by itself can't be loaded.
-        """
-        from art_classwise.zoo import load_robustbench, robustbench_names
-
-        models: dict[str, Any] = {}
-        optional: list[str] = []
-        for text in texts:
-            label, source = _parted(text)
-            zoo, name = _in_zoo(source, self.dataset)
-            if name != _ALL:
-                loaded = dict([self.model(text)])
-            elif label:
-                raise InputError(f"{text!r} gives many models the same name: remove {label}=.")
-            else:
-                options: dict[str, Any] = {"unsafe_weights": self.unsafe_weights}
-                options |= {} if self.device is None else {"device": self.device}
-                names = robustbench_names(zoo, self.norm)
-                loaded = {n: partial(load_robustbench, n, zoo, self.norm, self.model_dir, **options) for n in names}
-                optional += names
-            twice = next((n for n in loaded if n in models), None)
-            if twice is not None:
-                raise InputError(f"Two models are named {twice!r}: rename one, e.g. --model mine={source}")
-            models |= loaded
-        return models, optional
-
-    def model(self, text: str) -> tuple[str, Any]:
-        """Return a model's name and the model.
-
-        Raises:
-            InputError: The text names no model, or it can't be loaded.
-        """
-        from art_classwise.zoo import load_checkpoint, load_robustbench
-        from art_classwise.zoo.checkpoints import is_checkpoint
-
-        label, source = _parted(text)
-        zoo, name = _in_zoo(source, self.dataset)
-        placed: dict[str, Any] = {} if self.device is None else {"device": self.device}
-        if name:
-            options: Any = {"unsafe_weights": self.unsafe_weights, **placed}
-            return label or name, load_robustbench(name, zoo, self.norm, self.model_dir, **options)
-        label = label or _short(source)
-        given: dict[str, Any] = {"architecture": _of_model(self.architectures, label)}
-        if not is_checkpoint(source):  # which says all this itself
-            given |= {
-                "input_shape": self.input_shape,
-                "n_classes": self.n_classes,
-                "mean": _of_model(self.mean, label),
-                "std": _of_model(self.std, label),
-            }
-        known = {name: value for name, value in given.items() if value is not None}
-        return label, load_checkpoint(source, **known, **placed)
-
-
-def by_model(texts: Sequence[str] | None) -> dict[str, str]:
-    """Return what an option says of models by their names, of ``VALUE`` or ``MODEL=VALUE``; of all others under ``""``.
-
-    Raises:
-        InputError: It says two things of one.
-    """
-    values: dict[str, str] = {}
-    for text in texts or ():
-        name, separator, value = text.rpartition("=")
-        if name in values:
-            of = f"the model {name!r}" if separator else "all models: write MODEL=... for one"
-            raise InputError(f"Both {values[name]!r} and {value!r} are given for {of}.")
-        values[name] = value
-    return values
-
-
-def numbers_by_model(option: str, texts: Sequence[str] | None) -> dict[str, list[float]]:
-    """Return numbers with commas between, as :func:`by_model`.
-
-    Raises:
-        InputError: They aren't numbers.
-    """
-    values = {}
-    for name, text in by_model(texts).items():
-        try:
-            values[name] = [float(number) for number in text.split(",")]
-        except ValueError:
-            raise InputError(
-                f"{option} takes a number, or one per channel: 0.4914,0.4822,0.4465, not {text!r}."
-            ) from None
-    return values
-
-
-Value = TypeVar("Value")
-
-
-def _of_model(values: Mapping[str, Value], name: str) -> Value | None:
-    return values.get(name, values.get(""))
-
-
-def _short(source: str) -> str:
-    """Return the name of a model that was given none."""
-    return source.rpartition("/")[2] if source.startswith("hf:") else Path(source).stem
-
-
-def _parted(text: str) -> tuple[str, str]:
-    """Part NAME=SOURCE; a file may have a "=" in its own name."""
-    label, separator, source = text.partition("=")
-    return (label, source) if separator and not Path(text).is_file() else ("", text)
-
-
-def _in_zoo(source: str, dataset: str) -> tuple[str, str]:
-    """Return data set and name of one of RobustBench's models; no name for others."""
-    kind, _, name = source.partition(":")
-    if kind != "robustbench" or not name:
-        return dataset, ""
-    zoo, slash, short = name.rpartition("/")
-    return (zoo if slash else dataset), short

@@ -31,15 +31,23 @@ def train(
     context: typer.Context,
     method: flags.MethodName,
     out: flags.CheckpointFile,
-    dataset: DatasetName = "digits",
+    tensorboard: flags.TensorBoard = None,
+    json: Json = False,
+    quiet: Quiet = False,
     arch: flags.Architecture = "digits-cnn",
-    recipe: flags.RecipeName = None,
     init: flags.Init = None,
+    tau: flags.HeadPower = None,
+    dataset: DatasetName = "digits",
+    examples: flags.Examples = None,
+    class_names: ClassNames = None,
+    image_size: ImageSize = None,
+    data_dir: Root = None,
+    threat: flags.Threat = None,
+    steps: flags.Steps = None,
+    recipe: flags.RecipeName = None,
     epochs: flags.Epochs = None,
     batch_size: flags.BatchSize = None,
     lr: flags.LearningRate = None,
-    threat: flags.Threat = None,
-    steps: flags.Steps = None,
     beta: flags.Beta = None,
     awp: flags.Awp = 0.0,
     gradient_clip: flags.GradientClip = None,
@@ -48,26 +56,18 @@ def train(
     compile_: flags.Compile = None,
     class_policy: flags.PolicyText = None,
     exclude: flags.Exclude = None,
-    tau: flags.HeadPower = None,
     unlabeled: flags.UnlabeledImages = None,
     labels: flags.Labels = None,
-    examples: flags.Examples = None,
     unlabeled_fraction: flags.UnlabeledFraction = None,
     gamma: flags.Gamma = None,
     validation: flags.Validation = 0,
     keep: flags.KeepEpoch = None,
-    resume: flags.Resume = False,
-    workers: flags.Workers = 0,
-    tensorboard: flags.TensorBoard = None,
-    class_names: ClassNames = None,
-    image_size: ImageSize = None,
-    data_dir: Root = None,
-    seed: Seed = 0,
     device: Device = None,
+    workers: flags.Workers = 0,
+    seed: Seed = 0,
+    resume: flags.Resume = False,
     config: ConfigFile = None,
     save_config: SaveConfig = None,
-    quiet: Quiet = False,
-    json: Json = False,
 ) -> None:
     """Train a network adversarially and save it as a checkpoint, with its history as CSV beside it.
 
@@ -109,7 +109,7 @@ def train(
         if tau is not None:
             check_number("--normalize-head", tau, 0, 1)
         kept = keep.value if keep is not None else "robust" if validation else "last"
-        check_output_file(out, f"{method.value}.pt")
+        check_output_file(out, f"{method}.pt")
         stem = out.name.removesuffix(".pt")
         state, curve = out.with_name(f"{stem}.training"), out.with_name(f"{stem}.csv")
         if not resume and (state / "training.pt").exists():
@@ -147,7 +147,7 @@ def train(
             "seed": seed,
             "verbose": not quiet,
         }
-        trainer: Any = METHODS[method.value].trainer(classifier, **options)
+        trainer: Any = METHODS[method].trainer(classifier, **options)
         images = {} if more is None else {"x_unlabeled": more.x, "y_pseudo": more.y_pseudo, "gamma": gamma}
         history = trainer.fit(
             data.x,
@@ -205,7 +205,13 @@ def _policy(text: str | None, classes: Sequence[str], validation: int) -> ClassP
 
     if text is None:
         return None
-    policy = parse_policy(text, classes)
+    try:
+        policy = parse_policy(text, classes)
+    except InputError as error:
+        if "`" not in str(error):
+            raise
+        # It names the parameters of the policy, some of which are called like options of ours.
+        raise InputError(f"--class-policy {text}: {str(error).replace('`', '')}") from error
     if policy.needs_validation and not validation:
         raise InputError(
             f"--class-policy {text} needs the class accuracies on validation examples: give --validation, "
@@ -247,9 +253,7 @@ def _unlabeled(
     return data, None if labels is None else Unlabeled(rest.x, None)
 
 
-def _chosen_recipe(
-    method: flags.Method, name: flags.Recipes | None, arch: str, dataset: str, threat: str | None
-) -> Recipe:
+def _chosen_recipe(method: str, name: flags.Recipes | None, arch: str, dataset: str, threat: str | None) -> Recipe:
     from art_classwise.datasets import DATASETS
     from art_classwise.threat import ThreatModel
     from art_classwise.trainers.recipes import fast_recipe, paper_recipe, plain_recipe
@@ -257,10 +261,10 @@ def _chosen_recipe(
     ball = None if threat is None else ThreatModel.parse(threat)
     known = dataset if dataset in DATASETS else Path(dataset).stem  # the name it will have once it is loaded
     if name is flags.Recipes.fast:
-        return fast_recipe(method.value, known, architecture=arch, threat=ball)
+        return fast_recipe(method, known, architecture=arch, threat=ball)
     if name is None:
-        return plain_recipe(method.value, known, threat=ball)
-    return paper_recipe(method.value, arch, known).override(threat=ball)
+        return plain_recipe(method, known, threat=ball)
+    return paper_recipe(method, arch, known).override(threat=ball)
 
 
 def _say_training(history: pd.DataFrame, recipe: Recipe, kept: str) -> None:

@@ -63,7 +63,7 @@ class LazyImages:
             if image.shape != self._image_shape:
                 raise InputError(
                     f"Image {i} has shape {image.shape}, but the first has {self._image_shape}: "
-                    "images must be of one size; load_dataset(..., image_size=N) resizes and crops them."
+                    "images must be of one size; `image_size=N` resizes and crops them to N pixels."
                 )
             images[row] = image
         return images

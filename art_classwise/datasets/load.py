@@ -120,8 +120,8 @@ def read_torchvision(spec: DatasetSpec, root: Path, split: str, download: bool, 
         source = make(root, download=False, **spec.splits[split])
     except RuntimeError as missing:
         how = (
-            f"load_dataset({name!r}, root=...) looks there; fetch it from {spec.url} by hand, "
-            f"or copy a folder that torchvision.datasets.{spec.torchvision} made."
+            f"`root` is where it is looked for; fetch it from {spec.url} by hand, or copy a folder that "
+            f"torchvision.datasets.{spec.torchvision} made."
         )
         if not download:
             raise InputError(f"{name} ({split}) is not in {root.absolute()}. {how}") from missing

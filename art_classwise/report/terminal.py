@@ -1,7 +1,12 @@
-"""Tables for a terminal: an audit's, comparisons, leaderboards."""
+"""Tables for a terminal: an audit's, comparisons, leaderboards.
+
+In a pipe or a file, where there are no columns to fit, they have all rows and columns, and names in full; unless the
+environment's ``COLUMNS`` says how many there are.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -14,12 +19,24 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from art_classwise._core.console import UNLIMITED, console
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.comparison import Comparison
 from art_classwise.audit.result import AuditResult
 from art_classwise.metrics.accuracy import Groups
 from art_classwise.report.data import ModelData, ReportData, comparisons, report_data
-from art_classwise.report.tables import Grid, Marked, difference, interval, p_value, percent, printable, room, shorten
+from art_classwise.report.tables import (
+    WIDTH,
+    Grid,
+    Marked,
+    difference,
+    interval,
+    p_value,
+    percent,
+    printable,
+    room,
+    shorten,
+)
 
 __all__ = [
     "class_grid",
@@ -39,20 +56,30 @@ _NAME_WIDTH = 16
 _MODEL_WIDTH, _SHORT = 22, 10
 
 
+def _most(limit: int, width: int) -> int:
+    """Return how many of something there may be, where the width isn't limited."""
+    return limit if width < UNLIMITED else sys.maxsize
+
+
+def _free(heads: Sequence[str], rows: Sequence[Sequence[str]], most: int, width: int) -> int:
+    """Return how many columns the names at the left of a tight table may have."""
+    return room(heads, rows, most, tight=True) if width < UNLIMITED else sys.maxsize
+
+
 def print_tables(result: AuditResult) -> None:
     """Print what an audit found; 80 columns wide where nothing says otherwise.
 
     A table per model, its worst classes first, of six models at most; a row per model, if there are several; and what
     looks wrong.
     """
-    console, report = Console(), report_data(result)
-    if len(report.models) <= _MOST_MODELS:
+    out, report = console(), report_data(result)
+    if len(report.models) <= _most(_MOST_MODELS, out.width):
         for name in report.order:
-            console.print(class_grid(report, report.model(name), console.width).rich())
+            out.print(class_grid(report, report.model(name), out.width).rich())
     if len(report.models) > 1:
-        console.print(models_grid(report).rich())
-        console.print(Text(printable(comparisons(result).verdict)))
-    _print_findings(report, console)
+        out.print(models_grid(report, out.width).rich())
+        out.print(Text(printable(comparisons(result).verdict)))
+    _print_findings(report, out)
 
 
 def print_groups(result: AuditResult, groups: Groups) -> None:
@@ -62,14 +89,14 @@ def print_groups(result: AuditResult, groups: Groups) -> None:
         result: The audit.
         groups: As for :meth:`AuditResult.by_group`.
     """
-    console = Console()
+    out = console()
     table = result.by_group(groups)
     for name in result.models:
         of_model = pd.DataFrame(table.xs((name, WORST_CASE)))
         rows = of_model.sort_values("robust", kind="stable", na_position="last")
         cells = [
             [
-                shorten(printable(str(group)), _MODEL_WIDTH),
+                shorten(printable(str(group)), _most(_MODEL_WIDTH, out.width)),
                 str(int(row["n"])),
                 interval(row["clean"], row["clean_low"], row["clean_high"]),
                 (Marked if row["robust"] == rows["robust"].min() else str)(
@@ -80,25 +107,30 @@ def print_groups(result: AuditResult, groups: Groups) -> None:
         ]
         title = f"{name}: groups, in % at {result.threat}"
         notes = ["an example counts as correct if its class is", "brackets: 95 % intervals"]
-        console.print(Grid(title, ("group", "n", "clean", WORST_CASE), cells, notes).rich())
+        out.print(Grid(title, ("group", "n", "clean", WORST_CASE), cells, notes).rich())
 
 
-def models_grid(report: ReportData) -> Grid:
-    """Return a row per model, the most robust first, as a table of 80 columns."""
+def models_grid(report: ReportData, width: int = WIDTH) -> Grid:
+    """Return a row per model, the most robust first.
+
+    Args:
+        report: The audit.
+        width: Columns of the terminal; the table needs no more than 80.
+    """
     heads = ("model", "clean", "robust", "worst class", "held out", "gap")
     rows = [
         [
             printable(model.name),
             str(model.clean),
             str(model.robust),
-            Marked(shorten(printable(model.worst_class), _SHORT)),
+            Marked(shorten(printable(model.worst_class), _most(_SHORT, width))),
             Marked(str(model.held_out)),
             percent(model.gap),
         ]
         for model in report.models
     ]
-    width = room(heads[1:], [row[1:] for row in rows], _MODEL_WIDTH, tight=True)
-    rows = [[shorten(name, width), *cells] for name, *cells in rows]
+    free = _free(heads[1:], [row[1:] for row in rows], _MODEL_WIDTH, width)
+    rows = [[shorten(name, free), *cells] for name, *cells in rows]
     notes = [
         "clean, robust: means over classes, all attacks",
         "held out: the worst class on examples it wasn't chosen on",
@@ -108,17 +140,17 @@ def models_grid(report: ReportData) -> Grid:
     return Grid(f"Models: accuracy in % at {report.threat}", heads, rows, notes, frozenset([3]), tight=True)
 
 
-def _print_findings(report: ReportData, console: Console) -> None:
+def _print_findings(report: ReportData, out: Console) -> None:
     if report.bound:
-        console.print(Text(printable(report.bound)))
-    console.print(Text(report.checked))
+        out.print(Text(printable(report.bound)))
+    out.print(Text(report.checked))
     for finding in report.findings:
-        console.print(Text(f"! {printable(str(finding))}", "yellow"))
+        out.print(Text(f"! {printable(str(finding))}", "yellow"))
     if report.unchecked:
         which = "" if report.unchecked == report.order else f" of {', '.join(report.unchecked)}"
-        console.print(Text(printable(f"The networks themselves{which} weren't checked (--checks).")))
+        out.print(Text(printable(f"The networks themselves{which} weren't checked (--checks).")))
     if report.findings or report.unchecked:
-        console.print()
+        out.print()
 
 
 def class_grid(report: ReportData, model: ModelData, width: int) -> Grid:
@@ -129,14 +161,15 @@ def class_grid(report: ReportData, model: ModelData, width: int) -> Grid:
         model: The model.
         width: Columns of the terminal.
     """
+    most = _most(_MOST_CLASSES, width)
     fixed = [
         [
-            shorten(printable(row.name), _NAME_WIDTH),
+            shorten(printable(row.name), _most(_NAME_WIDTH, width)),
             str(row.n),
             str(row.clean),
             str(row.robust),
         ]
-        for row in model.classes[:_MOST_CLASSES]
+        for row in model.classes[:most]
     ]
     free = room(("n", "clean", WORST_CASE), [line[1:] for line in fixed], width, width=width)
     free -= max(cell_len(name) for name in ("class", *(line[0] for line in fixed)))
@@ -146,8 +179,8 @@ def class_grid(report: ReportData, model: ModelData, width: int) -> Grid:
     notes = [f"mean over classes, all attacks: {mean}", "brackets: 95 % intervals"]
     if report.worst_case and len(report.attacks) > 1:
         notes.append("each attack with those before it")
-    if len(model.classes) > _MOST_CLASSES:
-        notes.append(f"{len(model.classes) - _MOST_CLASSES} more classes in by_class.csv")
+    if len(model.classes) > most:
+        notes.append(f"{len(model.classes) - most} more classes in by_class.csv")
     if len(shown) < len(report.attacks):
         notes.append(f"{len(report.attacks) - len(shown)} more attacks in by_class.csv")
     cells = [
@@ -166,12 +199,18 @@ _CLASS, _NAME, _PAIR = 14, 11, 24
 
 def print_comparison(comparison: Comparison) -> None:
     """Print a row per class, the worst first, then the totals; within 80 columns."""
-    Console().print(comparison_grid(comparison).rich())
+    out = console()
+    out.print(comparison_grid(comparison, out.width).rich())
 
 
-def comparison_grid(comparison: Comparison) -> Grid:
-    """Return a row per class, the worst first, then the totals, as a table of 80 columns."""
-    one, other = _heading(comparison.first, _NAME), _heading(comparison.second, _NAME)
+def comparison_grid(comparison: Comparison, width: int = WIDTH) -> Grid:
+    """Return a row per class, the worst first, then the totals.
+
+    Args:
+        comparison: The two.
+        width: Columns of the terminal; the table needs no more than 80.
+    """
+    one, other = (_heading(name, _most(_NAME, width)) for name in (comparison.first, comparison.second))
     if one == other:  # as long names that differ in the middle are
         one, other = "first", "second"
     by_class = comparison.by_class
@@ -184,12 +223,13 @@ def comparison_grid(comparison: Comparison) -> Grid:
         *_with_those_before(comparison),
     ]
     worst = comparison.worst_class
-    lows = [_heading(worst[f"{side}_class"], _CLASS) for side in ("first", "second")]
+    lows = [_heading(worst[f"{side}_class"], _most(_CLASS, width)) for side in ("first", "second")]
     if worst["first_class"] != worst["second_class"]:
         notes.append(f"worst class: {lows[0]} of {one}, {lows[1]} of {other}")
-    if len(rows) > _MOST_ROWS:
-        notes.append(f"{len(rows) - _MOST_ROWS} more classes")
-    shown = rows.head(_MOST_ROWS)
+    most = _most(_MOST_ROWS, width)
+    if len(rows) > most:
+        notes.append(f"{len(rows) - most} more classes")
+    shown = rows.head(most)
     lines = [[f"{row['n']:.0f}", *_values(row), p_value(row["p_adjusted"])] for _, row in shown.iterrows()]
     totals = {
         "all examples": [f"{comparison.n}", *_values(comparison.overall), p_value(comparison.overall["p"])],
@@ -197,11 +237,11 @@ def comparison_grid(comparison: Comparison) -> Grid:
         "worst class": ["", *_values(worst), ""],
     }
     heads = ("n", one, other, "difference", "p")
-    width = room(heads, [*lines, *totals.values()], _CLASS, tight=True)
+    free = _free(heads, [*lines, *totals.values()], _CLASS, width)
     named = []
     for label, (n, first, second, *rest) in zip(shown.index, lines, strict=True):
         marks = [Marked if label == worst[f"{side}_class"] else str for side in ("first", "second")]
-        named.append([_heading(label, width), n, marks[0](first), marks[1](second), *rest])
+        named.append([_heading(label, free), n, marks[0](first), marks[1](second), *rest])
     title = f"{comparison.first} and {comparison.second}: {comparison.about}"
     cells = named + [[name, *line] for name, line in totals.items()]
     rules = frozenset([len(named) - 1])
@@ -210,33 +250,41 @@ def comparison_grid(comparison: Comparison) -> Grid:
 
 def print_pairs(table: pd.DataFrame, comparisons: Sequence[Comparison]) -> None:
     """Print a row per pair, as :func:`art_classwise.audit.comparison_table` has them; within 80 columns."""
+    out = console()
+    most = _most(_MOST_ROWS, out.width)
     notes = [
         "in %; differences: upper name minus lower",
         f"brackets: {100 * comparisons[0].confidence:g} % intervals, each for itself",
         "p: of all examples, adjusted for all pairs",
         *_with_those_before(comparisons[0]),
     ]
-    if len(table) > _MOST_ROWS:
-        notes.append(f"{len(table) - _MOST_ROWS} more pairs")
+    if len(table) > most:
+        notes.append(f"{len(table) - most} more pairs")
     lines = []
-    for _, row in table.head(_MOST_ROWS).iterrows():
+    for _, row in table.head(most).iterrows():
         means = {key: row[f"mean_{key}"] for key in ("difference", "low", "high")}
         (value, interval), (mean, around) = difference(row), difference(means)
         worst = [
-            f"{_heading(row[f'{side}_worst_class'], 11)} {percent(row[f'{side}_worst']):>5}"
+            f"{_heading(row[f'{side}_worst_class'], _most(11, out.width))} {percent(row[f'{side}_worst']):>5}"
             for side in ("first", "second")
         ]
         lines += [[value, p_value(row["p_adjusted"]), mean, worst[0]], [interval, "", around, worst[1]]]
     heads = ("all examples", "p", "class means", "worst classes")
-    width = room(heads, lines, _PAIR, tight=True)
+    width = room(
+        heads,
+        lines,
+        _most(_PAIR, out.width),
+        width=out.width if out.width >= UNLIMITED else WIDTH,
+        tight=True,
+    )
     about = printable(comparisons[0].about)
     shown = Grid(f"{about[0].upper()}{about[1:]}", ("pair", *heads), (), notes, tight=True).rich()
-    names = [name for pair in comparisons[:_MOST_ROWS] for name in (pair.first, pair.second)]
+    names = [name for pair in comparisons[:most] for name in (pair.first, pair.second)]
     for place, (name, line) in enumerate(zip(names, lines, strict=True)):
         # In full, over several lines if need be: shortened, names may look alike.
-        parts = Text(printable(name)).wrap(Console(), width, overflow="fold")
+        parts = Text(printable(name)).wrap(out, width, overflow="fold")
         shown.add_row(Text("\n").join(parts), *map(Text, line), end_section=place % 2 == 1)
-    Console().print(shown)
+    out.print(shown)
 
 
 def print_standings(table: pd.DataFrame, about: str) -> None:
@@ -246,7 +294,7 @@ def print_standings(table: pd.DataFrame, about: str) -> None:
         table: What :meth:`AuditResult.compare_with_best` returns for each measure, indexed by measure and model.
         about: What is compared.
     """
-    console = Console()
+    out = console()
     measures = {"mean": "mean over classes", "worst": "worst class"}
     notes = [
         "in %; difference: from the best of the other models",
@@ -256,15 +304,15 @@ def print_standings(table: pd.DataFrame, about: str) -> None:
     heads = ("accuracy", "difference", "p", "rank")
     for measure, title in measures.items():
         rows = []
-        for name, row in table.loc[measure].head(_MOST_ROWS).iterrows():
+        for name, row in table.loc[measure].head(_most(_MOST_ROWS, out.width)).iterrows():
             apart = row[["difference", "difference_low", "difference_high"]].set_axis(["difference", "low", "high"])
             rank = f"{row['rank']:.0f} ({row['all_ranks_low']:.0f}–{row['all_ranks_high']:.0f})"
             accuracy = interval(row["accuracy"], row["accuracy_low"], row["accuracy_high"])
             rows.append([printable(str(name)), accuracy, " ".join(difference(apart)), p_value(row["p_adjusted"]), rank])
-        width = room(heads, [cells for _, *cells in rows], _PAIR, tight=True)
+        width = _free(heads, [cells for _, *cells in rows], _PAIR, out.width)
         rows = [[shorten(name, width), *cells] for name, *cells in rows]
         last = notes if measure == "worst" else []
-        console.print(Grid(f"{title}, {about}", ("model", *heads), rows, last, tight=True).rich())
+        out.print(Grid(f"{title}, {about}", ("model", *heads), rows, last, tight=True).rich())
 
 
 def _with_those_before(comparison: Comparison) -> list[str]:
@@ -292,9 +340,9 @@ def print_leaderboard(table: pd.DataFrame, title: str, model_dir: Path) -> None:
         title: Above it.
         model_dir: Where weights are looked for.
     """
-    console = Console()
+    out = console()
     measured = "measured_clean" in table
-    narrow = measured or console.width < 80
+    narrow = (measured and out.width < UNLIMITED) or out.width < 80
     notes = ["published accuracy in %, under AutoAttack or the leaderboard's corruptions", "–: nothing published"]
     if measured:
         notes += ["measured: over all examples, under all attacks, with 95 % intervals", "!: published lies outside"]
@@ -307,16 +355,16 @@ def print_leaderboard(table: pd.DataFrame, title: str, model_dir: Path) -> None:
         shown.add_column("architecture", no_wrap=True)
     for column in columns:
         shown.add_column(column, justify="right")
-    room = max(10, console.width - _NUMBERS - max((len(str(name)) for name in table.index), default=0))
+    room = max(10, out.width - _NUMBERS - max((len(str(name)) for name in table.index), default=0))
     for name, row in table.iterrows():
         what = [] if narrow else [Text(shorten(printable(str(row["architecture"] or "–")), room))]
         # Names in full: they are there to be typed.
         shown.add_row(Text(printable(str(name))), *what, percent(row["clean"]), percent(row["robust"]), *_last(row))
     if len(table):
-        console.print(shown)
+        out.print(shown)
     if not measured:
         here = int(table["here"].sum())
-        console.print(Text(f"the weights of {here} models are in {printable(str(model_dir.absolute()))}"))
+        out.print(Text(f"the weights of {here} models are in {printable(str(model_dir.absolute()))}"))
 
 
 def _last(row: pd.Series[Any]) -> list[str]:

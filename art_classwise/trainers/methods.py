@@ -79,7 +79,7 @@ class AdversarialTrainerStandardPyTorch(SearchTrainer):
         if num_random_init > 1:
             raise InputError(
                 f"The built-in attack starts once, but num_random_init is {num_random_init}: give an attack that "
-                f"starts several times, attack=PGD(classifier, num_random_init={num_random_init}, ...)."
+                f"starts several times, such as PGD(classifier, num_random_init={num_random_init}, ...), as `attack`."
             )
         if self.num_random_init == 0:
             self._start = "clean"

@@ -292,7 +292,7 @@ def paper_recipe(method: str, architecture: str, dataset: str) -> Recipe:
         there = [f"{a} on {d}" for m, a, d in _PAPERS if m == method]
         raise InputError(
             f"There is no published recipe of {method} for {architecture} on {dataset}, only for "
-            f"{', '.join(there)}. Take the fast recipe (--recipe fast on the command line), or set each option."
+            f"{', '.join(there)}. Take the fast one (`recipe='fast'`), or set each option."
         )
     return _PAPERS[method, architecture, dataset]
 

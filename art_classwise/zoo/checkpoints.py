@@ -126,8 +126,9 @@ def _checkpoint(content: Any, path: str | os.PathLike[str]) -> Checkpoint:
     if not _is_ours(content):
         raise InputError(
             f"{Path(path).absolute()} holds {'weights' if _are_weights(content) else f'a {type(content).__name__}'}, "
-            "but is not an art-classwise checkpoint. Load the weights into your module with torch.load and "
-            "load_state_dict, and wrap it with as_classifier()."
+            "but is not an art-classwise checkpoint.",
+            python="Load the weights into your module with torch.load and load_state_dict, and wrap it with "
+            "as_classifier().",
         )
     if content.get("version") != _VERSION:
         raise InputError(
@@ -170,7 +171,8 @@ def load_checkpoint(
         device: As for :func:`as_classifier`.
 
     Returns:
-        An ART ``PyTorchClassifier`` in eval mode.
+        An ART ``PyTorchClassifier`` in eval mode. Its attribute ``origin`` says of which file and architecture it is,
+        for the report of an audit.
 
     Raises:
         InputError: The file is missing, damaged, or no file of weights; it holds weights alone, and not what is needed
@@ -183,7 +185,7 @@ def load_checkpoint(
         if architecture is None and runs_code(own.architecture) and module is None:
             raise InputError(
                 f"{Path(path).absolute()} names the program {own.architecture} as its architecture, which isn't run "
-                f"because a file says so: if you trust it, give architecture={own.architecture!r} (--arch)."
+                f"because a file says so: if you trust it, give `architecture={own.architecture!r}`."
             )
         architecture = architecture if runs_code(own.architecture) else own.architecture or architecture
         input_shape = own.input_shape if input_shape is None else input_shape
@@ -194,16 +196,19 @@ def load_checkpoint(
     else:
         weights = weights_within(content, holder, key)
     if module is None and not architecture:
+        foreign = "a network that art-classwise doesn't define", "weights, but not of which network"
+        what = foreign[own is None]
         raise InputError(
-            f"{holder} holds a network that art-classwise doesn't define: give it, load_checkpoint(path, module=...), "
-            'or say how to build it, architecture="resnet18", "torchvision:resnet50" or "file.py:callable".'
-            if own is not None
-            else f"{holder} holds weights, but not of which network: give it, load_checkpoint(path, module=..., "
-            'input_shape=(3, 32, 32)), or say how to build it, architecture="resnet18", "torchvision:resnet50" or '
-            '"file.py:callable" (on the command line, --arch).'
+            f"{holder} holds {what}: say how to build it with `architecture`, e.g. resnet18, torchvision:resnet50 or "
+            "file.py:callable.",
+            python="Or give the network itself, `module`.",
         )
     if input_shape is None:
-        raise InputError(f"{holder} doesn't say what images its network takes: give input_shape=(3, 32, 32), say.")
+        raise InputError(
+            f"{holder} doesn't say what images its network takes"
+            f"{'' if own is None else ': save it with them, save_checkpoint(..., input_shape=...)'}.",
+            python="Give `input_shape`, e.g. (3, 32, 32).",
+        )
     if module is None:
         assert architecture
         rows = next((len(v) for v in reversed(weights.values()) if isinstance(v, Tensor) and v.dim()), 2)
@@ -216,7 +221,13 @@ def load_checkpoint(
     if n_classes is None:
         _, logits = trial(network, tuple(input_shape))
         n_classes = int(logits.shape[-1]) if isinstance(logits, Tensor) and logits.dim() else 0
-    return as_classifier(network, input_shape, n_classes, device=device)
+    classifier = as_classifier(network, input_shape, n_classes, device=device)
+    hub = str(path).startswith(HUB)
+    classifier.origin = {
+        "file": str(path) if hub else Path(path).absolute().name,
+        "architecture": type(network).__qualname__ if module is not None else architecture,
+    }
+    return classifier
 
 
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:

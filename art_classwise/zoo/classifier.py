@@ -149,7 +149,7 @@ def _is_cpu(device: str | torch.device | None) -> bool:
     if wanted is None or wanted.type not in ("cpu", "cuda"):
         raise InputError(f'`device` must be "cpu" or "cuda", but got {device!r}.')
     if wanted.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f'`device={str(wanted)!r}` was asked for, but torch sees no CUDA GPU; use device="cpu".')
+        raise InputError(f"`device={str(wanted)!r}` was asked for, but torch sees no CUDA GPU: use `device='cpu'`.")
     if wanted.type == "cuda" and wanted.index not in (None, torch.cuda.current_device()):
         raise InputError(f"ART uses torch's current GPU: call torch.cuda.set_device({wanted.index}) first.")
     return wanted.type == "cpu"

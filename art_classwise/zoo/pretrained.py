@@ -162,7 +162,7 @@ def load_robustbench(
         raise InputError(
             f"{first.absolute() if first else name} "
             + (
-                f"holds more than weights: {found}. If you trust its author, load it with unsafe_weights=True."
+                f"holds more than weights: {found}. If you trust its author, load it with `unsafe_weights=True`."
                 if found
                 else f"is damaged: move it away to download it again{_by_hand(files)}"
             )
@@ -189,6 +189,7 @@ def load_robustbench(
             raise
         raise InputError(f"{name} is too large for the memory of the device: {first_line(error)}") from error
     classifier.published = _told(name, dataset, threat_model)
+    classifier.origin = {"file": classifier.published["source"], "architecture": type(module).__qualname__}
     return classifier
 
 

@@ -286,8 +286,8 @@ def weights_within(content: Any, holder: str, key: str | None = None) -> dict[st
         others = [name for name in held[1:] if name in _WITHIN]
         if others:
             warnings.warn(
-                f"{holder} holds the weights {', '.join(map(repr, held))}: {held[0]!r} are taken; key={others[0]!r} "
-                "takes the others.",
+                f"{holder} holds the weights {', '.join(map(repr, held))}: {held[0]!r} are taken. In Python, "
+                f"`key={others[0]!r}` takes the others.",
                 stacklevel=3,
             )
         return dict(dicts[held[0]])

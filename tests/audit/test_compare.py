@@ -278,7 +278,7 @@ def test_other_threats_classes_and_settings_are_refused(result):
         (("one", "weak"), {}, "'one' is a model and 'weak' an attack"),
         (("weak", "one"), {}, "'one' is a model and 'weak' an attack"),
         (("one", "twu"), {}, "Unknown model or attack 'twu'. Did you mean two"),
-        (("weak", "strong"), {}, "There are 2 models: choose one, e.g. model='one'"),
+        (("weak", "strong"), {}, "There are 2 models: choose one, e.g. `model='one'`"),
         (("weak", "strong"), {"model": "on"}, "Unknown model 'on'"),
         (("weak", "strong"), {"model": "one", "kind": "clean"}, "`attack` and `kind` are for two models"),
         (("weak", "strong"), {"model": "one", "attack": "weak"}, "`attack` and `kind` are for two models"),
@@ -293,7 +293,7 @@ def test_names_that_mean_no_comparison_are_refused(result, names, options, says)
 
 def test_models_may_be_named_like_attacks():
     result = made({"weak": 0.9, "strong": 0.75})
-    with pytest.raises(InputError, match="both models and attacks: .* model=...; .* attack='all attacks'"):
+    with pytest.raises(InputError, match="both models and attacks: .* `model=...`; .* `attack='all attacks'`"):
         result.compare("weak", "strong")
     on = result.compare("weak", "strong", model="weak")
     assert (on.model, on.attack) == ("weak", None)

@@ -167,7 +167,7 @@ def test_all_of_it_together(run):
     [
         (["--class-policy", "dafy"], "Unknown class policy 'dafy'. Did you mean dafa?"),
         (["--class-policy", "dafa:lam=1"], "Unknown parameter of dafa 'lam'. Did you mean lamb?"),
-        (["--class-policy", "dafa:lamb=big"], "`lamb` must be a number"),
+        (["--class-policy", "dafa:lamb=big"], "--class-policy dafa:lamb=big: lamb must be a number"),
         (["--class-policy", "weights:cat=2"], "Unknown class 'cat'"),
         (["--class-policy", "weights:1=-1"], "Class weights must be finite and at least 0, but class 1 has -1"),
         (["--class-policy", "budgets:1=0"], "Class budgets are finite radii above 0"),
@@ -184,10 +184,10 @@ def test_all_of_it_together(run):
             "must leave two classes or more, but all classes but one are",
         ),
         ([a for k in range(10) for a in ("--exclude", k)], "must leave two classes or more, but all classes are"),
-        (["--normalize-head", "2"], "`--normalize-head` must be a number from 0 to 1, but got 2.0"),
+        (["--normalize-head", "2"], "--normalize-head must be a number from 0 to 1, but got 2.0"),
         (["--labels", "1000"], "--labels must be below the number of training examples, 1000, but is 1000"),
-        (["--labels", "0"], "`--labels` must be a whole number of at least 1"),
-        (["--labels", "100", "--gamma", "-1"], "`gamma` must be a number of at least 0"),
+        (["--labels", "0"], "--labels must be a whole number of at least 1"),
+        (["--labels", "100", "--gamma", "-1"], "--gamma must be a number of at least 0"),
         (["--labels", "100", "--unlabeled-fraction", "1"], "a batch of 128 would have 128 unlabelled examples"),
         (
             ["--unlabeled-fraction", "0.5"],

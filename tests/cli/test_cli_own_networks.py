@@ -55,7 +55,10 @@ def test_a_file_of_weights_is_audited_beside_a_checkpoint(command_line, folder, 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--model", "net.pth"), "holds weights, but not of which network: .*on the command line, --arch"),
+        (
+            ("--model", "net.pth"),
+            "holds weights, but not of which network: .* with --arch, e.g. resnet18",
+        ),
         (("--model", "net.pt"), "There is no file 'net.pt'. Give a file of weights"),
         (("--model", "Wong2020Fast"), "Did you mean robustbench:Wong2020Fast?"),
         (("--model", "net.pth", "--arch", "nett=digits-cnn"), "Unknown model in --arch 'nett'. Did you mean net"),
@@ -88,7 +91,7 @@ def test_a_checkpoint_does_not_choose_a_program_to_run(folder, tmp_path, monkeyp
     acw.save_checkpoint(
         tmp_path / "own.pt", network, architecture=architecture, classes=list("0123456789"), input_shape=(1, 8, 8)
     )
-    with pytest.raises(acw.InputError, match="isn't run because a file says so: if you trust it, give architecture="):
+    with pytest.raises(acw.InputError, match="isn't run because a file says so: if you trust it, give `architecture="):
         acw.load_checkpoint(tmp_path / "own.pt")
     x = acw.load_dataset("digits").first(5).x
     loaded = acw.load_checkpoint(tmp_path / "own.pt", architecture=architecture, device="cpu")

@@ -593,7 +593,7 @@ def test_errors_are_met_by_both_in_step(runs):
     assert first["said"] == second["said"]
     for name, says in {
         "diverged": "The loss was NaN or infinite in epoch 1, batch 2: lower the learning rate",
-        "used": "used/training.pt holds a training after epoch 1: continue it with fit(..., resume=True)",
+        "used": "used/training.pt holds a training after epoch 1: continue it with `resume=True`",
         "recipe": "nb_epochs was 1, but is 2",
     }.items():
         assert says in one["said"][name]

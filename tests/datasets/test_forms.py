@@ -208,7 +208,7 @@ class Random(Pairs):
         ((X.reshape(6, -1), Y), r"has rows of 60 values: reshape it to \(n, C, H, W\)"),
         ((np.zeros((6, 784), np.float32), Y), r"reshape it to \(n, 1, 28, 28\)"),
         ((X.astype(complex), Y), "must hold whole numbers, or floats"),
-        ((X * 2 - 1, Y), r"go from -1 to 1. Undo the normalisation: .*load_checkpoint\(mean=, std=\)"),
+        ((X * 2 - 1, Y), r"go from -1 to 1. Undo the normalisation: .*\(`mean`, `std`\)\. Give these to as_classifier"),
         ((X, Y + 1), "labels start at 1 .they go to 3."),
         ((X, ["ant", None] * 3), "y must be|labels must be"),
         ({"pictures": X, "y": Y}, "The data have no images: their keys are pictures, y"),

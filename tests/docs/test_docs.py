@@ -146,7 +146,7 @@ def parse(words):
 
 def test_parse_refuses_what_there_is_not():
     for line in ("audti --model m.pt", "audit --model m.pt --atacks fgsm", "train mart", "train mrt --out m.pt"):
-        with pytest.raises(Exception, match="(?i)no such|missing|not one of|there is no"):
+        with pytest.raises(Exception, match="(?i)no such|missing|not one of|there is no|unknown"):
             parse(line.split())
 
 

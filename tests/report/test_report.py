@@ -7,7 +7,9 @@ from results import make_result
 
 import art_classwise as acw
 from art_classwise.audit import AuditResult
+from art_classwise.audit.comparison import comparison_table
 from art_classwise.report import print_tables, render
+from art_classwise.report.terminal import print_comparison, print_pairs
 
 
 @pytest.fixture
@@ -80,3 +82,45 @@ def test_pages_and_tables_say_what_kind_of_audit_it_was(classifier, data, worst_
     print_tables(other)
     shown = " ".join(capsys.readouterr().out.split())
     assert ("each attack with those before it" in shown) == worst_case
+
+
+def test_a_pipe_gets_all_columns_rows_and_names(capsys, monkeypatch):
+    """No terminal, and no COLUMNS: nothing is cut, folded or left out."""
+    monkeypatch.delenv("COLUMNS")
+    classes = [f"a rather long name of a class, number {k}" for k in range(30)] + ["none"]
+    models = [f"a model whose name is longer than any column, number {k}" for k in range(7)]
+    attacks = [f"attack-{k}" for k in range(14)]
+    made = make_result(classes, models, n=3, attacks=attacks)
+    print_tables(made)
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert "more classes" not in out
+    assert "more attacks" not in out
+    lines = [line.split() for line in out.splitlines()]
+    for model in models:
+        assert f"{model}: accuracy" in out
+        (row,) = [line for line in lines if " ".join(line).startswith(f"{model} ") and "(" in " ".join(line)]
+        assert str(made.worst_class(model)["class"]) in " ".join(row)
+    heads = [line for line in lines if line[:2] == ["class", "n"]]
+    assert heads == [["class", "n", "clean", *attacks, "all", "attacks"]] * len(models)
+    for name in classes[:-1]:
+        of_class = [line for line in lines if " ".join(line).startswith(f"{name} ")]
+        assert len(of_class) == len(models)
+        for line in of_class:
+            assert len(line) == len(name.split()) + 1 + 2 + len(attacks) + 2  # n; clean and all attacks, intervals
+
+
+def test_comparisons_in_a_pipe_have_all_rows_and_names(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS")
+    classes = [f"a rather long name of a class, number {k}" for k in range(30)] + ["none"]
+    models = [f"a model whose name is longer than any column, number {k}" for k in range(3)]
+    result = make_result(classes, models, n=3)
+    found = [result.compare(models[0], other) for other in models[1:]]
+    print_comparison(found[0])
+    out = capsys.readouterr().out
+    assert all(out.count(f"{name} ") >= 1 for name in (*classes[:-1], *models[:2]))
+    assert "more classes" not in out
+    print_pairs(comparison_table(found * 15), found * 15)
+    out = capsys.readouterr().out
+    assert [out.count(f"{name} ") for name in models] == [30, 15, 15]
+    assert "…" not in out

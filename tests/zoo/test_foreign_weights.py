@@ -86,7 +86,7 @@ def test_a_wrapper_around_the_module_does_not_matter_either(weights, x, tmp_path
 def test_copies_beside_the_weights_are_told(weights, x, tmp_path):
     expected = network()(torch.from_numpy(x)).detach()
     torch.save({"model": other(weights), "ema": weights}, tmp_path / "both.pt")
-    with pytest.warns(UserWarning, match="'model' are taken; key='ema' takes the others"):
+    with pytest.warns(UserWarning, match="'model' are taken. In Python, `key='ema'` takes the others"):
         acw.load_checkpoint(tmp_path / "both.pt", network(2), input_shape=SHAPE, device="cpu")
     loaded = acw.load_checkpoint(tmp_path / "both.pt", network(2), input_shape=SHAPE, key="ema", device="cpu")
     np.testing.assert_allclose(loaded.predict(x), expected, atol=1e-6)
@@ -178,9 +178,9 @@ def test_names_that_do_not_fit_are_told_both_ways(weights, tmp_path):
 
 def test_what_a_file_does_not_say_is_asked_for(weights, tmp_path):
     torch.save(weights, tmp_path / "net.pt")
-    with pytest.raises(InputError, match="not of which network: give it, .*on the command line, --arch"):
+    with pytest.raises(InputError, match="not of which network: .* `architecture`, .* Or give the network itself"):
         acw.load_checkpoint(tmp_path / "net.pt")
-    with pytest.raises(InputError, match=r"give input_shape=\(3, 32, 32\)"):
+    with pytest.raises(InputError, match=r"Give `input_shape`, e.g. \(3, 32, 32\)"):
         acw.load_checkpoint(tmp_path / "net.pt", network(2))
     with pytest.raises(InputError, match=r"can't take images of shape \(3, 8, 8\)"):
         acw.load_checkpoint(tmp_path / "net.pt", network(2), input_shape=(3, 8, 8), device="cpu")

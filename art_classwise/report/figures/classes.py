@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.comparison import Comparison
 from art_classwise.errors import InputError
+from art_classwise.report.figures.fonts import in_any_script
 from art_classwise.report.figures.layout import (
     CLEAN,
     MEAN,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 __all__ = ["class_accuracy", "class_histogram", "compared", "homing", "models_by_class"]
 
 
+@in_any_script
 def class_accuracy(
     table: pd.DataFrame, ax: Axes | None = None, *, title: str = "", order: Sequence[str] | None = None
 ) -> Axes:
@@ -106,6 +108,7 @@ def class_accuracy(
     return ax
 
 
+@in_any_script
 def models_by_class(result: AuditResult, models: Sequence[str] | None = None, attack: str = WORST_CASE) -> Figure:
     """Draw :func:`class_accuracy` for models of an audit side by side, on one scale and with the classes in one order.
 
@@ -147,6 +150,7 @@ _INTERVALS = 10
 _WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
 
 
+@in_any_script
 def class_histogram(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> Axes:
     """Draw how many classes lie in each interval of robust accuracy, ten points wide.
 
@@ -195,6 +199,7 @@ def class_histogram(table: pd.DataFrame, ax: Axes | None = None, *, title: str =
 _MOST_ROWS = 30
 
 
+@in_any_script
 def homing(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> Axes:
     """Draw which share of the examples that were moved into a class withstands once that class is excluded.
 
@@ -268,6 +273,7 @@ def _homing_findings(rows: pd.DataFrame) -> list[str]:
 _ALPHA = 0.05
 
 
+@in_any_script
 def compared(
     comparison: Comparison, ax: Axes | None = None, *, title: str = "", order: Sequence[str] | None = None
 ) -> Axes:

@@ -16,6 +16,7 @@ from art_classwise._core.labels import class_names
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.errors import InputError, unknown
 from art_classwise.metrics.correlation import correlations
+from art_classwise.report.figures.fonts import in_any_script
 from art_classwise.report.figures.layout import (
     BEST,
     MEAN,
@@ -119,6 +120,7 @@ def draw_curves(
     return ax
 
 
+@in_any_script
 def accuracy_by_radius(
     results: Sequence[AuditResult],
     model: str | None = None,
@@ -183,7 +185,7 @@ def _checked(results: Sequence[AuditResult], model: str | None) -> str:
     first = results[0]
     several = next((r for r in results if len(r.models) > 1), None)
     if model is None and several is not None:
-        raise InputError(f"An audit has {len(several.models)} models: choose one, e.g. model={several.models[0]!r}.")
+        raise InputError(f"An audit has {len(several.models)} models: choose one, e.g. `model={several.models[0]!r}`.")
     name = first.models[0] if model is None else model
     rows = first.rows(name, WORST_CASE)
     for before, result in pairwise(results):
@@ -221,6 +223,7 @@ def _name_radii(ax: Axes, eps: Sequence[float], names: Sequence[str]) -> None:
 _PREFIX = {"validation": "val_robust_", "training": "robust_"}
 
 
+@in_any_script
 def training_curves(
     history: pd.DataFrame,
     ax: Axes | None = None,
@@ -290,6 +293,7 @@ _MOST_LABELS = 12
 _ENDS = 3
 
 
+@in_any_script
 def attack_strength(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> Axes:
     """Draw what each class loses from a weak attack to a strong one against its accuracy under the weak one.
 
@@ -340,6 +344,7 @@ def attack_strength(table: pd.DataFrame, ax: Axes | None = None, *, title: str =
     return ax
 
 
+@in_any_script
 def weight_norms(norms: npt.ArrayLike, table: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> Axes:
     """Draw each class's robust accuracy against the norm of its weights in the last layer.
 

@@ -16,6 +16,7 @@ from art_classwise.errors import InputError
 from art_classwise.metrics.accuracy import Groups, group_labels
 from art_classwise.metrics.confusion import confusion as count_confusion
 from art_classwise.metrics.confusion import confusion_pairs, within_groups
+from art_classwise.report.figures.fonts import in_any_script
 from art_classwise.report.figures.layout import (
     MOST_CLASSES,
     ON_DARK,
@@ -132,6 +133,7 @@ _CELL = 0.85
 _BY_ATTACK = "result.by_attack(model)"
 
 
+@in_any_script
 def class_by_attack(
     table: pd.DataFrame, ax: Axes | None = None, *, title: str = "", order: Sequence[str] | None = None
 ) -> Axes:
@@ -185,6 +187,7 @@ _MOST_PAIRS = 25
 _CALL = "result.confusion(model, attack)"
 
 
+@in_any_script
 def confusion(
     matrix: pd.DataFrame, ax: Axes | None = None, *, title: str = "", order: Sequence[str] | None = None
 ) -> Axes:
@@ -219,6 +222,7 @@ def confusion(
     return _matrix(shares, names, ax, title, _strongest(shares, names), "class")
 
 
+@in_any_script
 def group_confusion(matrix: pd.DataFrame, groups: Groups, ax: Axes | None = None, *, title: str = "") -> Axes:
     """Draw the confusion under attack between groups of classes.
 

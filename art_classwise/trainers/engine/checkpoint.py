@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 _FORMAT, _VERSION = "art-classwise training", 1
-_ADVICE = "It is written by fit(checkpoint_dir=...)."
+_ADVICE = "It is written by a training that keeps its state."
 
 
 class TrainingState(Record):
@@ -140,7 +140,7 @@ class TrainingFile:
             before = f"The one of epoch {state.epoch - 1} is intact" if self.path.exists() else "There was none before"
             raise InputError(
                 f"The training's state after epoch {state.epoch} can't be written to {self.path.absolute()}: {why}. "
-                f"{before}: make room, and continue with resume=True."
+                f"{before}: make room, and continue with `resume=True`."
             ) from error
 
 
@@ -159,7 +159,7 @@ def has_finished_epoch(folder: str | os.PathLike[str], resume: bool) -> bool:
 
 def _begun(path: Path, epoch: int) -> InputError:
     return InputError(
-        f"{path} holds a training after epoch {epoch}: continue it with fit(..., resume=True), or choose another "
+        f"{path} holds a training after epoch {epoch}: continue it with `resume=True`, or choose another "
         "`checkpoint_dir`."
     )
 

@@ -244,7 +244,7 @@ class Training:
     def _diverged(self, what: str) -> DivergenceError:
         again = f"from after epoch {self._epoch}" if self._epoch else "it came with"
         return DivergenceError(
-            f"{what}: lower the learning rate, or clip gradients (gradient_clip=1.0), in a training with a "
+            f"{what}: lower the learning rate, or clip gradients (`gradient_clip=1.0`), in a training with a "
             f"`checkpoint_dir` of its own. The classifier has the weights {again} again."
         )
 

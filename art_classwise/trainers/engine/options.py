@@ -342,7 +342,7 @@ def check_beta(beta: Any) -> float:
         InputError: It isn't a finite number of at least 0.
     """
     if isinstance(beta, EvasionAttack):
-        raise InputError(f"`beta` is a number, but got a {type(beta).__name__}: give an attack as attack=...")
+        raise InputError(f"`beta` is a number, but got a {type(beta).__name__}: give an attack as `attack=...`")
     check_number("beta", beta, 0, np.inf, below=True, words="of at least 0, and finite")
     return float(beta)
 

@@ -1,0 +1,152 @@
+"""The commands ``audit`` and ``report``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from art_classwise.cli import _audit_options as flags
+from art_classwise.cli._config import ConfigFile, SaveConfig
+from art_classwise.cli._config import save_config as write_config
+from art_classwise.cli._json import Writer, audit_content, printing
+from art_classwise.cli._options import (
+    ClassNames,
+    DatasetName,
+    Device,
+    GroupNames,
+    Groups,
+    ImageSize,
+    Json,
+    ModelDir,
+    Precision,
+    Quiet,
+    Root,
+    Seed,
+    say_where,
+)
+from art_classwise.errors import InputError
+
+if TYPE_CHECKING:
+    from art_classwise.audit import AuditResult
+
+__all__ = ["audit", "report", "show"]
+
+
+def audit(
+    context: typer.Context,
+    model: flags.Models,
+    arch: flags.Architectures = None,
+    mean: flags.Mean = None,
+    std: flags.Std = None,
+    surrogate: flags.Surrogate = None,
+    model_dir: ModelDir = Path("models"),
+    unsafe_weights: flags.UnsafeWeights = False,
+    dataset: DatasetName = "digits",
+    examples: flags.Examples = None,
+    class_: flags.OnlyClasses = None,
+    class_names: ClassNames = None,
+    image_size: ImageSize = None,
+    data_dir: Root = None,
+    threat: flags.Threat = None,
+    attacks: flags.AttackNames = "quick",
+    worst_case: flags.WorstCase = False,
+    checks: flags.Checks = True,
+    precision: flags.SearchPrecision = Precision.auto,
+    out: flags.Store = "runs/audit",
+    groups: Groups = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    on: flags.On = None,
+    slurm: flags.Slurm = None,
+    batch_size: flags.BatchSize = None,
+    device: Device = None,
+    seed: Seed = 0,
+    config: ConfigFile = None,
+    save_config: SaveConfig = None,
+) -> None:
+    """Attack models on a test set and report, class by class, how many examples withstand.
+
+    If interrupted, the same command resumes the audit. --on has others compute; torchrun, several GPUs of this machine.
+    """
+    given = dict(locals())
+    from art_classwise._core.distributed import is_main
+    from art_classwise._core.folders import open_folder
+    from art_classwise.audit import ClassWiseAudit
+    from art_classwise.cli._images import with_kept_images
+    from art_classwise.cli._prepared import prepared
+    from art_classwise.metrics import what_can_be_told
+    from art_classwise.report import write_report
+
+    with printing(json) as write, _engine(on, slurm) as executor:
+        write_config(context, save_config)
+        asked = prepared(given)
+        sources, data = asked.sources, asked.data
+        source = None if surrogate is None else sources.model(surrogate)[1]
+        job = ClassWiseAudit(store=out, surrogate=source, executor=executor, verbose=not quiet, **asked.options)
+        models, optional = sources.models(model) if executor is None else sources.loaders(model)
+        if is_main() and not (quiet or json):
+            print(what_can_be_told(data.y, len(data.classes)), file=sys.stderr)
+        result = job.evaluate(models, asked.named if executor else data, optional=optional)
+        if not is_main():
+            return
+        result = with_kept_images(result, models, data, open_folder(out))
+        write_report(result, out)
+        show(result, out, write if json else None, groups)
+
+
+def _engine(on: str | None, slurm: Sequence[str] | None) -> AbstractContextManager[Executor | None]:
+    if on is None:
+        if slurm:
+            raise InputError("--slurm is for --on slurm.")
+        return nullcontext()
+    from art_classwise._core.executors import open_executor
+
+    return open_executor(on, slurm or ())
+
+
+def report(
+    folder: Annotated[str, typer.Argument(help="The folder of an audit, or its address.")],
+    groups: Groups = None,
+    json: Json = False,
+) -> None:
+    """Write an audit's report, figure and table again from its stored outcomes."""
+    from art_classwise._core.folders import open_folder
+    from art_classwise.audit import is_finished, read_audit
+    from art_classwise.metrics import class_groups
+    from art_classwise.report import write_report
+
+    unfinished = not is_finished(folder)
+    with printing(json) as write:
+        result = read_audit(folder, partial=unfinished)
+        if unfinished:
+            warnings.warn(f"The audit isn't finished. {' '.join(result.missing)}", stacklevel=1)
+        if groups is not None:
+            class_groups(groups.value, result.classes)  # whether they fit
+        open_folder(folder).check_writable()
+        write_report(result, folder)
+        show(result, folder, write if json else None, groups)
+
+
+def show(
+    result: AuditResult, folder: str | os.PathLike[str], write: Writer | None, groups: GroupNames | None = None
+) -> None:
+    """Show an audit as tables, or as a document."""
+    from art_classwise.report import print_tables, report_files
+    from art_classwise.report.terminal import print_groups
+
+    files = report_files(folder)
+    if write is not None:
+        write("audit", audit_content(result, files, None if groups is None else groups.value))
+        return
+    print_tables(result)
+    if groups is not None:
+        print_groups(result, groups.value)
+    say_where(files)

@@ -1,0 +1,114 @@
+"""Messages as the command line says them: with its options in place of Python's parameters."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+
+from art_classwise.errors import InputError, printable
+
+__all__ = ["OPTIONS", "message_of", "with_options"]
+
+_DATA = {
+    "classes": "--class-names",
+    "data": "--dataset",
+    "dataset": "--dataset",
+    "image_size": "--image-size",
+    "root": "--data-dir",
+}
+_NETWORKS = {
+    "architecture": "--arch",
+    "device": "--device",
+    "eps": "--threat",
+    "norm": "--threat",
+    "precision": "--precision",
+    "seed": "--seed",
+    "threat": "--threat",
+}
+
+OPTIONS: dict[str, dict[str, str]] = {
+    "audit": {
+        **_DATA,
+        **_NETWORKS,
+        "attacks": "--attacks",
+        "batch_size": "--batch-size",
+        "checks": "--checks",
+        "mean": "--mean",
+        "model_dir": "--model-dir",
+        "models": "--model",
+        "n_examples": "--examples",
+        "std": "--std",
+        "store": "--out",
+        "surrogate": "--surrogate",
+        "unsafe_weights": "--unsafe-weights",
+        "worst_case": "--worst-case",
+    },
+    "compare": {"attack": "--attack", "model": "--model", "models": "--models"},
+    "train": {
+        **_DATA,
+        **_NETWORKS,
+        "awp_gamma": "--awp",
+        "batch_size": "--batch-size",
+        "beta": "--beta",
+        "checkpoint_dir": "--out",
+        "class_policy": "--class-policy",
+        "compile": "--compile",
+        "ema_decay": "--ema",
+        "epochs": "--epochs",
+        "excluded": "--exclude",
+        "gamma": "--gamma",
+        "gradient_clip": "--gradient-clip",
+        "keep": "--keep",
+        "lr": "--lr",
+        "max_iter": "--steps",
+        "n_examples": "--examples",
+        "nb_epochs": "--epochs",
+        "num_workers": "--workers",
+        "recipe": "--recipe",
+        "resume": "--resume",
+        "steps": "--steps",
+        "summary_writer": "--tensorboard",
+        "tau": "--normalize-head",
+        "unlabeled_fraction": "--unlabeled-fraction",
+        "validation_data": "--validation",
+        "x_unlabeled": "--unlabeled",
+    },
+    "quickstart": {"seed": "--seed", "store": "--out"},
+    "zoo": {"dataset": "--dataset", "model_dir": "--model-dir", "threat": "--threat"},
+}
+"""What the parameters are called that a command's messages may name, by command."""
+
+_NAMED = re.compile(r"`(-{0,2}[A-Za-z_][\w-]*)(?:=([^`]*))?`")  # as InputError says it
+
+
+def with_options(text: str, command: str) -> str:
+    """Return a message with a command's options in place of parameters; those that it doesn't have stay as they are.
+
+    Args:
+        text: The message, with parameters in backquotes.
+        command: Name of the command.
+    """
+    options = OPTIONS.get(command, {})
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        flag = name if name.startswith("--") else options.get(name)
+        if flag is None:
+            return found.group()
+        return flag if value in (None, "True") else f"{flag} {_as_words(value)}"
+
+    return _NAMED.sub(option, text)
+
+
+def _as_words(value: str) -> str:
+    """Return a value as it is written in a shell; what is no literal of Python stands for one."""
+    try:
+        return shlex.quote(str(ast.literal_eval(value)))
+    except (ValueError, SyntaxError):
+        return value
+
+
+def message_of(error: InputError, command: str) -> str:
+    """Return what an error says on the command line."""
+    return printable(with_options(error.short, command), keep="\n")

@@ -1,0 +1,240 @@
+"""Messages of the command line name its options, not the parameters of Python."""
+
+from __future__ import annotations
+
+import ast
+import pickle
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+from torch import nn
+
+import art_classwise as acw
+from art_classwise import cli
+from art_classwise.cli._messages import OPTIONS, message_of, with_options
+from art_classwise.errors import DivergenceError, InputError
+
+PACKAGE = Path(acw.__file__).parent
+KNOWN = {name for names in OPTIONS.values() for name in names}
+
+# Parameters that no command has an option for, so that no message about them is met there. Those of policies are
+# written as in Python: --class-policy dafa:lamb=1.5.
+# fmt: off
+ONLY_IN_PYTHON = {
+    "activation",
+    "alpha1",
+    "alpha2",
+    "attack_mode",
+    "attacked",
+    "average",
+    "average_base",
+    "ax",
+    "begin_after",
+    "broken",
+    "budgets",
+    "confidence",
+    "correct",
+    "crop_padding",
+    "ddof",
+    "decay",
+    "difference",
+    "discordant",
+    "eta",
+    "exact",
+    "fawa_start",
+    "flip",
+    "input_shape",
+    "key",
+    "kind",
+    "label_smoothing",
+    "lamb",
+    "lambda1",
+    "lambda2",
+    "left_out",
+    "limit",
+    "logits",
+    "minimal",
+    "module",
+    "momentum",
+    "n",
+    "n_classes",
+    "n_iter",
+    "network",
+    "normalize",
+    "norms",
+    "num_random_init",
+    "objective",
+    "on",
+    "optional",
+    "passes",
+    "radius",
+    "repeats",
+    "results",
+    "scale",
+    "scheduler",
+    "target",
+    "targeted",
+    "targets",
+    "temperature",
+    "threshold",
+    "tolerance",
+    "trainer_options",
+    "warm_epochs",
+    "warm_start",
+    "warmup",
+    "weights",
+    "which",
+    "withstood",
+    "worst",
+    "worst_base",
+    "x",
+    "x_adv",
+    "y",
+    "y_pseudo",
+    "zero_gradient",
+}
+# fmt: on
+TEMPLATES = {"report/page.py"}  # holds programs, not messages
+
+
+def strings() -> Iterator[tuple[str, str]]:
+    """Yield the file and each string of the package that may be part of a message; docstrings aren't."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).as_posix()
+        if name in TEMPLATES:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                docs |= {id(part) for part in node.values}
+                parts = (p.value if isinstance(p, ast.Constant) else "…" for p in node.values)
+                yield name, "".join(map(str, parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+                yield name, node.value
+
+
+def test_each_parameter_in_a_message_is_known_to_the_command_line():
+    """A new message must name an option, too, or a parameter that can't come up there."""
+    named: dict[str, set[str]] = {}
+    for file, text in strings():
+        for found in re.findall(r"`([a-z]\w*)(?:=[^`]*)?`", text):
+            named.setdefault(found, set()).add(file)
+    unknown = {name: files for name, files in named.items() if name not in KNOWN | ONLY_IN_PYTHON}
+    assert unknown.keys() == {"train"}  # the command
+    assert len(KNOWN & named.keys()) > 20
+
+
+def test_no_message_names_a_parameter_without_backquotes():
+    given = re.compile(rf"(?<![\w.&?`-])({'|'.join(sorted(KNOWN))})=(?!=)")
+    bare = {
+        (file, text)
+        for file, text in strings()
+        if not file.startswith("cli/") and given.search(re.sub(r"`[^`]*`|\w+\(.*\)", "", text))
+    }
+    assert not bare
+
+
+@pytest.mark.parametrize("command", sorted(OPTIONS))
+def test_the_table_names_options_that_there_are(command):
+    there = typer.main.get_command(cli.app).commands[command]
+    flags = {flag for parameter in there.params for flag in parameter.opts}
+    assert set(OPTIONS[command].values()) <= flags
+
+
+def test_how_parameters_are_replaced():
+    text = "`eps`, `resume=True`, `device='cpu'`, `keep='a b'`; `unheard_of`, `awp_gamma`, `--labels`, not eps, ``"
+    assert with_options(text, "train") == (
+        "--threat, --resume, --device cpu, --keep 'a b'; `unheard_of`, --awp, --labels, not eps, ``"
+    )
+    assert with_options(text, "nothing") == text.replace("`--labels`", "--labels")
+
+
+def test_remedies_that_only_python_has_are_left_out():
+    error = InputError("`image_size` must be 1.", python="Or call that.")
+    assert str(error) == "`image_size` must be 1. Or call that."
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error)
+    assert message_of(error, "audit") == message_of(again, "audit") == "--image-size must be 1."
+    assert message_of(DivergenceError("a\x1b[2Jb"), "train") == "a\N{REPLACEMENT CHARACTER}[2Jb"
+    assert str(InputError(KeyError("k"))) == "'k'"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """What can be wrong with what a user has."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("files")
+    x, y = np.random.default_rng(0).random((20, 1, 8, 8), dtype=np.float32), np.arange(20) % 10
+    np.savez(folder / "normalised.npz", x=3 * x - 1, y=y)
+    np.savez(folder / "own.npz", x=x, y=y)
+    for k, size in enumerate((8, 9)):
+        (folder / "images" / str(k)).mkdir(parents=True)
+        Image.new("RGB", (size, size)).save(folder / "images" / str(k) / "a.png")
+    torch.save(nn.Linear(64, 10).state_dict(), folder / "weights.pt")
+    network = acw.build("digits-cnn", (1, 8, 8), 10, seed=0)
+    classes = [str(d) for d in range(10)]
+    for name, architecture in (("digits", "digits-cnn"), ("foreign", "")):
+        path, shape = folder / f"{name}.pt", (1, 8, 8)
+        acw.save_checkpoint(path, network, architecture=architecture, classes=classes, input_shape=shape)
+    return folder
+
+
+AUDIT, TRAIN = ["audit", "--model", "digits.pt", "--examples", 20], ["train", "mart", "--out", "new.pt"]
+BAD = [
+    ([*AUDIT, "--seed", -1], "--seed must be"),
+    ([*AUDIT, "--batch-size", 0], "--batch-size must be"),
+    ([*AUDIT, "--examples", 0], "--examples must be"),
+    ([*AUDIT, "--attacks", "transfer-pgd-5"], "give --surrogate"),
+    ([*TRAIN, "--dataset", "images", "--threat", "Linf:0.1"], "--image-size N"),
+    ([*AUDIT, "--dataset", "images", "--image-size", 0], "--image-size must be"),
+    ([*AUDIT, "--dataset", "own.npz"], "--threat, e.g."),
+    ([*AUDIT, "--dataset", "normalised.npz", "--threat", "Linf:0.1"], "(--mean, --std)"),
+    ([*AUDIT, "--dataset", "cifar100"], "--data-dir is where"),
+    (["audit", "--model", "weights.pt"], "with --arch, e.g. resnet18"),
+    (["audit", "--model", "foreign.pt"], "with --arch, e.g. resnet18"),
+    ([*TRAIN, "--epochs", 0], "--epochs must be"),
+    ([*TRAIN, "--steps", 0], "--steps must be"),
+    ([*TRAIN, "--batch-size", 0], "--batch-size must be"),
+    ([*TRAIN, "--lr", -1], "--lr must be"),
+    ([*TRAIN, "--beta", -1], "--beta must be"),
+    ([*TRAIN, "--awp", -1], "--awp must be"),
+    ([*TRAIN, "--ema", 2], "--ema must be"),
+    ([*TRAIN, "--gradient-clip", 0], "--gradient-clip must be"),
+    ([*TRAIN, "--workers", -1], "--workers must be"),
+    ([*TRAIN, "--seed", -1], "--seed must be"),
+    ([*TRAIN, "--threat", "Linf:2"], "Linf"),
+    ([*TRAIN, "--labels", 0], "--labels must be"),
+    ([*TRAIN, "--labels", 300, "--unlabeled-fraction", 2], "--unlabeled-fraction must be"),
+    ([*TRAIN, "--labels", 300, "--gamma", -1], "--gamma must be"),
+    ([*TRAIN, "--validation", -1], "--validation must be"),
+    ([*TRAIN, "--normalize-head", 2], "--normalize-head must be"),
+    ([*TRAIN, "--exclude", "ant"], "'ant'"),
+    ([*TRAIN, "--class-policy", "cfol:gamma=7"], "--class-policy cfol:gamma=7: gamma must be"),
+    ([*TRAIN, "--recipe", "paper"], "(--recipe fast)"),
+    ([*TRAIN, "--arch", "no-such-net"], "no-such-net"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), BAD, ids=[" ".join(map(str, one[-2:])) for one, _ in BAD])
+def test_bad_input_is_told_in_options(arguments, says, files, command_line, monkeypatch):
+    monkeypatch.chdir(files)
+    if not torch.cuda.is_available():
+        monkeypatch.setenv("ART_CLASSWISE_DATA", "nowhere")
+    monkeypatch.setattr("socket.create_connection", _no_connection)
+    code, out, err = command_line(*arguments)
+    assert code == 2
+    assert out == ""
+    assert says in err
+    assert "`" not in err
+    assert not (files / "new.pt").exists()
+
+
+def _no_connection(*_: object, **__: object) -> None:
+    raise OSError("no connection in tests")
