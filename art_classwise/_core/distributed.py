@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from art_classwise.errors import InputError
 
@@ -105,10 +107,18 @@ def join(device: torch.device) -> None:
             f"Process {rank()} computes on {device}, but should on cuda:{local_rank()}: make the classifier with "
             "as_classifier(), or call torch.cuda.set_device(int(os.environ['LOCAL_RANK'])) before it is made."
         )
+    # Torchrun's store outlives the processes that it starts again: there, newer ones would find the dead ones' addresses.
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    store, _, _ = next(rendezvous("env://", rank(), world()))
+    options: dict[str, Any] = {
+        "store": PrefixStore(f"restart {restarts}", store),
+        "rank": rank(),
+        "world_size": world(),
+    }
     if device.type == "cuda":
-        dist.init_process_group("nccl", device_id=device)
+        dist.init_process_group("nccl", device_id=device, **options)
     else:
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", **options)
     atexit.register(_leave)  # later calls use the same group
 
 

@@ -20,7 +20,7 @@ from art_classwise.audit.provenance import environment, model_fingerprint
 from art_classwise.audit.request import checked_attack, described_attacks
 from art_classwise.audit.runner import ShardRunner, probe_examples
 from art_classwise.audit.saved import finished_shards, is_whole, read_outcomes
-from art_classwise.audit.store import DamagedShardError, Store
+from art_classwise.audit.store import DamagedShardError, MissingShardError, Store
 from art_classwise.audit.work import checked_data, compute, drop_damaged, held_of, is_probed, unit_of
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError, first_line
@@ -169,6 +169,8 @@ class _Worker:
             outcomes, _ = read_outcomes(self._store, manifest, [model], names)
         except DamagedShardError as damaged:
             drop_damaged(self._store, damaged)
+            return
+        except MissingShardError:  # another process found it damaged
             return
         classifier, _ = self.load(model)
         try:

@@ -249,17 +249,22 @@ class Store:
 
     def shards(self, model: str, attack: str | None) -> dict[int, Shard]:
         """Return the files of a model's shards under an attack, both by fingerprint; of several of one, the first."""
-        there: dict[int, Shard] = {}
+        return {number: files[0] for number, files in self._written(model, attack).items()}
+
+    def _written(self, model: str, attack: str | None) -> dict[int, list[Shard]]:
+        """Return all files of a model's shards under an attack, of each shard the one that counts first."""
+        there: dict[int, list[Shard]] = {}
         older = f"shards/{model}/{attack or CLEAN_NAME}"
         for name in self.folder.files(older):
             if match := _OLDER_FILE.fullmatch(name):
-                there[int(match[1])] = Shard(Unit(model, attack, int(match[1])), f"{older}/{name}", older=True)
+                number = int(match[1])
+                there.setdefault(number, []).append(Shard(Unit(model, attack, number), f"{older}/{name}", older=True))
         begin = _begin(model, attack)
-        for folder in self._folders(model, attack):
-            for name in self.folder.files(folder):
-                if (match := _FILE.fullmatch(name)) and name.startswith(begin):
-                    number = int(match[3])
-                    there.setdefault(number, Shard(Unit(model, attack, number), f"{folder}/{name}"))
+        found = [(name, folder) for folder in self._folders(model, attack) for name in self.folder.files(folder)]
+        for name, folder in sorted(found, key=lambda one: one[0]):  # the same for all, whatever names they know
+            if (match := _FILE.fullmatch(name)) and name.startswith(f"{begin}-"):
+                number = int(match[3])
+                there.setdefault(number, []).append(Shard(Unit(model, attack, number), f"{folder}/{name}"))
         return there
 
     def has(self, unit: Unit) -> bool:
@@ -337,20 +342,31 @@ class Store:
         if replace:
             self._write(mine, content)
             return Shard(unit, mine)
-        if (there := self.shards(unit.model, unit.attack).get(unit.shard)) is None:
+        there = self._written(unit.model, unit.attack).get(unit.shard, [])
+        if not there:
             self._write(mine, content)
-            there = self.shards(unit.model, unit.attack).get(unit.shard)
-            if there is None:  # removed by someone who took it for damaged
+            there = self._written(unit.model, unit.attack).get(unit.shard, [])
+            if not there:  # removed by someone who took it for damaged
                 raise StoreError(f"{self.folder.where(mine)} was removed as soon as it was written.")
-        if there.name != mine:
-            self.folder.remove(mine)
-            if verdict_digest(unit, self.table(there).to_pandas()) != outcomes:
-                warnings.warn(
-                    f"The shard {self.folder.where(there.name)} was computed here, too, with other outcomes, as on "
-                    "another kind of processor: the first stays.",
-                    stacklevel=2,
-                )
-        return there
+        first, *others = there
+        for one in others:  # written at the same time: whoever sees both keeps the same one
+            if not one.older:
+                self.folder.remove(one.name)
+        told = {outcomes, *(self._outcomes_of(one) for one in there)}
+        if len(told) > 1:
+            warnings.warn(
+                f"The shard {self.folder.where(first.name)} was computed once more, with other outcomes, as on another "
+                "kind of processor: this one stays.",
+                stacklevel=2,
+            )
+        return first
+
+    def _outcomes_of(self, shard: Shard) -> str:
+        """Return the digest of what a file says, which its name holds."""
+        if not shard.older:
+            return shard.name.split("-")[-2]
+        frame: pd.DataFrame = self.table(shard).to_pandas()
+        return verdict_digest(shard.unit, frame)
 
     def drop(self, damaged: DamagedShardError) -> bool:
         """Remove a damaged shard, unless it has been removed, or written anew, since it was read.
@@ -381,7 +397,14 @@ class Store:
         return names
 
     def tidy(self) -> None:
-        """Remove what processes that were killed left half written on a disk."""
+        """Remove what processes that were killed left: files half written on a disk, and second ones of a shard."""
+        manifest = self.manifest()
+        for model in manifest.models.values():
+            for attack in (None, *(one.fingerprint for one in manifest.attacks.values())):
+                for files in self._written(model, attack).values():
+                    for one in files[1:]:
+                        if not one.older:
+                            self.folder.remove(one.name)
         if isinstance(self.folder, DiskFolder):
             within = {"", *(name.rpartition("/")[0] for name in self.files())}
             for folder in within:
@@ -483,9 +506,9 @@ def _quoted(name: str) -> str:
     text = quote(name, safe="")
     if len(text) <= _LONGEST_NAME:
         return text
-    short = (
-        text[: _LONGEST_NAME - 17].rpartition("%")[0]
-        if "%" in text[_LONGEST_NAME - 19 :]
-        else text[: _LONGEST_NAME - 17]
-    )
+    short = ""
+    for letter in name:  # whole letters: half of one is no UTF-8
+        if len(short) + len(quote(letter, safe="")) > _LONGEST_NAME - 17:
+            break
+        short += quote(letter, safe="")
     return f"{short}~{hashlib.sha256(name.encode()).hexdigest()[:16]}"

@@ -33,7 +33,7 @@ from small_audit import (
     outcomes,
     planned,
     units_in,
-    work,
+    work,  # noqa: F401 (processes run it)
 )
 
 from art_classwise import InputError
@@ -343,11 +343,11 @@ def test_two_threads_on_one_folder_have_the_outcomes_of_one(tmp_path):
 
     def run(i, store):
         audit = module.ClassWiseAudit("Linf:0.02", attacks, store=store, verbose=False)
-        found[i] = audit.evaluate({"net": make_classifier()}, data).outcomes
+        found[i] = audit.evaluate({"net": classifiers[i]}, data).outcomes
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_SHARD", SHARD)
-        data = make_data()
+        data, classifiers = make_data(), [make_classifier() for _ in found]
         state = torch.get_rng_state()
         run(0, None)
         threads = [threading.Thread(target=run, args=(i, tmp_path)) for i in (1, 2)]
@@ -357,8 +357,8 @@ def test_two_threads_on_one_folder_have_the_outcomes_of_one(tmp_path):
             thread.join(60)
     assert found[1].equals(found[0])
     assert found[2].equals(found[0])
+    assert torch.equal(torch.get_rng_state(), state)
     assert warnings.filters == filters
-    del state
     assert_tidy(tmp_path)
 
 
@@ -492,7 +492,6 @@ def test_processes_that_find_damaged_shards_at_once_mend_all_of_them(references,
     paths = [shard(store, attack, number) for attack in NAMES for number in (0, 2, 4)]
     for path in paths:
         flip(path)
-    options = {"attacks": None, "worst_case": worst_case}
     children = [Child(__file__, "recorded_few", store, tmp_path / "place", i, 3, worst_case) for i in range(3)]
     found, _, said = zip(*(child.result() for child in children), strict=True)
     assert all(table.equals(references["few", worst_case]) for table in found)
@@ -500,7 +499,6 @@ def test_processes_that_find_damaged_shards_at_once_mend_all_of_them(references,
     assert read(store).outcomes.equals(references["few", worst_case])
     assert len(units_in(store)) == SHARDS * 3
     assert_tidy(store)
-    del options
 
 
 def recorded_few(store, place, who, n, worst_case):
@@ -542,6 +540,3 @@ def test_a_damaged_shard_that_another_process_has_replaced_is_not_removed(refere
     monkeypatch.setattr(module, "read_outcomes", replaced_meanwhile)
     with watched(lambda unit: pytest.fail(f"{unit} is there")):
         assert few(store, worst_case).equals(references["few", worst_case])
-
-
-__all__ = ["work"]

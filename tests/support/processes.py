@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-_LONG = 240  # seconds, after which a process hangs, however busy the machine is
+_LONG = 120  # seconds, after which a process hangs, however busy the machine is
 _FORKED = multiprocessing.get_context("forkserver")  # which imports once, and knows nothing of the tests' state
 _FORKED.set_forkserver_preload(["art_classwise.audit.audit"])
 
