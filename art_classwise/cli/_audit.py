@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import warnings
 from dataclasses import replace
@@ -14,6 +13,7 @@ import typer
 from art_classwise.cli import _audit_options as flags
 from art_classwise.cli._config import ConfigFile, SaveConfig
 from art_classwise.cli._config import save_config as write_config
+from art_classwise.cli._interrupt import command_line, on_interrupt
 from art_classwise.cli._json import Writer, audit_content, printing
 from art_classwise.cli._options import (
     ClassNames,
@@ -118,7 +118,11 @@ def audit(
             batch_size=batch_size,
             checks=checks,
             verbose=not quiet,
-            command=shlex.join(["art-classwise", *sys.argv[1:]]),
+            command=command_line(),
+        )
+        on_interrupt(
+            context,
+            lambda: f"Interrupted: what is finished is kept in {out}, and the same command goes on: {command_line()}",
         )
         models, optional = sources.models(model)
         if is_main() and not (quiet or json):

@@ -13,6 +13,7 @@ import typer
 from art_classwise.cli import _train_options as flags
 from art_classwise.cli._config import ConfigFile, SaveConfig
 from art_classwise.cli._config import save_config as write_config
+from art_classwise.cli._interrupt import command_line, on_interrupt
 from art_classwise.cli._json import printing
 from art_classwise.cli._options import ClassNames, DatasetName, Device, ImageSize, Json, Quiet, Root, Seed, split_names
 from art_classwise.errors import InputError, check_number, check_whole
@@ -129,6 +130,7 @@ def train(
         data, held_out = _hold_out(data, validation, seed)
         data, more = _unlabeled(data, unlabeled, labels, seed, data_dir, image_size)
         on = None if device is None else device.value
+        on_interrupt(context, lambda: _kept(state))
         network = build(arch, data.input_shape, len(data.classes), seed=seed)
         if init is not None:
             load_checkpoint(init, network, device="cpu")
@@ -198,6 +200,17 @@ def train(
             print(f"These numbers precede --normalize-head {tau:g}; audit the checkpoint to see its effect.")
         for what, path in files.items():
             print(f"{what:<10}  {path}")
+
+
+def _kept(state: Path) -> str:
+    """Return what is said of an interrupted training."""
+    from art_classwise.trainers.engine.checkpoint import finished_epochs
+
+    if not (state / "training.pt").exists():
+        return f"Interrupted before the first epoch began; to start again: {command_line()}"
+    done = finished_epochs(state)
+    kept = f"{done} epoch{'s are' if done > 1 else ' is'} kept in {state}" if done else "no epoch was finished"
+    return f"Interrupted: {kept}; to go on: {command_line('--resume')}"
 
 
 def _policy(text: str | None, classes: Sequence[str], validation: int) -> ClassPolicy | None:
