@@ -184,13 +184,7 @@ def train(
             "class_policy": None if policy is None else policy.describe(),
             "excluded": [data.classes[k] for k in excluded],
             "normalize_head": tau,
-            "unlabeled": None
-            if more is None
-            else {
-                "from": data.name if unlabeled in (None, prepare.REST) else unlabeled,
-                "n": len(more.x),
-                "gamma": gamma,
-            },
+            "unlabeled": None if more is None else {"from": source or data.name, "n": len(more.x), "gamma": gamma},
             "init": None if init is None else str(init),
             "seed": seed,
         }
