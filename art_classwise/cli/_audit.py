@@ -16,6 +16,7 @@ import typer
 from art_classwise.cli import _audit_options as flags
 from art_classwise.cli._config import ConfigFile, SaveConfig
 from art_classwise.cli._config import save_config as write_config
+from art_classwise.cli._interrupt import command_line, on_interrupt
 from art_classwise.cli._json import Writer, audit_content, printing
 from art_classwise.cli._options import (
     ClassNames,
@@ -91,6 +92,10 @@ def audit(
         sources, data = asked.sources, asked.data
         source = None if surrogate is None else sources.model(surrogate)[1]
         job = ClassWiseAudit(store=out, surrogate=source, executor=executor, verbose=not quiet, **asked.options)
+        on_interrupt(
+            context,
+            lambda: f"Interrupted: what is finished is kept in {out}, and the same command goes on: {command_line()}",
+        )
         models, optional = sources.models(model) if executor is None else sources.loaders(model)
         if is_main() and not (quiet or json):
             print(what_can_be_told(data.y, len(data.classes)), file=sys.stderr)
