@@ -227,22 +227,25 @@ class AuditResult(AuditTable):
         options: dict[str, Any] = {"classes": self.classes, "groups": groups}
         return metrics.confusion_pairs(rows["label"], rows["prediction"], n_classes, **options)
 
-    def within_groups(self, model: str, groups: Groups, attack: str = WORST_CASE) -> pd.DataFrame:
+    def within_groups(
+        self, model: str | Groups | None = None, groups: Groups | None = None, attack: str = WORST_CASE
+    ) -> pd.DataFrame:
         """Return which share of errors stays within groups: :func:`art_classwise.metrics.within_groups`.
 
         Errors are wrong predictions under attack: an example that is wrong without attack and right under it is none,
         though it hasn't withstood.
 
         Args:
-            model: Name of a model.
+            model: Name of a model. The one that there is may be left out: ``within_groups(groups)``.
             groups: As for :meth:`by_group`.
             attack: Name of an attack, or ``"all attacks"``.
 
         Raises:
             InputError: The audit has no such model or attack, or the groups don't fit the classes.
         """
-        rows = self.rows(model, attack)
-        return metrics.within_groups(rows["label"], rows["prediction"], groups, self.classes)
+        name, of = _model_and_groups(model, groups)
+        rows = self.rows(name, attack)
+        return metrics.within_groups(rows["label"], rows["prediction"], of, self.classes)
 
     def risks(self, model: str | None = None, attack: str = WORST_CASE, *, pooled: bool = False) -> pd.DataFrame:
         """Return natural, boundary and robust risk of each class: :func:`art_classwise.metrics.risks`.
@@ -278,12 +281,17 @@ class AuditResult(AuditTable):
         return metrics.worst_class(label, withstood, len(self.classes), **options)
 
     def worst_group(
-        self, model: str, groups: Groups, attack: str = WORST_CASE, *, confidence: float = 0.95
+        self,
+        model: str | Groups | None = None,
+        groups: Groups | None = None,
+        attack: str = WORST_CASE,
+        *,
+        confidence: float = 0.95,
     ) -> pd.Series[Any]:
         """Return the worst group of classes and an estimate of its accuracy: where single classes have few examples.
 
         Args:
-            model: Name of a model.
+            model: Name of a model. The one that there is may be left out: ``worst_group(groups)``.
             groups: As for :meth:`by_group`.
             attack: Name of an attack, or ``"all attacks"``.
             confidence: Coverage of the interval.
@@ -295,7 +303,8 @@ class AuditResult(AuditTable):
             InputError: The audit has no such model or attack, the groups don't fit the classes, or none has two
                 examples.
         """
-        label, withstood = self._verdicts(model, attack)
+        name, groups = _model_and_groups(model, groups)
+        label, withstood = self._verdicts(name, attack)
         of, names = metrics.group_labels(label, groups, self.classes)
         return metrics.worst_class(of, withstood, len(names), classes=names, confidence=confidence)
 
@@ -312,11 +321,18 @@ class AuditResult(AuditTable):
         """
         return metrics.disparity_test(*self._verdicts(model, attack), len(self.classes), **options)
 
-    def attack_strength(self, model: str, weak: str, strong: str, *, split_seed: int | None = None) -> pd.DataFrame:
+    def attack_strength(
+        self,
+        model: str | None = None,
+        weak: str | None = None,
+        strong: str | None = None,
+        *,
+        split_seed: int | None = None,
+    ) -> pd.DataFrame:
         """Return on which classes a stronger attack falls: :func:`art_classwise.metrics.attack_strength`.
 
         Args:
-            model: Name of a model.
+            model: Name of a model. The one that there is may be left out: ``attack_strength(weak, strong)``.
             weak: Name of the weaker attack.
             strong: Name of the stronger one, or ``"all attacks"``.
             split_seed: See there.
@@ -324,6 +340,14 @@ class AuditResult(AuditTable):
         Raises:
             InputError: The audit has no such model or attack, or the two were tried on different examples.
         """
+        given = [name for name in (model, weak, strong) if name is not None]
+        if len(given) < 2:
+            raise InputError(
+                "attack_strength() takes a weaker and a stronger attack, in this order, but got "
+                f"{' and '.join(given) or 'none'}: the audit has {', '.join((*self.attacks, WORST_CASE))}."
+            )
+        weak, strong = given[-2:]
+        model = given[0] if len(given) == 3 else self.rows(None)["model"].iloc[0]
         label, first, second = self._paired((model, weak), (model, strong))
         options: dict[str, Any] = {"classes": self.classes, "split_seed": split_seed}
         return metrics.attack_strength(label, first, second, len(self.classes), **options)
@@ -495,6 +519,11 @@ class AuditResult(AuditTable):
         """Return labels and who withstood, (n,) each."""
         rows = self.rows(model, attack)
         return rows["label"].to_numpy().astype(np.int64), rows["withstood"].to_numpy()
+
+
+def _model_and_groups(model: str | Groups | None, groups: Groups | None) -> tuple[Any, Any]:
+    """Return what is asked about: where one thing is given, it is the groups, which have to be."""
+    return (None, model) if groups is None else (model, groups)
 
 
 def read_audit(folder: str | os.PathLike[str], *, partial: bool = False) -> AuditResult:
