@@ -271,7 +271,7 @@ def audit(
         result = job.evaluate(models, data, optional=optional)
         if not is_main():
             return
-        result = with_kept_images(with_sources(result, models, out), models, data, out)
+        result = with_kept_images(with_sources(result, models, out), models, data, out, verbose=not quiet)
         write_report(result, out)
         _show(result, out, write if json else None, groups)
 

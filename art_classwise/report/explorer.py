@@ -25,7 +25,7 @@ from art_classwise.report.tables import percent, printable, template
 __all__ = ["ClassView", "Explored", "Explorer", "Shot", "explored", "explorer"]
 
 _MOST_MODELS = 8
-_MOST_CLASSES = 50
+_MOST_CLASSES = 100
 _MOST_TAKEN = 3
 _SHOWN_IN_FULL = 0.99  # of the values that an attack changed
 

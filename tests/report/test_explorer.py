@@ -98,9 +98,9 @@ def test_classes_can_be_named(result):
 def test_of_many_classes_the_weakest_are_shown_and_it_is_said():
     result = make_result([f"c{k}" for k in range(200)], n=3)
     html = result.explore()._repr_html_()
-    assert len(classes_of(html)) == 50
-    assert "The 50 weakest of 199 classes" in html
-    assert repr(result.explore()).startswith("50 of 199 classes, the weakest first:\n")
+    assert len(classes_of(html)) == 100
+    assert "The 100 weakest of 199 classes" in html
+    assert repr(result.explore()).startswith("100 of 199 classes, the weakest first:\n")
 
 
 def test_names_stay_names(result):
