@@ -105,6 +105,7 @@ class Explored:
     Attributes:
         classes: The weakest first, all models together; those without examples aren't among them.
         n_classes: How many have examples.
+        named: Whether the classes were chosen by their names.
         n_models: How many models there are; the most robust are shown.
         magnified: By what the changes in the images are multiplied.
         cut_off: Whether some changes are larger than can be shown then.
@@ -113,6 +114,7 @@ class Explored:
 
     classes: tuple[ClassView, ...]
     n_classes: int
+    named: bool
     n_models: int
     magnified: int
     cut_off: bool
@@ -157,7 +159,9 @@ def explored(result: AuditResult, classes: Sequence[str] | None = None, most: in
         for name in chosen
     ]
     n_models = len(result.models)
-    return Explored(tuple(views), len(order), n_models, factor, cut_off, any(view.shots for view in views))
+    return Explored(
+        tuple(views), len(order), classes is not None, n_models, factor, cut_off, any(view.shots for view in views)
+    )
 
 
 def _taken(result: AuditResult, model: str) -> dict[str, tuple[Taken, ...]]:

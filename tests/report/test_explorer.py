@@ -89,6 +89,7 @@ def test_pictures_are_the_images_and_the_change_is_magnified_as_said(channels):
 def test_classes_can_be_named(result):
     assert [*classes_of(result.explore(["cow", "ant"])._repr_html_())] == ["ant", "cow"]
     assert [*classes_of(result.explore("bee")._repr_html_())] == ["bee"]
+    assert "1 of 3 classes" in result.explore("bee")._repr_html_()  # not the weakest one
     with pytest.raises(acw.InputError, match="Did you mean cow"):
         result.explore(["cows"])
     with pytest.raises(acw.InputError, match="None of these classes has an example"):
