@@ -32,7 +32,7 @@ from art_classwise.threat import ThreatModel
 __all__ = ["AttackedImage", "attack_images", "is_within", "rounded_within"]
 
 _MOST = 36  # images of an audit: a page with more is slow to read
-_MOST_VALUES = 1_000_000  # pixels times channels of all originals: large images make a page large
+_MOST_VALUES = 700_000  # pixels times channels of all originals: large images make a page large
 _COSTLY = ("AutoAttack", "Square")  # tried last: what another attack breaks needs no minutes
 
 _Image = npt.NDArray[np.uint8]

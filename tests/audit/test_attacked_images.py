@@ -203,3 +203,15 @@ def test_changes_below_a_grey_level_and_strange_channels_are_not_shown(classifie
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(32, 2))
     two = acw.as_classifier(network, (2, 4, 4), 2, device="cpu")
     assert audited({"two": two}, data, "Linf:0.3").with_images({"two": two}, data).images == ()
+
+
+def test_of_large_images_few_are_made():
+    """So that a page stays small: of 36 in all, as many as have 700,000 values."""
+    rng = np.random.default_rng(0)
+    data = acw.Dataset(rng.random((12, 3, 200, 200), dtype=np.float32), np.arange(12) % 4, list("abcd"))
+    network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 4))
+    with torch.no_grad():
+        data = acw.Dataset(data.x, network(torch.from_numpy(data.x)).argmax(1).numpy(), list("abcd"))
+    large = acw.as_classifier(network, (3, 200, 200), 4, device="cpu")
+    images = audited({"large": large}, data, "Linf:0.5").with_images({"large": large}, data).images
+    assert 1 <= len(images) <= 700_000 // (3 * 200 * 200)

@@ -35,12 +35,12 @@ from art_classwise.report.figures.layout import (
     fit_pairs,
     fold,
     in_order,
+    legend_room,
     name_room,
     percent_axis,
     points,
     row_height,
     row_room,
-    slot,
     some,
     text_width,
     weakest,
@@ -349,7 +349,7 @@ def compared(
     percent_axis(ax, "x", f"{comparison.kind} accuracy (%); right: difference (points)")
     ax.set_ylabel(weakest(len(shown), len(measured), order))
     interval = f"{100 * comparison.confidence:g} % interval of their difference, from the second"
-    most = slot(ax, left + right)[0] + left
+    most = legend_room(ax, left, right)
     pair = [_in_two_lines(name, most - points(9)) for name in (comparison.first, comparison.second)]
     entries = {f"first: {pair[0]}": one, f"second: {pair[1]}": other, interval: bars}
     caption(ax, title, *_findings(comparison, measured), legend=entries, left=left, right=right)
