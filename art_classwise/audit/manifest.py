@@ -14,11 +14,11 @@ from art_classwise._core.plain_values import differences
 from art_classwise._core.records import Record, validation_message
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.probes import Probe
-from art_classwise.audit.provenance import Environment, fingerprint, is_fingerprint
+from art_classwise.audit.provenance import Environment, fingerprint, is_fingerprint, weights_fingerprint
 from art_classwise.errors import InputError, check_name
 from art_classwise.threat import ThreatModel
 
-__all__ = ["Attack", "Examples", "Manifest", "Published"]
+__all__ = ["Attack", "Examples", "Manifest", "ModelSource", "Published"]
 
 _FORMAT: Final = "art-classwise audit"
 _SCHEMA: Final = 2
@@ -105,6 +105,37 @@ class Published(Record):
             return None
 
 
+class ModelSource(Record):
+    """What a model is: told by the one who loaded it, and by its network.
+
+    Attributes:
+        file: Name of its file of weights, or where they are from; None of a network that was given as it is.
+        architecture: A name that :func:`art_classwise.build` knows, or the network's class.
+        n_weights: Number of its weights, buffers not among them.
+        weights: See :func:`art_classwise.audit.provenance.weights_fingerprint`: of the weights alone, whatever the
+            network around them, where ``Manifest.models`` has the fingerprint of both.
+    """
+
+    file: str | None
+    architecture: str
+    n_weights: Annotated[int, Field(ge=0)]
+    weights: Fingerprint
+
+    @classmethod
+    def of(cls, classifier: Any) -> ModelSource:
+        """Describe an ART ``PyTorchClassifier``; what loaded it may have left word in its attribute ``origin``."""
+        network = classifier.model
+        origin = getattr(classifier, "origin", None)
+        told = origin if isinstance(origin, Mapping) else {}
+        file, architecture = told.get("file"), told.get("architecture")
+        return cls(
+            file=file if isinstance(file, str) else None,
+            architecture=architecture if isinstance(architecture, str) else type(network).__qualname__,
+            n_weights=sum(p.numel() for p in network.parameters()),
+            weights=weights_fingerprint(network),
+        )
+
+
 class Manifest(Record):
     """What an audit says of itself: all that decides the outcomes, and where they were computed.
 
@@ -122,6 +153,7 @@ class Manifest(Record):
         commands: The command lines that asked for it.
         probes: What was tried on the networks themselves, by the models' names.
         published: What is published of models, by their names.
+        sources: Files, architectures and sizes of models, by their names, as far as they are known.
     """
 
     format: Literal["art-classwise audit"] = _FORMAT
@@ -139,6 +171,7 @@ class Manifest(Record):
     commands: tuple[str, ...]
     probes: dict[Name, Probe]
     published: dict[Name, Published]
+    sources: dict[Name, ModelSource] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _is_plausible(self) -> Manifest:
@@ -230,6 +263,7 @@ class Manifest(Record):
             attacks={name: self.attacks[name] for name in attacks},
             probes=_only(self.probes, kept),
             published=_only(self.published, kept),
+            sources=_only(self.sources, kept),
             commands=self.commands if command is None else (*others, command),
         )
 
@@ -264,6 +298,7 @@ class Manifest(Record):
             commands=_union(self.commands, requested.commands),
             probes=self.probes | requested.probes,
             published=self.published | requested.published,
+            sources=self.sources | requested.sources,
         )
 
     def _identity(self) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,16 @@ from art_classwise import metrics
 from art_classwise._core import display
 from art_classwise._core.display import shown_as
 from art_classwise._core.files import check_output_file, written_aside
-from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.attacks.ladder import WORST_CASE, Attacks
+from art_classwise.audit.attacked_images import AttackedImage, attack_images
 from art_classwise.audit.comparison import Comparison, Kind, best_worst_class, compare_with_best, compare_within
 from art_classwise.audit.findings.attack_checks import is_strongly_attacked
 from art_classwise.audit.findings.registry import CheckResult, Findings, checks_table, evidences, run_checks
+from art_classwise.audit.image_file import read_images, write_images
+from art_classwise.audit.manifest import ModelSource
 from art_classwise.audit.outcomes import AuditTable, Relabel, accuracies, cumulative, parts, stacked, summarised, table
 from art_classwise.audit.saved import read_parts, write_audit
+from art_classwise.datasets import as_dataset
 from art_classwise.errors import InputError
 from art_classwise.metrics.accuracy import Groups
 from art_classwise.metrics.best import Measure
@@ -42,7 +48,10 @@ class AuditResult(AuditTable):
         manifest: What was audited, how and where: see :class:`art_classwise.audit.Manifest`. Outcomes that no audit
             made get one from :meth:`art_classwise.audit.Manifest.of_table`.
         finished: False of an audit that was read before its end.
+        images: A few attacked images of each class, if :meth:`with_images` made some: page and explorer show them.
     """
+
+    images: tuple[AttackedImage, ...] = field(default=(), kw_only=True)
 
     @cached_property
     def check_results(self) -> tuple[CheckResult, ...]:
@@ -467,6 +476,58 @@ class AuditResult(AuditTable):
         """
         return best_worst_class(self, attack=attack, kind=kind, confidence=confidence, seed=seed)
 
+    def with_images(
+        self,
+        models: Mapping[str, Any],
+        data: Any,
+        *,
+        attacks: Attacks | None = None,
+        per_class: int = 3,
+        verbose: bool = False,
+    ) -> AuditResult:
+        """Return the same result with a few attacked images of each class, for :meth:`to_html` and :meth:`explore`.
+
+        An audit keeps outcomes, not images: a few examples are attacked once more. What is shown is what the network
+        judged: images of 8 bits, attacked within the ball, that the network itself takes for their class without the
+        attack and for another under it. Examples are drawn at random from those that an attack broke. There are 36 at
+        most, and fewer large ones: of many classes, the weakest are shown. The manifest then says of which files and
+        architectures the models are, too.
+
+        Args:
+            models: ART ``PyTorchClassifier`` s by the names they have in the audit.
+            data: The examples of the audit, in any form that :meth:`ClassWiseAudit.evaluate` takes.
+            attacks: Attacks that were given to the audit as objects or functions, as they were given to it; those that
+                it knew by name need not be given.
+            per_class: Images of each class, at most.
+            verbose: Show a progress bar.
+
+        Raises:
+            InputError: The models, the examples or the attacks aren't those of the audit.
+        """
+        dataset = as_dataset(data, n_classes=len(self.classes))
+        options: dict[str, Any] = {"attacks": attacks, "per_class": per_class, "verbose": verbose}
+        images = attack_images(self, models, dataset, **options)
+        sources = {name: ModelSource.of(model) for name, model in models.items() if name in self.models}
+        manifest = self.manifest.updated(sources=self.manifest.sources | sources)
+        return replace(self, images=images, manifest=manifest)
+
+    def explore(self, classes: Sequence[str] | None = None) -> Any:
+        """Show each class by itself at the end of a notebook's cell: a class opens when it is clicked.
+
+        It holds each model's accuracy on the class with its interval, what its examples are most often taken for under
+        attack, and, after :meth:`with_images`, attacked images. It needs neither widgets nor scripts.
+
+        Args:
+            classes: Names of the classes to show; if absent, all, or the 100 weakest of more.
+
+        Returns:
+            What a notebook shows as HTML and a Python shell as text.
+
+        Raises:
+            InputError: A name is no class, or none of them has an example.
+        """
+        return display.explorer(self, classes)
+
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the outcomes to a folder, from which :func:`art_classwise.read_audit` reads them.
 
@@ -478,6 +539,7 @@ class AuditResult(AuditTable):
             InputError: The folder holds an audit, and ``overwrite`` isn't asked for; or it can't be written.
         """
         write_audit(self, folder, overwrite=overwrite)
+        write_images(self.images, self.manifest, Path(folder))
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write :meth:`by_class` as a CSV file; its folder is made if missing.
@@ -536,4 +598,10 @@ def read_audit(folder: str | os.PathLike[str], *, partial: bool = False) -> Audi
     Raises:
         InputError: There are none, they are damaged or of another schema, or the audit is unfinished.
     """
-    return AuditResult(*read_parts(folder, partial=partial))
+    outcomes, manifest, finished = read_parts(folder, partial=partial)
+    try:
+        images = read_images(Path(folder), manifest, outcomes)
+    except InputError as error:  # outcomes don't depend on them
+        warnings.warn(str(error), stacklevel=2)
+        images = ()
+    return AuditResult(outcomes, manifest, finished, images=images)

@@ -13,6 +13,7 @@ import typer
 from art_classwise.cli import _audit_options as flags
 from art_classwise.cli._config import ConfigFile, SaveConfig
 from art_classwise.cli._config import save_config as write_config
+from art_classwise.cli._images import with_kept_images, with_sources
 from art_classwise.cli._interrupt import command_line, on_interrupt
 from art_classwise.cli._json import Writer, audit_content, printing
 from art_classwise.cli._options import (
@@ -130,6 +131,7 @@ def audit(
         result = job.evaluate(models, data, optional=optional)
         if not is_main():
             return
+        result = with_kept_images(with_sources(result, models, out), models, data, out, verbose=not quiet)
         write_report(result, out)
         show(result, out, write if json else None, groups)
 

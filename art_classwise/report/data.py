@@ -20,7 +20,7 @@ from art_classwise.audit.result import AuditResult
 from art_classwise.datasets.catalog import DATASETS
 from art_classwise.errors import InputError
 from art_classwise.metrics.best import Measure
-from art_classwise.report.tables import interval
+from art_classwise.report.tables import interval, weakest_first
 
 __all__ = [
     "ClassData",
@@ -29,6 +29,7 @@ __all__ = [
     "ModelData",
     "ReportData",
     "Standing",
+    "class_order",
     "comparisons",
     "pairs",
     "report_data",
@@ -353,6 +354,12 @@ def _worst_group(result: AuditResult, name: str) -> tuple[str, Estimate] | None:
     if not differ or np.bincount(of, minlength=len(names))[names.index(worst["class"])] < FEWEST_EXAMPLES:
         return None
     return str(worst["class"]), Estimate.of(worst, "accuracy", "low", "high")
+
+
+@_once_per_audit
+def class_order(result: AuditResult) -> tuple[str, ...]:
+    """Return the classes that have examples, the weakest first, all models together: the order of all figures."""
+    return tuple(weakest_first([result.class_table(name) for name in result.models]))
 
 
 @_once_per_audit

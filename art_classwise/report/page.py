@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -22,7 +23,9 @@ from art_classwise.audit.findings import Finding
 from art_classwise.audit.result import AuditResult
 from art_classwise.datasets.catalog import DATASETS
 from art_classwise.report import figures
-from art_classwise.report.data import FEWEST_EXAMPLES, ModelData, comparisons, pairs, report_data
+from art_classwise.report.data import FEWEST_EXAMPLES, ModelData, class_order, comparisons, pairs, report_data
+from art_classwise.report.explorer import explored
+from art_classwise.report.figures.layout import no_wider_than
 from art_classwise.report.tables import percent, shorten, template
 
 __all__ = ["render", "report_files", "write_report"]
@@ -51,10 +54,11 @@ def render(result: AuditResult) -> str:
         figures={model.key: _model_figures(result, model) for model in report.models[:_MOST_DRAWN]},
         findings=_grouped(report.findings),
         compared=compared,
+        explored=explored(result),
         pair=_first_pair(result),
         snippet=_snippet(result),
         downloads=_downloads(result),
-        style=Markup(_asset("page.css")),
+        style=Markup(_asset("page.css") + _asset("explorer.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
@@ -106,23 +110,23 @@ class _Picture(NamedTuple):
 
 def _model_figures(result: AuditResult, model: ModelData) -> list[_Picture]:
     name, numbers = model.name, "the table below holds the numbers"
-    table, matrix = result.class_table(name), result.confusion(name, WORST_CASE)
+    table, matrix, order = result.class_table(name), result.confusion(name, WORST_CASE), class_order(result)
     best = f"best {model.best.name}, {percent(model.best.robust.value)} %"
     pictures: dict[str, tuple[str, str, Callable[[Axes | None], Axes]]] = {
         "classes": (
             "Robust accuracy by class, all attacks",
             f"worst {model.worst_class}, {percent(model.worst)} %, {best}; {numbers}",
-            lambda ax: figures.class_accuracy(table, ax),
+            lambda ax: figures.class_accuracy(table, ax, order=order),
         ),
         "attacks": (
             "Accuracy by class and attack",
             numbers,
-            lambda ax: figures.class_by_attack(result.by_attack(name), ax),
+            lambda ax: figures.class_by_attack(result.by_attack(name), ax, order=order),
         ),
         "confusion": (
             "Predictions under attack",
             "the download confusion.csv holds the numbers",
-            lambda ax: figures.confusion(matrix, ax),
+            lambda ax: figures.confusion(matrix, ax, order=order),
         ),
         "histogram": (
             "Distribution of the class robust accuracies",
@@ -152,28 +156,61 @@ class _Pair(NamedTuple):
 def _first_pair(result: AuditResult) -> _Pair | None:
     if not pairs(result):
         return None
-    pair = pairs(result)[0]
+    pair, order = pairs(result)[0], class_order(result)
     figure = _Picture(
         "Robust accuracy by class, all attacks",
         "Figure of the two most robust models",
         f"{pair.first} and {pair.second}: robust accuracy by class; the table below holds the numbers.",
-        _svg(lambda ax: figures.compared(pair, ax), "pair-"),
+        _svg(lambda ax: figures.compared(pair, ax, order=order), "pair-"),
     )
     table = pair.by_class.sort_values("p_adjusted", kind="stable", na_position="last")
     return _Pair(pair.first, pair.second, figure, list(table.to_dict("index").items()))
 
 
+_WIDTH = 3.9  # inches: on a telephone, which is that wide, letters keep their size
+
+
 def _svg(draw: Callable[[Axes | None], Axes], prefix: str) -> Markup:
-    """Draw a figure of its own size and return it as an SVG element."""
+    """Draw a figure for a telephone's width and return it as an SVG element in the page's colours and fonts."""
     from matplotlib import pyplot
 
-    with pyplot.rc_context({"interactive": False}):
+    with pyplot.rc_context({"interactive": False}), no_wider_than(_WIDTH):
         figure = draw(None).figure
         assert isinstance(figure, Figure)
         try:
-            return Markup(figures.to_svg(figure, prefix))
+            return Markup(_in_colours_of_the_page(figures.to_svg(figure, prefix)))
         finally:
             pyplot.close(figure)
+
+
+_METADATA = re.compile(r"<metadata>.*?</metadata>\s*", re.DOTALL)
+_FAMILY = re.compile(r"font-family: [^;\"]*;? ?")
+_STYLE = re.compile(r'style="[^"]*"')
+_COLOUR = re.compile(r"#([0-9a-f]{6})\b")
+_THEMED = (
+    "000000",
+    "ffffff",
+    "404040",
+    "999999",
+    "bfbfbf",
+    "cccccc",
+    "e0e0e0",
+    "ededed",
+    "0072b2",
+    "d55e00",
+    "08519c",
+    "d94801",
+    "b34700",
+)
+
+
+def _in_colours_of_the_page(svg: str) -> str:
+    """Let a figure's colours be the page's variables, which a dark scheme sets; without them they are as drawn."""
+
+    def themed(style: re.Match[str]) -> str:
+        return _COLOUR.sub(lambda c: f"var(--f-{c[1]}, {c[0]})" if c[1] in _THEMED else c[0], style[0])
+
+    return _STYLE.sub(themed, _FAMILY.sub("", _METADATA.sub("", svg)))
 
 
 def _grouped(findings: Sequence[Finding]) -> list[dict[str, Any]]:
