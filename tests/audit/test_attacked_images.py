@@ -93,10 +93,10 @@ def test_rounding_stays_in_the_ball_and_shortens_only_where_it_must(threat):
 
 def test_nothing_is_left_behind(trained, few, classifier, result):
     state = torch.get_rng_state()
-    before = [(p.requires_grad, p.grad) for p in trained.parameters()]
+    before, mode = [(p.requires_grad, p.grad) for p in trained.parameters()], trained.training
     again = result.with_images({"one": classifier}, few)
     assert torch.equal(torch.get_rng_state(), state)
-    assert not trained.training
+    assert trained.training == mode
     assert [(p.requires_grad, p.grad) for p in trained.parameters()] == before
     for one, other in zip(result.images, again.images, strict=True):
         assert (one.example, one.prediction) == (other.example, other.prediction)
