@@ -15,6 +15,7 @@ from art_classwise import __version__
 from art_classwise.cli._audit import audit, report, show
 from art_classwise.cli._compare import compare
 from art_classwise.cli._completion import complete_in_bash
+from art_classwise.cli._interrupt import Interruptible
 from art_classwise.cli._inventory import doctor, zoo
 from art_classwise.cli._json import printing
 from art_classwise.cli._messages import message_of, with_options
@@ -27,6 +28,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="art-classwise",
+    cls=Interruptible,
     help="Train, attack and audit image classifiers, class by class.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

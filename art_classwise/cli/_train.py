@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import math
+import sys
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from art_classwise.cli import _train_data as prepare
 from art_classwise.cli import _train_options as flags
 from art_classwise.cli._config import ConfigFile, SaveConfig
 from art_classwise.cli._config import save_config as write_config
+from art_classwise.cli._interrupt import command_line, on_interrupt
 from art_classwise.cli._json import printing
 from art_classwise.cli._options import ClassNames, DatasetName, Device, ImageSize, Json, Quiet, Root, Seed, split_names
-from art_classwise.errors import InputError, check_number, check_whole
+from art_classwise.errors import InputError, check_number
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from art_classwise.datasets import Dataset, Unlabeled
-    from art_classwise.trainers.policies import ClassPolicy
     from art_classwise.trainers.recipes import Recipe
 
 __all__ = ["train"]
@@ -105,6 +105,9 @@ def train(
             )
         if gamma is not None and unlabeled is None and labels is None:
             raise InputError("--gamma needs unlabelled images: give --unlabeled or --labels.")
+        if unlabeled == prepare.REST and labels is None:
+            raise InputError("--unlabeled rest are the examples that --labels leaves: give that, too.")
+        semi_supervised = unlabeled is not None or gamma is not None or chosen.unlabeled_fraction is not None
         gamma = 1.0 if gamma is None else gamma
         if tau is not None:
             check_number("--normalize-head", tau, 0, 1)
@@ -122,13 +125,23 @@ def train(
                 raise InputError(f"{path} already exists: choose another --out, or remove it.")
         data = load_dataset(dataset, "train", root=data_dir, classes=split_names(class_names), image_size=image_size)
         data = data.first(examples) if examples is not None else data
-        policy = _policy(class_policy, data.classes, validation)
+        policy = prepare.class_policy_of(class_policy, data.classes, validation)
         excluded = [data.class_number(name) for name in exclude or []]
         if excluded:
-            data = _without(data, excluded)
-        data, held_out = _hold_out(data, validation, seed)
-        data, more = _unlabeled(data, unlabeled, labels, seed, data_dir, image_size)
+            data = prepare.without(data, excluded)
+        data, held_out = prepare.held_out_of(data, validation, seed)
+        # Version 0.1.0 took the rest of the images wherever there were --labels: what it began goes on so.
+        semi_supervised = semi_supervised or (resume and (state / "pseudo_labels.npz").exists())
+        n_all = len(data)
+        data, rest = prepare.labelled(data, labels, seed)
+        more = prepare.unlabelled(data, rest, unlabeled, data_dir, image_size) if semi_supervised else None
+        if rest is not None and more is None and is_main() and not (quiet or json):
+            print(
+                f"Trained on {len(data):,} of {n_all:,} examples; --unlabeled rest uses the images of the others.",
+                file=sys.stderr,
+            )
         on = None if device is None else device.value
+        on_interrupt(context, lambda: _kept(state))
         network = build(arch, data.input_shape, len(data.classes), seed=seed)
         if init is not None:
             load_checkpoint(init, network, device="cpu")
@@ -162,6 +175,7 @@ def train(
         )
         if not is_main():
             return
+        source = None if unlabeled == prepare.REST else unlabeled
         used = chosen.as_dict() | {
             "compile": options["compile"],
             "ema": ema,
@@ -170,7 +184,7 @@ def train(
             "class_policy": None if policy is None else policy.describe(),
             "excluded": [data.classes[k] for k in excluded],
             "normalize_head": tau,
-            "unlabeled": None if more is None else {"from": unlabeled or data.name, "n": len(more.x), "gamma": gamma},
+            "unlabeled": None if more is None else {"from": source or data.name, "n": len(more.x), "gamma": gamma},
             "init": None if init is None else str(init),
             "seed": seed,
         }
@@ -200,57 +214,15 @@ def train(
             print(f"{what:<10}  {path}")
 
 
-def _policy(text: str | None, classes: Sequence[str], validation: int) -> ClassPolicy | None:
-    from art_classwise.trainers.policies import parse_policy
+def _kept(state: Path) -> str:
+    """Return what is said of an interrupted training."""
+    from art_classwise.trainers.engine.checkpoint import finished_epochs
 
-    if text is None:
-        return None
-    try:
-        policy = parse_policy(text, classes)
-    except InputError as error:
-        if "`" not in str(error):
-            raise
-        # It names the parameters of the policy, some of which are called like options of ours.
-        raise InputError(f"--class-policy {text}: {str(error).replace('`', '')}") from error
-    if policy.needs_validation and not validation:
-        raise InputError(
-            f"--class-policy {text} needs the class accuracies on validation examples: give --validation, "
-            "e.g. --validation 1000."
-        )
-    return policy
-
-
-def _without(data: Dataset, excluded: Sequence[int]) -> Dataset:
-    from art_classwise.trainers.exclusion import check_excluded
-
-    check_excluded(excluded, len(data.classes))
-    return data.of_classes([k for k in range(len(data.classes)) if k not in excluded])
-
-
-def _hold_out(data: Dataset, n_examples: int, seed: int) -> tuple[Dataset, Dataset | None]:
-    check_whole("--validation", n_examples, 0)
-    if n_examples == 0:
-        return data, None
-    if n_examples >= len(data):
-        raise InputError(f"--validation {n_examples} leaves no training examples: {data.name} has only {len(data)}.")
-    return data.hold_out(n_examples, seed=seed)
-
-
-def _unlabeled(
-    data: Dataset, name: str | None, labels: int | None, seed: int, root: Path | None, image_size: int | None
-) -> tuple[Dataset, Unlabeled | None]:
-    """Return the examples whose labels are looked at, and the unlabelled images, if there shall be some."""
-    from art_classwise.datasets import Unlabeled, load_unlabeled
-
-    rest = data
-    if labels is not None:
-        check_whole("--labels", labels, 1)
-        if labels >= len(data):
-            raise InputError(f"--labels must be below the number of training examples, {len(data)}, but is {labels}.")
-        rest, data = data.hold_out(labels, seed=seed)
-    if name is not None:
-        return data, load_unlabeled(name, root=root, image_size=image_size, grey=data.input_shape[0] == 1)
-    return data, None if labels is None else Unlabeled(rest.x, None)
+    if not (state / "training.pt").exists():
+        return f"Interrupted before the first epoch began; to start again: {command_line()}"
+    done = finished_epochs(state)
+    kept = f"{done} epoch{'s are' if done > 1 else ' is'} kept in {state}" if done else "no epoch was finished"
+    return f"Interrupted: {kept}; to go on: {command_line('--resume')}"
 
 
 def _chosen_recipe(method: str, name: flags.Recipes | None, arch: str, dataset: str, threat: str | None) -> Recipe:

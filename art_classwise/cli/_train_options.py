@@ -199,8 +199,8 @@ UnlabeledImages = Annotated[
         "--unlabeled",
         "NAME",
         _UNLABELED,
-        "Images to train on with pseudo-labels: an .npz file (array x, optionally y_pseudo), a folder, or a data set, "
-        "whose labels are ignored.",
+        "Images to train on with pseudo-labels: rest, the training examples that --labels leaves; an .npz file (array "
+        "x, optionally y_pseudo); a folder; or a data set, whose labels are ignored.",
         autocompletion=completion.datasets,
     ),
 ]
@@ -210,8 +210,8 @@ Labels = Annotated[
         "--labels",
         "N",
         _UNLABELED,
-        "Use the labels of only this many training examples, in proportion to the classes. The others serve as "
-        "unlabelled images, unless --unlabeled is given.",
+        "Train on only this many labelled examples, in proportion to the classes. The others aren't used, unless "
+        "--unlabeled rest, --unlabeled-fraction, --gamma or the recipe asks for unlabelled images.",
     ),
 ]
 UnlabeledFraction = Annotated[

@@ -108,7 +108,7 @@ class SearchTrainer(Trainer, abc.ABC):
             if isinstance(value, EvasionAttack) and not takes:
                 raise InputError(
                     cls._own_attack_only
-                    or f"{cls.__name__} takes an attack by its name, attack=..., but got a {type(value).__name__} by "
+                    or f"{cls.__name__} takes an attack by its name, `attack=...`, but got a {type(value).__name__} by "
                     "its position."
                 )
         return cast("Self", super().__new__(cls))

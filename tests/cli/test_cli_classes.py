@@ -84,6 +84,11 @@ def test_labels_of_some_make_the_others_unlabelled(given):
     rows = {image.tobytes() for image in seen["x"]} | {image.tobytes() for image in seen["x_unlabeled"]}
     assert rows == {image.tobytes() for image in train.x}
     assert (seen["gamma"], seen["unlabeled_fraction"], seen["y_pseudo"]) == (0.5, 0.25, None)
+    few = given("mart", "--labels", 100)  # the same ones, and nothing of the others
+    np.testing.assert_array_equal(few["x"], seen["x"])
+    assert "x_unlabeled" not in few
+    named = given("mart", "--labels", 100, "--unlabeled", "rest")
+    assert (len(named["x_unlabeled"]), named["gamma"], named["unlabeled_fraction"]) == (900, 1.0, 0.5)
     assert given("mart")["nb_epochs"] == 3  # and without them fit is told of none
     assert "x_unlabeled" not in given("mart")
 
@@ -108,16 +113,26 @@ def test_unlabelled_images_come_from_files(given, tmp_path):
 
 
 def test_semi_supervised_training_tells_of_its_pseudo_labels(run):
-    code, out, err = run("train", "mart", "--labels", 200, *QUICK, "--out", "s.pt")
+    code, out, err = run("train", "mart", "--labels", 200, "--unlabeled", "rest", *QUICK, "--out", "s.pt")
     assert (code, err) == (0, "")
     assert "Pseudo-labels: 800 images, mean confidence " in out
     recipe = acw.zoo.read_checkpoint("s.pt").recipe
     assert (recipe["n"], recipe["unlabeled"]) == (200, {"from": "digits", "n": 800, "gamma": 1.0})
     before = Path("s.training/pseudo_labels.npz").stat().st_mtime_ns
+    # As with version 0.1.0, where --labels alone meant this.
     code, again, _ = run("train", "mart", "--labels", 200, *QUICK, "--out", "s.pt", "--resume")
     assert code == 0
     assert Path("s.training/pseudo_labels.npz").stat().st_mtime_ns == before
     assert again == out
+
+
+def test_few_labels_alone_train_on_few_examples(run):
+    code, out, err = run("train", "trades", "--labels", 200, *[o for o in QUICK if o != "--quiet"], "--out", "s.pt")
+    assert code == 0
+    assert "Pseudo-labels" not in out
+    assert "Trained on 200 of 1,000 examples; --unlabeled rest uses the images of the others." in err
+    recipe = acw.zoo.read_checkpoint("s.pt").recipe
+    assert (recipe["n"], recipe["unlabeled"]) == (200, None)
 
 
 def test_a_normalised_head_is_saved_and_the_training_keeps_its_own(run):
@@ -152,7 +167,16 @@ def test_natural_training_says_what_it_measured(run):
 
 
 def test_all_of_it_together(run):
-    options = ("--labels", 300, "--exclude", 0, "--class-policy", "cfa:begin_after=1,fawa_start=1,threshold=0")
+    options = (
+        "--labels",
+        300,
+        "--unlabeled",
+        "rest",
+        "--exclude",
+        0,
+        "--class-policy",
+        "cfa:begin_after=1,fawa_start=1,threshold=0",
+    )
     code, out, err = run(
         *("train", "bat", *QUICK, *options, "--validation", 100, "--normalize-head", 1, "--out", "all.pt")
     )
@@ -193,6 +217,7 @@ def test_all_of_it_together(run):
             ["--unlabeled-fraction", "0.5"],
             "--unlabeled-fraction needs unlabelled images: give --unlabeled or --labels",
         ),
+        (["--unlabeled", "rest"], "--unlabeled rest are the examples that --labels leaves: give that, too."),
         (["--gamma", "2"], "--gamma needs unlabelled images: give --unlabeled or --labels"),
         (["--class-policy", "dafa:warmup=2,warmup=3"], "A name appears twice in"),
         (["--unlabeled", "nowhere.npz"], "There is no file"),

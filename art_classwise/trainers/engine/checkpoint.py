@@ -27,6 +27,7 @@ __all__ = [
     "TrainingFile",
     "TrainingState",
     "describe_training",
+    "finished_epochs",
     "has_finished_epoch",
     "history_table",
     "trained_weights",
@@ -155,6 +156,15 @@ def has_finished_epoch(folder: str | os.PathLike[str], resume: bool) -> bool:
     if done and not resume:
         raise _begun(path, done)
     return bool(done)
+
+
+def finished_epochs(folder: str | os.PathLike[str]) -> int:
+    """Return how many epochs a training has done whose state a folder holds.
+
+    Raises:
+        InputError: The folder holds no training, or it is damaged.
+    """
+    return _read(Path(folder) / "training.pt").epoch
 
 
 def _begun(path: Path, epoch: int) -> InputError:
