@@ -54,7 +54,7 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.browser: pyproject.toml $(VENV)/.test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,browser]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,browser,docs]'
 	$(BIN)/python tests/browser/install.py
 	@touch $@
 

@@ -1,9 +1,8 @@
-from . import attacks, audit, datasets, head, losses, metrics, studies, trainers, zoo
+from . import attacks, audit, datasets, figures, head, losses, metrics, policies, studies, trainers, zoo
 from .attacks import PGD, AutoAttack, ClassWiseAttack, TemperaturePGD, TransferAttack
 from .audit import AuditResult, ClassWiseAudit, compare, read_audit
 from .datasets import Dataset, load_dataset
 from .errors import InputError
-from .report import figures
 from .studies import ClassExclusionStudy, spread_over_seeds
 from .threat import ThreatModel
 from .trainers import (
@@ -14,7 +13,6 @@ from .trainers import (
     AdversarialTrainerStandardPyTorch,
     AdversarialTrainerTRADESPyTorch,
     NaturalTrainerPyTorch,
-    policies,
 )
 from .zoo import as_classifier, build, load_checkpoint, load_robustbench, save_checkpoint
 

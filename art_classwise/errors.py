@@ -6,6 +6,7 @@ import difflib
 import math
 import numbers
 import re
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -183,11 +184,26 @@ def check_number(
     raise InputError(f"`{name}` must be a number {words or bounds}, but got {value!r}.")
 
 
+# Letters that look like nothing, though Unicode calls them printable: fillers of Hangul, Khmer's inherent vowels.
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
+_JOINERS = frozenset("\u200c\u200d")  # words of Persian and Hindi need them, and pictures made of several
+
+
 def printable(text: str, *, keep: str = "") -> str:
-    """Replace what would move the cursor or colour a terminal: names come from files of others.
+    r"""Write what can't be seen as an escape: names come from files of others.
+
+    What moves the cursor, colours a terminal, turns the direction of writing or stands there unseen would make one name
+    look like another; as in Python, a line break becomes ``\n`` and the mark for writing backwards ``\u202e``.
 
     Args:
         text: The text.
-        keep: What may stay, though it isn't printable: the ends of lines of our own text.
+        keep: What may stay, though it can't be seen: the ends of lines of our own text.
     """
-    return "".join(c if c.isprintable() or c in keep else "\N{REPLACEMENT CHARACTER}" for c in text)
+    if text.isascii() and text.isprintable():
+        return text
+    seen = []
+    for c, before in zip(text, " " + text, strict=False):
+        stays = c in keep or unicodedata.category(c) == "Zs" or (c in _JOINERS and not before.isascii())
+        shown = c.isprintable() and c not in _BLANK
+        seen.append(c if stays or shown else c.encode("unicode_escape").decode())
+    return "".join(seen)

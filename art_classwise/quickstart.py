@@ -68,18 +68,20 @@ def quickstart(
             train.x, train.y, batch_size=64, nb_epochs=nb_epochs, scheduler=schedule
         )
         recipe = {"method": name, "nb_epochs": nb_epochs, "seed": seed, "data": train.name}
+        file = folder / f"{name.replace(' ', '-').lower()}.pt"
         save_checkpoint(
-            folder / f"{name.replace(' ', '-').lower()}.pt",
+            file,
             classifier,
             architecture="digits-cnn",
             classes=train.classes,
             threat=THREAT,
             recipe=recipe,
         )
+        classifier.origin = {"file": file.name, "architecture": "digits-cnn"}  # for the report
         models[name] = classifier
     command = shlex.join(["art-classwise", "quickstart", "--out", str(folder), "--seed", str(seed)])
     audit = ClassWiseAudit(THREAT, ATTACKS, seed=seed, verbose=verbose, command=command)
-    result = audit.evaluate(models, test)
+    result = audit.evaluate(models, test).with_images(models, test)
     result.save(folder, overwrite=True)
     write_report(result, folder)
     return result
@@ -89,4 +91,4 @@ def _check_own(folder: Path) -> None:
     """Check, before any work, that no other audit's outcomes would be replaced: an earlier quickstart's may be."""
     store = Store(folder)
     if store.is_begun and not any(command.split()[1:2] == ["quickstart"] for command in store.manifest().commands):
-        raise InputError(f"{folder.absolute()} holds another audit: choose another folder (--out on the command line).")
+        raise InputError(f"{folder.absolute()} holds another audit: choose another `folder`.")

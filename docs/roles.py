@@ -37,10 +37,21 @@ def _link(scope: griffe.Object, name: str, short: bool) -> str:
         _log.warning("The docstring of %s refers to %s, which there isn't.", scope.path, name)
     shown = name.rpartition(".")[2] if short else name.removeprefix("art_classwise.")
     if target is not None and target.is_attribute and target.docstring is None and target.parent is not None:
-        target = target.parent  # it is described there
+        target = _described_in(scope, name) or target.parent
     if target is None or any(part.startswith("_") for part in target.path.split(".")):
         return f"`{shown}`"  # of no concern to readers of the site
     return f"[`{shown}`][{target.path}]"
+
+
+def _described_in(scope: griffe.Object, name: str) -> Any:
+    """Return the class whose docstring describes an attribute: the one named before it, or the one around."""
+    before, dot, _ = name.rpartition(".")
+    if dot:
+        return _find(scope, before)
+    around: Any = scope
+    while around is not None and not around.is_class:
+        around = around.parent
+    return around
 
 
 def _find(scope: griffe.Object, name: str) -> Any:

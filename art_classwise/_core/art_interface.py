@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
-from art_classwise._core.forward import ONE_OUTPUT, check_predicts_logits, is_out_of_memory
+from art_classwise._core.forward import ONE_OUTPUT, check_predicts_logits, count_pass, is_out_of_memory
 from art_classwise._core.state import evaluating, float32
 from art_classwise.errors import GradientMaskingWarning, InputError, first_line
 from art_classwise.threat import ThreatModel
@@ -106,7 +106,9 @@ class Border(nn.Module):
         if not isinstance(output, Tensor) or output.is_complex():
             return output
         # A network may write its next output over this one, as CUDA graphs do.
-        return output.clone() if output.dtype == torch.float32 else output.float()
+        logits = output.clone() if output.dtype == torch.float32 else output.float()
+        count_pass(len(x), logits)
+        return logits
 
     def _asked(self, images: Tensor, dtype: torch.dtype) -> Any:
         if self._checkpointed:

@@ -15,7 +15,7 @@ from art_classwise.errors import first_line
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Shown", "attach", "page", "shown_as"]
+__all__ = ["Shown", "attach", "explorer", "page", "shown_as"]
 
 _attached: dict[str, str] = {}
 
@@ -24,7 +24,8 @@ def attach(*, notebook: str, page: str) -> None:
     """Name the modules that show results.
 
     Args:
-        notebook: A module with ``text(value)``, ``html(value)`` and ``table_html(table, kind)``.
+        notebook: A module with ``text(value)``, ``html(value)``, ``table_html(table, kind)`` and
+            ``explorer(result, classes)``.
         page: A module with ``render(result)``.
     """
     _attached.update(notebook=notebook, page=page)
@@ -34,6 +35,11 @@ def page(result: Any) -> str:
     """Return a result as one HTML page."""
     written: str = importlib.import_module(_attached["page"]).render(result)
     return written
+
+
+def explorer(result: Any, classes: Any = None) -> Any:
+    """Return what shows the classes of a result one by one."""
+    return _notebook().explorer(result, classes)
 
 
 def _notebook() -> Any:

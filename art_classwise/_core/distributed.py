@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import datetime
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ __all__ = [
     "join",
     "largest",
     "local_rank",
+    "meet",
     "rank",
     "share",
     "sum_",
@@ -30,6 +32,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+_meeting: Any = None  # the group of processes that wait for one another
 
 _alone = 0  # how many blocks of alone() this process is in
 
@@ -106,6 +110,17 @@ def join(device: torch.device) -> None:
     else:
         dist.init_process_group("gloo")
     atexit.register(_leave)  # later calls use the same group
+
+
+def meet() -> None:
+    """Wait for the other processes, however long their part of the work takes; nothing where there are none."""
+    global _meeting
+    if world() == 1:
+        return
+    join(torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu"))
+    if _meeting is None:
+        _meeting = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=30))
+    dist.barrier(group=_meeting)
 
 
 def check_same(what: str, value: object, device: torch.device) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import math
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,8 +20,11 @@ from art_classwise.errors import InputError
 __all__ = [
     "ONE_OUTPUT",
     "MicroBatches",
+    "Passes",
     "check_predicts_logits",
     "computing_at_most",
+    "count_pass",
+    "counted",
     "is_out_of_memory",
     "release",
     "usual_batch_size",
@@ -27,6 +32,62 @@ __all__ = [
 ]
 
 _MULTIPLE = 16
+
+
+@dataclass
+class Passes:
+    """Passes through a network: each example counts, also those that batches are filled up with.
+
+    Attributes:
+        forwards: Examples that went forward.
+        backwards: Of them, those that a gradient came back for.
+    """
+
+    forwards: int = 0
+    backwards: int = 0
+
+
+_COUNTING = threading.local()
+
+
+@contextmanager
+def counted(estimator: Any) -> Iterator[Passes]:
+    """Count passes within the block, in this thread: those that this package asks for, and those of ART's attacks.
+
+    Args:
+        estimator: An ART estimator that is asked.
+    """
+    passes = Passes()
+    # What ART's own attacks call; ours call the network within, or a copy of it, by a Border.
+    wrapper = getattr(estimator, "_model", None)
+    hooks = wrapper.register_forward_hook(_count_call) if isinstance(wrapper, nn.Module) else None
+    before, _COUNTING.passes = getattr(_COUNTING, "passes", None), passes
+    try:
+        yield passes
+    finally:
+        _COUNTING.passes = before
+        if hooks is not None:
+            hooks.remove()
+
+
+def count_pass(n: int, output: Any) -> None:
+    """Count a pass of n examples, if passes are counted here, and the one back once it comes."""
+    passes: Passes | None = getattr(_COUNTING, "passes", None)
+    if passes is None:
+        return
+    passes.forwards += n
+    if isinstance(output, Tensor) and output.requires_grad:
+        counting = passes
+
+        def count_back(gradient: Tensor) -> None:
+            counting.backwards += n
+
+        output.register_hook(count_back)
+
+
+def _count_call(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    if inputs and isinstance(inputs[0], Tensor):
+        count_pass(len(inputs[0]), output[-1] if isinstance(output, (list, tuple)) and output else output)
 
 
 class MicroBatches(nn.Module):

@@ -4,8 +4,9 @@ from art_classwise.audit.audit import ClassWiseAudit
 from art_classwise.audit.comparison import Comparison, compare, comparison_table
 from art_classwise.audit.findings import Finding
 from art_classwise.audit.manifest import Manifest
+from art_classwise.audit.planned import planned_units, work_on
 from art_classwise.audit.result import WORST_CASE, AuditResult, read_audit
-from art_classwise.audit.saved import is_finished, write_audit
+from art_classwise.audit.saved import collect, is_finished, write_audit
 
 __all__ = [
     "WORST_CASE",
@@ -14,9 +15,12 @@ __all__ = [
     "Comparison",
     "Finding",
     "Manifest",
+    "collect",
     "compare",
     "comparison_table",
     "is_finished",
+    "planned_units",
     "read_audit",
+    "work_on",
     "write_audit",
 ]

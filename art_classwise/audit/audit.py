@@ -4,44 +4,65 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 import warnings
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import ExitStack, suppress
-from dataclasses import replace
-from functools import cache, partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import ExitStack
+from functools import partial
+from itertools import groupby, islice
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
-from art.estimators.estimator import BaseEstimator
 from art.evaluations.evaluation import Evaluation
-from filelock import Timeout
-from torch import nn
 
-from art_classwise._core import art_interface, distributed
-from art_classwise._core.files import check_output_folder
-from art_classwise._core.forward import check_predicts_logits, release
-from art_classwise._core.labels import check_reads_true_labels
-from art_classwise._core.progress import progress
-from art_classwise.attacks.fast_copy import Precision, compute_alike
+from art_classwise import __version__
+from art_classwise._core import distributed
+from art_classwise._core.executors import bundle_size, dispatch, share_with
+from art_classwise._core.folders import open_folder
+from art_classwise._core.forward import release
+from art_classwise._core.pickles import Sent
+from art_classwise._core.progress import ProgressBar, progress_bar
+from art_classwise.attacks.fast_copy import Precision
 from art_classwise.attacks.ladder import Attacks, ladder, usual_threat
-from art_classwise.audit.manifest import Attack, Examples, Manifest, Published
-from art_classwise.audit.outcomes import joined
-from art_classwise.audit.provenance import (
-    data_fingerprint,
-    environment,
-    fingerprint,
-    model_fingerprint,
-    parameters,
+from art_classwise.audit.cost import estimated
+from art_classwise.audit.manifest import Examples, Manifest, ModelSource, Published
+from art_classwise.audit.plan import (
+    FileModel,
+    NamedData,
+    PickledData,
+    PickledModel,
+    Plan,
+    RobustBenchModel,
+    Task,
+    attacks_spec,
+    data_spec,
+    loads,
+    model_spec,
+    share,
+    tasks,
 )
+from art_classwise.audit.provenance import data_fingerprint, environment, model_fingerprint
+from art_classwise.audit.request import check_fit, check_names, check_told_apart, checked_attack, described_attacks
 from art_classwise.audit.result import AuditResult
-from art_classwise.audit.runner import ShardRunner, drop_damaged, fill
-from art_classwise.audit.saved import is_whole, read_outcomes
+from art_classwise.audit.runner import ShardRunner, probe_examples
+from art_classwise.audit.saved import finished_shards, is_whole, read_outcomes
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, StoreError, Unit
+from art_classwise.audit.work import (
+    Frames,
+    Job,
+    Parcel,
+    Result,
+    compute,
+    drop_damaged,
+    held_of,
+    is_probed,
+    parcel_examples,
+    run_parcels,
+    unit_of,
+)
 from art_classwise.datasets import Dataset, as_dataset
-from art_classwise.errors import InputError, check_flag, check_name, check_seed, check_whole, first_line, unknown
+from art_classwise.errors import InputError, check_flag, check_seed, check_whole, first_line
 from art_classwise.threat import ThreatModel
 
 __all__ = ["ClassWiseAudit"]
@@ -57,9 +78,9 @@ class ClassWiseAudit(Evaluation):
 
     The work is cut into shards of 512 examples, each of which is written to ``store`` once it is finished. An audit
     that was killed goes on from there; one that is asked for again is read. Models and attacks can be added to a
-    store. Several processes work on one store together: under ``torchrun``, or started by hand, on one machine or on
-    several that share the folder. What comes out is the same for any batch size, order, number of processes and of
-    interruptions: on CPUs of one kind and with the same number of threads to the bit.
+    store. The work is done here; or by an executor's workers; or it is planned (:meth:`plan`), done by any processes
+    that see the store (:func:`art_classwise.audit.work_on`), and read. What comes out is the same for any batch size,
+    order, number of processes and of interruptions: on CPUs of one kind and with the same number of threads to the bit.
 
     Args:
         threat: E.g. ``"Linf:8/255"``, in the units of images in [0, 1]; if absent, the one in use for the data set.
@@ -69,7 +90,9 @@ class ClassWiseAudit(Evaluation):
         worst_case: Let an example leave once an attack has broken it: what is asked for the robust accuracy under all
             attacks then costs less, the more so the weaker the model. Outcomes of an attack are then of it and those
             before it: see :meth:`AuditResult.worst_case`.
-        store: Folder of the outcomes; needed under ``torchrun``.
+        store: Folder of the outcomes: a path, or an address such as ``"s3://bucket/audit"``; needed under ``torchrun``.
+        executor: Any ``concurrent.futures.Executor``, whose workers then compute: Dask's ``client.get_executor()``, a
+            process pool. They are sent the models, and need no access to the store.
         seed: Of the attacks.
         batch_size: Examples computed at once; if absent, by their size, at most 512. Less takes less memory; where
             memory runs out it is halved.
@@ -94,6 +117,7 @@ class ClassWiseAudit(Evaluation):
         precision: Precision = "auto",
         worst_case: bool = False,
         store: str | os.PathLike[str] | None = None,
+        executor: Executor | None = None,
         seed: int = 0,
         batch_size: int | None = None,
         checks: bool = True,
@@ -104,12 +128,24 @@ class ClassWiseAudit(Evaluation):
             check_whole("batch_size", batch_size, 1)
         check_seed(seed)
         self.threat = None if threat is None else ThreatModel.parse(threat)
+        self._attacks, self._surrogate, self._precision = attacks, surrogate, precision
         self._ladder = partial(
-            ladder, attacks, surrogate=surrogate, seed=seed, batch_size=batch_size or _SHARD, precision=precision
+            ladder,
+            attacks,
+            surrogate=surrogate.load() if _is_spec(surrogate) else surrogate,
+            seed=seed,
+            batch_size=batch_size or _SHARD,
+            precision=precision,
         )
         self._ladder(self.threat or "Linf:8/255")  # a wrong name is better known now
         self.worst_case = check_flag("worst_case", worst_case)
-        self.store = None if store is None else check_output_folder(store).absolute()  # wherever evaluate() is called
+        if executor is not None and not (hasattr(executor, "submit") and hasattr(executor, "shutdown")):
+            raise InputError(f"`executor` must be a concurrent.futures.Executor, but is a {type(executor).__name__}.")
+        folder = None if store is None else open_folder(store)
+        if folder is not None:
+            folder.check_writable()
+        self.store = None if folder is None else folder.address  # the same wherever evaluate() is called
+        self.executor = executor
         self.seed = int(seed)  # a NumPy integer can't be written as JSON
         self.batch_size = batch_size
         self.checks = check_flag("checks", checks)
@@ -134,278 +170,415 @@ class ClassWiseAudit(Evaluation):
         Raises:
             InputError: There is no model, or of optional ones none is left; a model doesn't fit the data or doesn't
                 return logits, an attack returns something else than images, or the radius covers the whole range
-                [0, 1]; the store holds another audit, or can't be written; or there is none under ``torchrun``.
+                [0, 1]; the store holds another audit, or can't be written; or there is none under ``torchrun``; or an
+                executor's workers fail.
         """
         if self.store is None and distributed.world() > 1:
             raise InputError("Under torchrun the processes share a folder: give `store`.")
-        data = as_dataset(data, n_classes=_n_classes(models))
-        check_names(models, optional, data)
-        threat = self.threat or usual_threat(data.name)
-        threat.check_radius(0.0, 1.0, int(np.prod(data.input_shape)))
-        blank = Manifest.begun(
-            threat=threat,
-            seed=self.seed,
-            worst_case=self.worst_case,
-            shard_size=_SHARD,
-            examples=Examples(dataset=data.name, split=data.split, n=len(data), fingerprint=data_fingerprint(data)),
-            classes=tuple(data.classes),
-            commands=() if self.command is None else (self.command,),
-        )
-        together = {name: m for name, m in models.items() if not _loads(m) and name not in optional}
+        models = {name: m.load if _is_spec(m) else m for name, m in models.items()} if _is_mapping(models) else models
+        examples = self._examples(data, _n_classes(models))
+        check_names(models, optional, examples)
         with ExitStack() as stack:
-            store = Store(self.store or Path(stack.enter_context(tempfile.TemporaryDirectory())))
-            store.check(blank)  # before models are loaded, and which of them aren't taken for another audit's
-            runner = ShardRunner(data, threat, shard_size=_SHARD, seed=self.seed, batch_size=self.batch_size)
-            outcomes = self._audit(store, blank, runner, data, together) if together else None
-            lost: list[str] = []
-            left_out: list[str] = []
-            for name in (name for name in models if name not in together):
-                loaded = False
-                try:
-                    one = models[name]() if _loads(models[name]) else models[name]
-                    loaded = True
-                    self._audit(store, blank, runner, data, {name: one})
-                except Exception as error:  # of the model's own code: of any kind
-                    if name not in optional or isinstance(error, StoreError):
-                        raise
-                    (left_out if loaded else lost).append(name)
-                    warnings.warn(f"Continuing without {name!r}: {first_line(error)}", stacklevel=2)
-                one = None
-                release()  # ART's classifiers lie in circles of references
+            place = self.store or stack.enter_context(tempfile.TemporaryDirectory())
+            run = _Run(self, Store(place), examples, data)
+            run.store.check(run.blank)  # before models are loaded, and which of them aren't taken for another audit's
+            lost, left_out = run.spread(models, optional) if self.executor else run.one_by_one(models, optional)
             if len(left_out) + len(lost) == len(models):
                 raise InputError(f"None of the {len(models)} models could be loaded and audited: see the warnings.")
-            held, attacks = store.manifest(), list(self._ladder(self.threat, dataset=data.name))
-            reusable = [m for m in lost if is_whole(store, held, m, attacks)]
-            if reusable:
-                warnings.warn(
-                    f"The folder already holds outcomes of {', '.join(reusable)}, which are reused.", stacklevel=2
-                )
-            names = [m for m in models if m in reusable or m not in {*lost, *left_out}]
-            if outcomes is None or len(together) < len(models):
-                outcomes = read_outcomes(store, held, names, attacks)
-        return AuditResult(outcomes, held.part(names, attacks, self.command))
+            return run.result(models, lost, left_out)
 
-    def _audit(
-        self, store: Store, blank: Manifest, runner: ShardRunner, data: Dataset, models: Mapping[str, Any]
-    ) -> pd.DataFrame:
-        """Return the outcomes of models that are in memory, once all of them are in the store."""
+    def plan(self, models: Mapping[str, Any], data: Any) -> Manifest:
+        """Write down an audit that other processes compute: its units, and how models and data are loaded there.
+
+        Each model is loaded here once, and told by its fingerprint. Workers compute units
+        (:func:`art_classwise.audit.work_on`, ``art-classwise work STORE``), and :meth:`evaluate`, or
+        :func:`art_classwise.read_audit`, reads what they found.
+
+        Args:
+            models: By the names they shall have in the tables: paths of checkpoints, ``"robustbench:NAME"``; or
+                functions and ART classifiers, which are written into the plan as they are, with a warning.
+            data: A name or path that :func:`art_classwise.load_dataset` knows; or examples, which are written into the
+                plan, with a warning.
+
+        Returns:
+            The manifest, whose ``plan`` says what a worker needs.
+
+        Raises:
+            InputError: There is no ``store``; a model can't be loaded or sent; or as for :meth:`evaluate`.
+        """
+        if self.store is None:
+            raise InputError("A plan is written into a folder that workers see: give `store`.")
+        examples = self._examples(data, None)
+        check_names(models, (), examples)
+        run = _Run(self, Store(self.store), examples, data)
+        run.store.check(run.blank)
+        specs = {name: model_spec(name, model, examples, run.blank.threat.norm) for name, model in models.items()}
+        surrogate = self._surrogate
+        if surrogate is not None:
+            surrogate = model_spec("surrogate", surrogate, examples, run.blank.threat.norm)
+        seconds: dict[str, dict[str, float]] = {}
+        requested = run.blank
+        for name, spec in specs.items():
+            classifier = spec.load()
+            attacks = run.attacks({name: classifier})
+            one = run.requested({name: classifier}, attacks)
+            requested = requested.extended(one)
+            seconds[name] = estimated(classifier, self._ladder(self.threat, dataset=examples.name), examples)
+            classifier = None
+            release()
+        plan = Plan(
+            models=specs,
+            data=data_spec(data, examples),
+            attacks=attacks_spec(self._attacks),
+            surrogate=surrogate,
+            precision=self._precision,
+            batch_size=self.batch_size,
+            threat_given=self.threat is not None,
+            checks=self.checks,
+            seconds=seconds,
+            release=__version__,
+        )
+        return run.store.join(requested.updated(plan=plan))
+
+    def _examples(self, data: Any, n_classes: int | None) -> Dataset:
+        return data.load() if isinstance(data, (NamedData, PickledData)) else as_dataset(data, n_classes=n_classes)
+
+
+class _Run:
+    """One call of an audit, on a store and examples."""
+
+    def __init__(self, audit: ClassWiseAudit, store: Store, examples: Dataset, data: Any) -> None:
+        self._audit, self.store, self._data, self._given = audit, store, examples, data
+        threat = audit.threat or usual_threat(examples.name)
+        threat.check_radius(0.0, 1.0, int(np.prod(examples.input_shape)))
+        self.blank = Manifest.begun(
+            threat=threat,
+            seed=audit.seed,
+            worst_case=audit.worst_case,
+            shard_size=_SHARD,
+            examples=Examples(
+                dataset=examples.name, split=examples.split, n=len(examples), fingerprint=data_fingerprint(examples)
+            ),
+            classes=tuple(examples.classes),
+            commands=() if audit.command is None else (audit.command,),
+        )
+        self._runner = ShardRunner(examples, threat, shard_size=_SHARD, seed=audit.seed, batch_size=audit.batch_size)
+        self._outcomes: pd.DataFrame | None = None
+        self._environment_told = False
+
+    # What is asked for.
+
+    def factories(self) -> dict[str, Any]:
+        """Return the attacks by name, each a function from a classifier to one."""
+        return self._audit._ladder(self._audit.threat, dataset=self._data.name)
+
+    def attacks(self, models: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return the attacks on each of some models, all checked."""
         for name, classifier in models.items():
-            check_fit(name, classifier, data)
-        factories = self._ladder(self.threat, dataset=data.name)
-        attacks = {
+            check_fit(name, classifier, self._data)
+        factories = self.factories()
+        return {
             name: {a: checked_attack(a, make(classifier)) for a, make in factories.items()}
             for name, classifier in models.items()
         }
-        requested = blank.updated(
-            models={name: model_fingerprint(classifier) for name, classifier in models.items()},
-            attacks=described_attacks(attacks, worst_case=self.worst_case),
+
+    def requested(self, models: Mapping[str, Any], attacks: Mapping[str, Mapping[str, Any]]) -> Manifest:
+        """Describe an audit of some models."""
+        sources = {name: ModelSource.of(classifier) for name, classifier in models.items()}
+        requested = self.blank.updated(
+            models={name: model_fingerprint(one, sources[name].weights) for name, one in models.items()},
+            sources=sources,
+            attacks=described_attacks(attacks, worst_case=self._audit.worst_case),
             published={name: of for name, classifier in models.items() if (of := Published.of(classifier))},
         )
         check_told_apart(models, requested.models)
-        outcomes = self._outcomes(store, requested, models, attacks, runner)
-        if self.checks:
-            self._probe(store, requested, models, runner, outcomes)
+        return requested
+
+    # In this process, or in each of those that torchrun started.
+
+    def one_by_one(self, models: Mapping[str, Any], optional: Collection[str]) -> tuple[list[str], list[str]]:
+        """Audit models here: those in memory together, others when their turn comes.
+
+        Returns:
+            Names of optional models that couldn't be loaded, and that couldn't be audited.
+        """
+        together = {name: m for name, m in models.items() if not loads(m) and name not in optional}
+        if together:
+            outcomes = self._done_here(together)
+            self._outcomes = outcomes if len(together) == len(models) else None
+        lost: list[str] = []
+        left_out: list[str] = []
+        for name in (name for name in models if name not in together):
+            loaded = False
+            try:
+                one = models[name]() if loads(models[name]) else models[name]
+                loaded = True
+                self._done_here({name: one})
+            except Exception as error:  # of the model's own code: of any kind
+                if name not in optional or isinstance(error, StoreError):
+                    raise
+                (left_out if loaded else lost).append(name)
+                warnings.warn(f"Continuing without {name!r}: {first_line(error)}", stacklevel=3)
+            one = None
+            release()  # ART's classifiers lie in circles of references
+        return lost, left_out
+
+    def _done_here(self, models: Mapping[str, Any]) -> pd.DataFrame:
+        """Return the outcomes of models that are in memory, once all of them are in the store."""
+        attacks = self.attacks(models)
+        requested = self.requested(models, attacks)
+        self.store.join(requested)
+        names = list(requested.attacks)
+        dropped: set[Unit] = set()
+        while True:
+            with self._bar(requested) as bar:
+                todo = [*self._todo(requested, bar)]
+                rank, world = distributed.rank(), distributed.world()
+                for task in [todo[i] for i in share(len(todo), rank, world)]:
+                    self._compute(requested, models[task.model], attacks[task.model], task, bar)
+            distributed.meet()
+            try:
+                outcomes, _ = read_outcomes(self.store, requested, list(requested.models), names)
+                break
+            except DamagedShardError as damaged:
+                if damaged.shard.unit in dropped:
+                    raise  # computing it anew doesn't help
+                dropped.add(damaged.shard.unit)
+                drop_damaged(self.store, damaged)
+            except MissingShardError:  # another process found it damaged
+                continue
+            finally:
+                distributed.meet()
+        if self._audit.checks:
+            held = self.store.manifest()
+            for number, name in enumerate(models):
+                if number % distributed.world() == distributed.rank() and not is_probed(held, name):
+                    self._probe_here(requested, name, models[name], outcomes)
+            distributed.meet()
         return outcomes
 
-    def _probe(
-        self, store: Store, requested: Manifest, models: Mapping[str, Any], runner: ShardRunner, outcomes: pd.DataFrame
+    def _compute(
+        self, requested: Manifest, classifier: Any, attacks: Mapping[str, Any], task: Task, bar: ProgressBar
     ) -> None:
-        """See that what is tried on the networks themselves is in the store, by whichever process."""
-        for name in progress(models, desc="checks", unit="model", shown=self.verbose, leave=False):
-            key = requested.models[name]
-            while not _is_probed(store.manifest(), name):
-                with suppress(Timeout), store.lock(f"probe-{key[:12]}", 0) as path:
-                    held = store.manifest()  # anew: another process may have been faster, or another name has it
-                    twin = next(
-                        (held.probes[m] for m, k in held.models.items() if k == key and _is_probed(held, m)), None
-                    )
-                    try:
-                        probed = twin or runner.probe(models[name], outcomes[outcomes["model"] == name])
-                    except Exception as error:  # of the model's own code: of any kind; what attacks found stands
-                        warnings.warn(f"The checks of {name!r} failed: {first_line(error)}", stacklevel=2)
-                    else:
-                        part = () if twin else (environment(),)  # who computes nothing has no part in it
-                        store.join(requested.updated(probes={name: probed}, environments=part))
-                    path.unlink(missing_ok=True)
-                    break
-                time.sleep(0.1)
+        """Compute a unit and write what comes of it."""
+        n = self._n_examples(task)
+        held = held_of(self.store, requested, task)
+        for attack in _lacking(task, held):
+            bar.at(f"{task.model}, {attack or 'without attack'}")
+            break
+        for attack, frame in compute(self._runner, classifier, attacks, task, held):
+            self._write(requested, Result({attack: frame}, environment()), task)
+            bar.update(n)
+            held[attack] = frame
+            for following in _lacking(task, held):
+                bar.at(f"{task.model}, {following}")
+                break
 
-    def _outcomes(
-        self,
-        store: Store,
-        requested: Manifest,
-        models: Mapping[str, Any],
-        attacks: Mapping[str, Mapping[str, Any]],
-        runner: ShardRunner,
-    ) -> pd.DataFrame:
-        """Return the outcomes, once all that isn't in the store has been computed by someone."""
-        store.join(requested)
-        names = {attack.fingerprint: name for name, attack in requested.attacks.items()}
-        by_fingerprint = {key: name for name, key in requested.models.items()}
-        keys = [None, *names]
-        chains = [[Unit(m, k, i) for k in keys] for m in by_fingerprint for i in range(requested.n_shards)]
-        total = len(by_fingerprint) * len(keys) * requested.examples.n
+    def _probe_here(self, requested: Manifest, name: str, classifier: Any, outcomes: pd.DataFrame) -> None:
+        try:
+            chosen = probe_examples(self._data, outcomes[outcomes["model"] == name])
+            probe = self._runner.probe(classifier, chosen)
+        except Exception as error:  # of the model's own code: of any kind; what attacks found stands
+            warnings.warn(f"The checks of {name!r} failed: {first_line(error)}", stacklevel=2)
+        else:
+            self.store.add_environment(environment())
+            self.store.add_probe(requested.models[name], probe)
 
-        @cache
-        def take_part() -> None:
-            store.join(requested.updated(environments=(environment(),)))
+    # By an executor's workers.
 
-        def compute(unit: Unit) -> pd.DataFrame:
-            take_part()  # once; who computes nothing has no part in the outcomes
-            name = by_fingerprint[unit.model]
-            rows = _withstanding_rows(store, unit, keys) if self.worst_case and unit.attack is not None else None
+    def spread(self, models: Mapping[str, Any], optional: Collection[str]) -> tuple[list[str], list[str]]:
+        """Have an executor's workers audit models; each is loaded here once, to be told by its fingerprint.
+
+        Returns:
+            As :meth:`one_by_one`.
+        """
+        executor = self._audit.executor
+        assert executor is not None
+        lost: list[str] = []
+        left_out: list[str] = []
+        requested = self.blank
+        sent: dict[str, Any] = {}
+        for name, model in models.items():
+            loaded = False
             try:
-                if unit.attack is None:
-                    return runner.clean(models[name], unit.shard)
-                attack = names[unit.attack]
-                return runner.attacked(models[name], attack, attacks[name][attack], unit.shard, rows)
-            except InputError as error:
-                raise InputError(f"On the model {name!r}: {error}") from error
+                classifier = model() if loads(model) else model
+                loaded = True
+                requested = requested.extended(self.requested({name: classifier}, self.attacks({name: classifier})))
+                sent[name] = Sent.of(model, f"The model {name!r}")
+            except Exception as error:
+                if name not in optional or isinstance(error, StoreError):
+                    raise
+                (left_out if loaded else lost).append(name)
+                warnings.warn(f"Continuing without {name!r}: {first_line(error)}", stacklevel=3)
+            classifier = None
+            release()
+        if not sent:
+            return lost, left_out
+        self.store.join(requested)
+        with self._bar(requested) as bar:
+            left_out += self._hand_out(executor, requested, sent, optional, bar)
+        return lost, left_out
 
-        with progress(total=total, desc="audit", unit="example", shown=self.verbose) as bar:
+    def _hand_out(
+        self,
+        executor: Executor,
+        requested: Manifest,
+        sent: Mapping[str, Sent],
+        optional: Collection[str],
+        bar: ProgressBar,
+    ) -> list[str]:
+        job = share_with(executor, Sent.of(self._job(), "The audit"))
+        shared = {name: share_with(executor, one) for name, one in sent.items()}
+        failed: list[str] = []
+        by_name = isinstance(self._given, NamedData)
 
-            def done(units: Iterable[Unit]) -> None:
-                bar.update(sum(runner.n_examples(unit.shard) for unit in units))
+        def parcels() -> Iterator[Parcel]:
+            for task in self._todo(requested, bar):
+                if task.model not in failed:
+                    examples = None if by_name else parcel_examples(self._data, task, _SHARD)
+                    yield Parcel(task, held_of(self.store, requested, task), examples)
 
-            dropped: set[Unit] = set()
-            first = len(chains) * distributed.rank() // distributed.world()
-            while True:
-                fill(store, chains, compute, in_order=self.worst_case, first=first, progress=done)
-                try:
-                    return read_outcomes(store, requested, list(requested.models), list(requested.attacks))
-                except DamagedShardError as damaged:
-                    if damaged.unit in dropped:
-                        raise  # computing it anew doesn't help
-                    if drop_damaged(store, damaged):  # else another process is about to, or has
-                        dropped.add(damaged.unit)
-                except MissingShardError:  # another process found it damaged
-                    continue
+        def receive(parcel: Parcel, result: Result) -> None:
+            model = parcel.task.model
+            if not result.error:
+                self._write(requested, result, parcel.task)
+                bar.at(f"{model}, {parcel.task.attacks[-1] or 'without attack'}")
+                bar.update(len(result.frames) * self._n_examples(parcel.task))
+            elif model not in optional:
+                raise InputError(result.error)
+            elif model not in failed:
+                failed.append(model)
+                warnings.warn(f"Continuing without {model!r}: {result.error}", stacklevel=2)
+
+        def receive_probe(parcel: Parcel, result: Result) -> None:
+            model = parcel.task.model
+            if result.probe is None:
+                warnings.warn(f"The checks of {model!r} failed: {result.error}", stacklevel=2)
+            else:
+                self.store.add_environment(environment() if result.environment is None else result.environment)
+                self.store.add_probe(requested.models[model], result.probe)
+
+        def submit(bundle: Sequence[Parcel]) -> Future[list[Result]]:
+            return executor.submit(run_parcels, bundle, job, shared[bundle[0].task.model])
+
+        dropped: set[Unit] = set()
+        size = bundle_size(executor, len(sent) * requested.n_shards * (1 + len(requested.attacks)))
+        while True:
+            dispatch(executor, _bundled(parcels(), size), submit, _unbundled(receive), name=_bundle_name)
+            rest = [name for name in sent if name not in failed]
+            try:
+                outcomes = read_outcomes(self.store, requested, rest, list(requested.attacks))[0] if rest else None
+                break
+            except DamagedShardError as damaged:
+                if damaged.shard.unit in dropped:
+                    raise
+                dropped.add(damaged.shard.unit)
+                drop_damaged(self.store, damaged)
+            except MissingShardError:
+                continue
+        if self._audit.checks and outcomes is not None:
+            held = self.store.manifest()
+            tried = (
+                Parcel(
+                    Task(name, 0, ("checks",)), probe=probe_examples(self._data, outcomes[outcomes["model"] == name])
+                )
+                for name in rest
+                if not is_probed(held, name)
+            )
+            dispatch(executor, _bundled(tried, 1), submit, _unbundled(receive_probe), name=_bundle_name)
+        return failed
+
+    def _job(self) -> Job:
+        audit = self._audit
+        assert self.blank.examples.fingerprint is not None
+        return Job(
+            threat=self.blank.threat,
+            attacks=partial(audit._ladder, audit.threat, dataset=self._data.name),
+            seed=audit.seed,
+            shard_size=_SHARD,
+            batch_size=audit.batch_size,
+            data=self._given.load if isinstance(self._given, NamedData) else None,
+            fingerprint=self.blank.examples.fingerprint,
+        )
+
+    # What both need.
+
+    def _bar(self, requested: Manifest) -> ProgressBar:
+        total = len(requested.models) * (1 + len(requested.attacks)) * requested.examples.n
+        return progress_bar(total=total, name="audit", shown=self._audit.verbose)
+
+    def _n_examples(self, task: Task) -> int:
+        return min(_SHARD, len(self._data) - task.shard * _SHARD)
+
+    def _todo(self, requested: Manifest, bar: ProgressBar) -> Iterator[Task]:
+        """Yield units of which something isn't there yet."""
+        there = finished_shards(self.store, requested)
+        for task in tasks(
+            list(requested.models), list(requested.attacks), requested.n_shards, worst_case=requested.worst_case
+        ):
+            found = sum(task.shard in there[task.model, attack] for attack in task.attacks)
+            bar.skip(found * self._n_examples(task))
+            if found < len(task.attacks):
+                yield task
+
+    def _write(self, requested: Manifest, result: Result, task: Task) -> None:
+        if result.environment is not None and result.frames:
+            self.store.add_environment(result.environment)
+        for attack, frame in result.frames.items():
+            self.store.write(unit_of(requested, task, attack), frame)
+
+    def result(self, models: Mapping[str, Any], lost: Collection[str], left_out: Collection[str]) -> AuditResult:
+        """Return the result, from the store."""
+        held, attacks = self.store.manifest(), list(self.factories())
+        reusable = [m for m in lost if is_whole(self.store, held, m, attacks)]
+        if reusable:
+            warnings.warn(
+                f"The folder already holds outcomes of {', '.join(reusable)}, which are reused.", stacklevel=3
+            )
+        names = [m for m in models if m in reusable or m not in {*lost, *left_out}]
+        outcomes, costs = read_outcomes(self.store, held, names, attacks)
+        self.store.write_manifest(held)
+        if distributed.is_main():
+            self.store.tidy()
+        return AuditResult(outcomes, held.part(names, attacks, self._audit.command), (), costs)
 
 
-def _loads(model: Any) -> bool:
-    """Return whether this is a function that loads a model."""
-    return callable(model) and not isinstance(model, (BaseEstimator, nn.Module))
+Bundle: TypeAlias = Sequence[Parcel]
+"""Units of one model that a worker computes at a time."""
 
 
-def _withstanding_rows(store: Store, unit: Unit, keys: list[str | None]) -> np.ndarray[Any, np.dtype[np.intp]]:
-    """Return which examples of a shard have withstood all attacks before this one."""
-    clean = store.read(replace(unit, attack=None))
-    withstanding = (clean["prediction"] == clean["label"]).to_numpy()
-    for key in keys[1 : keys.index(unit.attack)]:
-        under_attack = joined(clean, store.read(replace(unit, attack=key)))
-        withstanding = withstanding & under_attack["withstood"].to_numpy()
-    return np.flatnonzero(withstanding)
+def _bundled(parcels: Iterable[Parcel], size: int) -> Iterator[Bundle]:
+    """Put units of one model together, as many as a worker shall take at a time."""
+    for _, of_model in groupby(parcels, key=lambda parcel: parcel.task.model):
+        while bundle := [*islice(of_model, size)]:
+            yield bundle
+
+
+def _unbundled(receive: Callable[[Parcel, Result], None]) -> Callable[[Bundle, list[Result]], None]:
+    def receive_all(bundle: Bundle, results: list[Result]) -> None:
+        for parcel, result in zip(bundle, results, strict=True):
+            receive(parcel, result)
+
+    return receive_all
+
+
+def _bundle_name(bundle: Bundle) -> str:
+    return bundle[0].task.id + (f" to {bundle[-1].task.id}" if len(bundle) > 1 else "")
+
+
+def _lacking(task: Task, held: Frames) -> list[str | None]:
+    return [attack for attack in task.attacks if attack not in held]
+
+
+def _is_spec(value: Any) -> bool:
+    return isinstance(value, (RobustBenchModel, FileModel, PickledModel))
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
 
 
 def _n_classes(models: Any) -> int | None:
     """Return how many classes the models have, as far as they are there already."""
     loaded = models.values() if isinstance(models, Mapping) else ()
     return next((int(m.nb_classes) for m in loaded if hasattr(m, "nb_classes")), None)
-
-
-def check_names(models: Any, optional: Any, data: Dataset) -> None:
-    """Check the models' names, those of optional ones, and the examples' numbers.
-
-    Raises:
-        InputError: They can't be told apart, or there is no model.
-    """
-    if not isinstance(models, Mapping) or not models:
-        raise InputError("`models` must be a dict of at least one ART classifier by name.")
-    for name in models:
-        check_name("model", name)
-    if isinstance(optional, str):
-        raise InputError(f"`optional` must be names of models, such as [{optional!r}], but is a string.")
-    for name in optional:
-        if name not in models:
-            raise unknown("model in `optional`", name, models)
-    if len(np.unique(data.ids)) < len(data):
-        raise InputError("The examples' ids must differ: outcomes are identified by them.")
-
-
-def described_attacks(attacks: Mapping[str, Mapping[str, Any]], *, worst_case: bool) -> dict[str, Attack]:
-    """Return what tells the attacks apart, the same for all models.
-
-    Raises:
-        InputError: An attack has other parameters on one model than on another.
-    """
-    shared: dict[str, dict[str, Any]] = {}
-    for model, on_model in attacks.items():
-        for name, attack in on_model.items():
-            values = parameters(attack)
-            if shared.setdefault(name, values) != values:
-                raise InputError(
-                    f"The attack {name!r} has other parameters on {model!r} than on {next(iter(attacks))!r}, so that "
-                    "the two can't be compared: audit them separately."
-                )
-    pairs = [[name, values] for name, values in shared.items()]
-    return {
-        name: Attack(fingerprint=fingerprint(pairs[: i + 1] if worst_case else [name, values]), parameters=values)
-        for i, (name, values) in enumerate(shared.items())
-    }
-
-
-def check_fit(name: str, classifier: Any, data: Dataset) -> None:
-    """Check that a model can be audited on the data.
-
-    Raises:
-        InputError: It can't; the reason is named.
-    """
-    art_interface.check_classifier(f"The model {name!r}", classifier)
-    low, high = classifier.clip_values if classifier.clip_values is not None else (-np.inf, np.inf)
-    if not (np.all(np.asarray(low) == 0) and np.all(np.asarray(high) == 1)):
-        raise InputError(
-            f"The model {name!r} has clip_values {classifier.clip_values}, but an audit's images lie in [0, 1]: "
-            "make the classifier with clip_values=(0, 1)."
-        )
-    check_predicts_logits(f"The model {name!r}", classifier)
-    if classifier.nb_classes != len(data.classes):
-        raise InputError(
-            f"The model {name!r} has {classifier.nb_classes} classes, but {data.name} has {len(data.classes)}."
-        )
-    if tuple(classifier.input_shape) != data.input_shape:
-        raise InputError(
-            f"The model {name!r} takes images of shape {tuple(classifier.input_shape)}, but those of {data.name} "
-            f"have shape {data.input_shape}."
-        )
-
-
-def check_told_apart(models: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
-    """Check that models with one fingerprint, which are computed once, are one: classes' code isn't part of it.
-
-    Raises:
-        InputError: Two compute differently.
-    """
-    first: dict[str, str] = {}
-    for name, classifier in models.items():
-        other = first.setdefault(fingerprints[name], name)
-        if classifier.model is models[other].model:
-            continue
-        same, this = (art_interface.logits_module(one) for one in (models[other], classifier))
-        if not compute_alike(same, this, art_interface.noise(classifier)):
-            raise InputError(
-                f"The models {other!r} and {name!r} have the same weights and layers, but compute differently. What "
-                "differs is the code of a class: give the class of one another name."
-            )
-
-
-def checked_attack(name: str, attack: Any) -> Any:
-    """Return an attack, if it is one that an audit can ask.
-
-    Raises:
-        InputError: It is no evasion attack of ART's, or takes the labels for targets.
-    """
-    if not (hasattr(attack, "generate") and hasattr(attack, "attack_params")):
-        raise InputError(
-            f"The function for {name!r} must return an ART evasion attack on the classifier it is given, "
-            f"but returned a {type(attack).__name__}."
-        )
-    check_reads_true_labels(f"The attack {name!r}", attack)
-    for inner in getattr(attack, "attacks", None) or ():
-        if getattr(inner, "targeted", False):  # ART's AutoAttack leaves them so, and begins by setting this
-            inner.set_params(targeted=False)
-    return attack
-
-
-def _is_probed(manifest: Manifest, name: str) -> bool:
-    """Return whether all that this release tries on a network itself is in a manifest."""
-    return name in manifest.probes and manifest.probes[name].is_complete

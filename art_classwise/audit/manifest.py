@@ -13,12 +13,13 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, mod
 from art_classwise._core.plain_values import differences
 from art_classwise._core.records import Record, validation_message
 from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.audit.plan import Plan
 from art_classwise.audit.probes import Probe
-from art_classwise.audit.provenance import Environment, fingerprint, is_fingerprint
+from art_classwise.audit.provenance import Environment, fingerprint, is_fingerprint, weights_fingerprint
 from art_classwise.errors import InputError, check_name
 from art_classwise.threat import ThreatModel
 
-__all__ = ["Attack", "Examples", "Manifest", "Published"]
+__all__ = ["Attack", "Examples", "Manifest", "ModelSource", "Published"]
 
 _FORMAT: Final = "art-classwise audit"
 _SCHEMA: Final = 2
@@ -105,6 +106,37 @@ class Published(Record):
             return None
 
 
+class ModelSource(Record):
+    """What a model is: told by the one who loaded it, and by its network.
+
+    Attributes:
+        file: Name of its file of weights, or where they are from; None of a network that was given as it is.
+        architecture: A name that :func:`art_classwise.build` knows, or the network's class.
+        n_weights: Number of its weights, buffers not among them.
+        weights: See :func:`art_classwise.audit.provenance.weights_fingerprint`: of the weights alone, whatever the
+            network around them, where ``Manifest.models`` has the fingerprint of both.
+    """
+
+    file: str | None
+    architecture: str
+    n_weights: Annotated[int, Field(ge=0)]
+    weights: Fingerprint
+
+    @classmethod
+    def of(cls, classifier: Any) -> ModelSource:
+        """Describe an ART ``PyTorchClassifier``; what loaded it may have left word in its attribute ``origin``."""
+        network = classifier.model
+        origin = getattr(classifier, "origin", None)
+        told = origin if isinstance(origin, Mapping) else {}
+        file, architecture = told.get("file"), told.get("architecture")
+        return cls(
+            file=file if isinstance(file, str) else None,
+            architecture=architecture if isinstance(architecture, str) else type(network).__qualname__,
+            n_weights=sum(p.numel() for p in network.parameters()),
+            weights=weights_fingerprint(network),
+        )
+
+
 class Manifest(Record):
     """What an audit says of itself: all that decides the outcomes, and where they were computed.
 
@@ -122,6 +154,8 @@ class Manifest(Record):
         commands: The command lines that asked for it.
         probes: What was tried on the networks themselves, by the models' names.
         published: What is published of models, by their names.
+        plan: How models, data and attacks are loaded by whichever process computes, if the audit was planned.
+        sources: Files, architectures and sizes of models, by their names, as far as they are known.
     """
 
     format: Literal["art-classwise audit"] = _FORMAT
@@ -139,6 +173,8 @@ class Manifest(Record):
     commands: tuple[str, ...]
     probes: dict[Name, Probe]
     published: dict[Name, Published]
+    plan: Plan | None = None
+    sources: dict[Name, ModelSource] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _is_plausible(self) -> Manifest:
@@ -230,6 +266,7 @@ class Manifest(Record):
             attacks={name: self.attacks[name] for name in attacks},
             probes=_only(self.probes, kept),
             published=_only(self.published, kept),
+            sources=_only(self.sources, kept),
             commands=self.commands if command is None else (*others, command),
         )
 
@@ -264,7 +301,29 @@ class Manifest(Record):
             commands=_union(self.commands, requested.commands),
             probes=self.probes | requested.probes,
             published=self.published | requested.published,
+            plan=self._planned_with(requested.plan),
+            sources=self.sources | requested.sources,
         )
+
+    def _planned_with(self, plan: Plan | None) -> Plan | None:
+        """Return the plan of an audit that is planned once more, with more models or attacks."""
+        if self.plan is None or plan is None:
+            return plan or self.plan
+        attacks = plan.attacks
+        if isinstance(self.plan.attacks, tuple) and isinstance(attacks, tuple):
+            attacks = _union(self.plan.attacks, attacks)
+        seconds = {**self.plan.seconds, **plan.seconds}
+        return plan.updated(models=self.plan.models | plan.models, attacks=attacks, seconds=seconds)
+
+    def completed(self, environments: Iterable[Environment], probes: Mapping[str, Probe]) -> Manifest:
+        """Return it with what those who computed wrote down beside it.
+
+        Args:
+            environments: Their versions and hardware.
+            probes: What was tried on networks, by their fingerprints.
+        """
+        found = {name: probes[model] for name, model in self.models.items() if model in probes}
+        return self.updated(environments=_union(self.environments, tuple(environments)), probes=self.probes | found)
 
     def _identity(self) -> dict[str, Any]:
         of = self.examples

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -24,9 +24,10 @@ from art_classwise.metrics.accuracy import class_counts
 from art_classwise.threat import ThreatModel
 
 __all__ = [
-    "ATTACKED",
-    "CLEAN",
     "COLUMNS",
+    "COSTS",
+    "OUTCOMES",
+    "VERDICTS",
     "AuditTable",
     "MisfitError",
     "Relabel",
@@ -37,33 +38,45 @@ __all__ = [
     "from_parquet",
     "joined",
     "nearest",
+    "no_costs",
     "parts",
+    "read_older",
     "stacked",
     "summarised",
     "table",
     "to_parquet",
 ]
 
-CLEAN = pa.schema(
-    [
-        pa.field("example", pa.int64(), nullable=False),
-        pa.field("label", pa.int32(), nullable=False),
-        pa.field("prediction", pa.int32(), nullable=False),
-        pa.field("margin", pa.float32(), nullable=False),
-    ]
-)
-"""What is kept of a model without attack, a row per example."""
+_TYPES = {
+    "example": pa.int64(),
+    "label": pa.int32(),
+    "prediction": pa.int32(),
+    "margin": pa.float32(),
+    "perturbation": pa.float32(),
+    "zero_gradient": pa.bool_(),
+    "forwards": pa.float32(),
+    "backwards": pa.float32(),
+    "seconds": pa.float32(),
+}
 
-ATTACKED = pa.schema(
-    [
-        pa.field("example", pa.int64(), nullable=False),
-        pa.field("prediction", pa.int32(), nullable=False),
-        pa.field("margin", pa.float32(), nullable=False),
-        pa.field("perturbation", pa.float32(), nullable=False),
-        pa.field("zero_gradient", pa.bool_(), nullable=False),
-    ]
-)
-"""What is kept of a model under an attack, a row per example that was attacked."""
+
+def _schema(*names: str) -> pa.Schema:
+    return pa.schema([pa.field(name, _TYPES[name], nullable=False) for name in names])
+
+
+OUTCOMES = _schema(*_TYPES)
+"""What is kept of a model, without attack or under one, a row per example that was attacked: what came of it, and what
+it cost: passes through the network and seconds, each shared equally by the examples of a shard. NaN where the cost
+isn't known."""
+
+COSTS = ("forwards", "backwards", "seconds")
+"""Those columns that say what an outcome cost, which may differ from one time to the next."""
+
+VERDICTS = tuple(name for name in _TYPES if name not in COSTS)
+"""Those that say what came of it."""
+
+_OLDER_CLEAN = _schema("example", "label", "prediction", "margin")
+_OLDER_ATTACKED = _schema("example", "prediction", "margin", "perturbation", "zero_gradient")
 
 COLUMNS = {
     "model": "category",
@@ -99,8 +112,8 @@ def joined(clean: pd.DataFrame, attacked: pd.DataFrame) -> pd.DataFrame:
     """Return one attack's part of the one table.
 
     Args:
-        clean: As :data:`CLEAN`.
-        attacked: As :data:`ATTACKED`, of some of these examples.
+        clean: As :data:`OUTCOMES`, without attack.
+        attacked: As :data:`OUTCOMES`, of some of these examples.
 
     Returns:
         Without ``model`` and ``attack``; an example that was not attacked keeps its clean prediction: it has withstood
@@ -139,8 +152,8 @@ def assembled(clean: pd.DataFrame, attacked: Sequence[pd.DataFrame], *, worst_ca
     """Return the attacks' parts of the one table, on the examples of a shard.
 
     Args:
-        clean: As :data:`CLEAN`.
-        attacked: As :data:`ATTACKED`, of each attack, in order.
+        clean: As :data:`OUTCOMES`, without attack.
+        attacked: As :data:`OUTCOMES`, of each attack, in order.
         worst_case: Whether each attack was tried on those alone that had withstood so far.
 
     Raises:
@@ -163,7 +176,12 @@ def assembled(clean: pd.DataFrame, attacked: Sequence[pd.DataFrame], *, worst_ca
 def disassembled(tables: Sequence[pd.DataFrame], *, worst_case: bool) -> list[pd.DataFrame]:
     """Return what :func:`assembled` makes these tables of: outcomes without attack, then those under each attack."""
     first = tables[0]
-    clean = first.assign(prediction=first["clean_prediction"], margin=first["clean_margin"])
+    clean = first.assign(
+        prediction=first["clean_prediction"],
+        margin=first["clean_margin"],
+        perturbation=np.float32(0),
+        zero_gradient=False,
+    )
     if not worst_case:
         return [clean, *tables]
     right = clean["prediction"] == clean["label"]
@@ -242,7 +260,7 @@ def to_parquet(frame: pd.DataFrame, schema: pa.Schema) -> bytes:
 
     Args:
         frame: With the schema's columns.
-        schema: :data:`art_classwise.audit.outcomes.CLEAN` or :data:`~art_classwise.audit.outcomes.ATTACKED`.
+        schema: :data:`art_classwise.audit.outcomes.OUTCOMES`.
     """
     rows = pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False)
     buffer = io.BytesIO()
@@ -250,7 +268,7 @@ def to_parquet(frame: pd.DataFrame, schema: pa.Schema) -> bytes:
         rows.replace_schema_metadata(None),
         buffer,
         compression="zstd",
-        use_dictionary=[c for c in ("label", "prediction", "perturbation") if c in schema.names],
+        use_dictionary=["label", "prediction", "perturbation", *COSTS],
         column_encoding={"example": "DELTA_BINARY_PACKED", "margin": "BYTE_STREAM_SPLIT"},
         write_statistics=False,
         store_schema=False,
@@ -272,6 +290,26 @@ def from_parquet(content: bytes, schema: pa.Schema) -> pa.Table:
     if not read.schema.equals(schema):
         raise ValueError(f"it has other columns than an audit's shard: {', '.join(read.schema.names)}")
     return read
+
+
+def read_older(content: bytes, *, attacked: bool) -> pa.Table:
+    """Return a shard that version 0.1.0 wrote, as :data:`OUTCOMES`; its cost isn't known.
+
+    Args:
+        content: Of its file.
+        attacked: Whether it is of an attack. Its examples' labels then stand in the shard without attack alone, and
+            are -1 here.
+
+    Raises:
+        ValueError: It is no Parquet, or has other columns.
+    """
+    read = from_parquet(content, _OLDER_ATTACKED if attacked else _OLDER_CLEAN)
+    lacking = {"label": -1, "perturbation": 0.0, "zero_gradient": False, **dict.fromkeys(COSTS, np.nan)}
+    columns = [
+        read.column(name) if name in read.schema.names else pa.array([lacking[name]] * len(read), type=kind)
+        for name, kind in _TYPES.items()
+    ]
+    return pa.table(columns, schema=OUTCOMES)
 
 
 Relabel: TypeAlias = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]]
@@ -345,13 +383,25 @@ def summarised(rows: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
     return row
 
 
+def no_costs() -> pd.DataFrame:
+    """Return a table of costs in which nothing is known."""
+    index = pd.MultiIndex.from_arrays([[], []], names=["model", "attack"])
+    return pd.DataFrame(columns=["n", *COSTS], index=index, dtype=float)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class AuditTable(Shown):
     """The outcomes of an audit, without what is concluded from them: see :class:`art_classwise.AuditResult`."""
 
     outcomes: pd.DataFrame
     manifest: Manifest
-    finished: bool = True
+    missing: tuple[str, ...] = ()
+    costs: pd.DataFrame = field(default_factory=no_costs)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all that was asked for is there."""
+        return not self.missing
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -156,7 +156,7 @@ def weights_fingerprint(network: nn.Module) -> str:
     return digest.hexdigest()[:32]
 
 
-def model_fingerprint(classifier: Any) -> str:
+def model_fingerprint(classifier: Any, weights: str | None = None) -> str:
     """Return 32 hexadecimal digits that tell ART classifiers apart.
 
     By their network's weights, and by its architecture: the kinds, names, settings and attributes of its layers, their
@@ -164,6 +164,7 @@ def model_fingerprint(classifier: Any) -> str:
 
     Args:
         classifier: An ART ``PyTorchClassifier``.
+        weights: Its weights' fingerprint, where that is known already.
     """
     network: nn.Module = classifier.model
     layers = [
@@ -181,7 +182,7 @@ def model_fingerprint(classifier: Any) -> str:
     ]
     shape = [int(side) for side in classifier.input_shape]
     described = [layers, preprocessing, shape, int(classifier.nb_classes)]
-    return fingerprint([weights_fingerprint(network), _plain(described)])
+    return fingerprint([weights or weights_fingerprint(network), _plain(described)])
 
 
 def data_fingerprint(data: Dataset) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from typing import Any
@@ -17,12 +18,27 @@ from art_classwise import metrics
 from art_classwise._core import display
 from art_classwise._core.display import shown_as
 from art_classwise._core.files import check_output_file, written_aside
-from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise._core.folders import open_folder
+from art_classwise.attacks.ladder import WORST_CASE, Attacks
+from art_classwise.audit.attacked_images import AttackedImage, attack_images
 from art_classwise.audit.comparison import Comparison, Kind, best_worst_class, compare_with_best, compare_within
 from art_classwise.audit.findings.attack_checks import is_strongly_attacked
 from art_classwise.audit.findings.registry import CheckResult, Findings, checks_table, evidences, run_checks
-from art_classwise.audit.outcomes import AuditTable, Relabel, accuracies, cumulative, parts, stacked, summarised, table
-from art_classwise.audit.saved import read_parts, write_audit
+from art_classwise.audit.image_file import read_images, write_images
+from art_classwise.audit.manifest import ModelSource
+from art_classwise.audit.outcomes import (
+    COSTS,
+    AuditTable,
+    Relabel,
+    accuracies,
+    cumulative,
+    parts,
+    stacked,
+    summarised,
+    table,
+)
+from art_classwise.audit.saved import read_stored, write_audit
+from art_classwise.datasets import as_dataset
 from art_classwise.errors import InputError
 from art_classwise.metrics.accuracy import Groups
 from art_classwise.metrics.best import Measure
@@ -41,8 +57,15 @@ class AuditResult(AuditTable):
             norm), ``zero_gradient`` (whether the attack met one).
         manifest: What was audited, how and where: see :class:`art_classwise.audit.Manifest`. Outcomes that no audit
             made get one from :meth:`art_classwise.audit.Manifest.of_table`.
-        finished: False of an audit that was read before its end.
+        missing: Of an audit that was read before its end, sentences that say what isn't there yet.
+        costs: What attacks cost, a row per ``model`` and ``attack``, ``"clean"`` for none: ``n``, how many examples
+            were attacked; and of one of them on average ``forwards`` and ``backwards``, passes through the network
+            with those that filled up batches, and ``seconds``. NaN where it isn't known.
+        finished: Whether all that was asked for is there.
+        images: A few attacked images of each class, if :meth:`with_images` made some: page and explorer show them.
     """
+
+    images: tuple[AttackedImage, ...] = field(default=(), kw_only=True)
 
     @cached_property
     def check_results(self) -> tuple[CheckResult, ...]:
@@ -227,22 +250,25 @@ class AuditResult(AuditTable):
         options: dict[str, Any] = {"classes": self.classes, "groups": groups}
         return metrics.confusion_pairs(rows["label"], rows["prediction"], n_classes, **options)
 
-    def within_groups(self, model: str, groups: Groups, attack: str = WORST_CASE) -> pd.DataFrame:
+    def within_groups(
+        self, model: str | Groups | None = None, groups: Groups | None = None, attack: str = WORST_CASE
+    ) -> pd.DataFrame:
         """Return which share of errors stays within groups: :func:`art_classwise.metrics.within_groups`.
 
         Errors are wrong predictions under attack: an example that is wrong without attack and right under it is none,
         though it hasn't withstood.
 
         Args:
-            model: Name of a model.
+            model: Name of a model. The one that there is may be left out: ``within_groups(groups)``.
             groups: As for :meth:`by_group`.
             attack: Name of an attack, or ``"all attacks"``.
 
         Raises:
             InputError: The audit has no such model or attack, or the groups don't fit the classes.
         """
-        rows = self.rows(model, attack)
-        return metrics.within_groups(rows["label"], rows["prediction"], groups, self.classes)
+        name, of = _model_and_groups(model, groups)
+        rows = self.rows(name, attack)
+        return metrics.within_groups(rows["label"], rows["prediction"], of, self.classes)
 
     def risks(self, model: str | None = None, attack: str = WORST_CASE, *, pooled: bool = False) -> pd.DataFrame:
         """Return natural, boundary and robust risk of each class: :func:`art_classwise.metrics.risks`.
@@ -278,12 +304,17 @@ class AuditResult(AuditTable):
         return metrics.worst_class(label, withstood, len(self.classes), **options)
 
     def worst_group(
-        self, model: str, groups: Groups, attack: str = WORST_CASE, *, confidence: float = 0.95
+        self,
+        model: str | Groups | None = None,
+        groups: Groups | None = None,
+        attack: str = WORST_CASE,
+        *,
+        confidence: float = 0.95,
     ) -> pd.Series[Any]:
         """Return the worst group of classes and an estimate of its accuracy: where single classes have few examples.
 
         Args:
-            model: Name of a model.
+            model: Name of a model. The one that there is may be left out: ``worst_group(groups)``.
             groups: As for :meth:`by_group`.
             attack: Name of an attack, or ``"all attacks"``.
             confidence: Coverage of the interval.
@@ -295,7 +326,8 @@ class AuditResult(AuditTable):
             InputError: The audit has no such model or attack, the groups don't fit the classes, or none has two
                 examples.
         """
-        label, withstood = self._verdicts(model, attack)
+        name, groups = _model_and_groups(model, groups)
+        label, withstood = self._verdicts(name, attack)
         of, names = metrics.group_labels(label, groups, self.classes)
         return metrics.worst_class(of, withstood, len(names), classes=names, confidence=confidence)
 
@@ -312,11 +344,18 @@ class AuditResult(AuditTable):
         """
         return metrics.disparity_test(*self._verdicts(model, attack), len(self.classes), **options)
 
-    def attack_strength(self, model: str, weak: str, strong: str, *, split_seed: int | None = None) -> pd.DataFrame:
+    def attack_strength(
+        self,
+        model: str | None = None,
+        weak: str | None = None,
+        strong: str | None = None,
+        *,
+        split_seed: int | None = None,
+    ) -> pd.DataFrame:
         """Return on which classes a stronger attack falls: :func:`art_classwise.metrics.attack_strength`.
 
         Args:
-            model: Name of a model.
+            model: Name of a model. The one that there is may be left out: ``attack_strength(weak, strong)``.
             weak: Name of the weaker attack.
             strong: Name of the stronger one, or ``"all attacks"``.
             split_seed: See there.
@@ -324,6 +363,14 @@ class AuditResult(AuditTable):
         Raises:
             InputError: The audit has no such model or attack, or the two were tried on different examples.
         """
+        given = [name for name in (model, weak, strong) if name is not None]
+        if len(given) < 2:
+            raise InputError(
+                "attack_strength() takes a weaker and a stronger attack, in this order, but got "
+                f"{' and '.join(given) or 'none'}: the audit has {', '.join((*self.attacks, WORST_CASE))}."
+            )
+        weak, strong = given[-2:]
+        model = given[0] if len(given) == 3 else self.rows(None)["model"].iloc[0]
         label, first, second = self._paired((model, weak), (model, strong))
         options: dict[str, Any] = {"classes": self.classes, "split_seed": split_seed}
         return metrics.attack_strength(label, first, second, len(self.classes), **options)
@@ -443,6 +490,82 @@ class AuditResult(AuditTable):
         """
         return best_worst_class(self, attack=attack, kind=kind, confidence=confidence, seed=seed)
 
+    def attack_costs(self) -> pd.DataFrame:
+        """Return what each attack broke, and at what cost.
+
+        Returns:
+            Indexed by (``model``, ``attack``): ``n``, how many examples were attacked; ``broken``, how many of those
+            that were right without attack it broke, in the worst case those that withstood the attacks before it;
+            ``forwards``, ``backwards`` and ``seconds`` per attacked example, on average (see :attr:`costs`);
+            ``total_seconds``; and ``broken_per_second``. NaN where a cost isn't known: of audits of earlier releases.
+        """
+        rows, costs = {}, self.costs.to_dict("index")
+        for model in self.models:
+            broken_before = 0
+            for attack in self.attacks:
+                of = self.rows(model, attack)
+                right = of["label"] == of["clean_prediction"]
+                broken = int((right & ~of["withstood"]).sum())
+                key = (model, attack)
+                known = costs.get(key, {})
+                n = int(known.get("n", len(of)))
+                seconds = float(known.get("seconds", np.nan))
+                fresh = broken - broken_before if self.manifest.worst_case else broken
+                rows[key] = {
+                    "n": n,
+                    "broken": fresh,
+                    **{name: known.get(name, np.nan) for name in COSTS},
+                    "total_seconds": seconds * n if n else 0.0,
+                    "broken_per_second": fresh / (seconds * n) if n and seconds > 0 else np.nan,
+                }
+                broken_before = broken
+        index = pd.MultiIndex.from_tuples(rows, names=["model", "attack"])
+        return pd.DataFrame([*rows.values()], index=index)
+
+    def with_images(
+        self, models: Mapping[str, Any], data: Any, *, attacks: Attacks | None = None, per_class: int = 3
+    ) -> AuditResult:
+        """Return the same result with a few attacked images of each class, for :meth:`to_html` and :meth:`explore`.
+
+        An audit keeps outcomes, not images: a few examples are attacked once more. What is shown is what the network
+        judged: images of 8 bits, attacked within the ball, that the network itself takes for their class without the
+        attack and for another under it. Examples are drawn at random from those that an attack broke. There are 36 at
+        most, and fewer large ones: of many classes, the weakest are shown. The manifest then says of which files and
+        architectures the models are, too.
+
+        Args:
+            models: ART ``PyTorchClassifier`` s by the names they have in the audit.
+            data: The examples of the audit, in any form that :meth:`ClassWiseAudit.evaluate` takes.
+            attacks: Attacks that were given to the audit as objects or functions, as they were given to it; those that
+                it knew by name need not be given.
+            per_class: Images of each class, at most.
+
+        Raises:
+            InputError: The models, the examples or the attacks aren't those of the audit.
+        """
+        dataset = as_dataset(data, n_classes=len(self.classes))
+        images = attack_images(self, models, dataset, attacks=attacks, per_class=per_class)
+        sources = {name: ModelSource.of(model) for name, model in models.items() if name in self.models}
+        manifest = self.manifest.updated(sources=self.manifest.sources | sources)
+        return replace(self, images=images, manifest=manifest)
+
+    def explore(self, classes: Sequence[str] | None = None) -> Any:
+        """Show each class by itself at the end of a notebook's cell: a class opens when it is clicked.
+
+        It holds each model's accuracy on the class with its interval, what its examples are most often taken for under
+        attack, and, after :meth:`with_images`, attacked images. It needs neither widgets nor scripts.
+
+        Args:
+            classes: Names of the classes to show; if absent, all, or the 50 weakest of more.
+
+        Returns:
+            What a notebook shows as HTML and a Python shell as text.
+
+        Raises:
+            InputError: A name is no class, or none of them has an example.
+        """
+        return display.explorer(self, classes)
+
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the outcomes to a folder, from which :func:`art_classwise.read_audit` reads them.
 
@@ -454,6 +577,7 @@ class AuditResult(AuditTable):
             InputError: The folder holds an audit, and ``overwrite`` isn't asked for; or it can't be written.
         """
         write_audit(self, folder, overwrite=overwrite)
+        write_images(self.images, self.manifest, open_folder(folder))
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write :meth:`by_class` as a CSV file; its folder is made if missing.
@@ -497,14 +621,26 @@ class AuditResult(AuditTable):
         return rows["label"].to_numpy().astype(np.int64), rows["withstood"].to_numpy()
 
 
+def _model_and_groups(model: str | Groups | None, groups: Groups | None) -> tuple[Any, Any]:
+    """Return what is asked about: where one thing is given, it is the groups, which have to be."""
+    return (None, model) if groups is None else (model, groups)
+
+
 def read_audit(folder: str | os.PathLike[str], *, partial: bool = False) -> AuditResult:
     """Read the outcomes that :meth:`AuditResult.save` or an audit with a ``store`` wrote.
 
     Args:
-        folder: The folder.
-        partial: Of an unfinished audit read what is finished: examples that all attacks were tried on.
+        folder: The folder: a path, or an address such as ``"s3://bucket/audit"``.
+        partial: Of an unfinished audit read what is finished: of the attacks and the examples as many as have been
+            tried on one another. :attr:`AuditResult.missing` says what isn't there.
 
     Raises:
         InputError: There are none, they are damaged or of another schema, or the audit is unfinished.
     """
-    return AuditResult(*read_parts(folder, partial=partial))
+    found = read_stored(folder, partial=partial)
+    try:
+        images = read_images(open_folder(folder), found.manifest, found.outcomes)
+    except InputError as error:  # outcomes don't depend on them
+        warnings.warn(str(error), stacklevel=2)
+        images = ()
+    return AuditResult(found.outcomes, found.manifest, found.missing, found.costs, images=images)

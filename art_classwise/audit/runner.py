@@ -1,4 +1,4 @@
-"""The work of an audit: who computes which shard, and how one is computed."""
+"""How a shard of an audit is computed: outcomes without attack and under one, and what they cost."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import threading
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
-from dataclasses import replace
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,9 @@ from art_classwise import losses
 from art_classwise._core import art_interface
 from art_classwise._core.forward import (
     MicroBatches,
+    Passes,
     computing_at_most,
+    counted,
     is_out_of_memory,
     release,
     usual_batch_size,
@@ -28,91 +30,12 @@ from art_classwise._core.forward import (
 )
 from art_classwise._core.state import preserved, preserved_random_state
 from art_classwise.audit import probes
-from art_classwise.audit.outcomes import ATTACKED
-from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, Unit
+from art_classwise.audit.outcomes import OUTCOMES
 from art_classwise.datasets import Dataset
 from art_classwise.errors import GradientMaskingWarning, InputError, first_line
 from art_classwise.threat import ThreatModel
 
-__all__ = ["ShardRunner", "drop_damaged", "fill"]
-
-_LONGEST_NAP = 0.4  # seconds: who waits at the end waits for a shard, and must see it soon
-
-
-def fill(
-    store: Store,
-    chains: Sequence[Sequence[Unit]],
-    compute: Callable[[Unit], pd.DataFrame],
-    *,
-    in_order: bool,
-    first: int = 0,
-    progress: Callable[[Iterable[Unit]], object] = lambda units: None,
-) -> None:
-    """Compute all units that aren't there; return once all are, whoever computed them.
-
-    A unit that another process is computing is left to it. If that process dies, or gives up, the unit is taken over.
-
-    Args:
-        store: Where the units lie.
-        chains: Units that belong together: of the same examples.
-        compute: Returns a unit's outcomes.
-        in_order: Whether a unit of a chain needs those before it.
-        first: The chain to begin with: processes that begin apart read different images.
-        progress: Told of units that are there, of each once.
-    """
-    nap, reported = 0.05, set[Unit]()
-    while True:
-        done = _finished(store, chains)  # anew: damaged ones go
-        progress(done - reported)
-        reported |= done
-        waiting = worked = False
-        for chain in [*chains[first:], *chains[:first]]:
-            for unit in chain:
-                if unit in done:
-                    continue
-                with store.claim(unit) as mine:
-                    if mine and not store.has(unit):
-                        try:
-                            store.write(unit, compute(unit))
-                        except DamagedShardError as damaged:  # one before it, which it needs
-                            drop_damaged(store, damaged)
-                            mine = False
-                        except MissingShardError:  # another process found that one damaged
-                            mine = False
-                        worked = True
-                if mine:
-                    progress({unit} - reported)
-                    reported.add(unit)
-                    continue
-                waiting = True
-                if in_order:
-                    break
-        if not waiting:
-            store.tidy(reported)
-            return
-        nap = 0.05 if worked else min(2 * nap, _LONGEST_NAP)
-        time.sleep(nap)
-
-
-def drop_damaged(store: Store, damaged: DamagedShardError) -> bool:
-    """Remove a damaged shard, and say which; of processes that find it at once, one does.
-
-    Returns:
-        Whether it was this process.
-    """
-    mine = store.drop(damaged)
-    if mine:
-        warnings.warn(
-            f"The shard {damaged.path.absolute()} is damaged: {damaged.why}. It is computed again.", stacklevel=2
-        )
-    return mine
-
-
-def _finished(store: Store, chains: Sequence[Sequence[Unit]]) -> set[Unit]:
-    units = {unit for chain in chains for unit in chain}
-    held = {pair: store.shards(*pair) for pair in {(unit.model, unit.attack) for unit in units}}
-    return {unit for unit in units if unit.shard in held[unit.model, unit.attack]}
-
+__all__ = ["ProbeExamples", "ShardRunner", "probe_examples", "shard_of"]
 
 T = TypeVar("T")
 
@@ -123,11 +46,89 @@ _SMALL = 3 * 64 * 64  # values of an image: of larger ones, fewer are tried
 _ONE_AT_A_TIME = threading.RLock()  # the global random state and the warning filters are all threads'
 
 
+class ProbeExamples(NamedTuple):
+    """What a network itself is tried on.
+
+    Attributes:
+        few: Some of all examples.
+        attacked: Of those that withstood, or were right without attack; None where there is none.
+        more: More of all.
+    """
+
+    few: Dataset
+    attacked: Dataset | None
+    more: Dataset
+
+
+def probe_examples(data: Dataset, outcomes: pd.DataFrame) -> ProbeExamples:
+    """Choose what a network itself is tried on.
+
+    Args:
+        data: All examples.
+        outcomes: The network's rows of the one table.
+    """
+    n, ids = len(data), data.ids
+    right = outcomes["label"] == outcomes["clean_prediction"]
+    held, correct = (
+        np.isin(ids, outcomes["example"][~outcomes["example"].isin(outcomes["example"][~flags])])
+        for flags in (outcomes["withstood"], right)
+    )
+    small = np.prod(data.input_shape) <= _SMALL
+    rows = (probes.spread_over(n), probes.attacked_rows(held, correct), probes.spread_over(n, 256 if small else 64))
+    few, attacked, more = (
+        None if len(one) == 0 else replace(some, x=np.asarray(some.x))
+        for one in rows
+        for some in [data.take(one) if len(one) else data]
+    )
+    assert few is not None and more is not None  # noqa: PT018
+    return ProbeExamples(few, attacked, more)
+
+
+def shard_of(data: Dataset, shard: int, size: int) -> Dataset:
+    """Return the examples of a shard."""
+    return data.take(np.arange(shard * size, min((shard + 1) * size, len(data))))
+
+
+@dataclass
+class _Cost:
+    passes: Passes
+    seconds: float = 0.0
+
+    def shared(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Add what a shard cost, shared equally by its examples."""
+        of = {"forwards": self.passes.forwards, "backwards": self.passes.backwards, "seconds": self.seconds}
+        return frame.assign(**{name: np.float32(value / max(1, len(frame))) for name, value in of.items()})
+
+
+@contextmanager
+def _costs(classifier: Any) -> Iterator[_Cost]:
+    begun = time.perf_counter()
+    with counted(classifier) as passes:
+        cost = _Cost(passes)
+        yield cost
+    cost.seconds = time.perf_counter() - begun
+
+
+def _outcomes(
+    data: Dataset, logits: torch.Tensor, sizes: npt.NDArray[np.float32], zero: npt.NDArray[np.bool_]
+) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "example": data.ids.astype(np.int64),
+            "label": data.y.astype(np.int32),
+            "prediction": logits.argmax(1).numpy().astype(np.int32),
+            "margin": -losses.margin(logits, torch.from_numpy(data.y)).numpy(),
+            "perturbation": sizes,
+            "zero_gradient": zero,
+        }
+    )
+
+
 class ShardRunner:
     """Computes outcomes of shards of a data set, with and without attack.
 
     Args:
-        data: All examples.
+        data: All examples; or a function that returns those of a shard.
         threat: What attacks may do.
         shard_size: Examples per shard.
         seed: Of attacks that draw from the global random state.
@@ -136,36 +137,32 @@ class ShardRunner:
     """
 
     def __init__(
-        self, data: Dataset, threat: ThreatModel, *, shard_size: int, seed: int, batch_size: int | None
+        self,
+        data: Dataset | Callable[[int], Dataset],
+        threat: ThreatModel,
+        *,
+        shard_size: int,
+        seed: int,
+        batch_size: int | None,
     ) -> None:
         self._data, self._threat, self._shard_size, self._seed = data, threat, shard_size, seed
         self._batch_size, self._ran_out = batch_size, False
         self._shard: tuple[int, Dataset] | None = None
 
-    def n_examples(self, shard: int) -> int:
-        """Return how many examples a shard has."""
-        return min(self._shard_size, len(self._data) - shard * self._shard_size)
-
     def clean(self, classifier: Any, shard: int) -> pd.DataFrame:
-        """Return outcomes without attack: ``example``, ``label``, ``prediction``, ``margin``."""
+        """Return outcomes without attack, with the columns of :data:`art_classwise.audit.outcomes.OUTCOMES`."""
         data = self._examples(shard)
-        logits = self._retried(classifier, lambda most: self._logits(classifier, data, most))
+        with _costs(classifier) as cost:
+            logits = self._retried(classifier, lambda most: self._logits(classifier, data, most))
         if shard == 0:
             warn_of_probabilities(logits, classifier.model, _VANISHING, stacklevel=3)
-        labels = torch.from_numpy(data.y)
-        return pd.DataFrame(
-            {
-                "example": data.ids.astype(np.int64),
-                "label": data.y.astype(np.int32),
-                "prediction": logits.argmax(1).numpy().astype(np.int32),
-                "margin": -losses.margin(logits, labels).numpy(),
-            }
-        )
+        none = np.zeros(len(data), np.float32)
+        return cost.shared(_outcomes(data, logits, none, none.astype(bool)))
 
     def attacked(
         self, classifier: Any, name: str, attack: Any, shard: int, rows: npt.NDArray[np.intp] | None = None
     ) -> pd.DataFrame:
-        """Return outcomes under an attack, with the columns of :data:`art_classwise.audit.outcomes.ATTACKED`.
+        """Return outcomes under an attack, with the columns of :data:`art_classwise.audit.outcomes.OUTCOMES`.
 
         Args:
             classifier: The model.
@@ -179,34 +176,24 @@ class ShardRunner:
         """
         data = self._examples(shard)
         if rows is not None and len(rows) == 0:
-            none: pd.DataFrame = ATTACKED.empty_table().to_pandas()
+            none: pd.DataFrame = OUTCOMES.empty_table().to_pandas()
             return none
         some = data if rows is None or len(rows) == len(data) else data.take(rows)
-        return self._retried(classifier, lambda most: self._attacked(classifier, name, attack, shard, some, most))
+        with _costs(classifier) as cost:
+            frame = self._retried(classifier, lambda most: self._attacked(classifier, name, attack, shard, some, most))
+        return cost.shared(frame)
 
-    def probe(self, classifier: Any, outcomes: pd.DataFrame) -> probes.Probe:
+    def probe(self, classifier: Any, examples: ProbeExamples) -> probes.Probe:
         """Return what a few examples show of the network itself.
 
         Args:
             classifier: The model.
-            outcomes: Its rows of the one table.
+            examples: What :func:`probe_examples` chose.
         """
-        n, ids = len(self._data), self._data.ids
-        right = outcomes["label"] == outcomes["clean_prediction"]
-        held, correct = (
-            np.isin(ids, outcomes["example"][~outcomes["example"].isin(outcomes["example"][~flags])])
-            for flags in (outcomes["withstood"], right)
-        )
-        small = np.prod(self._data.input_shape) <= _SMALL
-        rows = (probes.spread_over(n), probes.attacked_rows(held, correct), probes.spread_over(n, 256 if small else 64))
-        taken = (self._data.take(one) if len(one) else None for one in rows)
-        few, attacked, more = (some and replace(some, x=np.asarray(some.x)) for some in taken)
-        assert few is not None and more is not None  # noqa: PT018
-        options: dict[str, Any] = {"seed": self._seed}
         with _ONE_AT_A_TIME:
             return self._retried(
                 classifier,
-                lambda most: probes.probe(classifier, few, attacked, more, self._threat, most=most, **options),
+                lambda most: probes.probe(classifier, *examples, self._threat, most=most, seed=self._seed),
             )
 
     def _attacked(self, classifier: Any, name: str, attack: Any, shard: int, data: Dataset, most: int) -> pd.DataFrame:
@@ -245,22 +232,13 @@ class ShardRunner:
             sizes[some] = self._threat.size(inside - original).numpy()
             x_adv[some] = inside.numpy()
         logits = self._logits(classifier, data, most, x_adv)
-        return pd.DataFrame(
-            {
-                "example": data.ids.astype(np.int64),
-                "prediction": logits.argmax(1).numpy().astype(np.int32),
-                "margin": -losses.margin(logits, torch.from_numpy(y)).numpy(),
-                "perturbation": sizes,
-                "zero_gradient": zero if len(zero) == len(y) else np.zeros(len(y), dtype=bool),
-            }
-        )
+        return _outcomes(data, logits, sizes, zero if len(zero) == len(y) else np.zeros(len(y), dtype=bool))
 
     def _examples(self, shard: int) -> Dataset:
         """Return a shard's examples, read once for all attacks on them."""
         if self._shard is None or self._shard[0] != shard:
             self._shard = None  # before the next is read
-            begin = shard * self._shard_size
-            data = self._data.take(np.arange(begin, begin + self.n_examples(shard)))
+            data = self._data(shard) if callable(self._data) else shard_of(self._data, shard, self._shard_size)
             self._shard = shard, replace(data, x=np.asarray(data.x))
         return self._shard[1]
 

@@ -4,34 +4,66 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from art_classwise._core.files import check_output_folder
 from art_classwise.audit.manifest import Manifest, described, name_fingerprint
-from art_classwise.audit.outcomes import AuditTable, MisfitError, assembled, disassembled, parts, table
-from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, Unit
+from art_classwise.audit.outcomes import COSTS, AuditTable, MisfitError, assembled, disassembled, parts, table
+from art_classwise.audit.plan import CLEAN_NAME
+from art_classwise.audit.store import DamagedShardError, MissingShardError, Shard, Store, Unit
 from art_classwise.errors import InputError
 
-__all__ = ["is_finished", "is_whole", "read_outcomes", "read_parts", "write_audit"]
+__all__ = [
+    "Collected",
+    "collect",
+    "finished_shards",
+    "is_finished",
+    "is_whole",
+    "read_outcomes",
+    "read_stored",
+    "write_audit",
+]
 
 
-def read_parts(folder: str | os.PathLike[str], *, partial: bool = False) -> tuple[pd.DataFrame, Manifest, bool]:
-    """Read what a result is made of from a folder: see :func:`art_classwise.read_audit`.
+class Collected(NamedTuple):
+    """What lies in the folder of an audit.
 
-    Returns:
-        The outcomes, the manifest, in which ``examples.n`` counts those that are there, and whether all are.
+    Attributes:
+        outcomes: The one table.
+        manifest: What the audit says of itself, of what is in the table: ``examples.n`` counts those that are there.
+        costs: See :attr:`art_classwise.AuditResult.costs`.
+        missing: Sentences that say what isn't there yet; none if all is.
+    """
+
+    outcomes: pd.DataFrame
+    manifest: Manifest
+    costs: pd.DataFrame
+    missing: tuple[str, ...]
+
+
+def read_stored(place: str | os.PathLike[str], *, partial: bool = False) -> Collected:
+    """Read what lies in the folder of an audit: see :func:`art_classwise.read_audit`.
 
     Raises:
         InputError: There is none, it is damaged or of another schema, or the audit is unfinished.
     """
-    store = Store(Path(folder))
+    store = Store(place)
     manifest = store.manifest()
+    models, attacks, missing = list(manifest.models), list(manifest.attacks), tuple[str, ...]()
+    shards = None
+    if partial:
+        there = finished_shards(store, manifest)
+        shards = _shown(there, attacks, worst_case=manifest.worst_case)
+        missing = _missing(there, manifest, shards)
+        models = [model for model in models if any(m == model for m, _ in shards)]
+        attacks = [attack for attack in attacks if any(a == attack for _, a in shards)]
+        if not shards:
+            raise InputError(f"{store.address} holds an audit without a finished shard.")
     try:
-        outcomes = read_outcomes(store, manifest, list(manifest.models), list(manifest.attacks), partial=partial)
+        outcomes, costs = read_outcomes(store, manifest, models, attacks, shards)
     except InputError as error:
         if not manifest.examples.saved:
             raise
@@ -39,20 +71,97 @@ def read_parts(folder: str | os.PathLike[str], *, partial: bool = False) -> tupl
         raise InputError(
             f"{damage} The folder was written by save(), so no audit can continue there: save it again."
         ) from error
-    finished = not partial or is_finished(folder)
-    if not finished:
+    if missing:
         n = int(outcomes["example"].nunique())
-        manifest = manifest.updated(examples=manifest.examples.updated(n=n))
-    return outcomes, manifest, finished
+        manifest = manifest.part(models, attacks).updated(examples=manifest.examples.updated(n=n))
+    return Collected(outcomes, manifest, costs, missing)
 
 
-def is_finished(folder: str | os.PathLike[str]) -> bool:
+def collect(place: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Bring together what processes wrote into an audit's folder, and say what is missing.
+
+    The manifest is written anew, with the versions and hardware of all who computed.
+
+    Returns:
+        Sentences that say what isn't there yet; none if the audit is finished.
+
+    Raises:
+        InputError: There is no audit, or it is damaged.
+    """
+    store = Store(place)
+    manifest = store.manifest()
+    store.write_manifest(manifest)
+    store.tidy()
+    there = finished_shards(store, manifest)
+    lacking = _missing(there, manifest, {})
+    unprobed = [] if manifest.plan is None or not manifest.plan.checks or lacking else _unprobed(manifest)
+    return lacking + tuple(
+        f"{name}: the checks of the network itself: `art-classwise work` once more." for name in unprobed
+    )
+
+
+def _unprobed(manifest: Manifest) -> list[str]:
+    return [name for name in manifest.models if name not in manifest.probes or not manifest.probes[name].is_complete]
+
+
+def finished_shards(store: Store, manifest: Manifest) -> dict[tuple[str, str | None], set[int]]:
+    """Return which shards are there, of each model under each attack, by names; None for those without attack."""
+    wanted = set(range(manifest.n_shards))
+    keys: dict[str | None, str | None] = {None: None} | {a: one.fingerprint for a, one in manifest.attacks.items()}
+    return {
+        (model, attack): wanted & store.shards(fingerprint, key).keys()
+        for model, fingerprint in manifest.models.items()
+        for attack, key in keys.items()
+    }
+
+
+def _shown(
+    there: Mapping[tuple[str, str | None], set[int]], attacks: Sequence[str], *, worst_case: bool
+) -> dict[tuple[str, str], list[int]]:
+    """Choose what of an unfinished audit makes a table: attacks, and of each model the shards that all of them have.
+
+    The choice has the most outcomes: rather all attacks on some of the examples, or some attacks on all of them.
+    """
+    models = [*dict.fromkeys(model for model, _ in there)]
+
+    def shards(model: str, some: Sequence[str]) -> list[int]:
+        return sorted(set.intersection(there[model, None], *(there[model, attack] for attack in some)))
+
+    order = list(attacks)
+    if not worst_case:  # there, an attack's outcomes are of it and those before it
+        order.sort(key=lambda attack: -sum(len(there[model, attack]) for model in models))
+    choices = [order[:k] for k in range(len(order), 0, -1)]
+    best = max(choices, key=lambda some: len(some) * sum(len(shards(model, some)) for model in models))
+    return {(m, a): found for m in models if (found := shards(m, best)) for a in attacks if a in best}
+
+
+def _missing(
+    there: Mapping[tuple[str, str | None], set[int]], manifest: Manifest, shown: Mapping[tuple[str, str], list[int]]
+) -> tuple[str, ...]:
+    """Say what isn't there yet, a sentence per model."""
+    n, sentences = manifest.n_shards, []
+    for model in manifest.models:
+        done = {attack: len(there[model, attack]) for attack in manifest.attacks}
+        without = [attack for attack, k in done.items() if k < n]
+        if len(there[model, None]) == n and not without:
+            continue
+        if not any(done.values()):
+            sentences.append(f"{model}: no attack has begun.")
+            continue
+        told = [f"{attack} ({done[attack]} of {n} shards)" if done[attack] else attack for attack in without]
+        examples = min((len(found) for (m, _), found in shown.items() if m == model), default=0)
+        part = "" if examples == n else f"; the tables have {examples} of {n} shards of examples"
+        sentences.append(f"{model}: unfinished are {', '.join(told) or 'outcomes without attack'}{part}.")
+    return tuple(sentences)
+
+
+def is_finished(place: str | os.PathLike[str]) -> bool:
     """Return whether a folder holds an audit with all of its shards.
 
     Raises:
         InputError: Its manifest is damaged, or of another schema.
     """
-    store = Store(Path(folder))
+    store = Store(place)
     if not store.is_begun:
         return False
     manifest = store.manifest()
@@ -68,16 +177,16 @@ def is_whole(store: Store, manifest: Manifest, model: str, attacks: Sequence[str
     return all(numbers <= store.shards(manifest.models[model], key).keys() for key in keys)
 
 
-def write_audit(result: AuditTable, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+def write_audit(result: AuditTable, place: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write the outcomes of an audit to a folder, each model's under an attack as one shard; the manifest last.
 
     Raises:
         InputError: The folder holds an audit, and ``overwrite`` isn't asked for; or it can't be written.
     """
-    path = check_output_folder(folder)
-    store = Store(path)
+    store = Store(place)
+    store.folder.check_writable()
     if store.is_begun and not overwrite:
-        raise InputError(f"{path.absolute()} holds an audit: choose another folder, or save(..., overwrite=True).")
+        raise InputError(f"{store.address} holds an audit: choose another folder, or save(..., overwrite=True).")
     of = parts(result.outcomes)
     for model in result.models:
         ids = [of[model, a]["example"].to_numpy() for a in result.attacks if (model, a) in of]
@@ -91,80 +200,92 @@ def write_audit(result: AuditTable, folder: str | os.PathLike[str], *, overwrite
         examples=examples.updated(saved=True),
         models={m: known.get(m) or name_fingerprint(m) for m in result.models},
         attacks={a: described(a, result.manifest.parameters(a)) for a in result.attacks},
+        plan=None,
     )
-    with store.lock("manifest"):
-        old, new = {*(path / "shards").rglob("*.parquet")}, set()
-        for model, key in manifest.models.items():
-            clean, *attacked = disassembled([of[model, a] for a in result.attacks], worst_case=manifest.worst_case)
-            new.add(store.write(Unit(key, None, 0), clean))
-            for attack, rows in zip(manifest.attacks.values(), attacked, strict=True):
-                new.add(store.write(Unit(key, attack.fingerprint, 0), rows))
-        store.write_manifest(manifest)
-        for shard in old - new:
-            shard.unlink(missing_ok=True)
+    old = store.files()
+    store.begin(manifest)
+    new = set()
+    for model, key in manifest.models.items():
+        clean, *attacked = disassembled([of[model, a] for a in result.attacks], worst_case=manifest.worst_case)
+        costs = result.costs.loc[[model]].droplevel("model") if model in result.costs.index else None
+        new.add(store.write(Unit(key, None, 0), _with_cost(clean, costs, CLEAN_NAME), replace=True).name)
+        for (name, attack), rows in zip(manifest.attacks.items(), attacked, strict=True):
+            unit = Unit(key, attack.fingerprint, 0)
+            new.add(store.write(unit, _with_cost(rows, costs, name), replace=True).name)
+    store.write_manifest(manifest)
+    for name in old - new:
+        store.folder.remove(name)
+
+
+def _with_cost(rows: pd.DataFrame, costs: pd.DataFrame | None, attack: str) -> pd.DataFrame:
+    """Add what an attack cost on average, as far as it is known."""
+    if costs is None or attack not in costs.index:
+        return rows.assign(**dict.fromkeys(COSTS, np.float32(np.nan)))
+    known = costs.loc[attack, list(COSTS)].astype(np.float32)
+    return rows.assign(**{str(name): value for name, value in known.items()})
 
 
 def read_outcomes(
-    store: Store, manifest: Manifest, models: Sequence[str], attacks: Sequence[str], *, partial: bool = False
-) -> pd.DataFrame:
-    """Return the one table of outcomes.
+    store: Store,
+    manifest: Manifest,
+    models: Sequence[str],
+    attacks: Sequence[str],
+    shards: Mapping[tuple[str, str], Sequence[int]] | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the one table of outcomes, and what they cost.
 
     Args:
         store: Where they lie.
         manifest: What the folder says of itself.
         models: Names of the models to read.
         attacks: Names of the attacks to read.
-        partial: Read the shards that are finished under all of the attacks, and no other.
+        shards: Which shards of a model under an attack; all if absent.
 
     Raises:
         DamagedShardError: A shard is damaged, or doesn't fit the others.
         MissingShardError: A shard isn't there.
-        InputError: With ``partial``, none is finished; or labels are beyond the classes.
+        InputError: Labels are beyond the classes.
     """
     keys: dict[str | None, str | None] = {None: None} | {a: manifest.attacks[a].fingerprint for a in attacks}
     rows: dict[tuple[str, str], pd.DataFrame] = {}
+    costs: dict[tuple[str, str], pd.Series[float]] = {}
     for model in models:
         held = {attack: store.shards(manifest.models[model], key) for attack, key in keys.items()}
-        numbers = range(manifest.n_shards)
+        numbers: Sequence[int] = range(manifest.n_shards) if shards is None else shards[model, attacks[0]]
         missing = [(attack, i) for i in numbers for attack in keys if i not in held[attack]]
-        if missing and not partial:
+        if missing:
             n_finished = sum(len(paths) for paths in held.values())
             raise MissingShardError(
-                f"{store.folder.absolute()} holds an unfinished audit: of {model!r} {n_finished} of "
+                f"{store.address} holds an unfinished audit: of {model!r} {n_finished} of "
                 f"{len(keys) * manifest.n_shards} shards are there. Run the same audit again, which goes on from "
                 "there, or read the finished ones, read_audit(folder, partial=True)."
             )
-        unfinished = {number for _, number in missing}
-        whole = [i for i in numbers if i not in unfinished]
-        if not whole:
-            continue
-        clean, *attacked = (
-            _frame(*(store.table(Unit(manifest.models[model], key, i), held[attack][i]) for i in whole))
-            for attack, key in keys.items()
-        )
+        clean, *attacked = (_frame(*(store.table(held[attack][i]) for i in numbers)) for attack in keys)
         try:
             tables = assembled(clean, attacked, worst_case=manifest.worst_case)
         except ValueError as error:
-            _find_misfit(store, manifest, model, keys, held, whole)
-            raise InputError(f"{store.folder.absolute()} holds shards that don't fit: {error}.") from error
+            _find_misfit(store, manifest, held, numbers)
+            raise InputError(f"{store.address} holds shards that don't fit: {error}.") from error
         rows |= {(model, attack): one for attack, one in zip(attacks, tables, strict=True)}
-    if not rows:
-        raise InputError(f"{store.folder.absolute()} holds an audit without a finished shard.")
-    whole_table = table(rows, [m for m in models if (m, attacks[0]) in rows], attacks)
+        named = zip((CLEAN_NAME, *attacks), (clean, *attacked), strict=True)
+        costs |= {(model, name): _cost(frame, len(clean)) for name, frame in named}
+    whole_table = table(rows, models, attacks)
     last = len(manifest.classes) - 1
     inside = all(whole_table[c].between(0, last).all() for c in ("label", "clean_prediction", "prediction"))
     if not inside:
-        raise InputError(f"{store.folder.absolute()} holds labels or predictions outside of its {last + 1} classes.")
-    return whole_table
+        raise InputError(f"{store.address} holds labels or predictions outside of its {last + 1} classes.")
+    index = pd.MultiIndex.from_tuples(costs, names=["model", "attack"])
+    return whole_table, pd.DataFrame([*costs.values()], index=index).astype({"n": int})
+
+
+def _cost(rows: pd.DataFrame, n: int) -> pd.Series[float]:
+    """Return how many examples were attacked, and what one of them cost on average."""
+    known = rows[list(COSTS)].astype(float)
+    return pd.Series({"n": len(rows), **{name: known[name].mean() for name in COSTS}})
 
 
 def _find_misfit(
-    store: Store,
-    manifest: Manifest,
-    model: str,
-    keys: Mapping[str | None, str | None],
-    held: Mapping[str | None, Mapping[int, Path]],
-    numbers: Sequence[int],
+    store: Store, manifest: Manifest, held: Mapping[str | None, Mapping[int, Shard]], numbers: Sequence[int]
 ) -> None:
     """Say which shard was computed after others than those that are there now.
 
@@ -174,15 +295,12 @@ def _find_misfit(
         DamagedShardError: One was.
     """
     for i in numbers:
-        clean, *attacked = (
-            _frame(store.table(Unit(manifest.models[model], key, i), held[attack][i])) for attack, key in keys.items()
-        )
+        clean, *attacked = (_frame(store.table(files[i])) for files in held.values())
         try:
             assembled(clean, attacked, worst_case=manifest.worst_case)
         except MisfitError as error:
-            attack, key = [*keys.items()][1 + error.place]
-            unit = Unit(manifest.models[model], key, i)
-            raise DamagedShardError(unit, held[attack][i], str(error), whole=True) from error
+            shard = [*held.values()][1 + error.place][i]
+            raise DamagedShardError(shard, store.folder.where(shard.name), str(error), whole=True) from error
 
 
 def _frame(*shards: pa.Table) -> pd.DataFrame:

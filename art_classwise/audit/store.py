@@ -1,10 +1,15 @@
-"""Outcomes on disk: a folder with a manifest, and a Parquet file for each shard of each model and attack.
+"""Outcomes in a folder, on a disk or in a bucket: what was asked for, and a Parquet file for each shard.
 
-    manifest.json                                        what was attacked, how, with what
-    shards/<model>/<attack>/<number>-<checksum>.parquet  named by fingerprints; an attack "clean" for none
-    locks/                                               of shards being computed
+    manifest.json                             what was attacked, how, with what: all of the following in one
+    plans/<digest>.json                       what was asked for, each time that it was something new
+    environments/<digest>.json                versions and hardware of who computed
+    probes/<model>-<digest>.json              what was tried on a network itself
+    outcomes/model=<name>/attack=<name>/      of a model under an attack; "clean" for none
+        <model>-<attack>-<number>-<outcomes>-<file>.parquet
 
-A shard is written aside and renamed, so that it is whole or not there; a checksum is part of its name.
+Whoever works here needs to know of no one else, and nothing is locked: files are named by their content, and none is
+ever changed. Of a shard the first file counts; whoever comes later finds that his own says the same, or is told.
+Version 0.1.0 wrote ``shards/<model>/<attack>/<number>-<checksum>.parquet``, named by fingerprints; these are read.
 """
 
 from __future__ import annotations
@@ -13,26 +18,34 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+import warnings
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote
 
 import pandas as pd
 import pyarrow as pa
-from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
-from art_classwise._core.files import remove_left_aside, written_aside
+from art_classwise._core.folders import DiskFolder, Folder, open_folder
+from art_classwise._core.records import Record, validation_message
 from art_classwise.audit.manifest import Manifest
-from art_classwise.audit.outcomes import ATTACKED, CLEAN, from_parquet, to_parquet
+from art_classwise.audit.outcomes import OUTCOMES, VERDICTS, from_parquet, read_older, to_parquet
+from art_classwise.audit.plan import CLEAN_NAME
+from art_classwise.audit.probes import Probe
+from art_classwise.audit.provenance import Environment
 from art_classwise.errors import InputError, first_line
 
-__all__ = ["DamagedShardError", "MissingShardError", "Store", "StoreError", "Unit"]
+__all__ = ["DamagedShardError", "MissingShardError", "Shard", "Store", "StoreError", "Unit"]
 
-_SHARD = re.compile(r"(\d{5,})-([0-9a-f]{16})\.parquet")
-_WITHOUT = "clean"
+_RecordT = TypeVar("_RecordT", bound=Record)
+
+_FILE = re.compile(r"([0-9a-f]{12})-([0-9a-f]{12}|clean)-(\d{5,})-([0-9a-f]{16})-([0-9a-f]{16})\.parquet")
+_OLDER_FILE = re.compile(r"(\d{5,})-([0-9a-f]{16})\.parquet")
+_RECORD = re.compile(r"[0-9a-f-]+\.json")
 _MANIFEST = "manifest.json"
-_LOCK_SECONDS = 60
+_LONGEST_NAME = 120  # of a folder, of the 255 bytes that file systems allow
 
 
 @dataclass(frozen=True)
@@ -49,32 +62,35 @@ class Unit:
     attack: str | None
     shard: int
 
-    @property
-    def folder(self) -> Path:
-        """Where it lies, in the store."""
-        return Path("shards", self.model, self.attack or _WITHOUT)
 
-    @property
-    def lock(self) -> str:
-        """Name of its lock."""
-        return f"{self.model[:12]}-{(self.attack or _WITHOUT)[:12]}-{self.shard:05d}"
+@dataclass(frozen=True)
+class Shard:
+    """The file of a unit.
+
+    Attributes:
+        unit: The unit.
+        name: Of the file, within the store.
+        older: Whether version 0.1.0 wrote it.
+    """
+
+    unit: Unit
+    name: str
+    older: bool = False
 
 
 class DamagedShardError(InputError):
     """A shard isn't what was written.
 
     Attributes:
-        unit: The shard.
-        path: Its file.
+        shard: Its file.
+        where: The file's address.
         why: What is wrong with it.
         whole: Whether it is as it was written, but doesn't fit the others.
     """
 
-    def __init__(self, unit: Unit, path: Path, why: str, *, whole: bool = False) -> None:
-        super().__init__(
-            f"The shard {path.absolute()} is damaged: {why}. Run the same audit again to compute it again."
-        )
-        self.unit, self.path, self.why, self.whole = unit, path, why, whole
+    def __init__(self, shard: Shard, where: str, why: str, *, whole: bool = False) -> None:
+        super().__init__(f"The shard {where} is damaged: {why}. Run the same audit again to compute it again.")
+        self.shard, self.where, self.why, self.whole = shard, where, why, whole
 
 
 class MissingShardError(InputError):
@@ -82,65 +98,85 @@ class MissingShardError(InputError):
 
 
 class StoreError(InputError):
-    """The folder can't be written or locked, or holds another audit: whatever the model, nothing goes on there."""
+    """The folder can't be written, or holds another audit: whatever the model, nothing goes on there."""
 
 
 class Store:
     """The folder of an audit. Any number of processes may work in it at once.
 
     Args:
-        folder: It must exist.
+        place: A folder's path, or its address, such as ``"s3://bucket/folder"``.
 
     Raises:
-        InputError: The folder, or what an audit keeps in it, is a symbolic link.
+        InputError: The address is of an unknown scheme, or the folder is a symbolic link.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._parsed: tuple[tuple[int, int, int], Manifest] | None = None  # of which state of the file
-        for path in (folder, folder / _MANIFEST, folder / "shards", folder / "locks"):
-            _refuse_link(path)
+    def __init__(self, place: str | os.PathLike[str] | Folder) -> None:
+        self.folder: Folder = open_folder(place) if isinstance(place, (str, os.PathLike)) else place
+        self._parsed: tuple[object, Manifest] | None = None  # of which state of the folder
+
+    @property
+    def address(self) -> str:
+        """Where it is."""
+        return self.folder.address
 
     @property
     def is_begun(self) -> bool:
         """Whether an audit lies there, finished or not."""
-        return (self.folder / _MANIFEST).exists()
+        return self.folder.exists(_MANIFEST) or bool(self._records("plans"))
+
+    # What was asked for.
 
     def manifest(self) -> Manifest:
-        """Read the manifest.
+        """Read what the audit says of itself, put together from all files that say it.
 
         Raises:
             InputError: There is none, or it is damaged, of another schema, or not one of an audit.
         """
-        path = self.folder / _MANIFEST
-        _refuse_link(path)
+        records = {kind: self._records(kind) for kind in ("plans", "environments", "probes")}
         try:
-            state = _file_state(path)
-            if self._parsed is not None and self._parsed[0] == state:
-                return self._parsed[1]
-            text = path.read_text(encoding="utf-8")
-        except (FileNotFoundError, NotADirectoryError):
-            reason = "there is no manifest.json" if self.folder.is_dir() else "there is no such folder"
-            how = "An audit that is kept writes one: `art-classwise audit --out FOLDER`, ClassWiseAudit(store=...)."
-            raise InputError(f"{self.folder.absolute()} holds no audit: {reason}. {how}") from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path.absolute()} can't be read: {first_line(error)}") from error
-        try:
-            manifest = Manifest.from_json(text)
-        except InputError as error:
-            raise InputError(f"{path.absolute()} {error}.") from error
+            state = (self.folder.state(_MANIFEST), records)
+        except FileNotFoundError:
+            if not records["plans"]:
+                raise InputError(
+                    f"{self.address} holds no audit: there is no manifest.json. An audit that is kept writes one: "
+                    "`art-classwise audit --out FOLDER`, ClassWiseAudit(store=...)."
+                ) from None
+            state = (None, records)
+        except OSError as error:
+            raise self._unreadable(_MANIFEST, error) from error
+        if self._parsed is not None and state[0] is not None and self._parsed[0] == state:
+            return self._parsed[1]
+        parts = [] if state[0] is None and not self.folder.exists(_MANIFEST) else [self._read_manifest(_MANIFEST)]
+        parts += sorted((self._read_manifest(name) for name in records["plans"]), key=lambda plan: plan.created)
+        manifest = parts[0]
+        for part in parts[1:]:
+            try:
+                manifest = manifest.extended(part)
+            except InputError as error:
+                raise InputError(
+                    f"{self.address} holds two audits that don't go together, since {error}: remove the file of one "
+                    "from plans/."
+                ) from error
+        environments = tuple(self._read_record(name, Environment) for name in records["environments"])
+        probes = {name.rpartition("/")[2].partition("-")[0]: name for name in records["probes"]}
+        manifest = manifest.completed(
+            environments, {model: probe for model, name in probes.items() if (probe := self._read_probe(name))}
+        )
         self._parsed = state, manifest
         return manifest
 
     def write_manifest(self, manifest: Manifest) -> None:
-        """Write the manifest; the caller holds the lock ``"manifest"``.
+        """Write the manifest, of all that is known, as one file.
 
         Raises:
-            InputError: It can't be written.
+            StoreError: It can't be written.
         """
-        with self.writing(self.folder / _MANIFEST) as aside:
-            aside.write_text(manifest.to_json(), encoding="utf-8")
-        self._parsed = _file_state(self.folder / _MANIFEST), manifest
+        self._write(_MANIFEST, manifest.to_json().encode())
+
+    def begin(self, manifest: Manifest) -> None:
+        """Take a manifest for the folder's, which is written once what belongs to it is there."""
+        self._parsed = None, manifest
 
     def check(self, requested: Manifest) -> None:
         """Check that an audit could go on in the folder: what is asked for may name no model and no attack yet.
@@ -163,215 +199,293 @@ class Store:
             The manifest, as it is now.
 
         Raises:
-            InputError: The folder holds another audit; it can't be written; or its manifest is damaged.
+            InputError: The folder holds another audit, or another process begins one; it can't be written; or its
+                manifest is damaged.
         """
-        with self.lock("manifest"):
-            remove_left_aside(self.folder, _MANIFEST)
-            held = self.manifest() if self.is_begun else None
-            try:
-                now = requested if held is None else held.extended(requested)
-            except InputError as error:
-                raise InputError(self._refused(error)) from error
-            if now != held:
-                self.write_manifest(now)
-            return now
-
-    def shards(self, model: str, attack: str | None) -> dict[int, Path]:
-        """Return which shards of a model and an attack are there, and where."""
-        folder = self.folder / Unit(model, attack, 0).folder
-        _refuse_link(folder.parent)
-        _refuse_link(folder)
+        held = self.manifest() if self.is_begun else None
         try:
-            with os.scandir(folder) as entries:
-                names = sorted(entry.name for entry in entries if not entry.is_dir(follow_symlinks=False))
-        except FileNotFoundError:
-            return {}
-        matches = [(_SHARD.fullmatch(name), name) for name in names]
-        return {int(match[1]): folder / name for match, name in matches if match}
+            now = requested if held is None else held.extended(requested)
+        except InputError as error:
+            raise InputError(self._refused(error)) from error
+        if now == held:
+            return now
+        text = requested.to_json().encode()
+        name = f"plans/{hashlib.sha256(text).hexdigest()[:16]}.json"
+        self._write(name, text)
+        try:
+            now = self.manifest()
+        except InputError:  # another process has begun one meanwhile: neither can know who was first
+            self.folder.remove(name)
+            raise
+        self.write_manifest(now)
+        return now
+
+    def add_environment(self, environment: Environment) -> None:
+        """Write down versions and hardware of a process that computes outcomes here.
+
+        Raises:
+            StoreError: It can't be written.
+        """
+        self._add_record("environments/", environment.model_dump_json())
+
+    def add_probe(self, model: str, probe: Probe) -> None:
+        """Write down what was tried on a network itself.
+
+        Args:
+            model: Its fingerprint.
+            probe: What was found.
+
+        Raises:
+            StoreError: It can't be written.
+        """
+        for name in self._records("probes"):
+            if name.startswith(f"probes/{model}-"):
+                held = self._read_probe(name)
+                if held is None or not held.is_complete:
+                    self.folder.remove(name)  # of an earlier release, which tried less
+        self._add_record(f"probes/{model}-", probe.model_dump_json())
+
+    # Outcomes.
+
+    def shards(self, model: str, attack: str | None) -> dict[int, Shard]:
+        """Return the files of a model's shards under an attack, both by fingerprint; of several of one, the first."""
+        there: dict[int, Shard] = {}
+        older = f"shards/{model}/{attack or CLEAN_NAME}"
+        for name in self.folder.files(older):
+            if match := _OLDER_FILE.fullmatch(name):
+                there[int(match[1])] = Shard(Unit(model, attack, int(match[1])), f"{older}/{name}", older=True)
+        begin = _begin(model, attack)
+        for folder in self._folders(model, attack):
+            for name in self.folder.files(folder):
+                if (match := _FILE.fullmatch(name)) and name.startswith(begin):
+                    number = int(match[3])
+                    there.setdefault(number, Shard(Unit(model, attack, number), f"{folder}/{name}"))
+        return there
 
     def has(self, unit: Unit) -> bool:
         """Return whether a shard is there."""
         return unit.shard in self.shards(unit.model, unit.attack)
 
     def read(self, unit: Unit) -> pd.DataFrame:
-        """Return a shard, as :data:`CLEAN` or :data:`ATTACKED`.
+        """Return a shard, as :data:`OUTCOMES`.
 
         Raises:
             DamagedShardError: Its file isn't what was written, or not of this shard.
             MissingShardError: It isn't there.
         """
-        path = self.shards(unit.model, unit.attack).get(unit.shard)
-        if path is None:
-            raise MissingShardError(f"There is no shard {unit.shard} in {(self.folder / unit.folder).absolute()}.")
-        frame: pd.DataFrame = self.table(unit, path).to_pandas()
+        shard = self.shards(unit.model, unit.attack).get(unit.shard)
+        if shard is None:
+            folder = self.folder.where(self._folders(unit.model, unit.attack)[0])
+            raise MissingShardError(f"There is no shard {unit.shard} in {folder}.")
+        frame: pd.DataFrame = self.table(shard).to_pandas()
         return frame
 
-    def table(self, unit: Unit, path: Path) -> pa.Table:
+    def table(self, shard: Shard) -> pa.Table:
         """Return a shard from its file, checked.
 
         Raises:
             DamagedShardError: It isn't what was written, or not of this shard.
             MissingShardError: It isn't there, or no longer.
         """
-        _refuse_link(path)
-        match = _SHARD.fullmatch(path.name)
-        assert match is not None
+        unit, where = shard.unit, self.folder.where(shard.name)
         try:
-            content = path.read_bytes()
+            content = self.folder.read(shard.name)
         except FileNotFoundError:  # another process, which found it damaged, was faster
-            raise MissingShardError(f"There is no {path.absolute()}.") from None
+            raise MissingShardError(f"There is no {where}.") from None
         except OSError as error:
-            raise DamagedShardError(unit, path, first_line(error)) from error
-        if _checksum(unit, content) != match[2]:
-            raise DamagedShardError(
-                unit, path, f"its {len(content)} bytes, as this shard, don't have the checksum in its name"
-            )
+            raise DamagedShardError(shard, where, first_line(error)) from error
+        told = f"its {len(content)} bytes, as this shard, don't have the checksum in its name"
+        file = shard.name.rpartition("/")[2]
+        if shard.older:
+            match = _OLDER_FILE.fullmatch(file)
+            assert match is not None
+            if _digest(unit, content) != match[2]:
+                raise DamagedShardError(shard, where, told)
+        else:
+            match = _FILE.fullmatch(file)
+            assert match is not None
+            if _digest(unit, content) != match[5]:
+                raise DamagedShardError(shard, where, told)
         try:
-            return from_parquet(content, _schema(unit))
+            if shard.older:
+                return read_older(content, attacked=unit.attack is not None)
+            return from_parquet(content, OUTCOMES)
         except ValueError as error:
-            raise DamagedShardError(unit, path, str(error)) from error
+            raise DamagedShardError(shard, where, str(error)) from error
 
-    def write(self, unit: Unit, frame: pd.DataFrame) -> Path:
-        """Write a shard, aside and then renamed; return where.
+    def write(self, unit: Unit, frame: pd.DataFrame, *, replace: bool = False) -> Shard:
+        """Write a shard, unless it is there; of what two processes wrote at once, both keep the same one.
+
+        Where another file of the shard says something else, as another kind of processor may have found, that one
+        stays, and a warning names it.
+
+        Args:
+            unit: The unit.
+            frame: As :data:`art_classwise.audit.outcomes.OUTCOMES`.
+            replace: Write it, whatever is there.
+
+        Returns:
+            The file that counts.
 
         Raises:
-            InputError: It can't be written, on a full disk, say; the others are as they were.
+            StoreError: It can't be written, on a full disk, say; the others are as they were.
         """
-        content = to_parquet(frame, _schema(unit))
-        path = self.folder / unit.folder / f"{unit.shard:05d}-{_checksum(unit, content)}.parquet"
-        with self.writing(path) as aside:
-            aside.write_bytes(content)
-        return path
+        content = to_parquet(frame, OUTCOMES)
+        outcomes = verdict_digest(unit, frame)
+        begin, folder = _begin(unit.model, unit.attack), self._folders(unit.model, unit.attack)[0]
+        mine = f"{folder}/{begin}-{unit.shard:05d}-{outcomes}-{_digest(unit, content)}.parquet"
+        if replace:
+            self._write(mine, content)
+            return Shard(unit, mine)
+        if (there := self.shards(unit.model, unit.attack).get(unit.shard)) is None:
+            self._write(mine, content)
+            there = self.shards(unit.model, unit.attack).get(unit.shard)
+            if there is None:  # removed by someone who took it for damaged
+                raise StoreError(f"{self.folder.where(mine)} was removed as soon as it was written.")
+        if there.name != mine:
+            self.folder.remove(mine)
+            if verdict_digest(unit, self.table(there).to_pandas()) != outcomes:
+                warnings.warn(
+                    f"The shard {self.folder.where(there.name)} was computed here, too, with other outcomes, as on "
+                    "another kind of processor: the first stays.",
+                    stacklevel=2,
+                )
+        return there
 
     def drop(self, damaged: DamagedShardError) -> bool:
-        """Remove a damaged shard, if no other process has removed it, or computed it anew, since it was read.
+        """Remove a damaged shard, unless it has been removed, or written anew, since it was read.
 
         Returns:
             Whether this process removed it.
         """
-        with self.claim(damaged.unit) as mine:
-            if not mine:
+        try:
+            self.table(damaged.shard)
+        except MissingShardError:
+            return False
+        except DamagedShardError:
+            pass
+        else:
+            if not damaged.whole:
                 return False
-            try:
-                self.table(damaged.unit, damaged.path)
-            except MissingShardError:
-                return False
-            except DamagedShardError:
-                pass
-            else:
-                if not damaged.whole:
-                    return False
-            damaged.path.unlink(missing_ok=True)
-            return True
+        self.folder.remove(damaged.shard.name)
+        return True
 
-    @contextmanager
-    def claim(self, unit: Unit) -> Iterator[bool]:
-        """Take a shard to compute, if no other process has it.
+    def files(self) -> set[str]:
+        """Return names of all files of outcomes, and of records beside the manifest."""
+        names = {name for kind in ("plans", "environments", "probes") for name in self._records(kind)}
+        for top in ("outcomes", "shards"):
+            for model in self.folder.folders(top):
+                for attack in self.folder.folders(f"{top}/{model}"):
+                    within = f"{top}/{model}/{attack}"
+                    names |= {f"{within}/{name}" for name in self.folder.files(within) if name.endswith(".parquet")}
+        return names
 
-        Yields:
-            Whether it is this process's until the block ends. If the process dies, the system gives it free.
+    def tidy(self) -> None:
+        """Remove what processes that were killed left half written on a disk."""
+        if isinstance(self.folder, DiskFolder):
+            within = {"", *(name.rpartition("/")[0] for name in self.files())}
+            for folder in within:
+                self.folder.remove_left_aside(folder)
 
-        Raises:
-            InputError: The folder can't be written or locked.
+    def _folders(self, model: str, attack: str | None) -> list[str]:
+        """Return the folders of a model's outcomes under an attack, the one to write to first.
+
+        Two, where a network has two names: each is read, wherever a process that knew one name wrote.
         """
-        with ExitStack() as held:
-            try:
-                path = held.enter_context(self.lock(unit.lock, 0))
-            except Timeout:
-                yield False
-                return
-            remove_left_aside(self.folder / unit.folder, f"{unit.shard:05d}-*")
-            yield True
-            if self.has(unit):  # else two processes might hold locks of one name, and compute it both
-                path.unlink(missing_ok=True)
+        manifest = self._parsed[1] if self._parsed else self.manifest()
+        models = [name for name, fingerprint in manifest.models.items() if fingerprint == model] or [model]
+        attacks = [name for name, one in manifest.attacks.items() if one.fingerprint == attack] or [str(attack)]
+        under = _quoted(CLEAN_NAME if attack is None else attacks[0])
+        return [f"outcomes/model={_quoted(name)}/attack={under}" for name in models]
 
-    def tidy(self, units: Collection[Unit]) -> None:
-        """Remove locks that killed processes left of units that are there."""
-        abandoned = {path.stem for path in (self.folder / "locks").glob("*.lock")}
-        for name in abandoned & {unit.lock for unit in units}:
-            with suppress(Timeout, InputError), self.lock(name, 0) as path:
-                path.unlink(missing_ok=True)
+    def _records(self, kind: str) -> list[str]:
+        return [f"{kind}/{name}" for name in self.folder.files(kind) if _RECORD.fullmatch(name)]
 
-    @contextmanager
-    def lock(self, name: str, seconds: float | None = None) -> Iterator[Path]:
-        """Hold a lock while the block runs; yield its file.
+    def _add_record(self, begin: str, text: str) -> None:
+        name = f"{begin}{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+        if not self.folder.exists(name):
+            self._write(name, text.encode())
 
-        Args:
-            name: Of the lock.
-            seconds: How long to wait for it; a minute if absent.
-
-        Raises:
-            filelock.Timeout: Another has it, and ``seconds`` is 0.
-            InputError: Another has it for too long, or the folder can't be written or locked.
-        """
-        seconds = _LOCK_SECONDS if seconds is None else seconds
-        path = self.folder / "locks" / f"{name}.lock"
+    def _read_manifest(self, name: str) -> Manifest:
+        text = self._text(name)
         try:
-            path.parent.mkdir(exist_ok=True)
-            _refuse_link(path)
-            lock = FileLock(path)
-            lock.acquire(timeout=seconds)
-        except Timeout:
-            if seconds == 0:
-                raise
-            raise StoreError(
-                f"Another process has held {path.absolute()} for {seconds} s: is it stopped? End it and try again."
-            ) from None
-        except (OSError, NotImplementedError) as error:
-            raise self._failed(path, error) from error
-        try:
-            yield path
-        finally:
-            lock.release()
+            return Manifest.from_json(text)
+        except InputError as error:
+            raise InputError(f"{self.folder.where(name)} {error}.") from error
 
-    @contextmanager
-    def writing(self, path: Path) -> Iterator[Path]:
-        """Yield where to write a file that takes its place once the block ends.
-
-        Raises:
-            InputError: It can't be written, on a full disk, say.
-        """
+    def _read_record(self, name: str, kind: type[_RecordT], content: str | None = None) -> _RecordT:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with written_aside(path) as aside:
-                yield aside
+            return kind.model_validate_json(self._text(name) if content is None else content)
+        except ValidationError as error:
+            raise InputError(f"{self.folder.where(name)} {validation_message(error)}. Remove it.") from error
+
+    def _read_probe(self, name: str) -> Probe | None:
+        try:
+            content = json.loads(self._text(name))
+        except ValueError as error:
+            raise InputError(f"{self.folder.where(name)} is damaged: {error}. Remove it.") from error
+        known = Probe.completed(content) if isinstance(content, dict) else None
+        return None if known is None else self._read_record(name, Probe, json.dumps(known))
+
+    def _text(self, name: str) -> str:
+        try:
+            return self.folder.read(name).decode("utf-8")
+        except (OSError, ValueError) as error:
+            raise self._unreadable(name, error) from error
+
+    def _unreadable(self, name: str, error: Exception) -> InputError:
+        return InputError(f"{self.folder.where(name)} can't be read: {first_line(error)}")
+
+    def _write(self, name: str, content: bytes) -> None:
+        try:
+            self.folder.write(name, content)
         except OSError as error:
-            raise self._failed(path, error) from error
+            done = 0
+            with suppress(OSError):
+                done = sum(name.endswith(".parquet") for name in self.files())
+            why = getattr(error, "strerror", None) or first_line(error)
+            raise StoreError(
+                f"{self.folder.where(name)} can't be written: {why}. The {done} shards that are finished are intact: "
+                "make room, or see to the folder, and run the same audit again, which goes on from there."
+            ) from error
 
     def _refused(self, error: InputError) -> str:
         return (
-            f"{self.folder.absolute()} can't be used, since {error}. Choose another folder for this one "
+            f"{self.address} can't be used, since {error}. Choose another folder for this one "
             "(`store`, --out on the command line), or delete that one."
         )
 
-    def _failed(self, path: Path, error: Exception) -> StoreError:
-        done = sum(1 for _ in (self.folder / "shards").rglob("*.parquet"))
-        why = getattr(error, "strerror", None) or first_line(error)
-        return StoreError(
-            f"{path.absolute()} can't be written: {why}. The {done} shards that are finished are intact: make room, or "
-            "see to the folder, and run the same audit again, which goes on from there."
-        )
+
+def verdict_digest(unit: Unit, frame: pd.DataFrame) -> str:
+    """Return 16 hexadecimal digits of what a shard says: its columns as numbers, what they cost left out."""
+    digest = hashlib.sha256(_identity(unit))
+    for name in VERDICTS:
+        kind = OUTCOMES.field(name).type.to_pandas_dtype()
+        digest.update(frame[name].to_numpy(dtype=kind).tobytes())
+    return digest.hexdigest()[:16]
 
 
-def _file_state(path: Path) -> tuple[int, int, int]:
-    """Return what changes when a file is written or replaced."""
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size, status.st_ino
-
-
-def _schema(unit: Unit) -> pa.Schema:
-    return CLEAN if unit.attack is None else ATTACKED
-
-
-def _checksum(unit: Unit, content: bytes) -> str:
+def _digest(unit: Unit, content: bytes) -> str:
     """Return the checksum of a file as a certain shard: in another's place it is wrong."""
-    identity = json.dumps([unit.model, unit.attack, unit.shard]).encode()
-    return hashlib.sha256(identity + content).hexdigest()[:16]
+    return hashlib.sha256(_identity(unit) + content).hexdigest()[:16]
 
 
-def _refuse_link(path: Path) -> None:
-    if path.is_symlink():
-        raise InputError(
-            f"{path.absolute()} is a symbolic link, and an audit writes into no folder or file that another may have "
-            f"chosen: name the folder itself, {path.resolve()}, or remove the link."
-        )
+def _identity(unit: Unit) -> bytes:
+    return json.dumps([unit.model, unit.attack, unit.shard]).encode()
+
+
+def _begin(model: str, attack: str | None) -> str:
+    return f"{model[:12]}-{CLEAN_NAME if attack is None else attack[:12]}"
+
+
+def _quoted(name: str) -> str:
+    """Write a name so that it can be a folder's, as Hive does, and that those who read it see the name."""
+    text = quote(name, safe="")
+    if len(text) <= _LONGEST_NAME:
+        return text
+    short = (
+        text[: _LONGEST_NAME - 17].rpartition("%")[0]
+        if "%" in text[_LONGEST_NAME - 19 :]
+        else text[: _LONGEST_NAME - 17]
+    )
+    return f"{short}~{hashlib.sha256(name.encode()).hexdigest()[:16]}"

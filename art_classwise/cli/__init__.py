@@ -20,8 +20,9 @@ from art_classwise.cli._inventory import doctor, zoo
 from art_classwise.cli._json import printing
 from art_classwise.cli._messages import message_of, with_options
 from art_classwise.cli._options import Json, Out, Quiet, Seed
+from art_classwise.cli._plan import collect, plan, work
 from art_classwise.cli._train import train
-from art_classwise.errors import InputError
+from art_classwise.errors import InputError, printable
 
 __all__ = ["app", "main"]
 
@@ -33,6 +34,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+_LINES = "\n"
 
 
 def main() -> None:
@@ -51,12 +55,12 @@ def main() -> None:
         print(f"error: {message_of(error, _command())}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error), keep=_LINES)}", file=sys.stderr)
         sys.exit(1)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"warning: {with_options(str(message), _command())}", file=sys.stderr)
+    print(f"warning: {printable(with_options(str(message), _command()), keep=_LINES)}", file=sys.stderr)
 
 
 def _command() -> str:
@@ -96,6 +100,9 @@ def quickstart(
 app.command()(train)
 app.command()(audit)
 app.command()(report)
+app.command()(plan)
+app.command()(work)
+app.command()(collect)
 app.command()(compare)
 app.command()(zoo)
 app.command()(doctor)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
-from dataclasses import replace
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,14 +27,13 @@ from art_classwise.cli._options import (
     ImageSize,
     Json,
     ModelDir,
-    Out,
     Precision,
     Quiet,
     Root,
     Seed,
     say_where,
-    split_names,
 )
+from art_classwise.errors import InputError
 
 if TYPE_CHECKING:
     from art_classwise.audit import AuditResult
@@ -59,10 +61,12 @@ def audit(
     worst_case: flags.WorstCase = False,
     checks: flags.Checks = True,
     precision: flags.SearchPrecision = Precision.auto,
-    out: Out = Path("runs/audit"),
+    out: flags.Store = "runs/audit",
     groups: Groups = None,
     json: Json = False,
     quiet: Quiet = False,
+    on: flags.On = None,
+    slurm: flags.Slurm = None,
     batch_size: flags.BatchSize = None,
     device: Device = None,
     seed: Seed = 0,
@@ -71,76 +75,55 @@ def audit(
 ) -> None:
     """Attack models on a test set and report, class by class, how many examples withstand.
 
-    If interrupted, the same command resumes the audit. Several processes of it, or torchrun, share the work.
+    If interrupted, the same command resumes the audit. --on has others compute; torchrun, several GPUs of this machine.
     """
+    given = dict(locals())
     from art_classwise._core.distributed import is_main
-    from art_classwise.attacks import usual_threat
+    from art_classwise._core.folders import open_folder
     from art_classwise.audit import ClassWiseAudit
-    from art_classwise.cli._sources import Sources, by_model, numbers_by_model
-    from art_classwise.datasets import load_dataset
-    from art_classwise.metrics import class_groups, what_can_be_told
+    from art_classwise.cli._images import with_kept_images
+    from art_classwise.cli._prepared import prepared
+    from art_classwise.metrics import what_can_be_told
     from art_classwise.report import write_report
-    from art_classwise.threat import ThreatModel
 
-    with printing(json) as write:
+    with printing(json) as write, _engine(on, slurm) as executor:
         write_config(context, save_config)
-        names = [a.strip() for a in attacks.split(",")]
-        norm = "Linf" if threat is None else ThreatModel.parse(threat).norm
-        sources = Sources(
-            dataset,
-            norm,
-            model_dir,
-            unsafe_weights,
-            by_model(arch),
-            numbers_by_model("--mean", mean),
-            numbers_by_model("--std", std),
-            None if device is None else device.value,
-        )
-        sources.check([*model, *([] if surrogate is None else [surrogate])])
-        data = load_dataset(dataset, "test", root=data_dir, classes=split_names(class_names), image_size=image_size)
-        if groups is not None:
-            class_groups(groups.value, data.classes)  # whether they fit
-        data = data.of_classes(class_) if class_ else data
-        data = data.first(examples) if examples is not None else data
-        ball = ThreatModel.parse(threat) if threat is not None else usual_threat(data.name)
-
-        sources = replace(
-            sources, dataset=data.name, norm=ball.norm, input_shape=data.input_shape, n_classes=len(data.classes)
-        )
-        job = ClassWiseAudit(
-            threat,
-            names[0] if len(names) == 1 else names,
-            surrogate=None if surrogate is None else sources.model(surrogate)[1],
-            precision=precision.value,
-            worst_case=worst_case,
-            store=out,
-            seed=seed,
-            batch_size=batch_size,
-            checks=checks,
-            verbose=not quiet,
-            command=command_line(),
-        )
+        asked = prepared(given)
+        sources, data = asked.sources, asked.data
+        source = None if surrogate is None else sources.model(surrogate)[1]
+        job = ClassWiseAudit(store=out, surrogate=source, executor=executor, verbose=not quiet, **asked.options)
         on_interrupt(
             context,
             lambda: f"Interrupted: what is finished is kept in {out}, and the same command goes on: {command_line()}",
         )
-        models, optional = sources.models(model)
+        models, optional = sources.models(model) if executor is None else sources.loaders(model)
         if is_main() and not (quiet or json):
             print(what_can_be_told(data.y, len(data.classes)), file=sys.stderr)
-        result = job.evaluate(models, data, optional=optional)
+        result = job.evaluate(models, asked.named if executor else data, optional=optional)
         if not is_main():
             return
+        result = with_kept_images(result, models, data, open_folder(out))
         write_report(result, out)
         show(result, out, write if json else None, groups)
 
 
+def _engine(on: str | None, slurm: Sequence[str] | None) -> AbstractContextManager[Executor | None]:
+    if on is None:
+        if slurm:
+            raise InputError("--slurm is for --on slurm.")
+        return nullcontext()
+    from art_classwise._core.executors import open_executor
+
+    return open_executor(on, slurm or ())
+
+
 def report(
-    folder: Annotated[Path, typer.Argument(help="The folder of an audit.")],
+    folder: Annotated[str, typer.Argument(help="The folder of an audit, or its address.")],
     groups: Groups = None,
     json: Json = False,
 ) -> None:
     """Write an audit's report, figure and table again from its stored outcomes."""
-    from art_classwise._core.files import check_output_folder
+    from art_classwise._core.folders import open_folder
     from art_classwise.audit import is_finished, read_audit
     from art_classwise.metrics import class_groups
     from art_classwise.report import write_report
@@ -149,16 +132,17 @@ def report(
     with printing(json) as write:
         result = read_audit(folder, partial=unfinished)
         if unfinished:
-            message = "The audit isn't finished: results cover only examples on which all attacks have finished."
-            warnings.warn(message, stacklevel=1)
+            warnings.warn(f"The audit isn't finished. {' '.join(result.missing)}", stacklevel=1)
         if groups is not None:
             class_groups(groups.value, result.classes)  # whether they fit
-        check_output_folder(folder)
+        open_folder(folder).check_writable()
         write_report(result, folder)
         show(result, folder, write if json else None, groups)
 
 
-def show(result: AuditResult, folder: Path, write: Writer | None, groups: GroupNames | None = None) -> None:
+def show(
+    result: AuditResult, folder: str | os.PathLike[str], write: Writer | None, groups: GroupNames | None = None
+) -> None:
     """Show an audit as tables, or as a document."""
     from art_classwise.report import print_tables, report_files
     from art_classwise.report.terminal import print_groups

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from art_classwise.cli import _completion as completion
-from art_classwise.cli._options import ATTACKS, DATA, MODELS, RUNNING, Precision
+from art_classwise.cli._options import ATTACKS, DATA, MODELS, OUTPUT, RUNNING, Precision
 
 __all__ = [
     "Architectures",
@@ -17,9 +17,12 @@ __all__ = [
     "Examples",
     "Mean",
     "Models",
+    "On",
     "OnlyClasses",
     "SearchPrecision",
+    "Slurm",
     "Std",
+    "Store",
     "Surrogate",
     "Threat",
     "UnsafeWeights",
@@ -137,4 +140,31 @@ SearchPrecision = Annotated[
 ]
 BatchSize = Annotated[
     int | None, _option("--batch-size", "N", RUNNING, "Examples per batch. Default: chosen by their size.")
+]
+Store = Annotated[
+    str,
+    typer.Option(
+        "--out",
+        help="Folder for the results, or an address: s3://, gs://, az://.",
+        metavar="DIR",
+        rich_help_panel=OUTPUT,
+    ),
+]
+On = Annotated[
+    str | None,
+    _option(
+        "--on",
+        "ENGINE",
+        RUNNING,
+        "Who computes: dask:4 (workers on this machine), dask://HOST:PORT, slurm, ray, ray://HOST:PORT or processes:4.",
+    ),
+]
+Slurm = Annotated[
+    list[str] | None,
+    _option(
+        "--slurm",
+        "KEY=VALUE",
+        RUNNING,
+        "With --on slurm: slurm_partition=gpu, gpus_per_node=1, timeout_min=60, jobs=16; repeat the option.",
+    ),
 ]

@@ -72,7 +72,9 @@ def printing(as_json: bool) -> Iterator[Writer]:
         yield write
 
 
-def audit_content(result: AuditResult, files: Mapping[str, Path], groups: Groups | None = None) -> dict[str, Any]:
+def audit_content(
+    result: AuditResult, files: Mapping[str, str | os.PathLike[str]], groups: Groups | None = None
+) -> dict[str, Any]:
     """Return what an audit's document holds.
 
     Args:
@@ -103,6 +105,8 @@ def audit_content(result: AuditResult, files: Mapping[str, Path], groups: Groups
         "seed": manifest.seed,
         "worst_case": manifest.worst_case,
         "finished": result.finished,
+        "missing": result.missing,
+        "costs": result.attack_costs().reset_index().to_dict("records"),
         "command": manifest.command,
         "classes": result.classes,
         "attacks": result.attacks,

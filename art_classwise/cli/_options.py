@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -143,7 +144,7 @@ def split_names(text: str | None) -> str | list[str] | None:
     return [name.strip() for name in text.split(",")] if text and "," in text else text
 
 
-def say_where(files: dict[str, Path]) -> None:
+def say_where(files: Mapping[str, object]) -> None:
     """Print what lies where."""
     width = max(9, *(len(what) for what in files))
     for what, path in files.items():

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from art_classwise.datasets.catalog import DATASETS
 from art_classwise.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from art_classwise.audit.plan import ModelSpec
 
 __all__ = ["Sources", "by_model", "numbers_by_model"]
 
@@ -91,28 +94,42 @@ class Sources:
         Raises:
             InputError: A text names no model, or a name stands twice; or a model named by itself can't be loaded.
         """
-        from art_classwise.zoo import load_robustbench, robustbench_names
+        loaders, optional = self.loaders(texts)
+        return {name: load if name in optional else load() for name, load in loaders.items()}, optional
 
-        models: dict[str, Any] = {}
+    def loaders(self, texts: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+        """Return functions that load models, in place of the models: see :meth:`models`."""
+        specs, optional = self._specs(texts)
+        return {name: partial(spec.load, self.device) for name, spec in specs.items()}, optional
+
+    def specs(self, texts: Sequence[str]) -> dict[str, ModelSpec]:
+        """Return how models are loaded, in place of the models: see :meth:`models`."""
+        return self._specs(texts)[0]
+
+    def _specs(self, texts: Sequence[str]) -> tuple[dict[str, ModelSpec], list[str]]:
+        from art_classwise.audit.plan import RobustBenchModel
+        from art_classwise.zoo import robustbench_names
+
+        specs: dict[str, ModelSpec] = {}
         optional: list[str] = []
         for text in texts:
             label, source = _parted(text)
             zoo, name = _in_zoo(source, self.dataset)
+            found: dict[str, ModelSpec]
             if name != _ALL:
-                loaded = dict([self.model(text)])
+                found = dict([self.spec(text)])
             elif label:
                 raise InputError(f"{text!r} gives many models the same name: remove {label}=.")
             else:
-                options: dict[str, Any] = {"unsafe_weights": self.unsafe_weights}
-                options |= {} if self.device is None else {"device": self.device}
+                where = {"dataset": zoo, "norm": self.norm, "model_dir": str(Path(self.model_dir).absolute())}
                 names = robustbench_names(zoo, self.norm)
-                loaded = {n: partial(load_robustbench, n, zoo, self.norm, self.model_dir, **options) for n in names}
+                found = {n: RobustBenchModel(name=n, unsafe_weights=self.unsafe_weights, **where) for n in names}
                 optional += names
-            twice = next((n for n in loaded if n in models), None)
+            twice = next((n for n in found if n in specs), None)
             if twice is not None:
                 raise InputError(f"Two models are named {twice!r}: rename one, e.g. --model mine={source}")
-            models |= loaded
-        return models, optional
+            specs |= found
+        return specs, optional
 
     def model(self, text: str) -> tuple[str, Any]:
         """Return a model's name and the model.
@@ -120,26 +137,40 @@ class Sources:
         Raises:
             InputError: The text names no model, or it can't be loaded.
         """
-        from art_classwise.zoo import load_checkpoint, load_robustbench
+        name, spec = self.spec(text)
+        return name, spec.load(self.device)
+
+    def spec(self, text: str) -> tuple[str, ModelSpec]:
+        """Return a model's name and how it is loaded.
+
+        Raises:
+            InputError: The text names no model.
+        """
+        from art_classwise.audit.plan import FileModel, RobustBenchModel
         from art_classwise.zoo.checkpoints import is_checkpoint
 
         label, source = _parted(text)
         zoo, name = _in_zoo(source, self.dataset)
-        placed: dict[str, Any] = {} if self.device is None else {"device": self.device}
         if name:
-            options: Any = {"unsafe_weights": self.unsafe_weights, **placed}
-            return label or name, load_robustbench(name, zoo, self.norm, self.model_dir, **options)
+            return label or name, RobustBenchModel(
+                name=name,
+                dataset=zoo,
+                norm=self.norm,
+                model_dir=str(Path(self.model_dir).absolute()),
+                unsafe_weights=self.unsafe_weights,
+            )
         label = label or _short(source)
         given: dict[str, Any] = {"architecture": _of_model(self.architectures, label)}
         if not is_checkpoint(source):  # which says all this itself
+            mean, std = _of_model(self.mean, label), _of_model(self.std, label)
             given |= {
                 "input_shape": self.input_shape,
                 "n_classes": self.n_classes,
-                "mean": _of_model(self.mean, label),
-                "std": _of_model(self.std, label),
+                "mean": None if mean is None else tuple(mean),
+                "std": None if std is None else tuple(std),
             }
-        known = {name: value for name, value in given.items() if value is not None}
-        return label, load_checkpoint(source, **known, **placed)
+        path = source if source.startswith("hf:") else str(Path(source).absolute())
+        return label, FileModel(path=path, **given)
 
 
 def by_model(texts: Sequence[str] | None) -> dict[str, str]:

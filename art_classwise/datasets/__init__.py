@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from art_classwise.datasets.load import Unlabeled as Unlabeled
     from art_classwise.datasets.load import load_dataset as load_dataset
     from art_classwise.datasets.load import load_unlabeled as load_unlabeled
+    from art_classwise.datasets.pickles import convert_pickle as convert_pickle
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -22,5 +23,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "dataset": ["Dataset", "LazyImages"],
         "forms": ["as_dataset"],
         "load": ["Unlabeled", "load_dataset", "load_unlabeled"],
+        "pickles": ["convert_pickle"],
     },
 )

@@ -308,6 +308,11 @@ def load_unlabeled(
         if arrays["x"].ndim == 0 or len(arrays["x"]) == 0:
             raise InputError(f"{path} is empty: it needs at least one image in x.")
         return Unlabeled(as_images(arrays["x"], str(path))[0], arrays.get("y_pseudo"))
+    if path.suffix.lower() in (".pickle", ".pkl"):
+        raise InputError(
+            f"{text} is a pickle, which may run code when it is read. Convert its arrays once: "
+            f"art_classwise.datasets.convert_pickle({text!r}, {str(path.with_suffix('.npz'))!r})."
+        )
     raise unknown(
         "data set", text, DATASETS, hint="Or give the path of an .npz file with an array x, or of a folder of images."
     )

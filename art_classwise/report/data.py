@@ -20,7 +20,7 @@ from art_classwise.audit.result import AuditResult
 from art_classwise.datasets.catalog import DATASETS
 from art_classwise.errors import InputError
 from art_classwise.metrics.best import Measure
-from art_classwise.report.tables import interval
+from art_classwise.report.tables import interval, weakest_first
 
 __all__ = [
     "ClassData",
@@ -29,6 +29,7 @@ __all__ = [
     "ModelData",
     "ReportData",
     "Standing",
+    "class_order",
     "comparisons",
     "pairs",
     "report_data",
@@ -168,6 +169,8 @@ class ReportData:
         attacks: Names of the attacks, in the order of the audit.
         worst_case: Whether an example was skipped once an attack had broken it.
         finished: Whether all attacks were tried on all examples.
+        missing: If not, sentences that say what isn't there.
+        costs: What :meth:`AuditResult.attack_costs` returns, without rows of which nothing is known.
         models: The most robust first.
         summary: What :meth:`AuditResult.summary` returns, in the order of the audit.
         order: Names of the models in the order of the audit.
@@ -183,6 +186,8 @@ class ReportData:
     attacks: tuple[str, ...]
     worst_case: bool
     finished: bool
+    missing: tuple[str, ...]
+    costs: pd.DataFrame
     models: tuple[ModelData, ...]
     summary: pd.DataFrame
     order: tuple[str, ...]
@@ -295,6 +300,8 @@ def report_data(result: AuditResult) -> ReportData:
         attacks=result.attacks,
         worst_case=result.manifest.worst_case,
         finished=result.finished,
+        missing=result.missing,
+        costs=result.attack_costs().dropna(subset="seconds"),
         models=tuple(
             _model(result, str(name), place, row, {str(a): float(share) for a, share in zero.xs(name).items()})
             for place, (name, row) in enumerate(ranked.iterrows(), start=1)
@@ -353,6 +360,12 @@ def _worst_group(result: AuditResult, name: str) -> tuple[str, Estimate] | None:
     if not differ or np.bincount(of, minlength=len(names))[names.index(worst["class"])] < FEWEST_EXAMPLES:
         return None
     return str(worst["class"]), Estimate.of(worst, "accuracy", "low", "high")
+
+
+@_once_per_audit
+def class_order(result: AuditResult) -> tuple[str, ...]:
+    """Return the classes that have examples, the weakest first, all models together: the order of all figures."""
+    return tuple(weakest_first([result.class_table(name) for name in result.models]))
 
 
 @_once_per_audit

@@ -23,6 +23,7 @@ from art_classwise.audit.result import AuditResult
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError
 from art_classwise.report.data import comparisons, report_data
+from art_classwise.report.explorer import explorer
 from art_classwise.report.tables import (
     Grid,
     classes_grid,
@@ -40,7 +41,7 @@ from art_classwise.report.terminal import comparison_grid, models_grid
 from art_classwise.studies.class_exclusion import ExclusionResult
 from art_classwise.studies.seeds import SeedSpread
 
-__all__ = ["html", "table_html", "text"]
+__all__ = ["explorer", "html", "table_html", "text"]
 
 _MOST = 20  # rows
 _MOST_FINDINGS = 5
@@ -59,7 +60,8 @@ def html(value: Any) -> str:
     """Return a result as HTML, for a notebook."""
     svg = classes_svg(value) if isinstance(value, AuditResult) and len(value.models) <= _DRAWN else ""
     images = example_images(value) if isinstance(value, Dataset) else []
-    shown = {"parts": _parts(value), "svg": svg, "images": images, "side": _SIDE, "warning_sign": _SIGN}
+    parts = [printable(part, keep="\n") if isinstance(part, str) else part for part in _parts(value)]
+    shown = {"parts": parts, "svg": svg, "images": images, "side": _SIDE, "warning_sign": _SIGN}
     return template("display.html.j2").render(shown)
 
 
@@ -102,11 +104,11 @@ def _(result: AuditResult) -> Parts:
     if report.unchecked:
         parts.append("Not all networks themselves were checked: .unchecked")
     if not report.finished:
-        parts.append(f"{_SIGN}The audit isn't finished: these are the examples that all attacks have been run on.")
+        parts.append(f"{_SIGN}The audit isn't finished. {' '.join(report.missing)}")
     calls = [".by_class()", f".worst_class({names[0]!r})", f".confusion({names[0]!r}, {attacks[-1]!r})"]
     pair = names if len(names) > 1 else attacks
     calls += [f".compare({pair[0]!r}, {pair[1]!r})"] if len(pair) > 1 else []
-    calls.append(".to_html('report.html')")
+    calls += [".explore()", ".to_html('report.html')"]
     return [part for part in (*parts, f"Ask next: {', '.join(calls)}") if part]
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
+import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -17,12 +20,15 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from art_classwise._core.folders import open_folder
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.findings import Finding
 from art_classwise.audit.result import AuditResult
 from art_classwise.datasets.catalog import DATASETS
+from art_classwise.errors import InputError, first_line
 from art_classwise.report import figures
-from art_classwise.report.data import FEWEST_EXAMPLES, ModelData, comparisons, pairs, report_data
+from art_classwise.report.data import FEWEST_EXAMPLES, ModelData, class_order, comparisons, pairs, report_data
+from art_classwise.report.explorer import explored
 from art_classwise.report.tables import percent, shorten, template
 
 __all__ = ["render", "report_files", "write_report"]
@@ -51,36 +57,46 @@ def render(result: AuditResult) -> str:
         figures={model.key: _model_figures(result, model) for model in report.models[:_MOST_DRAWN]},
         findings=_grouped(report.findings),
         compared=compared,
+        explored=explored(result),
         pair=_first_pair(result),
         snippet=_snippet(result),
         downloads=_downloads(result),
-        style=Markup(_asset("page.css")),
+        style=Markup(_asset("page.css") + _asset("explorer.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
-def report_files(folder: Path) -> dict[str, Path]:
-    """Return the paths of what :func:`write_report` writes, and of the outcomes, by kind."""
-    return {
-        "report": folder / "report.html",
-        "picture": folder / "by_class.png",
-        "table": folder / "by_class.csv",
-        "outcomes": folder / "shards",
-    }
+_REPORT, _PICTURE, _TABLE = "report.html", "by_class.png", "by_class.csv"
 
 
-def write_report(result: AuditResult, folder: Path) -> None:
+def report_files(place: str | os.PathLike[str]) -> dict[str, str]:
+    """Return where :func:`write_report` writes what, and where the outcomes are, by kind."""
+    folder = open_folder(place)
+    names = {"report": _REPORT, "picture": _PICTURE, "table": _TABLE, "outcomes": "outcomes"}
+    return {kind: folder.where(name) for kind, name in names.items()}
+
+
+def write_report(result: AuditResult, place: str | os.PathLike[str]) -> None:
     """Write ``report.html``, ``by_class.png`` and ``by_class.csv`` into a folder.
 
     Args:
         result: The audit.
-        folder: An existing folder.
+        place: A folder, or an address such as ``"s3://bucket/audit"``.
+
+    Raises:
+        InputError: It can't be written.
     """
-    paths = report_files(folder)
-    result.to_html(paths["report"])
-    figures.save(figures.models_by_class(result), paths["picture"])
-    result.to_csv(paths["table"])
+    folder = open_folder(place)
+    with tempfile.TemporaryDirectory() as made:
+        result.to_html(Path(made, _REPORT))
+        figures.save(figures.models_by_class(result), Path(made, _PICTURE))
+        result.to_csv(Path(made, _TABLE))
+        for name in (_REPORT, _PICTURE, _TABLE):
+            try:
+                folder.write(name, Path(made, name).read_bytes())
+            except OSError as error:
+                raise InputError(f"{folder.where(name)} can't be written: {first_line(error)}.") from error
 
 
 def _asset(name: str) -> str:
@@ -106,23 +122,23 @@ class _Picture(NamedTuple):
 
 def _model_figures(result: AuditResult, model: ModelData) -> list[_Picture]:
     name, numbers = model.name, "the table below holds the numbers"
-    table, matrix = result.class_table(name), result.confusion(name, WORST_CASE)
+    table, matrix, order = result.class_table(name), result.confusion(name, WORST_CASE), class_order(result)
     best = f"best {model.best.name}, {percent(model.best.robust.value)} %"
     pictures: dict[str, tuple[str, str, Callable[[Axes | None], Axes]]] = {
         "classes": (
             "Robust accuracy by class, all attacks",
             f"worst {model.worst_class}, {percent(model.worst)} %, {best}; {numbers}",
-            lambda ax: figures.class_accuracy(table, ax),
+            lambda ax: figures.class_accuracy(table, ax, order=order),
         ),
         "attacks": (
             "Accuracy by class and attack",
             numbers,
-            lambda ax: figures.class_by_attack(result.by_attack(name), ax),
+            lambda ax: figures.class_by_attack(result.by_attack(name), ax, order=order),
         ),
         "confusion": (
             "Predictions under attack",
             "the download confusion.csv holds the numbers",
-            lambda ax: figures.confusion(matrix, ax),
+            lambda ax: figures.confusion(matrix, ax, order=order),
         ),
         "histogram": (
             "Distribution of the class robust accuracies",
@@ -152,28 +168,61 @@ class _Pair(NamedTuple):
 def _first_pair(result: AuditResult) -> _Pair | None:
     if not pairs(result):
         return None
-    pair = pairs(result)[0]
+    pair, order = pairs(result)[0], class_order(result)
     figure = _Picture(
         "Robust accuracy by class, all attacks",
         "Figure of the two most robust models",
         f"{pair.first} and {pair.second}: robust accuracy by class; the table below holds the numbers.",
-        _svg(lambda ax: figures.compared(pair, ax), "pair-"),
+        _svg(lambda ax: figures.compared(pair, ax, order=order), "pair-"),
     )
     table = pair.by_class.sort_values("p_adjusted", kind="stable", na_position="last")
     return _Pair(pair.first, pair.second, figure, list(table.to_dict("index").items()))
 
 
+_WIDTH = 3.9  # inches: on a telephone, which is that wide, letters keep their size
+
+
 def _svg(draw: Callable[[Axes | None], Axes], prefix: str) -> Markup:
-    """Draw a figure of its own size and return it as an SVG element."""
+    """Draw a figure for a telephone's width and return it as an SVG element in the page's colours and fonts."""
     from matplotlib import pyplot
 
-    with pyplot.rc_context({"interactive": False}):
+    with pyplot.rc_context({"interactive": False}), figures.no_wider_than(_WIDTH):
         figure = draw(None).figure
         assert isinstance(figure, Figure)
         try:
-            return Markup(figures.to_svg(figure, prefix))
+            return Markup(_in_colours_of_the_page(figures.to_svg(figure, prefix)))
         finally:
             pyplot.close(figure)
+
+
+_METADATA = re.compile(r"<metadata>.*?</metadata>\s*", re.DOTALL)
+_FAMILY = re.compile(r"font-family: [^;\"]*;? ?")
+_STYLE = re.compile(r'style="[^"]*"')
+_COLOUR = re.compile(r"#([0-9a-f]{6})\b")
+_THEMED = (
+    "000000",
+    "ffffff",
+    "404040",
+    "999999",
+    "bfbfbf",
+    "cccccc",
+    "e0e0e0",
+    "ededed",
+    "0072b2",
+    "d55e00",
+    "08519c",
+    "d94801",
+    "b34700",
+)
+
+
+def _in_colours_of_the_page(svg: str) -> str:
+    """Let a figure's colours be the page's variables, which a dark scheme sets; without them they are as drawn."""
+
+    def themed(style: re.Match[str]) -> str:
+        return _COLOUR.sub(lambda c: f"var(--f-{c[1]}, {c[0]})" if c[1] in _THEMED else c[0], style[0])
+
+    return _STYLE.sub(themed, _FAMILY.sub("", _METADATA.sub("", svg)))
 
 
 def _grouped(findings: Sequence[Finding]) -> list[dict[str, Any]]:

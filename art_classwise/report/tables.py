@@ -11,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from rich import box
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
@@ -39,6 +39,7 @@ __all__ = [
     "shorten",
     "summary_grid",
     "template",
+    "weakest_first",
 ]
 
 WIDTH = 80
@@ -82,6 +83,7 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.PackageLoader("art_classwise", "report/templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_seen,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -92,6 +94,8 @@ def _environment() -> jinja2.Environment:
         "p": p_value,
         "printable": printable,
         "breakable": _breakable,
+        "isolated": _isolated,
+        "lines": _lines,
         # What a column is sorted by: nothing where nothing is known.
         "order": lambda value: "" if value != value else f"{value:.6g}",
     }
@@ -104,9 +108,46 @@ def template(name: str) -> jinja2.Template:
     return _environment().get_template(name)
 
 
+def _seen(value: Any) -> Any:
+    """Let whatever a template writes be seen, but for what is markup already."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _lines(text: str) -> Markup:
+    """Return a text of ours, escaped, that has several lines."""
+    return escape(printable(text, keep="\n"))
+
+
 def _breakable(name: str) -> Markup:
     """Return a name, escaped, that may go on in the next line after each of its parts."""
-    return Markup("<wbr>").join(re.split(r"(?<=[._/-])(?=[^._/-])", name))
+    parts = Markup("<wbr>").join(re.split(r"(?<=[._/-])(?=[^._/-])", printable(name)))
+    return Markup("<bdi>{}</bdi>").format(parts) if _RIGHT_TO_LEFT.search(name) else parts
+
+
+# From the first Hebrew or Arabic letter to the last: what stands between belongs to it.
+_RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]")
+_RUN = re.compile(f"{_RIGHT_TO_LEFT.pattern}(?:[^,;:]*{_RIGHT_TO_LEFT.pattern})?")
+
+
+def _isolated(text: str) -> Markup:
+    """Return a sentence, escaped, in which names written from right to left don't turn around what follows them."""
+    seen, parts, end = printable(text), [], 0
+    for run in _RUN.finditer(seen):
+        parts += [escape(seen[end : run.start()]), Markup("<bdi>{}</bdi>").format(run[0])]
+        end = run.end()
+    return Markup("").join([*parts, escape(seen[end:])])
+
+
+def weakest_first(tables: Sequence[pd.DataFrame]) -> list[str]:
+    """Return the classes that have examples by their mean robust accuracy over models: one order for all of these.
+
+    Args:
+        tables: A class table of each model, as :meth:`art_classwise.AuditResult.class_table` has it.
+    """
+    import pandas as pd
+
+    mean = pd.concat([table["robust"].where(table["n"] > 0) for table in tables], axis=1).mean(axis=1).dropna()
+    return [str(name) for name in mean.sort_values(kind="stable").index]
 
 
 class Marked(str):

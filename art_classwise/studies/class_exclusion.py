@@ -7,7 +7,9 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,8 +23,11 @@ from torch import nn
 from art_classwise import metrics
 from art_classwise._core import distributed
 from art_classwise._core.display import Shown
+from art_classwise._core.executors import dispatch, share_with
 from art_classwise._core.files import check_output_file, check_output_folder, written_aside
 from art_classwise._core.fingerprints import examples_fingerprint
+from art_classwise._core.folders import DiskFolder
+from art_classwise._core.pickles import Sent, unpickled
 from art_classwise._core.plain_values import differences, plain
 from art_classwise._core.state import preserved_random_state
 from art_classwise.attacks.fast_copy import Precision
@@ -32,7 +37,7 @@ from art_classwise.audit.provenance import weights_fingerprint
 from art_classwise.audit.result import AuditResult, read_audit
 from art_classwise.audit.saved import is_finished
 from art_classwise.datasets import Dataset
-from art_classwise.errors import InputError, check_seed, check_whole
+from art_classwise.errors import InputError, check_seed, check_whole, first_line
 from art_classwise.metrics.homing import unrelated_class
 from art_classwise.trainers import METHODS, training_history
 from art_classwise.trainers.exclusion import check_excluded
@@ -115,8 +120,8 @@ class ClassExclusionStudy(Evaluation):
     A network is trained on all classes and attacked; for each chosen class another one is trained without it, by the
     same recipe from the same seed, and attacked likewise. A control is trained without an unrelated class.
 
-    The trainings don't depend on each other: under ``torchrun`` each process takes some of them, by itself. Whatever
-    is finished lies in ``store``; the same call goes on where it was.
+    The trainings don't depend on each other: under ``torchrun`` each process takes some of them, by itself; and an
+    executor's workers one at a time. Whatever is finished lies in ``store``; the same call goes on where it was.
 
     Args:
         network: The name of an architecture (:func:`art_classwise.build`), or a function that returns a fresh network:
@@ -125,6 +130,8 @@ class ClassExclusionStudy(Evaluation):
             (:mod:`art_classwise.trainers.recipes`). Its threat model is the audit's.
         attack: The audit's attack: a name that :func:`art_classwise.attacks.ladder` knows.
         store: Folder of the trainings, networks and outcomes; needed under ``torchrun``.
+        executor: Any ``concurrent.futures.Executor``, whose workers then train and attack. They are sent the examples,
+            and need no access to the store.
         warm_start: Begin the trainings without a class from the trained network of all classes: a fine-tuning, which
             may do with fewer epochs.
         warm_epochs: Epochs of those; the recipe's if absent.
@@ -149,6 +156,7 @@ class ClassExclusionStudy(Evaluation):
         *,
         attack: str = "pgd-20",
         store: str | os.PathLike[str] | None = None,
+        executor: Executor | None = None,
         warm_start: bool = False,
         warm_epochs: int | None = None,
         control: str | int | None = None,
@@ -183,6 +191,7 @@ class ClassExclusionStudy(Evaluation):
             check_whole("warm_epochs", warm_epochs, 1)
         self.network, self.recipe, self.attack = network, recipe, attack
         self.store = None if store is None else check_output_folder(store)
+        self.executor = executor
         self.warm_start, self.warm_epochs, self.control = warm_start, warm_epochs, control
         self.trainer_options, self.seed = dict(trainer_options or {}), seed
         self.precision, self.batch_size = precision, batch_size
@@ -305,11 +314,44 @@ class _Work:
 
     def run(self, jobs: Sequence[int | None]) -> None:
         """Do this process's part of the jobs, and wait for the others'."""
+        if self._study.executor is not None:
+            self._hand_out(self._study.executor, jobs)
         for number, excluded in enumerate(jobs):
             if number % self._world == self._rank:
                 self._run(excluded)
         for excluded in jobs:
             self._wait(partial(is_finished, self._of(excluded) / "audit"))
+
+    def _hand_out(self, executor: Executor, jobs: Sequence[int | None]) -> None:
+        """Have an executor's workers do the jobs that aren't done; what each makes is written here."""
+        todo = [excluded for excluded in jobs if not is_finished(self._of(excluded) / "audit")]
+        study = copy(self._study)
+        study.executor, study.store, study.verbose = None, None, False
+        sent = share_with(executor, Sent.of((study, self._train, self._test), "The study"))
+        first = self._of(None) / "model.pt"
+        warm = first.read_bytes() if study.warm_start and first.exists() else None
+
+        def receive(excluded: int | None, done: _Done) -> None:
+            if done.error:
+                raise InputError(done.error)
+            folder = DiskFolder(self._of(excluded))
+            for name, content in sorted(done.files.items(), key=lambda item: item[0].startswith("audit")):
+                folder.write(name, content)
+
+        dispatch(
+            executor,
+            todo,
+            lambda excluded: executor.submit(_done_elsewhere, sent, excluded, warm),
+            receive,
+            name=lambda excluded: ALL if excluded is None else without(self._train.classes[excluded]),
+        )
+
+    def done_alone(self, excluded: int | None) -> dict[str, bytes]:
+        """Do one job, and return the files that it made, by their names within its folder."""
+        self._run(excluded)
+        folder = self._of(excluded)
+        made = (path for path in sorted(folder.rglob("*")) if path.is_file())
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in made}
 
     def _run(self, excluded: int | None) -> None:
         study, folder = self._study, self._of(excluded)
@@ -404,6 +446,28 @@ class _Work:
         """Wait for what another process makes; if it fails, ``torchrun`` ends this one, too."""
         while not there():
             time.sleep(0.2)
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What came of a job in another process: its files by name, or what went wrong."""
+
+    files: dict[str, bytes]
+    error: str = ""
+
+
+def _done_elsewhere(sent: Sent, excluded: int | None, warm: bytes | None) -> _Done:
+    """Do one job in another process than the study's, in a folder of its own."""
+    try:
+        study, train, test = unpickled(sent.content, "The study")
+        with tempfile.TemporaryDirectory() as place:
+            if warm is not None:
+                DiskFolder(Path(place, "all")).write("model.pt", warm)
+            return _Done(_Work(study, train, test, Path(place), 0, 1).done_alone(excluded))
+    except InputError as error:
+        return _Done({}, str(error))
+    except Exception as error:  # of the network's own code: of any kind
+        return _Done({}, f"{type(error).__name__}: {first_line(error)}")
 
 
 def _told(value: Any) -> Any:

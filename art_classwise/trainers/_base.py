@@ -8,12 +8,13 @@ import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from art.attacks.attack import EvasionAttack
 from art.data_generators import DataGenerator
 from art.defences.trainer import Trainer
 
@@ -47,7 +48,7 @@ from art_classwise.trainers.exclusion import check_excluded, excluded_units, lea
 from art_classwise.trainers.pseudo_labels import PseudoLabels, given_pseudo_labels, training_pseudo_labels
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Self, Unpack
 
 __all__ = ["SearchTrainer"]
 
@@ -84,6 +85,7 @@ class SearchTrainer(Trainer, abc.ABC):
     _ascended: Literal["cross_entropy", "kl"] = "cross_entropy"
     _search: type[InnerSearch] = InnerSearch
     _views: ClassVar[str] = "ca"  # letters of the images that it classifies: see Objective
+    _own_attack_only: ClassVar[str] = ""  # why a method takes no other attack
     _added: ClassVar[Mapping[str, Any]] = {}  # parameters that checkpoints of before don't name, with their defaults
     # What fit takes if it isn't told.
     batch_size: int = 128
@@ -97,6 +99,20 @@ class SearchTrainer(Trainer, abc.ABC):
         if "__init__" in vars(cls):
             cls.__signature__ = signature_of(cls.__init__)
 
+    def __new__(cls, *given: Any, **options: Any) -> Self:
+        """Refuse an attack in a place that isn't an attack's, before Python complains of the number of arguments."""
+        places = list(inspect.signature(cls.__init__).parameters.values())[1 : len(given) + 1]
+        sorts = any(place.kind is place.VAR_POSITIONAL for place in places)  # the method itself: see split_attack
+        for i, value in enumerate(given[1:], start=1):
+            takes = sorts or (i < len(places) and places[i].name == "attack")
+            if isinstance(value, EvasionAttack) and not takes:
+                raise InputError(
+                    cls._own_attack_only
+                    or f"{cls.__name__} takes an attack by its name, `attack=...`, but got a {type(value).__name__} by "
+                    "its position."
+                )
+        return cast("Self", super().__new__(cls))
+
     def __init__(self, classifier: Any, **options: Unpack[TrainingOptions]) -> None:
         art_interface.check_classifier("The classifier", classifier)
         check_optimizer(classifier)
@@ -105,7 +121,7 @@ class SearchTrainer(Trainer, abc.ABC):
         self.attack, norm, eps, eps_step = values["attack"], values["norm"], values["eps"], values["eps_step"]
         if self.attack is not None:
             check_attack(self.attack, classifier)
-            norm, eps, eps_step = threat_under(self.attack, norm, eps, eps_step)
+            norm, eps, eps_step = threat_under(self.attack, values, options)
             if values["attack_mode"] == "train":
                 raise InputError(
                     '`attack_mode="train"` is for the built-in attack, and can\'t be combined with `attack`.'

@@ -157,7 +157,8 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
 
     Args:
         classifier: An ART ``PyTorchClassifier`` with an optimizer.
-        beta: Weight of the KL term, 0 or above; the paper's is 5 for ResNet-18 and 6 for WRN-34-10.
+        beta: Weight of the KL term, 0 or above; the paper's is 5 for ResNet-18 and 6 for WRN-34-10. As in ART's trainer
+            for TRADES an attack may stand before it: ``(classifier, attack, beta)``.
         boosted: Boosted cross-entropy as the first term; plain cross-entropy otherwise.
         on: Whether the first term is taken on ``"adversarial"`` or on ``"clean"`` images.
         kl: Whether there is a KL term.
@@ -175,6 +176,7 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
 
     _start = "gaussian"
 
+    @overload
     def __init__(
         self,
         classifier: Any,
@@ -187,7 +189,37 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
         attacked: Attacked = "all",
         exact: bool = False,
         **options: Unpack[TrainingOptions],
+    ) -> None: ...
+
+    @overload
+    def __init__(  # type: ignore[misc]  # an option, too, which has a place here
+        self,
+        classifier: Any,
+        attack: EvasionAttack,
+        beta: float = usual_beta("mart"),
+        *,
+        boosted: bool = True,
+        on: Literal["adversarial", "clean"] = "adversarial",
+        kl: bool = True,
+        weighted: bool = True,
+        exact: bool = False,
+        **options: Unpack[TrainingOptions],
+    ) -> None: ...
+
+    def __init__(
+        self,
+        classifier: Any,
+        *given: Any,
+        beta: float = usual_beta("mart"),
+        boosted: bool = True,
+        on: Literal["adversarial", "clean"] = "adversarial",
+        kl: bool = True,
+        weighted: bool = True,
+        attacked: Attacked = "all",
+        exact: bool = False,
+        **options: Any,
     ) -> None:
+        beta, options = split_attack(given, beta, options)
         super().__init__(classifier, **options)
         self.beta = check_beta(beta)
         self.boosted, self.on, self.kl, self.weighted, self.exact = boosted, on, kl, weighted, exact
@@ -314,6 +346,7 @@ class AdversarialTrainerBATPyTorch(SearchTrainer):
     _ascended = "kl"
     _search = BoundarySearch
     _views = "cfl"
+    _own_attack_only = "BAT needs the iterates of its own attack: leave `attack` out."
     _added: ClassVar[Mapping[str, Any]] = {"exact": False}
 
     def __init__(
@@ -325,7 +358,7 @@ class AdversarialTrainerBATPyTorch(SearchTrainer):
         **options: Unpack[TrainingOptions],
     ) -> None:
         if options.get("attack") is not None:
-            raise InputError("BAT needs the iterates of its own attack: leave `attack` out.")
+            raise InputError(self._own_attack_only)
         exact = check_flag("exact", exact)
         if exact and options.get("passes") is None:
             options["passes"] = "lfc"

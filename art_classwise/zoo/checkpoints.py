@@ -171,7 +171,8 @@ def load_checkpoint(
         device: As for :func:`as_classifier`.
 
     Returns:
-        An ART ``PyTorchClassifier`` in eval mode.
+        An ART ``PyTorchClassifier`` in eval mode. Its attribute ``origin`` says of which file and architecture it is,
+        for the report of an audit.
 
     Raises:
         InputError: The file is missing, damaged, or no file of weights; it holds weights alone, and not what is needed
@@ -220,7 +221,13 @@ def load_checkpoint(
     if n_classes is None:
         _, logits = trial(network, tuple(input_shape))
         n_classes = int(logits.shape[-1]) if isinstance(logits, Tensor) and logits.dim() else 0
-    return as_classifier(network, input_shape, n_classes, device=device)
+    classifier = as_classifier(network, input_shape, n_classes, device=device)
+    hub = str(path).startswith(HUB)
+    classifier.origin = {
+        "file": str(path) if hub else Path(path).absolute().name,
+        "architecture": type(network).__qualname__ if module is not None else architecture,
+    }
+    return classifier
 
 
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:

@@ -189,6 +189,7 @@ def load_robustbench(
             raise
         raise InputError(f"{name} is too large for the memory of the device: {first_line(error)}") from error
     classifier.published = _told(name, dataset, threat_model)
+    classifier.origin = {"file": classifier.published["source"], "architecture": type(module).__qualname__}
     return classifier
 
 

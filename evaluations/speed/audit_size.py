@@ -76,7 +76,7 @@ def measure_disk(n_models: int, n_attacks: int = 8, n_examples: int = 50_000, n_
         for key in models.values():
             for shard in range(manifest.n_shards):
                 example = np.arange(512 * shard, min(512 * (shard + 1), n_examples))
-                clean = _made_up(rng, example, n_classes)
+                clean = _made_up(rng, example, n_classes).assign(perturbation=0.0, zero_gradient=False)
                 store.write(Unit(key, None, shard), clean)
                 for attack in attacks.values():
                     size = np.where(rng.random(len(clean)) < 0.3, 0, 4 / 255 + 1e-8 * rng.normal(size=len(clean)))
@@ -100,7 +100,8 @@ def _made_up(rng: np.random.Generator, example: np.ndarray, n_classes: int) -> p
     label = example * n_classes // (example[-1] + n_classes)
     prediction = np.where(rng.random(len(example)) < 0.5, label, rng.integers(0, n_classes, len(example)))
     columns = {"example": example, "label": label, "prediction": prediction}
-    return pd.DataFrame({**columns, "margin": rng.normal(size=len(example))})
+    costs = {"forwards": 20.0, "backwards": 10.0, "seconds": float(rng.random())}
+    return pd.DataFrame({**columns, "margin": rng.normal(size=len(example)), **costs})
 
 
 def measure_memory(n_images: int, side: int = 224, attacks: Sequence[str] = ("fgsm", "pgd-2")) -> pd.DataFrame:

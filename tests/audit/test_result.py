@@ -1,5 +1,6 @@
 """What an audit's result answers: the metrics, asked of its outcomes."""
 
+import inspect
 from dataclasses import replace
 
 import numpy as np
@@ -256,11 +257,40 @@ def test_the_worst_group_is_the_worst_class_of_pooled_examples(result):
     assert result.worst_group("one", groups, "fgsm", confidence=0.9).to_dict() == expected.to_dict()
 
 
-def test_the_only_model_needs_no_name():
-    one, two = make_result(["ant", "bee", "cow"], models=("net",)), make_result(["ant", "bee", "cow"])
-    for ask in ("class_table", "by_attack", "confusion", "confusion_pairs", "risks", "disparity", "rows"):
-        pd.testing.assert_frame_equal(getattr(one, ask)(), getattr(one, ask)("net"))
-    assert one.worst_class().equals(one.worst_class("net"))
-    assert one.disparity_test().equals(one.disparity_test("net"))
-    with pytest.raises(InputError, match="The audit has 2 models: name one, one or two"):
-        two.class_table()
+OTHERS = {  # what a question about a model needs besides
+    "attack_strength": ("fgsm", "pgd-5"),
+    "within_groups": ({"ant": "insect", "bee": "insect", "cow": "mammal"},),
+    "worst_group": ({"ant": "insect", "bee": "insect", "cow": "mammal"},),
+}
+NOT_ASKED = {"compare", "rank_agreement"}  # there, a model's name says what is compared
+
+
+def of_one_model():
+    """Return the names of all methods of a result that ask about one model."""
+    methods = inspect.getmembers(acw.AuditResult, inspect.isfunction)
+    return [name for name, f in methods if name[0] != "_" and "model" in inspect.signature(f).parameters]
+
+
+@pytest.mark.parametrize("name", sorted({*of_one_model()} - NOT_ASKED))
+def test_the_only_model_needs_no_name(name):
+    one, two = (make_result(["ant", "bee", "cow"], models=m, attacks=("fgsm", "pgd-5")) for m in (("net",), ("a", "b")))
+    others = OTHERS.get(name, ())
+    (got, expected) = (getattr(one, name)(*before, *others) for before in ((), ("net",)))
+    assert got.equals(expected)
+    named = inspect.signature(getattr(one, name)).parameters
+    by_name = dict(zip([n for n in named if n != "model"], others, strict=False))
+    assert getattr(one, name)(**by_name).equals(expected)
+    with pytest.raises(InputError, match="The audit has 2 models: name one, a or b"):
+        getattr(two, name)(*others)
+
+
+def test_what_a_question_lacks_is_said():
+    one = make_result(["ant", "bee", "cow"], models=("net",), attacks=("fgsm", "pgd-5"))
+    for given in ((), ("fgsm",)):
+        with pytest.raises(InputError, match=r"takes a weaker and a stronger attack.*fgsm, pgd-5, all attacks"):
+            one.attack_strength(*given)
+    for ask in (one.worst_group, one.within_groups):
+        with pytest.raises(InputError, match="Groups must be a mapping"):
+            ask()
+        with pytest.raises(InputError, match="Unknown"):
+            ask("net")

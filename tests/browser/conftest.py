@@ -39,7 +39,9 @@ def opened(browser: Any) -> Iterator[Callable[..., Any]]:
     said: list[str] = []
     with ExitStack() as stack:
 
-        def opened(path: Path, *, width: int = 1280, height: int = 900, **options: Any) -> Any:
+        def opened(
+            path: Path, *, width: int = 1280, height: int = 900, ready: str = ".dt-container", **options: Any
+        ) -> Any:
             context = browser.new_context(viewport={"width": width, "height": height}, **options)
             stack.callback(context.close)
             page = context.new_page()
@@ -51,7 +53,7 @@ def opened(browser: Any) -> Iterator[Callable[..., Any]]:
             )
             page.goto(path.as_uri())
             if options.get("java_script_enabled", True):
-                page.wait_for_selector(".dt-container", state="attached")  # the script has run
+                page.wait_for_selector(ready, state="attached")  # the script has run
             return page
 
         yield opened

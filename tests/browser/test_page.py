@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from results import HOSTILE, make_result
 
+import art_classwise as acw
 from art_classwise.audit import AuditResult
 from art_classwise.report import render
 
@@ -41,13 +43,44 @@ def page_file(folder, result):
 @pytest.fixture(scope="session")
 def hostile_file(folder):
     models = [MARKUP, SCRIPT, ENCODED, "x" * 300, "five", "six"]
-    classes = [MARKUP, ENCODED, HOSTILE, SCRIPT, "y" * 300, "very " * 60, "absent"]
+    strange = [
+        MARKUP,
+        ENCODED,
+        HOSTILE,
+        SCRIPT,
+        "y" * 300,
+        "very " * 60,
+        "\u202egnp.exe",
+        "猫" * 30,
+        "חתול בית",
+        "a\x1b[1mb",
+    ]
+    classes = [*strange, *(f"class {k}" for k in range(20)), "absent"]
     return written(folder / "hostile.html", make_result(classes, models=models))
 
 
 @pytest.fixture(scope="session")
 def large_file(folder):
     return written(folder / "large.html", make_result([f"n{k:08d}" for k in range(1000)], models=("one", "two"), n=3))
+
+
+@pytest.fixture(scope="session")
+def images_file(folder):
+    """The page of an audit of thirty examples by two networks, with attacked images."""
+    data = acw.load_dataset("digits", "test").first(30)
+    models = {}
+    for name, seed in (("one", 0), ("two", 1)):
+        network = acw.build("digits-cnn", data.input_shape, 10, seed=seed)
+        optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+        train = acw.load_dataset("digits", "train").first(300)
+        for _ in range(60):
+            optimizer.zero_grad()
+            logits = network(torch.from_numpy(train.x))
+            torch.nn.functional.cross_entropy(logits, torch.from_numpy(train.y)).backward()
+            optimizer.step()
+        models[name] = acw.as_classifier(network, data.input_shape, 10, device="cpu")
+    audit = acw.ClassWiseAudit("Linf:0.1", ("fgsm", "pgd-5"), checks=False, verbose=False)
+    return written(folder / "images.html", audit.evaluate(models, data).with_images(models, data))
 
 
 def written(path, result):
@@ -143,22 +176,30 @@ def test_classes_are_sorted_as_numbers_and_absent_ones_stay_last(opened, page_fi
             assert values in (sorted(values), sorted(values, reverse=True))
 
 
-def test_search_finds_models_and_classes(opened, page_file):
-    page = opened(page_file)
-    page.get_by_label("Search models").first.fill("trad")
-    assert column(leaderboard(page), "model")[0] == ["trades"]
-    assert "1 model of 6" in page.locator(".dt-info").first.inner_text()
+def test_search_finds_classes_and_checks(opened, large_file, page_file):
+    page = opened(large_file)
     search = page.locator("details.model").first.get_by_label("Search classes")
-    search.fill("ship")
-    assert column(first_class_table(page), "class")[0] == ["ship"]
+    search.fill("n00000777")
+    assert column(first_class_table(page), "class")[0] == ["n00000777"]
     search.fill("zebra")
     assert first_class_table(page).locator("tbody").inner_text().strip() == "Nothing found"
     search.fill("")
-    assert len(column(first_class_table(page), "class")[0]) == len(CLASSES)
+    assert len(column(first_class_table(page), "class")[0]) == 1000
+    page = opened(page_file)
+    page.get_by_label("Search checks").fill("sixth")
+    assert {*column(page.locator("#checks ~ * table, [aria-labelledby=checks] table"), "model")[0]} == {"sixth"}
+    assert re.search(r"\d+ checks of \d+", page.locator("[aria-labelledby=checks] .dt-info").inner_text())
 
 
-@pytest.mark.parametrize("width", [360, 768, 1920])
-@pytest.mark.parametrize("which", ["page_file", "hostile_file", "large_file"])
+def test_small_tables_have_no_search(opened, page_file):
+    page = opened(page_file)
+    assert leaderboard(page).locator("tbody tr").count() == 6
+    assert page.get_by_label("Search models").count() == 0
+    assert page.get_by_label("Search classes").count() == 0
+
+
+@pytest.mark.parametrize("width", [360, 390, 768, 1920])
+@pytest.mark.parametrize("which", ["page_file", "hostile_file", "large_file", "images_file"])
 def test_page_is_no_wider_than_the_window(opened, request, which, width):
     page = opened(request.getfixturevalue(which), width=width)
     page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
@@ -167,7 +208,7 @@ def test_page_is_no_wider_than_the_window(opened, request, which, width):
     beyond = page.evaluate(
         """() => [...document.querySelectorAll('main *')].filter(e => {
             const box = e.getBoundingClientRect();
-            return box.width > 1 && box.right > innerWidth + 1 && !e.closest('.scroll, .drawing, pre');
+            return box.width > 1 && box.right > innerWidth + 1 && !e.closest('.scroll, .drawing, .acw-scroll, pre');
         }).map(e => e.outerHTML.slice(0, 200))"""
     )
     assert beyond == []
@@ -186,11 +227,83 @@ def test_both_colour_schemes(opened, page_file):
     assert light[0] == ["rgb(255, 255, 255)", "rgb(21, 24, 27)"]
     for one, other in zip(light, dark, strict=True):
         assert one != other
-    assert min(map(int, re.findall(r"\d+", dark[3][0]))) > 200  # under figures, whose ink is black, it stays light
+
+
+CONTRASTS = """async () => {
+    const channels = (text) => text.match(/[\\d.]+/g).map(Number);
+    const over = (top, alpha, ground) => top.map((c, i) => alpha * c + (1 - alpha) * ground[i]);
+    const light = (rgb) => rgb.map(c => c / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, c, i) => sum + [0.2126, 0.7152, 0.0722][i] * c, 0);
+    const found = [];
+    for (const text of document.querySelectorAll('.drawing svg text')) {
+        text.scrollIntoView({block: 'center', behavior: 'instant'});
+        const box = text.getBoundingClientRect();
+        if (text.closest('details:not([open])')) continue;
+        const stack = document.elementsFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+        const shapes = stack.filter(e => ['path', 'rect', 'use'].includes(e.tagName)).reverse();
+        let ground = channels(getComputedStyle(document.body).backgroundColor).slice(0, 3);
+        for (const shape of shapes) {
+            const style = getComputedStyle(shape);
+            const alpha = Number(style.fillOpacity) * Number(style.opacity);
+            if (style.fill !== 'none') ground = over(channels(style.fill).slice(0, 3), alpha, ground);
+        }
+        const [a, b] = [light(channels(getComputedStyle(text).fill).slice(0, 3)), light(ground)];
+        found.push([text.textContent, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), ground.join()]);
+    }
+    return found;
+}"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("which", "width"), [("page_file", 1280), ("page_file", 360), ("hostile_file", 1280)])
+def test_letters_of_figures_stand_out(opened, page_file, scheme):
+    """By WCAG's contrast: 4.5 for words, 3 for the numbers in cells, whose shade says the same."""
+    page = opened(page_file, color_scheme=scheme)
+    found = page.evaluate(CONTRASTS)
+    assert len(found) > 150
+    assert len({ground for _, _, ground in found}) > 20  # cells of many shades are among them
+    assert [one for one in found if one[1] < 3] == []
+    assert [one for one in found if one[1] < 4.5 and not one[0].strip("%").isdecimal()] == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("which", ["page_file", "hostile_file", "images_file"])
+def test_letters_of_figures_are_whole_and_large_enough(opened, request, which, width):
+    page = opened(request.getfixturevalue(which), width=width)
+    outside = page.evaluate(
+        """() => [...document.querySelectorAll('.drawing svg text')].filter(text => {
+            const [inner, outer] = [text.getBoundingClientRect(), text.closest('svg').getBoundingClientRect()];
+            return inner.width && outer.width && (inner.left < outer.left - 1 || inner.right > outer.right + 1
+                || inner.top < outer.top - 1 || inner.bottom > outer.bottom + 1);
+        }).map(text => text.textContent)"""
+    )
+    assert outside == []
+    smallest = page.evaluate(
+        """() => Math.min(...[...document.querySelectorAll('.drawing svg')].filter(svg => svg.clientWidth)
+            .map(svg => 8.6 * svg.clientWidth / svg.viewBox.baseVal.width))"""
+    )
+    assert smallest > 9.5  # pixels, of the smallest letters but those in crowded cells
+    hidden = page.locator(".drawing").evaluate_all("all => all.filter(e => e.scrollWidth > e.clientWidth + 1).length")
+    assert hidden == 0
+
+
+def test_a_class_opens_and_shows_its_images(opened, images_file):
+    page = opened(images_file, width=390, java_script_enabled=False)
+    first, second = page.locator("details.acw-class").first, page.locator("details.acw-class").nth(1)
+    assert first.locator("img").first.is_visible()
+    for image in first.locator("img").all():
+        box = image.bounding_box()
+        assert box["width"] > 80
+        assert abs(box["width"] - box["height"]) < 1
+    assert not second.locator("table").is_visible()
+    second.locator("summary").click()
+    assert second.locator("table").is_visible()
+    assert page.locator("details.acw-class img").evaluate_all("all => all.every(i => i.alt && i.naturalWidth === 8)")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("which", "width"), [("images_file", 390), ("page_file", 1280), ("page_file", 360), ("hostile_file", 1280)]
+)
 def test_axe_finds_no_serious_fault(opened, request, which, width, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-core: make test-browser").Axe()
     page = opened(request.getfixturevalue(which), width=width, color_scheme=scheme)
@@ -275,7 +388,7 @@ def test_link_to_a_folded_model_opens_it(opened, page_file):
     last = page.locator("details.model").last
     assert last.get_attribute("open") is None
     leaderboard(page).locator("tbody tr").last.get_by_role("link").click()
-    last.locator(".dt-search").wait_for()  # the table within became sortable
+    last.locator(".dt-container").wait_for()  # the table within became sortable
     assert last.get_attribute("open") is not None
     assert last.locator("h3").is_visible()
 
@@ -286,8 +399,6 @@ def test_a_thousand_classes_can_be_used(opened, large_file):
     assert table.locator("tbody tr").count() == 1000
     box = page.locator(".scroll.tall").first.bounding_box()
     assert box["height"] < 700  # scrolls within
-    page.locator("details.model").first.get_by_label("Search classes").fill("n00000777")
-    assert column(table, "class")[0] == ["n00000777"]
 
 
 def test_without_scripts_the_tables_are_there(opened, page_file):

@@ -13,6 +13,7 @@ from trainable import MART, SMALL, STANDARD, TRADES, make, weights
 
 import art_classwise as acw
 from art_classwise import InputError
+from art_classwise.trainers import METHODS
 from art_classwise.trainers.engine.adversary import ArtAdversary
 from art_classwise.trainers.policies import WAT, Fixed
 
@@ -48,21 +49,36 @@ def pgd(classifier, eps=0.07, **options):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda c, a: TRADES(c, a, beta=3.0, verbose=False),
-        lambda c, a: TRADES(c, a, 3.0, verbose=False),
-        lambda c, a: TRADES(c, attack=a, beta=3.0, verbose=False),
-        lambda c, a: TRADES(c, 3.0, attack=a, verbose=False),
-        lambda c, a: TRADES(classifier=c, attack=a, beta=3.0, verbose=False),
+        lambda t, c, a: t(c, a, beta=3.0, verbose=False),
+        lambda t, c, a: t(c, a, 3.0, verbose=False),
+        lambda t, c, a: t(c, attack=a, beta=3.0, verbose=False),
+        lambda t, c, a: t(c, 3.0, attack=a, verbose=False),
+        lambda t, c, a: t(classifier=c, attack=a, beta=3.0, verbose=False),
     ],
 )
-def test_trades_may_be_called_as_arts(call, data):
-    expected, _ = trained(TRADES(c := make(), beta=3.0, attack=pgd(c), eps=0.07, eps_step=0.02, verbose=False), data)
+@pytest.mark.parametrize("method", [TRADES, MART])
+def test_trainers_with_a_beta_may_be_called_as_arts_trades(method, call, data):
+    expected, _ = trained(method(c := make(), beta=3.0, attack=pgd(c), eps=0.07, eps_step=0.02, verbose=False), data)
     classifier = make()
-    trainer = call(classifier, pgd(classifier))
+    trainer = call(method, classifier, pgd(classifier))
     assert (trainer.threat, trainer.eps_step) == (acw.ThreatModel("Linf", 0.07), 0.02)
     assert torch.equal(trained(trainer, data)[0], expected)
     classifier = make()
-    assert not torch.equal(trained(TRADES(classifier, pgd(classifier), verbose=False), data)[0], expected)
+    assert not torch.equal(trained(method(classifier, pgd(classifier), verbose=False), data)[0], expected)
+
+
+def test_an_attack_in_any_other_place_is_refused_by_every_trainer():
+    classifier = make()
+    attack = pgd(classifier)
+    for spec in METHODS.values():
+        for given in ((attack,), (attack, 6.0), (3, attack), (3, 6.0, attack)):
+            if spec.name in ("trades", "mart") and given[0] is attack:
+                continue
+            for options in ({}, {"beta": 6.0}):
+                with pytest.raises(
+                    InputError, match="attack=|BAT needs the iterates of its own|two attacks|by its name"
+                ):
+                    spec.trainer(classifier, *given, **options)
 
 
 def test_what_is_given_twice_or_out_of_order_is_refused(data):
@@ -78,14 +94,42 @@ def test_what_is_given_twice_or_out_of_order_is_refused(data):
             call()
 
 
-def test_a_radius_that_isnt_the_attacks_is_warned_of():
+OTHERS = [
+    ({"eps": 0.1}, "eps=0.1", "eps=0.07"),
+    ({"norm": 2}, "norm=2", "norm=inf"),
+    ({"norm": "L2", "eps": 0.07}, "norm='L2'", "norm=inf"),
+    ({"eps_step": 0.01}, "eps_step=0.01", "eps_step=0.02"),
+    ({"max_iter": 7}, "max_iter=7", "max_iter=2"),
+    ({"eps": 0.1, "norm": 1, "max_iter": 3}, "norm=1, eps=0.1, max_iter=3", "norm=inf, eps=0.07, max_iter=2"),
+]
+
+
+@pytest.mark.parametrize(("options", "given", "has"), OTHERS)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_isnt_the_attacks_is_warned_of(options, given, has, wrapped):
     classifier = make()
-    for options in ({"eps": 0.1}, {"eps": 0.07, "norm": 2}):
-        with pytest.warns(UserWarning, match=r"its attack, a ProjectedGradientDescent, searches within Linf:0\.07"):
-            TRADES(classifier, attack=pgd(classifier), **options)
-    assert TRADES(classifier, attack=pgd(classifier), eps=0.07).threat.eps == 0.07
-    arrays = acw.PGD(classifier, eps=np.full((8, 8), 0.1), verbose=False)
-    assert TRADES(classifier, attack=arrays).threat.eps == 8 / 255  # it has no one radius
+    attack = acw.TransferAttack(classifier, pgd(classifier)) if wrapped else pgd(classifier)
+    for trainer in (TRADES, MART, STANDARD, NATURAL):
+        with pytest.warns(
+            UserWarning, match=f"is given {given}, but its attack, a .*, has {has}, which appl"
+        ) as caught:
+            trainer(classifier, attack=attack, **options)
+        assert [c.filename for c in caught] == [__file__]
+
+
+def test_a_trainers_threat_is_its_attacks():
+    classifier = make()
+    for options in (
+        {"eps": 0.07},
+        {"norm": np.inf},
+        {"norm": "linf", "eps_step": 0.02, "max_iter": 2},
+        {"max_iter": 10},
+    ):
+        assert TRADES(classifier, attack=pgd(classifier), **options).threat == acw.ThreatModel("Linf", 0.07)
+    for eps in (np.full((8, 8), 0.1), {k: 0.1 - k / 100 for k in range(10)}):  # the largest, as the attack's own
+        assert TRADES(classifier, acw.PGD(classifier, eps=eps, verbose=False)).threat.eps == 0.1
+    theirs = ProjectedGradientDescent(classifier, eps=np.full((8, 8), 0.1), eps_step=np.full((8, 8), 0.1))
+    assert TRADES(classifier, theirs).threat.eps == 0.1
     inner = acw.TransferAttack(classifier, pgd(classifier))
     assert STANDARD(classifier, attack=inner).threat.eps == 0.07
     assert MART(classifier).threat.eps == 8 / 255

@@ -233,13 +233,13 @@ def test_bad_parameters_are_named(linf, classifier):
     attack = linf(classifier)
     says = {"eps": "`eps`|radius", "loss": "loss", "attacks": "`attacks`|member of AutoAttack"}
     for parameter in set(attack.attack_params) - {"summary_writer", "attack"}:
-        match, good = says.get(parameter, f"`{parameter}`"), getattr(attack, parameter)
+        match, before = says.get(parameter, f"`{parameter}`"), dict(vars(attack))
         for value in BAD.get(parameter, ("nonsense", object())):
             with pytest.raises((ValueError, TypeError), match=match):
                 linf(classifier, **{parameter: value})
             with pytest.raises((ValueError, TypeError), match=match):
                 attack.set_params(**{parameter: value})
-            attack.set_params(**{parameter: good})
+            assert vars(attack) == before
 
 
 def test_a_bad_inner_attack_is_named(classifier, blackbox):

@@ -7,6 +7,8 @@ import importlib
 import re
 import subprocess
 import sys
+import textwrap
+import types
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,25 @@ def test_public_names_are_there():
         assert getattr(acw, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Claswise'"):
         _ = acw.Claswise
+
+
+def test_modules_among_the_public_names_can_be_imported_as_modules():
+    """By each kind of statement, in a new process, and it is one module: a class has one identity."""
+    names = sorted(name for name in acw.__all__ if isinstance(getattr(acw, name), types.ModuleType))
+    assert {"figures", "policies", "attacks"} <= set(names)
+    code = f"""
+        import importlib
+        for name in {names}:
+            space = {{}}
+            exec(f"import art_classwise.{{name}} as first", space)
+            exec(f"from art_classwise import {{name}} as second", space)
+            exec(f"import art_classwise; third = art_classwise.{{name}}", space)
+            first = space["first"]
+            assert first is space["second"] is space["third"] is importlib.import_module(first.__name__), name
+            exec(f"from art_classwise.{{name}} import *", space)
+            assert set(first.__all__) <= set(space), name
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
 def test_public_names_are_the_same_for_imports_and_for_type_checkers():

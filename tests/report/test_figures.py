@@ -41,7 +41,8 @@ def test_tied_worst_classes_are_all_marked():
     table = result.class_table("one").assign(robust=[0.2, 0.2, 0.5, np.nan], robust_low=0.1, robust_high=0.6)
     ax = class_accuracy(table)
     colors = [label.get_color() for label in ax.get_yticklabels()]
-    assert colors[:2] == [WORST, WORST]
+    assert colors[0] == colors[1] != colors[2]
+    assert [label.get_fontweight() for label in ax.get_yticklabels()] == ["bold", "bold", "normal"]
     assert colors[2] != WORST
     pyplot.close(ax.figure)
 

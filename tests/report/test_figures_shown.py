@@ -246,3 +246,33 @@ def test_what_can_not_be_saved_is_named(result, tmp_path):
         figures.save(Figure(), tmp_path / "figure.jpg")
     with pytest.raises(InputError, match="matplotlib figure"):
         figures.save(result, tmp_path / "figure.pdf")
+
+
+def test_panels_have_the_classes_in_one_order():
+    """That of the mean over models, whatever each model's own is; the worst class of each stays marked."""
+    made = make_result(["ant", "bee", "cow", "doe"], n=20)
+    first = made.outcomes["model"] == "one"
+    upside_down = made.outcomes["withstood"].where(first, made.outcomes["example"] < 30)  # ant and half of bee
+    result = AuditResult(made.outcomes.assign(withstood=upside_down), made.manifest)
+    tables = {name: result.class_table(name)["robust"] for name in result.models}
+    mean = pd.concat([*tables.values()], axis=1).mean(axis=1).dropna().sort_values(kind="stable")
+    figure = figures.models_by_class(result)
+    for ax, (name, robust) in zip(figure.axes, tables.items(), strict=True):
+        assert [label.get_text() for label in ax.get_yticklabels()] == list(mean.index)
+        bars = [bar for bar in ax.patches if bar.get_width() or bar.get_height() == 0.72]
+        assert [bar.get_width() for bar in bars] == pytest.approx(100 * robust[mean.index].to_numpy())
+        marked = [label.get_text() for label in ax.get_yticklabels() if label.get_fontweight() == "bold"]
+        assert marked == [name for name in mean.index if robust[name] == robust.min()], name
+        assert ax.get_xlim() == (0, 100)
+    order = list(mean.index)[::-1]
+    for ax in (
+        figures.class_accuracy(result.class_table("one"), order=order),
+        figures.confusion(result.confusion("one"), order=order),
+        figures.class_by_attack(result.by_attack("one"), order=order),
+    ):
+        assert [label.get_text() for label in ax.get_yticklabels()][:3] == order
+    assert [t.get_text() for t in figures.class_by_attack(result.by_attack("one"), order=order).get_yticklabels()][
+        :3
+    ] == order
+    with pytest.raises(InputError, match="order` names none of the classes"):
+        figures.class_accuracy(result.class_table("one"), order=["elk"])

@@ -6,6 +6,7 @@ Run as a script this file does the study alone or under ``torchrun``, for the la
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -394,6 +395,20 @@ def test_a_store_gives_what_no_store_gives(result, tmp_path):
     stored = study(store=tmp_path / "new" / "folder").evaluate(TRAIN, TEST)
     pd.testing.assert_frame_equal(stored.homing(), result.homing())
     pd.testing.assert_frame_equal(stored.audit.outcomes, result.audit.outcomes)
+
+
+def test_an_executors_workers_give_what_this_process_gives(tmp_path, trainings):
+    """A thread of its own stands for a worker: it is sent bytes, and shares no folder."""
+    options = {"store": tmp_path, "warm_start": True, "warm_epochs": 1, "control": "doe"}
+    with ThreadPoolExecutor(1) as executor:
+        found = study(executor=executor, **options).evaluate(TRAIN, TEST, ["bee"])
+    assert trainings == [None, 1, 3]
+    expected = study(**options | {"store": None}).evaluate(TRAIN, TEST, ["bee"])
+    pd.testing.assert_frame_equal(found.audit.outcomes, expected.audit.outcomes)
+    trainings.clear()
+    again = study(**options).evaluate(TRAIN, TEST, ["bee"])
+    assert trainings == []
+    pd.testing.assert_frame_equal(again.homing(), expected.homing())
 
 
 @pytest.mark.parametrize("where", ["in the second epoch", "before the attack", "while it is attacked"])

@@ -333,7 +333,7 @@ def test_gradients_of_training_never_move_the_units(data):
             seen.append((head.weight[list(EXCLUDED)].abs().max().item(), head.bias[list(EXCLUDED)].tolist()))
             return super().generate(x, y, **kwargs)
 
-    attack = Watched(classifier, eps=0.05, max_iter=1, verbose=False)
+    attack = Watched(classifier, eps=0.05, max_iter=2, verbose=False)
     trainer_of(classifier, attack=attack, norm=np.inf, eps=0.05, awp_gamma=0.1).fit(
         data.x, data.y, batch_size=32, nb_epochs=2
     )

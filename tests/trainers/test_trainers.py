@@ -348,7 +348,7 @@ def test_what_would_train_nothing_or_something_else_is_refused(train_set):
         (lambda: STANDARD(classifier, **SMALL).fit(x, y, scheduler=stale), "StepLR is of another optimizer"),
         (lambda: STANDARD(half), "weights of torch.float16: trainers keep them in float32"),
         (lambda: STANDARD(noisy), "GaussianAugmentation of the classifier is for training only"),
-        (lambda: MART(classifier, ProjectedGradientDescent(classifier)), "give it as `attack="),
+        (lambda: MART(classifier, beta=ProjectedGradientDescent(classifier)), "give an attack as `attack="),
         (lambda: STANDARD(make(Both), **SMALL).fit(x, y), "must return a tensor of logits, but returned tuple"),
     ]:
         with pytest.raises(InputError, match=says):

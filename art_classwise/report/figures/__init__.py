@@ -18,7 +18,7 @@ from art_classwise.errors import InputError
 from art_classwise.report.figures.classes import class_accuracy, class_histogram, compared, homing, models_by_class
 from art_classwise.report.figures.curves import accuracy_by_radius, attack_strength, training_curves, weight_norms
 from art_classwise.report.figures.gallery import gallery
-from art_classwise.report.figures.layout import CLEAN, ROBUST, WORST
+from art_classwise.report.figures.layout import CLEAN, ROBUST, WORST, no_wider_than
 from art_classwise.report.figures.matrices import class_by_attack, confusion, group_confusion
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "group_confusion",
     "homing",
     "models_by_class",
+    "no_wider_than",
     "save",
     "to_svg",
     "training_curves",

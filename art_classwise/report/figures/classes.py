@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.comparison import Comparison
 from art_classwise.errors import InputError
+from art_classwise.report.figures.fonts import in_any_script
 from art_classwise.report.figures.layout import (
     CLEAN,
     MEAN,
@@ -31,6 +33,7 @@ from art_classwise.report.figures.layout import (
     fit,
     fit_all,
     fit_pairs,
+    in_order,
     name_room,
     percent_axis,
     points,
@@ -43,7 +46,7 @@ from art_classwise.report.figures.layout import (
     widest,
     worst_classes,
 )
-from art_classwise.report.tables import difference
+from art_classwise.report.tables import difference, weakest_first
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -54,7 +57,10 @@ if TYPE_CHECKING:
 __all__ = ["class_accuracy", "class_histogram", "compared", "homing", "models_by_class"]
 
 
-def class_accuracy(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> Axes:
+@in_any_script
+def class_accuracy(
+    table: pd.DataFrame, ax: Axes | None = None, *, title: str = "", order: Sequence[str] | None = None
+) -> Axes:
     """Draw each class's robust accuracy as a bar with its interval, and its clean accuracy as a tick.
 
     The worst class is on top, in another colour. Of more than 40 classes, or of more than
@@ -65,42 +71,48 @@ def class_accuracy(table: pd.DataFrame, ax: Axes | None = None, *, title: str = 
             ``result.class_table(model, attack)``.
         ax: Where to draw; a new figure of fitting height if absent.
         title: Above the axes.
+        order: Names of classes from top to bottom, to compare several figures; the worst first if absent.
 
     Returns:
         The axes.
 
     Raises:
-        InputError: It is another table, or no class has an example.
+        InputError: It is another table, no class has an example, or the order names none of them.
     """
     measured = check_class_table(table)
-    shown = measured.head(row_room(ax, MOST_CLASSES))
+    shown = in_order(table, measured, order).head(row_room(ax, MOST_CLASSES))
     names = fit_all(shown.index, name_room(ax))
     left = widest(names)
     ax = canvas(ax, 5, row_height(len(shown)), left)
     position = np.arange(len(shown))
     robust = shown["robust"].to_numpy() * 100
-    is_worst = robust == robust[0]  # several, where they tie
-    bars = ax.barh(position, robust, color=np.where(is_worst, WORST, ROBUST), height=0.72)
+    is_worst = robust == 100 * measured["robust"].iloc[0]  # several, where they tie
+    ax.barh(position, robust, color=np.where(is_worst, WORST, ROBUST), height=0.72)
     ax.hlines(position, shown["robust_low"] * 100, shown["robust_high"] * 100, color="black", lw=1.2)
     clean = ax.scatter(shown["clean"] * 100, position, marker="|", s=120, color=CLEAN, lw=2.5, zorder=3, clip_on=False)
     class_axis(ax, names, is_worst)
     percent_axis(ax, "x", "accuracy (%)")
-    ax.set_ylabel(weakest(len(shown), len(measured)))
+    ax.set_ylabel(weakest(len(shown), len(measured), order))
     mean = float(measured["robust"].mean() * 100)
     entries: dict[str, Artist] = {
         "clean": clean,
-        "robust, with 95 % interval": bars[-1],
-        "robust, worst class": bars[0],
+        "robust, with 95 % interval": Patch(facecolor=ROBUST),
+        "robust, worst class": Patch(facecolor=WORST),
         f"mean robust, {mean:.1f} %": draw_mean(ax, "x", mean),
     }
     if is_worst.all():
         del entries["robust, with 95 % interval"]
+    if not is_worst.any():
+        del entries["robust, worst class"]
     caption(ax, title, worst_classes(measured["robust"]), chance(measured), legend=entries, left=left)
     return ax
 
 
+@in_any_script
 def models_by_class(result: AuditResult, models: Sequence[str] | None = None, attack: str = WORST_CASE) -> Figure:
-    """Draw :func:`class_accuracy` for models of an audit side by side, on one scale.
+    """Draw :func:`class_accuracy` for models of an audit side by side, on one scale and with the classes in one order.
+
+    The class that is weakest on average over the models is on top of each.
 
     Args:
         result: The audit.
@@ -121,13 +133,14 @@ def models_by_class(result: AuditResult, models: Sequence[str] | None = None, at
     if not names or isinstance(models, str):
         raise InputError(f"`models` must be names of models, such as [{result.models[0]!r}], but got {models!r}.")
     tables = [result.class_table(model, attack) for model in names]
+    order = weakest_first(tables)[:MOST_CLASSES]
     n_classes = min(len(result.classes), MOST_CLASSES)
     columns = min(len(names), 2)
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(5.6 * columns, row_height(n_classes) * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for model, table, ax in zip(names, tables, axes.flat, strict=False):
-        class_accuracy(table, ax, title=model)
+        class_accuracy(table, ax, title=model, order=order)
     for ax in axes.flat[len(names) :]:
         ax.set_axis_off()
     return figure
@@ -137,6 +150,7 @@ _INTERVALS = 10
 _WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
 
 
+@in_any_script
 def class_histogram(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> Axes:
     """Draw how many classes lie in each interval of robust accuracy, ten points wide.
 
@@ -185,6 +199,7 @@ def class_histogram(table: pd.DataFrame, ax: Axes | None = None, *, title: str =
 _MOST_ROWS = 30
 
 
+@in_any_script
 def homing(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> Axes:
     """Draw which share of the examples that were moved into a class withstands once that class is excluded.
 
@@ -258,7 +273,10 @@ def _homing_findings(rows: pd.DataFrame) -> list[str]:
 _ALPHA = 0.05
 
 
-def compared(comparison: Comparison, ax: Axes | None = None, *, title: str = "") -> Axes:
+@in_any_script
+def compared(
+    comparison: Comparison, ax: Axes | None = None, *, title: str = "", order: Sequence[str] | None = None
+) -> Axes:
     """Draw the accuracies of two models, or under two attacks, class by class, with the interval of their difference.
 
     The second is a hollow dot, the first a filled one. The bar around the first is the paired interval of their
@@ -271,18 +289,20 @@ def compared(comparison: Comparison, ax: Axes | None = None, *, title: str = "")
         comparison: ``result.compare(first, second)``, or :func:`art_classwise.compare`.
         ax: Where to draw; a new figure of fitting height if absent.
         title: Above the axes.
+        order: Names of classes from top to bottom, to compare several figures; the weakest first if absent.
 
     Returns:
         The axes.
 
     Raises:
-        InputError: It is no comparison, or no class has an example.
+        InputError: It is no comparison, no class has an example, or the order names none of them.
     """
     if not isinstance(comparison, Comparison):
         raise InputError(f"Give a comparison, result.compare(first, second), but got {comparison!r:.60}.")
     measured = some(comparison.by_class[comparison.by_class["n"] > 0])
     lowest = measured[["first", "second"]].min(axis=1).sort_values(kind="stable")
-    shown = measured.loc[lowest.index].head(max(row_room(ax, MOST_CLASSES + 3) - 3, 1))
+    chosen = in_order(measured, measured.loc[lowest.index], order)
+    shown = chosen.head(max(row_room(ax, MOST_CLASSES + 3) - 3, 1))
     whole = pd.DataFrame([comparison.mean, comparison.worst_class])[["first", "second", "difference", "low", "high"]]
     rows = pd.concat([whole.astype(np.float64).assign(p_adjusted=np.nan), shown[[*whole, "p_adjusted"]]])
     numbers = 100 * rows[["first", "second", "low", "high"]].to_numpy(dtype=np.float64)
@@ -291,7 +311,7 @@ def compared(comparison: Comparison, ax: Axes | None = None, *, title: str = "")
     room = name_room(ax)
     half = (room - text_width("worst:  / ")) / 2
     worst = fit(a, 2 * half) if a == b else f"{fit(a, half)} / {fit(b, half)}"
-    names = ["mean over classes", f"worst: {worst}", *fit_all(shown.index, room)]
+    names = ["mean", f"worst: {worst}", *fit_all(shown.index, room)]
     left, right = widest(names), text_width("+100.0 *") + points(1)
     ax = canvas(ax, 5, row_height(len(rows) + 1), left + right)
     position = np.arange(len(rows)) + 0.5 * (np.arange(len(rows)) >= 2)
@@ -324,7 +344,7 @@ def compared(comparison: Comparison, ax: Axes | None = None, *, title: str = "")
             fontweight="bold" if starred else "normal",
         )
     percent_axis(ax, "x", f"{comparison.kind} accuracy (%); right: difference (points)")
-    ax.set_ylabel(weakest(len(shown), len(measured)))
+    ax.set_ylabel(weakest(len(shown), len(measured), order))
     interval = f"{100 * comparison.confidence:g} % interval of their difference, from the second"
     most = slot(ax, left + right)[0] + left
     pair = [fit(name, most - points(9), cells=60) for name in (comparison.first, comparison.second)]

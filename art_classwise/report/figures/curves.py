@@ -16,6 +16,7 @@ from art_classwise._core.labels import class_names
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.errors import InputError, unknown
 from art_classwise.metrics.correlation import correlations
+from art_classwise.report.figures.fonts import in_any_script
 from art_classwise.report.figures.layout import (
     BEST,
     MEAN,
@@ -119,6 +120,7 @@ def draw_curves(
     return ax
 
 
+@in_any_script
 def accuracy_by_radius(
     results: Sequence[AuditResult],
     model: str | None = None,
@@ -221,6 +223,7 @@ def _name_radii(ax: Axes, eps: Sequence[float], names: Sequence[str]) -> None:
 _PREFIX = {"validation": "val_robust_", "training": "robust_"}
 
 
+@in_any_script
 def training_curves(
     history: pd.DataFrame,
     ax: Axes | None = None,
@@ -290,6 +293,7 @@ _MOST_LABELS = 12
 _ENDS = 3
 
 
+@in_any_script
 def attack_strength(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> Axes:
     """Draw what each class loses from a weak attack to a strong one against its accuracy under the weak one.
 
@@ -340,6 +344,7 @@ def attack_strength(table: pd.DataFrame, ax: Axes | None = None, *, title: str =
     return ax
 
 
+@in_any_script
 def weight_norms(norms: npt.ArrayLike, table: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> Axes:
     """Draw each class's robust accuracy against the norm of its weights in the last layer.
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from art_classwise._core.labels import check_labels
 from art_classwise.errors import InputError, check_positive
+from art_classwise.report.figures.fonts import in_any_script
 from art_classwise.report.figures.layout import (
     ROBUST,
     SMALL,
@@ -32,6 +33,7 @@ __all__ = ["gallery"]
 _MOST = 8
 
 
+@in_any_script
 def gallery(
     x: npt.ArrayLike,
     x_adv: npt.ArrayLike,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +36,8 @@ __all__ = [
     "GAP",
     "MEAN",
     "MOST_CLASSES",
+    "ON_DARK",
+    "ON_LIGHT",
     "OTHER",
     "ROBUST",
     "SMALL",
@@ -44,14 +49,17 @@ __all__ = [
     "check_class_table",
     "check_table",
     "class_axis",
+    "column_room",
     "draw_mean",
     "fit",
     "fit_all",
     "fit_pairs",
     "fold",
+    "in_order",
     "label",
     "mark",
     "name_room",
+    "no_wider_than",
     "percent_axis",
     "points",
     "row_height",
@@ -68,10 +76,27 @@ __all__ = [
 # Okabe and Ito's palette, told apart by all common kinds of colour vision. Blue and vermilion are much alike in grey:
 # the worst class is also told by its place, its bold name, or the kind of its line.
 CLEAN, ROBUST, WORST = "#56B4E9", "#0072B2", "#D55E00"
+_WORST_INK = "#B34700"
 BEST, OTHER, MEAN = ROBUST, "0.6", "0.25"
+ON_LIGHT, ON_DARK = "#010101", "#fefefe"
+"""Letters on colours that stay as they are where the ground is dark: no other ink has these two."""
 MOST_CLASSES = 40
+_FOLDED = 0.5  # inches more in height, where headings and legends take more lines for lack of width
 GAP = 0.7
 """Between names and axes, of the size of the reader's letters: a dot at 0 must not look like a letter."""
+
+
+_widest: ContextVar[float | None] = ContextVar("_widest", default=None)
+
+
+@contextmanager
+def no_wider_than(inches: float) -> Iterator[None]:
+    """Let new figures be no wider than this, names included: for a telephone's screen."""
+    before = _widest.set(inches)
+    try:
+        yield
+    finally:
+        _widest.reset(before)
 
 
 def canvas(ax: Axes | None, width: float, height: float, names: float = 0.0) -> Axes:
@@ -90,7 +115,9 @@ def canvas(ax: Axes | None, width: float, height: float, names: float = 0.0) -> 
         from matplotlib import pyplot
 
         scale = points(1) / 10  # larger letters need a larger figure
-        size = (width * scale + names / 72, height * scale)
+        size, widest = (width * scale + names / 72, height * scale), _widest.get()
+        if widest is not None and size[0] > widest:
+            size = (widest, size[1] + _FOLDED * scale)
         return pyplot.subplots(figsize=size, layout="constrained")[1]
     return check_axes(ax)
 
@@ -123,6 +150,22 @@ def slot(ax: Axes, names: float) -> tuple[float, float]:
     )
 
 
+def column_room(ax: Axes | None, inches: float, columns: int, names: float) -> float:
+    """Return how wide each of several columns will be, in points.
+
+    Args:
+        ax: Where they will stand; new axes if absent.
+        inches: The width of a column in new axes.
+        columns: How many.
+        names: The width of the names beside them, in points.
+    """
+    if ax is not None:
+        return slot(ax, names)[0] / columns
+    widest = _widest.get()
+    most = math.inf if widest is None else (72 * widest - names - points(3)) / columns
+    return min(points(7.2 * inches), most)
+
+
 def row_height(rows: int) -> float:
     """Return the height in inches of a figure with this many rows of text, a heading and a legend."""
     return 1.8 + 0.26 * max(rows, 3)
@@ -147,8 +190,8 @@ def class_axis(ax: Axes, names: Sequence[str], worst: npt.NDArray[np.bool_] | No
 
 
 def mark(text: Text) -> None:
-    """Write a text in the colour of the worst class, bold: in grey, that is what tells it."""
-    text.set(color=WORST, fontweight="bold")
+    """Write a text in the colour of the worst class, darker than its bar, and bold: in grey, that is what tells it."""
+    text.set(color=_WORST_INK, fontweight="bold")
 
 
 def percent_axis(ax: Axes, which: str, text: str) -> None:
@@ -163,9 +206,11 @@ def draw_mean(ax: Axes, which: str, value: float) -> Artist:
     return ax.axvline(value, **style) if which == "x" else ax.axhline(value, **style)
 
 
-def weakest(shown: int, among: int) -> str:
-    """Return the label of the axis of classes: how many of them are drawn."""
-    return "class" if shown == among else f"the {shown} weakest of {among:,} classes"
+def weakest(shown: int, among: int, order: Sequence[str] | None = None) -> str:
+    """Return the label of the axis of classes: how many of them are drawn, and in which order if one is given."""
+    if shown >= among:
+        return "class"
+    return f"the {shown} weakest of {among:,} classes" if order is None else f"{shown} of {among:,} classes"
 
 
 SMALL = 0.88
@@ -226,7 +271,8 @@ def widest(names: Iterable[str]) -> float:
 def name_room(ax: Axes | None, most: float = 14) -> float:
     """Return how wide names beside the axes may be, in points: so many letters' heights, less in small axes."""
     if ax is None:
-        return points(most)
+        widest = _widest.get()
+        return points(most) if widest is None else min(points(most), 0.36 * 72 * widest)
     figure = check_axes(ax).figure
     assert figure is not None
     return min(points(most), 0.4 * ax.get_window_extent().width * 72 / figure.dpi)
@@ -364,13 +410,14 @@ def _write_legend(ax: Axes, entries: Mapping[str, Artist], names: float, *, to_t
     figure = ax.figure
     assert figure is not None
     more_lines = ax.get_xlabel().count("\n")
-    widths = [text_width(text, bold=False) + points(4.5) for text in entries]
     room = slot(ax, names)[0] + names
+    folded = ["\n".join(fold(text, room - points(4.5))) for text in entries]
+    widths = [max(text_width(line, bold=False) for line in text.split("\n")) + points(4.5) for text in folded]
     columns = max(int(room / max(widths)), 1) if sum(widths) > room else len(widths)
     down = ScaledTranslation(0, -points(3.7 + 1.2 * more_lines) / 72, figure.dpi_scale_trans)
     ax.legend(
         entries.values(),
-        [f" {text}" if text.startswith("_") else text for text in entries],  # which would hide it
+        [f" {text}" if text.startswith("_") else text for text in folded],  # which would hide it
         loc="upper left" if to_the_right else "upper right",
         bbox_to_anchor=(0.0 if to_the_right else 1.0, 0.0),
         bbox_transform=ax.transAxes + down,
@@ -415,6 +462,23 @@ def check_class_table(table: Any) -> pd.DataFrame:
     """
     checked = check_table(table, ("n", "clean", "robust", "robust_low", "robust_high"), CLASS_TABLE)
     return some(checked[checked["n"] > 0]).sort_values("robust", kind="stable")
+
+
+def in_order(table: pd.DataFrame, measured: pd.DataFrame, order: Sequence[str] | None) -> pd.DataFrame:
+    """Return the rows to draw, from top to bottom.
+
+    Args:
+        table: All classes.
+        measured: Those that have examples, the weakest first: what is drawn where no order is given.
+        order: Names of classes; what isn't among them isn't drawn, and one without examples is left blank.
+
+    Raises:
+        InputError: None of them is in the table.
+    """
+    if order is None:
+        return measured
+    named = [name for name in dict.fromkeys(order) if name in table.index]
+    return some(table.loc[named], "`order` names none of the classes")
 
 
 def some(rows: pd.DataFrame, what: str = "no class has an example") -> pd.DataFrame:

@@ -16,8 +16,11 @@ from art_classwise.errors import InputError
 from art_classwise.metrics.accuracy import Groups, group_labels
 from art_classwise.metrics.confusion import confusion as count_confusion
 from art_classwise.metrics.confusion import confusion_pairs, within_groups
+from art_classwise.report.figures.fonts import in_any_script
 from art_classwise.report.figures.layout import (
     MOST_CLASSES,
+    ON_DARK,
+    ON_LIGHT,
     ROBUST,
     SMALL,
     WORST,
@@ -25,9 +28,11 @@ from art_classwise.report.figures.layout import (
     caption,
     check_table,
     class_axis,
+    column_room,
     fit_all,
     fit_pairs,
     fold,
+    in_order,
     label,
     name_room,
     percent_axis,
@@ -49,6 +54,8 @@ if TYPE_CHECKING:
 __all__ = ["ColumnNames", "class_by_attack", "column_names", "confusion", "draw_cells", "group_confusion"]
 
 _ABSENT = (0.93, 0.93, 0.93, 1.0)
+# Right and wrong, more opaque the more of a row: what shows through is the ground, light or dark.
+_RIGHT, _WRONG = mpl.colors.to_rgb("#08519c"), mpl.colors.to_rgb("#d94801")
 
 
 def draw_cells(
@@ -73,9 +80,12 @@ def draw_cells(
         unknown = np.isnan(percent[i, j])
         if size < 4 or (not zeros and not unknown and percent[i, j] < 0.5):
             continue
-        light = shades[i, j, :3] @ (0.299, 0.587, 0.114) > 0.55
+        *colour, opaque = shades[i, j]
+        light = np.array(colour) @ (0.299, 0.587, 0.114) * opaque + 1 - opaque > 0.55
+        of_ground = unknown or opaque < 1  # its letters are the page's, which may be light ones
+        ink = ("black" if of_ground else ON_LIGHT) if light else ON_DARK
         text = "–" if unknown else f"{percent[i, j]:.0f}"
-        ax.text(j, i, text, ha="center", va="center", fontsize=size, color="black" if light else "white")
+        ax.text(j, i, text, ha="center", va="center", fontsize=size, color=ink)
     ax.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
@@ -111,8 +121,7 @@ def column_names(ax: Axes | None, names: Iterable[object], inches: float, left: 
         left: The width of the names beside the axes, in points.
     """
     texts = fit_all(names, name_room(None, 11))
-    room = points(7.2 * inches) if ax is None else slot(ax, left)[0] / len(texts)
-    room -= points(0.4)
+    room = column_room(ax, inches, len(texts), left) - points(0.4)
     folded = [fold(text, room, after=" -") for text in texts]
     if max(text_width(line, bold=False) for lines in folded for line in lines) <= room:
         return ColumnNames(tuple(map("\n".join, folded)), False, points(1.2 * SMALL) * max(map(len, folded)))
@@ -124,7 +133,10 @@ _CELL = 0.85
 _BY_ATTACK = "result.by_attack(model)"
 
 
-def class_by_attack(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> Axes:
+@in_any_script
+def class_by_attack(
+    table: pd.DataFrame, ax: Axes | None = None, *, title: str = "", order: Sequence[str] | None = None
+) -> Axes:
     """Draw each class's accuracy without attack, under each attack and under all of them, as a heat map.
 
     The class that is weakest in the last column is on top; the last row is the mean over all classes. Of more than 40
@@ -134,12 +146,13 @@ def class_by_attack(table: pd.DataFrame, ax: Axes | None = None, *, title: str =
         table: A row per class, a column per attack, fractions: ``result.by_attack(model)``.
         ax: Where to draw; a new figure of fitting size if absent.
         title: Above the axes.
+        order: Names of classes from top to bottom, to compare several figures; the weakest first if absent.
 
     Returns:
         The axes.
 
     Raises:
-        InputError: It is another table, or no class has an example.
+        InputError: It is another table, no class has an example, or the order names none of them.
     """
     values = check_table(table, ["clean"], _BY_ATTACK)
     strange = [str(c) for c, kind in values.dtypes.items() if not pd.api.types.is_float_dtype(kind)]
@@ -147,7 +160,7 @@ def class_by_attack(table: pd.DataFrame, ax: Axes | None = None, *, title: str =
         raise InputError(f"The table must hold an accuracy in each column: give one as {_BY_ATTACK} returns it.")
     last = values.columns[-1]
     measured = some(values.dropna(how="all")).sort_values(last, kind="stable", na_position="last")
-    shown = measured.head(max(row_room(ax, MOST_CLASSES + 1) - 1, 1))
+    shown = in_order(values, measured, order).head(max(row_room(ax, MOST_CLASSES + 1) - 1, 1))
     percent = 100 * np.vstack([shown.to_numpy(), measured.mean().to_numpy()])
     rows, columns = percent.shape
     names = [*fit_all(shown.index, name_room(ax)), "mean"]
@@ -155,7 +168,7 @@ def class_by_attack(table: pd.DataFrame, ax: Axes | None = None, *, title: str =
     heads = column_names(ax, table.columns, _CELL, left)
     ax = canvas(ax, 0.8 + _CELL * columns, row_height(rows) - 0.2 + heads.height / 72, left)
     draw_cells(ax, left, percent, mpl.colormaps["cividis"](np.nan_to_num(percent) / 100))
-    worst = np.append(percent[:-1, -1] == percent[0, -1], False)
+    worst = np.append(percent[:-1, -1] == 100 * measured[last].iloc[0], False)
     class_axis(ax, names, worst)
     heads.write(ax)
     ax.set_ylim(rows - 0.5, -0.5)
@@ -163,7 +176,7 @@ def class_by_attack(table: pd.DataFrame, ax: Axes | None = None, *, title: str =
     ax.axhline(rows - 1.5, color="white", lw=4)
     for edge in {0.5, columns - 1.5}:
         ax.axvline(edge, color="white", lw=4)
-    ax.set(xlabel="accuracy (%): without attack, and under each", ylabel=weakest(len(shown), len(measured)))
+    ax.set(xlabel="accuracy (%): without attack, and under each", ylabel=weakest(len(shown), len(measured), order))
     known = measured[last].dropna()
     caption(ax, title, f"under {label(last)}, {worst_classes(known)}" if len(known) else "", left=left)
     return ax
@@ -174,7 +187,10 @@ _MOST_PAIRS = 25
 _CALL = "result.confusion(model, attack)"
 
 
-def confusion(matrix: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> Axes:
+@in_any_script
+def confusion(
+    matrix: pd.DataFrame, ax: Axes | None = None, *, title: str = "", order: Sequence[str] | None = None
+) -> Axes:
     """Draw the confusion under attack: as a matrix up to 20 classes, else the strongest pairs as bars.
 
     Pairs are drawn, too, where ``ax`` has no room for the matrix. In it, what is right is blue and what is wrong
@@ -186,6 +202,8 @@ def confusion(matrix: pd.DataFrame, ax: Axes | None = None, *, title: str = "") 
             pairs are there by chance, too: an interval is for its pair alone.
         ax: Where to draw; a new figure of fitting size if absent.
         title: Above the axes.
+        order: Names of classes from top to bottom and from left to right, the others after them; that of the matrix if
+            absent. Pairs are ordered by their strength.
 
     Returns:
         The axes.
@@ -193,6 +211,10 @@ def confusion(matrix: pd.DataFrame, ax: Axes | None = None, *, title: str = "") 
     Raises:
         InputError: It is no confusion matrix, or no class has an example.
     """
+    _checked(matrix)
+    if order is not None:
+        names = [*dict.fromkeys(name for name in [*order, *matrix.index] if name in matrix.index)]
+        matrix = matrix.loc[names, names]
     shares, counts = _checked(matrix)
     names = list(matrix.index)
     if len(names) > row_room(ax, _MOST_CELLS):
@@ -200,6 +222,7 @@ def confusion(matrix: pd.DataFrame, ax: Axes | None = None, *, title: str = "") 
     return _matrix(shares, names, ax, title, _strongest(shares, names), "class")
 
 
+@in_any_script
 def group_confusion(matrix: pd.DataFrame, groups: Groups, ax: Axes | None = None, *, title: str = "") -> Axes:
     """Draw the confusion under attack between groups of classes.
 
@@ -294,8 +317,7 @@ def _matrix(
     heads = column_names(ax, names, cell, left)
     ax = canvas(ax, max(0.8 + cell * n, 3.8), 1.2 + 0.32 * n + heads.height / 72, left)
     right, filled = np.eye(n, dtype=bool), np.nan_to_num(shares)
-    # Not to the darkest end: black numbers stand on most cells.
-    shades = np.where(right[..., None], mpl.colormaps["Blues"](0.85 * filled), mpl.colormaps["Oranges"](0.85 * filled))
+    shades = np.concatenate([np.where(right[..., None], _RIGHT, _WRONG), 0.95 * filled[..., None] ** 0.6], axis=2)
     draw_cells(ax, left, 100 * shares, shades, zeros=False)
     class_axis(ax, rows)
     ax.set_ylim(n - 0.5, -0.5)

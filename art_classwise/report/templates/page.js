@@ -15,7 +15,7 @@ function enhance(table) {
   const heads = [...table.tHead.rows[0].cells];
   const start = heads.findIndex((head) => head.dataset.start);
   const place = heads.findIndex((head) => head.classList.contains("place"));
-  const few = table.tBodies[0].rows.length <= 5; // seen at a glance
+  const few = table.tBodies[0].rows.length <= 20; // seen at a glance
   const made = new DataTable(table, {
     paging: false,
     autoWidth: false,

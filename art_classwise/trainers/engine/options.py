@@ -248,30 +248,67 @@ def check_policy(policy: Any, attack: Any, ema_decay: Any) -> None:
 
 
 def threat_under(
-    attack: Any, norm: float | str, eps: Any, eps_step: Any
+    attack: Any, options: TrainingOptions, given: Mapping[str, Any]
 ) -> tuple[float | str, float | None, float | None]:
     """Return a trainer's norm, radius and step: where no radius is given, those of its attack, as far as it has them.
 
-    Warns of a radius, or a norm, that isn't the attack's.
+    Warns of what is given and isn't the attack's, which applies.
+
+    Args:
+        attack: The attack.
+        options: The trainer's options.
+        given: Those that were given.
     """
+    norm, eps, eps_step = options["norm"], options["eps"], options["eps_step"]
     within: Any = getattr(attack, "attack", None)  # a transfer's
     searched = within if hasattr(within, "generate") else attack
-    try:
-        own = ThreatModel.from_art(searched.norm, searched.eps)
-    except (AttributeError, TypeError, ValueError):
-        return norm, eps, eps_step  # it has none, or several
-    if eps is None:
-        step: Any = getattr(searched, "eps_step", None)
-        usable = eps_step is None and isinstance(step, numbers.Real) and float(step) > 0
-        return own.art_norm, own.eps, float(step) if usable else eps_step
-    given = ThreatModel.from_art(norm, eps)
-    if given.norm != own.norm or abs(given.eps - own.eps) > 0.01 * given.eps:
+    own = _threat_of(searched)
+    step, steps = (getattr(searched, name, None) for name in ("eps_step", "max_iter"))
+    asked: dict[str, Any] = {name: given[name] for name in ("norm", "eps", "eps_step", "max_iter") if name in given}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if asked.get("max_iter") == OPTIONS["max_iter"].default:
+        del asked["max_iter"]  # constructors hand on their default
+    has: dict[str, Any] = {"eps_step": step, "max_iter": steps}
+    if own is not None:
+        has |= {"norm": own.art_norm, "eps": own.eps}
+        if "norm" in asked or "eps" in asked:
+            asked = {"norm": norm, **asked}  # a radius is one of a norm
+    differ = [name for name, value in asked.items() if not _agree(name, value, has.get(name))]
+    if differ:
+        words = (", ".join(f"{name}={_shown(source[name])}" for name in differ) for source in (asked, has))
         warnings.warn(
-            f"The trainer is given {given}, but its attack, a {type(attack).__name__}, searches within {own}, which "
-            "applies: leave `norm` and `eps` out.",
+            "The trainer is given {}, but its attack, a {}, has {}, which applies: leave {} out.".format(
+                *(next(words), type(attack).__name__, next(words), " and ".join(f"`{name}`" for name in differ))
+            ),
             stacklevel=4,
         )
-    return norm, eps, eps_step
+    if own is None or eps is not None:
+        return norm, eps, eps_step
+    usable = eps_step is None and isinstance(step, numbers.Real) and float(step) > 0
+    return own.art_norm, own.eps, float(cast(Any, step)) if usable else eps_step
+
+
+def _threat_of(attack: Any) -> ThreatModel | None:
+    """Return an attack's norm and largest radius, if it has them."""
+    if isinstance(own := getattr(attack, "threat", None), ThreatModel):
+        return own
+    try:
+        return ThreatModel.from_art(attack.norm, float(np.max(attack.eps)))
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def _agree(name: str, given: Any, own: Any) -> bool:
+    """Return whether what a trainer is given is what its attack has, or the attack has nothing like it."""
+    if name == "norm":
+        return own is None or ThreatModel.from_art(given, 1.0).norm == ThreatModel.from_art(own, 1.0).norm
+    if not isinstance(own, numbers.Real):
+        return True
+    return abs(float(given) - float(own)) <= 0.01 * abs(float(own))
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, numbers.Real) else repr(value)
 
 
 def split_attack(given: tuple[Any, ...], beta: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -305,7 +342,7 @@ def check_beta(beta: Any) -> float:
         InputError: It isn't a finite number of at least 0.
     """
     if isinstance(beta, EvasionAttack):
-        raise InputError(f"`beta` is a number, but got a {type(beta).__name__}: give it as `attack=...`")
+        raise InputError(f"`beta` is a number, but got a {type(beta).__name__}: give an attack as `attack=...`")
     check_number("beta", beta, 0, np.inf, below=True, words="of at least 0, and finite")
     return float(beta)
 
