@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,6 +37,7 @@ from art_classwise.errors import InputError
 
 if TYPE_CHECKING:
     from art_classwise.audit import AuditResult
+    from art_classwise.threat import ThreatModel
 
 __all__ = ["audit", "report", "show"]
 
@@ -97,14 +98,26 @@ def audit(
             lambda: f"Interrupted: what is finished is kept in {out}, and the same command goes on: {command_line()}",
         )
         models, optional = sources.models(model) if executor is None else sources.loaders(model)
-        if is_main() and not (quiet or json):
-            print(what_can_be_told(data.y, len(data.classes)), file=sys.stderr)
+        if is_main():
+            _say_where_trained(models, asked.threat)
+            if not (quiet or json):
+                print(what_can_be_told(data.y, len(data.classes)), file=sys.stderr)
         result = job.evaluate(models, asked.named if executor else data, optional=optional)
         if not is_main():
             return
         result = with_kept_images(result, models, data, open_folder(out))
         write_report(result, out)
         show(result, out, write if json else None, groups)
+
+
+def _say_where_trained(models: Mapping[str, Any], threat: ThreatModel) -> None:
+    """Say which checkpoints were trained against something else than they are attacked by."""
+    from art_classwise.audit.manifest import ModelSource
+
+    trained = {name: ModelSource.told_threat(model) for name, model in models.items()}
+    others = [f"{name} at {at}" for name, at in trained.items() if at is not None and str(at) != str(threat)]
+    if others:
+        print(f"Attacked at {threat}, but trained {', '.join(others)}.", file=sys.stderr)
 
 
 def _engine(on: str | None, slurm: Sequence[str] | None) -> AbstractContextManager[Executor | None]:
