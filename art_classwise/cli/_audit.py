@@ -33,6 +33,7 @@ from art_classwise.cli._options import (
     Seed,
     say_where,
 )
+from art_classwise.cli._radii import show_sweep, swept
 from art_classwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -86,23 +87,31 @@ def audit(
     from art_classwise.cli._prepared import prepared
     from art_classwise.metrics import what_can_be_told
     from art_classwise.report import write_report
+    from art_classwise.studies.radii import parse_threats
 
     with printing(json) as write, _engine(on, slurm) as executor:
         write_config(context, save_config)
-        asked = prepared(given)
+        radii = () if threat is None else parse_threats(threat)
+        asked = prepared(given | ({"threat": radii[0]} if radii else {}))
         sources, data = asked.sources, asked.data
         source = None if surrogate is None else sources.model(surrogate)[1]
-        job = ClassWiseAudit(store=out, surrogate=source, executor=executor, verbose=not quiet, **asked.options)
+        options = asked.options | {"surrogate": source, "executor": executor, "verbose": not quiet}
         on_interrupt(
             context,
             lambda: f"Interrupted: what is finished is kept in {out}, and the same command goes on: {command_line()}",
         )
         models, optional = sources.models(model) if executor is None else sources.loaders(model)
         if is_main():
-            _say_where_trained(models, asked.threat)
+            _say_where_trained(models, radii or (asked.threat,))
             if not (quiet or json):
                 print(what_can_be_told(data.y, len(data.classes)), file=sys.stderr)
-        result = job.evaluate(models, asked.named if executor else data, optional=optional)
+        given_data = asked.named if executor else data
+        if len(radii) > 1:
+            sweep = swept(models, given_data, data, radii, options, optional, out)
+            if is_main():
+                show_sweep(sweep, out, write if json else None, groups)
+            return
+        result = ClassWiseAudit(store=out, **options).evaluate(models, given_data, optional=optional)
         if not is_main():
             return
         result = with_kept_images(result, models, data, open_folder(out))
@@ -110,14 +119,15 @@ def audit(
         show(result, out, write if json else None, groups)
 
 
-def _say_where_trained(models: Mapping[str, Any], threat: ThreatModel) -> None:
+def _say_where_trained(models: Mapping[str, Any], threats: Sequence[ThreatModel]) -> None:
     """Say which checkpoints were trained against something else than they are attacked by."""
     from art_classwise.audit.manifest import ModelSource
 
+    attacked = [str(threat) for threat in threats]
     trained = {name: ModelSource.told_threat(model) for name, model in models.items()}
-    others = [f"{name} at {at}" for name, at in trained.items() if at is not None and str(at) != str(threat)]
+    others = [f"{name} at {at}" for name, at in trained.items() if at is not None and str(at) not in attacked]
     if others:
-        print(f"Attacked at {threat}, but trained {', '.join(others)}.", file=sys.stderr)
+        print(f"Attacked at {', '.join(attacked)}, but trained {', '.join(others)}.", file=sys.stderr)
 
 
 def _engine(on: str | None, slurm: Sequence[str] | None) -> AbstractContextManager[Executor | None]:

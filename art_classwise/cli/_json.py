@@ -13,6 +13,8 @@ unknown values are null, never NaN, and names are not changed. By ``kind``:
   audit), ``check``, ``saw``, ``advice``; ``checks``, the rows of :attr:`art_classwise.AuditResult.checks`;
   ``strongly_attacked``, the models whose robust accuracy isn't only an upper bound; ``unchecked``; and ``files``, by
   kind.
+- ``radii`` (of ``audit`` with several radii): ``audits``, each as a document of ``audit``, by rising radius; ``radii``,
+  the rows of :meth:`art_classwise.studies.RadiusSweep.table`; and ``files``.
 - ``comparison`` (of ``compare``): ``comparisons``, each with ``first``, ``second``, ``about``, ``accuracy`` (robust or
   clean), ``model``, ``attack``, ``threat``, ``examples``, ``confidence``; ``classes``, a row each, ``overall``,
   ``mean`` and ``worst_class``, as in :class:`art_classwise.audit.Comparison`. ``overall.p_adjusted`` is
