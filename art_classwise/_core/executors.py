@@ -324,7 +324,7 @@ class RayExecutor(Executor):
         if self._begun:
             options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
             try:
-                ray.init(log_to_driver=False, logging_level="ERROR", **options)
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
             except (ConnectionError, OSError, TimeoutError, RuntimeError) as error:
                 raise InputError(f"No Ray cluster answers at {address}: {first_line(error)}") from error
         gpu = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {}

@@ -93,7 +93,7 @@ def collect(place: str | os.PathLike[str]) -> tuple[str, ...]:
     store.write_manifest(manifest)
     store.tidy()
     there = finished_shards(store, manifest)
-    lacking = _missing(there, manifest, {})
+    lacking = _missing(there, manifest)
     unprobed = [] if manifest.plan is None or not manifest.plan.checks or lacking else _unprobed(manifest)
     return lacking + tuple(
         f"{name}: the checks of the network itself: `art-classwise work` once more." for name in unprobed
@@ -136,9 +136,11 @@ def _shown(
 
 
 def _missing(
-    there: Mapping[tuple[str, str | None], set[int]], manifest: Manifest, shown: Mapping[tuple[str, str], list[int]]
+    there: Mapping[tuple[str, str | None], set[int]],
+    manifest: Manifest,
+    shown: Mapping[tuple[str, str], list[int]] | None = None,
 ) -> tuple[str, ...]:
-    """Say what isn't there yet, a sentence per model."""
+    """Say what isn't there yet, a sentence per model; and what tables show of it, if they show something."""
     n, sentences = manifest.n_shards, []
     for model in manifest.models:
         done = {attack: len(there[model, attack]) for attack in manifest.attacks}
@@ -149,8 +151,8 @@ def _missing(
             sentences.append(f"{model}: no attack has begun.")
             continue
         told = [f"{attack} ({done[attack]} of {n} shards)" if done[attack] else attack for attack in without]
-        examples = min((len(found) for (m, _), found in shown.items() if m == model), default=0)
-        part = "" if examples == n else f"; the tables have {examples} of {n} shards of examples"
+        examples = min((len(found) for (m, _), found in (shown or {}).items() if m == model), default=0)
+        part = "" if shown is None or examples == n else f"; the tables have {examples} of {n} shards of examples"
         sentences.append(f"{model}: unfinished are {', '.join(told) or 'outcomes without attack'}{part}.")
     return tuple(sentences)
 

@@ -12,6 +12,7 @@ from art_classwise.cli import _audit_options as flags
 from art_classwise.cli._audit import show
 from art_classwise.cli._config import ConfigFile, SaveConfig
 from art_classwise.cli._config import save_config as write_config
+from art_classwise.cli._interrupt import command_line, on_interrupt
 from art_classwise.cli._json import printing
 from art_classwise.cli._options import (
     OUTPUT,
@@ -95,6 +96,7 @@ def plan(
 
 
 def work(
+    context: typer.Context,
     store: StoreArgument,
     index: Annotated[
         str,
@@ -137,6 +139,10 @@ def work(
         for unit in planned_units(store):
             print(unit)
         return
+    on_interrupt(
+        context,
+        lambda: f"Interrupted: what is finished is kept in {store}, and the same command goes on: {command_line()}",
+    )
     number, of = _parted(index)
     done = work_on(
         store,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,6 +45,7 @@ def prepared(given: Mapping[str, Any]) -> Prepared:
     """
     from art_classwise.attacks import usual_threat
     from art_classwise.audit.plan import NamedData
+    from art_classwise.cli._interrupt import command_line
     from art_classwise.cli._options import split_names
     from art_classwise.cli._sources import Sources, by_model, numbers_by_model
     from art_classwise.datasets.load import known_name
@@ -91,7 +90,7 @@ def prepared(given: Mapping[str, Any]) -> Prepared:
         "seed": given["seed"],
         "batch_size": given["batch_size"],
         "checks": given["checks"],
-        "command": shlex.join(["art-classwise", *sys.argv[1:]]),
+        "command": command_line(),
     }
     return Prepared(sources, named, data, ball, options, surrogate)
 

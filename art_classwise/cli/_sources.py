@@ -121,7 +121,11 @@ class Sources:
             elif label:
                 raise InputError(f"{text!r} gives many models the same name: remove {label}=.")
             else:
-                where = {"dataset": zoo, "norm": self.norm, "model_dir": str(Path(self.model_dir).absolute())}
+                where: dict[str, Any] = {
+                    "dataset": zoo,
+                    "norm": self.norm,
+                    "model_dir": str(Path(self.model_dir).absolute()),
+                }
                 names = robustbench_names(zoo, self.norm)
                 found = {n: RobustBenchModel(name=n, unsafe_weights=self.unsafe_weights, **where) for n in names}
                 optional += names
