@@ -26,12 +26,14 @@ from art_classwise.cli._options import (
     Groups,
     ImageSize,
     Json,
+    Latex,
     ModelDir,
     Precision,
     Quiet,
     Root,
     Seed,
     say_where,
+    write_latex,
 )
 from art_classwise.cli._radii import show_sweep, swept
 from art_classwise.errors import InputError
@@ -65,6 +67,7 @@ def audit(
     precision: flags.SearchPrecision = Precision.auto,
     out: flags.Store = "runs/audit",
     groups: Groups = None,
+    latex: Latex = None,
     json: Json = False,
     quiet: Quiet = False,
     on: flags.On = None,
@@ -109,14 +112,14 @@ def audit(
         if len(radii) > 1:
             sweep = swept(models, given_data, data, radii, options, optional, out)
             if is_main():
-                show_sweep(sweep, out, write if json else None, groups)
+                show_sweep(sweep, out, write if json else None, groups, latex)
             return
         result = ClassWiseAudit(store=out, **options).evaluate(models, given_data, optional=optional)
         if not is_main():
             return
         result = with_kept_images(result, models, data, open_folder(out))
         write_report(result, out)
-        show(result, out, write if json else None, groups)
+        show(result, out, write if json else None, groups, latex)
 
 
 def _say_where_trained(models: Mapping[str, Any], threats: Sequence[ThreatModel]) -> None:
@@ -143,6 +146,7 @@ def _engine(on: str | None, slurm: Sequence[str] | None) -> AbstractContextManag
 def report(
     folder: Annotated[str, typer.Argument(help="The folder of an audit, or its address.")],
     groups: Groups = None,
+    latex: Latex = None,
     json: Json = False,
 ) -> None:
     """Write an audit's report, figure and table again from its stored outcomes."""
@@ -160,17 +164,21 @@ def report(
             class_groups(groups.value, result.classes)  # whether they fit
         open_folder(folder).check_writable()
         write_report(result, folder)
-        show(result, folder, write if json else None, groups)
+        show(result, folder, write if json else None, groups, latex)
 
 
 def show(
-    result: AuditResult, folder: str | os.PathLike[str], write: Writer | None, groups: GroupNames | None = None
+    result: AuditResult,
+    folder: str | os.PathLike[str],
+    write: Writer | None,
+    groups: GroupNames | None = None,
+    latex: Path | None = None,
 ) -> None:
     """Show an audit as tables, or as a document."""
     from art_classwise.report import print_tables, report_files
     from art_classwise.report.terminal import print_groups
 
-    files = report_files(folder)
+    files = report_files(folder) | ({} if latex is None else write_latex(latex, result.to_latex()))
     if write is not None:
         write("audit", audit_content(result, files, None if groups is None else groups.value))
         return

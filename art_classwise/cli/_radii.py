@@ -7,9 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from art_classwise.cli._json import Writer, audit_content, rows
-from art_classwise.cli._options import GroupNames, say_where
+from art_classwise.cli._options import GroupNames, say_where, write_latex
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from art_classwise.audit import AuditResult
     from art_classwise.datasets import Dataset
     from art_classwise.studies import RadiusSweep
@@ -70,14 +72,16 @@ def swept(
     return sweep
 
 
-def show_sweep(sweep: RadiusSweep, store: str, write: Writer | None, groups: GroupNames | None) -> None:
+def show_sweep(
+    sweep: RadiusSweep, store: str, write: Writer | None, groups: GroupNames | None, latex: Path | None
+) -> None:
     """Show audits over radii as a table, or as a document."""
     from art_classwise.report import report_files
     from art_classwise.report.radii import print_radii, radius_files
     from art_classwise.report.terminal import print_groups
     from art_classwise.studies.radii import radius_folder
 
-    files = radius_files(store)
+    files = radius_files(store) | ({} if latex is None else write_latex(latex, sweep.to_latex()))
     if write is None:
         print_radii(sweep)
         if groups is not None:

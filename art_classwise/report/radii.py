@@ -14,7 +14,7 @@ from art_classwise.report import figures
 from art_classwise.report.tables import Grid, Marked, interval, percent, printable, shorten
 from art_classwise.studies.radii import TABLE, RadiusSweep
 
-__all__ = ["print_radii", "radius_files", "write_radii"]
+__all__ = ["print_radii", "radii_grid", "radius_files", "write_radii"]
 
 _PICTURE = "radii.png"
 
@@ -53,15 +53,24 @@ def write_radii(sweep: RadiusSweep, place: str | os.PathLike[str]) -> None:
 def print_radii(sweep: RadiusSweep) -> None:
     """Print a row per model and radius; within 80 columns."""
     out = console()
-    cut = (22, 14) if out.width < UNLIMITED else (sys.maxsize, sys.maxsize)  # of names
+    out.print(radii_grid(sweep, out.width).rich())
+
+
+def radii_grid(sweep: RadiusSweep, width: int) -> Grid:
+    """Return a row per model and radius.
+
+    Args:
+        sweep: The audits.
+        width: Columns of the terminal; the table needs no more than 80.
+    """
+    cut = (22, 14) if width < UNLIMITED else (sys.maxsize, sys.maxsize)  # of names
     rows: list[list[str]] = []
     before = None
     for row in sweep.table().reset_index().to_dict("records"):
         model, threat = str(row["model"]), str(row["threat"])
-        name = shorten(printable(model), cut[0])
         rows.append(
             [
-                "" if model == before else name,
+                "" if model == before else shorten(printable(model), cut[0]),
                 threat.partition(":")[2],
                 interval(row["mean"], row["mean_low"], row["mean_high"]),
                 shorten(printable(str(row["worst_class"])), cut[1]),
@@ -71,7 +80,6 @@ def print_radii(sweep: RadiusSweep) -> None:
         before = model
     notes = ["mean over classes, and the worst class of each radius, under all attacks", "brackets: 95 % intervals"]
     ends = frozenset(i - 1 for i, row in enumerate(rows) if i and row[0])
-    norm = sweep.results[0].threat.norm
+    title = f"Robust accuracy in % by radius ({sweep.results[0].threat.norm})"
     heads = ("model", "radius", "robust", "worst class", "worst")
-    title = f"Robust accuracy in % by radius ({norm})"
-    out.print(Grid(title, heads, rows, notes, frozenset([3]), rules=ends, tight=True).rich())
+    return Grid(title, heads, rows, notes, frozenset([3]), rules=ends, tight=True)

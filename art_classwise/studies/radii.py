@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from art_classwise._core import display
 from art_classwise._core.folders import open_folder
 from art_classwise.attacks.ladder import WORST_CASE, Attacks
 from art_classwise.audit import AuditResult, ClassWiseAudit
@@ -59,6 +60,14 @@ class RadiusSweep:
         order = {model: i for i, model in enumerate(self.results[0].models)}
         table = table.sort_values(["model", "eps"], key=lambda c: c.map(order) if c.name == "model" else c)
         return table.set_index(["model", "threat"])
+
+    def to_latex(self) -> str:
+        r"""Return the tables for LaTeX, with booktabs: a row per model and radius.
+
+        All rows and columns are there, names are in full and escaped, and the weakest class is bold. A document needs
+        ``\usepackage{booktabs,longtable}``; tables of more than 40 rows are long ones.
+        """
+        return display.latex(self)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write :meth:`table` to a CSV file.
