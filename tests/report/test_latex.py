@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 from results import make_result
 
+import art_classwise as acw
 from art_classwise.studies import RadiusSweep
 
 AWKWARD = ["R&D 50%", "a_b#c", "[x] {y} $z$", "~^\\<|>", "*é蜂*", "none"]
@@ -28,7 +30,7 @@ def checked(text):
     assert depth == 0
     assert not re.search(r"[%#_^~]", bare)
     assert bare.count("$") % 2 == 0
-    tables = re.findall(r"\\begin\{(?:tabular|longtable)\}\{([lr]+)\}(.*?)\\end", text, re.DOTALL)
+    tables = re.findall(r"\\begin\{(?:tabular|longtable)\}\{([lr]+)\}(.*?)\\end\{", text, re.DOTALL)
     for columns, body in tables:
         for line in body.splitlines():
             row = re.sub(r"\\[&]", "", line)
@@ -66,15 +68,15 @@ def test_radii():
     assert body.count(r"\\") == 5
 
 
-def test_on_the_command_line(command_line, tmp_path):
-    result = make_result(AWKWARD, ("one", "two"))
-    result.save(tmp_path / "a")
-    code, out, _ = command_line("report", "a", "--latex", "tables/a.tex")
-    assert code == 0
+def test_on_the_command_line(command_line, classifier, images, tmp_path):
+    data = acw.Dataset(images, np.arange(16) % 4, AWKWARD[:4])
+    audit = acw.ClassWiseAudit("Linf:0.02", ("fgsm", "pgd-2"), checks=False, verbose=False, store=tmp_path / "a")
+    audit.evaluate({"net": classifier}, data)
+    code, out, err = command_line("report", "a", "--latex", "tables/a.tex")
+    assert code == 0, err
     assert "tables/a.tex" in out
-    written = (tmp_path / "tables" / "a.tex").read_text(encoding="utf-8")
-    assert len(checked(written)) == 3
-    code, out, _ = command_line("compare", "a", "--latex", "c.tex")
-    assert code == 0
+    assert len(checked((tmp_path / "tables" / "a.tex").read_text(encoding="utf-8"))) == 2
+    code, out, err = command_line("compare", "a", "--attacks", "fgsm,pgd-2", "--latex", "c.tex")
+    assert code == 0, err
     assert len(checked((tmp_path / "c.tex").read_text(encoding="utf-8"))) == 1
     assert "c.tex" in out
