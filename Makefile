@@ -29,7 +29,7 @@ test-slow: $(VENV)/.test
 
 # The report page in a real browser: one that is there, or one that is installed.
 test-browser: $(VENV)/.browser
-	$(BIN)/python -m pytest -m browser tests/browser
+	$(BIN)/python -m pytest -n $(WORKERS) --dist load -m browser tests/browser
 
 # All experiments at quick size, about an hour on two cores, and the tables of evaluations/results/.
 # DATA: folder of the data sets; CHECKPOINTS: of the published networks' weights. What is absent is left out.

@@ -20,6 +20,7 @@ import torch
 from art_classwise._core import art_interface
 from art_classwise._core.forward import MicroBatches, usual_batch_size
 from art_classwise._core.plain_values import differences
+from art_classwise._core.progress import progress
 from art_classwise._core.state import preserved, preserved_random_state
 from art_classwise.attacks.ladder import Attacks, ladder
 from art_classwise.audit.outcomes import AuditTable
@@ -31,7 +32,7 @@ from art_classwise.threat import ThreatModel
 __all__ = ["AttackedImage", "attack_images", "is_within", "rounded_within"]
 
 _MOST = 36  # images of an audit: a page with more is slow to read
-_MOST_VALUES = 1_000_000  # pixels times channels of all originals: large images make a page large
+_MOST_VALUES = 700_000  # pixels times channels of all originals: large images make a page large
 _COSTLY = ("AutoAttack", "Square")  # tried last: what another attack breaks needs no minutes
 
 _Image = npt.NDArray[np.uint8]
@@ -67,6 +68,7 @@ def attack_images(
     *,
     attacks: Attacks | None = None,
     per_class: int = 3,
+    verbose: bool = False,
 ) -> tuple[AttackedImage, ...]:
     """Attack a few examples of each class once more, and return the images.
 
@@ -81,6 +83,7 @@ def attack_images(
         attacks: Attacks that were given to the audit as objects or functions, as they were given to it. Those that it
             knew by name are found by themselves.
         per_class: Images of each class, at most.
+        verbose: Show a progress bar.
 
     Returns:
         By class, the weakest first. There is none of a class of which no example was broken, or where a change of less
@@ -107,7 +110,7 @@ def attack_images(
     found: dict[int, list[list[AttackedImage]]] = {k: [] for k in classes}
     shown = [*present.items()][:each]
     of_each = -(-each // len(shown)) + 1  # one to spare: rounded to 8 bits, a few are no longer broken
-    for name, classifier in shown:
+    for name, classifier in progress(shown, desc="images", unit="model", shown=verbose, leave=False):
         makers = _makers(result, classifier, attacks)
         images = [
             image

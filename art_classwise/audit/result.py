@@ -523,7 +523,13 @@ class AuditResult(AuditTable):
         return pd.DataFrame([*rows.values()], index=index)
 
     def with_images(
-        self, models: Mapping[str, Any], data: Any, *, attacks: Attacks | None = None, per_class: int = 3
+        self,
+        models: Mapping[str, Any],
+        data: Any,
+        *,
+        attacks: Attacks | None = None,
+        per_class: int = 3,
+        verbose: bool = False,
     ) -> AuditResult:
         """Return the same result with a few attacked images of each class, for :meth:`to_html` and :meth:`explore`.
 
@@ -539,12 +545,14 @@ class AuditResult(AuditTable):
             attacks: Attacks that were given to the audit as objects or functions, as they were given to it; those that
                 it knew by name need not be given.
             per_class: Images of each class, at most.
+            verbose: Show a progress bar.
 
         Raises:
             InputError: The models, the examples or the attacks aren't those of the audit.
         """
         dataset = as_dataset(data, n_classes=len(self.classes))
-        images = attack_images(self, models, dataset, attacks=attacks, per_class=per_class)
+        options: dict[str, Any] = {"attacks": attacks, "per_class": per_class, "verbose": verbose}
+        images = attack_images(self, models, dataset, **options)
         sources = {name: ModelSource.of(model) for name, model in models.items() if name in self.models}
         manifest = self.manifest.updated(sources=self.manifest.sources | sources)
         return replace(self, images=images, manifest=manifest)
@@ -556,7 +564,7 @@ class AuditResult(AuditTable):
         attack, and, after :meth:`with_images`, attacked images. It needs neither widgets nor scripts.
 
         Args:
-            classes: Names of the classes to show; if absent, all, or the 50 weakest of more.
+            classes: Names of the classes to show; if absent, all, or the 100 weakest of more.
 
         Returns:
             What a notebook shows as HTML and a Python shell as text.

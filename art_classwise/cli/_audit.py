@@ -16,6 +16,7 @@ import typer
 from art_classwise.cli import _audit_options as flags
 from art_classwise.cli._config import ConfigFile, SaveConfig
 from art_classwise.cli._config import save_config as write_config
+from art_classwise.cli._images import with_kept_images
 from art_classwise.cli._interrupt import command_line, on_interrupt
 from art_classwise.cli._json import Writer, audit_content, printing
 from art_classwise.cli._options import (
@@ -86,7 +87,6 @@ def audit(
     from art_classwise._core.distributed import is_main
     from art_classwise._core.folders import open_folder
     from art_classwise.audit import ClassWiseAudit
-    from art_classwise.cli._images import with_kept_images
     from art_classwise.cli._prepared import prepared
     from art_classwise.metrics import what_can_be_told
     from art_classwise.report import write_report
@@ -117,7 +117,7 @@ def audit(
         result = ClassWiseAudit(store=out, **options).evaluate(models, given_data, optional=optional)
         if not is_main():
             return
-        result = with_kept_images(result, models, data, open_folder(out))
+        result = with_kept_images(result, models, data, open_folder(out), verbose=not quiet)
         write_report(result, out)
         show(result, out, write if json else None, groups, latex)
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["with_kept_images"]
 
 
-def with_kept_images(result: AuditResult, models: Mapping[str, Any], data: Dataset, folder: Folder) -> AuditResult:
+def with_kept_images(
+    result: AuditResult, models: Mapping[str, Any], data: Dataset, folder: Folder, *, verbose: bool = False
+) -> AuditResult:
     """Return an audit with attacked images: those that are kept in its folder, else new ones, which are kept there.
 
     The audit is finished by then: what fails here is a warning. Models that are loaded one at a time stay unloaded.
@@ -33,7 +35,7 @@ def with_kept_images(result: AuditResult, models: Mapping[str, Any], data: Datas
     if (kept and {one.model for one in kept} >= in_memory.keys()) or not in_memory:
         return replace(result, images=kept)
     try:
-        made = result.with_images(in_memory, data)
+        made = result.with_images(in_memory, data, verbose=verbose)
         write_images(made.images, made.manifest, folder)
     except Exception as error:  # of the model's own code: of any kind
         warnings.warn(f"The page is without attacked images: {first_line(error)}", stacklevel=2)

@@ -25,8 +25,9 @@ from art_classwise.report.tables import percent, printable, template
 __all__ = ["ClassView", "Explored", "Explorer", "Shot", "explored", "explorer"]
 
 _MOST_MODELS = 8
-_MOST_CLASSES = 50
+_MOST_CLASSES = 100
 _MOST_TAKEN = 3
+_SHOWN_IN_FULL = 0.99  # of the values that an attack changed
 
 
 class Shot(NamedTuple):
@@ -104,15 +105,19 @@ class Explored:
     Attributes:
         classes: The weakest first, all models together; those without examples aren't among them.
         n_classes: How many have examples.
+        named: Whether the classes were chosen by their names.
         n_models: How many models there are; the most robust are shown.
         magnified: By what the changes in the images are multiplied.
+        cut_off: Whether some changes are larger than can be shown then.
         has_images: Whether any class has an image.
     """
 
     classes: tuple[ClassView, ...]
     n_classes: int
+    named: bool
     n_models: int
     magnified: int
+    cut_off: bool
     has_images: bool
 
 
@@ -142,7 +147,7 @@ def explored(result: AuditResult, classes: Sequence[str] | None = None, most: in
     numbers = {model.name: {one.name: one for one in model.classes} for model in models}
     taken = {model.name: _taken(result, model.name) for model in models}
     images = [one for one in result.images if one.model in result.models]
-    factor = _factor(images)
+    factor, cut_off = _factor(images)
     shots = {name: [one for one in images if result.classes[one.label] == name] for name in chosen}
     views = [
         ClassView(
@@ -154,7 +159,9 @@ def explored(result: AuditResult, classes: Sequence[str] | None = None, most: in
         for name in chosen
     ]
     n_models = len(result.models)
-    return Explored(tuple(views), len(order), n_models, factor, any(view.shots for view in views))
+    return Explored(
+        tuple(views), len(order), classes is not None, n_models, factor, cut_off, any(view.shots for view in views)
+    )
 
 
 def _taken(result: AuditResult, model: str) -> dict[str, tuple[Taken, ...]]:
@@ -168,10 +175,14 @@ def _taken(result: AuditResult, model: str) -> dict[str, tuple[Taken, ...]]:
     }
 
 
-def _factor(images: Sequence[AttackedImage]) -> int:
-    """Return the largest whole number by which all changes can be multiplied without being cut off."""
-    largest = max((int(np.abs(_change(one)).max()) for one in images), default=0)
-    return max(127 // largest, 1) if largest else 1
+def _factor(images: Sequence[AttackedImage]) -> tuple[int, bool]:
+    """Return by what changes are multiplied, and whether that cuts some off: of L2, a few pixels change far more."""
+    sizes = np.concatenate([np.abs(_change(one)).ravel() for one in images] or [np.zeros(1, dtype=np.int64)])
+    changed = sizes[sizes > 0]
+    if not len(changed):
+        return 1, False
+    factor = max(127 // int(np.quantile(changed, _SHOWN_IN_FULL, method="higher")), 1)
+    return factor, bool(factor * changed.max() > 127)
 
 
 def _change(image: AttackedImage) -> npt.NDArray[np.int64]:

@@ -29,6 +29,7 @@ from art_classwise.errors import InputError, first_line
 from art_classwise.report import figures
 from art_classwise.report.data import FEWEST_EXAMPLES, ModelData, class_order, comparisons, pairs, report_data
 from art_classwise.report.explorer import explored
+from art_classwise.report.figures.layout import no_wider_than
 from art_classwise.report.tables import percent, shorten, template
 
 __all__ = ["render", "report_files", "write_report"]
@@ -186,7 +187,7 @@ def _svg(draw: Callable[[Axes | None], Axes], prefix: str) -> Markup:
     """Draw a figure for a telephone's width and return it as an SVG element in the page's colours and fonts."""
     from matplotlib import pyplot
 
-    with pyplot.rc_context({"interactive": False}), figures.no_wider_than(_WIDTH):
+    with pyplot.rc_context({"interactive": False}), no_wider_than(_WIDTH):
         figure = draw(None).figure
         assert isinstance(figure, Figure)
         try:

@@ -64,12 +64,12 @@ def test_budgets_are_those_of_the_papers_where_none_is_given(classifier, dataset
 
 def test_a_data_set_without_usual_budget_needs_one(classifier, data):
     with pytest.raises(
-        InputError, match="Give a threat model .* no usual one for mine, only for digits, mnist, cifar10"
+        InputError, match="Give a threat model.* no usual one for mine, only for digits, mnist, cifar10"
     ):
         ladder("quick", dataset="mine")
     with pytest.raises(InputError, match="Give a threat model"):
         ladder("quick")
-    with pytest.raises(InputError, match="Give a threat model .* no usual one for data"):
+    with pytest.raises(InputError, match="Give a threat model.* no usual one for data"):
         acw.ClassWiseAudit(verbose=False).evaluate({"net": classifier}, data)
 
 

@@ -93,10 +93,10 @@ def test_rounding_stays_in_the_ball_and_shortens_only_where_it_must(threat):
 
 def test_nothing_is_left_behind(trained, few, classifier, result):
     state = torch.get_rng_state()
-    before = [(p.requires_grad, p.grad) for p in trained.parameters()]
+    before, mode = [(p.requires_grad, p.grad) for p in trained.parameters()], trained.training
     again = result.with_images({"one": classifier}, few)
     assert torch.equal(torch.get_rng_state(), state)
-    assert not trained.training
+    assert trained.training == mode
     assert [(p.requires_grad, p.grad) for p in trained.parameters()] == before
     for one, other in zip(result.images, again.images, strict=True):
         assert (one.example, one.prediction) == (other.example, other.prediction)
@@ -203,3 +203,15 @@ def test_changes_below_a_grey_level_and_strange_channels_are_not_shown(classifie
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(32, 2))
     two = acw.as_classifier(network, (2, 4, 4), 2, device="cpu")
     assert audited({"two": two}, data, "Linf:0.3").with_images({"two": two}, data).images == ()
+
+
+def test_of_large_images_few_are_made():
+    """So that a page stays small: of 36 in all, as many as have 700,000 values."""
+    rng = np.random.default_rng(0)
+    data = acw.Dataset(rng.random((12, 3, 200, 200), dtype=np.float32), np.arange(12) % 4, list("abcd"))
+    network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 4))
+    with torch.no_grad():
+        data = acw.Dataset(data.x, network(torch.from_numpy(data.x)).argmax(1).numpy(), list("abcd"))
+    large = acw.as_classifier(network, (3, 200, 200), 4, device="cpu")
+    images = audited({"large": large}, data, "Linf:0.5").with_images({"large": large}, data).images
+    assert 1 <= len(images) <= 700_000 // (3 * 200 * 200)

@@ -300,6 +300,18 @@ def test_a_class_opens_and_shows_its_images(opened, images_file):
     assert page.locator("details.acw-class img").evaluate_all("all => all.every(i => i.alt && i.naturalWidth === 8)")
 
 
+def test_many_classes_are_searched_and_few_are_not(opened, large_file, images_file):
+    page = opened(large_file)
+    shown = page.locator("details.acw-class:visible")
+    assert shown.count() == 100
+    search = page.get_by_label("Search for a class")
+    search.fill("N0000000")  # as the names are, but for the case
+    assert {name[:-1] for name in shown.locator(".acw-name").all_inner_texts()} == {"n0000000"}
+    search.fill("")
+    assert shown.count() == 100
+    assert opened(images_file).get_by_label("Search for a class").count() == 0
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(
     ("which", "width"), [("images_file", 390), ("page_file", 1280), ("page_file", 360), ("hostile_file", 1280)]

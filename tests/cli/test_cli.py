@@ -315,7 +315,7 @@ def test_a_path_with_an_equals_sign_is_a_path(run, checkpoint, tmp_path):
 def test_warnings_are_one_line(run, checkpoint, monkeypatch, tmp_path):
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10), torch.nn.Softmax(1))
     classifier = acw.as_classifier(network, (1, 8, 8), 10)
-    monkeypatch.setattr("art_classwise.zoo.load_checkpoint", lambda path: classifier)
+    monkeypatch.setattr("art_classwise.audit.plan.load_checkpoint", lambda path: classifier)
     with warnings.catch_warnings():
         warnings.simplefilter("default")  # as a user's interpreter has it
         code, _, err = run("audit", "--model", checkpoint, "--examples", 10, "--quiet")
@@ -334,7 +334,7 @@ def test_audit_of_robustbench_on_own_npz(run, tmp_path, monkeypatch):
         network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))
         return acw.as_classifier(network, (3, 32, 32), 10)
 
-    monkeypatch.setattr("art_classwise.zoo.load_robustbench", load)
+    monkeypatch.setattr("art_classwise.audit.plan.load_robustbench", load)
     assert robustbench
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "my.npz", x=rng.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8), y=rng.integers(0, 10, 12))

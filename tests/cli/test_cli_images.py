@@ -10,6 +10,7 @@ import torch
 
 import art_classwise as acw
 from art_classwise.audit.image_file import IMAGES_FILE
+from art_classwise.audit.manifest import ModelSource
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +90,29 @@ def test_an_audit_is_finished_though_its_images_fail(audit, monkeypatch, tmp_pat
     assert "warning: The page is without attacked images: no memory left" in err
     assert "all attacks" in out
     assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_sources_of_models_audited_in_turn_are_kept(audit, command_line, checkpoint, tmp_path):
+    audit()
+    network = acw.load_checkpoint(checkpoint, device="cpu").model
+    with torch.no_grad():
+        next(network.parameters()).mul_(1.01)
+    path = tmp_path / "other.pt"
+    acw.save_checkpoint(path, network, architecture="digits-cnn", classes=list("0123456789"), input_shape=(1, 8, 8))
+    options = ["--examples", 60, "--attacks", "fgsm,pgd-3", "--out", "out", "--no-checks", "--quiet"]
+    code, _, err = command_line("audit", "--model", f"other={path}", *options)
+    assert code == 0, err
+    result = acw.read_audit("out")
+    assert {name: source.file for name, source in result.manifest.sources.items()} == {
+        "mine": "mine.pt",
+        "other": "other.pt",
+    }
+    assert result.manifest.part(["other"], ["fgsm"]).sources.keys() == {"other"}
+
+
+@pytest.mark.parametrize("origin", [None, True, "a text", {"file": 3, "architecture": ["x"]}, {"other": "x"}])
+def test_an_attribute_of_the_users_is_no_source(origin):
+    classifier = acw.as_classifier(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)), (1, 2, 2), 2)
+    classifier.origin = origin
+    source = ModelSource.of(classifier)
+    assert (source.file, source.architecture, source.n_weights) == (None, "Sequential", 10)

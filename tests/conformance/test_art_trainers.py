@@ -176,7 +176,7 @@ def test_madrys_constructor_sets_what_fit_takes(data):
         ({"nb_epochs": 0}, "`nb_epochs`"),
         ({"batch_size": 0}, "`batch_size`"),
         ({"num_random_init": -1}, "`num_random_init`"),
-        ({"num_random_init": 3}, r"attack=PGD\(classifier, num_random_init=3"),
+        ({"num_random_init": 3}, r"PGD\(classifier, num_random_init=3, .*`attack`"),
     ):
         with pytest.raises(InputError, match=says):
             STANDARD(make(), **options)

@@ -19,7 +19,7 @@ from art_classwise.report import render
 CLASSES = ["ant", "bee", "cow", "doe"]
 
 
-def with_images(result, channels=3):
+def with_images(result, channels=3, model="one"):
     """Images made up for the first two classes: the first value of the first channel raised."""
     rng = np.random.default_rng(0)
     images = []
@@ -28,7 +28,7 @@ def with_images(result, channels=3):
         attacked = original.copy()
         attacked[0, 0, 0] += 20
         of = result.outcomes[(result.outcomes["label"] == label) & ~result.outcomes["withstood"]].iloc[len(images)]
-        images.append(AttackedImage("one", "fgsm", int(of["example"]), label, label + 1, original, attacked))
+        images.append(AttackedImage(model, "fgsm", int(of["example"]), label, label + 1, original, attacked))
     return acw.AuditResult(result.outcomes, result.manifest, images=tuple(images))
 
 
@@ -89,6 +89,7 @@ def test_pictures_are_the_images_and_the_change_is_magnified_as_said(channels):
 def test_classes_can_be_named(result):
     assert [*classes_of(result.explore(["cow", "ant"])._repr_html_())] == ["ant", "cow"]
     assert [*classes_of(result.explore("bee")._repr_html_())] == ["bee"]
+    assert "1 of 3 classes" in result.explore("bee")._repr_html_()  # not the weakest one
     with pytest.raises(acw.InputError, match="Did you mean cow"):
         result.explore(["cows"])
     with pytest.raises(acw.InputError, match="None of these classes has an example"):
@@ -98,17 +99,17 @@ def test_classes_can_be_named(result):
 def test_of_many_classes_the_weakest_are_shown_and_it_is_said():
     result = make_result([f"c{k}" for k in range(200)], n=3)
     html = result.explore()._repr_html_()
-    assert len(classes_of(html)) == 50
-    assert "The 50 weakest of 199 classes" in html
-    assert repr(result.explore()).startswith("50 of 199 classes, the weakest first:\n")
+    assert len(classes_of(html)) == 100
+    assert "The 100 weakest of 199 classes" in html
+    assert repr(result.explore()).startswith("100 of 199 classes, the weakest first:\n")
 
 
 def test_names_stay_names(result):
     hostile = ["<img src=x>", "\u202egnp.exe", "a\nb", "חתול", "none"]
-    made = with_images(make_result(hostile, models=("<b>", "two")))
-    renamed = acw.AuditResult(made.outcomes, made.manifest)
+    renamed = with_images(make_result(hostile, models=("<b>", "two")), model="<b>")
     html = renamed.explore()._repr_html_()
     assert "<img src=x>" not in html
+    assert html.count("<img ") == 3 * len(renamed.images)
     assert "<b>" not in html
     assert "\u202e" not in html
     assert "\\u202egnp.exe" in html

@@ -15,7 +15,7 @@ from matplotlib.text import Text
 from pictures import FIGURES
 
 from art_classwise.report.figures import models_by_class
-from art_classwise.report.figures.layout import ROBUST, WORST
+from art_classwise.report.figures.layout import ROBUST, WORST, no_wider_than
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +67,22 @@ def test_no_text_lies_over_another_or_beyond_the_edge(name, n_classes, long):
         outside = max(-box.x0, -box.y0, box.x1 - figure.bbox.width, box.y1 - figure.bbox.height)
         assert outside <= 1, text.get_text()
     assert figure.get_size_inches().max() < 15
+
+
+ON_THE_PAGE = ("class_accuracy", "class_by_attack", "confusion", "compared", "class_histogram")
+
+
+@pytest.mark.parametrize(("n_classes", "long"), [(2, True), (10, False), (10, True), (100, True)], ids=str)
+@pytest.mark.parametrize("name", ON_THE_PAGE)
+def test_figures_of_the_page_can_be_read_on_a_telephone(name, n_classes, long):
+    with no_wider_than(3.9):
+        figure = FIGURES[name](n_classes, long).figure
+    assert figure.get_size_inches()[0] <= 3.9
+    shown = texts(figure)
+    assert overlapping(shown) == []
+    for text, box in shown:
+        outside = max(-box.x0, -box.y0, box.x1 - figure.bbox.width, box.y1 - figure.bbox.height)
+        assert outside <= 1, text.get_text()
 
 
 @pytest.mark.parametrize("name", FIGURES)

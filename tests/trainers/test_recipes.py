@@ -299,7 +299,7 @@ def test_trainers_take_the_options(recipe, network, images, labels):
     ("call", "says"),
     [
         (lambda: paper_recipe("mart", "preactresnet18", "cifar10"), "only for resnet18 on cifar10, wrn-34-10 on"),
-        (lambda: paper_recipe("mart", "resnet18", "cifar100"), "--recipe fast"),
+        (lambda: paper_recipe("mart", "resnet18", "cifar100"), "`recipe='fast'`"),
         (lambda: paper_recipe("trades", "digits-cnn", "digits"), "no published recipe of trades for digits-cnn"),
         (lambda: paper_recipe("mrt", "resnet18", "cifar10"), "Unknown method 'mrt'. Did you mean mart"),
         (lambda: plain_recipe("tradse"), "Did you mean trades"),

@@ -18,7 +18,7 @@ from art_classwise.errors import InputError
 from art_classwise.report.figures.classes import class_accuracy, class_histogram, compared, homing, models_by_class
 from art_classwise.report.figures.curves import accuracy_by_radius, attack_strength, training_curves, weight_norms
 from art_classwise.report.figures.gallery import gallery
-from art_classwise.report.figures.layout import CLEAN, ROBUST, WORST, no_wider_than
+from art_classwise.report.figures.layout import CLEAN, ROBUST, WORST
 from art_classwise.report.figures.matrices import class_by_attack, confusion, group_confusion
 from art_classwise.report.figures.radii import models_by_radius
 
@@ -38,7 +38,6 @@ __all__ = [
     "homing",
     "models_by_class",
     "models_by_radius",
-    "no_wider_than",
     "save",
     "to_svg",
     "training_curves",

@@ -33,13 +33,14 @@ from art_classwise.report.figures.layout import (
     fit,
     fit_all,
     fit_pairs,
+    fold,
     in_order,
+    legend_room,
     name_room,
     percent_axis,
     points,
     row_height,
     row_room,
-    slot,
     some,
     text_width,
     weakest,
@@ -196,6 +197,7 @@ def class_histogram(table: pd.DataFrame, ax: Axes | None = None, *, title: str =
     return ax
 
 
+_SHORTEST = 3.5  # in letters' heights: less of a name tells nothing
 _MOST_ROWS = 30
 
 
@@ -310,7 +312,8 @@ def compared(
     a, b = comparison.worst_class[["first_class", "second_class"]]
     room = name_room(ax)
     half = (room - text_width("worst:  / ")) / 2
-    worst = fit(a, 2 * half) if a == b else f"{fit(a, half)} / {fit(b, half)}"
+    both = f"{fit(a, half)} / {fit(b, half)}" if half > points(_SHORTEST) else "each its own"
+    worst = fit(a, 2 * half) if a == b else both
     names = ["mean", f"worst: {worst}", *fit_all(shown.index, room)]
     left, right = widest(names), text_width("+100.0 *") + points(1)
     ax = canvas(ax, 5, row_height(len(rows) + 1), left + right)
@@ -346,11 +349,17 @@ def compared(
     percent_axis(ax, "x", f"{comparison.kind} accuracy (%); right: difference (points)")
     ax.set_ylabel(weakest(len(shown), len(measured), order))
     interval = f"{100 * comparison.confidence:g} % interval of their difference, from the second"
-    most = slot(ax, left + right)[0] + left
-    pair = [fit(name, most - points(9), cells=60) for name in (comparison.first, comparison.second)]
+    most = legend_room(ax, left, right)
+    pair = [_in_two_lines(name, most - points(9)) for name in (comparison.first, comparison.second)]
     entries = {f"first: {pair[0]}": one, f"second: {pair[1]}": other, interval: bars}
     caption(ax, title, *_findings(comparison, measured), legend=entries, left=left, right=right)
     return ax
+
+
+def _in_two_lines(name: str, room: float) -> str:
+    """Cut a name to two lines, if it has spaces to be folded at, or to one."""
+    long = fit(name, 2 * room, cells=60)
+    return long if all(text_width(line) <= room for line in fold(long, room)) else fit(name, room, cells=60)
 
 
 def _findings(comparison: Comparison, measured: pd.DataFrame) -> list[str]:

@@ -57,7 +57,12 @@ def in_any_script(draw: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @wraps(draw)
     def drawn(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with mpl.rc_context({"font.family": families()}):
+        # Not mpl.rc_context(), which would put back what a notebook sets up with the first figure.
+        own = mpl.rcParams["font.family"]
+        mpl.rcParams["font.family"] = families()
+        try:
             return draw(*args, **kwargs)
+        finally:
+            mpl.rcParams["font.family"] = own
 
     return drawn

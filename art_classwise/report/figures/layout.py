@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 from matplotlib.transforms import ScaledTranslation
@@ -57,6 +58,7 @@ __all__ = [
     "fold",
     "in_order",
     "label",
+    "legend_room",
     "mark",
     "name_room",
     "no_wider_than",
@@ -164,6 +166,20 @@ def column_room(ax: Axes | None, inches: float, columns: int, names: float) -> f
     widest = _widest.get()
     most = math.inf if widest is None else (72 * widest - names - points(3)) / columns
     return min(points(7.2 * inches), most)
+
+
+def legend_room(ax: Axes, left: float, right: float) -> float:
+    """Return how wide a legend below the axes and the names on the left may be, in points.
+
+    Args:
+        ax: The axes.
+        left: The width of the names on the left, in points.
+        right: Likewise on the right.
+    """
+    figure = ax.figure
+    if _widest.get() is None or not isinstance(figure, Figure):
+        return slot(ax, left + right)[0] + left
+    return 72 * float(figure.get_size_inches()[0]) - right - points(2)  # the figure holds nothing else
 
 
 def row_height(rows: int) -> float:
@@ -364,7 +380,9 @@ def caption(
     _fold_labels(ax, wider)
     _write_heading(ax, title, findings, left, right)
     if legend:
-        _write_legend(ax, legend, wider, to_the_right=right > left)
+        to_the_right = right > left
+        room = legend_room(ax, wider, min(left, right)) if _widest.get() else slot(ax, wider)[0] + wider
+        _write_legend(ax, legend, room, to_the_right=to_the_right)
 
 
 def _fold_labels(ax: Axes, names: float) -> None:
@@ -405,12 +423,11 @@ def _write_heading(ax: Axes, title: str, findings: Sequence[str], left: float, r
         text.set_transform(text.get_transform() + ScaledTranslation(shift / 72, 0, figure.dpi_scale_trans))
 
 
-def _write_legend(ax: Axes, entries: Mapping[str, Artist], names: float, *, to_the_right: bool) -> None:
-    """Put a legend under the label of the x axis and under names of this width, in as many columns as fit."""
+def _write_legend(ax: Axes, entries: Mapping[str, Artist], room: float, *, to_the_right: bool) -> None:
+    """Put a legend under the label of the x axis, in as many columns as fit within so many points."""
     figure = ax.figure
     assert figure is not None
     more_lines = ax.get_xlabel().count("\n")
-    room = slot(ax, names)[0] + names
     folded = ["\n".join(fold(text, room - points(4.5))) for text in entries]
     widths = [max(text_width(line, bold=False) for line in text.split("\n")) + points(4.5) for text in folded]
     columns = max(int(room / max(widths)), 1) if sum(widths) > room else len(widths)

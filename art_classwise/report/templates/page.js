@@ -63,6 +63,22 @@ function enhanceOpen() {
 enhanceOpen();
 for (const part of document.querySelectorAll("details")) part.addEventListener("toggle", enhanceOpen);
 
+// Many classes are searched by their names.
+const classes = [...document.querySelectorAll(".acw-class")];
+if (classes.length > 20) {
+  const label = document.createElement("label");
+  label.className = "dt-search";
+  label.append("Search for a class ");
+  const search = document.createElement("input");
+  search.type = "search";
+  search.addEventListener("input", () => {
+    const wanted = search.value.trim().toLowerCase();
+    for (const one of classes) one.hidden = !one.querySelector(".acw-name").textContent.toLowerCase().includes(wanted);
+  });
+  label.append(search);
+  classes[0].before(label);
+}
+
 // A link to something folded away opens it.
 function reveal() {
   const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));

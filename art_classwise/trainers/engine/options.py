@@ -90,7 +90,7 @@ class TrainingOptions(TypedDict, total=False):
             in their code on those with it.
         awp_warmup: Epochs without it; theirs are 0 for standard adversarial training. For TRADES they pass over epochs
             numbered below 10, from 1, which are 9.
-        class_policy: A rule that sets class weights and class budgets, one of :mod:`art_classwise.policies`. Weights of
+        class_policy: A rule that sets class weights and class budgets, one of ``art_classwise.policies``. Weights of
             the classifier's ``CrossEntropyLoss(weight=...)`` are one if there is none: factors of each example's loss,
             of which the mean over the training examples is 1.
         excluded: Numbers of classes to train without: without their examples and their output units, with the numbering
