@@ -16,7 +16,9 @@ from art_classwise._core import display
 
 __version__ = "0.1.0"
 
-display.attach(notebook="art_classwise.report.notebook", page="art_classwise.report.page")
+display.attach(
+    notebook="art_classwise.report.notebook", page="art_classwise.report.page", latex="art_classwise.report.latex"
+)
 _public_name, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 # Public here in 0.1.0, and the subpackage that has the name now.

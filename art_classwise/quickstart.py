@@ -91,4 +91,4 @@ def _check_own(folder: Path) -> None:
     """Check, before any work, that no other audit's outcomes would be replaced: an earlier quickstart's may be."""
     store = Store(folder)
     if store.is_begun and not any(command.split()[1:2] == ["quickstart"] for command in store.manifest().commands):
-        raise InputError(f"{folder.absolute()} holds another audit: choose another folder (--out on the command line).")
+        raise InputError(f"{folder.absolute()} holds another audit: choose another `folder`.")

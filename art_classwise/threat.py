@@ -6,7 +6,6 @@ import math
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -99,9 +98,11 @@ class ThreatModel:
         return cls(_ART_NORMS[float(known)], eps)
 
     def __str__(self) -> str:
-        in_grey_levels = Fraction(self.eps).limit_denominator(255)
-        is_fraction = in_grey_levels.denominator == 255 and math.isclose(self.eps, in_grey_levels, rel_tol=1e-12)
-        return f"{self.norm}:{in_grey_levels if is_fraction else f'{self.eps:g}'}"
+        levels = round(255 * self.eps)
+        short = f"{self.eps:g}"
+        # Where a few digits say it, they do: 0.2, which is 51/255, too.
+        in_levels = math.isclose(self.eps, levels / 255, rel_tol=1e-12) and float(short) != self.eps
+        return f"{self.norm}:{f'{levels}/255' if in_levels else short}"
 
     @property
     def art_norm(self) -> float:

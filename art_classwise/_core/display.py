@@ -15,25 +15,32 @@ from art_classwise.errors import first_line
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Shown", "attach", "explorer", "page", "shown_as"]
+__all__ = ["Shown", "attach", "explorer", "latex", "page", "shown_as"]
 
 _attached: dict[str, str] = {}
 
 
-def attach(*, notebook: str, page: str) -> None:
+def attach(*, notebook: str, page: str, latex: str) -> None:
     """Name the modules that show results.
 
     Args:
         notebook: A module with ``text(value)``, ``html(value)``, ``table_html(table, kind)`` and
             ``explorer(result, classes)``.
         page: A module with ``render(result)``.
+        latex: A module with ``latex(result)``.
     """
-    _attached.update(notebook=notebook, page=page)
+    _attached.update(notebook=notebook, page=page, latex=latex)
 
 
 def page(result: Any) -> str:
     """Return a result as one HTML page."""
     written: str = importlib.import_module(_attached["page"]).render(result)
+    return written
+
+
+def latex(result: Any) -> str:
+    """Return a result as tables for LaTeX."""
+    written: str = importlib.import_module(_attached["latex"]).latex(result)
     return written
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from art_classwise._core import display
 from art_classwise._core.display import Shown
 from art_classwise._core.files import check_output_file, written_aside
 from art_classwise.attacks.ladder import WORST_CASE
@@ -264,6 +265,14 @@ class Comparison(Shown):
         of = ["class"] * len(self.by_class) + ["all examples", "mean over classes", "worst class"]
         names = [*self.by_class.index, "", "", a if a == b else f"{a} / {b}"]
         return whole.set_axis(pd.MultiIndex.from_arrays([of, names], names=["of", "class"]))
+
+    def to_latex(self) -> str:
+        r"""Return the tables for LaTeX, with booktabs: a row per class, and totals.
+
+        All rows and columns are there, names are in full and escaped, and the weakest class is bold. A document needs
+        ``\usepackage{booktabs,longtable}``; tables of more than 40 rows are long ones.
+        """
+        return display.latex(self)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write :meth:`table` as a CSV file, the names of the two and what is compared in each row.

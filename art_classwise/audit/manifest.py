@@ -115,12 +115,14 @@ class ModelSource(Record):
         n_weights: Number of its weights, buffers not among them.
         weights: See :func:`art_classwise.audit.provenance.weights_fingerprint`: of the weights alone, whatever the
             network around them, where ``Manifest.models`` has the fingerprint of both.
+        trained_at: The threat model it was trained against, where its file says so.
     """
 
     file: str | None
     architecture: str
     n_weights: Annotated[int, Field(ge=0)]
     weights: Fingerprint
+    trained_at: ThreatModel | None = None
 
     @classmethod
     def of(cls, classifier: Any) -> ModelSource:
@@ -134,7 +136,18 @@ class ModelSource(Record):
             architecture=architecture if isinstance(architecture, str) else type(network).__qualname__,
             n_weights=sum(p.numel() for p in network.parameters()),
             weights=weights_fingerprint(network),
+            trained_at=cls.told_threat(classifier),
         )
+
+    @staticmethod
+    def told_threat(classifier: Any) -> ThreatModel | None:
+        """Return the threat model that a classifier was trained against, as what loaded it says in ``origin``."""
+        origin = getattr(classifier, "origin", None)
+        told = origin.get("threat") if isinstance(origin, Mapping) else None
+        try:
+            return ThreatModel.parse(told) if isinstance(told, str) else None
+        except InputError:  # an attribute of the user's
+            return None
 
 
 class Manifest(Record):

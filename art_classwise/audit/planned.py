@@ -206,6 +206,6 @@ def _checked_plan(store: Store, manifest: Manifest, run_code: bool) -> Plan:
     if plan.runs_code and not run_code:
         raise InputError(
             f"To compute units of {store.address} is to run code of whoever planned it: {', '.join(plan.runs_code)}. "
-            "If you trust them, allow it: --run-code, run_code=True in Python."
+            "If you trust them, allow it: `run_code=True`."
         )
     return plan

@@ -605,6 +605,14 @@ class AuditResult(AuditTable):
         with written_aside(check_output_file(path, "report.html")) as aside:
             aside.write_text(display.page(self), encoding="utf-8")
 
+    def to_latex(self) -> str:
+        r"""Return the tables for LaTeX, with booktabs: a row per model, and of each model a row per class.
+
+        All rows and columns are there, names are in full and escaped, and the weakest class is bold. A document needs
+        ``\usepackage{booktabs,longtable}``; tables of more than 40 rows are long ones.
+        """
+        return display.latex(self)
+
     def _tables(self, names: Sequence[str], kind: str, group: Relabel, confidence: float) -> pd.DataFrame:
         attacks = (*self.attacks, WORST_CASE)
         tables = [accuracies(self.rows(m, a), names, group, confidence) for m in self.models for a in attacks]

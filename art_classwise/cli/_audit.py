@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,17 +27,21 @@ from art_classwise.cli._options import (
     Groups,
     ImageSize,
     Json,
+    Latex,
     ModelDir,
     Precision,
     Quiet,
     Root,
     Seed,
     say_where,
+    write_latex,
 )
+from art_classwise.cli._radii import show_sweep, swept
 from art_classwise.errors import InputError
 
 if TYPE_CHECKING:
     from art_classwise.audit import AuditResult
+    from art_classwise.threat import ThreatModel
 
 __all__ = ["audit", "report", "show"]
 
@@ -64,6 +68,7 @@ def audit(
     precision: flags.SearchPrecision = Precision.auto,
     out: flags.Store = "runs/audit",
     groups: Groups = None,
+    latex: Latex = None,
     json: Json = False,
     quiet: Quiet = False,
     on: flags.On = None,
@@ -85,26 +90,47 @@ def audit(
     from art_classwise.cli._prepared import prepared
     from art_classwise.metrics import what_can_be_told
     from art_classwise.report import write_report
+    from art_classwise.studies.radii import parse_threats
 
     with printing(json) as write, _engine(on, slurm) as executor:
         write_config(context, save_config)
-        asked = prepared(given)
+        radii = () if threat is None else parse_threats(threat)
+        asked = prepared(given | ({"threat": radii[0]} if radii else {}))
         sources, data = asked.sources, asked.data
         source = None if surrogate is None else sources.model(surrogate)[1]
-        job = ClassWiseAudit(store=out, surrogate=source, executor=executor, verbose=not quiet, **asked.options)
+        options = asked.options | {"surrogate": source, "executor": executor, "verbose": not quiet}
         on_interrupt(
             context,
             lambda: f"Interrupted: what is finished is kept in {out}, and the same command goes on: {command_line()}",
         )
         models, optional = sources.models(model) if executor is None else sources.loaders(model)
-        if is_main() and not (quiet or json):
-            print(what_can_be_told(data.y, len(data.classes)), file=sys.stderr)
-        result = job.evaluate(models, asked.named if executor else data, optional=optional)
+        if is_main():
+            _say_where_trained(models, radii or (asked.threat,))
+            if not (quiet or json):
+                print(what_can_be_told(data.y, len(data.classes)), file=sys.stderr)
+        given_data = asked.named if executor else data
+        if len(radii) > 1:
+            sweep = swept(models, given_data, data, radii, options, optional, out)
+            if is_main():
+                show_sweep(sweep, out, write if json else None, groups, latex)
+            return
+        result = ClassWiseAudit(store=out, **options).evaluate(models, given_data, optional=optional)
         if not is_main():
             return
         result = with_kept_images(result, models, data, open_folder(out), verbose=not quiet)
         write_report(result, out)
-        show(result, out, write if json else None, groups)
+        show(result, out, write if json else None, groups, latex)
+
+
+def _say_where_trained(models: Mapping[str, Any], threats: Sequence[ThreatModel]) -> None:
+    """Say which checkpoints were trained against something else than they are attacked by."""
+    from art_classwise.audit.manifest import ModelSource
+
+    attacked = [str(threat) for threat in threats]
+    trained = {name: ModelSource.told_threat(model) for name, model in models.items()}
+    others = [f"{name} at {at}" for name, at in trained.items() if at is not None and str(at) not in attacked]
+    if others:
+        print(f"Attacked at {', '.join(attacked)}, but trained {', '.join(others)}.", file=sys.stderr)
 
 
 def _engine(on: str | None, slurm: Sequence[str] | None) -> AbstractContextManager[Executor | None]:
@@ -120,6 +146,7 @@ def _engine(on: str | None, slurm: Sequence[str] | None) -> AbstractContextManag
 def report(
     folder: Annotated[str, typer.Argument(help="The folder of an audit, or its address.")],
     groups: Groups = None,
+    latex: Latex = None,
     json: Json = False,
 ) -> None:
     """Write an audit's report, figure and table again from its stored outcomes."""
@@ -137,17 +164,21 @@ def report(
             class_groups(groups.value, result.classes)  # whether they fit
         open_folder(folder).check_writable()
         write_report(result, folder)
-        show(result, folder, write if json else None, groups)
+        show(result, folder, write if json else None, groups, latex)
 
 
 def show(
-    result: AuditResult, folder: str | os.PathLike[str], write: Writer | None, groups: GroupNames | None = None
+    result: AuditResult,
+    folder: str | os.PathLike[str],
+    write: Writer | None,
+    groups: GroupNames | None = None,
+    latex: Path | None = None,
 ) -> None:
     """Show an audit as tables, or as a document."""
     from art_classwise.report import print_tables, report_files
     from art_classwise.report.terminal import print_groups
 
-    files = report_files(folder)
+    files = report_files(folder) | ({} if latex is None else write_latex(latex, result.to_latex()))
     if write is not None:
         write("audit", audit_content(result, files, None if groups is None else groups.value))
         return

@@ -98,7 +98,8 @@ Threat = Annotated[
         "--threat",
         "NORM:EPS",
         ATTACKS,
-        "Norm and radius for images in [0, 1], e.g. Linf:8/255, L2:0.5 or L1:12. Default: usual for the data set.",
+        "Norm and radius for images in [0, 1], e.g. Linf:8/255, L2:0.5 or L1:12. Default: usual for the data set. "
+        "Several radii, Linf:4/255,8/255,12/255, are an audit each, a table and a figure.",
         autocompletion=completion.threats,
     ),
 ]

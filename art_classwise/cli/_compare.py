@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from art_classwise.cli._json import comparison_content, printing
-from art_classwise.cli._options import OUTPUT, Json
+from art_classwise.cli._options import OUTPUT, Json, Latex, write_latex
 from art_classwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def compare(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    latex: Latex = None,
     json: Json = False,
 ) -> None:
     """Compare models, or two attacks, on the same examples, class by class: differences, intervals, tests.
@@ -97,6 +98,7 @@ def compare(
         else:
             with written_aside(out) as aside:
                 table.to_csv(aside)
+    files = write_latex(latex, *(one.to_latex() for one in made))
     if json:
         with printing(json) as write:
             write("comparison", comparison_content(made, standings))
@@ -109,6 +111,8 @@ def compare(
         print_standings(standings, made[0].about)
     if out is not None:
         print(f"table     {out}")
+    for kind_of_file, path in files.items():
+        print(f"{kind_of_file:<9} {path}")
 
 
 def _names(text: str | None, known: Sequence[str]) -> list[str] | None:

@@ -6,12 +6,15 @@ unknown values are null, never NaN, and names are not changed. By ``kind``:
 
 - ``audit`` (of ``audit``, ``report`` and ``quickstart``): ``dataset``, ``split``, ``examples``, ``norm``, ``eps``,
   ``seed``, ``worst_case``, ``finished``, ``command``, ``classes``, ``attacks``; ``models``, in the order of the audit,
-  each with ``name``, the columns of :meth:`art_classwise.AuditResult.summary`, and ``attacks``, those of the audit and
+  each with ``name``, the columns of :meth:`art_classwise.AuditResult.summary`, ``trained_at``, the threat model that
+  its checkpoint was trained against or null, and ``attacks``, those of the audit and
   ``"all attacks"``, each with ``name`` and ``classes``, the rows of :meth:`art_classwise.AuditResult.class_table`; with
   ``--groups`` also ``groups``, likewise, under all attacks; ``findings``, each with ``model`` (null for the whole
   audit), ``check``, ``saw``, ``advice``; ``checks``, the rows of :attr:`art_classwise.AuditResult.checks`;
   ``strongly_attacked``, the models whose robust accuracy isn't only an upper bound; ``unchecked``; and ``files``, by
   kind.
+- ``radii`` (of ``audit`` with several radii): ``audits``, each as a document of ``audit``, by rising radius; ``radii``,
+  the rows of :meth:`art_classwise.studies.RadiusSweep.table`; and ``files``.
 - ``comparison`` (of ``compare``): ``comparisons``, each with ``first``, ``second``, ``about``, ``accuracy`` (robust or
   clean), ``model``, ``attack``, ``threat``, ``examples``, ``confidence``; ``classes``, a row each, ``overall``,
   ``mean`` and ``worst_class``, as in :class:`art_classwise.audit.Comparison`. ``overall.p_adjusted`` is
@@ -92,6 +95,9 @@ def audit_content(
     for name, row in result.summary().to_dict("index").items():
         model = str(name)
         record: dict[str, Any] = {"name": model, **{str(key): value for key, value in row.items()}}
+        source = manifest.sources.get(model)
+        trained_at = None if source is None else source.trained_at
+        record["trained_at"] = None if trained_at is None else str(trained_at)
         record["attacks"] = [{"name": a, "classes": rows(result.class_table(model, a), "class")} for a in attacks]
         if by_group is not None:
             record["groups"] = rows(pd.DataFrame(by_group.xs((model, WORST_CASE))), "group")

@@ -27,23 +27,27 @@ _NETWORKS = {
     "threat": "--threat",
 }
 
+_AUDIT = {
+    **_DATA,
+    **_NETWORKS,
+    "attacks": "--attacks",
+    "batch_size": "--batch-size",
+    "checks": "--checks",
+    "mean": "--mean",
+    "model_dir": "--model-dir",
+    "models": "--model",
+    "n_examples": "--examples",
+    "std": "--std",
+    "store": "--out",
+    "surrogate": "--surrogate",
+    "unsafe_weights": "--unsafe-weights",
+    "worst_case": "--worst-case",
+}
+
 OPTIONS: dict[str, dict[str, str]] = {
-    "audit": {
-        **_DATA,
-        **_NETWORKS,
-        "attacks": "--attacks",
-        "batch_size": "--batch-size",
-        "checks": "--checks",
-        "mean": "--mean",
-        "model_dir": "--model-dir",
-        "models": "--model",
-        "n_examples": "--examples",
-        "std": "--std",
-        "store": "--out",
-        "surrogate": "--surrogate",
-        "unsafe_weights": "--unsafe-weights",
-        "worst_case": "--worst-case",
-    },
+    "audit": {**_AUDIT, "executor": "--on"},
+    "plan": _AUDIT,
+    "work": {"device": "--device", "index": "--index", "run_code": "--run-code", "units": "--units"},
     "compare": {"attack": "--attack", "model": "--model", "models": "--models"},
     "train": {
         **_DATA,
@@ -74,7 +78,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "validation_data": "--validation",
         "x_unlabeled": "--unlabeled",
     },
-    "quickstart": {"seed": "--seed", "store": "--out"},
+    "quickstart": {"folder": "--out", "seed": "--seed", "store": "--out"},
     "zoo": {"dataset": "--dataset", "model_dir": "--model-dir", "threat": "--threat"},
 }
 """What the parameters are called that a command's messages may name, by command."""

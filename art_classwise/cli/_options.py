@@ -25,6 +25,7 @@ __all__ = [
     "Groups",
     "ImageSize",
     "Json",
+    "Latex",
     "ModelDir",
     "Out",
     "Precision",
@@ -33,6 +34,7 @@ __all__ = [
     "Seed",
     "say_where",
     "split_names",
+    "write_latex",
 ]
 
 MODELS, DATA, ATTACKS, OUTPUT, RUNNING = "Models", "Data", "Attacks", "Output", "Running"
@@ -71,6 +73,16 @@ Quiet = Annotated[
 Json = Annotated[
     bool,
     typer.Option("--json", help="Print only one JSON document on stdout, for scripts.", rich_help_panel=OUTPUT),
+]
+Latex = Annotated[
+    Path | None,
+    typer.Option(
+        "--latex",
+        help="Also write the tables for LaTeX, with booktabs, to this file.",
+        metavar="FILE",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
 ]
 Groups = Annotated[
     GroupNames | None,
@@ -142,6 +154,17 @@ ImageSize = Annotated[
 def split_names(text: str | None) -> str | list[str] | None:
     """Return names with commas between as a list; one alone as it is."""
     return [name.strip() for name in text.split(",")] if text and "," in text else text
+
+
+def write_latex(path: Path | None, *texts: str) -> dict[str, str]:
+    """Write tables for LaTeX, if they are asked for; return where they are, by kind."""
+    from art_classwise._core.files import check_output_file, written_aside
+
+    if path is None:
+        return {}
+    with written_aside(check_output_file(path, "tables.tex")) as aside:
+        aside.write_text("\n".join(texts), encoding="utf-8")
+    return {"latex": str(path)}
 
 
 def say_where(files: Mapping[str, object]) -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from art_classwise.audit.plan import NamedData
     from art_classwise.cli._sources import Sources
     from art_classwise.datasets import Dataset
+    from art_classwise.threat import ThreatModel
 
 __all__ = ["Prepared", "prepared"]
 
@@ -23,6 +24,7 @@ class Prepared:
         sources: Where models come from.
         named: How the examples are loaded.
         data: The examples.
+        threat: Norm and radius: those given, or usual for the data set.
         options: Of :class:`art_classwise.ClassWiseAudit`, without those about running it; the surrogate as a text.
         surrogate: The source of transfer attacks, as for :meth:`Sources.model`.
     """
@@ -30,6 +32,7 @@ class Prepared:
     sources: Sources
     named: NamedData
     data: Dataset
+    threat: ThreatModel
     options: dict[str, Any]
     surrogate: str | None
 
@@ -89,7 +92,7 @@ def prepared(given: Mapping[str, Any]) -> Prepared:
         "checks": given["checks"],
         "command": command_line(),
     }
-    return Prepared(sources, named, data, options, surrogate)
+    return Prepared(sources, named, data, ball, options, surrogate)
 
 
 def _absolute(name: str) -> str:

@@ -2,12 +2,15 @@
 
 from art_classwise.studies.class_exclusion import ClassExclusionStudy, ExclusionResult
 from art_classwise.studies.leaderboard import beside_measured
+from art_classwise.studies.radii import RadiusSweep, audit_over_radii
 from art_classwise.studies.seeds import SeedSpread, compare_over_seeds, spread_over_seeds
 
 __all__ = [
     "ClassExclusionStudy",
     "ExclusionResult",
+    "RadiusSweep",
     "SeedSpread",
+    "audit_over_radii",
     "beside_measured",
     "compare_over_seeds",
     "spread_over_seeds",

@@ -226,6 +226,7 @@ def load_checkpoint(
     classifier.origin = {
         "file": str(path) if hub else Path(path).absolute().name,
         "architecture": type(network).__qualname__ if module is not None else architecture,
+        "threat": None if own is None or own.threat is None else _threat_text(own.threat),
     }
     return classifier
 

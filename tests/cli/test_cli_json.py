@@ -208,3 +208,24 @@ def test_groups_that_dont_fit_are_named_before_any_work(command_line, audits, an
     assert "'animls' is not one of 'cifar100', 'imagenet', 'imagenet-coarse', 'transport-animal'" in " ".join(
         err.replace("│", " ").split()
     )
+
+
+def test_a_radius_other_than_in_training_is_told(document, command_line, digits, tmp_path):
+    network = acw.build("digits-cnn", (1, 8, 8), 10, seed=0)
+    for name, threat in (("near", "Linf:0.1"), ("far", "Linf:8/255"), ("other", "L2:0.1"), ("unknown", None)):
+        acw.save_checkpoint(
+            *(f"{name}.pt", network),
+            **{"architecture": "digits-cnn", "classes": digits.classes, "threat": threat, "input_shape": (1, 8, 8)},
+        )
+        network = acw.build("digits-cnn", (1, 8, 8), 10, seed=len(name))
+    models = [word for name in ("near", "far", "other", "unknown") for word in ("--model", f"{name}.pt")]
+    options = ("--examples", 20, "--attacks", "fgsm", "--no-checks", "--quiet")
+    told, err = document("audit", *models, *options)
+    line = "Attacked at Linf:0.1, but trained far at Linf:8/255, other at L2:0.1."
+    assert err.splitlines().count(line) == 1
+    expected = {"near": "Linf:0.1", "far": "Linf:8/255", "other": "L2:0.1", "unknown": None}
+    assert {model["name"]: model["trained_at"] for model in told["models"]} == expected
+    again, err = document("report", "runs/audit")
+    assert {model["name"]: model["trained_at"] for model in again["models"]} == expected
+    _, err = document("audit", "--model", "near.pt", *options, "--out", "runs/b")
+    assert "trained" not in err

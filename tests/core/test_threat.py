@@ -35,6 +35,14 @@ def test_text_and_threat_model_are_inverse(text):
     assert ThreatModel.parse(str(ThreatModel.parse(text))) == ThreatModel.parse(text)
 
 
+def test_whole_levels_of_grey_are_read_back():
+    for levels in range(1, 600):
+        threat = ThreatModel("Linf", levels / 255)
+        assert ThreatModel.parse(str(threat)) == threat
+    assert str(ThreatModel("Linf", 12 / 255)) == "Linf:12/255"
+    assert [str(ThreatModel("L2", eps)) for eps in (0.2, 0.6, 1.0, 2.0)] == ["L2:0.2", "L2:0.6", "L2:1", "L2:2"]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

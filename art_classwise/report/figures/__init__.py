@@ -20,6 +20,7 @@ from art_classwise.report.figures.curves import accuracy_by_radius, attack_stren
 from art_classwise.report.figures.gallery import gallery
 from art_classwise.report.figures.layout import CLEAN, ROBUST, WORST
 from art_classwise.report.figures.matrices import class_by_attack, confusion, group_confusion
+from art_classwise.report.figures.radii import models_by_radius
 
 __all__ = [
     "CLEAN",
@@ -36,6 +37,7 @@ __all__ = [
     "group_confusion",
     "homing",
     "models_by_class",
+    "models_by_radius",
     "save",
     "to_svg",
     "training_curves",

@@ -46,7 +46,16 @@ if TYPE_CHECKING:
 
     from art_classwise.audit.result import AuditResult
 
-__all__ = ["accuracy_by_radius", "attack_strength", "draw_curves", "spread", "training_curves", "weight_norms"]
+__all__ = [
+    "accuracy_by_radius",
+    "attack_strength",
+    "check_radii",
+    "draw_curves",
+    "name_radii",
+    "spread",
+    "training_curves",
+    "weight_norms",
+]
 
 _MOST, _SPREAD = 20, 12
 
@@ -149,7 +158,7 @@ def accuracy_by_radius(
         InputError: There are fewer than two audits, their radii don't rise, or they are of different models, norms or
             examples.
     """
-    name = _checked(results, model)
+    name = check_radii(results, model)
     tables = [result.class_table(name, attack) for result in results]
     tables = [t[t["n"] > 0] for t in tables]
     without = tables[0][["clean", "clean_low", "clean_high"]].set_axis(["robust", "robust_low", "robust_high"], axis=1)
@@ -170,11 +179,11 @@ def accuracy_by_radius(
     ax = draw_curves(ax, curves, ranking, title=title, findings=findings, xlabel=xlabel)
     for c, colour in {ranking[-1]: BEST, ranking[0]: WORST}.items():
         ax.fill_between(eps, low[c], high[c], color=colour, alpha=0.22, lw=0, zorder=1.5)
-    _name_radii(ax, eps, ["0", *(str(result.threat).partition(":")[2] for result in results)])
+    name_radii(ax, eps, ["0", *(str(result.threat).partition(":")[2] for result in results)])
     return ax
 
 
-def _checked(results: Sequence[AuditResult], model: str | None) -> str:
+def check_radii(results: Sequence[AuditResult], model: str | None) -> str:
     """Check that the audits differ in their radius only, and return the model's name."""
     from art_classwise.audit.comparison import check_audit
 
@@ -209,7 +218,7 @@ def _checked(results: Sequence[AuditResult], model: str | None) -> str:
     return name
 
 
-def _name_radii(ax: Axes, eps: Sequence[float], names: Sequence[str]) -> None:
+def name_radii(ax: Axes, eps: Sequence[float], names: Sequence[str]) -> None:
     """Name the radii on the x axis, from the largest on: those between which there is room."""
     per_point = eps[-1] / slot(ax, name_room(None))[0]
     free, texts = np.inf, [""] * len(eps)

@@ -1,0 +1,85 @@
+"""Audits over radii: their table and figure."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from art_classwise._core.console import UNLIMITED, console
+from art_classwise._core.folders import open_folder
+from art_classwise.errors import InputError, first_line
+from art_classwise.report import figures
+from art_classwise.report.tables import Grid, Marked, interval, percent, printable, shorten
+from art_classwise.studies.radii import TABLE, RadiusSweep
+
+__all__ = ["print_radii", "radii_grid", "radius_files", "write_radii"]
+
+_PICTURE = "radii.png"
+
+
+def radius_files(place: str | os.PathLike[str]) -> dict[str, str]:
+    """Return where :func:`write_radii` writes what, by kind."""
+    folder = open_folder(place)
+    return {"table": folder.where(TABLE), "picture": folder.where(_PICTURE)}
+
+
+def write_radii(sweep: RadiusSweep, place: str | os.PathLike[str]) -> None:
+    """Write ``radii.csv``, the table of a sweep, and ``radii.png``, its figure.
+
+    Args:
+        sweep: The audits.
+        place: A folder, or an address such as ``"s3://bucket/audit"``.
+
+    Raises:
+        InputError: They can't be written.
+    """
+    from matplotlib import pyplot
+
+    folder = open_folder(place)
+    with tempfile.TemporaryDirectory() as made:
+        sweep.to_csv(Path(made, TABLE))
+        ax = figures.models_by_radius(sweep.results)
+        figures.save(ax, Path(made, _PICTURE))
+        pyplot.close(ax.get_figure(root=True))
+        for name in (TABLE, _PICTURE):
+            try:
+                folder.write(name, Path(made, name).read_bytes())
+            except OSError as error:
+                raise InputError(f"{folder.where(name)} can't be written: {first_line(error)}.") from error
+
+
+def print_radii(sweep: RadiusSweep) -> None:
+    """Print a row per model and radius; within 80 columns."""
+    out = console()
+    out.print(radii_grid(sweep, out.width).rich())
+
+
+def radii_grid(sweep: RadiusSweep, width: int) -> Grid:
+    """Return a row per model and radius.
+
+    Args:
+        sweep: The audits.
+        width: Columns of the terminal; the table needs no more than 80.
+    """
+    cut = (22, 14) if width < UNLIMITED else (sys.maxsize, sys.maxsize)  # of names
+    rows: list[list[str]] = []
+    before = None
+    for row in sweep.table().reset_index().to_dict("records"):
+        model, threat = str(row["model"]), str(row["threat"])
+        rows.append(
+            [
+                "" if model == before else shorten(printable(model), cut[0]),
+                threat.partition(":")[2],
+                interval(row["mean"], row["mean_low"], row["mean_high"]),
+                shorten(printable(str(row["worst_class"])), cut[1]),
+                Marked(percent(row["worst"])),
+            ]
+        )
+        before = model
+    notes = ["mean over classes, and the worst class of each radius, under all attacks", "brackets: 95 % intervals"]
+    ends = frozenset(i - 1 for i, row in enumerate(rows) if i and row[0])
+    title = f"Robust accuracy in % by radius ({sweep.results[0].threat.norm})"
+    heads = ("model", "radius", "robust", "worst class", "worst")
+    return Grid(title, heads, rows, notes, frozenset([3]), rules=ends, tight=True)

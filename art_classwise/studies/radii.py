@@ -1,0 +1,166 @@
+"""Audits of the same models and examples at several radii."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import pandas as pd
+
+from art_classwise._core import display
+from art_classwise._core.folders import open_folder
+from art_classwise.attacks.ladder import WORST_CASE, Attacks
+from art_classwise.audit import AuditResult, ClassWiseAudit
+from art_classwise.errors import InputError
+from art_classwise.threat import ThreatModel
+
+__all__ = ["RadiusSweep", "audit_over_radii", "parse_threats", "radius_folder"]
+
+TABLE = "radii.csv"
+_COLUMNS = [f"{of}{end}" for of in ("clean", "mean") for end in ("", "_low", "_high")]
+_COLUMNS += ["worst", "worst_class", "held_out", "worst_low", "worst_high"]
+
+
+@dataclass(frozen=True)
+class RadiusSweep:
+    """Audits that differ in their radius only.
+
+    Attributes:
+        results: By rising radius.
+    """
+
+    results: tuple[AuditResult, ...]
+
+    def table(self, attack: str = WORST_CASE) -> pd.DataFrame:
+        """Return a row per model and radius: robust accuracy and the worst class.
+
+        Args:
+            attack: An attack that all audits have, or ``"all attacks"``.
+
+        Returns:
+            Indexed by ``model`` and ``threat``, the radius as a text; columns ``norm``, ``eps`` in the units of images
+            in [0, 1], ``n`` examples, and of :meth:`AuditResult.summary` ``clean``, ``mean``, the mean of the class
+            robust accuracies, with their intervals; ``worst``, ``worst_class``, ``held_out``, ``worst_low`` and
+            ``worst_high``.
+
+        Raises:
+            InputError: An audit has no such attack.
+        """
+        rows = []
+        for result in self.results:
+            summary = result.summary(attack)
+            for model in result.models:
+                about = {"norm": result.threat.norm, "eps": result.threat.eps, "n": result.manifest.examples.n}
+                row = {str(column): summary.at[model, column] for column in _COLUMNS}
+                rows.append({"model": model, "threat": str(result.threat), **about, **row})
+        table = pd.DataFrame(rows)
+        order = {model: i for i, model in enumerate(self.results[0].models)}
+        table = table.sort_values(["model", "eps"], key=lambda c: c.map(order) if c.name == "model" else c)
+        return table.set_index(["model", "threat"])
+
+    def to_latex(self) -> str:
+        r"""Return the tables for LaTeX, with booktabs: a row per model and radius.
+
+        All rows and columns are there, names are in full and escaped, and the weakest class is bold. A document needs
+        ``\usepackage{booktabs,longtable}``; tables of more than 40 rows are long ones.
+        """
+        return display.latex(self)
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write :meth:`table` to a CSV file.
+
+        Raises:
+            InputError: It can't be written.
+        """
+        from art_classwise._core.files import check_output_file, written_aside
+
+        with written_aside(check_output_file(path, TABLE)) as aside:
+            self.table().to_csv(aside)
+
+
+def audit_over_radii(
+    models: Mapping[str, Any],
+    data: Any,
+    threats: str | Sequence[ThreatModel | str],
+    attacks: Attacks = "quick",
+    *,
+    store: str | os.PathLike[str] | None = None,
+    optional: Collection[str] = (),
+    finished: Callable[[AuditResult, str | None], object] | None = None,
+    **options: Any,
+) -> RadiusSweep:
+    """Audit models at several radii, smallest first.
+
+    Args:
+        models: As for :meth:`ClassWiseAudit.evaluate`.
+        data: Likewise.
+        threats: ``"Linf:4/255,8/255,12/255"``, or threat models of one norm.
+        attacks: As for :class:`ClassWiseAudit`.
+        store: A folder, or an address: each radius has a folder in it, ``Linf-8_255``, that an interrupted audit goes
+            on from, and that :func:`art_classwise.read_audit` reads.
+        optional: As for :meth:`ClassWiseAudit.evaluate`.
+        finished: Told of each result once it is there, and of its folder.
+        **options: Of :class:`ClassWiseAudit`.
+
+    Returns:
+        The audits, and a table of robust accuracy and worst class over the radii.
+
+    Raises:
+        InputError: There are fewer than two radii, one stands twice, or they are of several norms; and as
+            :class:`ClassWiseAudit`.
+
+    Example:
+        >>> data = acw.load_dataset("digits", "test").first(60)
+        >>> network = acw.build("digits-cnn", (1, 8, 8), 10, seed=0)
+        >>> models = {"untrained": acw.as_classifier(network, (1, 8, 8), 10, device="cpu")}
+        >>> sweep = audit_over_radii(models, data, "Linf:0.01,0.05", "fgsm", checks=False, verbose=False)
+        >>> [str(result.threat) for result in sweep.results]
+        ['Linf:0.01', 'Linf:0.05']
+    """
+    radii = parse_threats(threats)
+    if len(radii) < 2:
+        raise InputError("A sweep needs two radii or more, such as Linf:4/255,8/255.")
+    results = []
+    for threat in radii:
+        folder = None if store is None else _within(store, radius_folder(threat))
+        result = ClassWiseAudit(threat, attacks, store=folder, **options).evaluate(models, data, optional=optional)
+        if finished is not None:
+            finished(result, folder)
+        results.append(result)
+    return RadiusSweep(tuple(results))
+
+
+def parse_threats(threats: str | Sequence[ThreatModel | str]) -> tuple[ThreatModel, ...]:
+    """Return threat models of one norm, the smallest radius first.
+
+    Args:
+        threats: Threat models, or one text, ``"Linf:8/255"`` or ``"Linf:4/255,8/255"``.
+
+    Raises:
+        InputError: One can't be read, a radius stands twice, or they are of several norms.
+    """
+    parts = [part.strip() for part in threats.split(",")] if isinstance(threats, str) else list(threats)
+    norm = str(parts[0]).partition(":")[0] if parts else ""
+    read = [
+        ThreatModel.parse(f"{norm}:{part}" if isinstance(part, str) and i and ":" not in part else part)
+        for i, part in enumerate(parts)
+    ]
+    read.sort(key=lambda threat: threat.eps)
+    for one, other in pairwise(read):
+        if one.norm != other.norm:
+            raise InputError(f"The radii must be of one norm, but are {one} and {other}: audit each norm by itself.")
+        if one.eps == other.eps:
+            raise InputError(f"The radius {other} stands twice.")
+    return tuple(read)
+
+
+def radius_folder(threat: ThreatModel) -> str:
+    """Return the name of a radius's folder: ``Linf-8_255``."""
+    return str(threat).replace(":", "-").replace("/", "_")
+
+
+def _within(store: str | os.PathLike[str], name: str) -> str:
+    return open_folder(store).where(name)
