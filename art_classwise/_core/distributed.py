@@ -107,7 +107,7 @@ def join(device: torch.device) -> None:
             f"Process {rank()} computes on {device}, but should on cuda:{local_rank()}: make the classifier with "
             "as_classifier(), or call torch.cuda.set_device(int(os.environ['LOCAL_RANK'])) before it is made."
         )
-    # Torchrun's store outlives the processes that it starts again: there, newer ones would find the dead ones' addresses.
+    # Torchrun's store outlives the processes that it starts again: newer ones would find the dead ones' addresses.
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     store, _, _ = next(rendezvous("env://", rank(), world()))
     options: dict[str, Any] = {

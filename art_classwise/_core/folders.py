@@ -204,7 +204,6 @@ class RemoteFolder:
     def write(self, name: str, content: bytes) -> None:
         """See :meth:`Folder.write`."""
         with self._answered():
-            self._files.makedirs(self._at(name).rpartition("/")[0], exist_ok=True)
             self._files.pipe_file(self._at(name), content)
 
     def files(self, name: str) -> list[str]:

@@ -10,7 +10,7 @@ import platform
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType
@@ -92,16 +92,10 @@ class Environment(Record):
 
 def environment() -> Environment:
     """Return this process's versions and hardware."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return Environment(
         python=platform.python_version(),
-        versions=versions,
+        versions=dict(_versions()),
         system=f"{platform.system()} {platform.machine()}",
         cpu=processor(),
         cpu_cores=os.cpu_count(),
@@ -110,6 +104,16 @@ def environment() -> Environment:
     )
 
 
+@cache  # read from files, for each shard otherwise
+def _versions() -> Mapping[str, str]:
+    versions = {}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
+
+
+@cache
 def processor() -> str:
     """Return the name of the processor, or of its kind."""
     file = Path("/proc/cpuinfo")

@@ -21,6 +21,7 @@ import re
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -138,8 +139,9 @@ class Store:
             state = (self.folder.state(_MANIFEST), records)
         except FileNotFoundError:
             if not records["plans"]:
+                lacks = _MANIFEST if self.folder.files("") or self.folder.folders("") else "such folder"
                 raise InputError(
-                    f"{self.address} holds no audit: there is no manifest.json. An audit that is kept writes one: "
+                    f"{self.address} holds no audit: there is no {lacks}. An audit that is kept writes one: "
                     "`art-classwise audit --out FOLDER`, ClassWiseAudit(store=...)."
                 ) from None
             state = (None, records)
@@ -255,7 +257,7 @@ class Store:
         """Return all files of a model's shards under an attack, of each shard the one that counts first."""
         there: dict[int, list[Shard]] = {}
         older = f"shards/{model}/{attack or CLEAN_NAME}"
-        for name in self.folder.files(older):
+        for name in self.folder.files(older) if self._has_older else ():
             if match := _OLDER_FILE.fullmatch(name):
                 number = int(match[1])
                 there.setdefault(number, []).append(Shard(Unit(model, attack, number), f"{older}/{name}", older=True))
@@ -409,6 +411,10 @@ class Store:
             within = {"", *(name.rpartition("/")[0] for name in self.files())}
             for folder in within:
                 self.folder.remove_left_aside(folder)
+
+    @cached_property
+    def _has_older(self) -> bool:
+        return "shards" in self.folder.folders("")  # asked once: nobody writes any more
 
     def _folders(self, model: str, attack: str | None) -> list[str]:
         """Return the folders of a model's outcomes under an attack, the one to write to first.

@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 import torch
 from processes import _FORKED, Child
-from small_audit import ATTACKS, MODES, MODELS, SHARDS, make_classifier, make_data, planned, result, small_shards, work
+from small_audit import (
+    ATTACKS,
+    MODELS,
+    MODES,
+    SHARDS,
+    Dies,
+    make_classifier,
+    make_data,
+    planned,
+    result,
+    small_shards,
+    work,
+)
 
 import art_classwise as acw
 from art_classwise import InputError
@@ -55,12 +67,13 @@ def test_planned_and_worked_on_by_any_processes(references, worst_case, n, tmp_p
 def test_units_are_computed_by_their_names(references, worst_case, tmp_path):
     planned(tmp_path, worst_case=worst_case)
     units = planned_units(tmp_path)
-    for one in random.sample(units, 4) * 2:
-        work(tmp_path, units=[one])
+    some = random.sample(units, 3)
+    for _ in range(2):
+        work(tmp_path, units=some)
     missing = collect(tmp_path)
     assert missing
     assert all(sentence.partition(":")[0] in MODELS for sentence in missing)
-    assert work(tmp_path, units=random.sample(units, len(units))) == len(units) - 4
+    assert work(tmp_path, units=random.sample(units, len(units))) == len(units) - len(some)
     assert_same(acw.read_audit(tmp_path), references[worst_case])
 
 
@@ -100,21 +113,6 @@ def test_models_made_by_the_workers_and_data_read_by_them(tmp_path):
     one = found.outcomes[found.outcomes["model"] == "net"].drop(columns="model").reset_index(drop=True)
     assert one.equals(reference.outcomes.drop(columns="model"))
     assert found.manifest.probes["same"] == reference.manifest.probes["net"]
-
-
-class Dies(torch.nn.Module):
-    """Ends the process that computes, as long as there is a file to take away."""
-
-    def __init__(self, folder):
-        super().__init__()
-        self.folder = str(folder)
-
-    def forward(self, x):
-        left = sorted(Path(self.folder).glob("life*"))
-        if left and os.environ.get("DRIVER") != str(os.getpid()):
-            left[0].unlink()
-            os._exit(1)
-        return x
 
 
 def test_a_pool_that_loses_a_process_ends_with_a_sentence(tmp_path, monkeypatch):
@@ -157,10 +155,11 @@ def test_dask(references, importable, tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 def test_submitit(references, importable, tmp_path):
     pytest.importorskip("submitit", reason="needs submitit")
-    executor = SlurmExecutor({"cluster": "local", "jobs": 2, "timeout_min": 5}, tmp_path / "jobs")
     for worst_case, reference in references.items():
+        options = {"cluster": "local", "jobs": 1 if worst_case else 2, "timeout_min": 5}
+        executor = SlurmExecutor(options, tmp_path / "jobs")
         assert_same(result(worst_case=worst_case, executor=executor), reference)
-    executor.shutdown()
+        executor.shutdown()
 
 
 @pytest.mark.slow
@@ -215,7 +214,7 @@ def test_s3(references, bucket, monkeypatch):
         assert work_on(store, index=0, of=2, run_code=True, verbose=False) > 0
         assert_same(result(store, worst_case=worst_case), reference)
         assert_same(acw.read_audit(store), reference)
-    with pytest.raises(InputError, match=r"s3://nowhere/audit can't be (written|opened)"):
+    with pytest.raises(InputError, match=r"s3://nowhere/audit can't be written"):
         result("s3://nowhere/audit")
     monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": fsspec.config.conf["s3"]["endpoint_url"]})
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")

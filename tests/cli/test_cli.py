@@ -343,7 +343,7 @@ def test_audit_of_robustbench_on_own_npz(run, tmp_path, monkeypatch):
         *("--quiet", "--unsafe-weights", "--threat", "Linf:8/255"),
     )
     assert code == 0, err
-    assert asked == [(("Wong2020Fast", "cifar10", "Linf", Path("models")), True)]
+    assert asked == [(("Wong2020Fast", "cifar10", "Linf", str(tmp_path / "models")), True)]
     assert "airplane" in out
 
 

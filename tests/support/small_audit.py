@@ -5,6 +5,7 @@ Each attack breaks some examples and not all; one of them, ART's own, draws from
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,9 +26,24 @@ THREAT, CLASSES = "Linf:0.02", ("ant", "bee", "cow", "doe")
 MODES = pytest.mark.parametrize("worst_case", [False, True], ids=["every example", "worst case"])
 ATTACKS = {
     "random": lambda classifier: FastGradientMethod(classifier, eps=0.02, num_random_init=2),
-    **ladder(("fgsm", "pgd-3", "apgd-ce"), THREAT),
+    **ladder(("fgsm", "pgd-3", "margin-5"), THREAT),
 }
 MODELS = ("net", "other", "third")
+
+
+class Dies(nn.Module):
+    """Ends the process that computes, as long as there is a file to take away."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = str(folder)
+
+    def forward(self, x):
+        left = sorted(Path(self.folder).glob("life*"))
+        if left and os.environ.get("DRIVER") != str(os.getpid()):
+            left[0].unlink()
+            os._exit(1)
+        return x
 
 
 def make_classifier(name="net"):
