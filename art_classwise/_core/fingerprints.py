@@ -4,13 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["examples_fingerprint", "fingerprint"]
+__all__ = ["digest", "examples_fingerprint", "file_digest", "fingerprint"]
+
+
+def digest(content: bytes) -> str:
+    """Return the SHA-256 of bytes, 64 hexadecimal digits, as ``sha256sum`` prints it of a file."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file, as ``sha256sum`` prints it, without holding the file in memory.
+
+    Raises:
+        OSError: It can't be read.
+    """
+    of = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            of.update(block)
+    return of.hexdigest()
 
 
 def fingerprint(value: Any) -> str:

@@ -542,10 +542,13 @@ class _Run:
             )
         names = [m for m in models if m in reusable or m not in {*lost, *left_out}]
         outcomes, costs = read_outcomes(self.store, held, names, attacks)
-        self.store.write_manifest(held)
         if distributed.is_main():
             self.store.tidy()
-        return AuditResult(outcomes, held.part(names, attacks, self._audit.command), (), costs)
+            self.store.seal()
+        distributed.meet()
+        text = self.store.sealed()
+        sealed = () if text is None else (text,)
+        return AuditResult(outcomes, self.store.manifest().part(names, attacks), (), costs, sealed=sealed)
 
 
 Bundle: TypeAlias = Sequence[Parcel]

@@ -11,15 +11,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from art_classwise._core.fingerprints import digest
 from art_classwise._core.folders import Folder
 from art_classwise.audit.attacked_images import AttackedImage, is_within
 from art_classwise.audit.manifest import Manifest
 from art_classwise.audit.outcomes import from_parquet
+from art_classwise.audit.store import Store
 from art_classwise.errors import InputError, first_line
 
-__all__ = ["IMAGES_FILE", "read_images", "write_images"]
+__all__ = ["image_files", "keep_images", "read_images"]
 
-IMAGES_FILE = "attacked_images.parquet"
 _MOST_ROWS, _MOST_BYTES, _MOST_SIDE = 200, 64 * 2**20, 4096  # of a file that may come from anyone
 
 _SCHEMA = pa.schema(
@@ -32,13 +33,12 @@ _SCHEMA = pa.schema(
 )
 
 
-def write_images(images: Iterable[AttackedImage], manifest: Manifest, folder: Folder) -> None:
-    """Write images to an audit's folder, in the place of those that lie there; without images none are left there.
+def image_files(images: Iterable[AttackedImage], manifest: Manifest) -> dict[str, bytes]:
+    """Return the file of images, by its name; nothing where there is no image.
 
     Args:
         images: Of models and attacks of the audit.
         manifest: The audit's.
-        folder: Of the audit.
     """
     rows = [
         {
@@ -53,35 +53,57 @@ def write_images(images: Iterable[AttackedImage], manifest: Manifest, folder: Fo
         for one in images
     ]
     if not rows:
-        folder.remove(IMAGES_FILE)
-        return
-    content = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), content, compression="zstd")
-    folder.write(IMAGES_FILE, content.getvalue())
+        return {}
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), file, compression="zstd")
+    content = file.getvalue()
+    return {f"attacked_images-{digest(content)[:16]}.parquet": content}
 
 
-def read_images(folder: Folder, manifest: Manifest, outcomes: pd.DataFrame) -> tuple[AttackedImage, ...]:
+def keep_images(images: Iterable[AttackedImage], manifest: Manifest, store: Store) -> str | None:
+    """Write images to an audit's folder, in the place of those that lie there, and list them in its manifest.
+
+    Returns:
+        As :meth:`art_classwise.audit.store.Store.seal`.
+
+    Raises:
+        StoreError: They can't be written.
+    """
+    made = image_files(images, manifest)
+    for name, content in made.items():
+        store.put(name, content)
+    for name in store.image_files():
+        if name not in made:
+            store.folder.remove(name)
+    return store.seal()
+
+
+def read_images(store: Store, outcomes: pd.DataFrame) -> tuple[AttackedImage, ...]:
     """Read the images in an audit's folder, those of models and attacks that it still has.
 
     Raises:
         InputError: The file is damaged, or holds something else than images that an attack of the audit may have made.
     """
+    manifest, name = store.manifest(), ""
     try:
-        if not folder.exists(IMAGES_FILE):
+        name = store.images_file(manifest) or ""
+        if not name:
             return ()
-        rows = _checked_rows(folder)
+        rows = _checked_rows(store.folder, name)
+        if store.digest_of(name) != manifest.files.get(name, store.digest_of(name)):
+            raise ValueError("it isn't the file that the manifest lists")
         images = [_image(row, manifest) for row in rows if _is_of(row, manifest)]
     except (ValueError, OSError) as error:  # a link, for one
-        where = folder.where(IMAGES_FILE)
+        where = store.folder.where(name)
         raise InputError(f"{where} is damaged, so its images aren't shown: {first_line(error)}.") from error
     known = set(outcomes[["model", "attack", "example", "label"]].itertuples(index=False, name=None))
     return tuple(one for one in images if (one.model, one.attack, one.example, one.label) in known)
 
 
-def _checked_rows(folder: Folder) -> list[dict[str, Any]]:
-    if folder.size(IMAGES_FILE) > _MOST_BYTES:
+def _checked_rows(folder: Folder, name: str) -> list[dict[str, Any]]:
+    if folder.size(name) > _MOST_BYTES:
         raise ValueError("it is too large")
-    content = folder.read(IMAGES_FILE)
+    content = folder.read(name)
     try:
         about = pq.ParquetFile(pa.BufferReader(content)).metadata  # before anything is unpacked
     except (pa.ArrowException, ValueError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
@@ -23,6 +24,7 @@ __all__ = ["Attack", "Examples", "Manifest", "ModelSource", "Published"]
 
 _FORMAT: Final = "art-classwise audit"
 _SCHEMA: Final = 2
+_DIGEST = re.compile("[0-9a-f]{64}")
 _MOST_SHARDS = 1_000_000  # more than any audit has: a reader would count them for hours
 
 
@@ -42,6 +44,8 @@ Fingerprint = Annotated[
 ]
 Name = Annotated[str, AfterValidator(_checked_name), WithJsonSchema({"type": "string", "minLength": 1})]
 Share = Annotated[float, Field(ge=0, le=1)]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+"""SHA-256, as ``sha256sum`` prints it."""
 
 
 class Examples(Record):
@@ -53,6 +57,8 @@ class Examples(Record):
         n: How many; for models with examples of their own, how many in all.
         fingerprint: See :func:`art_classwise.audit.provenance.data_fingerprint`; None where it isn't known.
         saved: Whether :meth:`art_classwise.AuditResult.save` wrote the folder, so that no audit continues there.
+        files: SHA-256 of the files that they were read from, by name; of a folder of images one for all, see
+            :func:`art_classwise.datasets.file_digests`. Nothing where they aren't known.
     """
 
     dataset: str
@@ -60,6 +66,7 @@ class Examples(Record):
     n: Annotated[int, Field(ge=1)]
     fingerprint: Fingerprint | None = None
     saved: bool = False
+    files: dict[str, Digest] = Field(default_factory=dict)
 
 
 class Attack(Record):
@@ -116,6 +123,7 @@ class ModelSource(Record):
         weights: See :func:`art_classwise.audit.provenance.weights_fingerprint`: of the weights alone, whatever the
             network around them, where ``Manifest.models`` has the fingerprint of both.
         trained_at: The threat model it was trained against, where its file says so.
+        sha256: Of the file of weights, as ``sha256sum`` prints it; None where there was none, or several.
     """
 
     file: str | None
@@ -123,6 +131,7 @@ class ModelSource(Record):
     n_weights: Annotated[int, Field(ge=0)]
     weights: Fingerprint
     trained_at: ThreatModel | None = None
+    sha256: Digest | None = None
 
     @classmethod
     def of(cls, classifier: Any) -> ModelSource:
@@ -130,13 +139,14 @@ class ModelSource(Record):
         network = classifier.model
         origin = getattr(classifier, "origin", None)
         told = origin if isinstance(origin, Mapping) else {}
-        file, architecture = told.get("file"), told.get("architecture")
+        file, architecture, sha256 = (told.get(name) for name in ("file", "architecture", "sha256"))
         return cls(
             file=file if isinstance(file, str) else None,
             architecture=architecture if isinstance(architecture, str) else type(network).__qualname__,
             n_weights=sum(p.numel() for p in network.parameters()),
             weights=weights_fingerprint(network),
             trained_at=cls.told_threat(classifier),
+            sha256=sha256 if isinstance(sha256, str) and _DIGEST.fullmatch(sha256) else None,
         )
 
     @staticmethod
@@ -169,6 +179,9 @@ class Manifest(Record):
         published: What is published of models, by their names.
         plan: How models, data and attacks are loaded by whichever process computes, if the audit was planned.
         sources: Files, architectures and sizes of models, by their names, as far as they are known.
+        files: SHA-256 of each file of outcomes and images, by its name within the folder: what
+            :func:`art_classwise.audit.collect` lists once the audit is finished.
+        saved_from: Root digests of the audits that saved outcomes are from.
     """
 
     format: Literal["art-classwise audit"] = _FORMAT
@@ -188,6 +201,8 @@ class Manifest(Record):
     published: dict[Name, Published]
     plan: Plan | None = None
     sources: dict[Name, ModelSource] = Field(default_factory=dict)
+    files: dict[str, Digest] = Field(default_factory=dict)
+    saved_from: tuple[Digest, ...] = ()
 
     @model_validator(mode="after")
     def _is_plausible(self) -> Manifest:
@@ -307,11 +322,13 @@ class Manifest(Record):
             raise InputError(
                 f"it is another audit: {'; '.join(other[:3])}{f'; and {len(other) - 3} more' if other[3:] else ''}"
             )
+        is_new = not (self.models.keys() >= requested.models.keys() and self.attacks.keys() >= requested.attacks.keys())
         return self.updated(
             models=self.models | requested.models,
             attacks=self.attacks | requested.attacks,
             environments=_union(self.environments, requested.environments),
-            commands=_union(self.commands, requested.commands),
+            # Asked for once more it is the same audit, whatever the options of the terminal.
+            commands=_union(self.commands, requested.commands) if is_new or not self.commands else self.commands,
             probes=self.probes | requested.probes,
             published=self.published | requested.published,
             plan=self._planned_with(requested.plan),

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, distributions, version
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from art.attacks.attack import EvasionAttack
+from pydantic import Field
 from torch import Tensor, nn
 
 from art_classwise._core.fingerprints import fingerprint
@@ -79,6 +80,10 @@ class Environment(Record):
         cpu_cores: How many; None where it isn't known.
         torch_threads: Threads of torch.
         gpus: Names of the GPUs.
+        cuda: Version of CUDA that torch was built for; None for none.
+        cuda_driver: Version of NVIDIA's driver, where there is one.
+        packages: Versions of all installed packages by name; none in audits of earlier releases.
+        commit: Of the package's own repository, where it was installed from one.
     """
 
     python: str
@@ -88,6 +93,10 @@ class Environment(Record):
     cpu_cores: int | None
     torch_threads: int
     gpus: tuple[str, ...]
+    cuda: str | None = None
+    cuda_driver: str | None = None
+    packages: dict[str, str] = Field(default_factory=dict)
+    commit: str | None = None
 
 
 def environment() -> Environment:
@@ -101,6 +110,10 @@ def environment() -> Environment:
         cpu_cores=os.cpu_count(),
         torch_threads=torch.get_num_threads(),
         gpus=tuple(gpus),
+        cuda=torch.version.cuda,
+        cuda_driver=_driver(),
+        packages=dict(_packages()),
+        commit=_commit(),
     )
 
 
@@ -111,6 +124,50 @@ def _versions() -> Mapping[str, str]:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
     return versions
+
+
+@cache
+def _packages() -> Mapping[str, str]:
+    found: dict[str, str] = {}
+    for one in distributions():
+        with suppress(Exception):  # an installation that is broken is no reason to lose an audit
+            found.setdefault(re.sub(r"[-_.]+", "-", one.metadata["Name"]).lower(), one.version)
+    return dict(sorted(found.items()))
+
+
+@cache
+def _driver() -> str | None:
+    file = Path("/proc/driver/nvidia/version")
+    told = re.search(r"\b\d+\.\d+(\.\d+)?\b", file.read_text(errors="replace")) if file.exists() else None
+    return None if told is None else told[0]
+
+
+@cache
+def _commit() -> str | None:
+    """Return the commit that the package was installed from (PEP 610), or that its own repository is at."""
+    with suppress(PackageNotFoundError, ValueError, TypeError, AttributeError):
+        told = json.loads(distribution("art-classwise").read_text("direct_url.json") or "")
+        if found := told.get("vcs_info", {}).get("commit_id"):
+            return str(found)
+    git = Path(__file__).parents[2] / ".git"
+    with suppress(OSError, ValueError):
+        if git.is_file():  # a worktree
+            git = (git.parent / git.read_text().partition("gitdir: ")[2].strip()).resolve()
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head if _COMMIT.fullmatch(head) else None
+        ref = head.removeprefix("ref: ")
+        common = git / (git / "commondir").read_text().strip() if (git / "commondir").is_file() else git
+        if (common / ref).is_file():
+            head = (common / ref).read_text().strip()
+        else:
+            packed = [line.split() for line in (common / "packed-refs").read_text().splitlines()]
+            head = next((parts[0] for parts in packed if parts[1:] == [ref]), "")
+        return head if _COMMIT.fullmatch(head) else None
+    return None
+
+
+_COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 
 
 @cache

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import combinations
 from typing import Any
 
@@ -18,13 +18,13 @@ from art_classwise import metrics
 from art_classwise._core import display
 from art_classwise._core.display import shown_as
 from art_classwise._core.files import check_output_file, written_aside
-from art_classwise._core.folders import open_folder
+from art_classwise._core.fingerprints import digest
 from art_classwise.attacks.ladder import WORST_CASE, Attacks
 from art_classwise.audit.attacked_images import AttackedImage, attack_images
 from art_classwise.audit.comparison import Comparison, Kind, best_worst_class, compare_with_best, compare_within
 from art_classwise.audit.findings.attack_checks import is_strongly_attacked
 from art_classwise.audit.findings.registry import CheckResult, Findings, checks_table, evidences, run_checks
-from art_classwise.audit.image_file import read_images, write_images
+from art_classwise.audit.image_file import image_files, read_images
 from art_classwise.audit.manifest import ModelSource
 from art_classwise.audit.outcomes import (
     COSTS,
@@ -38,6 +38,7 @@ from art_classwise.audit.outcomes import (
     table,
 )
 from art_classwise.audit.saved import read_stored, write_audit
+from art_classwise.audit.store import Store
 from art_classwise.datasets import as_dataset
 from art_classwise.errors import InputError
 from art_classwise.metrics.accuracy import Groups
@@ -63,9 +64,22 @@ class AuditResult(AuditTable):
             with those that filled up batches, and ``seconds``. NaN where it isn't known.
         finished: Whether all that was asked for is there.
         images: A few attacked images of each class, if :meth:`with_images` made some: page and explorer show them.
+        sealed: The text of the manifest of the folder that the outcomes were read from, or written to, which lists
+            every file with its SHA-256; of outcomes put together by hand the texts of several, or none.
     """
 
     images: tuple[AttackedImage, ...] = field(default=(), kw_only=True)
+    sealed: tuple[str, ...] = field(default=(), kw_only=True)
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """The root digests of the audits that the outcomes are from: of each the SHA-256 of its ``manifest.json``.
+
+        Who knows it can check, with :func:`art_classwise.verify`, ``art-classwise verify`` or ``sha256sum``, that
+        outcomes, settings and versions are those that the audit wrote. None where outcomes are in no folder, the audit
+        is unfinished or of an earlier release, or its files aren't those that were listed.
+        """
+        return tuple(digest(text.encode()) for text in self.sealed)
 
     @cached_property
     def check_results(self) -> tuple[CheckResult, ...]:
@@ -584,8 +598,7 @@ class AuditResult(AuditTable):
         Raises:
             InputError: The folder holds an audit, and ``overwrite`` isn't asked for; or it can't be written.
         """
-        write_audit(self, folder, overwrite=overwrite)
-        write_images(self.images, self.manifest, open_folder(folder))
+        write_audit(self, folder, overwrite=overwrite, extra=partial(image_files, self.images), roots=self.roots)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write :meth:`by_class` as a CSV file; its folder is made if missing.
@@ -655,8 +668,9 @@ def read_audit(folder: str | os.PathLike[str], *, partial: bool = False) -> Audi
     """
     found = read_stored(folder, partial=partial)
     try:
-        images = read_images(open_folder(folder), found.manifest, found.outcomes)
+        images = read_images(Store(folder), found.outcomes)
     except InputError as error:  # outcomes don't depend on them
         warnings.warn(str(error), stacklevel=2)
         images = ()
-    return AuditResult(found.outcomes, found.manifest, found.missing, found.costs, images=images)
+    sealed = () if found.sealed is None else (found.sealed,)
+    return AuditResult(found.outcomes, found.manifest, found.missing, found.costs, images=images, sealed=sealed)

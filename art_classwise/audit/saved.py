@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,23 +36,49 @@ class Collected(NamedTuple):
         manifest: What the audit says of itself, of what is in the table: ``examples.n`` counts those that are there.
         costs: See :attr:`art_classwise.AuditResult.costs`.
         missing: Sentences that say what isn't there yet; none if all is.
+        sealed: The manifest's text, if it lists the files that were read as they were read; else None.
     """
 
     outcomes: pd.DataFrame
     manifest: Manifest
     costs: pd.DataFrame
     missing: tuple[str, ...]
+    sealed: str | None
 
 
-def read_stored(place: str | os.PathLike[str], *, partial: bool = False) -> Collected:
+def read_stored(
+    place: str | os.PathLike[str],
+    *,
+    partial: bool = False,
+    models: Sequence[str] | None = None,
+    attacks: Sequence[str] | None = None,
+) -> Collected:
     """Read what lies in the folder of an audit: see :func:`art_classwise.read_audit`.
+
+    Args:
+        place: The folder.
+        partial: Of an unfinished audit read what is finished.
+        models: Names of the models to read; all if absent.
+        attacks: Names of the attacks to read; all if absent.
 
     Raises:
         InputError: There is none, it is damaged or of another schema, or the audit is unfinished.
     """
     store = Store(place)
-    manifest = store.manifest()
-    models, attacks, missing = list(manifest.models), list(manifest.attacks), tuple[str, ...]()
+    before = store.manifest()
+    try:
+        return _read(store, before, partial, models, attacks)
+    except InputError:
+        if store.manifest() == before:
+            raise
+    # A result was saved over this one meanwhile, and what this one was is gone: the new one is whole.
+    return _read(store, store.manifest(), partial, models, attacks)
+
+
+def _read(
+    store: Store, manifest: Manifest, partial: bool, some: Sequence[str] | None, under: Sequence[str] | None
+) -> Collected:
+    models, attacks, missing = list(some or manifest.models), list(under or manifest.attacks), tuple[str, ...]()
     shards = None
     if partial:
         there = finished_shards(store, manifest)
@@ -74,13 +100,16 @@ def read_stored(place: str | os.PathLike[str], *, partial: bool = False) -> Coll
     if missing:
         n = int(outcomes["example"].nunique())
         manifest = manifest.part(models, attacks).updated(examples=manifest.examples.updated(n=n))
-    return Collected(outcomes, manifest, costs, missing)
+    elif some or under:
+        manifest = manifest.part(models, attacks)
+    return Collected(outcomes, manifest, costs, missing, None if missing else store.sealed())
 
 
 def collect(place: str | os.PathLike[str]) -> tuple[str, ...]:
     """Bring together what processes wrote into an audit's folder, and say what is missing.
 
-    The manifest is written anew, with the versions and hardware of all who computed.
+    The manifest is written anew, with the versions and hardware of all who computed; of a finished audit with the
+    SHA-256 of each of its files.
 
     Returns:
         Sentences that say what isn't there yet; none if the audit is finished.
@@ -89,9 +118,9 @@ def collect(place: str | os.PathLike[str]) -> tuple[str, ...]:
         InputError: There is no audit, or it is damaged.
     """
     store = Store(place)
-    manifest = store.manifest()
-    store.write_manifest(manifest)
     store.tidy()
+    store.seal()
+    manifest = store.manifest()
     there = finished_shards(store, manifest)
     lacking = _missing(there, manifest)
     unprobed = [] if manifest.plan is None or not manifest.plan.checks or lacking else _unprobed(manifest)
@@ -179,8 +208,24 @@ def is_whole(store: Store, manifest: Manifest, model: str, attacks: Sequence[str
     return all(numbers <= store.shards(manifest.models[model], key).keys() for key in keys)
 
 
-def write_audit(result: AuditTable, place: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write the outcomes of an audit to a folder, each model's under an attack as one shard; the manifest last.
+def write_audit(
+    result: AuditTable,
+    place: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    extra: Callable[[Manifest], Mapping[str, bytes]] | None = None,
+    roots: Sequence[str] = (),
+) -> None:
+    """Write the outcomes of an audit to a folder, each model's under an attack as one shard.
+
+    The manifest is written last, by one rename: before it the folder holds what it held, and after it the result.
+
+    Args:
+        result: The result.
+        place: The folder.
+        overwrite: Replace the audit that lies there.
+        extra: Returns other files to write and list, by name.
+        roots: Root digests of the audits that the outcomes are from.
 
     Raises:
         InputError: The folder holds an audit, and ``overwrite`` isn't asked for; or it can't be written.
@@ -203,8 +248,10 @@ def write_audit(result: AuditTable, place: str | os.PathLike[str], *, overwrite:
         models={m: known.get(m) or name_fingerprint(m) for m in result.models},
         attacks={a: described(a, result.manifest.parameters(a)) for a in result.attacks},
         plan=None,
+        files={},
+        saved_from=tuple(roots),
     )
-    old = store.files()
+    old = store.everything()
     store.begin(manifest)
     new = set()
     for model, key in manifest.models.items():
@@ -214,8 +261,11 @@ def write_audit(result: AuditTable, place: str | os.PathLike[str], *, overwrite:
         for (name, attack), rows in zip(manifest.attacks.items(), attacked, strict=True):
             unit = Unit(key, attack.fingerprint, 0)
             new.add(store.write(unit, _with_cost(rows, costs, name), replace=True).name)
-    store.write_manifest(manifest)
-    for name in old - new:
+    for name, content in ({} if extra is None else extra(manifest)).items():
+        store.put(name, content)
+        new.add(name)
+    store.write_manifest(manifest.updated(files={name: store.digest_of(name) for name in sorted(new)}))
+    for name in old - new:  # a folder of these alone is read as before: the manifest lists the others
         store.folder.remove(name)
 
 

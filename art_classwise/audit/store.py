@@ -1,6 +1,7 @@
 """Outcomes in a folder, on a disk or in a bucket: what was asked for, and a Parquet file for each shard.
 
-    manifest.json                             what was attacked, how, with what: all of the following in one
+    manifest.json                             what was attacked, how, with what: all of the following in one, and the
+                                              SHA-256 of each file of outcomes once the audit is finished
     plans/<digest>.json                       what was asked for, each time that it was something new
     environments/<digest>.json                versions and hardware of who computed
     probes/<model>-<digest>.json              what was tried on a network itself
@@ -29,6 +30,7 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import ValidationError
 
+from art_classwise._core.fingerprints import digest
 from art_classwise._core.folders import DiskFolder, Folder, open_folder
 from art_classwise._core.records import Record, validation_message
 from art_classwise.audit.manifest import Manifest
@@ -42,10 +44,11 @@ __all__ = ["DamagedShardError", "MissingShardError", "Shard", "Store", "StoreErr
 
 _RecordT = TypeVar("_RecordT", bound=Record)
 
-_FILE = re.compile(r"([0-9a-f]{12})-([0-9a-f]{12}|clean)-(\d{5,})-([0-9a-f]{16})-([0-9a-f]{16})\.parquet")
+_FILE = re.compile(r"(?:saved-)?([0-9a-f]{12})-([0-9a-f]{12}|clean)-(\d{5,})-([0-9a-f]{16})-([0-9a-f]{16})\.parquet")
 _OLDER_FILE = re.compile(r"(\d{5,})-([0-9a-f]{16})\.parquet")
 _RECORD = re.compile(r"[0-9a-f-]+\.json")
 _MANIFEST = "manifest.json"
+_IMAGES = re.compile(r"attacked_images(-[0-9a-f]{16})?\.parquet")
 _LONGEST_NAME = 120  # of a folder, of the 255 bytes that file systems allow
 
 
@@ -115,6 +118,7 @@ class Store:
     def __init__(self, place: str | os.PathLike[str] | Folder) -> None:
         self.folder: Folder = open_folder(place) if isinstance(place, (str, os.PathLike)) else place
         self._parsed: tuple[object, Manifest] | None = None  # of which state of the folder
+        self._digests: dict[str, str] = {}  # of the files that were read, or written, here
 
     @property
     def address(self) -> str:
@@ -150,6 +154,9 @@ class Store:
         if self._parsed is not None and state[0] is not None and self._parsed[0] == state:
             return self._parsed[1]
         parts = [] if state[0] is None and not self.folder.exists(_MANIFEST) else [self._read_manifest(_MANIFEST)]
+        if parts and parts[0].examples.saved:  # whole by itself: what lies beside it is of what was there before
+            self._parsed = state, parts[0]
+            return parts[0]
         parts += sorted((self._read_manifest(name) for name in records["plans"]), key=lambda plan: plan.created)
         manifest = parts[0]
         for part in parts[1:]:
@@ -175,6 +182,90 @@ class Store:
             StoreError: It can't be written.
         """
         self._write(_MANIFEST, manifest.to_json().encode())
+
+    def seal(self) -> str | None:
+        """Write the manifest with the SHA-256 of every file of outcomes, if all of them are there.
+
+        What was listed keeps the digest that it was listed with: a file that was changed since isn't taken for one
+        that an audit wrote.
+
+        Returns:
+            The manifest's text, whose SHA-256 is the root digest; None of an unfinished audit.
+
+        Raises:
+            InputError: There is no audit, or it is damaged.
+            StoreError: It can't be written.
+        """
+        manifest = self.manifest()
+        names = self.counted(manifest)
+        if names is None:
+            self.write_manifest(manifest)
+            return None
+        images = self.image_files()
+        names += [name for name in images if name in manifest.files][:1] or images[:1]
+        files = {name: manifest.files.get(name) or self.digest_of(name) for name in sorted(names)}
+        sealed = manifest.updated(files=files)
+        self.write_manifest(sealed)
+        return sealed.to_json()
+
+    def sealed(self) -> str | None:
+        """Return the manifest's text, if it lists the files that count and that were read here as they were read.
+
+        None where it doesn't: the audit is unfinished, of an earlier release, or was changed since.
+        """
+        manifest = self.manifest()
+        try:
+            text = self._text(_MANIFEST)
+        except InputError:  # only planned so far
+            return None
+        names = self.counted(manifest)
+        if names is None or manifest.to_json() != text or not {*names} <= manifest.files.keys():
+            return None
+        changed = any(manifest.files.get(name, of) != of for name, of in self._digests.items())
+        return None if changed else text
+
+    def counted(self, manifest: Manifest) -> list[str] | None:
+        """Return the names of the files of outcomes that count, one of each unit; None if one isn't there."""
+        names, wanted = [], range(manifest.n_shards)
+        for model in dict.fromkeys(manifest.models.values()):
+            for attack in (None, *dict.fromkeys(one.fingerprint for one in manifest.attacks.values())):
+                there = self.shards(model, attack)
+                if not all(number in there for number in wanted):
+                    return None
+                names += [there[number].name for number in wanted]
+        return names
+
+    def images_file(self, manifest: Manifest) -> str | None:
+        """Return the name of the file of attacked images, if there is one: the one that is listed, else the only."""
+        listed = [name for name in manifest.files if _IMAGES.fullmatch(name)]
+        found = [] if manifest.examples.saved and manifest.files else self.image_files()
+        return next(iter(listed or found), None)
+
+    def image_files(self) -> list[str]:
+        """Return the names of all files of attacked images."""
+        return [name for name in self.folder.files("") if _IMAGES.fullmatch(name)]
+
+    def digest_of(self, name: str) -> str:
+        """Return the SHA-256 of a file: as it was read or written here, if it was.
+
+        Raises:
+            InputError: It can't be read.
+        """
+        if name not in self._digests:
+            try:
+                self._digests[name] = digest(self.folder.read(name))
+            except OSError as error:
+                raise self._unreadable(name, error) from error
+        return self._digests[name]
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a file other than of outcomes, such as attacked images.
+
+        Raises:
+            StoreError: It can't be written.
+        """
+        self._digests[name] = digest(content)
+        self._write(name, content)
 
     def begin(self, manifest: Manifest) -> None:
         """Take a manifest for the folder's, which is written once what belongs to it is there."""
@@ -254,14 +345,27 @@ class Store:
         return {number: files[0] for number, files in self._written(model, attack).items()}
 
     def _written(self, model: str, attack: str | None) -> dict[int, list[Shard]]:
-        """Return all files of a model's shards under an attack, of each shard the one that counts first."""
+        """Return all files of a model's shards under an attack, of each shard the one that counts first.
+
+        Where the manifest lists one of a shard's files, that one counts; of what :meth:`AuditResult.save` wrote, no
+        other does.
+        """
+        manifest = self._parsed[1] if self._parsed else self.manifest()
+        there = self._found(model, attack, saved=manifest.examples.saved)
+        for files in there.values():
+            files.sort(key=lambda shard: shard.name not in manifest.files)
+        if manifest.examples.saved and manifest.files:
+            there = {number: [one for one in files if one.name in manifest.files] for number, files in there.items()}
+        return {number: files for number, files in there.items() if files}
+
+    def _found(self, model: str, attack: str | None, *, saved: bool) -> dict[int, list[Shard]]:
         there: dict[int, list[Shard]] = {}
         older = f"shards/{model}/{attack or CLEAN_NAME}"
         for name in self.folder.files(older) if self._has_older else ():
             if match := _OLDER_FILE.fullmatch(name):
                 number = int(match[1])
                 there.setdefault(number, []).append(Shard(Unit(model, attack, number), f"{older}/{name}", older=True))
-        begin = _begin(model, attack)
+        begin = f"{'saved-' if saved else ''}{_begin(model, attack)}"
         found = [(name, folder) for folder in self._folders(model, attack) for name in self.folder.files(folder)]
         for name, folder in sorted(found, key=lambda one: one[0]):  # the same for all, whatever names they know
             if (match := _FILE.fullmatch(name)) and name.startswith(f"{begin}-"):
@@ -301,6 +405,7 @@ class Store:
             raise MissingShardError(f"There is no {where}.") from None
         except OSError as error:
             raise DamagedShardError(shard, where, first_line(error)) from error
+        self._digests[shard.name] = digest(content)
         told = f"its {len(content)} bytes, as this shard, don't have the checksum in its name"
         file = shard.name.rpartition("/")[2]
         if shard.older:
@@ -340,7 +445,9 @@ class Store:
         content = to_parquet(frame, OUTCOMES)
         outcomes = verdict_digest(unit, frame)
         begin, folder = _begin(unit.model, unit.attack), self._folders(unit.model, unit.attack)[0]
+        begin = f"saved-{begin}" if replace else begin  # an audit that lies there takes it for none of its files
         mine = f"{folder}/{begin}-{unit.shard:05d}-{outcomes}-{_digest(unit, content)}.parquet"
+        self._digests[mine] = digest(content)
         if replace:
             self._write(mine, content)
             return Shard(unit, mine)
@@ -387,6 +494,10 @@ class Store:
                 return False
         self.folder.remove(damaged.shard.name)
         return True
+
+    def everything(self) -> set[str]:
+        """Return names of all files of outcomes, of attacked images, and of records beside the manifest."""
+        return self.files() | {*self.image_files()}
 
     def files(self) -> set[str]:
         """Return names of all files of outcomes, and of records beside the manifest."""

@@ -85,7 +85,6 @@ def audit(
     """
     given = dict(locals())
     from art_classwise._core.distributed import is_main
-    from art_classwise._core.folders import open_folder
     from art_classwise.audit import ClassWiseAudit
     from art_classwise.cli._prepared import prepared
     from art_classwise.metrics import what_can_be_told
@@ -117,7 +116,7 @@ def audit(
         result = ClassWiseAudit(store=out, **options).evaluate(models, given_data, optional=optional)
         if not is_main():
             return
-        result = with_kept_images(result, models, data, open_folder(out), verbose=not quiet)
+        result = with_kept_images(result, models, data, out, verbose=not quiet)
         write_report(result, out)
         show(result, out, write if json else None, groups, latex)
 

@@ -41,7 +41,6 @@ def swept(
         store: A folder with a folder for each radius in it, or its address.
     """
     from art_classwise._core.distributed import is_main
-    from art_classwise._core.folders import open_folder
     from art_classwise.cli._images import with_kept_images
     from art_classwise.report import write_report
     from art_classwise.report.radii import write_radii
@@ -52,7 +51,7 @@ def swept(
     def finished(result: AuditResult, folder: str | None) -> None:
         done.append(result)
         if is_main() and folder is not None:
-            write_report(with_kept_images(result, models, data, open_folder(folder)), folder)
+            write_report(with_kept_images(result, models, data, folder), folder)
             if options["verbose"]:
                 print(f"{result.threat} is done, {len(done)} of {len(radii)} radii: {folder}", file=sys.stderr)
 

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from forging import relisted
 
 import art_classwise as acw
 from art_classwise.audit.attacked_images import is_within, rounded_within
-from art_classwise.audit.image_file import IMAGES_FILE
 
 THREATS = ("Linf:0.1", "L2:0.6", "L1:4")
 
@@ -123,7 +123,9 @@ def test_images_of_another_network_are_not_shown(result, few, tmp_path):
     result.save(tmp_path / "one")
     other = acw.as_classifier(acw.build("digits-cnn", (1, 8, 8), 10, seed=3), (1, 8, 8), 10, device="cpu")
     audited({"one": other}, few).save(tmp_path / "two")
-    (tmp_path / "two" / IMAGES_FILE).write_bytes((tmp_path / "one" / IMAGES_FILE).read_bytes())
+    (images,) = (tmp_path / "one").glob("attacked_images-*.parquet")
+    (tmp_path / "two" / images.name).write_bytes(images.read_bytes())
+    relisted(tmp_path / "two")
     assert acw.read_audit(tmp_path / "two").images == ()
 
 
@@ -166,10 +168,14 @@ DAMAGE = {
 }
 
 
+@pytest.mark.parametrize("listed", [False, True])
 @pytest.mark.parametrize("how", DAMAGE)
-def test_damaged_images_are_not_shown_and_the_outcomes_are(result, tmp_path, how):
+def test_damaged_images_are_not_shown_and_the_outcomes_are(result, tmp_path, how, listed):
     result.save(tmp_path)
-    DAMAGE[how](tmp_path / IMAGES_FILE)
+    (images,) = tmp_path.glob("attacked_images-*.parquet")
+    DAMAGE[how](images)
+    if listed and how != "no file":
+        relisted(tmp_path)
     with pytest.warns(UserWarning, match="is damaged, so its images aren't shown"):
         read = acw.read_audit(tmp_path)
     assert read.images == ()

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import art_classwise as acw
-from art_classwise.audit.image_file import IMAGES_FILE
 from art_classwise.audit.manifest import ModelSource
 
 
@@ -47,9 +46,10 @@ def test_an_audit_keeps_images_and_report_shows_them_again(audit, command_line, 
     images = acw.read_audit("out").images
     shown = pictures(tmp_path / "out" / "report.html")
     assert len(shown) == 3 * len(images) > 15
-    kept = (tmp_path / "out" / IMAGES_FILE).stat()
+    (images,) = (tmp_path / "out").glob("attacked_images-*.parquet")
+    kept = images.stat()
     audit()  # there is nothing to do: nothing is attacked again
-    assert (tmp_path / "out" / IMAGES_FILE).stat().st_mtime_ns == kept.st_mtime_ns
+    assert images.stat().st_mtime_ns == kept.st_mtime_ns
     (tmp_path / "out" / "report.html").unlink()
     assert command_line("report", "out")[0] == 0
     assert pictures(tmp_path / "out" / "report.html") == shown
@@ -69,7 +69,7 @@ def test_the_page_says_what_the_models_are(audit, checkpoint, tmp_path):
 @pytest.mark.filterwarnings("default")
 def test_damaged_images_are_made_anew(audit, command_line, tmp_path):
     audit()
-    path = tmp_path / "out" / IMAGES_FILE
+    (path,) = (tmp_path / "out").glob("attacked_images-*.parquet")
     before = path.read_bytes()
     path.write_bytes(before[:-50])
     code, _, err = command_line("report", "out")
