@@ -1,8 +1,9 @@
-from . import attacks, audit, datasets, figures, head, losses, metrics, policies, studies, trainers, zoo
+from . import attacks, audit, datasets, evidence, figures, head, losses, metrics, policies, studies, trainers, zoo
 from .attacks import PGD, AutoAttack, ClassWiseAttack, TemperaturePGD, TransferAttack
 from .audit import AuditResult, ClassWiseAudit, compare, read_audit
 from .datasets import Dataset, load_dataset
 from .errors import InputError
+from .evidence import verify
 from .studies import ClassExclusionStudy, spread_over_seeds
 from .threat import ThreatModel
 from .trainers import (
@@ -42,6 +43,7 @@ __all__ = [
     "build",
     "compare",
     "datasets",
+    "evidence",
     "figures",
     "head",
     "load_checkpoint",
@@ -55,5 +57,6 @@ __all__ = [
     "spread_over_seeds",
     "studies",
     "trainers",
+    "verify",
     "zoo",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from art_classwise._core.files import check_output_folder
+from art_classwise._core.fingerprints import file_digest
 from art_classwise._core.state import one_thread
 from art_classwise.audit import AuditResult, ClassWiseAudit
 from art_classwise.audit.store import Store
@@ -77,7 +78,11 @@ def quickstart(
             threat=THREAT,
             recipe=recipe,
         )
-        classifier.origin = {"file": file.name, "architecture": "digits-cnn"}  # for the report
+        classifier.origin = {
+            "file": file.name,
+            "architecture": "digits-cnn",
+            "sha256": file_digest(file),
+        }  # for the report
         models[name] = classifier
     command = shlex.join(["art-classwise", "quickstart", "--out", str(folder), "--seed", str(seed)])
     audit = ClassWiseAudit(THREAT, ATTACKS, seed=seed, verbose=verbose, command=command)

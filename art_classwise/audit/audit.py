@@ -42,7 +42,7 @@ from art_classwise.audit.plan import (
     share,
     tasks,
 )
-from art_classwise.audit.provenance import data_fingerprint, environment, model_fingerprint
+from art_classwise.audit.provenance import data_fingerprint, environment, file_digests, model_fingerprint
 from art_classwise.audit.request import check_fit, check_names, check_told_apart, checked_attack, described_attacks
 from art_classwise.audit.result import AuditResult
 from art_classwise.audit.runner import ShardRunner, probe_examples
@@ -257,7 +257,11 @@ class _Run:
             worst_case=audit.worst_case,
             shard_size=_SHARD,
             examples=Examples(
-                dataset=examples.name, split=examples.split, n=len(examples), fingerprint=data_fingerprint(examples)
+                dataset=examples.name,
+                split=examples.split,
+                n=len(examples),
+                fingerprint=data_fingerprint(examples),
+                files=file_digests(examples),
             ),
             classes=tuple(examples.classes),
             commands=() if audit.command is None else (audit.command,),

@@ -58,7 +58,7 @@ class Examples(Record):
         fingerprint: See :func:`art_classwise.audit.provenance.data_fingerprint`; None where it isn't known.
         saved: Whether :meth:`art_classwise.AuditResult.save` wrote the folder, so that no audit continues there.
         files: SHA-256 of the files that they were read from, by name; of a folder of images one for all, see
-            :func:`art_classwise.datasets.file_digests`. Nothing where they aren't known.
+            :func:`art_classwise.audit.provenance.file_digests`. Nothing where they aren't known.
     """
 
     dataset: str

@@ -10,7 +10,7 @@ import platform
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from importlib.metadata import PackageNotFoundError, distribution, distributions, version
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType
@@ -22,7 +22,7 @@ from art.attacks.attack import EvasionAttack
 from pydantic import Field
 from torch import Tensor, nn
 
-from art_classwise._core.fingerprints import fingerprint
+from art_classwise._core.fingerprints import digest, file_digest, fingerprint
 from art_classwise._core.records import Record
 from art_classwise.attacks.transfer import TransferAttack
 from art_classwise.datasets import Dataset, LazyImages
@@ -31,6 +31,7 @@ __all__ = [
     "Environment",
     "data_fingerprint",
     "environment",
+    "file_digests",
     "fingerprint",
     "is_fingerprint",
     "model_fingerprint",
@@ -215,6 +216,32 @@ def weights_fingerprint(network: nn.Module) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]
+
+
+def file_digests(data: Dataset) -> dict[str, str]:
+    """Return the SHA-256 of the files that examples were read from, by their names, as far as they are known.
+
+    Of images that each lie in a file of its own it is one for all: of the lines ``SHA-256  PATH`` that ``sha256sum``
+    prints of them within their common folder, sorted by path. Files that are no longer there are left out.
+    """
+    with suppress(OSError):
+        if isinstance(data.x, LazyImages) and data.x.files:
+            paths = sorted({*data.x.files})
+            common = os.path.commonpath([os.path.dirname(path) for path in paths])
+            lines = "".join(f"{_digest_of(path)}  {Path(os.path.relpath(path, common)).as_posix()}\n" for path in paths)
+            return {f"{Path(common).name}/": digest(lines.encode(errors="surrogateescape"))}
+        return {Path(path).name: _digest_of(path) for path in data.files}
+    return {}
+
+
+def _digest_of(path: str) -> str:
+    status = os.stat(path)
+    return _read_digest(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _read_digest(path: str, size: int, changed: int) -> str:
+    return file_digest(path)
 
 
 def model_fingerprint(classifier: Any, weights: str | None = None) -> str:

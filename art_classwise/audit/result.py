@@ -71,7 +71,7 @@ class AuditResult(AuditTable):
     images: tuple[AttackedImage, ...] = field(default=(), kw_only=True)
     sealed: tuple[str, ...] = field(default=(), kw_only=True)
 
-    @property
+    @cached_property
     def roots(self) -> tuple[str, ...]:
         """The root digests of the audits that the outcomes are from: of each the SHA-256 of its ``manifest.json``.
 
@@ -165,7 +165,7 @@ class AuditResult(AuditTable):
         tables = [self.class_table(model, attack) for attack in (*self.attacks, WORST_CASE)]
         columns = [tables[-1]["clean"], *(table["robust"] for table in tables)]
         names = pd.Index(["clean", *self.attacks, WORST_CASE], name="attack")
-        return pd.concat(columns, axis=1).set_axis(names, axis=1)
+        return self._told(pd.concat(columns, axis=1).set_axis(names, axis=1))
 
     def by_group(self, groups: Groups, *, confidence: float = 0.95) -> pd.DataFrame:
         """Return what :meth:`by_class` does for groups of classes: where single classes have few examples.
@@ -208,7 +208,7 @@ class AuditResult(AuditTable):
         frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
         first = ["clean", "clean_low", "clean_high", "mean", "mean_low", "mean_high"]
         first += ["worst", "worst_class", "held_out", "worst_low", "worst_high", "left_out", "p"]
-        return shown_as(frame[first + [c for c in frame.columns if c not in first]], "models")
+        return shown_as(self._told(frame[first + [c for c in frame.columns if c not in first]]), "models")
 
     def disparity(self, model: str | None = None, attack: str = WORST_CASE, **options: Any) -> pd.DataFrame:
         """Return how unequal the class robust accuracies are: :func:`art_classwise.metrics.disparity_intervals`.
@@ -241,9 +241,10 @@ class AuditResult(AuditTable):
             InputError: The audit has no such model or attack.
         """
         rows = self.rows(model, attack)
-        return metrics.confusion(
+        matrix = metrics.confusion(
             rows["label"], rows["prediction"], len(self.classes), classes=self.classes, normalize=normalize
         )
+        return self._told(matrix)
 
     def confusion_pairs(
         self, model: str | None = None, attack: str = WORST_CASE, *, groups: Groups | None = None
@@ -603,11 +604,13 @@ class AuditResult(AuditTable):
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write :meth:`by_class` as a CSV file; its folder is made if missing.
 
+        The last column, ``root``, is the root digest: see :attr:`roots`.
+
         Raises:
             InputError: It can't be written.
         """
         with written_aside(check_output_file(path, "by_class.csv")) as aside:
-            self.by_class().to_csv(aside)
+            self.by_class().assign(root=" ".join(self.roots)).to_csv(aside)
 
     def to_html(self, path: str | os.PathLike[str]) -> None:
         """Write the report, one HTML file that needs no other; its folder is made if missing.
@@ -629,7 +632,18 @@ class AuditResult(AuditTable):
     def _tables(self, names: Sequence[str], kind: str, group: Relabel, confidence: float) -> pd.DataFrame:
         attacks = (*self.attacks, WORST_CASE)
         tables = [accuracies(self.rows(m, a), names, group, confidence) for m in self.models for a in attacks]
-        return shown_as(stacked(tables, self.models, attacks, names, kind), "classes")
+        return shown_as(self._told(stacked(tables, self.models, attacks, names, kind)), "classes")
+
+    def class_table(
+        self, model: str | None = None, attack: str = WORST_CASE, *, confidence: float = 0.95
+    ) -> pd.DataFrame:
+        """See :meth:`AuditTable.class_table`."""
+        return self._told(super().class_table(model, attack, confidence=confidence))
+
+    def _told(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Write the root digests on a table, for the files that are made of it."""
+        table.attrs["roots"] = list(self.roots)
+        return table
 
     def _paired(
         self, first: tuple[str, str], second: tuple[str, str]
@@ -655,18 +669,27 @@ def _model_and_groups(model: str | Groups | None, groups: Groups | None) -> tupl
     return (None, model) if groups is None else (model, groups)
 
 
-def read_audit(folder: str | os.PathLike[str], *, partial: bool = False) -> AuditResult:
+def read_audit(
+    folder: str | os.PathLike[str],
+    *,
+    partial: bool = False,
+    models: Sequence[str] | None = None,
+    attacks: Sequence[str] | None = None,
+) -> AuditResult:
     """Read the outcomes that :meth:`AuditResult.save` or an audit with a ``store`` wrote.
 
     Args:
         folder: The folder: a path, or an address such as ``"s3://bucket/audit"``.
         partial: Of an unfinished audit read what is finished: of the attacks and the examples as many as have been
             tried on one another. :attr:`AuditResult.missing` says what isn't there.
+        models: Names of the models to read; all if absent.
+        attacks: Names of the attacks to read, in the worst case the first ones; all if absent.
 
     Raises:
-        InputError: There are none, they are damaged or of another schema, or the audit is unfinished.
+        InputError: There are none, they are damaged or of another schema, the audit is unfinished, or it has no such
+            model or attack.
     """
-    found = read_stored(folder, partial=partial)
+    found = read_stored(folder, partial=partial, models=models, attacks=attacks)
     try:
         images = read_images(Store(folder), found.outcomes)
     except InputError as error:  # outcomes don't depend on them

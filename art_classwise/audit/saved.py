@@ -14,7 +14,7 @@ from art_classwise.audit.manifest import Manifest, described, name_fingerprint
 from art_classwise.audit.outcomes import COSTS, AuditTable, MisfitError, assembled, disassembled, parts, table
 from art_classwise.audit.plan import CLEAN_NAME
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Shard, Store, Unit
-from art_classwise.errors import InputError
+from art_classwise.errors import InputError, unknown
 
 __all__ = [
     "Collected",
@@ -78,6 +78,15 @@ def read_stored(
 def _read(
     store: Store, manifest: Manifest, partial: bool, some: Sequence[str] | None, under: Sequence[str] | None
 ) -> Collected:
+    for what, asked, known in (("model", some, manifest.models), ("attack", under, manifest.attacks)):
+        for name in asked or ():
+            if name not in known:
+                raise unknown(what, name, known)
+    if manifest.worst_case and under and list(under) != list(manifest.attacks)[: len(under)]:
+        raise InputError(
+            f"Where broken examples leave, each attack counts with those before it: {', '.join(manifest.attacks)}, and "
+            f"{', '.join(under)} aren't the first of these."
+        )
     models, attacks, missing = list(some or manifest.models), list(under or manifest.attacks), tuple[str, ...]()
     shards = None
     if partial:

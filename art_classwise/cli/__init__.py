@@ -22,6 +22,7 @@ from art_classwise.cli._messages import message_of, with_options
 from art_classwise.cli._options import Json, Out, Quiet, Seed
 from art_classwise.cli._plan import collect, plan, work
 from art_classwise.cli._train import train
+from art_classwise.cli._verify import verify
 from art_classwise.errors import InputError, printable
 
 __all__ = ["app", "main"]
@@ -103,6 +104,7 @@ app.command()(report)
 app.command()(plan)
 app.command()(work)
 app.command()(collect)
+app.command()(verify)
 app.command()(compare)
 app.command()(zoo)
 app.command()(doctor)

@@ -185,3 +185,5 @@ def show(
     if groups is not None:
         print_groups(result, groups.value)
     say_where(files)
+    for root in result.roots:
+        print(f"root: {root}")

@@ -111,6 +111,7 @@ def audit_content(
         "seed": manifest.seed,
         "worst_case": manifest.worst_case,
         "finished": result.finished,
+        "root": result.roots[0] if len(result.roots) == 1 else None,
         "missing": result.missing,
         "costs": result.attack_costs().reset_index().to_dict("records"),
         "command": manifest.command,

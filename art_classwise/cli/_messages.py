@@ -48,6 +48,14 @@ OPTIONS: dict[str, dict[str, str]] = {
     "audit": {**_AUDIT, "executor": "--on"},
     "plan": _AUDIT,
     "work": {"device": "--device", "index": "--index", "run_code": "--run-code", "units": "--units"},
+    "verify": {
+        **_DATA,
+        "device": "--device",
+        "models": "--model",
+        "recompute": "--recompute",
+        "run_code": "--run-code",
+        "seed": "--seed",
+    },
     "compare": {"attack": "--attack", "model": "--model", "models": "--models"},
     "train": {
         **_DATA,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ class LazyImages:
         image_shape: (C, H, W).
         source: Returns what tells these images from others without reading them: names and sizes of files, how images
             are brought to size. If absent, the images themselves do, all of which must then be read.
+        files: Paths of all images, by their numbers, if each lies in a file.
     """
 
     dtype = np.dtype(np.float32)
@@ -41,8 +42,10 @@ class LazyImages:
         indices: npt.NDArray[np.int64],
         image_shape: tuple[int, int, int],
         source: Callable[[], str] | None = None,
+        files: Sequence[str] = (),
     ) -> None:
         self._read, self._indices, self._image_shape, self._source = read, indices, image_shape, source
+        self._files = files
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -73,7 +76,12 @@ class LazyImages:
 
     def take(self, rows: npt.NDArray[Any]) -> LazyImages:
         """Return these rows, still unread."""
-        return LazyImages(self._read, self._indices[rows], self._image_shape, self._source)
+        return LazyImages(self._read, self._indices[rows], self._image_shape, self._source, self._files)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of these images, where each lies in a file of its own that is known."""
+        return tuple(self._files[i] for i in self._indices) if self._files else ()
 
     @property
     def fingerprint(self) -> str:
@@ -101,6 +109,7 @@ class Dataset(Shown):
         name: E.g. ``"cifar10"``.
         split: E.g. ``"test"``.
         ids: int64 (n,), each example's number in the whole set.
+        files: Paths of the files that they were read from, as far as they are known.
 
     Raises:
         InputError: x and y differ in length or are empty, x isn't images, isn't finite or lies outside [0, 1], a label
@@ -113,6 +122,7 @@ class Dataset(Shown):
     name: str = "data"
     split: str = "test"
     ids: npt.NDArray[np.int64] = field(repr=False, default_factory=lambda: np.empty(0, np.int64))
+    files: tuple[str, ...] = field(repr=False, default=(), compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(

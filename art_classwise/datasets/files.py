@@ -67,7 +67,7 @@ def image_files(paths: Sequence[str], *, grey: bool, image_size: int | None) -> 
         return f"{'grey' if grey else 'RGB'} {image_size}\n{files}{sums}"
 
     channels, height, width = read(0).shape
-    return LazyImages(read, np.arange(len(paths)), (channels, height, width), source)
+    return LazyImages(read, np.arange(len(paths)), (channels, height, width), source, paths)
 
 
 def _checksum(path: str) -> int:

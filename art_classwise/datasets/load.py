@@ -137,7 +137,8 @@ def read_torchvision(spec: DatasetSpec, root: Path, split: str, download: bool, 
     y = np.asarray(source.targets if hasattr(source, "targets") else source.labels)
     y = np.zeros(len(y)) if split == "unlabeled" else y  # torchvision's are -1
     names = spec.class_names or tuple(source.classes)
-    return Dataset(as_images(x, f"{name} ({split})")[0], y.astype(np.int64), names, name, split)
+    files = tuple(str(root / spec.folder / file) for file in spec.files.get(split, ()))
+    return Dataset(as_images(x, f"{name} ({split})")[0], y.astype(np.int64), names, name, split, files=files)
 
 
 def read_imagenet(spec: DatasetSpec, root: Path, split: str, download: bool, image_size: int) -> Dataset:
@@ -209,7 +210,7 @@ def _npz(path: Path, split: str, classes: str | Sequence[str] | None) -> Dataset
         raise InputError(f"{path}: classes must be a list of names, but got shape {own.shape}.")
     found = classes_of(y, str(path)) if own is None else [str(name) for name in own]
     names = _class_names(classes, found, len(found))
-    return Dataset(x, y, names, path.stem, split)
+    return Dataset(x, y, names, path.stem, split, files=(str(path),))
 
 
 def classes_of(y: npt.NDArray[Any], source: str) -> list[str]:

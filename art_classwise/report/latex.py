@@ -27,7 +27,8 @@ _ESCAPES = {
 
 def latex(value: AuditResult | Comparison | RadiusSweep) -> str:
     """Return the tables of an audit, a comparison, or audits over radii: all rows and columns, names in full."""
-    return "\n".join(_table(grid) for grid in _grids(value))
+    roots = "".join(f"% root digest {root}\n" for root in getattr(value, "roots", ()))
+    return roots + "\n".join(_table(grid) for grid in _grids(value))
 
 
 def _grids(value: Any) -> list[Grid]:

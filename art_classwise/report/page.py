@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
 import re
 import tempfile
@@ -20,6 +21,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from art_classwise import __version__
 from art_classwise._core.folders import open_folder
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.findings import Finding
@@ -32,7 +34,7 @@ from art_classwise.report.explorer import explored
 from art_classwise.report.figures.layout import no_wider_than
 from art_classwise.report.tables import percent, shorten, template
 
-__all__ = ["render", "report_files", "write_report"]
+__all__ = ["ABOUT", "PICTURE", "REPORT", "TABLE", "render", "report_files", "write_report"]
 
 _MOST_DRAWN = 20  # models: three figures of each take 100 kB and a second
 _MANY_CLASSES = 20  # more of them: how many lie where says more than each one's bar
@@ -51,6 +53,12 @@ def render(result: AuditResult) -> str:
         The page; names of classes, models and attacks are escaped.
     """
     report, compared, script = report_data(result), comparisons(result), _script()
+    about = {
+        "release": __version__,
+        "roots": list(result.roots),
+        "models": list(result.models),
+        "attacks": list(result.attacks),
+    }
     return template("page.html.j2").render(
         report=report,
         worst_case=WORST_CASE,
@@ -62,19 +70,26 @@ def render(result: AuditResult) -> str:
         pair=_first_pair(result),
         snippet=_snippet(result),
         downloads=_downloads(result),
+        roots=result.roots,
+        about_id=ABOUT,
+        about=Markup(json.dumps(about).replace("<", "\\u003c")),
         style=Markup(_asset("page.css") + _asset("explorer.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
-_REPORT, _PICTURE, _TABLE = "report.html", "by_class.png", "by_class.csv"
+REPORT, PICTURE, TABLE = "report.html", "by_class.png", "by_class.csv"
+"""The files of a report."""
+
+ABOUT = "about-this-page"
+"""The id of what a page says of itself for programs: a JSON object."""
 
 
 def report_files(place: str | os.PathLike[str]) -> dict[str, str]:
     """Return where :func:`write_report` writes what, and where the outcomes are, by kind."""
     folder = open_folder(place)
-    names = {"report": _REPORT, "picture": _PICTURE, "table": _TABLE, "outcomes": "outcomes"}
+    names = {"report": REPORT, "picture": PICTURE, "table": TABLE, "outcomes": "outcomes"}
     return {kind: folder.where(name) for kind, name in names.items()}
 
 
@@ -90,10 +105,10 @@ def write_report(result: AuditResult, place: str | os.PathLike[str]) -> None:
     """
     folder = open_folder(place)
     with tempfile.TemporaryDirectory() as made:
-        result.to_html(Path(made, _REPORT))
-        figures.save(figures.models_by_class(result), Path(made, _PICTURE))
-        result.to_csv(Path(made, _TABLE))
-        for name in (_REPORT, _PICTURE, _TABLE):
+        result.to_html(Path(made, REPORT))
+        figures.save(figures.models_by_class(result), Path(made, PICTURE))
+        result.to_csv(Path(made, TABLE))
+        for name in (REPORT, PICTURE, TABLE):
             try:
                 folder.write(name, Path(made, name).read_bytes())
             except OSError as error:
@@ -281,7 +296,7 @@ def _downloads(result: AuditResult) -> list[_Download]:
     Numbers have six digits. Names that a spreadsheet would take for a formula begin with an apostrophe.
     """
     tables = [
-        ("by_class.csv", "accuracy per model, attack and class, with intervals", result.by_class()),
+        (TABLE, "accuracy per model, attack and class, with intervals", result.by_class()),
         ("summary.csv", "a row per model: mean, worst class, disparity measures", report_data(result).summary),
         (
             "confusion.csv",
@@ -306,11 +321,14 @@ def _downloads(result: AuditResult) -> list[_Download]:
         table = pd.DataFrame(rows, columns=["model", "check", "saw", "advice"]).set_index("model")
         tables.append(("findings.csv", "what looks wrong", table))
     files = [_download(name, holds, "text/csv", _csv(table)) for name, holds, table in tables]
-    method = result.manifest.to_json()
+    method = result.sealed[0] if len(result.sealed) == 1 else result.manifest.to_json()
     return [
         *files,
         _download(
-            "method.json", "attacks with all parameters, versions, hardware, command", "application/json", method
+            "manifest.json",
+            "attacks with all parameters, versions, hardware, commands, and the SHA-256 of each file",
+            "application/json",
+            method,
         ),
     ]
 

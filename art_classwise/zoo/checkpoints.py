@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from art_classwise._core.files import written_aside
+from art_classwise._core.fingerprints import file_digest
 from art_classwise._core.plain_values import check_plain
 from art_classwise._core.records import Record, parse
 from art_classwise.errors import InputError
@@ -227,6 +228,7 @@ def load_checkpoint(
         "file": str(path) if hub else Path(path).absolute().name,
         "architecture": type(network).__qualname__ if module is not None else architecture,
         "threat": None if own is None or own.threat is None else _threat_text(own.threat),
+        "sha256": file_digest(path) if not hub and os.path.isfile(path) else None,
     }
     return classifier
 

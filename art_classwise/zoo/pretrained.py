@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from art_classwise._core.files import written_aside
+from art_classwise._core.fingerprints import file_digest
 from art_classwise._core.forward import is_out_of_memory
 from art_classwise._core.state import preserved_random_state
 from art_classwise.errors import InputError, first_line
@@ -189,7 +190,11 @@ def load_robustbench(
             raise
         raise InputError(f"{name} is too large for the memory of the device: {first_line(error)}") from error
     classifier.published = _told(name, dataset, threat_model)
-    classifier.origin = {"file": classifier.published["source"], "architecture": type(module).__qualname__}
+    classifier.origin = {
+        "file": classifier.published["source"],
+        "architecture": type(module).__qualname__,
+        "sha256": file_digest(first) if first is not None and first.is_file() else None,
+    }
     return classifier
 
 

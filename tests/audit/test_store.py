@@ -456,7 +456,14 @@ def test_a_manifest_lacks_nothing(folder):
     path = folder / "manifest.json"
     content = json.loads(path.read_text())
     assert Manifest.from_json(path.read_text()).to_json() == path.read_text()
-    for key in content.keys() - {"probes", "published", "plan", "sources", "files", "saved_from"}:  # which older folders lack
+    for key in content.keys() - {
+        "probes",
+        "published",
+        "plan",
+        "sources",
+        "files",
+        "saved_from",
+    }:  # which older folders lack
         path.write_text(json.dumps({k: v for k, v in content.items() if k != key}))
         with pytest.raises(InputError, match=r"manifest\.json is"):
             acw.read_audit(folder)

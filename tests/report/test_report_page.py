@@ -290,7 +290,7 @@ def test_files_hold_the_tables(result, page):
         table = result.compare_with_best(measure=measure)
         pd.testing.assert_frame_equal(compared.loc[measure], table, rtol=1e-5, check_dtype=False)
     assert len(page.csv("comparison_by_class.csv")) == len(result.classes) + 3
-    method = json.loads(page.files["method.json"])
+    method = json.loads(page.files["manifest.json"])
     assert method == json.loads(result.manifest.to_json())
 
 

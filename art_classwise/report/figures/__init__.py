@@ -6,8 +6,11 @@ import io
 import os
 import re
 import warnings
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -15,12 +18,9 @@ from matplotlib.figure import Figure
 
 from art_classwise._core.files import check_output_file, written_aside
 from art_classwise.errors import InputError
-from art_classwise.report.figures.classes import class_accuracy, class_histogram, compared, homing, models_by_class
-from art_classwise.report.figures.curves import accuracy_by_radius, attack_strength, training_curves, weight_norms
+from art_classwise.report.figures import classes, curves, matrices, radii
 from art_classwise.report.figures.gallery import gallery
 from art_classwise.report.figures.layout import CLEAN, ROBUST, WORST
-from art_classwise.report.figures.matrices import class_by_attack, confusion, group_confusion
-from art_classwise.report.figures.radii import models_by_radius
 
 __all__ = [
     "CLEAN",
@@ -44,6 +44,42 @@ __all__ = [
     "weight_norms",
 ]
 
+_P = ParamSpec("_P")
+_Drawn = TypeVar("_Drawn", Axes, Figure)
+_roots: WeakKeyDictionary[Figure, list[str]] = WeakKeyDictionary()
+
+
+def _of_audit(draw: Callable[_P, _Drawn]) -> Callable[_P, _Drawn]:
+    """Let a figure know the root digests of the audits whose table it is drawn from, for its file."""
+
+    @wraps(draw)
+    def drawn(*args: _P.args, **kwargs: _P.kwargs) -> _Drawn:
+        made = draw(*args, **kwargs)
+        figure = made if isinstance(made, Figure) else made.figure
+        for value in (*args, *kwargs.values()):
+            found = getattr(value, "attrs", {}).get("roots") or getattr(value, "roots", None)
+            if found and isinstance(figure, Figure):
+                held = _roots.setdefault(figure, [])
+                held += [root for root in found if root not in held]
+        return made
+
+    return drawn
+
+
+class_accuracy = _of_audit(classes.class_accuracy)
+class_histogram = _of_audit(classes.class_histogram)
+compared = _of_audit(classes.compared)
+homing = _of_audit(classes.homing)
+models_by_class = _of_audit(classes.models_by_class)
+accuracy_by_radius = _of_audit(curves.accuracy_by_radius)
+attack_strength = _of_audit(curves.attack_strength)
+training_curves = curves.training_curves
+weight_norms = curves.weight_norms
+class_by_attack = _of_audit(matrices.class_by_attack)
+confusion = _of_audit(matrices.confusion)
+group_confusion = _of_audit(matrices.group_confusion)
+models_by_radius = _of_audit(radii.models_by_radius)
+
 _FIXED: dict[Any, Any] = {
     "svg.hashsalt": "art-classwise",
     "pdf.fonttype": 42,
@@ -54,7 +90,9 @@ _SVG: dict[Any, Any] = {"svg.fonttype": "none", "font.family": "sans-serif"}
 def save(figure: Figure | Axes, path: str | os.PathLike[str]) -> None:
     """Write a figure as a PDF, SVG or PNG file, by the ending of its name; the folder is made if missing.
 
-    PDF and SVG hold text as text; PNG has 200 dots per inch. The bytes are the same each time.
+    PDF and SVG hold text as text; PNG has 200 dots per inch. The bytes are the same each time. The root digest of the
+    audit that a figure is of, if it has one (:attr:`art_classwise.AuditResult.roots`), is in the file's metadata: PNG's
+    Source, PDF's Subject, SVG's ``dc:identifier``.
 
     Args:
         figure: The figure, or any axes of it.
@@ -73,8 +111,14 @@ def save(figure: Figure | Axes, path: str | os.PathLike[str]) -> None:
         if ending == ".svg":
             aside.write_text(f'<?xml version="1.0" encoding="utf-8"?>\n{to_svg(whole)}', encoding="utf-8")
         else:
-            dates = {".pdf": {"CreationDate": None}, ".png": {}}[ending]
-            _write(whole, aside, format=ending[1:], dpi=200, bbox_inches="tight", metadata=dates)
+            told = _told(whole)
+            of = {".pdf": {"CreationDate": None, "Subject": told}, ".png": {"Source": told} if told else {}}[ending]
+            _write(whole, aside, format=ending[1:], dpi=200, bbox_inches="tight", metadata=of)
+
+
+def _told(figure: Figure) -> str | None:
+    roots = _roots.get(figure, [])
+    return f"art-classwise audit, root digest {', '.join(roots)}" if roots else None
 
 
 def to_svg(figure: Figure, prefix: str = "") -> str:
@@ -85,8 +129,11 @@ def to_svg(figure: Figure, prefix: str = "") -> str:
         prefix: Put before each id, so that several figures can stand on one page.
     """
     buffer = io.StringIO()
+    metadata: dict[str, str | None] = {"Date": None, "Creator": None}
+    if (told := _told(figure)) is not None:
+        metadata["Identifier"] = told
     with mpl.rc_context(_SVG):
-        _write(figure, buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        _write(figure, buffer, format="svg", metadata=metadata, transparent=True)
     text = buffer.getvalue()
     return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", text[text.index("<svg") :])
 

@@ -1,0 +1,284 @@
+"""Check that an audit is what was written: its files, what they say, its page, and, at random, its outcomes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from art_classwise._core.fingerprints import digest
+from art_classwise._core.folders import is_remote
+from art_classwise.audit.manifest import Manifest, described
+from art_classwise.audit.plan import CLEAN_NAME
+from art_classwise.audit.provenance import fingerprint
+from art_classwise.audit.saved import finished_shards
+from art_classwise.audit.store import DamagedShardError, MissingShardError, Store
+from art_classwise.errors import InputError
+from art_classwise.evidence.page import file_differences
+from art_classwise.evidence.recompute import Recomputed, recomputed
+from art_classwise.evidence.rows import Columns, attacked_differences, clean_differences, columns
+
+__all__ = ["Verification", "verify"]
+
+_MOST_NAMED = 200  # differences: of a store of another audit, each row differs
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came of checking an audit.
+
+    Attributes:
+        place: The folder, or its address.
+        root: The SHA-256 of its ``manifest.json``; None where it lists no files.
+        checks: What was checked, a sentence by the check's name.
+        differences: What isn't as it must be, a sentence each, by the check's name.
+        unchecked: What couldn't be checked, and why, a sentence each.
+        recomputed: Which units were computed anew, and what that can have missed; None if none was asked for.
+    """
+
+    place: str
+    root: str | None
+    checks: Mapping[str, str]
+    differences: Mapping[str, tuple[str, ...]]
+    unchecked: tuple[str, ...]
+    recomputed: Recomputed | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing differs."""
+        return not any(self.differences.values())
+
+    def __str__(self) -> str:
+        lines = [
+            f"{'ok' if not self.differences.get(name) else 'DIFFERS'}: {said}" for name, said in self.checks.items()
+        ]
+        lines += [f"  {said}" for of in self.differences.values() for said in of]
+        lines += [f"not checked: {said}" for said in self.unchecked]
+        return "\n".join([*lines, f"root {self.root or 'none'}"])
+
+
+@dataclass
+class _Found:
+    """What is found as checks go on."""
+
+    checks: dict[str, str] = field(default_factory=dict)
+    differences: dict[str, list[str]] = field(default_factory=dict)
+    unchecked: list[str] = field(default_factory=list)
+
+    def check(self, name: str, said: str, found: Iterator[str] | list[str] | tuple[str, ...]) -> None:
+        kept: list[str] = []
+        more = 0
+        for one in found:
+            if len(kept) < _MOST_NAMED:
+                kept.append(one)
+            else:
+                more += 1
+        self.checks[name] = said
+        self.differences[name] = [*kept, *([f"... and {more} more."] if more else [])]
+
+
+def verify(
+    place: str | os.PathLike[str],
+    *,
+    root: str | None = None,
+    recompute: float = 0.0,
+    models: Mapping[str, Any] | None = None,
+    data: Any = None,
+    seed: int | None = None,
+    run_code: bool = False,
+    verbose: bool = False,
+) -> Verification:
+    """Check an audit that someone else made, or kept.
+
+    Without the root digest, from whoever made the audit, this finds damage and carelessness: a forger computes digests
+    anew. With it nothing that the audit wrote can have been changed, but for what its maker computed wrongly or
+    invented; that is what computing units anew finds, as likely as :attr:`Verification.recomputed` says.
+
+    Args:
+        place: The folder of an audit, its address, or the page in it.
+        root: The root digest that it must have, 64 hexadecimal digits.
+        recompute: Share of the units, drawn at random, to compute anew: 0.01 is one in a hundred, and at least one.
+        models: To compute anew, where no plan says how models are loaded: classifiers, or functions that load them.
+        data: To compute anew, likewise: what :func:`art_classwise.datasets.as_dataset` takes.
+        seed: Of the draw; of the system's own random numbers, if absent, so that nobody knows it in advance.
+        run_code: Allow what a plan holds of code: see :func:`art_classwise.audit.work_on`.
+        verbose: Show a progress bar.
+
+    Raises:
+        InputError: There is no audit, the root digest isn't one, or nothing can be computed anew.
+    """
+    wanted = None if root is None else _checked_root(root)
+    if not 0 <= recompute <= 1:
+        raise InputError(f"The share of units to compute anew must be 0 to 1 (0 % to 100 %), but is {recompute:g}.")
+    page = None
+    if not is_remote(place) and Path(place).is_file():
+        page = Path(place)
+        place = page.parent
+    store = Store(place)
+    manifest, found = store.manifest(), _Found()
+    text = _text(store)
+    _check_root(found, text, wanted)
+    _check_files(found, store, manifest)
+    _check_records(found, store, manifest, text)
+    found.check("rows", "Rows agree with each other and with the threat model.", _row_differences(store, manifest))
+    if manifest.files and not any(found.differences.values()):
+        found.check(
+            "page",
+            "Page, tables and figures beside the outcomes say what they say.",
+            file_differences(store, page, found.unchecked),
+        )
+    else:
+        found.unchecked.append("The page, since the outcomes it is made of aren't those of a finished, sealed audit.")
+    again = None
+    if recompute:
+        again = recomputed(
+            store, manifest, recompute, models=models, data=data, seed=seed, run_code=run_code, verbose=verbose
+        )
+        found.check("recomputed", str(again), again.differences)
+    return Verification(
+        store.address,
+        None if text is None or not manifest.files else digest(text.encode()),
+        found.checks,
+        {name: tuple(of) for name, of in found.differences.items()},
+        tuple(found.unchecked),
+        again,
+    )
+
+
+def _checked_root(root: str) -> str:
+    digits = root.strip().lower().removeprefix("sha256:")
+    if len(digits) != 64 or not set(digits) <= set("0123456789abcdef"):
+        raise InputError(
+            f"A root digest has 64 hexadecimal digits, as `sha256sum manifest.json` prints it, but {root!r:.90} has "
+            f"{len(digits)} characters."
+        )
+    return digits
+
+
+def _text(store: Store) -> str | None:
+    try:
+        return store.folder.read("manifest.json").decode("utf-8")
+    except (OSError, ValueError):
+        return None  # a plan that nobody has worked on
+
+
+def _check_root(found: _Found, text: str | None, wanted: str | None) -> None:
+    if wanted is None:
+        found.unchecked.append(
+            "Whether it is the audit that its maker published: without the root digest, --root on the command line, "
+            "all digests may have been computed anew."
+        )
+        return
+    own = None if text is None else digest(text.encode())
+    wrong = [] if own == wanted else [f"The manifest's SHA-256 is {own}, but the root digest is {wanted}."]
+    found.check("root", "The manifest has the root digest that was given.", wrong)
+
+
+def _check_files(found: _Found, store: Store, manifest: Manifest) -> None:
+    if not manifest.files:
+        found.unchecked.append(
+            "Digests of files, since the manifest lists none: the audit is unfinished, or of an earlier release. "
+            "`art-classwise collect STORE` lists them as they are now."
+        )
+        return
+    found.check(
+        "files",
+        f"{len(manifest.files)} files have the SHA-256 that the manifest lists.",
+        _file_digests(store, manifest),
+    )
+
+
+def _file_digests(store: Store, manifest: Manifest) -> Iterator[str]:
+    for name, expected in manifest.files.items():
+        try:
+            content = store.folder.read(name)
+        except (OSError, InputError) as error:
+            yield f"{name} can't be read: {getattr(error, 'strerror', None) or error}."
+            continue
+        if digest(content) != expected:
+            yield f"{name} isn't the file that the manifest lists."
+    there = {name for name in store.everything() if name.endswith(".parquet")}
+    for name in sorted(there - manifest.files.keys()):
+        yield f"{name} isn't listed in the manifest."
+    needed = store.counted(manifest)
+    if needed is None:
+        yield from _missing(store, manifest)
+    elif not {*needed} <= manifest.files.keys():
+        yield "Outcomes are read from files that the manifest doesn't list."
+
+
+def _missing(store: Store, manifest: Manifest) -> Iterator[str]:
+    for (model, attack), shards in finished_shards(store, manifest).items():
+        lacking = manifest.n_shards - len(shards)
+        if lacking:
+            yield f"{model}, {attack or 'without attack'}: {lacking} of {manifest.n_shards} shards aren't there."
+
+
+def _check_records(found: _Found, store: Store, manifest: Manifest, text: str | None) -> None:
+    def differences() -> Iterator[str]:
+        if text is not None:
+            own = Manifest.from_json(text)
+            for name in type(own).model_fields:
+                if getattr(own, name) != getattr(manifest, name):
+                    yield f"Of {name} the manifest says other things than plans/, environments/ and probes/ do."
+            if manifest.files and own.to_json() != text:
+                yield "The manifest isn't written as this package writes it."
+        for name, attack in manifest.attacks.items():
+            named = fingerprint(_chain(manifest, name))
+            if attack.fingerprint not in (described(name, attack.parameters).fingerprint, named):
+                yield f"The parameters of the attack {name!r} aren't those that its outcomes were computed with."
+
+    found.check("records", "Plans, versions and parameters agree with each other.", differences())
+
+
+def _chain(manifest: Manifest, name: str) -> list[tuple[str, Any]]:
+    names = list(manifest.attacks)
+    return [(one, manifest.attacks[one].parameters) for one in names[: names.index(name) + 1]]
+
+
+def _row_differences(store: Store, manifest: Manifest) -> Iterator[str]:
+    labels: dict[int, tuple[str, Columns]] = {}
+    attacks = {name: one.fingerprint for name, one in manifest.attacks.items()}
+    seen: set[str] = set()
+    for model, key in manifest.models.items():
+        if key in seen:
+            continue  # one network under two names
+        seen.add(key)
+        ids = []
+        files = {name: store.shards(key, under) for name, under in ({CLEAN_NAME: None} | attacks).items()}
+        for shard in range(manifest.n_shards):
+            clean = None
+            left = np.empty(0, bool)
+            for name, shards in files.items():
+                if shard not in shards or (clean is None and name != CLEAN_NAME):
+                    continue
+                where = shards[shard].name
+                try:
+                    rows = columns(store.table(shards[shard]))
+                except (DamagedShardError, MissingShardError) as error:
+                    yield f"{where}: {error}"
+                    continue
+                if clean is None:
+                    clean, left = rows, np.ones(len(rows["example"]), bool)
+                    ids.append(rows["example"])
+                    found = [*clean_differences(rows, manifest, shard)]
+                    if manifest.worst_case:
+                        left = rows["prediction"] == rows["label"]
+                    first = labels.setdefault(shard, (model, {n: rows[n] for n in ("example", "label")}))
+                    if not manifest.examples.saved and any(
+                        (first[1][n] != rows[n]).any() for n in first[1] if len(first[1][n]) == len(rows[n])
+                    ):
+                        found.append(f"has other examples or labels than those of {first[0]}")
+                else:
+                    found = [*attacked_differences(rows, clean, manifest, left)]
+                    if manifest.worst_case and len(rows["example"]) == left.sum():
+                        right = rows["prediction"] == clean["label"][left]
+                        left = left.copy()
+                        left[left] = right
+                yield from (f"{where} {said}." for said in found)
+        if ids and len(np.unique(every := np.concatenate(ids))) < len(every):
+            yield f"{model}: an example stands in two shards."
