@@ -134,6 +134,8 @@ def test_lower_bounds_are_the_ones_tested():
         "nbclient",
         "ipykernel",
         "ipywidgets",
+        "duckdb",
+        "s3fs",
     }
 
     def numbers(version):

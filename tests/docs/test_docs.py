@@ -43,7 +43,7 @@ PACKAGES = [
     )
 ]
 PROGRAMS = {"art-classwise", "make", "pip", "python", "torchrun"}
-FOR_READING = {"text", "console", "bibtex", ""}
+FOR_READING = {"text", "console", "bibtex", "sql", ""}
 
 
 @dataclass
