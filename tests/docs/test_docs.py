@@ -13,6 +13,7 @@ import re
 import shlex
 import shutil
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 
 import pytest
@@ -54,6 +55,7 @@ class Block:
     mark: str  # of the comment before it
 
 
+@cache  # each process that runs tests asks for all of them while it collects, and for each language anew
 def blocks(page):
     found, mark = [], ""
     for token in MarkdownIt().parse((ROOT / page).read_text(encoding="utf-8")):
