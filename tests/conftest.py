@@ -37,6 +37,11 @@ def pytest_collection():
         gc.freeze()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow tests: as the last ones they would leave the other processes without work."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Small networks gain nothing from a second one, and lose much where another process has the core."""
