@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 WORKERS ?= $(shell $(BIN)/python -c "import os; print(min(8, len(getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count() or 1))(0))))")
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo install lint test test-slow test-all test-browser evaluate docs clean
+.PHONY: demo install test test-slow test-browser evaluate docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -19,22 +19,17 @@ demo: $(VENV)/.demo
 # What all targets need, at once: pip takes less time than once for each.
 install: $(VENV)/.all
 
-lint: $(VENV)/.test
+# KIND: which of the tests, by their markers; those that are neither slow nor in need of a browser, if absent.
+test: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-
-test: lint
-	$(PYTEST)
+	$(PYTEST) $(if $(KIND),-m "$(KIND)")
 
 # Whole experiments of evaluations/, at their smallest, the notebooks of examples/, and other tests of ten seconds or more.
 test-slow: $(VENV)/.test
 	$(PYTEST) -m slow
-
-# Those of both at once: tests are collected once, and no process waits for the other's last file twice.
-test-all: $(VENV)/.test
-	$(PYTEST) -m "not browser"
 
 # The report page in a real browser: one that is there, or one that is installed.
 test-browser: $(VENV)/.browser
@@ -63,7 +58,7 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.all: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,browser,docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,browser,docs,ray]'
 	@touch $@ $(VENV)/.demo $(VENV)/.test $(VENV)/.docs
 
 $(VENV)/.browser: $(VENV)/.all
