@@ -8,20 +8,24 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Processes that share the tests: one per core that this one may use; each needs 1.5 GB.
 WORKERS ?= $(shell $(BIN)/python -c "import os; print(min(8, len(getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count() or 1))(0))))")
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-slow test-browser evaluate docs clean
+.PHONY: demo install test test-slow test-browser evaluate docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
 	$(BIN)/art-classwise quickstart
 
+# What all targets need, at once: pip takes less time than once for each.
+install: $(VENV)/.all
+
+# KIND: which of the tests, by their markers; those that are neither slow nor in need of a browser, if absent.
 test: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST)
+	$(PYTEST) $(if $(KIND),-m "$(KIND)")
 
 # Whole experiments of evaluations/, at their smallest, the notebooks of examples/, and other tests of ten seconds or more.
 test-slow: $(VENV)/.test
@@ -29,7 +33,7 @@ test-slow: $(VENV)/.test
 
 # The report page in a real browser: one that is there, or one that is installed.
 test-browser: $(VENV)/.browser
-	$(BIN)/python -m pytest -n $(WORKERS) --dist load -m browser tests/browser
+	$(PYTEST) -m browser tests/browser
 
 # All experiments at quick size, about an hour on two cores, and the tables of evaluations/results/.
 # DATA: folder of the data sets; CHECKPOINTS: of the published networks' weights. What is absent is left out.
@@ -53,8 +57,11 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@ $(VENV)/.demo
 
-$(VENV)/.browser: pyproject.toml $(VENV)/.test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,browser,docs]'
+$(VENV)/.all: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,browser,docs,ray]'
+	@touch $@ $(VENV)/.demo $(VENV)/.test $(VENV)/.docs
+
+$(VENV)/.browser: $(VENV)/.all
 	$(BIN)/python tests/browser/install.py
 	@touch $@
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sys
@@ -22,6 +23,23 @@ collect_ignore = ["support"]  # what tests import by plain names: collected for 
 SHARED = Path(os.environ.get("ART_CLASSWISE_SHARED", Path(__file__).parents[2] / "shared"))
 
 os.environ["COLUMNS"] = "80"  # the terminal that tables are printed for
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What is imported and collected stays: the garbage collector needn't go through it again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow tests: as the last ones they would leave the other processes without work."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)

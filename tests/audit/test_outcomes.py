@@ -142,12 +142,13 @@ def test_no_example_left_is_no_error(classifier, data):
 @pytest.mark.slow
 def test_outcomes_are_the_same_to_the_bit_for_any_batch_size(classifier, data, monkeypatch):
     """Also those of AutoAttack, whose random numbers belong to a batch."""
-    monkeypatch.setattr(audit_module, "_SHARD", 13)
+    data = data.first(10)
+    monkeypatch.setattr(audit_module, "_SHARD", 7)
     attacks = ["fgsm", "pgd-5x2", "apgd-ce", "square", "transfer-pgd-3"]
     options = {"threat": "Linf:0.03", "attacks": attacks, "surrogate": classifier, "verbose": False}
     tables = [
         acw.ClassWiseAudit(batch_size=size, **options).evaluate({"net": classifier}, data).outcomes
-        for size in (None, 1, 5, 13, 100)
+        for size in (None, 1, 3, 100)
     ]
     assert all(table.equals(tables[0]) for table in tables)
     assert tables[0].groupby("attack", observed=True)["withstood"].mean().between(0, 1, inclusive="neither").all()

@@ -28,25 +28,25 @@ def assert_uncorrelated(a, b, of=4.5):
 
 
 SOURCES = {
-    "examples at one position": draw(np.arange(20_000), 1),
-    "positions of one example": draw([7], 20_000),
-    "examples and positions": draw(np.arange(100), 2, 10, 10),
-    "seeds": np.concatenate([draw([0], 1, seed=s) for s in range(2000)]),
-    "restarts": np.concatenate([draw([0], 1, restart=r) for r in range(2000)]),
-    "ids a power of two apart": draw(np.arange(20_000) * 2**20, 1),
-    "ids above 32 bits": draw(2**40 + np.arange(20_000), 1),
+    "examples at one position": lambda: draw(np.arange(20_000), 1),
+    "positions of one example": lambda: draw([7], 20_000),
+    "examples and positions": lambda: draw(np.arange(100), 2, 10, 10),
+    "seeds": lambda: np.concatenate([draw([0], 1, seed=s) for s in range(2000)]),
+    "restarts": lambda: np.concatenate([draw([0], 1, restart=r) for r in range(2000)]),
+    "ids a power of two apart": lambda: draw(np.arange(20_000) * 2**20, 1),
+    "ids above 32 bits": lambda: draw(2**40 + np.arange(20_000), 1),
 }
 
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_numbers_are_uniform(name):
-    assert stats.kstest(SOURCES[name].ravel(), "uniform").pvalue > 1e-3
+    assert stats.kstest(SOURCES[name]().ravel(), "uniform").pvalue > 1e-3
 
 
 @pytest.mark.parametrize("bit", range(1, 11))
 def test_every_digit_is_even(bit):
     """Of the numbers' binary digits each is 1 half of the time: what KS, which sees the first ones, misses."""
-    digit = np.floor(SOURCES["examples and positions"] * 2**bit) % 2
+    digit = np.floor(SOURCES["examples and positions"]() * 2**bit) % 2
     assert abs(digit.mean() - 0.5) < 4.5 * 0.5 / digit.size**0.5
 
 
