@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from art_classwise._core import display
 from art_classwise._core.folders import open_folder
 from art_classwise.attacks.ladder import WORST_CASE, Attacks
 from art_classwise.audit import AuditResult, ClassWiseAudit
+from art_classwise.audit.plan import NamedData, PickledData
+from art_classwise.datasets import Dataset, as_dataset
 from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel
 
@@ -109,8 +112,8 @@ def audit_over_radii(
         The audits, and a table of robust accuracy and worst class over the radii.
 
     Raises:
-        InputError: There are fewer than two radii, one stands twice, or they are of several norms; and as
-            :class:`ClassWiseAudit`.
+        InputError: There are fewer than two radii, one stands twice, or they are of several norms; the largest covers
+            the whole range [0, 1], which is told before any is audited; and as :class:`ClassWiseAudit`.
 
     Example:
         >>> data = acw.load_dataset("digits", "test").first(60)
@@ -123,10 +126,19 @@ def audit_over_radii(
     radii = parse_threats(threats)
     if len(radii) < 2:
         raise InputError("A sweep needs two radii or more, such as Linf:4/255,8/255.")
+    # What is wrong with the largest radius, or with a folder, is better known before the smallest is audited.
+    if not isinstance(data, (NamedData, PickledData)):
+        loaded = models.values() if isinstance(models, Mapping) else ()
+        data = as_dataset(data, n_classes=next((int(m.nb_classes) for m in loaded if hasattr(m, "nb_classes")), None))
+    examples = data if isinstance(data, Dataset) else data.load()
+    radii[-1].check_radius(0.0, 1.0, int(np.prod(examples.input_shape)))
+    folders = [None if store is None else _within(store, radius_folder(threat)) for threat in radii]
+    audits = [
+        ClassWiseAudit(threat, attacks, store=folder, **options) for threat, folder in zip(radii, folders, strict=True)
+    ]
     results = []
-    for threat in radii:
-        folder = None if store is None else _within(store, radius_folder(threat))
-        result = ClassWiseAudit(threat, attacks, store=folder, **options).evaluate(models, data, optional=optional)
+    for audit, folder in zip(audits, folders, strict=True):
+        result = audit.evaluate(models, data, optional=optional)
         if finished is not None:
             finished(result, folder)
         results.append(result)

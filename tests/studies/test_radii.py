@@ -56,6 +56,15 @@ def test_each_radius_is_the_audit_of_itself(classifier, images, tmp_path):
         audit_over_radii({"net": classifier}, data, "Linf:0.1", "fgsm", **options)
 
 
+@pytest.mark.parametrize("radii", ["Linf:0.01,1", "Linf:1,0.01", ["L2:0.1", "L2:100"]])
+def test_a_radius_that_is_too_large_is_told_before_any_is_audited(radii, classifier, images, tmp_path):
+    data, told = (images, np.arange(16) % 4), []
+    with pytest.raises(InputError, match="covers every image"):
+        audit_over_radii({"net": classifier}, data, radii, "fgsm", store=tmp_path / "s", finished=told.append)
+    assert told == []
+    assert not (tmp_path / "s").exists()
+
+
 def test_the_table_is_counted(sweep):
     table = sweep.table()
     assert table.index.tolist() == [(m, f"Linf:{e}") for m in ("one", "two") for e in ("0.05", "0.1", "0.3")]
