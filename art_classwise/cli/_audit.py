@@ -36,7 +36,7 @@ from art_classwise.cli._options import (
     say_where,
     write_latex,
 )
-from art_classwise.cli._radii import show_sweep, swept
+from art_classwise.cli._radii import reported_again, show_sweep, swept
 from art_classwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -144,17 +144,25 @@ def _engine(on: str | None, slurm: Sequence[str] | None) -> AbstractContextManag
 
 
 def report(
-    folder: Annotated[str, typer.Argument(help="The folder of an audit, or its address.")],
+    folder: Annotated[str, typer.Argument(help="The folder of an audit, or its address.", metavar="FOLDER")],
     groups: Groups = None,
     latex: Latex = None,
     json: Json = False,
 ) -> None:
-    """Write an audit's report, figure and table again from its stored outcomes."""
+    """Write an audit's report, figure and table again from its stored outcomes.
+
+    The folder may also be that of an audit at several radii.
+    """
     from art_classwise._core.folders import open_folder
     from art_classwise.audit import is_finished, read_audit
     from art_classwise.metrics import class_groups
     from art_classwise.report import write_report
+    from art_classwise.studies.radii import radius_folders
 
+    if radius_folders(folder):
+        with printing(json) as write:
+            show_sweep(reported_again(folder, groups), folder, write if json else None, groups, latex)
+        return
     unfinished = not is_finished(folder)
     with printing(json) as write:
         result = read_audit(folder, partial=unfinished)

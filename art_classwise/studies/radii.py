@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,13 +15,14 @@ import pandas as pd
 from art_classwise._core import display
 from art_classwise._core.folders import open_folder
 from art_classwise.attacks.ladder import WORST_CASE, Attacks
-from art_classwise.audit import AuditResult, ClassWiseAudit
+from art_classwise.audit import AuditResult, ClassWiseAudit, is_finished, read_audit
 from art_classwise.audit.plan import NamedData, PickledData
+from art_classwise.audit.store import Store
 from art_classwise.datasets import Dataset, as_dataset
 from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel
 
-__all__ = ["RadiusSweep", "audit_over_radii", "parse_threats", "radius_folder"]
+__all__ = ["RadiusSweep", "audit_over_radii", "parse_threats", "radius_folder", "radius_folders", "read_sweep"]
 
 TABLE = "radii.csv"
 _COLUMNS = [f"{of}{end}" for of in ("clean", "mean") for end in ("", "_low", "_high")]
@@ -167,6 +169,47 @@ def parse_threats(threats: str | Sequence[ThreatModel | str]) -> tuple[ThreatMod
         if one.eps == other.eps:
             raise InputError(f"The radius {other} stands twice.")
     return tuple(read)
+
+
+def read_sweep(store: str | os.PathLike[str]) -> RadiusSweep:
+    """Read what :func:`audit_over_radii` kept; radii whose audits aren't finished are left out, with a warning.
+
+    Args:
+        store: The folder, or its address.
+
+    Raises:
+        InputError: It holds no audits at several radii, or fewer than two are finished; or as
+            :func:`art_classwise.read_audit`.
+    """
+    folders = radius_folders(store)
+    if not folders:
+        raise InputError(f"{open_folder(store).where()} holds no audits at several radii.")
+    finished = {threat: folder for threat, folder in folders.items() if is_finished(folder)}
+    unfinished = ", ".join(str(threat) for threat in folders if threat not in finished)
+    if len(finished) < 2:
+        one = next(iter(finished.values()), next(iter(folders.values())))
+        raise InputError(
+            f"Of the audits at several radii in {open_folder(store).where()}, those at {unfinished or 'others'} aren't "
+            f"finished: repeat the audit, which goes on, or read one by itself, {one}."
+        )
+    if unfinished:
+        warnings.warn(f"The audits at {unfinished} aren't finished, and are left out.", stacklevel=2)
+    return RadiusSweep(tuple(read_audit(folder) for folder in finished.values()))
+
+
+def radius_folders(store: str | os.PathLike[str]) -> dict[ThreatModel, str]:
+    """Return where the audits of a sweep are, by rising radius; none, if a folder holds something else."""
+    folder = open_folder(store)
+    found = {}
+    for name in folder.folders(""):
+        norm, _, eps = name.partition("-")
+        try:
+            threat = ThreatModel.parse(f"{norm}:{eps.replace('_', '/')}")
+        except InputError:
+            continue
+        if radius_folder(threat) == name and Store(folder.where(name)).is_begun:
+            found[threat] = folder.where(name)
+    return dict(sorted(found.items(), key=lambda item: item[0].eps))
 
 
 def radius_folder(threat: ThreatModel) -> str:
