@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from art_classwise.cli._json import Writer, audit_content, rows
+from art_classwise.cli._messages import say
 from art_classwise.cli._options import GroupNames, say_where, write_latex
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def swept(
         if is_main() and folder is not None:
             write_report(with_kept_images(result, models, data, open_folder(folder)), folder)
             if options["verbose"]:
-                print(f"{result.threat} is done, {len(done)} of {len(radii)} radii: {folder}", file=sys.stderr)
+                say(f"{result.threat} is done, {len(done)} of {len(radii)} radii: {folder}")
 
     given_options = {key: value for key, value in options.items() if key not in ("threat", "attacks")}
     sweep = audit_over_radii(
