@@ -73,7 +73,7 @@ def plan(
     are here.
     """
     given = {**locals(), "groups": None}
-    from art_classwise._core.progress import duration
+    from art_classwise._core.progress import about
     from art_classwise.audit import ClassWiseAudit
     from art_classwise.audit.planned import planned_units
     from art_classwise.cli._prepared import prepared
@@ -90,7 +90,7 @@ def plan(
     n = manifest.examples.n
     for name in specs:
         seconds = sum(planned.seconds[name].values()) * n
-        print(f"{name}: at most {duration(seconds)} on this machine ({n} examples)")
+        print(f"{name}: at most about {about(seconds)} on this machine ({n:,} example{'' if n == 1 else 's'})")
     print(f"{len(units)} units in {job.store}")
     print(f"next: art-classwise work {job.store} --index 0/1")
 
