@@ -234,7 +234,8 @@ def _processor() -> Iterator[Check]:
     capability: Any = getattr(torch.backends.cpu, "get_cpu_capability", lambda: "")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = torch.get_num_threads()
-    says = f"{cores} cores, {threads} threads, {capability()}; {_bfloat16('cpu')}"
+    parts = (f"{n} {what}{'' if n == 1 else 's'}" for n, what in ((cores, "core"), (threads, "thread")))
+    says = f"{', '.join(parts)}, {capability()}; {_bfloat16('cpu')}"
     yield Check("hardware", "processor", "ok", says)
 
 

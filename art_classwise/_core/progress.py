@@ -31,7 +31,7 @@ from typing_extensions import Self
 from art_classwise._core import distributed
 from art_classwise.errors import printable
 
-__all__ = ["ProgressBar", "duration", "progress", "progress_bar"]
+__all__ = ["ProgressBar", "about", "duration", "is_shown", "progress", "progress_bar"]
 
 T = TypeVar("T")
 
@@ -106,6 +106,9 @@ class ProgressBar:
     def beside(self, words: Mapping[str, str]) -> None:
         """Show words beside the bar, by their names."""
 
+    def say(self, sentence: str) -> None:
+        """Write a line that stays, above the bar."""
+
     def close(self) -> None:
         """End it, which leaving its context does."""
 
@@ -129,6 +132,9 @@ class _Drawn(ProgressBar):
 
     def beside(self, words: Mapping[str, str]) -> None:
         self._bar.set_postfix_str(_joined(words))
+
+    def say(self, sentence: str) -> None:
+        self._bar.write(printable(sentence), file=sys.stderr)
 
     def close(self) -> None:
         self._bar.close()
@@ -158,6 +164,10 @@ class _Lines(ProgressBar):
 
     def beside(self, words: Mapping[str, str]) -> None:
         self._beside = _joined(words)
+
+    def say(self, sentence: str) -> None:
+        if sys.stderr is not None:
+            print(printable(sentence), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         self._say(last=self._has_spoken)
@@ -218,6 +228,30 @@ def duration(seconds: float) -> str:
     if hours >= 48:
         return f"{hours // 24} d {hours % 24} h"
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def about(seconds: float) -> str:
+    """Return a time in words, with two digits: ``40 s``, ``12 min``, ``3 h 20 min``, ``2 d 4 h``."""
+    if seconds < 59.5:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 10 * 60:
+        hours, rest = divmod(10 * round(minutes / 10), 60)
+        return f"{hours} h {rest} min" if rest else f"{hours} h"
+    hours = round(minutes / 60)
+    days, rest = divmod(hours, 24)
+    return f"{hours} h" if hours < 48 else f"{days} d {rest} h" if rest and days < 10 else f"{days} d"
+
+
+def is_shown(wanted: bool) -> bool:
+    """Return whether this process shows progress, on a terminal, in a notebook or in a log.
+
+    Args:
+        wanted: Whether the caller wants it, ``verbose``.
+    """
+    return _place(wanted) is not None
 
 
 def _percent(n: float, total: float) -> str:

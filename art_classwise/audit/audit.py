@@ -22,10 +22,10 @@ from art_classwise._core.executors import bundle_size, dispatch, share_with
 from art_classwise._core.folders import open_folder
 from art_classwise._core.forward import release
 from art_classwise._core.pickles import Sent
-from art_classwise._core.progress import ProgressBar, progress_bar
+from art_classwise._core.progress import ProgressBar, is_shown, progress_bar
 from art_classwise.attacks.fast_copy import Precision
 from art_classwise.attacks.ladder import Attacks, ladder, usual_threat
-from art_classwise.audit.cost import estimated
+from art_classwise.audit.cost import Effort, estimated
 from art_classwise.audit.manifest import Examples, Manifest, ModelSource, Published
 from art_classwise.audit.plan import (
     FileModel,
@@ -101,7 +101,7 @@ class ClassWiseAudit(Evaluation):
             within a radius that nothing can withstand, 20 steps on 32; and under a reference attack of 40 steps on a
             quarter of the examples, at most 256, of those that withstood. What looks wrong is among
             :attr:`AuditResult.findings`.
-        verbose: Show a progress bar.
+        verbose: Show a progress bar, and before an audit of more than ten seconds how long it takes at most.
         command: The command line that runs the audit, kept with its outcomes and shown in its report.
 
     Raises:
@@ -268,7 +268,7 @@ class _Run:
         )
         self._runner = ShardRunner(examples, threat, shard_size=_SHARD, seed=audit.seed, batch_size=audit.batch_size)
         self._outcomes: pd.DataFrame | None = None
-        self._environment_told = False
+        self._effort = Effort()
 
     # What is asked for.
 
@@ -332,6 +332,7 @@ class _Run:
         attacks = self.attacks(models)
         requested = self.requested(models, attacks)
         self.store.join(requested)
+        self._measure(models)
         names = list(requested.attacks)
         dropped: set[Unit] = set()
         while True:
@@ -339,6 +340,8 @@ class _Run:
                 todo = [*self._todo(requested, bar)]
                 distributed.meet()  # all have the same list, from which nothing is missing yet
                 rank, world = distributed.rank(), distributed.world()
+                if not dropped:
+                    self._say_how_long(requested, bar)
                 for task in [todo[i] for i in share(len(todo), rank, world)]:
                     self._compute(requested, models[task.model], attacks[task.model], task, bar)
             distributed.meet()
@@ -371,7 +374,7 @@ class _Run:
             break
         for attack, frame in compute(self._runner, classifier, attacks, task, held):
             self._write(requested, Result({attack: frame}, environment()), task)
-            bar.update(n)
+            bar.update(n * self._effort.of(task.model, attack))
             held[attack] = frame
             for following in _lacking(task, held):
                 bar.at(f"{task.model}, {following}")
@@ -407,6 +410,7 @@ class _Run:
                 classifier = model() if loads(model) else model
                 loaded = True
                 requested = requested.extended(self.requested({name: classifier}, self.attacks({name: classifier})))
+                self._measure({name: classifier})
                 sent[name] = Sent.of(model, f"The model {name!r}")
             except Exception as error:
                 if name not in optional or isinstance(error, StoreError):
@@ -419,6 +423,7 @@ class _Run:
             return lost, left_out
         self.store.join(requested)
         with self._bar(requested) as bar:
+            self._say_how_long(requested, bar)
             left_out += self._hand_out(executor, requested, sent, optional, bar)
         return lost, left_out
 
@@ -446,7 +451,8 @@ class _Run:
             if not result.error:
                 self._write(requested, result, parcel.task)
                 bar.at(f"{model}, {parcel.task.attacks[-1] or 'without attack'}")
-                bar.update(len(result.frames) * self._n_examples(parcel.task))
+                efforts = sum(self._effort.of(model, attack) for attack in result.frames)
+                bar.update(efforts * self._n_examples(parcel.task))
             elif model not in optional:
                 raise InputError(result.error)
             elif model not in failed:
@@ -513,8 +519,36 @@ class _Run:
     # What both need.
 
     def _bar(self, requested: Manifest) -> ProgressBar:
-        total = len(requested.models) * (1 + len(requested.attacks)) * requested.examples.n
-        return progress_bar(total=total, name="audit", shown=self._audit.verbose)
+        each = [self._effort.of(model, attack) for model in requested.models for attack in (None, *requested.attacks)]
+        return progress_bar(total=sum(each) * requested.examples.n, name="audit", shown=self._audit.verbose)
+
+    def _measure(self, models: Mapping[str, Any]) -> None:
+        if is_shown(self._audit.verbose):
+            self._effort.measure(models, self.factories, self._data)
+
+    def _say_how_long(self, requested: Manifest, bar: ProgressBar) -> None:
+        if not self._effort.knows(requested.models):
+            return
+        there = finished_shards(self.store, requested)
+        left = sum(
+            self._effort.of(task.model, attack) * self._n_examples(task)
+            for task in self._tasks(requested)
+            for attack in task.attacks
+            if task.shard not in there[task.model, attack]
+        )
+        world, on = distributed.world(), "on this machine"
+        if self._audit.executor is not None:
+            on = "of this machine's time, for all workers together"
+        elif world > 1:
+            on = f"by {world} processes like this one"
+        names, attacks, n = requested.models, requested.attacks, requested.examples.n
+        sentence = self._effort.sentence(left / world, names, attacks, n, on=on)
+        if sentence:
+            bar.say(sentence)
+
+    def _tasks(self, requested: Manifest) -> Iterator[Task]:
+        names, attacks = list(requested.models), list(requested.attacks)
+        return iter(tasks(names, attacks, requested.n_shards, worst_case=requested.worst_case))
 
     def _n_examples(self, task: Task) -> int:
         return min(_SHARD, len(self._data) - task.shard * _SHARD)
@@ -522,12 +556,10 @@ class _Run:
     def _todo(self, requested: Manifest, bar: ProgressBar) -> Iterator[Task]:
         """Yield units of which something isn't there yet."""
         there = finished_shards(self.store, requested)
-        for task in tasks(
-            list(requested.models), list(requested.attacks), requested.n_shards, worst_case=requested.worst_case
-        ):
-            found = sum(task.shard in there[task.model, attack] for attack in task.attacks)
-            bar.skip(found * self._n_examples(task))
-            if found < len(task.attacks):
+        for task in self._tasks(requested):
+            found = [attack for attack in task.attacks if task.shard in there[task.model, attack]]
+            bar.skip(sum(self._effort.of(task.model, attack) for attack in found) * self._n_examples(task))
+            if len(found) < len(task.attacks):
                 yield task
 
     def _write(self, requested: Manifest, result: Result, task: Task) -> None:

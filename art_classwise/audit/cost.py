@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from art_classwise._core import art_interface
 from art_classwise._core.forward import MicroBatches, counted, usual_batch_size
+from art_classwise._core.progress import about
 from art_classwise._core.state import preserved, preserved_random_state
 from art_classwise.attacks.ladder import AttackFactory
 from art_classwise.attacks.transfer import TransferAttack
@@ -19,10 +20,16 @@ from art_classwise.audit.plan import CLEAN_NAME
 from art_classwise.datasets import Dataset
 from art_classwise.zoo import as_classifier
 
-__all__ = ["estimated"]
+__all__ = ["Effort", "estimated"]
 
 _FEW = 16
 _SIDE = 8
+_QUICK = 0.2  # seconds of a pass, over which warming up has no share worth another one
+_SHORT = 10.0  # seconds, under which nobody wants to know how long it takes
+_COUNTED = (
+    60.0  # seconds that AutoAttack, the longest, must take for counting its passes, three seconds, to be worth it
+)
+_MOST_PASSES = 5_000
 
 
 def estimated(classifier: Any, factories: Mapping[str, AttackFactory], data: Dataset) -> dict[str, float]:
@@ -37,12 +44,86 @@ def estimated(classifier: Any, factories: Mapping[str, AttackFactory], data: Dat
         data: The examples.
     """
     forward, backward = _seconds_of_passes(classifier, data)
-    seconds = {CLEAN_NAME: forward}
-    for name, make in factories.items():
-        passes = _passes(make, classifier.nb_classes, classifier.input_shape)
-        if passes is not None:
-            seconds[name] = forward * (passes[0] + 1) + backward * passes[1]
-    return seconds
+    return {CLEAN_NAME: forward, **_by_attack(forward, backward, _all_passes(factories, classifier))}
+
+
+class Effort:
+    """How long the parts of an audit take at most: for its bar, and for a sentence before it begins.
+
+    Where nothing is known of a part, as before :meth:`measure`, or after it on an audit that is short whatever its
+    attacks, all parts count alike.
+    """
+
+    def __init__(self) -> None:
+        self._timed: dict[str, tuple[float, float]] = {}
+        self._seconds: dict[str, dict[str, float]] = {}
+        self._passes: dict[str, tuple[float, float]] | None = None
+
+    def measure(
+        self, models: Mapping[str, Any], make: Callable[[], Mapping[str, AttackFactory]], data: Dataset
+    ) -> None:
+        """Time the passes of models that are in memory on a few examples; count those of attacks, once.
+
+        Args:
+            models: ART classifiers by name. One that fails is left out: the audit will say why.
+            make: Returns the attacks, each a function from a classifier to one.
+            data: The examples.
+        """
+        for name, classifier in models.items():
+            try:
+                self._timed[name] = _seconds_of_passes(classifier, data)
+            except Exception:  # of the model's own code: of any kind
+                continue
+            if self._passes is None:
+                if sum(map(sum, self._timed.values())) * len(data) * _MOST_PASSES < _COUNTED:
+                    continue
+                self._passes = _all_passes(make(), classifier)
+        if self._passes is not None:
+            for name, (forward, backward) in self._timed.items():
+                self._seconds[name] = {CLEAN_NAME: forward, **_by_attack(forward, backward, self._passes)}
+
+    def of(self, model: str, attack: str | None) -> float:
+        """Return what an example costs: seconds, the most of any where they aren't known; 1 where none are."""
+        if not self._seconds:
+            return 1.0
+        seconds = self._seconds.get(model) or max(self._seconds.values(), key=lambda one: sum(one.values()))
+        return seconds.get(CLEAN_NAME if attack is None else attack, max(seconds.values()))
+
+    def sentence(self, left: float, models: Collection[str], attacks: Collection[str], n: int, *, on: str) -> str:
+        """Say how long an audit takes; nothing if that is short, or isn't known.
+
+        Args:
+            left: What is to be done, summed from :meth:`of`.
+            models: Names of the models.
+            attacks: Names of the attacks.
+            n: Number of examples.
+            on: What computes it.
+        """
+        if left < _SHORT or not self.knows(models):
+            return ""
+        known = self._seconds[next(iter(models))]
+        unknown = [name for name in attacks if name not in known]
+        parts = (_number(len(models), "model"), _number(len(attacks), "attack"), _number(n, "example"))
+        without = f"; the time of {', '.join(unknown)} isn't known" if unknown else ""
+        return f"At most about {about(left)} {on}: {', '.join(parts)}{without}."
+
+    def knows(self, models: Collection[str]) -> bool:
+        """Return whether the seconds of all of some models are known."""
+        return all(model in self._seconds for model in models)
+
+
+def _number(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def _all_passes(factories: Mapping[str, AttackFactory], classifier: Any) -> dict[str, tuple[float, float]]:
+    """Return the passes of attacks by name, as far as they can be counted."""
+    counted_ = {name: _passes(make, classifier.nb_classes, classifier.input_shape) for name, make in factories.items()}
+    return {name: passes for name, passes in counted_.items() if passes is not None}
+
+
+def _by_attack(forward: float, backward: float, passes: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    return {name: forward * (there + 1) + backward * back for name, (there, back) in passes.items()}
 
 
 def _seconds_of_passes(classifier: Any, data: Dataset) -> tuple[float, float]:
@@ -55,7 +136,7 @@ def _seconds_of_passes(classifier: Any, data: Dataset) -> tuple[float, float]:
     times: list[tuple[float, float]] = []
     with preserved(classifier.model), preserved_random_state(0):
         classifier.model.eval()
-        for _ in range(2):  # the first warms up
+        for _ in range(2):  # the first warms up, which has no weight where passes are long
             begun = _now(device)
             with torch.no_grad():
                 module(x)
@@ -66,6 +147,8 @@ def _seconds_of_passes(classifier: Any, data: Dataset) -> tuple[float, float]:
             if output.requires_grad:
                 torch.autograd.grad(output.sum(), inputs)
             times.append((forward, max(0.0, _now(device) - begun - forward)))
+            if forward > _QUICK:
+                break
     n = max(len(x), _FEW if device.type == "cpu" else 1)
     return times[-1][0] / n, times[-1][1] / n
 

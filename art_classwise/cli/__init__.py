@@ -18,7 +18,7 @@ from art_classwise.cli._completion import complete_in_bash
 from art_classwise.cli._interrupt import Interruptible
 from art_classwise.cli._inventory import doctor, zoo
 from art_classwise.cli._json import printing
-from art_classwise.cli._messages import message_of, with_options
+from art_classwise.cli._messages import message_of, say, with_options
 from art_classwise.cli._options import Json, Out, Quiet, Seed
 from art_classwise.cli._plan import collect, plan, work
 from art_classwise.cli._train import train
@@ -53,15 +53,15 @@ def main() -> None:
             else:
                 app()
     except InputError as error:
-        print(f"error: {message_of(error, _command())}", file=sys.stderr)
+        say(f"error: {message_of(error, _command())}")
         sys.exit(2)
     except OSError as error:
-        print(f"error: {printable(str(error), keep=_LINES)}", file=sys.stderr)
+        say(f"error: {printable(str(error), keep=_LINES)}")
         sys.exit(1)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"warning: {printable(with_options(str(message), _command()), keep=_LINES)}", file=sys.stderr)
+    say(f"warning: {printable(with_options(str(message), _command()), keep=_LINES)}")
 
 
 def _command() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
@@ -19,6 +18,7 @@ from art_classwise.cli._config import save_config as write_config
 from art_classwise.cli._images import with_kept_images
 from art_classwise.cli._interrupt import command_line, on_interrupt
 from art_classwise.cli._json import Writer, audit_content, printing
+from art_classwise.cli._messages import say
 from art_classwise.cli._options import (
     ClassNames,
     DatasetName,
@@ -36,11 +36,12 @@ from art_classwise.cli._options import (
     say_where,
     write_latex,
 )
-from art_classwise.cli._radii import show_sweep, swept
+from art_classwise.cli._radii import reported_again, show_sweep, swept
 from art_classwise.errors import InputError
 
 if TYPE_CHECKING:
     from art_classwise.audit import AuditResult
+    from art_classwise.datasets import Dataset
     from art_classwise.threat import ThreatModel
 
 __all__ = ["audit", "report", "show"]
@@ -100,13 +101,14 @@ def audit(
         options = asked.options | {"surrogate": source, "executor": executor, "verbose": not quiet}
         on_interrupt(
             context,
-            lambda: f"Interrupted: what is finished is kept in {out}, and the same command goes on: {command_line()}",
+            lambda: f"Interrupted: what is finished is kept in {out}, and the same command goes on:\n{command_line()}",
         )
+        _check(options, radii or (asked.threat,), data)  # before models are loaded, which may take long
         models, optional = sources.models(model) if executor is None else sources.loaders(model)
         if is_main():
             _say_where_trained(models, radii or (asked.threat,))
             if not (quiet or json):
-                print(what_can_be_told(data.y, len(data.classes)), file=sys.stderr)
+                say(what_can_be_told(data.y, len(data.classes)))
         given_data = asked.named if executor else data
         if len(radii) > 1:
             sweep = swept(models, given_data, data, radii, options, optional, out)
@@ -121,15 +123,27 @@ def audit(
         show(result, out, write if json else None, groups, latex)
 
 
+def _check(options: Mapping[str, Any], threats: Sequence[ThreatModel], data: Dataset) -> None:
+    """Refuse attacks and radii that an audit would refuse."""
+    from math import prod
+
+    from art_classwise.audit import ClassWiseAudit
+
+    ClassWiseAudit(**options)
+    threats[-1].check_radius(0.0, 1.0, prod(data.input_shape))
+
+
 def _say_where_trained(models: Mapping[str, Any], threats: Sequence[ThreatModel]) -> None:
     """Say which checkpoints were trained against something else than they are attacked by."""
     from art_classwise.audit.manifest import ModelSource
 
     attacked = [str(threat) for threat in threats]
     trained = {name: ModelSource.told_threat(model) for name, model in models.items()}
-    others = [f"{name} at {at}" for name, at in trained.items() if at is not None and str(at) not in attacked]
+    others = [
+        f"{name} was trained at {at}" for name, at in trained.items() if at is not None and str(at) not in attacked
+    ]
     if others:
-        print(f"Attacked at {', '.join(attacked)}, but trained {', '.join(others)}.", file=sys.stderr)
+        say(f"{' and '.join(others)}, but {'is' if len(others) == 1 else 'are'} attacked at {', '.join(attacked)}.")
 
 
 def _engine(on: str | None, slurm: Sequence[str] | None) -> AbstractContextManager[Executor | None]:
@@ -143,17 +157,25 @@ def _engine(on: str | None, slurm: Sequence[str] | None) -> AbstractContextManag
 
 
 def report(
-    folder: Annotated[str, typer.Argument(help="The folder of an audit, or its address.")],
+    folder: Annotated[str, typer.Argument(help="The folder of an audit, or its address.", metavar="FOLDER")],
     groups: Groups = None,
     latex: Latex = None,
     json: Json = False,
 ) -> None:
-    """Write an audit's report, figure and table again from its stored outcomes."""
+    """Write an audit's report, figure and table again from its stored outcomes.
+
+    The folder may also be that of an audit at several radii.
+    """
     from art_classwise._core.folders import open_folder
     from art_classwise.audit import is_finished, read_audit
     from art_classwise.metrics import class_groups
     from art_classwise.report import write_report
+    from art_classwise.studies.radii import radius_folders
 
+    if radius_folders(folder):
+        with printing(json) as write:
+            show_sweep(reported_again(folder, groups), folder, write if json else None, groups, latex)
+        return
     unfinished = not is_finished(folder)
     with printing(json) as write:
         result = read_audit(folder, partial=unfinished)

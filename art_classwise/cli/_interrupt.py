@@ -14,6 +14,9 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from art_classwise.cli._messages import say
+from art_classwise.cli._usage import mend
+
 __all__ = ["Interruptible", "command_line", "on_interrupt"]
 
 _SAYS = f"{__name__}.says"
@@ -34,9 +37,15 @@ class Interruptible(TyperGroup):
         except KeyboardInterrupt as stop:
             says = ctx.meta.get(_SAYS)
             if os.environ.get("RANK", "0") == "0":  # of torchrun's processes
-                print(f"\n{'Interrupted.' if says is None else says()}", file=sys.stderr, flush=True)
+                say(f"\n{'Interrupted.' if says is None else says()}")
             number = signal.SIGTERM if isinstance(stop, _TerminatedError) else signal.SIGINT
             raise typer.Exit(128 + number) from None
+        except Exception as error:
+            context = getattr(error, "ctx", None)
+            if hasattr(error, "format_message") and context is not None:  # Typer's, of any version
+                flags = [flag for parameter in context.command.params for flag in parameter.opts]
+                mend(error, context.info_name or "", [flag for flag in flags if flag.startswith("--")])
+            raise
 
 
 def on_interrupt(context: typer.Context, says: Callable[[], str]) -> None:

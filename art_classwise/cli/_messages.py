@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import shutil
+import sys
+import textwrap
 
 from art_classwise.errors import InputError, printable
 
-__all__ = ["OPTIONS", "message_of", "with_options"]
+__all__ = ["OPTIONS", "message_of", "say", "with_options"]
 
 _DATA = {
     "classes": "--class-names",
@@ -124,3 +127,20 @@ def _as_words(value: str) -> str:
 def message_of(error: InputError, command: str) -> str:
     """Return what an error says on the command line."""
     return printable(with_options(error.short, command), keep="\n")
+
+
+def say(text: str) -> None:
+    """Write a message on stderr; on a terminal, lines end between words. A command in its last line stays whole."""
+    if sys.stderr is None:
+        return
+    if sys.stderr.isatty():
+        width = max(20, shutil.get_terminal_size().columns - 1)  # the last column stays free: terminals differ in it
+        *lines, last = text.split("\n")
+        if not last.startswith("art-classwise ") or not lines:
+            lines.append(last)
+            last = ""
+        filled = [
+            textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) if line else "" for line in lines
+        ]
+        text = "\n".join([*filled, *([last] if last else [])])
+    print(text, file=sys.stderr, flush=True)

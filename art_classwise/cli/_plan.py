@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +13,7 @@ from art_classwise.cli._config import ConfigFile, SaveConfig
 from art_classwise.cli._config import save_config as write_config
 from art_classwise.cli._interrupt import command_line, on_interrupt
 from art_classwise.cli._json import printing
+from art_classwise.cli._messages import say
 from art_classwise.cli._options import (
     OUTPUT,
     RUNNING,
@@ -73,7 +73,7 @@ def plan(
     are here.
     """
     given = {**locals(), "groups": None}
-    from art_classwise._core.progress import duration
+    from art_classwise._core.progress import about
     from art_classwise.audit import ClassWiseAudit
     from art_classwise.audit.planned import planned_units
     from art_classwise.cli._prepared import prepared
@@ -90,7 +90,7 @@ def plan(
     n = manifest.examples.n
     for name in specs:
         seconds = sum(planned.seconds[name].values()) * n
-        print(f"{name}: at most {duration(seconds)} on this machine ({n} examples)")
+        print(f"{name}: at most about {about(seconds)} on this machine ({n:,} example{'' if n == 1 else 's'})")
     print(f"{len(units)} units in {job.store}")
     print(f"next: art-classwise work {job.store} --index 0/1")
 
@@ -141,7 +141,7 @@ def work(
         return
     on_interrupt(
         context,
-        lambda: f"Interrupted: what is finished is kept in {store}, and the same command goes on: {command_line()}",
+        lambda: f"Interrupted: what is finished is kept in {store}, and the same command goes on:\n{command_line()}",
     )
     number, of = _parted(index)
     done = work_on(
@@ -153,7 +153,7 @@ def work(
         device=None if device is None else device.value,
         verbose=not quiet,
     )
-    print(f"{done} units computed in {store}", file=sys.stderr)
+    say(f"{done} unit{'' if done == 1 else 's'} computed in {store}")
 
 
 def collect(store: StoreArgument, groups: Groups = None, json: Json = False) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from art_classwise.cli._json import Writer, audit_content, rows
+from art_classwise.cli._messages import say
 from art_classwise.cli._options import GroupNames, say_where, write_latex
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from art_classwise.studies import RadiusSweep
     from art_classwise.threat import ThreatModel
 
-__all__ = ["show_sweep", "swept"]
+__all__ = ["reported_again", "show_sweep", "swept"]
 
 
 def swept(
@@ -53,7 +53,7 @@ def swept(
         if is_main() and folder is not None:
             write_report(with_kept_images(result, models, data, folder), folder)
             if options["verbose"]:
-                print(f"{result.threat} is done, {len(done)} of {len(radii)} radii: {folder}", file=sys.stderr)
+                say(f"{result.threat} is done, {len(done)} of {len(radii)} radii: {folder}")
 
     given_options = {key: value for key, value in options.items() if key not in ("threat", "attacks")}
     sweep = audit_over_radii(
@@ -68,6 +68,30 @@ def swept(
     )
     if is_main():
         write_radii(sweep, store)
+    return sweep
+
+
+def reported_again(store: str, groups: GroupNames | None) -> RadiusSweep:
+    """Read audits at several radii, and write their reports again.
+
+    Args:
+        store: The folder with a folder for each radius in it, or its address.
+        groups: What classes are grouped by, if they are.
+    """
+    from art_classwise._core.folders import open_folder
+    from art_classwise.metrics import class_groups
+    from art_classwise.report import write_report
+    from art_classwise.report.radii import write_radii
+    from art_classwise.studies.radii import radius_folders, read_sweep
+
+    sweep = read_sweep(store)
+    if groups is not None:
+        class_groups(groups.value, sweep.results[0].classes)  # whether they fit
+    open_folder(store).check_writable()
+    folders = radius_folders(store)
+    for result in sweep.results:
+        write_report(result, folders[result.threat])
+    write_radii(sweep, store)
     return sweep
 
 

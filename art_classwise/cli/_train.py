@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from art_classwise.cli._config import ConfigFile, SaveConfig
 from art_classwise.cli._config import save_config as write_config
 from art_classwise.cli._interrupt import command_line, on_interrupt
 from art_classwise.cli._json import printing
+from art_classwise.cli._messages import say
 from art_classwise.cli._options import ClassNames, DatasetName, Device, ImageSize, Json, Quiet, Root, Seed, split_names
 from art_classwise.errors import InputError, check_number
 
@@ -136,10 +136,7 @@ def train(
         data, rest = prepare.labelled(data, labels, seed)
         more = prepare.unlabelled(data, rest, unlabeled, data_dir, image_size) if semi_supervised else None
         if rest is not None and more is None and is_main() and not (quiet or json):
-            print(
-                f"Trained on {len(data):,} of {n_all:,} examples; --unlabeled rest uses the images of the others.",
-                file=sys.stderr,
-            )
+            say(f"Trained on {len(data):,} of {n_all:,} examples; --unlabeled rest uses the images of the others.")
         on = None if device is None else device.value
         on_interrupt(context, lambda: _kept(state))
         network = build(arch, data.input_shape, len(data.classes), seed=seed)
@@ -219,10 +216,10 @@ def _kept(state: Path) -> str:
     from art_classwise.trainers.engine.checkpoint import finished_epochs
 
     if not (state / "training.pt").exists():
-        return f"Interrupted before the first epoch began; to start again: {command_line()}"
+        return f"Interrupted before the first epoch began; to start again:\n{command_line()}"
     done = finished_epochs(state)
     kept = f"{done} epoch{'s are' if done > 1 else ' is'} kept in {state}" if done else "no epoch was finished"
-    return f"Interrupted: {kept}; to go on: {command_line('--resume')}"
+    return f"Interrupted: {kept}; to go on:\n{command_line('--resume')}"
 
 
 def _chosen_recipe(method: str, name: flags.Recipes | None, arch: str, dataset: str, threat: str | None) -> Recipe:

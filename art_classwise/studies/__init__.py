@@ -2,7 +2,7 @@
 
 from art_classwise.studies.class_exclusion import ClassExclusionStudy, ExclusionResult
 from art_classwise.studies.leaderboard import beside_measured
-from art_classwise.studies.radii import RadiusSweep, audit_over_radii
+from art_classwise.studies.radii import RadiusSweep, audit_over_radii, read_sweep
 from art_classwise.studies.seeds import SeedSpread, compare_over_seeds, spread_over_seeds
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "audit_over_radii",
     "beside_measured",
     "compare_over_seeds",
+    "read_sweep",
     "spread_over_seeds",
 ]

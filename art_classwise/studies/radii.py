@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from art_classwise._core import display
 from art_classwise._core.folders import open_folder
 from art_classwise.attacks.ladder import WORST_CASE, Attacks
-from art_classwise.audit import AuditResult, ClassWiseAudit
+from art_classwise.audit import AuditResult, ClassWiseAudit, is_finished, read_audit
+from art_classwise.audit.plan import NamedData, PickledData
+from art_classwise.audit.store import Store
+from art_classwise.datasets import Dataset, as_dataset
 from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel
 
-__all__ = ["RadiusSweep", "audit_over_radii", "parse_threats", "radius_folder"]
+__all__ = ["RadiusSweep", "audit_over_radii", "parse_threats", "radius_folder", "radius_folders", "read_sweep"]
 
 TABLE = "radii.csv"
 _COLUMNS = [f"{of}{end}" for of in ("clean", "mean") for end in ("", "_low", "_high")]
@@ -109,8 +114,8 @@ def audit_over_radii(
         The audits, and a table of robust accuracy and worst class over the radii.
 
     Raises:
-        InputError: There are fewer than two radii, one stands twice, or they are of several norms; and as
-            :class:`ClassWiseAudit`.
+        InputError: There are fewer than two radii, one stands twice, or they are of several norms; the largest covers
+            the whole range [0, 1], which is told before any is audited; and as :class:`ClassWiseAudit`.
 
     Example:
         >>> data = acw.load_dataset("digits", "test").first(60)
@@ -123,10 +128,19 @@ def audit_over_radii(
     radii = parse_threats(threats)
     if len(radii) < 2:
         raise InputError("A sweep needs two radii or more, such as Linf:4/255,8/255.")
+    # What is wrong with the largest radius, or with a folder, is better known before the smallest is audited.
+    if not isinstance(data, (NamedData, PickledData)):
+        loaded = models.values() if isinstance(models, Mapping) else ()
+        data = as_dataset(data, n_classes=next((int(m.nb_classes) for m in loaded if hasattr(m, "nb_classes")), None))
+    examples = data if isinstance(data, Dataset) else data.load()
+    radii[-1].check_radius(0.0, 1.0, int(np.prod(examples.input_shape)))
+    folders = [None if store is None else _within(store, radius_folder(threat)) for threat in radii]
+    audits = [
+        ClassWiseAudit(threat, attacks, store=folder, **options) for threat, folder in zip(radii, folders, strict=True)
+    ]
     results = []
-    for threat in radii:
-        folder = None if store is None else _within(store, radius_folder(threat))
-        result = ClassWiseAudit(threat, attacks, store=folder, **options).evaluate(models, data, optional=optional)
+    for audit, folder in zip(audits, folders, strict=True):
+        result = audit.evaluate(models, data, optional=optional)
         if finished is not None:
             finished(result, folder)
         results.append(result)
@@ -155,6 +169,47 @@ def parse_threats(threats: str | Sequence[ThreatModel | str]) -> tuple[ThreatMod
         if one.eps == other.eps:
             raise InputError(f"The radius {other} stands twice.")
     return tuple(read)
+
+
+def read_sweep(store: str | os.PathLike[str]) -> RadiusSweep:
+    """Read what :func:`audit_over_radii` kept; radii whose audits aren't finished are left out, with a warning.
+
+    Args:
+        store: The folder, or its address.
+
+    Raises:
+        InputError: It holds no audits at several radii, or fewer than two are finished; or as
+            :func:`art_classwise.read_audit`.
+    """
+    folders = radius_folders(store)
+    if not folders:
+        raise InputError(f"{open_folder(store).where()} holds no audits at several radii.")
+    finished = {threat: folder for threat, folder in folders.items() if is_finished(folder)}
+    unfinished = ", ".join(str(threat) for threat in folders if threat not in finished)
+    if len(finished) < 2:
+        one = next(iter(finished.values()), next(iter(folders.values())))
+        raise InputError(
+            f"Of the audits at several radii in {open_folder(store).where()}, those at {unfinished or 'others'} aren't "
+            f"finished: repeat the audit, which goes on, or read one by itself, {one}."
+        )
+    if unfinished:
+        warnings.warn(f"The audits at {unfinished} aren't finished, and are left out.", stacklevel=2)
+    return RadiusSweep(tuple(read_audit(folder) for folder in finished.values()))
+
+
+def radius_folders(store: str | os.PathLike[str]) -> dict[ThreatModel, str]:
+    """Return where the audits of a sweep are, by rising radius; none, if a folder holds something else."""
+    folder = open_folder(store)
+    found = {}
+    for name in folder.folders(""):
+        norm, _, eps = name.partition("-")
+        try:
+            threat = ThreatModel.parse(f"{norm}:{eps.replace('_', '/')}")
+        except InputError:
+            continue
+        if radius_folder(threat) == name and Store(folder.where(name)).is_begun:
+            found[threat] = folder.where(name)
+    return dict(sorted(found.items(), key=lambda item: item[0].eps))
 
 
 def radius_folder(threat: ThreatModel) -> str:

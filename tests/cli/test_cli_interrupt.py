@@ -30,7 +30,7 @@ def start(folder, *words):
 
 
 def interrupted(process, begun, number=signal.SIGINT):
-    """Interrupt a process once something has begun; return what it then said."""
+    """Interrupt a process once something has begun; return the sentence and the command that it then says."""
     while process.poll() is None and not begun():
         time.sleep(0.02)
     assert process.poll() is None, process.communicate()
@@ -39,7 +39,8 @@ def interrupted(process, begun, number=signal.SIGINT):
     assert process.returncode == 128 + number, err
     assert out == ""
     assert "Traceback" not in err
-    return err.splitlines()[-1]
+    sentence, command = err.splitlines()[-2:]
+    return sentence, command
 
 
 def test_an_interrupted_training_names_the_command_that_goes_on(command_line, tmp_path):
@@ -49,9 +50,9 @@ def test_an_interrupted_training_names_the_command_that_goes_on(command_line, tm
         assert process.stderr is not None
         return "epoch 2/12" in process.stderr.readline()
 
-    kept, _, command = interrupted(process, second_epoch).partition("; to go on: ")
+    kept, command = interrupted(process, second_epoch)
     epochs = int(kept.removeprefix("Interrupted: ").split()[0])
-    assert kept == f"Interrupted: {epochs} epochs are kept in mine.training"
+    assert kept == f"Interrupted: {epochs} epochs are kept in mine.training; to go on:"
     assert shlex.split(command) == ["art-classwise", *TRAIN, "--resume"]
     assert len(training_history(tmp_path / "mine.training")) == epochs
     code, out, _ = command_line(*shlex.split(command)[1:])
@@ -67,7 +68,9 @@ def test_a_training_that_has_not_begun_is_started_again(command_line, monkeypatc
     monkeypatch.setattr("art_classwise.zoo.build", stop)
     code, out, err = command_line(*TRAIN)
     assert (code, out) == (130, "")
-    assert err.strip() == f"Interrupted before the first epoch began; to start again: art-classwise {shlex.join(TRAIN)}"
+    assert (
+        err.strip() == f"Interrupted before the first epoch began; to start again:\nart-classwise {shlex.join(TRAIN)}"
+    )
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     monkeypatch.setattr("art_classwise.datasets.load_dataset", stop)
     assert command_line("train", "mart", "--out", "x.pt") == (130, "", "\nInterrupted.\n")
@@ -79,10 +82,9 @@ def test_an_interrupted_audit_goes_on_with_the_same_command(tmp_path):
     acw.save_checkpoint(tmp_path / "m.pt", network, architecture="digits-cnn", classes=names, input_shape=(1, 8, 8))
     words = shlex.split("audit --model 'the net=m.pt' --attacks fgsm,kl-20x50 --no-checks --out runs/a --quiet")
     held = lambda: [*Path(tmp_path, "runs", "a").rglob("*.parquet")]  # noqa: E731
-    said = interrupted(start(tmp_path, *words), held, signal.SIGTERM)
+    sentence, command = interrupted(start(tmp_path, *words), held, signal.SIGTERM)
     before = {path: path.read_bytes() for path in held()}
     assert before
-    sentence, _, command = said.partition("goes on: ")
-    assert sentence == "Interrupted: what is finished is kept in runs/a, and the same command "
+    assert sentence == "Interrupted: what is finished is kept in runs/a, and the same command goes on:"
     assert shlex.split(command) == ["art-classwise", *words]
     assert {path: path.read_bytes() for path in before} == before

@@ -221,7 +221,7 @@ def test_a_radius_other_than_in_training_is_told(document, command_line, digits,
     models = [word for name in ("near", "far", "other", "unknown") for word in ("--model", f"{name}.pt")]
     options = ("--examples", 20, "--attacks", "fgsm", "--no-checks", "--quiet")
     told, err = document("audit", *models, *options)
-    line = "Attacked at Linf:0.1, but trained far at Linf:8/255, other at L2:0.1."
+    line = "far was trained at Linf:8/255 and other was trained at L2:0.1, but are attacked at Linf:0.1."
     assert err.splitlines().count(line) == 1
     expected = {"near": "Linf:0.1", "far": "Linf:8/255", "other": "L2:0.1", "unknown": None}
     assert {model["name"]: model["trained_at"] for model in told["models"]} == expected

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import io
 import pickle
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from torch import nn
 
 import art_classwise as acw
 from art_classwise import cli
-from art_classwise.cli._messages import OPTIONS, message_of, with_options
+from art_classwise.cli._messages import OPTIONS, message_of, say, with_options
+from art_classwise.cli._usage import _OTHERS
 from art_classwise.errors import DivergenceError, InputError
 
 PACKAGE = Path(acw.__file__).parent
@@ -175,3 +178,91 @@ def test_bad_input_is_told_in_options(arguments, says, files, command_line, monk
 
 def _no_connection(*_: object, **__: object) -> None:
     raise OSError("no connection in tests")
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("audit --eps 1", "--threat"),
+        ("audit --norm Linf", "--threat"),
+        ("audit --Epsilon 1", "--threat"),
+        ("audit --n_examples 3", "--examples"),
+        ("audit -n 3", "--examples"),
+        ("audit --gpu", "--device"),
+        ("audit --data x", "--dataset, --data-dir"),
+        ("audit --unsafe", "--unsafe-weights"),
+        ("audit --atacks x", "--attacks"),
+        ("plan --output x", "--out"),
+        ("train mart --nb-epochs 3", "--epochs"),
+        ("train mart --learning-rate 3", "--lr"),
+    ],
+)
+def test_options_of_others_name_ours(words, meant, command_line):
+    code, out, err = command_line(*words.split())
+    assert (code, out) == (2, "")
+    said = " ".join(err.replace("│", " ").split())
+    given = next(word for word in words.split() if word.startswith("-"))
+    options = ", ".join(sorted(meant.split(", ")))
+    assert f"No such option: {given} (Possible options: {options})" in said, said
+
+
+@pytest.mark.parametrize("command", sorted(typer.main.get_command(cli.app).commands))
+def test_any_wrong_option_is_answered_with_options_that_there_are(command, command_line):
+    there = {o for p in typer.main.get_command(cli.app).commands[command].params for o in p.opts} | {"--help"}
+    others = {word for words in _OTHERS.values() for word in words.split()} | {"nonsense", "xyzzy"}
+    for word in sorted(others):
+        flag = f"-{word}" if len(word) == 1 else f"--{word}"
+        if flag in there:
+            continue
+        code, out, err = command_line(command, flag)
+        said = " ".join(err.replace("│", " ").split())
+        assert (code, out) == (2, "")
+        assert f"No such option: {flag}" in said
+        named = said.partition("Possible options: ")[2].partition(")")[0]
+        assert set(filter(None, named.split(", "))) <= there
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("audit --model m.pt --examples abc", "Invalid value for '--examples': It must be a whole number."),
+        ("train mart --lr abc --out x", "Invalid value for '--lr': It must be a number."),
+        ("audit --model m.pt --precision half", "'half' is not one of 'auto', 'fp32', 'bf16'."),
+    ],
+)
+def test_wrong_values_are_told_in_words(words, says, command_line):
+    code, _, err = command_line(*words.split())
+    assert code == 2
+    assert says in " ".join(err.replace("│", " ").split())
+
+
+class _Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("width", [80, 40])
+def test_messages_on_a_terminal_end_between_words(width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("sys.stderr", _Terminal())
+    text, command = "error: " + "several words " * 20, f"art-classwise audit {'--model some/file.pt ' * 5}"
+    say(f"\n{text}goes on:\n{command}")
+    said = sys.stderr.getvalue().splitlines()
+    assert said[0] == ""
+    assert said[-1] == command
+    assert max(map(len, said[1:-1])) < width
+    assert " ".join(said[1:-1]) == f"{text}goes on:"
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    say(text)
+    assert sys.stderr.getvalue() == f"{text}\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--attacks", "pdg-20"), ("--threat", "Linf:300"), ("--threat", "L2:1e9")]
+)
+def test_what_is_refused_is_refused_before_models_are_loaded(option, value, files, command_line, monkeypatch):
+    monkeypatch.chdir(files)
+    monkeypatch.setattr("art_classwise.cli._sources.Sources.models", None)  # would fail
+    code, out, err = command_line(*AUDIT, option, value)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: ")

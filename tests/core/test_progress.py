@@ -12,7 +12,7 @@ from tqdm.utils import disp_len
 
 import art_classwise as acw
 from art_classwise._core import progress as module
-from art_classwise._core.progress import duration, progress, progress_bar
+from art_classwise._core.progress import about, duration, progress, progress_bar
 
 
 class Terminal(io.StringIO):
@@ -182,6 +182,20 @@ def test_names_of_others_move_no_cursor(place, monkeypatch):
 def test_durations():
     seconds = (0, 7.4, 59.6, 750, 10920, 187200)
     assert [duration(s) for s in seconds] == ["0:00", "0:07", "1:00", "12:30", "3:02:00", "2 d 4 h"]
+
+
+def test_times_in_words():
+    words = {0: "1 s", 40.2: "40 s", 59.6: "1 min", 3540: "59 min", 3599: "1 h", 12_000: "3 h 20 min", 35_990: "10 h"}
+    words |= {86_400: "24 h", 187_200: "2 d 4 h", 172_800: "2 d", 2e6: "23 d"}
+    assert {seconds: about(seconds) for seconds in words} == words
+
+
+@pytest.mark.parametrize("value", ["0", "1"])
+def test_a_sentence_stays_above_the_bar(value, capsys, monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", value)
+    with progress_bar(total=2, name="audit", shown=True) as bar:
+        bar.say("At most\x1b[2J.")
+    assert capsys.readouterr().err == ("" if value == "1" else "At most\\x1b[2J.\n")
 
 
 def test_nothing_but_the_helper_makes_bars():

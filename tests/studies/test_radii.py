@@ -14,7 +14,7 @@ import art_classwise as acw
 from art_classwise import InputError
 from art_classwise.figures import models_by_radius
 from art_classwise.report.radii import print_radii, write_radii
-from art_classwise.studies import RadiusSweep, audit_over_radii
+from art_classwise.studies import RadiusSweep, audit_over_radii, read_sweep
 from art_classwise.studies.radii import parse_threats, radius_folder
 
 
@@ -54,6 +54,36 @@ def test_each_radius_is_the_audit_of_itself(classifier, images, tmp_path):
             pd.testing.assert_frame_equal(result.outcomes, other.outcomes)
     with pytest.raises(InputError, match="two radii or more"):
         audit_over_radii({"net": classifier}, data, "Linf:0.1", "fgsm", **options)
+
+
+def test_a_sweep_is_read_without_the_radii_that_are_not_finished(classifier, images, tmp_path):
+    data, store = acw.Dataset(images, np.arange(16) % 4, list("abcd")), tmp_path / "s"
+    options = {"checks": False, "verbose": False}
+    with pytest.raises(InputError, match="holds no audits at several radii"):
+        read_sweep(store)
+    found = audit_over_radii({"net": classifier}, data, "Linf:8/255,0.2,1e-5", "fgsm", store=store, **options)
+    (store / "Linf-9_255").mkdir()  # holds no audit
+    (store / "other-1").mkdir()
+    for one, other in zip(found.results, read_sweep(store).results, strict=True):
+        assert one.threat == other.threat
+        pd.testing.assert_frame_equal(one.outcomes, other.outcomes)
+    for path in (store / "Linf-0.2").rglob("*fgsm*/*.parquet"):
+        path.unlink()
+    with pytest.warns(UserWarning, match=r"The audits at Linf:0.2 aren't finished"):
+        assert [str(r.threat) for r in read_sweep(store).results] == ["Linf:1e-05", "Linf:8/255"]
+    for path in (store / "Linf-8_255").rglob("*fgsm*/*.parquet"):
+        path.unlink()
+    with pytest.raises(InputError, match=r"at Linf:8/255, Linf:0.2 aren't finished"):
+        read_sweep(store)
+
+
+@pytest.mark.parametrize("radii", ["Linf:0.01,1", "Linf:1,0.01", ["L2:0.1", "L2:100"]])
+def test_a_radius_that_is_too_large_is_told_before_any_is_audited(radii, classifier, images, tmp_path):
+    data, told = (images, np.arange(16) % 4), []
+    with pytest.raises(InputError, match="covers every image"):
+        audit_over_radii({"net": classifier}, data, radii, "fgsm", store=tmp_path / "s", finished=told.append)
+    assert told == []
+    assert not (tmp_path / "s").exists()
 
 
 def test_the_table_is_counted(sweep):
@@ -123,6 +153,13 @@ def test_the_command_line_goes_on_where_it_was(command_line, tmp_path):
     assert [(row["model"], row["threat"]) for row in told["radii"]] == [("m", "Linf:0.02"), ("m", "Linf:0.3")]
     assert told["radii"][1]["mean"] <= told["radii"][0]["mean"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
+    pages = [tmp_path / "runs" / "r" / folder / "report.html" for folder in ("Linf-0.02", "Linf-0.3")]
+    for path in (*pages, tmp_path / "runs" / "r" / "radii.png"):
+        path.unlink()
+    code, again, err = command_line("report", "runs/r", "--json", "--latex", "t.tex")
+    assert code == 0, err
+    assert json.loads(again)["radii"] == told["radii"]
+    assert all(path.exists() for path in (*pages, tmp_path / "runs" / "r" / "radii.png", tmp_path / "t.tex"))
     code, _, err = command_line(*words[:-4], "--threat", "Linf:0.1,L2:1")
     assert code == 2
     assert "of one norm" in err

@@ -235,7 +235,7 @@ def few_examples(evidence: Evidence) -> Observations:
         yield (
             f"{of(int(few.sum()), len(n))} classes have fewer than {_FEW} examples: an interval is up to "
             f"{points(float(high - low))} points wide{absent}.",
-            "Use more examples, or make no claim about single classes: group them, result.by_group(...).",
+            "Use more examples, or make no claim about single classes: put classes into groups.",
         )
 
 

@@ -105,6 +105,7 @@ def draw_curves(
             "zorder": 3 if special else 2,
             "marker": marker,
             "ms": 4,
+            "clip_on": False,
         }
         # In grey the two are told apart by the dashes, and by the label at the end.
         ax.plot(curve.index, curve, color=colours[name], ls="--" if name == ranking[-1] else "-", **style)

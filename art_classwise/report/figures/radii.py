@@ -79,7 +79,8 @@ def models_by_radius(
     ax = canvas(ax, 5.6, 4.4, right)
     for (_, curve), colour in zip(curves.items(), colours, strict=True):
         for kind, dashes in (("mean", "-"), ("worst", "--")):
-            ax.plot(eps, curve[kind], color=colour, ls=dashes, lw=1.8, marker="o" if len(eps) <= 10 else "", ms=4)
+            marker = "o" if len(eps) <= 10 else ""
+            ax.plot(eps, curve[kind], color=colour, ls=dashes, lw=1.8, marker=marker, ms=4, clip_on=False, zorder=3)
             if len(names) == 1:
                 low, high = curve[f"{kind}_low"], curve[f"{kind}_high"]
                 ax.fill_between(eps, low, high, color=colour, alpha=0.18, lw=0)
@@ -90,7 +91,7 @@ def models_by_radius(
     last = results[-1].summary(attack).loc[names]
     best = str(last["worst"].idxmax())
     worst, of_class = 100 * last["worst"].max(), label(last["worst_class"][best])
-    which = f"worst class: {of_class}" if len(names) == 1 else f"the best worst class: {of_class} of {label(best)}"
+    which = f"worst: {of_class}" if len(names) == 1 else f"highest worst class: {of_class} of {label(best)}"
     findings = [f"{which}, {worst:.1f} % at {results[-1].threat}"]
     entries = {
         "mean over classes": Line2D([], [], color=MEAN, lw=1.8),
