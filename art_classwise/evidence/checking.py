@@ -118,10 +118,18 @@ def verify(
     if not is_remote(place) and Path(place).is_file():
         page = Path(place)
         place = page.parent
-    store = Store(place)
-    manifest, found = store.manifest(), _Found()
+    store, found = Store(place), _Found()
     text = _text(store)
+    own = None if text is None else Manifest.from_json(text)
     _check_root(found, text, wanted)
+    try:
+        manifest = store.manifest()
+    except InputError as error:
+        if own is None:
+            raise
+        found.check("records", "Plans, versions and parameters agree with each other.", [str(error)])
+        found.unchecked.append("All else, since what the audit says of itself is contradictory.")
+        return _verification(store, own, text, found, None)
     _check_files(found, store, manifest)
     _check_records(found, store, manifest, text)
     found.check("rows", "Rows agree with each other and with the threat model.", _row_differences(store, manifest))
@@ -139,6 +147,12 @@ def verify(
             store, manifest, recompute, models=models, data=data, seed=seed, run_code=run_code, verbose=verbose
         )
         found.check("recomputed", str(again), again.differences)
+    return _verification(store, manifest, text, found, again)
+
+
+def _verification(
+    store: Store, manifest: Manifest, text: str | None, found: _Found, again: Recomputed | None
+) -> Verification:
     return Verification(
         store.address,
         None if text is None or not manifest.files else digest(text.encode()),
@@ -227,6 +241,9 @@ def _check_records(found: _Found, store: Store, manifest: Manifest, text: str | 
                     yield f"Of {name} the manifest says other things than plans/, environments/ and probes/ do."
             if manifest.files and own.to_json() != text:
                 yield "The manifest isn't written as this package writes it."
+        for name in sorted(store.everything()):
+            if name.endswith(".json") and digest(store.folder.read(name))[:16] != name[-21:-5]:
+                yield f"{name} isn't what its name says."
         for name, attack in manifest.attacks.items():
             named = fingerprint(_chain(manifest, name))
             if attack.fingerprint not in (described(name, attack.parameters).fingerprint, named):
