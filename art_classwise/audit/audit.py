@@ -21,7 +21,7 @@ from art_classwise._core import distributed
 from art_classwise._core.executors import bundle_size, dispatch, share_with
 from art_classwise._core.folders import open_folder
 from art_classwise._core.forward import release
-from art_classwise._core.pickles import Sent
+from art_classwise._core.pickles import Sent, unpickled
 from art_classwise._core.progress import ProgressBar, progress_bar
 from art_classwise.attacks.fast_copy import Precision
 from art_classwise.attacks.ladder import Attacks, ladder, usual_threat
@@ -53,6 +53,7 @@ from art_classwise.audit.work import (
     Job,
     Parcel,
     Result,
+    checked_model,
     compute,
     drop_damaged,
     held_of,
@@ -139,7 +140,7 @@ class ClassWiseAudit(Evaluation):
         )
         self._ladder(self.threat or "Linf:8/255")  # a wrong name is better known now
         self.worst_case = check_flag("worst_case", worst_case)
-        if executor is not None and not (hasattr(executor, "submit") and hasattr(executor, "shutdown")):
+        if executor is not None and (isinstance(executor, type) or not hasattr(executor, "submit")):
             raise InputError(f"`executor` must be a concurrent.futures.Executor, but is a {type(executor).__name__}.")
         folder = None if store is None else open_folder(store)
         if folder is not None:
@@ -404,6 +405,9 @@ class _Run:
                 loaded = True
                 requested = requested.extended(self.requested({name: classifier}, self.attacks({name: classifier})))
                 sent[name] = Sent.of(model, f"The model {name!r}")
+                again = unpickled(sent[name].content, f"The model {name!r}")  # workers' errors would come late
+                checked_model(name, classifier if loads(model) else again, requested.models[name])
+                again = None
             except Exception as error:
                 if name not in optional or isinstance(error, StoreError):
                     raise
@@ -426,7 +430,7 @@ class _Run:
         optional: Collection[str],
         bar: ProgressBar,
     ) -> list[str]:
-        job = share_with(executor, Sent.of(self._job(), "The audit"))
+        job = share_with(executor, Sent.of(self._job(requested), "The audit"))
         shared = {name: share_with(executor, one) for name, one in sent.items()}
         failed: list[str] = []
         by_name = isinstance(self._given, NamedData)
@@ -493,7 +497,7 @@ class _Run:
         held = self.store.manifest()
         return [name for name in mine if not is_probed(held, name)]
 
-    def _job(self) -> Job:
+    def _job(self, requested: Manifest) -> Job:
         audit = self._audit
         assert self.blank.examples.fingerprint is not None
         return Job(
@@ -504,6 +508,7 @@ class _Run:
             batch_size=audit.batch_size,
             data=self._given.load if isinstance(self._given, NamedData) else None,
             fingerprint=self.blank.examples.fingerprint,
+            models=requested.models,
         )
 
     # What both need.
