@@ -22,7 +22,7 @@ from art_classwise.audit.plan import Task, placed
 from art_classwise.audit.probes import Probe
 from art_classwise.audit.provenance import Environment, data_fingerprint, environment, model_fingerprint
 from art_classwise.audit.request import checked_attack
-from art_classwise.audit.runner import ProbeExamples, ShardRunner, shard_of
+from art_classwise.audit.runner import ONE_AT_A_TIME, ProbeExamples, ShardRunner, shard_of
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, Unit
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError, first_line
@@ -207,7 +207,8 @@ def run_parcels(parcels: Sequence[Parcel], job: Sent, model: Sent) -> list[Resul
 def _run(parcel: Parcel, job: Sent, model: Sent) -> Result:
     try:
         mine = _job(job)
-        classifier, attacks = _model(model, job, parcel.task.model)
+        with ONE_AT_A_TIME:  # what makes a network may draw its weights from the global random state
+            classifier, attacks = _model(model, job, parcel.task.model)
         if parcel.probe is not None:
             return Result({}, environment(), mine.runner(_nothing).probe(classifier, parcel.probe))
         runner = _runner(job) if parcel.examples is None else mine.runner(_only(parcel.examples))
