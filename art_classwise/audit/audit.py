@@ -24,9 +24,10 @@ from art_classwise._core.forward import release
 from art_classwise._core.pickles import Sent, unpickled
 from art_classwise._core.progress import ProgressBar, progress_bar
 from art_classwise.attacks.fast_copy import Precision
-from art_classwise.attacks.ladder import Attacks, ladder, usual_threat
+from art_classwise.attacks.ladder import Attacks, is_ladder, ladder, usual_threat
 from art_classwise.audit.cost import estimated
 from art_classwise.audit.manifest import Examples, Manifest, ModelSource, Published
+from art_classwise.audit.order import fastest_first, held_first
 from art_classwise.audit.plan import (
     FileModel,
     NamedData,
@@ -230,7 +231,7 @@ class ClassWiseAudit(Evaluation):
         plan = Plan(
             models=specs,
             data=data_spec(data, examples),
-            attacks=attacks_spec(self._attacks),
+            attacks=run.attacks_spec(),
             surrogate=surrogate,
             precision=self._precision,
             batch_size=self.batch_size,
@@ -266,17 +267,43 @@ class _Run:
         self._runner = ShardRunner(examples, threat, shard_size=_SHARD, seed=audit.seed, batch_size=audit.batch_size)
         self._outcomes: pd.DataFrame | None = None
         self._environment_told = False
+        self._order: list[str] | None = None
 
     # What is asked for.
 
     def factories(self) -> dict[str, Any]:
-        """Return the attacks by name, each a function from a classifier to one."""
-        return self._audit._ladder(self._audit.threat, dataset=self._data.name)
+        """Return the attacks by name, each a function from a classifier to one; in their order, once it is known."""
+        factories = self._audit._ladder(self._audit.threat, dataset=self._data.name)
+        return {name: factories[name] for name in self._order or factories}
+
+    def _put_in_order(self, classifier: Any) -> None:
+        """Decide in which order attacks are asked, once for all models: as the store has it, or a ladder as it costs.
+
+        Under torchrun a ladder keeps its own order, which all processes know.
+        """
+        audit, factories = self._audit, self.factories()
+        if self._order is not None or not audit.worst_case or not is_ladder(audit._attacks):
+            return
+        held = list(self.store.manifest().attacks) if self.store.is_begun else []
+        if held or distributed.world() > 1:
+            self._order = held_first([*factories], held)
+            return
+        attacks = {name: checked_attack(name, make(classifier)) for name, make in factories.items()}
+        self._order = fastest_first(
+            classifier, attacks, self._data, self.blank.threat, seed=audit.seed, batch_size=audit.batch_size
+        )
+
+    def attacks_spec(self) -> Any:
+        """Return how attacks are made elsewhere: by their names where a ladder has another order than its own."""
+        given, ordered = self._audit._attacks, list(self.factories())
+        own = list(self._audit._ladder(self._audit.threat, dataset=self._data.name))
+        return attacks_spec(given if ordered == own else ordered)
 
     def attacks(self, models: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Return the attacks on each of some models, all checked."""
         for name, classifier in models.items():
             check_fit(name, classifier, self._data)
+        self._put_in_order(next(iter(models.values())))
         factories = self.factories()
         return {
             name: {a: checked_attack(a, make(classifier)) for a, make in factories.items()}
