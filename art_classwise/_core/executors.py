@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from art_classwise.errors import InputError, first_line
 
-__all__ = ["ENGINES", "bundle_size", "dispatch", "open_executor", "share_with"]
+__all__ = ["ENGINES", "bundle_size", "checked_executor", "dispatch", "open_executor", "share_with"]
 
 ENGINES = ("dask:N", "dask://HOST:PORT", "slurm", "ray", "ray://HOST:PORT", "processes:N")
 """What :func:`open_executor` takes."""
@@ -115,6 +115,17 @@ def _n_workers(executor: Executor) -> int:
     told = getattr(executor, "n_workers", None)
     value = told() if callable(told) else getattr(executor, "_max_workers", None)
     return max(1, int(value or 8))
+
+
+def checked_executor(executor: Executor | None) -> Executor | None:
+    """Return an argument that is an executor, or None.
+
+    Raises:
+        InputError: It is something else.
+    """
+    if executor is not None and (isinstance(executor, type) or not hasattr(executor, "submit")):
+        raise InputError(f"`executor` must be a concurrent.futures.Executor, but is a {type(executor).__name__}.")
+    return executor
 
 
 def bundle_size(executor: Executor, n: int) -> int:

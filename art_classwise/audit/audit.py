@@ -18,7 +18,7 @@ from art.evaluations.evaluation import Evaluation
 
 from art_classwise import __version__
 from art_classwise._core import distributed
-from art_classwise._core.executors import bundle_size, dispatch, share_with
+from art_classwise._core.executors import bundle_size, checked_executor, dispatch, share_with
 from art_classwise._core.folders import open_folder
 from art_classwise._core.forward import release
 from art_classwise._core.pickles import Sent, unpickled
@@ -141,13 +141,11 @@ class ClassWiseAudit(Evaluation):
         )
         self._ladder(self.threat or "Linf:8/255")  # a wrong name is better known now
         self.worst_case = check_flag("worst_case", worst_case)
-        if executor is not None and (isinstance(executor, type) or not hasattr(executor, "submit")):
-            raise InputError(f"`executor` must be a concurrent.futures.Executor, but is a {type(executor).__name__}.")
         folder = None if store is None else open_folder(store)
         if folder is not None:
             folder.check_writable()
         self.store = None if folder is None else folder.address  # the same wherever evaluate() is called
-        self.executor = executor
+        self.executor = checked_executor(executor)
         self.seed = int(seed)  # a NumPy integer can't be written as JSON
         self.batch_size = batch_size
         self.checks = check_flag("checks", checks)
