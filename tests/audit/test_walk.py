@@ -207,7 +207,7 @@ def leaderboard(monkeypatch):
         return acw.as_classifier(network, (1, 8, 8), 10, device="cpu")
 
     monkeypatch.setattr(zoo, "robustbench_names", lambda dataset, threat: ("One2019", "Lost2020", "Three2021x"))
-    monkeypatch.setattr(zoo, "load_robustbench", load)
+    monkeypatch.setattr("art_classwise.audit.plan.load_robustbench", load)
 
 
 @pytest.mark.filterwarnings("always:Continuing without")  # the command line prints it
