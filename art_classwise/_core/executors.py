@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib.util
 import logging
 import re
+import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from art_classwise.errors import InputError, first_line
 
-__all__ = ["ENGINES", "bundle_size", "dispatch", "open_executor", "share_with"]
+__all__ = ["ENGINES", "bundle_size", "checked_executor", "dispatch", "open_executor", "share_with"]
 
 ENGINES = ("dask:N", "dask://HOST:PORT", "slurm", "ray", "ray://HOST:PORT", "processes:N")
 """What :func:`open_executor` takes."""
 
 _ATTEMPTS = 3
 _PER_WORKER = 2
-_ANSWER = 10  # seconds that a scheduler has to answer
+_ANSWER = 4  # seconds to reach a scheduler, and then to be answered
+_ADDRESS = re.compile(r"[a-z]+://(?P<host>\[[0-9a-fA-F:.]+\]|[^\s/:@\[\]]+):(?P<port>\d{1,5})/?")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -66,7 +72,8 @@ def dispatch(
                 running[_submitted(submit, piece)] = piece
             if not running:
                 return
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            wait(running, timeout=1, return_when=FIRST_COMPLETED)
+            done = [f for f in running if f.done()]  # of a pool that was shut down, wait() leaves out cancelled ones
             for future in done:
                 piece = running.pop(future)
                 try:
@@ -75,11 +82,7 @@ def dispatch(
                     key = name(piece)
                     tries[key] = tries.get(key, 0) + 1
                     if tries[key] >= _ATTEMPTS:
-                        raise InputError(
-                            f"The workers that computed {key} failed {_ATTEMPTS} times, at last with "
-                            f"{type(error).__name__}: {first_line(error)}. What is finished is kept: see to the "
-                            "workers (memory, most often) and run the same command again."
-                        ) from error
+                        raise _failed(key, error) from error
                     waiting.append(piece)
                     continue
                 receive(piece, result)
@@ -88,10 +91,20 @@ def dispatch(
             future.cancel()
 
 
+def _failed(key: str, error: Exception) -> InputError:
+    advice = "see to the workers (memory, most often) and run the same again"
+    if isinstance(error, ImportError):
+        advice = "install the same version of art-classwise, with all that it needs, on every worker"
+    return InputError(
+        f"The workers that computed {key} failed {_ATTEMPTS} times, at last with {type(error).__name__}: "
+        f"{first_line(error)}. What is finished is kept: {advice}."
+    )
+
+
 def _submitted(submit: Callable[[T], Future[R]], piece: T) -> Future[R]:
     try:
         return submit(piece)
-    except RuntimeError as error:  # shut down, or a process pool that has lost a process
+    except Exception as error:  # of the engine: shut down, or a process pool that has lost a process
         raise InputError(
             f"The executor takes no work: {first_line(error)}. What is finished is kept: run the same again with a new "
             "executor."
@@ -102,6 +115,17 @@ def _n_workers(executor: Executor) -> int:
     told = getattr(executor, "n_workers", None)
     value = told() if callable(told) else getattr(executor, "_max_workers", None)
     return max(1, int(value or 8))
+
+
+def checked_executor(executor: Executor | None) -> Executor | None:
+    """Return an argument that is an executor, or None.
+
+    Raises:
+        InputError: It is something else.
+    """
+    if executor is not None and (isinstance(executor, type) or not hasattr(executor, "submit")):
+        raise InputError(f"`executor` must be a concurrent.futures.Executor, but is a {type(executor).__name__}.")
+    return executor
 
 
 def bundle_size(executor: Executor, n: int) -> int:
@@ -127,14 +151,15 @@ def open_executor(engine: str, options: Sequence[str] = ()) -> Iterator[Executor
         options: ``KEY=VALUE`` of Slurm, as submitit names them: ``slurm_partition=gpu``, ``timeout_min=60``.
 
     Raises:
-        InputError: The engine is unknown or not installed, no scheduler answers, or an option isn't written so.
+        InputError: The engine is unknown or not installed, no scheduler answers within ten seconds, or an option isn't
+            written so.
     """
     kind, _, rest = engine.partition(":")
     opened: Executor
     if options and kind != "slurm":
         raise InputError(f"--slurm is for --on slurm, not for --on {engine}.")
     if kind == "dask" and rest.startswith("//"):
-        opened = DaskExecutor(f"tcp:{rest}")
+        opened = DaskExecutor(engine)
     elif kind in ("dask", "processes") and re.fullmatch(r"[1-9]\d*", rest):
         opened = DaskExecutor(int(rest)) if kind == "dask" else _processes(int(rest))
     elif engine == "slurm":
@@ -154,7 +179,33 @@ def _processes(n: int) -> Executor:
     from concurrent.futures import ProcessPoolExecutor
 
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    return ProcessPoolExecutor(n, mp_context=context)
+    return ProcessPoolExecutor(n, mp_context=context, initializer=_compute_with_one_thread)
+
+
+def _compute_with_one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)  # as Dask and Ray have it: n processes with a thread for each core would wait for another
+
+
+def _check_answers(address: str, what: str, start: str) -> None:
+    """Check that something listens at an address: what engines try themselves takes them up to a minute.
+
+    Raises:
+        InputError: It isn't written as one, or nothing does.
+    """
+    match = _ADDRESS.fullmatch(address)
+    if match is None or not 0 < int(match["port"]) < 65536:
+        raise InputError(f"--on {address} isn't an address: write it as {address.partition(':')[0]}://HOST:PORT.")
+    try:
+        socket.create_connection((match["host"].strip("[]"), int(match["port"])), timeout=_ANSWER).close()
+    except OSError as error:
+        raise _silent(address, what, start, error) from error
+
+
+def _silent(address: str, what: str, start: str, error: Exception) -> InputError:
+    why = first_line(error) if str(error) else f"nothing said within {_ANSWER} s"
+    return InputError(f"No {what} answers at {address} ({why}): is `{start}` running there?")
 
 
 def _options(texts: Sequence[str]) -> dict[str, Any]:
@@ -177,7 +228,7 @@ class DaskExecutor(Executor):
     """Dask: a unit per worker thread, on a GPU where workers have declared one as a resource named GPU.
 
     Args:
-        where: A scheduler's address, or how many workers to start on this machine.
+        where: A scheduler's address, ``"dask://HOST:PORT"``, or how many workers to start on this machine.
 
     Raises:
         InputError: Dask isn't installed, or no scheduler answers.
@@ -189,25 +240,33 @@ class DaskExecutor(Executor):
         except ImportError as error:
             raise _missing("dask", error) from error
         self._cluster: Any = None
-        try:
-            if isinstance(where, int):
-                self._cluster = LocalCluster(
-                    n_workers=where, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.ERROR
-                )
-            self._client = Client(self._cluster or where, timeout=_ANSWER, set_as_default=False)
-        except (OSError, TimeoutError) as error:
-            raise InputError(
-                f"No Dask scheduler answers at {where} within {_ANSWER} s: is `dask scheduler` running there?"
-            ) from error
+        if isinstance(where, int):
+            self._cluster = LocalCluster(
+                n_workers=where, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.ERROR
+            )
+            self._client = Client(self._cluster, set_as_default=False)
+        else:
+            asked, start = (where, "Dask scheduler"), "dask scheduler"
+            _check_answers(*asked, start)
+            address = where.replace("dask://", "tcp://", 1)
+            try:
+                _greet(address)
+                self._client = Client(address, timeout=_ANSWER, set_as_default=False)
+            except (OSError, FutureTimeoutError, asyncio.TimeoutError) as error:
+                raise _silent(*asked, start, error) from error
         workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        if not workers:
+            warnings.warn(f"{where} has no workers yet: units wait for `dask worker` to be started.", stacklevel=2)
         gpu = any(worker.get("resources", {}).get("GPU") for worker in workers)
         self._executor = self._client.get_executor(
             pure=False, retries=_ATTEMPTS - 1, **({"resources": {"GPU": 1}} if gpu else {})
         )
 
     @property
-    def dashboard(self) -> str:
-        """Address of Dask's own page."""
+    def dashboard(self) -> str | None:
+        """Address of Dask's own page; None where this machine's cluster lacks bokeh, which draws it."""
+        if self._cluster is not None and importlib.util.find_spec("bokeh") is None:
+            return None
         link: str = self._client.dashboard_link
         return link
 
@@ -232,6 +291,30 @@ class DaskExecutor(Executor):
             self._cluster.close()
 
 
+def _greet(address: str) -> None:
+    """Shake hands with a Dask scheduler, and leave: Dask's own client waits a minute for one that keeps silent.
+
+    Raises:
+        OSError: What listens there is something else.
+        TimeoutError: It says nothing.
+    """
+    from distributed.comm.core import connect
+
+    done = Future[None]()
+
+    async def shake() -> None:
+        try:
+            (await connect(address, timeout=_ANSWER)).abort()
+        except Exception as error:  # of Dask's
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    # A thread of its own: a notebook's runs a loop already, and a connection that hangs is left behind.
+    threading.Thread(target=lambda: asyncio.run(shake()), daemon=True).start()
+    done.result(timeout=_ANSWER)
+
+
 class SlurmExecutor(Executor):
     """Slurm, by submitit: a job per unit. Where there is no Slurm, submitit runs jobs as processes of this machine.
 
@@ -250,7 +333,10 @@ class SlurmExecutor(Executor):
             raise _missing("slurm", error) from error
         options = dict(options)
         cluster = options.pop("cluster", None)
-        self._most = int(options.pop("jobs", 16))
+        jobs = options.pop("jobs", 16)
+        if not isinstance(jobs, int) or jobs < 1:
+            raise InputError(f"--slurm jobs=N takes a whole number of at least 1, not {jobs!r}.")
+        self._most = jobs
         try:
             self._executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
             self._executor.update_parameters(**options)
@@ -323,10 +409,13 @@ class RayExecutor(Executor):
         self._begun = not ray.is_initialized()
         if self._begun:
             options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
+            if address:
+                _check_answers(address, "Ray cluster", "ray start --head")
             try:
                 ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-            except (ConnectionError, OSError, TimeoutError, RuntimeError) as error:
-                raise InputError(f"No Ray cluster answers at {address}: {first_line(error)}") from error
+            except Exception as error:  # of Ray's own kinds
+                where = "on this machine" if address is None else f"at {address}"
+                raise InputError(f"Ray can't be used {where}: {first_line(error)}") from error
         gpu = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {}
         self._options = {"num_cpus": 1, "max_retries": _ATTEMPTS - 1, **gpu}
         self._tasks: dict[Any, Any] = {}

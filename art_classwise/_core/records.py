@@ -89,6 +89,9 @@ def validation_message(error: ValidationError) -> str:
         key, words = _BOUNDS[kind]
         limit = context[key]
         allowed = f"{words} {int(limit) if float(limit).is_integer() else limit}"
+    elif kind == "union_tag_invalid":
+        where, allowed = f"{where}.{context['discriminator'].strip(chr(39))}", context["expected_tags"]
+        first["input"] = context["tag"]
     elif kind == "literal_error":
         allowed = context["expected"]
     else:

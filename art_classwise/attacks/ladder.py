@@ -19,7 +19,7 @@ from art_classwise.datasets.catalog import DATASETS
 from art_classwise.errors import InputError, check_name, unknown
 from art_classwise.threat import ThreatModel
 
-__all__ = ["WORST_CASE", "AttackFactory", "Attacks", "ladder", "usual_threat"]
+__all__ = ["WORST_CASE", "AttackFactory", "Attacks", "is_ladder", "ladder", "usual_threat"]
 
 AttackFactory: TypeAlias = Callable[[Any], Any]
 """An ART classifier -> an ART evasion attack on it."""
@@ -135,6 +135,11 @@ def ladder(
     if not chosen:
         raise InputError("There is no attack: name at least one.")
     return chosen
+
+
+def is_ladder(attacks: Any) -> bool:
+    """Return whether attacks are a ladder's, by its name alone, whose order nobody has chosen."""
+    return isinstance(attacks, str) and attacks.lower() in _LADDERS
 
 
 def _listed(attacks: Attacks, steps: int) -> Iterable[tuple[str, Any]]:

@@ -18,15 +18,16 @@ from art.evaluations.evaluation import Evaluation
 
 from art_classwise import __version__
 from art_classwise._core import distributed
-from art_classwise._core.executors import bundle_size, dispatch, share_with
+from art_classwise._core.executors import bundle_size, checked_executor, dispatch, share_with
 from art_classwise._core.folders import open_folder
 from art_classwise._core.forward import release
-from art_classwise._core.pickles import Sent
+from art_classwise._core.pickles import Sent, unpickled
 from art_classwise._core.progress import ProgressBar, is_shown, progress_bar
 from art_classwise.attacks.fast_copy import Precision
-from art_classwise.attacks.ladder import Attacks, ladder, usual_threat
+from art_classwise.attacks.ladder import Attacks, is_ladder, ladder, usual_threat
 from art_classwise.audit.cost import Effort, estimated
 from art_classwise.audit.manifest import Examples, Manifest, ModelSource, Published
+from art_classwise.audit.order import fastest_first, held_first
 from art_classwise.audit.plan import (
     FileModel,
     NamedData,
@@ -53,6 +54,7 @@ from art_classwise.audit.work import (
     Job,
     Parcel,
     Result,
+    checked_model,
     compute,
     drop_damaged,
     held_of,
@@ -139,13 +141,11 @@ class ClassWiseAudit(Evaluation):
         )
         self._ladder(self.threat or "Linf:8/255")  # a wrong name is better known now
         self.worst_case = check_flag("worst_case", worst_case)
-        if executor is not None and not (hasattr(executor, "submit") and hasattr(executor, "shutdown")):
-            raise InputError(f"`executor` must be a concurrent.futures.Executor, but is a {type(executor).__name__}.")
         folder = None if store is None else open_folder(store)
         if folder is not None:
             folder.check_writable()
         self.store = None if folder is None else folder.address  # the same wherever evaluate() is called
-        self.executor = executor
+        self.executor = checked_executor(executor)
         self.seed = int(seed)  # a NumPy integer can't be written as JSON
         self.batch_size = batch_size
         self.checks = check_flag("checks", checks)
@@ -229,7 +229,7 @@ class ClassWiseAudit(Evaluation):
         plan = Plan(
             models=specs,
             data=data_spec(data, examples),
-            attacks=attacks_spec(self._attacks),
+            attacks=run.attacks_spec(),
             surrogate=surrogate,
             precision=self._precision,
             batch_size=self.batch_size,
@@ -269,17 +269,43 @@ class _Run:
         self._runner = ShardRunner(examples, threat, shard_size=_SHARD, seed=audit.seed, batch_size=audit.batch_size)
         self._outcomes: pd.DataFrame | None = None
         self._effort = Effort()
+        self._order: list[str] | None = None
 
     # What is asked for.
 
     def factories(self) -> dict[str, Any]:
-        """Return the attacks by name, each a function from a classifier to one."""
-        return self._audit._ladder(self._audit.threat, dataset=self._data.name)
+        """Return the attacks by name, each a function from a classifier to one; in their order, once it is known."""
+        factories = self._audit._ladder(self._audit.threat, dataset=self._data.name)
+        return {name: factories[name] for name in self._order or factories}
+
+    def _put_in_order(self, classifier: Any) -> None:
+        """Decide in which order attacks are asked, once for all models: as the store has it, or a ladder as it costs.
+
+        Under torchrun a ladder keeps its own order, which all processes know.
+        """
+        audit, factories = self._audit, self.factories()
+        if self._order is not None or not audit.worst_case or not is_ladder(audit._attacks):
+            return
+        held = list(self.store.manifest().attacks) if self.store.is_begun else []
+        if held or distributed.world() > 1:
+            self._order = held_first([*factories], held)
+            return
+        attacks = {name: checked_attack(name, make(classifier)) for name, make in factories.items()}
+        self._order = fastest_first(
+            classifier, attacks, self._data, self.blank.threat, seed=audit.seed, batch_size=audit.batch_size
+        )
+
+    def attacks_spec(self) -> Any:
+        """Return how attacks are made elsewhere: by their names where a ladder has another order than its own."""
+        given, ordered = self._audit._attacks, list(self.factories())
+        own = list(self._audit._ladder(self._audit.threat, dataset=self._data.name))
+        return attacks_spec(given if ordered == own else ordered)
 
     def attacks(self, models: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Return the attacks on each of some models, all checked."""
         for name, classifier in models.items():
             check_fit(name, classifier, self._data)
+        self._put_in_order(next(iter(models.values())))
         factories = self.factories()
         return {
             name: {a: checked_attack(a, make(classifier)) for a, make in factories.items()}
@@ -412,6 +438,9 @@ class _Run:
                 requested = requested.extended(self.requested({name: classifier}, self.attacks({name: classifier})))
                 self._measure({name: classifier})
                 sent[name] = Sent.of(model, f"The model {name!r}")
+                again = unpickled(sent[name].content, f"The model {name!r}")  # workers' errors would come late
+                checked_model(name, classifier if loads(model) else again, requested.models[name])
+                again = None
             except Exception as error:
                 if name not in optional or isinstance(error, StoreError):
                     raise
@@ -435,7 +464,7 @@ class _Run:
         optional: Collection[str],
         bar: ProgressBar,
     ) -> list[str]:
-        job = share_with(executor, Sent.of(self._job(), "The audit"))
+        job = share_with(executor, Sent.of(self._job(requested), "The audit"))
         shared = {name: share_with(executor, one) for name, one in sent.items()}
         failed: list[str] = []
         by_name = isinstance(self._given, NamedData)
@@ -503,7 +532,7 @@ class _Run:
         held = self.store.manifest()
         return [name for name in mine if not is_probed(held, name)]
 
-    def _job(self) -> Job:
+    def _job(self, requested: Manifest) -> Job:
         audit = self._audit
         assert self.blank.examples.fingerprint is not None
         return Job(
@@ -514,6 +543,7 @@ class _Run:
             batch_size=audit.batch_size,
             data=self._given.load if isinstance(self._given, NamedData) else None,
             fingerprint=self.blank.examples.fingerprint,
+            models=requested.models,
         )
 
     # What both need.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -16,12 +15,12 @@ from art_classwise._core.progress import progress_bar
 from art_classwise.attacks.ladder import ladder
 from art_classwise.audit.manifest import Manifest
 from art_classwise.audit.plan import PickledAttacks, Plan, Task, by_id, share, tasks
-from art_classwise.audit.provenance import environment, model_fingerprint
+from art_classwise.audit.provenance import environment
 from art_classwise.audit.request import checked_attack, described_attacks
 from art_classwise.audit.runner import ShardRunner, probe_examples
 from art_classwise.audit.saved import finished_shards, is_whole, read_outcomes
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Store
-from art_classwise.audit.work import checked_data, compute, drop_damaged, held_of, is_probed, unit_of
+from art_classwise.audit.work import checked_data, checked_model, compute, drop_damaged, held_of, is_probed, unit_of
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError, first_line
 
@@ -85,6 +84,11 @@ def work_on(
     there = finished_shards(held, manifest)
     todo = [t for t in chosen if any(t.shard not in there[t.model, attack] for attack in t.attacks)]
     data = checked_data(plan.data.load(), manifest.examples.fingerprint)
+    if len(data) != manifest.examples.n:
+        raise InputError(
+            f"{held.address} is an audit of {manifest.examples.n} examples, but its data are {len(data)}, so it was "
+            "changed after it was written: plan the audit anew in another store."
+        )
     runner = ShardRunner(
         data, manifest.threat, shard_size=manifest.shard_size, seed=manifest.seed, batch_size=plan.batch_size
     )
@@ -144,11 +148,7 @@ class _Worker:
             InputError: They are others here.
         """
         classifier = self._plan.models[model].load(self._device)
-        if model_fingerprint(classifier) != self._manifest.models[model]:
-            raise InputError(
-                f"The model {model!r} that {platform.node()} loads isn't the one that was planned: its weights or "
-                "layers differ. Copy the planned file there, or plan the audit anew in another store."
-            )
+        checked_model(model, classifier, self._manifest.models[model])
         attacks = {name: checked_attack(name, make(classifier)) for name, make in self._make().items()}
         described = described_attacks({model: attacks}, worst_case=self._manifest.worst_case)
         for name, planned in self._manifest.attacks.items():

@@ -35,7 +35,7 @@ from art_classwise.datasets import Dataset
 from art_classwise.errors import GradientMaskingWarning, InputError, first_line
 from art_classwise.threat import ThreatModel
 
-__all__ = ["ProbeExamples", "ShardRunner", "probe_examples", "shard_of"]
+__all__ = ["ONE_AT_A_TIME", "ProbeExamples", "ShardRunner", "probe_examples", "shard_of"]
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ _VANISHING = "Gradients vanish through a softmax, so gradient attacks look weake
 
 _SMALL = 3 * 64 * 64  # values of an image: of larger ones, fewer are tried
 
-_ONE_AT_A_TIME = threading.RLock()  # the global random state and the warning filters are all threads'
+ONE_AT_A_TIME = threading.RLock()  # the global random state and the warning filters are all threads'
 
 
 class ProbeExamples(NamedTuple):
@@ -103,7 +103,7 @@ class _Cost:
 @contextmanager
 def _costs(classifier: Any) -> Iterator[_Cost]:
     # One at a time: a thread that waits for another costs nothing, and a network may be both threads'.
-    with _ONE_AT_A_TIME, counted(classifier) as passes:
+    with ONE_AT_A_TIME, counted(classifier) as passes:
         begun = time.perf_counter()
         cost = _Cost(passes)
         yield cost
@@ -191,7 +191,7 @@ class ShardRunner:
             classifier: The model.
             examples: What :func:`probe_examples` chose.
         """
-        with _ONE_AT_A_TIME:
+        with ONE_AT_A_TIME:
             return self._retried(
                 classifier,
                 lambda most: probes.probe(classifier, *examples, self._threat, most=most, seed=self._seed),
@@ -206,7 +206,7 @@ class ShardRunner:
         given = (x, y) if ours else (x.copy(), y.copy())
         # ART's attacks leave the model in eval mode and write gradients into its weights.
         with (
-            _ONE_AT_A_TIME,
+            ONE_AT_A_TIME,
             preserved(classifier.model),
             preserved_random_state(zlib.crc32(f"{self._seed} {name} {shard * self._shard_size}".encode())),
             computing_at_most(attack, most) if ours or self._ran_out else nullcontext(),
@@ -251,7 +251,7 @@ class ShardRunner:
         module, device = MicroBatches(art_interface.logits_module(classifier)), classifier.device
         batches = torch.from_numpy(np.asarray(data.x) if x is None else x).split(most)
         # Networks and ART's defences that draw numbers as they predict draw the same ones again after a kill.
-        with _ONE_AT_A_TIME, preserved_random_state(zlib.crc32(f"{self._seed} {data.ids[0]}".encode())):
+        with ONE_AT_A_TIME, preserved_random_state(zlib.crc32(f"{self._seed} {data.ids[0]}".encode())):
             parts = [art_interface.exact_logits(module, b.to(device), classifier.nb_classes).cpu() for b in batches]
         logits = torch.cat(parts)
         finite = logits.isfinite().all(1)

@@ -20,9 +20,9 @@ from art_classwise.audit.manifest import Manifest
 from art_classwise.audit.outcomes import joined
 from art_classwise.audit.plan import Task, placed
 from art_classwise.audit.probes import Probe
-from art_classwise.audit.provenance import Environment, data_fingerprint, environment
+from art_classwise.audit.provenance import Environment, data_fingerprint, environment, model_fingerprint
 from art_classwise.audit.request import checked_attack
-from art_classwise.audit.runner import ProbeExamples, ShardRunner, shard_of
+from art_classwise.audit.runner import ONE_AT_A_TIME, ProbeExamples, ShardRunner, shard_of
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, Unit
 from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError, first_line
@@ -33,6 +33,7 @@ __all__ = [
     "Parcel",
     "Result",
     "checked_data",
+    "checked_model",
     "compute",
     "drop_damaged",
     "held_of",
@@ -58,6 +59,7 @@ class Job:
         batch_size: Examples computed at once; None for the usual number.
         data: Loads all examples there; None where each unit brings its own.
         fingerprint: Of the data.
+        models: Fingerprints of the models, by name.
         release: The package's version.
     """
 
@@ -68,6 +70,7 @@ class Job:
     batch_size: int | None
     data: Callable[[], Dataset] | None
     fingerprint: str
+    models: Mapping[str, str] = field(default_factory=dict)
     release: str = __version__
 
     def runner(self, data: Dataset | Callable[[int], Dataset]) -> ShardRunner:
@@ -204,7 +207,8 @@ def run_parcels(parcels: Sequence[Parcel], job: Sent, model: Sent) -> list[Resul
 def _run(parcel: Parcel, job: Sent, model: Sent) -> Result:
     try:
         mine = _job(job)
-        classifier, attacks = _model(model, job)
+        with ONE_AT_A_TIME:  # what makes a network may draw its weights from the global random state
+            classifier, attacks = _model(model, job, parcel.task.model)
         if parcel.probe is not None:
             return Result({}, environment(), mine.runner(_nothing).probe(classifier, parcel.probe))
         runner = _runner(job) if parcel.examples is None else mine.runner(_only(parcel.examples))
@@ -229,9 +233,10 @@ def _job(sent: Sent) -> Job:
 
 
 @lru_cache(maxsize=1)
-def _model(sent: Sent, job: Sent) -> tuple[Any, dict[str, Any]]:
-    value = unpickled(sent.content, "The model")
+def _model(sent: Sent, job: Sent, name: str) -> tuple[Any, dict[str, Any]]:
+    value = unpickled(sent.content, f"The model {name!r}")
     classifier = placed(value) if isinstance(value, BaseEstimator) else value()
+    checked_model(name, classifier, _job(job).models.get(name))
     return classifier, {name: checked_attack(name, make(classifier)) for name, make in _job(job).attacks().items()}
 
 
@@ -255,6 +260,20 @@ def checked_data(data: Dataset, expected: str | None) -> Dataset:
             "files there, or give their folder."
         )
     return data
+
+
+def checked_model(name: str, classifier: Any, expected: str | None) -> Any:
+    """Return a model that was loaded where units are computed, if it is the audit's.
+
+    Raises:
+        InputError: It is another.
+    """
+    if expected is not None and model_fingerprint(classifier) != expected:
+        raise InputError(
+            f"The model {name!r} that {platform.node()} loads isn't the audit's: its weights or layers differ. Copy "
+            "the audit's file there, or audit this one in another store."
+        )
+    return classifier
 
 
 def _only(examples: Dataset) -> Callable[[int], Dataset]:

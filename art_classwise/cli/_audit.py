@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,7 +92,7 @@ def audit(
     from art_classwise.report import write_report
     from art_classwise.studies.radii import parse_threats
 
-    with printing(json) as write, _engine(on, slurm) as executor:
+    with printing(json) as write, _engine(on, slurm, quiet=quiet or json) as executor:
         write_config(context, save_config)
         radii = () if threat is None else parse_threats(threat)
         asked = prepared(given | ({"threat": radii[0]} if radii else {}))
@@ -146,14 +146,19 @@ def _say_where_trained(models: Mapping[str, Any], threats: Sequence[ThreatModel]
         say(f"{' and '.join(others)}, but {'is' if len(others) == 1 else 'are'} attacked at {', '.join(attacked)}.")
 
 
-def _engine(on: str | None, slurm: Sequence[str] | None) -> AbstractContextManager[Executor | None]:
+@contextmanager
+def _engine(on: str | None, slurm: Sequence[str] | None, *, quiet: bool) -> Iterator[Executor | None]:
     if on is None:
         if slurm:
             raise InputError("--slurm is for --on slurm.")
-        return nullcontext()
+        yield None
+        return
     from art_classwise._core.executors import open_executor
 
-    return open_executor(on, slurm or ())
+    with open_executor(on, slurm or ()) as executor:
+        if not quiet and (page := getattr(executor, "dashboard", None)):
+            print(f"Dask's dashboard: {page}", file=sys.stderr)
+        yield executor
 
 
 def report(

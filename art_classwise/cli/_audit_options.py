@@ -118,7 +118,8 @@ WorstCase = Annotated[
     bool,
     typer.Option(
         "--worst-case",
-        help="Skip examples that an attack has broken: faster, for robust accuracy under all attacks.",
+        help="Skip examples that an attack has broken: faster, for robust accuracy under all attacks. A ladder named "
+        "alone is put in order by what it breaks for its cost.",
         rich_help_panel=ATTACKS,
     ),
 ]

@@ -23,7 +23,7 @@ from torch import nn
 from art_classwise import metrics
 from art_classwise._core import distributed
 from art_classwise._core.display import Shown
-from art_classwise._core.executors import dispatch, share_with
+from art_classwise._core.executors import checked_executor, dispatch, share_with
 from art_classwise._core.files import check_output_file, check_output_folder, written_aside
 from art_classwise._core.fingerprints import examples_fingerprint
 from art_classwise._core.folders import DiskFolder
@@ -191,7 +191,7 @@ class ClassExclusionStudy(Evaluation):
             check_whole("warm_epochs", warm_epochs, 1)
         self.network, self.recipe, self.attack = network, recipe, attack
         self.store = None if store is None else check_output_folder(store)
-        self.executor = executor
+        self.executor = checked_executor(executor)
         self.warm_start, self.warm_epochs, self.control = warm_start, warm_epochs, control
         self.trainer_options, self.seed = dict(trainer_options or {}), seed
         self.precision, self.batch_size = precision, batch_size

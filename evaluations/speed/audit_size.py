@@ -53,7 +53,8 @@ def measure_disk(n_models: int, n_attacks: int = 8, n_examples: int = 50_000, n_
 
     Returns:
         One row: ``disk MB``, whole blocks of 4,096 bytes counted, ``bytes per row``, and the seconds it took to write
-        the shards, to read the table, and to derive ``summary()`` and ``worst_case()`` from it.
+        the shards, to read the table, and to derive ``summary()`` and ``worst_case()`` from it;
+        and what :func:`query` found, if DuckDB is there.
     """
     rng = np.random.default_rng(0)
     attacks = {f"attack{i}": described(f"attack{i}", {"number": i}) for i in range(n_attacks)}
@@ -87,13 +88,44 @@ def measure_disk(n_models: int, n_attacks: int = 8, n_examples: int = 50_000, n_
         began = time.perf_counter()
         result = acw.read_audit(folder)
         times["seconds to read"] = time.perf_counter() - began
+        asked = apart(__file__, "query", folder=folder)
     for name, derive in (("summary", result.summary), ("worst case", result.worst_case)):
         began = time.perf_counter()
         derive()
         times[f"seconds for {name}"] = time.perf_counter() - began
     rows = n_models * n_attacks * n_examples
     sizes = {"models": n_models, "attacks": n_attacks, "n": n_examples, "rows": rows, "disk MB": blocks * 4096 / 1e6}
-    return pd.DataFrame([{**sizes, "bytes per row": blocks * 4096 / rows, **times}])
+    return pd.DataFrame([{**sizes, "bytes per row": blocks * 4096 / rows, **times, **(asked or {})}])
+
+
+def query(folder: str) -> dict[str, float]:
+    """Ask DuckDB, on one thread, for the share of examples that withstood everything, by model and class.
+
+    Args:
+        folder: Of the store.
+
+    Returns:
+        Rows read, ``DuckDB groups`` of them, seconds, and by how much memory rose at most, in MiB.
+    """
+    import duckdb
+
+    rows = f"read_parquet('{folder}/outcomes/**/*.parquet', hive_partitioning = true)"
+    with duckdb.connect() as connection, _Watch() as watch:
+        connection.execute("SET threads = 1; SET enable_progress_bar = false")
+        idle, began = _resident(), time.perf_counter()
+        found = connection.execute(
+            "SELECT model, label, avg(withstood::int) AS robust FROM (SELECT model, label, example, "
+            f"bool_and(prediction = label) AS withstood FROM {rows} GROUP BY ALL) GROUP BY ALL"
+        ).fetchall()
+        seconds = time.perf_counter() - began
+        peak = max(watch.peak, _highest())
+        n = connection.execute(f"SELECT count(*) FROM {rows}").fetchone()
+    return {
+        "DuckDB rows": n[0] if n else 0,
+        "DuckDB groups": len(found),
+        "DuckDB seconds": seconds,
+        "DuckDB MiB": (peak - idle) / 2**20,
+    }
 
 
 def _made_up(rng: np.random.Generator, example: np.ndarray, n_classes: int) -> pd.DataFrame:
@@ -240,4 +272,4 @@ def _highest() -> int:
 
 
 if __name__ == "__main__":
-    answer(memory_of_audit)
+    answer(memory_of_audit, query)

@@ -660,3 +660,9 @@ def test_the_store_tells_what_the_study_was(finished):
     assert told["recipe"]["threat"] == "Linf:0.2"
     assert told["attack"] == "pgd-10"
     assert told["seed"] == 0
+
+
+@pytest.mark.parametrize("value", [3, "dask:2", open])
+def test_what_is_no_executor(value):
+    with pytest.raises(InputError, match="`executor` must be a concurrent.futures.Executor"):
+        study(executor=value)
