@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from art_classwise._core.arrays import as_array, as_images
 from art_classwise._core.display import Shown
-from art_classwise._core.labels import check_labels, class_number
+from art_classwise._core.labels import check_class_names, check_labels, class_number
 from art_classwise.errors import InputError, check_name, check_whole
 
 __all__ = ["Dataset", "LazyImages"]
@@ -115,6 +115,7 @@ class Dataset(Shown):
     ids: npt.NDArray[np.int64] = field(repr=False, default_factory=lambda: np.empty(0, np.int64))
 
     def __post_init__(self) -> None:
+        check_class_names(self.classes)
         object.__setattr__(
             self, "classes", tuple(str(name) if isinstance(name, np.generic) else name for name in self.classes)
         )
