@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
+from uuid import uuid4
 
 import fsspec
 
-from art_classwise._core.files import check_output_folder, remove_left_aside, written_aside
+from art_classwise._core.files import check_output_folder, read_regular, remove_left_aside, written_aside
 from art_classwise.errors import InputError, first_line
 
 __all__ = ["SCHEMES", "DiskFolder", "Folder", "RemoteFolder", "is_remote", "open_folder"]
@@ -110,7 +111,7 @@ class DiskFolder:
 
     def read(self, name: str) -> bytes:
         """See :meth:`Folder.read`."""
-        return self._at(name).read_bytes()
+        return read_regular(self._at(name))
 
     def write(self, name: str, content: bytes) -> None:
         """See :meth:`Folder.write`."""
@@ -245,7 +246,7 @@ class RemoteFolder:
 
     def check_writable(self) -> None:
         """See :meth:`Folder.check_writable`."""
-        trial = f".writable-{os.getpid()}"
+        trial = f".writable-{uuid4().hex}"
         try:
             self.write(trial, b"")
             self.remove(trial)

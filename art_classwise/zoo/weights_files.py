@@ -23,6 +23,7 @@ from pydantic import PlainValidator
 from torch import Tensor, nn
 
 from art_classwise._core.archives import checked_directory, damaged_entry
+from art_classwise._core.files import read_regular
 from art_classwise._core.memory import check_memory, size_text
 from art_classwise.errors import InputError, first_line, printable, unknown
 
@@ -167,6 +168,8 @@ def load_weights(path: Path, advice: str) -> Any:
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except ModuleNotFoundError as error:
         raise InputError(f"{path.absolute()} is a safetensors file: pip install safetensors.") from error
+    except MemoryError as error:
+        raise InputError(f"{path.absolute()} doesn't fit into memory. {advice}") from error
     except Exception as error:  # of any kind: what a damaged pickle makes its reader do, nobody foresees
         found = more_than_weights(error) if isinstance(error, pickle.UnpicklingError) else None
         if found is None:
@@ -224,6 +227,7 @@ HUB = "hf:"
 """Before the name of a model on the Hugging Face hub."""
 
 _SHARDED, _FILES = ".index.json", ("model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
+_MOST_OF_INDEX = 1 << 26  # bytes: it names each weight
 
 
 def open_weights(source: str | os.PathLike[str], key: str | None = None) -> tuple[str, dict[str, Any]]:
@@ -266,8 +270,10 @@ def _in_folder(folder: Path) -> list[Path]:
 def _shards(index: Path) -> list[str]:
     """Return the names of the files that weights are split over."""
     try:
-        parts = sorted({*json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        parts = sorted({*json.loads(read_regular(index, _MOST_OF_INDEX).decode("utf-8"))["weight_map"].values()})
+    except OSError as error:
+        raise InputError(f"{index.absolute()} can't be read: {error.strerror}.") from error
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index.absolute()} is damaged: it doesn't say which files hold the weights.") from error
     if not all(isinstance(part, str) and Path(part).name == part for part in parts):
         raise InputError(f"{index.absolute()} names files outside its folder.")
