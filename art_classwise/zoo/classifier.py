@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from art_classwise._core import distributed
 from art_classwise._core.art_interface import Border, check_logits
 from art_classwise._core.state import evaluating
-from art_classwise.errors import InputError, check_whole, first_line
+from art_classwise.errors import InputError, check_whole, first_line, shown
 
 __all__ = ["as_classifier", "checked_shape", "normalized", "trial"]
 
@@ -129,7 +129,7 @@ def checked_shape(input_shape: Any) -> tuple[int, ...]:
         return tuple(check_whole("input_shape", side, 1) for side in input_shape)
     except (TypeError, ValueError):  # ours is a ValueError, too
         raise InputError(
-            f"`input_shape` must be the shape of an image, (C, H, W), whole numbers from 1, but got {input_shape!r}."
+            f"`input_shape` must be the shape of an image, (C, H, W), whole numbers from 1, but got {shown(input_shape)}."
         ) from None
 
 
