@@ -129,7 +129,8 @@ def checked_shape(input_shape: Any) -> tuple[int, ...]:
         return tuple(check_whole("input_shape", side, 1) for side in input_shape)
     except (TypeError, ValueError):  # ours is a ValueError, too
         raise InputError(
-            f"`input_shape` must be the shape of an image, (C, H, W), whole numbers from 1, but got {shown(input_shape)}."
+            f"`input_shape` must be the shape of an image, (C, H, W), whole numbers from 1, but got "
+            f"{shown(input_shape)}."
         ) from None
 
 
