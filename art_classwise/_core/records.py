@@ -89,6 +89,8 @@ def validation_message(error: ValidationError) -> str:
         key, words = _BOUNDS[kind]
         limit = context[key]
         allowed = f"{words} {int(limit) if float(limit).is_integer() else limit}"
+    elif kind == "too_long":
+        return f"is damaged: {where} must have at most {context['max_length']:,} entries, but has more{more}"
     elif kind == "literal_error":
         allowed = context["expected"]
     else:
