@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import pickle
 import re
 from collections.abc import Iterator
@@ -175,3 +176,12 @@ def test_bad_input_is_told_in_options(arguments, says, files, command_line, monk
 
 def _no_connection(*_: object, **__: object) -> None:
     raise OSError("no connection in tests")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes")
+def test_a_configuration_that_is_no_file_is_not_waited_for(command_line, tmp_path):
+    os.mkfifo(tmp_path / "pipe.toml")
+    for path, says in ((tmp_path / "pipe.toml", "pipe or a device"), (tmp_path, "Is a directory")):
+        code, _, err = command_line("audit", "--config", path)
+        assert code == 2
+        assert says in " ".join(err.split())
