@@ -14,6 +14,7 @@ __all__ = [
     "DivergenceError",
     "GradientMaskingWarning",
     "InputError",
+    "as_float",
     "check_flag",
     "check_name",
     "check_number",
@@ -22,6 +23,7 @@ __all__ = [
     "check_whole",
     "first_line",
     "printable",
+    "shown",
     "unknown",
 ]
 
@@ -84,14 +86,34 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
+def as_float(value: object) -> float:
+    """Return a number as Python's float; infinity where it is too large for one, NaN where it is none, a bool, say."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return -math.inf if value < 0 else math.inf
+
+
+def shown(value: object, most: int = 200) -> str:
+    """Write what was given, to be quoted in a message: not more of it than a person reads."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def check_whole(name: str, value: object, least: int) -> int:
     """Return an argument that is a whole number of at least ``least``, Python's or NumPy's, as Python's.
 
     Raises:
-        InputError: It isn't.
+        InputError: It isn't, or has more than 64 bits.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < least:
-        raise InputError(f"`{name}` must be a whole number of at least {least}, but got {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not least <= int(value) < 2**63:
+        below = " and below 2**63" if isinstance(value, numbers.Integral) and int(value) > least else ""
+        raise InputError(f"`{name}` must be a whole number of at least {least}{below}, but got {shown(value)}.")
     return int(value)
 
 
@@ -107,7 +129,7 @@ def check_flag(name: str, value: object) -> bool:
         ("numpy", "bool_"),
     ):
         return bool(value)
-    raise InputError(f"`{name}` must be True or False, but got {value!r}.")
+    raise InputError(f"`{name}` must be True or False, but got {shown(value)}.")
 
 
 def check_seed(value: object) -> int:
@@ -116,10 +138,7 @@ def check_seed(value: object) -> int:
     Raises:
         InputError: It isn't.
     """
-    seed = check_whole("seed", value, 0)
-    if seed >= 2**63:
-        raise InputError(f"`seed` must be below 2**63, but got {value!r}.")
-    return seed
+    return check_whole("seed", value, 0)
 
 
 def check_positive(name: str, value: Any, *, finite: bool = True) -> Any:
@@ -128,11 +147,10 @@ def check_positive(name: str, value: Any, *, finite: bool = True) -> Any:
     Raises:
         InputError: It isn't, or ``finite`` is asked for and it is infinite.
     """
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        number = float(value)
-        if number > 0 and (math.isfinite(number) or not finite):
-            return value
-    raise InputError(f"`{name}` must be a {'finite ' if finite else ''}number above 0, but got {value!r}.")
+    number = as_float(value)
+    if number > 0 and (math.isfinite(number) or not finite):
+        return value
+    raise InputError(f"`{name}` must be a {'finite ' if finite else ''}number above 0, but got {shown(value)}.")
 
 
 def check_name(kind: str, name: object) -> None:
@@ -173,15 +191,11 @@ def check_number(
     Raises:
         InputError: It isn't.
     """
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except OverflowError:  # a whole number of hundreds of digits
-            number = math.inf
-        if low <= number <= high and not (above and number == low) and not (below and number == high):
-            return value
+    number = as_float(value)
+    if low <= number <= high and not (above and number == low) and not (below and number == high):
+        return value
     bounds = f"{'above' if above else 'from'} {low:g} to {'below ' if below else ''}{high:g}"
-    raise InputError(f"`{name}` must be a number {words or bounds}, but got {value!r}.")
+    raise InputError(f"`{name}` must be a number {words or bounds}, but got {shown(value)}.")
 
 
 # Letters that look like nothing, though Unicode calls them printable: fillers of Hangul, Khmer's inherent vowels.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from art_classwise.errors import InputError, unknown
+from art_classwise.errors import InputError, as_float, shown, unknown
 
 __all__ = ["Norm", "ThreatModel", "Uniform", "per_example"]
 
@@ -53,10 +53,9 @@ class ThreatModel:
     def __post_init__(self) -> None:
         if self.norm not in _NORMS.values():
             raise unknown("norm", self.norm, tuple(_NORMS.values()))
-        number = isinstance(self.eps, numbers.Real) and not isinstance(self.eps, bool)
-        if not (number and math.isfinite(self.eps) and self.eps > 0):
+        if not 0 < as_float(self.eps) < math.inf:
             raise InputError(
-                f"The radius must be a finite number above 0, but got {self.eps!r}. "
+                f"The radius must be a finite number above 0, but got {shown(self.eps)}. "
                 'Give it in the units of the images, e.g. "Linf:8/255" for images in [0, 1].'
             )
         object.__setattr__(self, "eps", float(self.eps))
@@ -93,8 +92,8 @@ class ThreatModel:
             InputError: The norm is none of them, or the radius is out of range.
         """
         known = _TEXTS.get(norm.strip().lower(), norm) if isinstance(norm, str) else norm
-        if not isinstance(known, numbers.Real) or isinstance(known, bool) or float(known) not in _ART_NORMS:
-            raise InputError(f'`norm` must be np.inf, "inf", 2 or 1, or "Linf", "L2" or "L1", but got {norm!r}.')
+        if not isinstance(known, numbers.Real) or isinstance(known, bool) or known not in _ART_NORMS:
+            raise InputError(f'`norm` must be np.inf, "inf", 2 or 1, or "Linf", "L2" or "L1", but got {shown(norm)}.')
         return cls(_ART_NORMS[float(known)], eps)
 
     def __str__(self) -> str:

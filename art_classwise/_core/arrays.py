@@ -124,7 +124,9 @@ def as_images(x: Any, name: str) -> tuple[npt.NDArray[np.float32], list[str]]:
         images = images.astype(np.float32) / np.float32(divisor)
     elif images.dtype.kind not in "bf":
         raise InputError(f"{name} must hold whole numbers, or floats in [0, 1], but holds {images.dtype}.")
-    return _in_range(np.ascontiguousarray(images, dtype=np.float32), name), done
+    with np.errstate(over="ignore"):  # of float64: it is told below, as infinite
+        images = np.ascontiguousarray(images, dtype=np.float32)
+    return _in_range(images, name), done
 
 
 def _channels_last(shape: tuple[int, ...]) -> bool:

@@ -2,23 +2,72 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
-from art_classwise.errors import InputError
+from art_classwise._core.memory import memory_size, size_text
+from art_classwise.errors import InputError, first_line
 
-__all__ = ["check_output_file", "check_output_folder", "remove_left_aside", "written_aside"]
+__all__ = [
+    "check_output_file",
+    "check_output_folder",
+    "open_regular",
+    "output_file",
+    "read_regular",
+    "remove_left_aside",
+    "written_aside",
+]
 
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _DAY = 86_400.0  # seconds
 _BEGUN = time.time()
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file for reading, if it is one: of a pipe or a device nobody knows when it ends.
+
+    Raises:
+        OSError: It can't be opened, or is none.
+    """
+    # A pipe that nobody writes to, or a device, would be waited for.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        kind = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(kind):
+            raise OSError(errno.EINVAL, "It is a pipe or a device, not a file", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: str | os.PathLike[str], most: int | None = None) -> bytes:
+    """Return what a file holds.
+
+    Args:
+        path: The file.
+        most: How many bytes it may have; as many as there are of memory, if absent.
+
+    Raises:
+        OSError: It can't be read, is none, or has more.
+    """
+    with open_regular(path) as file:
+        size, limit = os.fstat(file.fileno()).st_size, memory_size() if most is None else most
+        if size > limit:
+            raise OSError(errno.EFBIG, f"It has {size_text(size)}, and at most {size_text(limit)} are read", str(path))
+        return file.read()
 
 
 def check_output_folder(folder: str | os.PathLike[str]) -> Path:
@@ -57,6 +106,25 @@ def check_output_file(file: str | os.PathLike[str], example: str) -> Path:
 
 
 @contextmanager
+def output_file(file: str | os.PathLike[str], example: str) -> Iterator[Path]:
+    """Yield a path to write a file to that the user asked for: see :func:`written_aside`.
+
+    Args:
+        file: The file; its folder is made.
+        example: A name for it, should it be a folder.
+
+    Raises:
+        InputError: It is a folder, or can't be written: on a full disk, say, or in a folder that is gone.
+    """
+    path = check_output_file(file, example)
+    try:
+        with written_aside(path) as aside:
+            yield aside
+    except OSError as error:
+        raise InputError(f"{path.absolute()} can't be written: {error.strerror or first_line(error)}.") from error
+
+
+@contextmanager
 def written_aside(target: Path) -> Iterator[Path]:
     """Yield a path beside ``target`` to write to; it takes the target's place once the block ends without an error.
 
@@ -69,7 +137,7 @@ def written_aside(target: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         aside.replace(target)
     finally:
-        if aside.parent.is_dir():
+        with suppress(OSError):  # what went wrong is more than what is left; the folder may be gone
             aside.unlink(missing_ok=True)
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
+from uuid import uuid4
 
 import fsspec
 
-from art_classwise._core.files import check_output_folder, remove_left_aside, written_aside
+from art_classwise._core.files import check_output_folder, read_regular, remove_left_aside, written_aside
 from art_classwise.errors import InputError, first_line
 
-__all__ = ["SCHEMES", "DiskFolder", "Folder", "RemoteFolder", "is_remote", "open_folder"]
+__all__ = ["SCHEMES", "DiskFolder", "Folder", "MemoryFolder", "RemoteFolder", "is_remote", "open_folder"]
 
 SCHEMES = {
     "s3": "s3fs",
@@ -110,7 +112,7 @@ class DiskFolder:
 
     def read(self, name: str) -> bytes:
         """See :meth:`Folder.read`."""
-        return self._at(name).read_bytes()
+        return read_regular(self._at(name))
 
     def write(self, name: str, content: bytes) -> None:
         """See :meth:`Folder.write`."""
@@ -245,7 +247,7 @@ class RemoteFolder:
 
     def check_writable(self) -> None:
         """See :meth:`Folder.check_writable`."""
-        trial = f".writable-{os.getpid()}"
+        trial = f".writable-{uuid4().hex}"
         try:
             self.write(trial, b"")
             self.remove(trial)
@@ -285,6 +287,60 @@ class RemoteFolder:
             f"{self.address} can't be opened: {first_line(error)}. Credentials come from where the store's own tools "
             "look for them: environment variables or configuration files."
         )
+
+
+class MemoryFolder:
+    """A folder in this process's memory, gone with the object: what isn't kept leaves nothing, however it ends."""
+
+    def __init__(self) -> None:
+        self.address = "memory"
+        self._content: dict[str, bytes] = {}
+
+    def read(self, name: str) -> bytes:
+        """See :meth:`Folder.read`."""
+        try:
+            return self._content[name]
+        except KeyError:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.where(name)) from None
+
+    def write(self, name: str, content: bytes) -> None:
+        """See :meth:`Folder.write`."""
+        self._content[name] = content
+
+    def files(self, name: str) -> list[str]:
+        """See :meth:`Folder.files`."""
+        return sorted(rest for rest in self._below(name) if "/" not in rest)
+
+    def folders(self, name: str) -> list[str]:
+        """See :meth:`Folder.folders`."""
+        return sorted({rest.partition("/")[0] for rest in self._below(name) if "/" in rest})
+
+    def remove(self, name: str) -> None:
+        """See :meth:`Folder.remove`."""
+        self._content.pop(name, None)
+
+    def exists(self, name: str) -> bool:
+        """See :meth:`Folder.exists`."""
+        return name in self._content
+
+    def state(self, name: str) -> object:
+        """See :meth:`Folder.state`."""
+        return self.read(name)
+
+    def size(self, name: str) -> int:
+        """See :meth:`Folder.size`."""
+        return len(self.read(name))
+
+    def where(self, name: str = "") -> str:
+        """See :meth:`Folder.where`."""
+        return f"{self.address}/{name}" if name else self.address
+
+    def check_writable(self) -> None:
+        """See :meth:`Folder.check_writable`."""
+
+    def _below(self, name: str) -> list[str]:
+        begin = f"{name}/" if name else ""
+        return [one[len(begin) :] for one in list(self._content) if one.startswith(begin)]
 
 
 def is_remote(place: str | os.PathLike[str]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from art_classwise.errors import InputError, unknown
 
 __all__ = [
     "LabelRole",
+    "check_class_names",
     "check_labels",
     "check_reads_targets",
     "check_reads_true_labels",
@@ -68,13 +69,24 @@ def class_names(classes: Sequence[str] | None, n_classes: int) -> list[str] | li
     """Return the names of the classes; their numbers if there are no names.
 
     Raises:
-        InputError: There are names, but not as many as classes.
+        InputError: There are names, but not as many as classes; or they are one text.
     """
     if classes is None:
         return list(range(n_classes))
+    check_class_names(classes)
     if len(classes) != n_classes:
         raise InputError(f"There are {n_classes} classes, but {len(classes)} class names.")
     return list(classes)
+
+
+def check_class_names(classes: Any) -> None:
+    """Check that class names are several, not one text, whose letters would be taken for names.
+
+    Raises:
+        InputError: They are one, or nothing that holds names.
+    """
+    if isinstance(classes, (str, bytes)) or not isinstance(classes, Iterable):
+        raise InputError(f'`classes` must be a list of names, e.g. ["cat", "dog"], but got {classes!r:.200}.')
 
 
 def class_number(name: str | int, classes: Sequence[str]) -> int:

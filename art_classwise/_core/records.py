@@ -92,6 +92,8 @@ def validation_message(error: ValidationError) -> str:
     elif kind == "union_tag_invalid":
         where, allowed = f"{where}.{context['discriminator'].strip(chr(39))}", context["expected_tags"]
         first["input"] = context["tag"]
+    elif kind == "too_long":
+        return f"is damaged: {where} must have at most {context['max_length']:,} entries, but has more{more}"
     elif kind == "literal_error":
         allowed = context["expected"]
     else:

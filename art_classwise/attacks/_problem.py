@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from art_classwise._core import art_interface
 from art_classwise._core.state import evaluating
-from art_classwise.errors import GradientMaskingWarning, InputError
+from art_classwise.errors import GradientMaskingWarning, InputError, as_float, shown
 from art_classwise.threat import Norm
 
 __all__ = [
@@ -173,13 +173,13 @@ def check_budget(name: str, budget: Any) -> Any:
     elif isinstance(budget, (np.ndarray, list, tuple, Tensor)):
         values = np.asarray(budget)
     else:
-        if isinstance(budget, bool) or not isinstance(budget, numbers.Real) or not 0 < float(budget) < math.inf:
-            raise InputError(f"`{name}` must be a finite number above 0, an array or a dict, but got {budget!r}.")
+        if not 0 < as_float(budget) < math.inf:
+            raise InputError(f"`{name}` must be a finite number above 0, an array or a dict, but got {shown(budget)}.")
         return budget
     if not np.issubdtype(values.dtype, np.number) or values.size == 0 or not np.isfinite(values).all():
-        raise InputError(f"`{name}` must hold finite numbers, but got {budget!r}.")
+        raise InputError(f"`{name}` must hold finite numbers, but got {shown(budget)}.")
     if values.min() < 0 or values.max() == 0:
-        raise InputError(f"`{name}` must hold numbers of at least 0, one of them above it, but got {budget!r}.")
+        raise InputError(f"`{name}` must hold numbers of at least 0, one of them above it, but got {shown(budget)}.")
     return budget
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import ExitStack
 from functools import partial
 from itertools import groupby, islice
 from typing import Any, TypeAlias
@@ -19,7 +17,7 @@ from art.evaluations.evaluation import Evaluation
 from art_classwise import __version__
 from art_classwise._core import distributed
 from art_classwise._core.executors import bundle_size, checked_executor, dispatch, share_with
-from art_classwise._core.folders import open_folder
+from art_classwise._core.folders import MemoryFolder, open_folder
 from art_classwise._core.forward import release
 from art_classwise._core.pickles import Sent, unpickled
 from art_classwise._core.progress import ProgressBar, is_shown, progress_bar
@@ -178,14 +176,13 @@ class ClassWiseAudit(Evaluation):
         models = {name: m.load if _is_spec(m) else m for name, m in models.items()} if _is_mapping(models) else models
         examples = self._examples(data, _n_classes(models))
         check_names(models, optional, examples)
-        with ExitStack() as stack:
-            place = self.store or stack.enter_context(tempfile.TemporaryDirectory())
-            run = _Run(self, Store(place), examples, data)
-            run.store.check(run.blank)  # before models are loaded, and which of them aren't taken for another audit's
-            lost, left_out = run.spread(models, optional) if self.executor else run.one_by_one(models, optional)
-            if len(left_out) + len(lost) == len(models):
-                raise InputError(f"None of the {len(models)} models could be loaded and audited: see the warnings.")
-            return run.result(models, lost, left_out)
+        # In memory nothing can be left behind, however the process ends.
+        run = _Run(self, Store(MemoryFolder() if self.store is None else self.store), examples, data)
+        run.store.check(run.blank)  # before models are loaded, and which of them aren't taken for another audit's
+        lost, left_out = run.spread(models, optional) if self.executor else run.one_by_one(models, optional)
+        if len(left_out) + len(lost) == len(models):
+            raise InputError(f"None of the {len(models)} models could be loaded and audited: see the warnings.")
+        return run.result(models, lost, left_out)
 
     def plan(self, models: Mapping[str, Any], data: Any) -> Manifest:
         """Write down an audit that other processes compute: its units, and how models and data are loaded there.

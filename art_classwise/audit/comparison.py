@@ -13,7 +13,7 @@ import pandas as pd
 
 from art_classwise._core import display
 from art_classwise._core.display import Shown
-from art_classwise._core.files import check_output_file, written_aside
+from art_classwise._core.files import output_file
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.outcomes import AuditTable
 from art_classwise.errors import InputError, unknown
@@ -283,7 +283,7 @@ class Comparison(Shown):
         table = self.table()
         for name, value in (("about", self.about), ("second_name", self.second), ("first_name", self.first)):
             table.insert(0, name, value)
-        with written_aside(check_output_file(path, "comparison.csv")) as aside:
+        with output_file(path, "comparison.csv") as aside:
             table.to_csv(aside)
 
 

@@ -25,7 +25,9 @@ __all__ = ["Attack", "Examples", "Manifest", "ModelSource", "Published"]
 _FORMAT: Final = "art-classwise audit"
 _SCHEMA: Final = 2
 _DIGEST = re.compile("[0-9a-f]{64}")
-_MOST_SHARDS = 1_000_000  # more than any audit has: a reader would count them for hours
+# More than any audit has: a reader would count them for hours.
+_MOST_SHARDS, _MOST_UNITS = 1_000_000, 10_000_000
+_MOST_NAMES, _MOST_CLASSES, _MOST_ENVIRONMENTS = 10_000, 100_000, 4_096
 
 
 def _checked_fingerprint(value: str) -> str:
@@ -63,7 +65,7 @@ class Examples(Record):
 
     dataset: str
     split: str
-    n: Annotated[int, Field(ge=1)]
+    n: Annotated[int, Field(ge=1, lt=2**63)]
     fingerprint: Fingerprint | None = None
     saved: bool = False
     files: dict[str, Digest] = Field(default_factory=dict)
@@ -189,25 +191,30 @@ class Manifest(Record):
     threat: ThreatModel
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     worst_case: bool
-    shard_size: Annotated[int, Field(ge=1)]
+    shard_size: Annotated[int, Field(ge=1, lt=2**63)]
     examples: Examples
-    classes: tuple[Name, ...]
-    models: dict[Name, Fingerprint]
-    attacks: dict[Name, Attack]
+    classes: Annotated[tuple[Name, ...], Field(max_length=_MOST_CLASSES)]
+    models: Annotated[dict[Name, Fingerprint], Field(max_length=_MOST_NAMES)]
+    attacks: Annotated[dict[Name, Attack], Field(max_length=_MOST_NAMES)]
     created: str
-    environments: tuple[Environment, ...]
-    commands: tuple[str, ...]
-    probes: dict[Name, Probe]
-    published: dict[Name, Published]
+    environments: Annotated[tuple[Environment, ...], Field(max_length=_MOST_ENVIRONMENTS)]
+    commands: Annotated[tuple[str, ...], Field(max_length=_MOST_NAMES)]
+    probes: Annotated[dict[Name, Probe], Field(max_length=_MOST_NAMES)]
+    published: Annotated[dict[Name, Published], Field(max_length=_MOST_NAMES)]
     plan: Plan | None = None
-    sources: dict[Name, ModelSource] = Field(default_factory=dict)
-    files: dict[str, Digest] = Field(default_factory=dict)
-    saved_from: tuple[Digest, ...] = ()
+    sources: Annotated[dict[Name, ModelSource], Field(max_length=_MOST_NAMES)] = Field(default_factory=dict)
+    files: Annotated[dict[str, Digest], Field(max_length=_MOST_UNITS)] = Field(default_factory=dict)
+    saved_from: Annotated[tuple[Digest, ...], Field(max_length=_MOST_NAMES)] = ()
 
     @model_validator(mode="after")
     def _is_plausible(self) -> Manifest:
-        if self.examples.n / self.shard_size > _MOST_SHARDS:
+        if self.n_shards > _MOST_SHARDS:
             raise InputError(f"there are {self.examples.n} examples in shards of {self.shard_size}")
+        if len(self.models) * (1 + len(self.attacks)) * self.n_shards > _MOST_UNITS:
+            raise InputError(
+                f"{len(self.models)} models under {len(self.attacks)} attacks in {self.n_shards} shards are more than "
+                f"{_MOST_UNITS:,} units"
+            )
         if len(set(self.classes)) < len(self.classes):
             raise InputError("a class name appears twice")
         if WORST_CASE in self.attacks:

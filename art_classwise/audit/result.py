@@ -17,7 +17,7 @@ import pandas as pd
 from art_classwise import metrics
 from art_classwise._core import display
 from art_classwise._core.display import shown_as
-from art_classwise._core.files import check_output_file, written_aside
+from art_classwise._core.files import output_file
 from art_classwise._core.fingerprints import digest
 from art_classwise.attacks.ladder import WORST_CASE, Attacks
 from art_classwise.audit.attacked_images import AttackedImage, attack_images
@@ -609,7 +609,7 @@ class AuditResult(AuditTable):
         Raises:
             InputError: It can't be written.
         """
-        with written_aside(check_output_file(path, "by_class.csv")) as aside:
+        with output_file(path, "by_class.csv") as aside:
             self.by_class().assign(root=" ".join(self.roots)).to_csv(aside)
 
     def to_html(self, path: str | os.PathLike[str]) -> None:
@@ -618,7 +618,7 @@ class AuditResult(AuditTable):
         Raises:
             InputError: It can't be written.
         """
-        with written_aside(check_output_file(path, "report.html")) as aside:
+        with output_file(path, "report.html") as aside:
             aside.write_text(display.page(self), encoding="utf-8")
 
     def to_latex(self) -> str:

@@ -68,7 +68,7 @@ def compare(
 
     Three or more of one audit are also compared with the best of the others.
     """
-    from art_classwise._core.files import check_output_file, written_aside
+    from art_classwise._core.files import check_output_file, output_file
     from art_classwise.audit import read_audit
     from art_classwise.audit.comparison import comparison_table
     from art_classwise.report.terminal import print_comparison, print_pairs, print_standings
@@ -96,7 +96,7 @@ def compare(
         if len(made) == 1:
             made[0].to_csv(out)
         else:
-            with written_aside(out) as aside:
+            with output_file(out, "comparison.csv") as aside:
                 table.to_csv(aside)
     files = write_latex(latex, *(one.to_latex() for one in made))
     if json:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from art_classwise._core.files import read_regular, written_aside
 from art_classwise.errors import InputError, first_line, unknown
 
 if sys.version_info >= (3, 11):
@@ -23,6 +24,7 @@ else:
 
 __all__ = ["ConfigFile", "SaveConfig", "save_config"]
 
+_MOST = 1 << 24  # bytes of such a file
 _OWN = ("config", "save_config", "help")
 
 
@@ -42,10 +44,10 @@ def _read(context: typer.Context, path: Path | None) -> Path | None:
     if path is None or context.resilient_parsing:
         return path
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_regular(path, _MOST).decode("utf-8"))
     except OSError as error:
         raise InputError(f"--config {path} can't be read: {error.strerror}.") from error
-    except ValueError as error:  # of TOML or UTF-8
+    except (ValueError, RecursionError) as error:  # of TOML or UTF-8
         raise InputError(f"--config {path} is not TOML: {first_line(error)}.") from error
     known = _names(context.command)
     defaults = {}
@@ -112,7 +114,8 @@ def save_config(context: typer.Context, path: Path | None) -> None:
         lines.append(f"{name} = {_toml(value)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        with written_aside(path) as aside:
+            aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"--save-config {path} can't be written: {error.strerror}.") from error
 

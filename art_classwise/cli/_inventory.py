@@ -109,7 +109,7 @@ def zoo(
     json: Json = False,
 ) -> None:
     """List RobustBench's models: architecture, published accuracy, and whether the weights exist locally."""
-    from art_classwise._core.files import check_output_file, written_aside
+    from art_classwise._core.files import check_output_file, output_file
     from art_classwise.audit import read_audit
     from art_classwise.report.terminal import print_leaderboard
     from art_classwise.studies import beside_measured
@@ -123,7 +123,7 @@ def zoo(
             table = beside_measured(table, read_audit(measured), dataset, threat)
         table = table[table["here"]] if here else table
         if out is not None:
-            with written_aside(out) as aside:
+            with output_file(out, "leaderboard.csv") as aside:
                 table.to_csv(aside)
         if json:
             write("leaderboard", leaderboard_content(table, dataset, threat, model_dir))

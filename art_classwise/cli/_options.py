@@ -158,11 +158,11 @@ def split_names(text: str | None) -> str | list[str] | None:
 
 def write_latex(path: Path | None, *texts: str) -> dict[str, str]:
     """Write tables for LaTeX, if they are asked for; return where they are, by kind."""
-    from art_classwise._core.files import check_output_file, written_aside
+    from art_classwise._core.files import output_file
 
     if path is None:
         return {}
-    with written_aside(check_output_file(path, "tables.tex")) as aside:
+    with output_file(path, "tables.tex") as aside:
         aside.write_text("\n".join(texts), encoding="utf-8")
     return {"latex": str(path)}
 

@@ -74,7 +74,7 @@ def train(
     Under torchrun, training is shared by all processes.
     """
     from art_classwise._core.distributed import is_main
-    from art_classwise._core.files import check_output_file, written_aside
+    from art_classwise._core.files import check_output_file, output_file
     from art_classwise.datasets import load_dataset
     from art_classwise.head import normalize_head
     from art_classwise.trainers import METHODS
@@ -197,7 +197,7 @@ def train(
             recipe=used,
             input_shape=data.input_shape,
         )
-        with written_aside(curve) as aside:
+        with output_file(curve, "history.csv") as aside:
             history.to_csv(aside, index=False)
         files = {"checkpoint": out, "history": curve, "training": state}
         if json:

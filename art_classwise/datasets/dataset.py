@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,8 @@ import numpy.typing as npt
 
 from art_classwise._core.arrays import as_array, as_images
 from art_classwise._core.display import Shown
-from art_classwise._core.labels import check_labels, class_number
+from art_classwise._core.labels import check_class_names, check_labels, class_number
+from art_classwise._core.memory import check_memory
 from art_classwise.errors import InputError, check_name, check_whole
 
 __all__ = ["Dataset", "LazyImages"]
@@ -60,6 +62,8 @@ class LazyImages:
             image: npt.NDArray[np.float32] = self[np.array([range(len(self))[key]])][0]
             return image
         chosen = self._indices[key]
+        size = 4 * len(chosen) * math.prod(self._image_shape)
+        check_memory(size, f"{len(chosen):,} images of {self._image_shape}", "Take fewer at a time.")
         images = np.empty((len(chosen), *self._image_shape), dtype=np.float32)
         for row, i in enumerate(chosen):
             image = self._read(int(i))
@@ -125,6 +129,7 @@ class Dataset(Shown):
     files: tuple[str, ...] = field(repr=False, default=(), compare=False)
 
     def __post_init__(self) -> None:
+        check_class_names(self.classes)
         object.__setattr__(
             self, "classes", tuple(str(name) if isinstance(name, np.generic) else name for name in self.classes)
         )

@@ -1,20 +1,22 @@
-"""Images in files: of a folder, or in an .npz file."""
+"""Image files, read as needed."""
 
 from __future__ import annotations
 
 import os
+import warnings
 import zlib
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from art_classwise._core.files import open_regular, read_regular
 from art_classwise.datasets.dataset import LazyImages
 from art_classwise.errors import InputError, check_whole, first_line
 
-__all__ = ["image_files", "is_grey", "read_npz"]
+__all__ = ["image_files", "is_grey"]
 
 
 def image_files(paths: Sequence[str], *, grey: bool, image_size: int | None) -> LazyImages:
@@ -40,18 +42,15 @@ def image_files(paths: Sequence[str], *, grey: bool, image_size: int | None) -> 
 
     def open_image(i: int) -> Any:
         path = paths[i]
-        try:
-            with Image.open(path) as opened:
-                image: Image.Image = opened
-                if image.mode == "F":
-                    raise InputError(
-                        f"{path} holds floats, whose range is unknown: save it as 8 or 16 bits, or as .npz."
-                    )
-                if image.mode.startswith("I"):  # 16 bits, which convert() would clip at 255
-                    image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-                return image.convert("L" if grey else "RGB")
-        except (OSError, SyntaxError) as error:
-            raise InputError(f"{path} can't be read as an image: {error}") from error
+        with _opened(path) as opened:
+            image: Image.Image = opened
+            if only is not None and image.size != only:  # before its pixels are read: they may be millions
+                raise InputError(_other_size(path, image.size, paths[0], only))
+            if image.mode == "F":
+                raise InputError(f"{path} holds floats, whose range is unknown: save it as 8 or 16 bits, or as .npz.")
+            if image.mode.startswith("I"):  # 16 bits, which convert() would clip at 255
+                image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+            return image.convert("L" if grey else "RGB")
 
     def read(i: int) -> npt.NDArray[np.float32]:
         pixels: npt.NDArray[np.float32] = to_tensor(open_image(i)).numpy()
@@ -66,13 +65,55 @@ def image_files(paths: Sequence[str], *, grey: bool, image_size: int | None) -> 
         sums = "".join(f"{_checksum(paths[i])}\n" for i in some)
         return f"{'grey' if grey else 'RGB'} {image_size}\n{files}{sums}"
 
+    only = None
+    if image_size is None:
+        only = _image_size(paths[0])
+        for i in np.unique(np.linspace(0, len(paths) - 1, 64).astype(np.int64)):
+            if (size := _image_size(paths[i])) != only:
+                raise InputError(_other_size(paths[i], size, paths[0], only))
     channels, height, width = read(0).shape
     return LazyImages(read, np.arange(len(paths)), (channels, height, width), source, paths)
 
 
+def _other_size(path: str, size: tuple[int, int], first: str, only: tuple[int, int]) -> str:
+    (width, height), (usual_width, usual_height) = size, only
+    return (
+        f"{path} has {width:,} x {height:,} pixels, but {first} {usual_width:,} x {usual_height:,}: images must be of "
+        "one size; `image_size=N` resizes and crops them to N pixels."
+    )
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """Open an image, of which only the header is read, unless it has more pixels than PIL warns of.
+
+    Raises:
+        InputError: It can't be read.
+    """
+    from PIL import Image
+
+    try:
+        with open_regular(path) as file, warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                yield image
+    except InputError:
+        raise
+    except Exception as error:  # damaged files break PIL's readers in many ways
+        raise InputError(
+            f"{path} can't be read as an image: {getattr(error, 'strerror', None) or first_line(error)}"
+        ) from error
+
+
+def _image_size(path: str) -> tuple[int, int]:
+    with _opened(path) as image:
+        size: tuple[int, int] = image.size
+        return size
+
+
 def _checksum(path: str) -> int:
     try:
-        return zlib.crc32(Path(path).read_bytes())
+        return zlib.crc32(read_regular(path))
     except OSError:  # reported once it is read
         return -1
 
@@ -86,68 +127,8 @@ def _size(path: str) -> int:
 
 def is_grey(path: str) -> bool:
     """Return whether an image file has grey levels only; no, if it can't be read, which is reported once it is."""
-    from PIL import Image
-
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
-    except (OSError, SyntaxError):
-        return False
-
-
-_OTHER_NAMES = {
-    "x": ("x", "images", "image", "imgs", "data", "inputs", "arr_0"),
-    "y": ("y", "labels", "label", "targets", "target", "arr_1"),
-}
-"""What arrays of images and labels are called, the likeliest first."""
-
-
-def read_npz(
-    path: Path, needed: Sequence[str], optional: Sequence[str] = (), split: str = "test"
-) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays of an .npz file by name.
-
-    Args:
-        path: The file.
-        needed: Names that must be among them, or others that mean the same: ``images`` for x, ``labels`` for y, with
-            the split before or behind them, as in ``x_test`` or ``train_images``, and in any case.
-        optional: Names that may be; others aren't read.
-        split: Which arrays to take, where there are several.
-
-    Raises:
-        InputError: The file is missing or damaged, or lacks one of them.
-    """
-    how = ", ".join(f"{name}={'labels' if name == 'y' else 'images'}" for name in needed)
-    if not path.is_file():
-        raise InputError(f"There is no file {path.absolute()}.")
-    try:
-        with path.open("rb") as file:
-            if file.read(2) != b"PK":
-                raise InputError(f"{path} is not an .npz file: write it with numpy.savez(path, {how}).")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as arrays:
-                named = {name: _key(name, arrays.files, split) for name in needed}
-                if None in named.values():
-                    raise InputError(
-                        f"{path} must hold arrays named {' and '.join(needed)}, but it holds "
-                        f"{', '.join(arrays.files) or 'nothing'}: write it with numpy.savez(path, {how})."
-                    )
-                found = {name: arrays[key] for name, key in named.items()}
-                return found | {name: arrays[name] for name in optional if name in arrays.files}
     except InputError:
-        raise
-    except Exception as error:  # a damaged file breaks NumPy's reader in many ways
-        if "allow_pickle" in str(error):
-            raise InputError(f"{path} holds Python objects, which are not loaded: save plain arrays.") from error
-        raise InputError(f"{path} is a damaged .npz file: {first_line(error)}") from error
-
-
-def _key(name: str, keys: Sequence[str], split: str) -> str | None:
-    """Return the key of the array that is meant by a name."""
-    lowered = {key.lower(): key for key in reversed(keys)}
-    splits = (split, "val", "valid") if split == "test" else (split,)
-    for other in _OTHER_NAMES.get(name, (name,)):
-        for key in (other, *(f"{other}_{s}" for s in splits), *(f"{s}_{other}" for s in splits)):
-            if key in lowered:
-                return lowered[key]
-    return None
+        return False

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from art_classwise._core.arrays import as_array
+from art_classwise._core.labels import check_class_names
 from art_classwise.datasets.catalog import DATASETS
 from art_classwise.datasets.dataset import Dataset
 from art_classwise.datasets.load import classes_of, load_dataset
@@ -43,6 +44,8 @@ def as_dataset(data: Any, classes: Sequence[str] | None = None, *, n_classes: in
         return data
     if isinstance(data, (str, os.PathLike)):
         return load_dataset(data, classes=classes)
+    if classes is not None:
+        check_class_names(classes)
     name, held = "data", None
     if isinstance(data, Mapping):
         x, y = _named(data, _IMAGES, "images"), _named(data, _LABELS, "labels")

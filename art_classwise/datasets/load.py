@@ -15,7 +15,8 @@ import numpy.typing as npt
 from art_classwise._core.arrays import as_images
 from art_classwise.datasets.catalog import DATASETS, DatasetSpec
 from art_classwise.datasets.dataset import Dataset, LazyImages
-from art_classwise.datasets.files import image_files, is_grey, read_npz
+from art_classwise.datasets.files import image_files, is_grey
+from art_classwise.datasets.npz import NpzArrays, open_npz, read_npz
 from art_classwise.errors import InputError, first_line, unknown
 
 __all__ = [
@@ -80,7 +81,8 @@ def load_dataset(
     elif Path(text).is_dir():
         data = _image_folder(Path(text), Path(text).name, split, image_size, classes)
     elif text.endswith(".npz"):
-        data = _npz(Path(text), split, classes)
+        data = _npz(Path(text), split, classes, n_examples)
+        n_examples = None if n_examples == len(data) else n_examples
     else:
         raise unknown(
             "data set",
@@ -201,16 +203,33 @@ def _of_split(folder: Path, split: str) -> Path:
     raise InputError(f"{folder} has the subfolders {', '.join(sorted(inside))}, and none for the split {split!r}.")
 
 
-def _npz(path: Path, split: str, classes: str | Sequence[str] | None) -> Dataset:
-    arrays = read_npz(path, ("x", "y"), ("classes",), split)
-    x, y, own = arrays["x"], arrays["y"], arrays.get("classes")
+_LARGE = 1 << 26  # bytes of images, of which not all are kept where fewer are asked for
+
+
+def _npz(path: Path, split: str, classes: str | Sequence[str] | None, n_examples: int | None) -> Dataset:
+    """Return what an .npz file holds; where it is large and fewer examples are asked for, perhaps only these."""
+    arrays = open_npz(path, ("x", "y"), ("classes",), split)
+    large = n_examples is not None and arrays.n_bytes("x") > _LARGE and arrays.has_rows("x")
+    y, own = arrays["y"], arrays.get("classes")
+    x = np.zeros((arrays.shape("x")[0], 1, 1, 1), np.float32) if large else arrays["x"]
     if x.ndim == 0 or y.ndim == 0 or len(x) == 0 or len(y) == 0:
         raise InputError(f"{path} is empty: it needs at least one image in x and one label in y.")
     if own is not None and (own.ndim != 1 or len(own) == 0):
         raise InputError(f"{path}: classes must be a list of names, but got shape {own.shape}.")
     found = classes_of(y, str(path)) if own is None else [str(name) for name in own]
     names = _class_names(classes, found, len(found))
-    return Dataset(x, y, names, path.stem, split, files=(str(path),))
+    data = Dataset(x, y, names, path.stem, split, files=(str(path),))
+    return data if n_examples is None or not large else _few(data, arrays, n_examples)
+
+
+def _few(labels: Dataset, arrays: NpzArrays, n_examples: int) -> Dataset:
+    """Return the first examples of a set of which only the labels are in memory, as if it had been read whole."""
+    chosen = labels.first(n_examples).ids
+    if len(chosen) == len(labels):
+        return replace(labels, x=arrays["x"])
+    rows, numbers = arrays.rows("x", chosen)
+    some = Dataset(rows, labels.y[numbers], labels.classes, labels.name, labels.split, numbers, labels.files)
+    return some.take(np.arange(len(chosen)))
 
 
 def classes_of(y: npt.NDArray[Any], source: str) -> list[str]:

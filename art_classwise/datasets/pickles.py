@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from art_classwise._core.files import check_output_file, written_aside
+from art_classwise._core.files import check_output_file, open_regular, output_file
 from art_classwise.errors import InputError, first_line
 
 __all__ = ["convert_pickle"]
@@ -62,13 +62,13 @@ def convert_pickle(source: str | os.PathLike[str], target: str | os.PathLike[str
     aim = check_output_file(target, "images.npz")
     if aim.suffix != ".npz":
         raise InputError(f"The file to write must end in .npz, but got {str(target)!r}.")
-    with written_aside(aim) as aside, aside.open("wb") as file:
+    with output_file(aim, "images.npz") as aside, aside.open("wb") as file:
         np.savez(file, **found)  # type: ignore[arg-type]  # NumPy takes its flags among them
 
 
 def _read(path: Path) -> Any:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return _Arrays(file, encoding="latin1").load()
     except InputError as error:
         raise InputError(f"{path} is not read: {error}") from None

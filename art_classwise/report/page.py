@@ -104,15 +104,15 @@ def write_report(result: AuditResult, place: str | os.PathLike[str]) -> None:
         InputError: It can't be written.
     """
     folder = open_folder(place)
-    with tempfile.TemporaryDirectory() as made:
-        result.to_html(Path(made, REPORT))
-        figures.save(figures.models_by_class(result), Path(made, PICTURE))
-        result.to_csv(Path(made, TABLE))
-        for name in (REPORT, PICTURE, TABLE):
-            try:
+    try:
+        with tempfile.TemporaryDirectory() as made:
+            result.to_html(Path(made, REPORT))
+            figures.save(figures.models_by_class(result), Path(made, PICTURE))
+            result.to_csv(Path(made, TABLE))
+            for name in (REPORT, PICTURE, TABLE):
                 folder.write(name, Path(made, name).read_bytes())
-            except OSError as error:
-                raise InputError(f"{folder.where(name)} can't be written: {first_line(error)}.") from error
+    except OSError as error:
+        raise InputError(f"The report can't be written to {folder.address}: {first_line(error)}.") from error
 
 
 def _asset(name: str) -> str:

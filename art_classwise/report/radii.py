@@ -38,16 +38,16 @@ def write_radii(sweep: RadiusSweep, place: str | os.PathLike[str]) -> None:
     from matplotlib import pyplot
 
     folder = open_folder(place)
-    with tempfile.TemporaryDirectory() as made:
-        sweep.to_csv(Path(made, TABLE))
-        ax = figures.models_by_radius(sweep.results)
-        figures.save(ax, Path(made, _PICTURE))
-        pyplot.close(ax.get_figure(root=True))
-        for name in (TABLE, _PICTURE):
-            try:
+    try:
+        with tempfile.TemporaryDirectory() as made:
+            sweep.to_csv(Path(made, TABLE))
+            ax = figures.models_by_radius(sweep.results)
+            figures.save(ax, Path(made, _PICTURE))
+            pyplot.close(ax.get_figure(root=True))
+            for name in (TABLE, _PICTURE):
                 folder.write(name, Path(made, name).read_bytes())
-            except OSError as error:
-                raise InputError(f"{folder.where(name)} can't be written: {first_line(error)}.") from error
+    except OSError as error:
+        raise InputError(f"Table and figure can't be written to {folder.address}: {first_line(error)}.") from error
 
 
 def print_radii(sweep: RadiusSweep) -> None:

@@ -24,7 +24,7 @@ from art_classwise import metrics
 from art_classwise._core import distributed
 from art_classwise._core.display import Shown
 from art_classwise._core.executors import checked_executor, dispatch, share_with
-from art_classwise._core.files import check_output_file, check_output_folder, written_aside
+from art_classwise._core.files import check_output_folder, output_file, read_regular
 from art_classwise._core.fingerprints import examples_fingerprint
 from art_classwise._core.folders import DiskFolder
 from art_classwise._core.pickles import Sent, unpickled
@@ -48,6 +48,8 @@ __all__ = ["ALL", "ClassExclusionStudy", "ExclusionResult", "without"]
 
 ALL = "all classes"
 """Name of the network that was trained on all classes."""
+
+_MOST = 1 << 24  # bytes of study.json
 
 
 def without(excluded: str) -> str:
@@ -110,7 +112,7 @@ class ExclusionResult(Shown):
         Raises:
             InputError: It can't be written.
         """
-        with written_aside(check_output_file(path, "homing.csv")) as aside:
+        with output_file(path, "homing.csv") as aside:
             self.homing().to_csv(aside)
 
 
@@ -299,12 +301,14 @@ class _Work:
         now = json.loads(json.dumps(plain(now)))
         path = self._folder / "study.json"
         if self._rank == 0 and not path.exists():
-            with written_aside(path) as aside:
+            with output_file(path, "study.json") as aside:
                 aside.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
         self._wait(path.exists)
         try:
-            then = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            then = json.loads(read_regular(path, _MOST).decode("utf-8"))
+        except OSError as error:
+            raise InputError(f"{path.absolute()} can't be read: {error.strerror}.") from error
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path.absolute()} is damaged: {error}. Choose another `store`.") from error
         other = differences(then, now)
         if other:

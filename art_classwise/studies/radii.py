@@ -80,9 +80,9 @@ class RadiusSweep:
         Raises:
             InputError: It can't be written.
         """
-        from art_classwise._core.files import check_output_file, written_aside
+        from art_classwise._core.files import output_file
 
-        with written_aside(check_output_file(path, TABLE)) as aside:
+        with output_file(path, TABLE) as aside:
             self.table().to_csv(aside)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from art_classwise._core import art_interface, distributed
-from art_classwise._core.files import check_output_folder, written_aside
+from art_classwise._core.files import check_output_folder, open_regular, written_aside
 from art_classwise._core.fingerprints import examples_fingerprint
 from art_classwise._core.labels import check_labels
 from art_classwise.errors import InputError, check_positive, check_seed, check_whole, first_line
@@ -89,7 +89,7 @@ class PseudoLabels:
 def read_pseudo_labels(path: Path, key: str) -> PseudoLabels | None:
     """Return the pseudo-labels in a file, if there is one with this key."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+        with open_regular(path) as file, np.load(file, allow_pickle=False) as held:
             if str(held["key"]) != key:
                 return None
             return PseudoLabels(held["labels"], held["confidence"], int(held["n_classes"]))

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +19,9 @@ from typing import Any, cast
 from torch import nn
 
 from art_classwise._core.state import preserved_random_state
-from art_classwise.errors import InputError, check_seed, first_line, unknown
+from art_classwise.errors import InputError, check_seed, check_whole, first_line, printable, unknown
+from art_classwise.zoo.building import within_memory
+from art_classwise.zoo.classifier import checked_shape
 
 __all__ = ["ARCHITECTURES", "build", "runs_code"]
 
@@ -47,14 +49,17 @@ def build(name: str, input_shape: Sequence[int], n_classes: int, *, seed: int | 
         InputError: Unknown architecture, or one that doesn't take such images; or the callable isn't there, fails, or
             returns no module.
     """
-    shape = tuple(int(side) for side in input_shape)
+    shape = checked_shape(input_shape)
+    n_classes = check_whole("n_classes", n_classes, 0)
     if len(shape) != 3 or n_classes < 2:
         raise InputError(f"A network needs images (C, H, W) and 2 classes or more, but got {shape}, {n_classes}.")
     make = _maker(name)
-    if seed is None:
-        return make(shape, n_classes)
-    check_seed(seed)
-    with preserved_random_state(seed):
+    if seed is not None:
+        check_seed(seed)
+    with (
+        within_memory(f"The network {printable(name)}"),
+        nullcontext() if seed is None else preserved_random_state(seed),
+    ):
         return make(shape, n_classes)
 
 
@@ -67,7 +72,7 @@ def _maker(name: str) -> Callable[[Shape, int], nn.Module]:
     """Return what builds a network of this name."""
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
-    if wide := re.fullmatch(r"wrn-(\d+)-(\d+)", name):
+    if wide := re.fullmatch(r"wrn-(\d{1,9})-(\d{1,9})", name):
         return lambda shape, n_classes: _wide_resnet(int(wide[1]), int(wide[2]), shape, n_classes)
     library, _, within = name.rpartition(":")
     if runs_code(name):
@@ -194,6 +199,8 @@ def _importing_from(folder: Path) -> Iterator[None]:
 def _digits_cnn(shape: Shape, n_classes: int) -> nn.Module:
     """Two convolutions and two linear layers; 38,282 weights for 10 classes at 8 x 8."""
     channels, height, width = shape
+    if min(height, width) < 2:
+        raise InputError(f"digits-cnn takes images of 2 x 2 or larger, but got {height} x {width}.")
     return nn.Sequential(
         nn.Conv2d(channels, 16, 3, padding=1),
         nn.ReLU(),

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import torch
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from art_classwise._core.files import written_aside
 from art_classwise._core.fingerprints import file_digest
+from art_classwise._core.labels import check_class_names
 from art_classwise._core.plain_values import check_plain
 from art_classwise._core.records import Record, parse
-from art_classwise.errors import InputError
+from art_classwise.errors import InputError, check_name
 from art_classwise.threat import ThreatModel
 from art_classwise.zoo.architectures import build, runs_code
-from art_classwise.zoo.classifier import as_classifier, normalized, trial
+from art_classwise.zoo.building import as_large_as
+from art_classwise.zoo.classifier import as_classifier, checked_shape, normalized, trial
 from art_classwise.zoo.pretrained import fit
 from art_classwise.zoo.weights_files import HUB, StateDict, load_weights, open_weights, renamed_to_fit, weights_within
 
@@ -37,6 +40,24 @@ def _threat_of_text(value: Any) -> Any:
     return ThreatModel.parse(value) if isinstance(value, str) else value
 
 
+_MOST_VALUES, _MOST_CLASSES = 1 << 25, 1_000_000
+"""Of an image that a file may ask to be tried on its network, colour of 3,300 x 3,300; and of names in a header."""
+
+
+def _of_an_image(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if not 1 <= len(shape) <= 8 or math.prod(shape) > _MOST_VALUES:
+        raise ValueError(f"must be the shape of an image, of at most {_MOST_VALUES:,} values, but is {shape!r:.80}")
+    return shape
+
+
+def _writable(name: str) -> str:
+    check_name("class", name)
+    return name
+
+
+ClassName: TypeAlias = Annotated[str, AfterValidator(_writable)]
+
+
 class Checkpoint(Record):
     """What a checkpoint file holds.
 
@@ -52,8 +73,12 @@ class Checkpoint(Record):
     model_config = ConfigDict(extra="ignore")
 
     architecture: str
-    input_shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_tuple_of_list)]
-    classes: Annotated[tuple[str, ...], BeforeValidator(_tuple_of_list)]
+    input_shape: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=_MOST_VALUES)], ...],
+        BeforeValidator(_tuple_of_list),
+        AfterValidator(_of_an_image),
+    ]
+    classes: Annotated[tuple[ClassName, ...], BeforeValidator(_tuple_of_list), Field(max_length=_MOST_CLASSES)]
     threat: Annotated[ThreatModel | None, BeforeValidator(_threat_of_text)]
     recipe: dict[str, Any] = Field(repr=False)
     state_dict: StateDict = Field(repr=False)
@@ -85,13 +110,18 @@ def save_checkpoint(
             written.
     """
     module = model if isinstance(model, nn.Module) else model.model
-    shape = tuple(int(s) for s in (model.input_shape if input_shape is None else input_shape))
+    given = getattr(model, "input_shape", None) if input_shape is None else input_shape
+    if given is None:
+        raise InputError("A module doesn't say what images it takes: give `input_shape`, e.g. (3, 32, 32).")
+    shape = checked_shape(given)
+    check_class_names(classes)
     state = module.state_dict()
     if (lazy := next((k for k, v in state.items() if is_lazy(v)), None)) is not None:
         raise InputError(f"The model's weight {lazy} has no shape yet: let the model predict something once.")
     weights = {k: v.detach().cpu() if isinstance(v, Tensor) else v for k, v in state.items()}
     if architecture:
-        network = build(architecture, shape, len(classes), seed=0)
+        with as_large_as(weights, f"the architecture {architecture!r}", "The model"):
+            network = build(architecture, shape, len(classes), seed=0)
         weights = renamed_to_fit(weights, network, "The model")
         fit(network, weights, f"the architecture {architecture!r}")
     check_plain(recipe or {}, "recipe")
@@ -210,11 +240,13 @@ def load_checkpoint(
             f"{'' if own is None else ': save it with them, save_checkpoint(..., input_shape=...)'}.",
             python="Give `input_shape`, e.g. (3, 32, 32).",
         )
+    input_shape = checked_shape(input_shape)
     if module is None:
         assert architecture
         rows = next((len(v) for v in reversed(weights.values()) if isinstance(v, Tensor) and v.dim()), 2)
-        network = build(architecture, input_shape, rows if n_classes is None else n_classes, seed=0)
         what = f"the architecture {architecture!r}"
+        with as_large_as(weights, what, holder):
+            network = build(architecture, input_shape, rows if n_classes is None else n_classes, seed=0)
     else:
         network, what = module, f"the module {type(module).__name__}"
     fit(network, renamed_to_fit(weights, network, holder), what, holder)

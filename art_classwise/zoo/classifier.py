@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from art_classwise._core import distributed
 from art_classwise._core.art_interface import Border, check_logits
 from art_classwise._core.state import evaluating
-from art_classwise.errors import InputError, check_whole, first_line
+from art_classwise.errors import InputError, check_whole, first_line, shown
 
-__all__ = ["as_classifier", "normalized", "trial"]
+__all__ = ["as_classifier", "checked_shape", "normalized", "trial"]
 
 
 class Normalized(nn.Module):
@@ -103,10 +103,7 @@ def as_classifier(
     if not isinstance(module, nn.Module):
         raise InputError(f"The module must be a torch.nn.Module, but is a {type(module).__name__}.")
     check_whole("n_classes", n_classes, 2)
-    try:
-        shape = tuple(int(side) for side in input_shape)
-    except (TypeError, ValueError):
-        raise InputError(f"`input_shape` must be the shape of an image, (C, H, W), but got {input_shape!r}.") from None
+    shape = checked_shape(input_shape)
     border, logits = trial(module, shape)
     check_logits(logits, 2, n_classes)
     classifier = Classifier(
@@ -120,6 +117,21 @@ def as_classifier(
     )
     classifier.own_type = border.own_type
     return classifier
+
+
+def checked_shape(input_shape: Any) -> tuple[int, ...]:
+    """Return the shape of an image, ``(C, H, W)`` or another, as whole numbers from 1.
+
+    Raises:
+        InputError: It isn't one: a text, a fraction or a negative number, say.
+    """
+    try:
+        return tuple(check_whole("input_shape", side, 1) for side in input_shape)
+    except (TypeError, ValueError):  # ours is a ValueError, too
+        raise InputError(
+            f"`input_shape` must be the shape of an image, (C, H, W), whole numbers from 1, but got "
+            f"{shown(input_shape)}."
+        ) from None
 
 
 def trial(module: nn.Module, shape: tuple[int, ...]) -> tuple[Border, Any]:

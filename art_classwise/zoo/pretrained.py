@@ -57,6 +57,7 @@ def fit(module: nn.Module, weights: Mapping[str, Any], what: str, holder: str = 
         *_several("it has", unknown, "besides"),
         *_several("", [f"{k} has shape {tuple(weights[k].shape)}, not {tuple(own[k].shape)}" for k in reshaped]),
         *_several("", [f"{k} is a {type(weights[k]).__name__}, not a tensor" for k in others]),
+        *_several("", [f"{k} has a shape, but no values" for k in both if weights[k].is_meta]),
     ]
     if differ:
         raise InputError(f"{holder} is of another architecture than {what}: {'; '.join(differ)}.")

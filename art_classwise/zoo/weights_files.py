@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from collections import Counter
@@ -21,7 +22,10 @@ import torch
 from pydantic import PlainValidator
 from torch import Tensor, nn
 
-from art_classwise.errors import InputError, first_line, unknown
+from art_classwise._core.archives import checked_directory, damaged_entry
+from art_classwise._core.files import read_regular
+from art_classwise._core.memory import check_memory, size_text
+from art_classwise.errors import InputError, first_line, printable, unknown
 
 __all__ = [
     "HUB",
@@ -83,21 +87,26 @@ def _recognised(path: Path) -> str | None:
 
 
 def _recognised_archive(path: Path) -> str | None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError):
-        return "is cut short (a download that broke off)"
-    last = {name.rpartition("/")[2] for name in names}
-    if "data.pkl" in last and "constants.pkl" not in last:
-        return None
-    if "data.pkl" in last:
-        return "is a TorchScript archive: take torch.jit.load() and the state_dict() of what it returns"
-    if any(name.endswith(".json") and "/models/" in f"/{name}" for name in names):
-        return "is a program of torch.export: take torch.export.load() and the state_dict of what it returns"
-    if names and all(name.endswith(".npy") for name in names):
-        return "holds arrays of NumPy's, not torch weights"
-    return f"is an archive without torch weights (it holds {', '.join(names[:3]) or 'nothing'})"
+    with path.open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                names = archive.namelist()
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OverflowError):
+            return "is cut short (a download that broke off)"
+        last = {name.rpartition("/")[2] for name in names}
+        if "data.pkl" not in last:
+            if any(name.endswith(".json") and "/models/" in f"/{name}" for name in names):
+                return "is a program of torch.export: take torch.export.load() and the state_dict of what it returns"
+            if names and all(name.endswith(".npy") for name in names):
+                return "holds arrays of NumPy's, not torch weights"
+            return f"is an archive without torch weights (it holds {printable(', '.join(names[:3])) or 'nothing'})"
+        if "constants.pkl" in last:
+            return "is a TorchScript archive: take torch.jit.load() and the state_dict() of what it returns"
+        try:
+            entries = checked_directory(file)
+        except ValueError as error:
+            return str(error)
+    return damaged_entry(path, entries)
 
 
 def check_weights_file(path: Path, advice: str) -> None:
@@ -108,13 +117,15 @@ def check_weights_file(path: Path, advice: str) -> None:
         advice: What to do about it, a full sentence.
 
     Raises:
-        InputError: The file is missing, can't be read, is empty, a web page, cut short, or of a foreign format.
+        InputError: The file is missing, can't be read, is empty, a web page, cut short, larger than the memory, of a
+            foreign format, or damaged: an entry of its archive isn't as it was written.
     """
     try:
         if not path.exists():
             raise InputError(f"There is no file {path.absolute()}. {advice}")
         if not path.is_file():
             raise InputError(f"{path.absolute()} is not a file. {advice}")
+        check_memory(path.stat().st_size, str(path.absolute()), advice)
         holds = _recognised(path)
     except OSError as error:
         raise InputError(
@@ -150,12 +161,15 @@ def load_weights(path: Path, advice: str) -> Any:
     check_weights_file(path, advice)
     try:
         if _is_safetensors(path):
-            return importlib.import_module("safetensors.torch").load_file(path)
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
-            warnings.filterwarnings("ignore", message="Validating sparse tensor")  # it takes longer, that is all
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = importlib.import_module("safetensors.torch").load_file(path)
+        else:
+            with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
+                warnings.filterwarnings("ignore", message="Validating sparse tensor")  # it takes longer, that is all
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except ModuleNotFoundError as error:
         raise InputError(f"{path.absolute()} is a safetensors file: pip install safetensors.") from error
+    except MemoryError as error:
+        raise InputError(f"{path.absolute()} doesn't fit into memory. {advice}") from error
     except Exception as error:  # of any kind: what a damaged pickle makes its reader do, nobody foresees
         found = more_than_weights(error) if isinstance(error, pickle.UnpicklingError) else None
         if found is None:
@@ -166,6 +180,31 @@ def load_weights(path: Path, advice: str) -> Any:
             "loaded. If you trust its author, load it yourself, torch.load(path, weights_only=False), and save the "
             f"state_dict() alone. {advice}"
         ) from error
+    claimed, held = _claimed(content), path.stat().st_size
+    if claimed > _MOST_TIMES * held + _LITTLE:
+        raise InputError(
+            f"{path.absolute()} has {size_text(held)}, but its tensors claim {size_text(claimed)}: they show the "
+            f"same numbers again and again. {advice}"
+        )
+    return content
+
+
+_MOST_TIMES, _LITTLE = 16, 1 << 26
+"""How many bytes tensors may claim for each byte of their file, and beside: weights that layers share stand there once,
+and sparse ones without their zeros; but a single number can claim to be any shape."""
+
+
+def _claimed(content: Any) -> int:
+    """Return how many bytes tensors, nested in dicts and lists, would have as arrays of their own."""
+    total, left, seen = 0, [content], set()
+    while left:
+        value = left.pop()
+        if isinstance(value, Tensor):
+            total += value.numel() * value.element_size()
+        elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))  # one that holds itself, or the same one many times
+            left += value.values() if isinstance(value, Mapping) else value
+    return total
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -188,6 +227,7 @@ HUB = "hf:"
 """Before the name of a model on the Hugging Face hub."""
 
 _SHARDED, _FILES = ".index.json", ("model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
+_MOST_OF_INDEX = 1 << 26  # bytes: it names each weight
 
 
 def open_weights(source: str | os.PathLike[str], key: str | None = None) -> tuple[str, dict[str, Any]]:
@@ -230,8 +270,10 @@ def _in_folder(folder: Path) -> list[Path]:
 def _shards(index: Path) -> list[str]:
     """Return the names of the files that weights are split over."""
     try:
-        parts = sorted({*json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        parts = sorted({*json.loads(read_regular(index, _MOST_OF_INDEX).decode("utf-8"))["weight_map"].values()})
+    except OSError as error:
+        raise InputError(f"{index.absolute()} can't be read: {error.strerror}.") from error
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index.absolute()} is damaged: it doesn't say which files hold the weights.") from error
     if not all(isinstance(part, str) and Path(part).name == part for part in parts):
         raise InputError(f"{index.absolute()} names files outside its folder.")

@@ -372,7 +372,7 @@ BAD = [
         ("train", "standard", "--beta", "3", "--out", "x.pt"),
         "--beta is a parameter of trades, mart, bat; standard has none",
     ),
-    (("train", "mart", "--seed", "99999999999999999999", "--out", "x.pt"), "--seed must be below 2**63"),
+    (("train", "mart", "--seed", "99999999999999999999", "--out", "x.pt"), "at least 0 and below 2**63"),
     (("audit", "--model", "robustbench:digits/Wong"), "Unknown RobustBench data set 'digits'"),
     (("audit", "--model", "robustbench:cifar10/Wong2020"), "Did you mean Wong2020Fast"),
     (("audit", "--model", "{ckpt}", "--attacks", "pdg-20"), "Unknown attack 'pdg-20'. Did you mean pgd-20"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import os
 import pickle
 import re
 import sys
@@ -266,3 +267,12 @@ def test_what_is_refused_is_refused_before_models_are_loaded(option, value, file
     code, out, err = command_line(*AUDIT, option, value)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("error: ")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes")
+def test_a_configuration_that_is_no_file_is_not_waited_for(command_line, tmp_path):
+    os.mkfifo(tmp_path / "pipe.toml")
+    for path, says in ((tmp_path / "pipe.toml", "pipe or a device"), (tmp_path, "Is a directory")):
+        code, _, err = command_line("audit", "--config", path)
+        assert code == 2
+        assert says in " ".join(err.split())

@@ -35,7 +35,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import art_classwise as acw
 from art_classwise import InputError
 from art_classwise.errors import DivergenceError
-from art_classwise.trainers import policies, trained_weights
+from art_classwise.trainers import policies, trained_weights, training_history
+from art_classwise.trainers.engine.checkpoint import finished_epochs
 
 BAT, MART, STANDARD, TRADES = (
     acw.AdversarialTrainerBATPyTorch,
@@ -44,6 +45,7 @@ BAT, MART, STANDARD, TRADES = (
     acw.AdversarialTrainerTRADESPyTorch,
 )
 EPOCHS, BATCH, BATCHES = 4, 32, 3  # of 96 examples
+KEPT = ["training.previous.pt", "training.pt"]
 EVERYTHING = {
     "ema_decay": 0.9,
     "awp_gamma": 0.01,
@@ -341,7 +343,7 @@ def check_end(folder, result, uninterrupted):
     expected, checkpoint, _ = uninterrupted
     assert difference(result, expected) is None
     assert difference(saved(folder), checkpoint) is None
-    assert [p.name for p in folder.iterdir()] == ["training.pt"]
+    assert sorted(os.listdir(folder)) == KEPT
 
 
 def killed_at_random(server, folder, epoch_time):
@@ -428,7 +430,7 @@ def test_a_full_disk_leaves_the_checkpoint_of_the_epoch_before(server, uninterru
     assert "The one of epoch 2 is intact" in result["error"]
     assert "\n" not in result["error"]
     assert (tmp_path / "training.pt").read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["training.pt"]
+    assert sorted(os.listdir(tmp_path)) == KEPT
     # What the system says of it, and not where in torch's code it was noticed.
     assert "File too large" in result["error"]
     assert ".cc:" not in result["error"]
@@ -710,7 +712,7 @@ def test_interrupted_while_it_writes_leaves_the_file_before_and_nothing_aside(tm
         fit(make(), tmp_path / "parts")
     monkeypatch.undo()
     assert saved(tmp_path / "parts")["epoch"] == 2
-    assert [p.name for p in (tmp_path / "parts").iterdir()] == ["training.pt"]
+    assert sorted(os.listdir(tmp_path / "parts")) == KEPT
     check_resumed(tmp_path, make(), make())
 
 
@@ -1103,6 +1105,39 @@ def test_a_damaged_checkpoint_is_named_and_left(damage, trained_folder, tmp_path
     shutil.copy(trained_folder / "training.pt", tmp_path)
     damage(tmp_path / "training.pt")
     check_unreadable(tmp_path, "cut short|damaged")
+
+
+@pytest.mark.parametrize("damage", [damaged_pickle, damaged_directory, lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_damaged_checkpoint_goes_on_from_the_one_before(damage, at, tmp_path):
+    fit(make(), tmp_path / "whole")
+    parts = tmp_path / "parts"
+    with pytest.raises(Stopped):
+        fit(stop_before(make(), at, 1), parts)
+    damage(parts / "training.pt")
+    with pytest.warns(UserWarning, match=rf"training.pt.* The state before it, after epoch {at - 1}, is taken from"):
+        fit(make(), parts, resume=True)
+    assert difference(saved(parts), saved(tmp_path / "whole")) is None
+    previous = torch.load(parts / "training.previous.pt", weights_only=True)
+    assert previous["epoch"] == EPOCHS - 1
+    damage(parts / "training.pt")
+    for read in (training_history, finished_epochs):
+        with pytest.warns(UserWarning, match=rf"after epoch {EPOCHS - 1}"):
+            done = read(parts)
+        assert (done if isinstance(done, int) else len(done)) == EPOCHS - 1
+    damage(parts / "training.previous.pt")
+    with pytest.raises(InputError, match="training.pt"):
+        trained_weights(parts)
+
+
+def test_a_training_of_another_recipe_before_is_not_gone_on_with(trained_folder, tmp_path):
+    shutil.copy(trained_folder / "training.pt", tmp_path / "training.previous.pt")
+    fit(make(), tmp_path, resume=True)  # there is no training.pt: it begins anew, and the other is replaced
+    assert torch.load(tmp_path / "training.previous.pt", weights_only=True)["epoch"] == EPOCHS - 1
+    torch.save(saved(tmp_path) | {"recipe": {}}, tmp_path / "training.previous.pt")
+    (tmp_path / "training.pt").write_bytes(b"")
+    with pytest.warns(UserWarning, match="is empty"), pytest.raises(InputError, match="is of another recipe"):
+        fit(make(), tmp_path, resume=True)
 
 
 @pytest.mark.parametrize(

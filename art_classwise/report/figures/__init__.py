@@ -16,7 +16,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from art_classwise._core.files import check_output_file, written_aside
+from art_classwise._core.files import output_file
 from art_classwise.errors import InputError
 from art_classwise.report.figures import classes, curves, matrices, radii
 from art_classwise.report.figures.gallery import gallery
@@ -107,7 +107,7 @@ def save(figure: Figure | Axes, path: str | os.PathLike[str]) -> None:
     ending = Path(path).suffix.lower()
     if ending not in (".pdf", ".svg", ".png"):
         raise InputError(f"A figure is saved as .pdf, .svg or .png, by the ending of its name, but got {str(path)!r}.")
-    with written_aside(check_output_file(path, "figure.pdf")) as aside:
+    with output_file(path, "figure.pdf") as aside:
         if ending == ".svg":
             aside.write_text(f'<?xml version="1.0" encoding="utf-8"?>\n{to_svg(whole)}', encoding="utf-8")
         else:

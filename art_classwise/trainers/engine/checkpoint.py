@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 _FORMAT, _VERSION = "art-classwise training", 1
+_NAME, _BEFORE = "training.pt", "training.previous.pt"
 _ADVICE = "It is written by a training that keeps its state."
 
 
@@ -98,19 +101,22 @@ class TrainingFile:
     """
 
     def __init__(self, folder: str | os.PathLike[str], recipe: Mapping[str, Any]) -> None:
-        self.path = check_output_folder(folder) / "training.pt"
+        self.path = check_output_folder(folder) / _NAME
         self._recipe = dict(recipe)
+        self._is_whole = True  # the file that is there
 
     def read(self, resume: bool) -> TrainingState | None:
-        """Return the state saved last, or none if there is none yet.
+        """Return the state saved last, or none if there is none yet; if it is damaged, the one before, with a warning.
 
         Raises:
-            InputError: There is one but ``resume`` isn't fit for; or it is damaged, or of another recipe.
+            InputError: There is one but ``resume`` isn't fit for; or it is damaged and none was before, or of another
+                recipe.
         """
-        remove_left_aside(self.path.parent, self.path.name)
+        for name in (_NAME, _BEFORE):
+            remove_left_aside(self.path.parent, name)
         if not self.path.exists():
             return None
-        state = _read(self.path)
+        state, self._is_whole = _newest(self.path)
         if state.epoch == 0 and not resume:
             return None  # nothing has been trained that could be lost
         if not resume:
@@ -125,15 +131,18 @@ class TrainingFile:
         return state
 
     def write(self, state: TrainingState) -> None:
-        """Replace the file once the new one is whole.
+        """Replace the file once the new one is whole; the old one stays beside it.
 
         Raises:
             InputError: It can't be written, on a full disk, say; the old file is as it was.
         """
         content = {"format": _FORMAT, "version": _VERSION, "recipe": self._recipe, **dict(state)}
         try:
-            with written_aside(self.path) as aside, aside.open("wb") as file:
-                torch.save(content, file)
+            with written_aside(self.path) as aside:
+                with aside.open("wb") as file:
+                    torch.save(content, file)
+                self._keep_before()
+            self._is_whole = True
         except (OSError, RuntimeError) as raised:
             # Closing its archive, torch raises a RuntimeError in place of what the system said.
             error = raised.__context__ if isinstance(raised.__context__, OSError) else raised
@@ -144,6 +153,20 @@ class TrainingFile:
                 f"{before}: make room, and continue with `resume=True`."
             ) from error
 
+    def _keep_before(self) -> None:
+        """Let the file that is about to be replaced be the state before, should the new one be damaged some day."""
+        before = self.path.with_name(_BEFORE)
+        if not self._is_whole:
+            return  # what is there is older, and whole
+        if not self.path.exists():
+            before.unlink(missing_ok=True)  # of a training that was there once
+            return
+        with suppress(OSError), written_aside(before) as aside:  # without it, training goes on all the same
+            try:
+                os.link(self.path, aside)  # takes no time and no room
+            except OSError:  # on file systems without links
+                shutil.copyfile(self.path, aside)
+
 
 def has_finished_epoch(folder: str | os.PathLike[str], resume: bool) -> bool:
     """Return whether a folder holds a training that has done an epoch.
@@ -151,8 +174,8 @@ def has_finished_epoch(folder: str | os.PathLike[str], resume: bool) -> bool:
     Raises:
         InputError: It does, but ``resume`` isn't fit for; or its file is damaged.
     """
-    path = Path(folder) / "training.pt"
-    done = _read(path).epoch if path.exists() else 0
+    path = Path(folder) / _NAME
+    done = _newest(path)[0].epoch if path.exists() else 0
     if done and not resume:
         raise _begun(path, done)
     return bool(done)
@@ -164,7 +187,7 @@ def finished_epochs(folder: str | os.PathLike[str]) -> int:
     Raises:
         InputError: The folder holds no training, or it is damaged.
     """
-    return _read(Path(folder) / "training.pt").epoch
+    return _newest(Path(folder) / _NAME)[0].epoch
 
 
 def _begun(path: Path, epoch: int) -> InputError:
@@ -192,7 +215,7 @@ def trained_weights(
     """
     if which not in ("last", "kept"):
         raise InputError(f'`which` must be "last" or "kept", but got {which!r}.')
-    state = _read(Path(checkpoint_dir) / "training.pt")
+    state = _newest(Path(checkpoint_dir) / _NAME)[0]
     kept: dict[str, Tensor] | None = state.kept_weights if which == "kept" else None
     last = state.averages if state.n_averaged and state.averages is not None else state.weights
     return last if kept is None else kept
@@ -210,7 +233,7 @@ def training_history(checkpoint_dir: str | os.PathLike[str]) -> pd.DataFrame:
     Raises:
         InputError: The folder holds no training, or it is damaged.
     """
-    state = _read(Path(checkpoint_dir) / "training.pt")
+    state = _newest(Path(checkpoint_dir) / _NAME)[0]
     return history_table(state.history, state.kept_epoch)
 
 
@@ -219,6 +242,22 @@ def history_table(rows: Sequence[Mapping[str, float]], kept_epoch: int | None) -
     history = pd.DataFrame(list(rows), columns=None if rows else ["epoch"]).astype({"epoch": int})
     history.attrs["kept_epoch"] = len(history) if kept_epoch is None else kept_epoch
     return shown_as(history, "history")
+
+
+def _newest(path: Path) -> tuple[StoredTraining, bool]:
+    """Return the state in a file, or else the one before it, with a warning; and whether it is the former."""
+    try:
+        return _read(path), True
+    except InputError as damaged:
+        before = path.with_name(_BEFORE)
+        try:
+            state = _read(before)
+        except InputError:
+            raise damaged from damaged.__cause__
+        warnings.warn(
+            f"{damaged} The state before it, after epoch {state.epoch}, is taken from {before}.", stacklevel=3
+        )
+        return state, False
 
 
 def _read(path: Path) -> StoredTraining:

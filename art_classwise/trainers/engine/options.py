@@ -17,7 +17,7 @@ from torch import nn
 from art_classwise._core.labels import check_reads_true_labels
 from art_classwise._core.options import Check, number, optional, positive, whole
 from art_classwise.attacks.fast_copy import Precision, check_precision
-from art_classwise.errors import InputError, check_flag, check_number, check_seed, unknown
+from art_classwise.errors import InputError, as_float, check_flag, check_number, check_seed, unknown
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers.engine.history import check_summary_writer
 from art_classwise.trainers.engine.schedule import required_arguments
@@ -284,7 +284,7 @@ def threat_under(
         )
     if own is None or eps is not None:
         return norm, eps, eps_step
-    usable = eps_step is None and isinstance(step, numbers.Real) and float(step) > 0
+    usable = eps_step is None and 0 < as_float(step) < np.inf
     return own.art_norm, own.eps, float(cast(Any, step)) if usable else eps_step
 
 
@@ -304,7 +304,7 @@ def _agree(name: str, given: Any, own: Any) -> bool:
         return own is None or ThreatModel.from_art(given, 1.0).norm == ThreatModel.from_art(own, 1.0).norm
     if not isinstance(own, numbers.Real):
         return True
-    return abs(float(given) - float(own)) <= 0.01 * abs(float(own))
+    return abs(as_float(given) - as_float(own)) <= 0.01 * abs(as_float(own))
 
 
 def _shown(value: Any) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from art_classwise._core import distributed
-from art_classwise.errors import InputError
+from art_classwise.errors import InputError, shown
 from art_classwise.threat import ThreatModel
 
 __all__ = [
@@ -383,8 +383,12 @@ def _plain(name: str, given: Any) -> Any:
         if isinstance(given, Mapping):
             if any(isinstance(k, bool) or int(k) != k for k in given) or _holds_bool(given.values()):
                 raise ValueError
+            if any(isinstance(value, str) for value in given.values()):
+                raise ValueError
             return {int(k): float(value) for k, value in given.items()}
         if _holds_bool(given):
+            raise ValueError
+        if isinstance(given, (list, tuple)) and any(isinstance(value, str) for value in given):
             raise ValueError
         array = np.asarray(given, dtype=np.float64)
         if array.ndim != 1 or array.size == 0:
@@ -392,7 +396,8 @@ def _plain(name: str, given: Any) -> Any:
         return [float(value) for value in array]
     except (TypeError, ValueError, OverflowError):
         raise InputError(
-            f"Class {name} must be numbers, one per class, or a dict of numbers by class number, but got {given!r}."
+            f"Class {name} must be numbers, one per class, or a dict of numbers by class number, but got "
+            f"{shown(given)}."
         ) from None
 
 
