@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -18,7 +18,7 @@ from art_classwise.cli._config import ConfigFile, SaveConfig
 from art_classwise.cli._config import save_config as write_config
 from art_classwise.cli._images import with_kept_images
 from art_classwise.cli._interrupt import command_line, on_interrupt
-from art_classwise.cli._json import Writer, audit_content, printing
+from art_classwise.cli._json import Writer, audit_content, printing, requirements_content
 from art_classwise.cli._options import (
     ClassNames,
     DatasetName,
@@ -27,20 +27,23 @@ from art_classwise.cli._options import (
     Groups,
     ImageSize,
     Json,
+    JUnit,
     Latex,
     ModelDir,
     Precision,
     Quiet,
+    Require,
     Root,
     Seed,
     say_where,
     write_latex,
 )
 from art_classwise.cli._radii import show_sweep, swept
+from art_classwise.cli._requirements import conclude, required
 from art_classwise.errors import InputError
 
 if TYPE_CHECKING:
-    from art_classwise.audit import AuditResult
+    from art_classwise.audit import AuditResult, Requirement, Verdicts
     from art_classwise.threat import ThreatModel
 
 __all__ = ["audit", "report", "show"]
@@ -69,6 +72,8 @@ def audit(
     out: flags.Store = "runs/audit",
     groups: Groups = None,
     latex: Latex = None,
+    require: Require = None,
+    junit: JUnit = None,
     json: Json = False,
     quiet: Quiet = False,
     on: flags.On = None,
@@ -84,9 +89,12 @@ def audit(
     If interrupted, the same command resumes the audit. --on has others compute; torchrun, several GPUs of this machine.
     """
     given = dict(locals())
+    requirements = required(require, junit)
     from art_classwise._core.distributed import is_main
     from art_classwise._core.folders import open_folder
+    from art_classwise.attacks import ladder
     from art_classwise.audit import ClassWiseAudit
+    from art_classwise.audit.requirements.verdicts import check_names
     from art_classwise.cli._prepared import prepared
     from art_classwise.metrics import what_can_be_told
     from art_classwise.report import write_report
@@ -98,6 +106,9 @@ def audit(
         asked = prepared(given | ({"threat": radii[0]} if radii else {}))
         sources, data = asked.sources, asked.data
         source = None if surrogate is None else sources.model(surrogate)[1]
+        if requirements:
+            names = ladder(asked.options["attacks"], asked.threat, surrogate=source)
+            check_names(requirements, list(sources.loaders(model)[0]), list(names), data.classes)
         options = asked.options | {"surrogate": source, "executor": executor, "verbose": not quiet}
         on_interrupt(
             context,
@@ -112,14 +123,32 @@ def audit(
         if len(radii) > 1:
             sweep = swept(models, given_data, data, radii, options, optional, out)
             if is_main():
-                show_sweep(sweep, out, write if json else None, groups, latex)
+                verdicts = _judged(sweep.results, requirements, list(models))
+                show_sweep(sweep, out, write if json else None, groups, latex, verdicts)
+                conclude(verdicts, junit, out, as_json=json)
             return
         result = ClassWiseAudit(store=out, **options).evaluate(models, given_data, optional=optional)
         if not is_main():
             return
         result = with_kept_images(result, models, data, open_folder(out), verbose=not quiet)
         write_report(result, out)
-        show(result, out, write if json else None, groups, latex)
+        verdicts = _judged([result], requirements, list(models))
+        show(result, out, write if json else None, groups, latex, verdicts)
+        conclude(verdicts, junit, out, as_json=json)
+
+
+def _judged(
+    results: Sequence[AuditResult], requirements: Sequence[Requirement], asked: Collection[str]
+) -> Verdicts | None:
+    """Return what came of requirements of audits, at each radius; None where nothing is required."""
+    from art_classwise.audit import Verdicts
+    from art_classwise.audit.requirements.verdicts import judge_models
+
+    if not requirements:
+        return None
+    return Verdicts(
+        one for result in results for one in judge_models(result, result.check_results, requirements, asked=asked)
+    )
 
 
 def _say_where_trained(models: Mapping[str, Any], threats: Sequence[ThreatModel]) -> None:
@@ -147,6 +176,8 @@ def report(
     folder: Annotated[str, typer.Argument(help="The folder of an audit, or its address.")],
     groups: Groups = None,
     latex: Latex = None,
+    require: Require = None,
+    junit: JUnit = None,
     json: Json = False,
 ) -> None:
     """Write an audit's report, figure and table again from its stored outcomes."""
@@ -155,6 +186,7 @@ def report(
     from art_classwise.metrics import class_groups
     from art_classwise.report import write_report
 
+    requirements = required(require, junit)
     unfinished = not is_finished(folder)
     with printing(json) as write:
         result = read_audit(folder, partial=unfinished)
@@ -163,8 +195,10 @@ def report(
         if groups is not None:
             class_groups(groups.value, result.classes)  # whether they fit
         open_folder(folder).check_writable()
+        verdicts = _judged([result], requirements, ())
         write_report(result, folder)
-        show(result, folder, write if json else None, groups, latex)
+        show(result, folder, write if json else None, groups, latex, verdicts)
+        conclude(verdicts, junit, folder, as_json=json)
 
 
 def show(
@@ -173,6 +207,7 @@ def show(
     write: Writer | None,
     groups: GroupNames | None = None,
     latex: Path | None = None,
+    verdicts: Verdicts | None = None,
 ) -> None:
     """Show an audit as tables, or as a document."""
     from art_classwise.report import print_tables, report_files
@@ -180,7 +215,8 @@ def show(
 
     files = report_files(folder) | ({} if latex is None else write_latex(latex, result.to_latex()))
     if write is not None:
-        write("audit", audit_content(result, files, None if groups is None else groups.value))
+        content = audit_content(result, files, None if groups is None else groups.value)
+        write("audit", content | requirements_content(verdicts))
         return
     print_tables(result)
     if groups is not None:

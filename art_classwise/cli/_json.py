@@ -13,6 +13,10 @@ unknown values are null, never NaN, and names are not changed. By ``kind``:
   audit), ``check``, ``saw``, ``advice``; ``checks``, the rows of :attr:`art_classwise.AuditResult.checks`;
   ``strongly_attacked``, the models whose robust accuracy isn't only an upper bound; ``unchecked``; and ``files``, by
   kind.
+  With ``--require`` also ``requirements``, for each requirement and model ``requirement``, as it was written,
+  ``measure``, ``operator``, ``bound``, ``model`` (null for the whole audit), ``other``, the second of two, ``about``,
+  ``value``, ``low``, ``high``, ``confidence``, ``n``, ``met``, ``state`` ("met", "not met" or "not judged") and
+  ``reason``, why it can't be judged; and ``met``, whether all are met. So have ``radii`` and ``comparison``.
 - ``radii`` (of ``audit`` with several radii): ``audits``, each as a document of ``audit``, by rising radius; ``radii``,
   the rows of :meth:`art_classwise.studies.RadiusSweep.table`; and ``files``.
 - ``comparison`` (of ``compare``): ``comparisons``, each with ``first``, ``second``, ``about``, ``accuracy`` (robust or
@@ -45,10 +49,19 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from art_classwise.audit import AuditResult, Comparison
+    from art_classwise.audit import AuditResult, Comparison, Verdicts
     from art_classwise.metrics.accuracy import Groups
 
-__all__ = ["SCHEMA", "Writer", "audit_content", "comparison_content", "leaderboard_content", "printing", "rows"]
+__all__ = [
+    "SCHEMA",
+    "Writer",
+    "audit_content",
+    "comparison_content",
+    "leaderboard_content",
+    "printing",
+    "requirements_content",
+    "rows",
+]
 
 Writer: TypeAlias = "Callable[[str, Mapping[str, Any]], None]"
 """Prints a document of a kind with its content."""
@@ -166,6 +179,11 @@ def leaderboard_content(table: pd.DataFrame, dataset: str, threat_model: str, mo
     """Return what a leaderboard's document holds."""
     where = {"dataset": dataset, "threat_model": threat_model, "model_dir": model_dir.absolute()}
     return {**where, "models": rows(table, "name")}
+
+
+def requirements_content(verdicts: Verdicts | None) -> dict[str, Any]:
+    """Return what came of requirements, as part of a document; nothing where none were made."""
+    return {} if verdicts is None else {"requirements": [one.to_dict() for one in verdicts], "met": verdicts.met}
 
 
 def rows(table: pd.DataFrame, label: str) -> list[dict[str, Any]]:

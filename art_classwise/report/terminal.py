@@ -22,6 +22,7 @@ from rich.text import Text
 from art_classwise._core.console import UNLIMITED, console
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.comparison import Comparison
+from art_classwise.audit.requirements import Verdicts
 from art_classwise.audit.result import AuditResult
 from art_classwise.metrics.accuracy import Groups
 from art_classwise.report.data import ModelData, ReportData, comparisons, report_data
@@ -48,6 +49,7 @@ __all__ = [
     "print_pairs",
     "print_standings",
     "print_tables",
+    "print_verdicts",
 ]
 
 _MOST_CLASSES = 20
@@ -190,6 +192,16 @@ def class_grid(report: ReportData, model: ModelData, width: int) -> Grid:
     cells[0] = [Marked(cell) for cell in cells[0]]
     title = f"{model.name}: accuracy in % at {report.threat}, worst class first"
     return Grid(title, ("class", "n", "clean", *shown, WORST_CASE), cells, notes)
+
+
+def print_verdicts(verdicts: Verdicts) -> None:
+    """Print what came of requirements, a sentence each, those that aren't met last."""
+    out = console()
+    colours = {"met": "green", "not met": "bold red", "not judged": "bold red"}
+    for one in sorted(verdicts, key=lambda one: not one.met):
+        state, _, rest = str(one).partition(":")
+        out.print(Text.assemble((f"{state}:", colours[state]), printable(rest)))
+    out.print()
 
 
 _MOST_ROWS = 20
