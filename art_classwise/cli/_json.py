@@ -26,6 +26,8 @@ unknown values are null, never NaN, and names are not changed. By ``kind``:
   ``mean`` over classes and by ``worst`` class, the rows of :meth:`art_classwise.AuditResult.compare_with_best`.
 - ``leaderboard`` (of ``zoo``): ``dataset``, ``threat_model``, ``model_dir``; ``models``, the rows of
   :func:`art_classwise.zoo.robustbench_table`, with ``--measured`` also the audit's results.
+- ``ranking`` (of ``zoo --rank``): ``dataset``, ``threat_model``; ``models``, the rows of
+  :func:`art_classwise.studies.place_on_board`; ``board``, those of :func:`art_classwise.zoo.robustbench_board`.
 - ``training`` (of ``train``): ``recipe``, all settings used; ``epoch``, the one whose weights were kept; ``history``, a
   row per epoch; ``pseudo_labels``; and ``files``.
 - ``doctor`` (of ``doctor``): ``works``, whether everything essential does; ``checks``, each with ``about``, ``name``,
@@ -59,6 +61,7 @@ __all__ = [
     "comparison_content",
     "leaderboard_content",
     "printing",
+    "ranking_content",
     "requirements_content",
     "rows",
 ]
@@ -179,6 +182,12 @@ def leaderboard_content(table: pd.DataFrame, dataset: str, threat_model: str, mo
     """Return what a leaderboard's document holds."""
     where = {"dataset": dataset, "threat_model": threat_model, "model_dir": model_dir.absolute()}
     return {**where, "models": rows(table, "name")}
+
+
+def ranking_content(places: pd.DataFrame, board: pd.DataFrame, dataset: str, threat_model: str) -> dict[str, Any]:
+    """Return what the document of places on a leaderboard holds."""
+    where = {"dataset": dataset, "threat_model": threat_model}
+    return {**where, "models": rows(places, "model"), "board": rows(board, "name")}
 
 
 def requirements_content(verdicts: Verdicts | None) -> dict[str, Any]:
