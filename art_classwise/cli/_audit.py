@@ -20,9 +20,11 @@ from art_classwise.cli._images import with_kept_images
 from art_classwise.cli._interrupt import command_line, on_interrupt
 from art_classwise.cli._json import Writer, audit_content, printing, requirements_content
 from art_classwise.cli._options import (
+    OUTPUT,
     ClassNames,
     DatasetName,
     Device,
+    Format,
     GroupNames,
     Groups,
     ImageSize,
@@ -176,6 +178,37 @@ def report(
     folder: Annotated[str, typer.Argument(help="The folder of an audit, or its address.")],
     groups: Groups = None,
     latex: Latex = None,
+    formats: Annotated[
+        list[Format] | None,
+        typer.Option(
+            "--format",
+            help="Also write cyclonedx, a bill of materials (CycloneDX 1.7) with class accuracies, to bom.cdx.json, "
+            "or card, a model card as the Hugging Face hub reads it, to README.md. Repeat the option for both.",
+            metavar="NAME",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    license_: Annotated[
+        str | None,
+        typer.Option(
+            "--license",
+            help="The model's licence, for --format, e.g. apache-2.0: an audit doesn't know it.",
+            metavar="ID",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="The model that --format card is of, where there are several.",
+            metavar="NAME",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     require: Require = None,
     junit: JUnit = None,
     json: Json = False,
@@ -196,9 +229,31 @@ def report(
             class_groups(groups.value, result.classes)  # whether they fit
         open_folder(folder).check_writable()
         verdicts = _judged([result], requirements, ())
+        documents = _documents(result, formats or (), license_, model)
         write_report(result, folder)
-        show(result, folder, write if json else None, groups, latex, verdicts)
+        for name, text in documents.values():
+            open_folder(folder).write(name, text.encode())
+        files = {kind: open_folder(folder).where(name) for kind, (name, _) in documents.items()}
+        show(result, folder, write if json else None, groups, latex, verdicts, files)
         conclude(verdicts, junit, folder, as_json=json)
+
+
+def _documents(
+    result: AuditResult, formats: Sequence[Format], license: str | None, model: str | None
+) -> dict[str, tuple[str, str]]:
+    """Return names and contents of documents, by their format."""
+    from art_classwise.report import cyclonedx, model_card
+
+    if Format.card not in formats and model is not None:
+        raise InputError("--model is for --format card.")
+    if not formats and license is not None:
+        raise InputError("--license is for --format card or cyclonedx.")
+    made: dict[str, tuple[str, str]] = {}
+    if Format.cyclonedx in formats:
+        made["cyclonedx"] = "bom.cdx.json", cyclonedx(result, license)
+    if Format.card in formats:
+        made["card"] = "README.md", model_card(result, model, license=license)
+    return made
 
 
 def show(
@@ -208,12 +263,13 @@ def show(
     groups: GroupNames | None = None,
     latex: Path | None = None,
     verdicts: Verdicts | None = None,
+    others: Mapping[str, str] | None = None,
 ) -> None:
     """Show an audit as tables, or as a document."""
     from art_classwise.report import print_tables, report_files
     from art_classwise.report.terminal import print_groups
 
-    files = report_files(folder) | ({} if latex is None else write_latex(latex, result.to_latex()))
+    files = report_files(folder) | dict(others or {}) | ({} if latex is None else write_latex(latex, result.to_latex()))
     if write is not None:
         content = audit_content(result, files, None if groups is None else groups.value)
         write("audit", content | requirements_content(verdicts))

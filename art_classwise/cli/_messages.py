@@ -48,6 +48,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     "audit": {**_AUDIT, "executor": "--on"},
     "plan": _AUDIT,
     "work": {"device": "--device", "index": "--index", "run_code": "--run-code", "units": "--units"},
+    "report": {"license": "--license", "model": "--model"},
     "compare": {"attack": "--attack", "model": "--model", "models": "--models"},
     "train": {
         **_DATA,

@@ -21,6 +21,7 @@ __all__ = [
     "ClassNames",
     "DatasetName",
     "Device",
+    "Format",
     "GroupNames",
     "Groups",
     "ImageSize",
@@ -56,6 +57,13 @@ class DeviceName(str, Enum):
 
     cpu = "cpu"
     cuda = "cuda"
+
+
+class Format(str, Enum):
+    """Documents that an audit is written as, beside its page."""
+
+    cyclonedx = "cyclonedx"
+    card = "card"
 
 
 class GroupNames(str, Enum):
