@@ -369,6 +369,15 @@ def test_digits_tell_a_number_from_its_bound():
     assert "29.999" in str(verdict)
 
 
+def test_it_is_said_where_only_the_interval_falls_short():
+    result = result_of([(50, 100), (60, 100)], ("a", "b"))
+    (verdict,) = result.check("class:a >= 0.45")
+    assert not verdict.met
+    assert "the number meets it, the low end of the interval doesn't" in str(verdict)
+    assert "the high end" in str(result.check("class:a <= 0.55"))
+    assert "meets it" not in str(result.check(["class:a >= 0.6", "class:a >= 0.3"]))
+
+
 def test_the_table_has_a_row_per_verdict():
     table = result_of([(90, 100), (5, 100)], ("a", "b")).check(["mean >= 0.4", "worst >= 0.3"]).table()
     assert list(table["state"]) == ["met", "not met"]

@@ -97,7 +97,12 @@ class Verdict:
         shown, low, high = map(self._written, (self.value, self.low, self.high))
         unit = "" if not measure.percent else " points" if self.requirement.difference else " %"
         told = f"{shown}{unit}, {100 * self.confidence:g} % interval {low} to {high}, n = {self.n:,}"
-        return told if self.reason is None else f"{told}. {self.reason}"
+        if self.reason is not None:
+            return f"{told}. {self.reason}"
+        if not self.met and self.requirement.is_met(self.value):
+            end = "low" if self.requirement.is_lower_bound else "high"
+            return f"{told}; the number meets it, the {end} end of the interval doesn't"
+        return told
 
     def __str__(self) -> str:
         return f"{self.state}: {self.requirement}: {self.subject}, {self.about}: {self.number}"
@@ -147,7 +152,12 @@ class Verdicts(tuple[Verdict, ...]):
             InputError: It can't be written.
         """
         cases = [
-            Case(one.requirement.text, one.subject, str(one), None if one.met else one.state.replace(" ", "-"))
+            Case(
+                one.requirement.text,
+                f"{one.subject}, {one.about}",
+                str(one),
+                None if one.met else one.state.replace(" ", "-"),
+            )
             for one in self
         ]
         with written_aside(check_output_file(path, "requirements.xml")) as aside:
