@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 WORKERS ?= $(shell $(BIN)/python -c "import os; print(min(8, len(getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count() or 1))(0))))")
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo install test test-slow test-browser evaluate docs clean
+.PHONY: demo install test test-slow test-browser evaluate docs schemas clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -44,6 +44,10 @@ evaluate: $(VENV)/.demo
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
+
+# art_classwise/schemas, after a change of the manifest or of a document of --json.
+schemas: $(VENV)/.demo
+	$(BIN)/python -m art_classwise.cli._schemas
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10 or newer on PATH; install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }

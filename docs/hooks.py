@@ -26,6 +26,7 @@ TAKEN = (
     *("evaluations/*.*", "evaluations/*/*.py", "evaluations/results/*/*.*"),
     *("examples/*.ipynb", "examples/*.py"),
     "art_classwise/zoo/*.csv",
+    "art_classwise/schemas/*.json",
 )
 COMMANDS = "<!-- commands -->"
 TRAINERS = "<!-- trainers -->"

@@ -5,6 +5,7 @@ from art_classwise.audit.comparison import Comparison, compare, comparison_table
 from art_classwise.audit.findings import Finding
 from art_classwise.audit.manifest import Manifest
 from art_classwise.audit.planned import planned_units, work_on
+from art_classwise.audit.requirements import Requirement, Verdict, Verdicts
 from art_classwise.audit.result import WORST_CASE, AuditResult, read_audit
 from art_classwise.audit.saved import collect, is_finished, write_audit
 
@@ -15,6 +16,9 @@ __all__ = [
     "Comparison",
     "Finding",
     "Manifest",
+    "Requirement",
+    "Verdict",
+    "Verdicts",
     "collect",
     "compare",
     "comparison_table",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +16,9 @@ from art_classwise._core.display import Shown
 from art_classwise._core.files import output_file
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.outcomes import AuditTable
+from art_classwise.audit.requirements.grammar import Requirement
+from art_classwise.audit.requirements.measured import Pair
+from art_classwise.audit.requirements.verdicts import Verdicts, judge_pairs
 from art_classwise.errors import InputError, unknown
 from art_classwise.metrics.best import Measure
 from art_classwise.metrics.best import best_worst_class as best_of_models
@@ -31,6 +34,7 @@ __all__ = [
     "best_worst_class",
     "check_audit",
     "check_comparable",
+    "check_differences",
     "compare",
     "compare_with_best",
     "compare_within",
@@ -266,6 +270,21 @@ class Comparison(Shown):
         names = [*self.by_class.index, "", "", a if a == b else f"{a} / {b}"]
         return whole.set_axis(pd.MultiIndex.from_arrays([of, names], names=["of", "class"]))
 
+    def check(self, requirements: Requirement | str | Iterable[Requirement | str]) -> Verdicts:
+        """Judge whether the differences meet requirements, such as ``"difference:worst > -0.02"``.
+
+        Args:
+            requirements: As :meth:`art_classwise.audit.Requirement.parse` takes them, about differences: the first's
+                accuracy minus the second's. The low end of the interval is held against a lower bound.
+
+        Returns:
+            A verdict for each; ``.met`` says whether all are met.
+
+        Raises:
+            InputError: A requirement has another form, isn't about a difference, or names no class.
+        """
+        return check_differences([self], requirements)
+
     def to_latex(self) -> str:
         r"""Return the tables for LaTeX, with booktabs: a row per class, and totals.
 
@@ -468,6 +487,33 @@ def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
     table = pd.DataFrame(rows).set_index(["first", "second"])
     table.insert(list(table).index("p") + 1, "p_adjusted", holm(table["p"].to_numpy()))
     return table
+
+
+def check_differences(
+    comparisons: Sequence[Comparison], requirements: Requirement | str | Iterable[Requirement | str]
+) -> Verdicts:
+    """Judge requirements of several comparisons: see :meth:`Comparison.check`.
+
+    Args:
+        comparisons: Of the same classes.
+        requirements: One that names a model is about the comparisons in which that one is the first.
+
+    Raises:
+        InputError: As :meth:`Comparison.check`.
+    """
+    pairs = [
+        Pair(
+            first=one.first,
+            second=one.second,
+            about=one.about,
+            n=one.n,
+            confidence=one.confidence,
+            differences={"mean": one.mean, "worst": one.worst_class, "overall": one.overall},
+            by_class=one.by_class,
+        )
+        for one in comparisons
+    ]
+    return judge_pairs(pairs, requirements)
 
 
 def _compared(a: Side, b: Side, kind: Kind, confidence: float) -> Comparison:

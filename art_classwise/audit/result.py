@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import combinations
@@ -37,6 +37,8 @@ from art_classwise.audit.outcomes import (
     summarised,
     table,
 )
+from art_classwise.audit.requirements.grammar import Requirement
+from art_classwise.audit.requirements.verdicts import Verdicts, judge_models
 from art_classwise.audit.saved import read_stored, write_audit
 from art_classwise.audit.store import Store
 from art_classwise.datasets import as_dataset
@@ -504,6 +506,38 @@ class AuditResult(AuditTable):
             InputError: There is no such attack, models' examples differ, or no class has two of them.
         """
         return best_worst_class(self, attack=attack, kind=kind, confidence=confidence, seed=seed)
+
+    def check(
+        self, requirements: Requirement | str | Iterable[Requirement | str], *, confidence: float = 0.95
+    ) -> Verdicts:
+        """Judge whether the models meet requirements, such as ``"worst >= 0.30"``.
+
+        Of an accuracy the low end of its interval is held against a lower bound, and the high end against an upper
+        bound: that of :func:`art_classwise.metrics.worst_class` for the worst class, which allows for choosing it, of
+        :func:`art_classwise.metrics.mean_accuracy` for the mean, Wilson's for a class and for all examples, and of
+        :func:`art_classwise.metrics.disparity_intervals` for the other measures. Requirements that all have to be met
+        need no correction for their number. A requirement isn't met if it can't be judged: where classes have too few
+        examples, a number is divided by zero, or the audit isn't finished.
+
+        Args:
+            requirements: As :meth:`art_classwise.audit.Requirement.parse` takes them. One that names no model is judged
+                for each.
+            confidence: Coverage of the intervals.
+
+        Returns:
+            A verdict for each requirement and model; ``.met`` says whether all are met.
+
+        Raises:
+            InputError: A requirement has another form, is about a difference, or names no model, attack, class or check
+                of the audit.
+
+        Example:
+            ```python
+            verdicts = result.check(["worst >= 0.30", "class:cat >= 25%", "findings == 0"])
+            assert verdicts.met, verdicts
+            ```
+        """
+        return judge_models(self, self.check_results, requirements, confidence=confidence)
 
     def attack_costs(self) -> pd.DataFrame:
         """Return what each attack broke, and at what cost.

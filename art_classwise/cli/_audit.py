@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,30 +18,35 @@ from art_classwise.cli._config import ConfigFile, SaveConfig
 from art_classwise.cli._config import save_config as write_config
 from art_classwise.cli._images import with_kept_images
 from art_classwise.cli._interrupt import command_line, on_interrupt
-from art_classwise.cli._json import Writer, audit_content, printing
+from art_classwise.cli._json import Writer, audit_content, printing, requirements_content
 from art_classwise.cli._messages import say
 from art_classwise.cli._options import (
+    OUTPUT,
     ClassNames,
     DatasetName,
     Device,
+    Format,
     GroupNames,
     Groups,
     ImageSize,
     Json,
+    JUnit,
     Latex,
     ModelDir,
     Precision,
     Quiet,
+    Require,
     Root,
     Seed,
     say_where,
     write_latex,
 )
 from art_classwise.cli._radii import reported_again, show_sweep, swept
+from art_classwise.cli._requirements import conclude, required
 from art_classwise.errors import InputError
 
 if TYPE_CHECKING:
-    from art_classwise.audit import AuditResult
+    from art_classwise.audit import AuditResult, Requirement, Verdicts
     from art_classwise.datasets import Dataset
     from art_classwise.threat import ThreatModel
 
@@ -71,6 +76,8 @@ def audit(
     out: flags.Store = "runs/audit",
     groups: Groups = None,
     latex: Latex = None,
+    require: Require = None,
+    junit: JUnit = None,
     json: Json = False,
     quiet: Quiet = False,
     on: flags.On = None,
@@ -86,8 +93,11 @@ def audit(
     If interrupted, the same command resumes the audit. --on has others compute; torchrun, several GPUs of this machine.
     """
     given = dict(locals())
+    requirements = required(require, junit)
     from art_classwise._core.distributed import is_main
+    from art_classwise.attacks import ladder
     from art_classwise.audit import ClassWiseAudit
+    from art_classwise.audit.requirements.verdicts import check_names
     from art_classwise.cli._prepared import prepared
     from art_classwise.metrics import what_can_be_told
     from art_classwise.report import write_report
@@ -99,6 +109,9 @@ def audit(
         asked = prepared(given | ({"threat": radii[0]} if radii else {}))
         sources, data = asked.sources, asked.data
         source = None if surrogate is None else sources.model(surrogate)[1]
+        if requirements:
+            names = ladder(asked.options["attacks"], asked.threat, surrogate=source)
+            check_names(requirements, list(sources.loaders(model)[0]), list(names), data.classes)
         options = asked.options | {"surrogate": source, "executor": executor, "verbose": not quiet}
         on_interrupt(
             context,
@@ -114,14 +127,32 @@ def audit(
         if len(radii) > 1:
             sweep = swept(models, given_data, data, radii, options, optional, out)
             if is_main():
-                show_sweep(sweep, out, write if json else None, groups, latex)
+                verdicts = _judged(sweep.results, requirements, list(models))
+                show_sweep(sweep, out, write if json else None, groups, latex, verdicts)
+                conclude(verdicts, junit, out, as_json=json)
             return
         result = ClassWiseAudit(store=out, **options).evaluate(models, given_data, optional=optional)
         if not is_main():
             return
         result = with_kept_images(result, models, data, out, verbose=not quiet)
         write_report(result, out)
-        show(result, out, write if json else None, groups, latex)
+        verdicts = _judged([result], requirements, list(models))
+        show(result, out, write if json else None, groups, latex, verdicts)
+        conclude(verdicts, junit, out, as_json=json)
+
+
+def _judged(
+    results: Sequence[AuditResult], requirements: Sequence[Requirement], asked: Collection[str]
+) -> Verdicts | None:
+    """Return what came of requirements of audits, at each radius; None where nothing is required."""
+    from art_classwise.audit import Verdicts
+    from art_classwise.audit.requirements.verdicts import judge_models
+
+    if not requirements:
+        return None
+    return Verdicts(
+        one for result in results for one in judge_models(result, result.check_results, requirements, asked=asked)
+    )
 
 
 def _check(options: Mapping[str, Any], threats: Sequence[ThreatModel], data: Dataset) -> None:
@@ -166,6 +197,39 @@ def report(
     folder: Annotated[str, typer.Argument(help="The folder of an audit, or its address.", metavar="FOLDER")],
     groups: Groups = None,
     latex: Latex = None,
+    formats: Annotated[
+        list[Format] | None,
+        typer.Option(
+            "--format",
+            help="Also write cyclonedx, a bill of materials (CycloneDX 1.7) with class accuracies, to bom.cdx.json, "
+            "or card, a model card as the Hugging Face hub reads it, to README.md. Repeat the option for both.",
+            metavar="NAME",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    license_: Annotated[
+        str | None,
+        typer.Option(
+            "--license",
+            help="The model's licence, for --format, e.g. apache-2.0: an audit doesn't know it.",
+            metavar="ID",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="The model that --format card is of, where there are several.",
+            metavar="NAME",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    require: Require = None,
+    junit: JUnit = None,
     json: Json = False,
 ) -> None:
     """Write an audit's report, figure and table again from its stored outcomes.
@@ -178,9 +242,13 @@ def report(
     from art_classwise.report import write_report
     from art_classwise.studies.radii import radius_folders
 
+    requirements = required(require, junit)
     if radius_folders(folder):
         with printing(json) as write:
-            show_sweep(reported_again(folder, groups), folder, write if json else None, groups, latex)
+            sweep = reported_again(folder, groups)
+            verdicts = _judged(list(sweep.results), requirements, list(sweep.results[0].models))
+            show_sweep(sweep, folder, write if json else None, groups, latex, verdicts)
+            conclude(verdicts, junit, folder, as_json=json)
         return
     unfinished = not is_finished(folder)
     with printing(json) as write:
@@ -190,8 +258,32 @@ def report(
         if groups is not None:
             class_groups(groups.value, result.classes)  # whether they fit
         open_folder(folder).check_writable()
+        verdicts = _judged([result], requirements, ())
+        documents = _documents(result, formats or (), license_, model)
         write_report(result, folder)
-        show(result, folder, write if json else None, groups, latex)
+        for name, text in documents.values():
+            open_folder(folder).write(name, text.encode())
+        files = {kind: open_folder(folder).where(name) for kind, (name, _) in documents.items()}
+        show(result, folder, write if json else None, groups, latex, verdicts, files)
+        conclude(verdicts, junit, folder, as_json=json)
+
+
+def _documents(
+    result: AuditResult, formats: Sequence[Format], license: str | None, model: str | None
+) -> dict[str, tuple[str, str]]:
+    """Return names and contents of documents, by their format."""
+    from art_classwise.report import cyclonedx, model_card
+
+    if Format.card not in formats and model is not None:
+        raise InputError("--model is for --format card.")
+    if not formats and license is not None:
+        raise InputError("--license is for --format card or cyclonedx.")
+    made: dict[str, tuple[str, str]] = {}
+    if Format.cyclonedx in formats:
+        made["cyclonedx"] = "bom.cdx.json", cyclonedx(result, license)
+    if Format.card in formats:
+        made["card"] = "README.md", model_card(result, model, license=license)
+    return made
 
 
 def show(
@@ -200,14 +292,17 @@ def show(
     write: Writer | None,
     groups: GroupNames | None = None,
     latex: Path | None = None,
+    verdicts: Verdicts | None = None,
+    others: Mapping[str, str] | None = None,
 ) -> None:
     """Show an audit as tables, or as a document."""
     from art_classwise.report import print_tables, report_files
     from art_classwise.report.terminal import print_groups
 
-    files = report_files(folder) | ({} if latex is None else write_latex(latex, result.to_latex()))
+    files = report_files(folder) | dict(others or {}) | ({} if latex is None else write_latex(latex, result.to_latex()))
     if write is not None:
-        write("audit", audit_content(result, files, None if groups is None else groups.value))
+        content = audit_content(result, files, None if groups is None else groups.value)
+        write("audit", content | requirements_content(verdicts))
         return
     print_tables(result)
     if groups is not None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from art_classwise.cli._json import comparison_content, printing
-from art_classwise.cli._options import OUTPUT, Json, Latex, write_latex
+from art_classwise.cli._json import comparison_content, printing, requirements_content
+from art_classwise.cli._options import OUTPUT, Json, JUnit, Latex, Require, write_latex
+from art_classwise.cli._requirements import conclude, required
 from art_classwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def compare(
         ),
     ] = None,
     latex: Latex = None,
+    require: Require = None,
+    junit: JUnit = None,
     json: Json = False,
 ) -> None:
     """Compare models, or two attacks, on the same examples, class by class: differences, intervals, tests.
@@ -70,9 +73,10 @@ def compare(
     """
     from art_classwise._core.files import check_output_file, output_file
     from art_classwise.audit import read_audit
-    from art_classwise.audit.comparison import comparison_table
+    from art_classwise.audit.comparison import check_differences, comparison_table
     from art_classwise.report.terminal import print_comparison, print_pairs, print_standings
 
+    requirements = required(require, junit)
     if out is not None:
         check_output_file(out, "comparison.csv")
     kind: Kind = "clean" if clean else "robust"
@@ -91,6 +95,7 @@ def compare(
         results = result, read_audit(other)
         pair = _names(models, [name for one in results for name in one.models])
         made = _between(results, (folder, other), pair, attack, kind)
+    verdicts = check_differences(made, requirements) if requirements else None
     table = comparison_table(made)
     if out is not None:
         if len(made) == 1:
@@ -101,7 +106,8 @@ def compare(
     files = write_latex(latex, *(one.to_latex() for one in made))
     if json:
         with printing(json) as write:
-            write("comparison", comparison_content(made, standings))
+            write("comparison", comparison_content(made, standings) | requirements_content(verdicts))
+        conclude(verdicts, junit, folder, as_json=True)
         return
     if len(made) == 1:
         print_comparison(made[0])
@@ -113,6 +119,7 @@ def compare(
         print(f"table     {out}")
     for kind_of_file, path in files.items():
         print(f"{kind_of_file:<9} {path}")
+    conclude(verdicts, junit, folder, as_json=False)
 
 
 def _names(text: str | None, known: Sequence[str]) -> list[str] | None:

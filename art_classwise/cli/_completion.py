@@ -91,7 +91,8 @@ def _robustbench() -> Iterator[str]:
     """Yield RobustBench's models, with and without their data sets. Importing the zoo would import torch."""
     table = Path(__file__).parents[1] / "zoo" / "published.csv"
     with table.open(encoding="utf-8", newline="") as lines:
-        rows = [(row["dataset"], row["name"]) for row in csv.DictReader(lines)]
+        published = [row for row in csv.DictReader(lines) if row["source"] != "model_info"]  # others aren't in its zoo
+    rows = [(row["dataset"], row["name"]) for row in published]
     yield "robustbench:all"
     yield from dict.fromkeys(f"robustbench:{name}" for _, name in rows)
     yield from dict.fromkeys(f"robustbench:{dataset}/{name}" for dataset, name in rows)

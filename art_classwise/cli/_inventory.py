@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from art_classwise.cli._json import leaderboard_content, printing
+from art_classwise.cli._json import leaderboard_content, printing, ranking_content
 from art_classwise.cli._options import MODELS, OUTPUT, Json, ModelDir, Root
-from art_classwise.errors import printable
+from art_classwise.errors import InputError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,6 +100,17 @@ def zoo(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    rank: Annotated[
+        str | None,
+        typer.Option(
+            "--rank",
+            help="The folder of an audit: its models' places on the whole published leaderboard, if a comparison is "
+            "fair: standard AutoAttack at the same radius on all test images.",
+            metavar="DIR",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -111,13 +122,27 @@ def zoo(
     """List RobustBench's models: architecture, published accuracy, and whether the weights exist locally."""
     from art_classwise._core.files import check_output_file, output_file
     from art_classwise.audit import read_audit
-    from art_classwise.report.terminal import print_leaderboard
-    from art_classwise.studies import beside_measured
-    from art_classwise.zoo import robustbench_table
+    from art_classwise.report.terminal import print_leaderboard, print_places
+    from art_classwise.studies import beside_measured, place_on_board
+    from art_classwise.zoo import robustbench_board, robustbench_table
 
     if out is not None:
         check_output_file(out, "leaderboard.csv")
+    if rank is not None and (measured is not None or here):
+        raise InputError("--rank places models on the whole published leaderboard: without --here and --measured.")
     with printing(json) as write:
+        if rank is not None:
+            places, board = place_on_board(read_audit(rank), dataset, threat), robustbench_board(dataset, threat)
+            if out is not None:
+                with output_file(out, "ranks.csv") as aside:
+                    places.to_csv(aside)
+            if json:
+                write("ranking", ranking_content(places, board, dataset, threat))
+                return
+            print_places(places, board, f"RobustBench, {dataset} {threat}")
+            if out is not None:
+                print(f"table     {out}")
+            return
         table = robustbench_table(dataset, threat, model_dir)
         if measured is not None:
             table = beside_measured(table, read_audit(measured), dataset, threat)

@@ -13,6 +13,10 @@ unknown values are null, never NaN, and names are not changed. By ``kind``:
   audit), ``check``, ``saw``, ``advice``; ``checks``, the rows of :attr:`art_classwise.AuditResult.checks`;
   ``strongly_attacked``, the models whose robust accuracy isn't only an upper bound; ``unchecked``; and ``files``, by
   kind.
+  With ``--require`` also ``requirements``, for each requirement and model ``requirement``, as it was written,
+  ``measure``, ``operator``, ``bound``, ``model`` (null for the whole audit), ``other``, the second of two, ``about``,
+  ``value``, ``low``, ``high``, ``confidence``, ``n``, ``met``, ``state`` ("met", "not met" or "not judged") and
+  ``reason``, why it can't be judged; and ``met``, whether all are met. So have ``radii`` and ``comparison``.
 - ``radii`` (of ``audit`` with several radii): ``audits``, each as a document of ``audit``, by rising radius; ``radii``,
   the rows of :meth:`art_classwise.studies.RadiusSweep.table`; and ``files``.
 - ``comparison`` (of ``compare``): ``comparisons``, each with ``first``, ``second``, ``about``, ``accuracy`` (robust or
@@ -22,6 +26,8 @@ unknown values are null, never NaN, and names are not changed. By ``kind``:
   ``mean`` over classes and by ``worst`` class, the rows of :meth:`art_classwise.AuditResult.compare_with_best`.
 - ``leaderboard`` (of ``zoo``): ``dataset``, ``threat_model``, ``model_dir``; ``models``, the rows of
   :func:`art_classwise.zoo.robustbench_table`, with ``--measured`` also the audit's results.
+- ``ranking`` (of ``zoo --rank``): ``dataset``, ``threat_model``; ``models``, the rows of
+  :func:`art_classwise.studies.place_on_board`; ``board``, those of :func:`art_classwise.zoo.robustbench_board`.
 - ``training`` (of ``train``): ``recipe``, all settings used; ``epoch``, the one whose weights were kept; ``history``, a
   row per epoch; ``pseudo_labels``; and ``files``.
 - ``doctor`` (of ``doctor``): ``works``, whether everything essential does; ``checks``, each with ``about``, ``name``,
@@ -45,10 +51,20 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from art_classwise.audit import AuditResult, Comparison
+    from art_classwise.audit import AuditResult, Comparison, Verdicts
     from art_classwise.metrics.accuracy import Groups
 
-__all__ = ["SCHEMA", "Writer", "audit_content", "comparison_content", "leaderboard_content", "printing", "rows"]
+__all__ = [
+    "SCHEMA",
+    "Writer",
+    "audit_content",
+    "comparison_content",
+    "leaderboard_content",
+    "printing",
+    "ranking_content",
+    "requirements_content",
+    "rows",
+]
 
 Writer: TypeAlias = "Callable[[str, Mapping[str, Any]], None]"
 """Prints a document of a kind with its content."""
@@ -167,6 +183,17 @@ def leaderboard_content(table: pd.DataFrame, dataset: str, threat_model: str, mo
     """Return what a leaderboard's document holds."""
     where = {"dataset": dataset, "threat_model": threat_model, "model_dir": model_dir.absolute()}
     return {**where, "models": rows(table, "name")}
+
+
+def ranking_content(places: pd.DataFrame, board: pd.DataFrame, dataset: str, threat_model: str) -> dict[str, Any]:
+    """Return what the document of places on a leaderboard holds."""
+    where = {"dataset": dataset, "threat_model": threat_model}
+    return {**where, "models": rows(places, "model"), "board": rows(board, "name")}
+
+
+def requirements_content(verdicts: Verdicts | None) -> dict[str, Any]:
+    """Return what came of requirements, as part of a document; nothing where none were made."""
+    return {} if verdicts is None else {"requirements": [one.to_dict() for one in verdicts], "met": verdicts.met}
 
 
 def rows(table: pd.DataFrame, label: str) -> list[dict[str, Any]]:

@@ -59,6 +59,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "run_code": "--run-code",
         "seed": "--seed",
     },
+    "report": {"license": "--license", "model": "--model"},
     "compare": {"attack": "--attack", "model": "--model", "models": "--models"},
     "train": {
         **_DATA,

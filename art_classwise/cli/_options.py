@@ -21,15 +21,18 @@ __all__ = [
     "ClassNames",
     "DatasetName",
     "Device",
+    "Format",
     "GroupNames",
     "Groups",
     "ImageSize",
+    "JUnit",
     "Json",
     "Latex",
     "ModelDir",
     "Out",
     "Precision",
     "Quiet",
+    "Require",
     "Root",
     "Seed",
     "say_where",
@@ -56,6 +59,13 @@ class DeviceName(str, Enum):
     cuda = "cuda"
 
 
+class Format(str, Enum):
+    """Documents that an audit is written as, beside its page."""
+
+    cyclonedx = "cyclonedx"
+    card = "card"
+
+
 class GroupNames(str, Enum):
     """Groups of classes that have a name."""
 
@@ -79,6 +89,28 @@ Latex = Annotated[
     typer.Option(
         "--latex",
         help="Also write the tables for LaTeX, with booktabs, to this file.",
+        metavar="FILE",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
+Require = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--require",
+        help="Exit with code 4 unless this holds: 'worst >= 0.30', 'class:cat >= 25%', 'mean@pgd-20 >= 0.5', "
+        "'clean >= 0.9', 'findings == 0', 'MODEL/gap <= 0.4', 'difference:worst > -0.02' (compare). Lower bounds are "
+        "judged by the low end of the interval, or with @estimate by the number itself. Repeat the option.",
+        metavar="EXPR",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
+JUnit = Annotated[
+    Path | None,
+    typer.Option(
+        "--junit",
+        help="Write what came of --require to this file, as JUnit XML.",
         metavar="FILE",
         show_default=False,
         rich_help_panel=OUTPUT,

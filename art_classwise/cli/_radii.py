@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from art_classwise.cli._json import Writer, audit_content, rows
+from art_classwise.cli._json import Writer, audit_content, requirements_content, rows
 from art_classwise.cli._messages import say
 from art_classwise.cli._options import GroupNames, say_where, write_latex
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from art_classwise.audit import AuditResult
+    from art_classwise.audit import AuditResult, Verdicts
     from art_classwise.datasets import Dataset
     from art_classwise.studies import RadiusSweep
     from art_classwise.threat import ThreatModel
@@ -96,7 +96,12 @@ def reported_again(store: str, groups: GroupNames | None) -> RadiusSweep:
 
 
 def show_sweep(
-    sweep: RadiusSweep, store: str, write: Writer | None, groups: GroupNames | None, latex: Path | None
+    sweep: RadiusSweep,
+    store: str,
+    write: Writer | None,
+    groups: GroupNames | None,
+    latex: Path | None,
+    verdicts: Verdicts | None = None,
 ) -> None:
     """Show audits over radii as a table, or as a document."""
     from art_classwise.report import report_files
@@ -118,4 +123,5 @@ def show_sweep(
         for result in sweep.results
     ]
     table = sweep.table().reset_index("threat")
-    write("radii", {"audits": audits, "radii": rows(table, "model"), "files": files})
+    content = {"audits": audits, "radii": rows(table, "model"), "files": files}
+    write("radii", content | requirements_content(verdicts))

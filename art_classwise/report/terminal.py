@@ -22,6 +22,7 @@ from rich.text import Text
 from art_classwise._core.console import UNLIMITED, console
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.comparison import Comparison
+from art_classwise.audit.requirements import Verdicts
 from art_classwise.audit.result import AuditResult
 from art_classwise.metrics.accuracy import Groups
 from art_classwise.report.data import ModelData, ReportData, comparisons, report_data
@@ -46,8 +47,10 @@ __all__ = [
     "print_groups",
     "print_leaderboard",
     "print_pairs",
+    "print_places",
     "print_standings",
     "print_tables",
+    "print_verdicts",
 ]
 
 _MOST_CLASSES = 20
@@ -190,6 +193,16 @@ def class_grid(report: ReportData, model: ModelData, width: int) -> Grid:
     cells[0] = [Marked(cell) for cell in cells[0]]
     title = f"{model.name}: accuracy in % at {report.threat}, worst class first"
     return Grid(title, ("class", "n", "clean", *shown, WORST_CASE), cells, notes)
+
+
+def print_verdicts(verdicts: Verdicts) -> None:
+    """Print what came of requirements, a sentence each, those that aren't met last."""
+    out = console()
+    colours = {"met": "green", "not met": "bold red", "not judged": "bold red"}
+    for one in sorted(verdicts, key=lambda one: not one.met):
+        state, _, rest = str(one).partition(":")
+        out.print(Text.assemble((f"{state}:", colours[state]), printable(rest)))
+    out.print()
 
 
 _MOST_ROWS = 20
@@ -365,6 +378,54 @@ def print_leaderboard(table: pd.DataFrame, title: str, model_dir: Path) -> None:
     if not measured:
         here = int(table["here"].sum())
         out.print(Text(f"the weights of {here} models are in {printable(str(model_dir.absolute()))}"))
+
+
+_NEIGHBOURS = 3
+
+
+def print_places(places: pd.DataFrame, board: pd.DataFrame, title: str) -> None:
+    """Print which places models have on a leaderboard, and those around them; within 80 columns.
+
+    Args:
+        places: Of :func:`art_classwise.studies.place_on_board`.
+        board: Of :func:`art_classwise.zoo.robustbench_board`.
+        title: Above it.
+    """
+    out = console()
+    for name, row in places.iterrows():
+        low, high = _ordinal(int(row["rank_low"])), _ordinal(int(row["rank_high"]))
+        robust = interval(row["robust"], row["robust_low"], row["robust_high"])
+        place = f"{_ordinal(int(row['rank']))} of {row['entries']}, between {low} and {high}"
+        out.print(Text(printable(f"{name}: {place}; {robust} % robust")))
+    own = [name for name in places["published"] if name]
+    others = board.drop(index=own).assign(measured=False)
+    both = pd.concat([others, places.assign(ranked=places["robust"], measured=True)])
+    both = both.sort_values(["ranked", "measured"], ascending=False, kind="stable")
+    mine = both["measured"].to_numpy(bool)
+    near = {i + step for i in mine.nonzero()[0].tolist() for step in range(-_NEIGHBOURS, _NEIGHBOURS + 1)}
+    rows: list[list[str]] = []
+    before, width = -1, _most(40, out.width)
+    for i in sorted(near & {*range(len(both))}) if out.width < UNLIMITED else range(len(both)):
+        if i > before + 1:
+            rows.append(["…", "", "", ""])
+        one = both.iloc[i]
+        name = shorten(printable(str(both.index[i])), width)
+        cells = [str(int(one["rank"])), name, percent(one["clean"]), percent(one["ranked"])]
+        rows.append([Marked(cell) for cell in cells] if mine[i] else cells)
+        before = i
+    if before + 1 < len(both):
+        rows.append(["…", "", "", ""])
+    notes = [
+        "accuracy in %, under AutoAttack or what broke more",
+        f"{len(board)} published models with their ranks",
+        "between: 95 %, for all comparisons at once",
+    ]
+    out.print(Grid(title, ("rank", "model", "clean", "robust"), rows, notes, frozenset([1])).rich())
+
+
+def _ordinal(number: int) -> str:
+    ends = {1: "st", 2: "nd", 3: "rd"}
+    return f"{number}{'th' if number % 100 in (11, 12, 13) else ends.get(number % 10, 'th')}"
 
 
 def _last(row: pd.Series[Any]) -> list[str]:

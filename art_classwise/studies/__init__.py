@@ -1,5 +1,6 @@
 """Studies: what takes several trainings or audits, class exclusion, training seeds and leaderboards."""
 
+from art_classwise.studies.board import place_on_board
 from art_classwise.studies.class_exclusion import ClassExclusionStudy, ExclusionResult
 from art_classwise.studies.leaderboard import beside_measured
 from art_classwise.studies.radii import RadiusSweep, audit_over_radii, read_sweep
@@ -13,6 +14,7 @@ __all__ = [
     "audit_over_radii",
     "beside_measured",
     "compare_over_seeds",
+    "place_on_board",
     "read_sweep",
     "spread_over_seeds",
 ]

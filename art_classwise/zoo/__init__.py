@@ -4,7 +4,14 @@ from art_classwise.zoo.architectures import ARCHITECTURES, build
 from art_classwise.zoo.checkpoints import Checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
 from art_classwise.zoo.classifier import as_classifier
 from art_classwise.zoo.pretrained import load_robustbench
-from art_classwise.zoo.robustbench import Published, published, robustbench_files, robustbench_names, robustbench_table
+from art_classwise.zoo.robustbench import (
+    Published,
+    published,
+    robustbench_board,
+    robustbench_files,
+    robustbench_names,
+    robustbench_table,
+)
 
 __all__ = [
     "ARCHITECTURES",
@@ -16,6 +23,7 @@ __all__ = [
     "load_robustbench",
     "published",
     "read_checkpoint",
+    "robustbench_board",
     "robustbench_files",
     "robustbench_names",
     "robustbench_table",

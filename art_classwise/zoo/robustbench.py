@@ -34,6 +34,7 @@ __all__ = [
     "cuda_optional",
     "published",
     "robustbench",
+    "robustbench_board",
     "robustbench_files",
     "robustbench_names",
     "robustbench_table",
@@ -233,6 +234,38 @@ def robustbench_table(
     expected = (robustbench_files(name, dataset, threat_model, model_dir) for name in names)
     table["here"] = [bool(paths) and all(path.is_file() for path in paths) for paths in expected]
     return table.sort_values("robust", ascending=False, kind="stable")  # NaN comes last
+
+
+def robustbench_board(dataset: str = "cifar10", threat_model: str = "Linf") -> pd.DataFrame:
+    """Return RobustBench's published leaderboard, also the models that its zoo doesn't load, without importing it.
+
+    Args:
+        dataset: ``"cifar10"``, ``"cifar100"`` or ``"imagenet"``.
+        threat_model: ``"Linf"``, ``"L2"`` or ``"corruptions"``.
+
+    Returns:
+        A row for each model, by ``name``, in the order of the leaderboard: ``rank``; the columns of :class:`Published`;
+        and ``ranked``, the accuracy by which it ranks: that under AutoAttack, or under an attack that broke more.
+
+    Raises:
+        InputError: RobustBench has no such leaderboard.
+
+    Example:
+        >>> print(len(robustbench_board()), robustbench_board("cifar10", "Linf").index[-1])
+        100 Standard
+    """
+    check_zoo(dataset, threat_model)
+    found = {name: row for (at, threat, name), row in _all().items() if (at, threat) == (dataset, threat_model)}
+    if not found:
+        boards = sorted({f"{at} {threat}" for at, threat, _ in _all()})
+        raise InputError(f"RobustBench has no {threat_model} leaderboard of {dataset}; it has {', '.join(boards)}.")
+    columns = [field.name for field in fields(Published)]
+    table = pd.DataFrame([astuple(row) for row in found.values()], pd.Index(found, name="name"), columns)
+    table[columns[1:]] = table[columns[1:]].astype(np.float64)
+    table["ranked"] = table["external"].fillna(table["robust"])
+    table = table.sort_values(["ranked", "clean"], ascending=False, kind="stable")
+    table.insert(0, "rank", table["ranked"].rank(method="min", ascending=False).astype(int))
+    return table
 
 
 @cache

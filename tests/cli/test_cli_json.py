@@ -7,7 +7,9 @@ import math
 import subprocess
 import sys
 import warnings
+from importlib.resources import files
 
+import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
@@ -35,6 +37,8 @@ def document(command_line):
         told = json.loads(out, parse_constant=refuse)
         assert list(told)[:3] == ["schema", "kind", "art_classwise"]
         assert (told["schema"], told["art_classwise"]) == (2, __version__)
+        schema = json.loads((files("art_classwise") / "schemas" / f"{told['kind']}-2.schema.json").read_text())
+        jsonschema.Draft202012Validator(schema).validate(told)
         return told, err
 
     return run

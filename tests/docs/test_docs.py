@@ -33,6 +33,7 @@ PACKAGES = [
         "attacks",
         "audit",
         "audit.findings",
+        "audit.requirements",
         "datasets",
         "metrics",
         "report",
@@ -144,6 +145,20 @@ def test_commands_are_right(page):
                 parse(words[1:] if words[0] == "art-classwise" else words[words.index("art_classwise") + 1 :])
 
 
+@pytest.mark.parametrize("page", of("yaml"))
+def test_workflows_run_right_commands(page):
+    yaml = pytest.importorskip("yaml")
+    for block in blocks(page):
+        if block.language == "yaml":
+            jobs = yaml.safe_load(block.code)["jobs"].values()
+            lines = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
+            assert any("art-classwise" in line for line in lines)
+            for words in map(shlex.split, lines):
+                assert words[0] in PROGRAMS
+                if words[0] == "art-classwise":
+                    parse(words[1:])
+
+
 def parse(words):
     """Read a command line as the program would, and run nothing: unknown commands, options and values raise."""
     import typer
@@ -167,7 +182,7 @@ def test_parse_refuses_what_there_is_not():
 @pytest.mark.parametrize("page", PAGES)
 def test_blocks_say_their_language(page):
     for block in blocks(page):
-        assert block.language in {"python", "sh", *FOR_READING} - {""}, f"{page}:{block.line}"
+        assert block.language in {"python", "sh", "yaml", *FOR_READING} - {""}, f"{page}:{block.line}"
         if block.language == "python":
             ast.parse(block.code)
 
