@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import ConfigDict, Field
 
 from art_classwise._core.records import Record
+from art_classwise.audit.manifest import Digest
 
 __all__ = ["DOCUMENTS", "Document"]
 
@@ -171,6 +172,7 @@ class AuditDocument(_Judged):
     seed: Count
     worst_case: bool
     finished: bool
+    root: Digest | None = None
     missing: tuple[str, ...] = ()
     costs: tuple[CostPart, ...] = ()
     command: str | None
@@ -393,6 +395,37 @@ class DoctorDocument(Document):
     checks: tuple[InstallationCheck, ...]
 
 
+class CheckedPart(_Part):
+    """What ``verify`` checked, and what differed."""
+
+    name: str
+    checked: str
+    differences: tuple[str, ...]
+
+
+class RecomputedPart(_Part):
+    """Units computed anew; ``missed`` is the probability to miss a changed share of the units, by the share."""
+
+    units: tuple[str, ...]
+    of: Annotated[int, Field(ge=1)]
+    seed: int
+    exact: bool
+    missed: dict[str, Share]
+
+
+class VerificationDocument(Document):
+    """Of ``verify``."""
+
+    kind: Literal["verification"]
+    store: str
+    root: Digest | None
+    ok: bool
+    checks: tuple[CheckedPart, ...]
+    differences: tuple[str, ...]
+    unchecked: tuple[str, ...]
+    recomputed: RecomputedPart | None
+
+
 DOCUMENTS: Final[dict[str, type[Document]]] = {
     "audit": AuditDocument,
     "radii": RadiiDocument,
@@ -400,6 +433,7 @@ DOCUMENTS: Final[dict[str, type[Document]]] = {
     "leaderboard": LeaderboardDocument,
     "ranking": RankingDocument,
     "training": TrainingDocument,
+    "verification": VerificationDocument,
     "doctor": DoctorDocument,
 }
 """The documents' models, by kind."""

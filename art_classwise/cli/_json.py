@@ -30,6 +30,8 @@ unknown values are null, never NaN, and names are not changed. By ``kind``:
   :func:`art_classwise.studies.place_on_board`; ``board``, those of :func:`art_classwise.zoo.robustbench_board`.
 - ``training`` (of ``train``): ``recipe``, all settings used; ``epoch``, the one whose weights were kept; ``history``, a
   row per epoch; ``pseudo_labels``; and ``files``.
+- ``verification`` (of ``verify``): ``store``, ``root``, ``ok``; ``checks``, each with ``name``, ``checked`` and
+  ``differences``; all ``differences``; ``unchecked``; and ``recomputed``, null if no unit was.
 - ``doctor`` (of ``doctor``): ``works``, whether everything essential does; ``checks``, each with ``about``, ``name``,
   ``state`` (ok, missing or broken), ``essential``, ``says`` and ``do``, null if there is nothing to do.
 """

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from art_classwise.audit.manifest import Manifest
 from art_classwise.cli._documents import DOCUMENTS
 from art_classwise.cli._json import SCHEMA
+from art_classwise.evidence.attest import Statement
 
 __all__ = ["FOLDER", "schemas", "write_schemas"]
 
@@ -20,6 +21,7 @@ FOLDER: Final = Path(__file__).parents[1] / "schemas"
 _MANIFEST = 2
 _SCHEMAS: Final[dict[str, tuple[type[BaseModel], int]]] = {
     "manifest": (Manifest, _MANIFEST),
+    "attestation": (Statement, 1),
     **{kind: (model, SCHEMA) for kind, model in DOCUMENTS.items()},
 }
 """What is described: name, model and version. Another kind of file is another row."""

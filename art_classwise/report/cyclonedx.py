@@ -117,6 +117,8 @@ def _properties(result: AuditResult, model: str) -> Iterator[tuple[str, str]]:
     yield "art-classwise:attacks", ", ".join(result.attacks)
     yield "art-classwise:findings", str(sum(f.model in (None, model) for f in result.findings))
     yield "art-classwise:finished", str(result.finished).lower()
+    for root in result.roots:
+        yield "art-classwise:root-digest", root
     if model in manifest.models:
         yield "art-classwise:model-fingerprint", manifest.models[model]
     if source is not None:

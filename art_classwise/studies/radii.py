@@ -118,6 +118,7 @@ def audit_over_radii(
             the whole range [0, 1], which is told before any is audited; and as :class:`ClassWiseAudit`.
 
     Example:
+        >>> import art_classwise as acw
         >>> data = acw.load_dataset("digits", "test").first(60)
         >>> network = acw.build("digits-cnn", (1, 8, 8), 10, seed=0)
         >>> models = {"untrained": acw.as_classifier(network, (1, 8, 8), 10, device="cpu")}

@@ -60,7 +60,7 @@ def test_quickstart_as_a_user_runs_it(tmp_path):
         lines = done.stdout.partition(f"{model}: accuracy")[2].splitlines()
         first_row = next(line for line in lines if line.strip()[:1].isdigit())
         assert first_row.split()[0] == table["robust"].idxmin()
-    for name in ("report.html", "by_class.png", "by_class.csv", "shards"):
+    for name in ("report.html", "by_class.png", "by_class.csv", "outcomes"):
         assert (out / name).stat().st_size > 1000
         assert f"here{os.sep}{name}" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80

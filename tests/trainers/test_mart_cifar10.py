@@ -340,7 +340,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(script, tmp_path, monkeypatch, c
     evaluate = acw.ClassWiseAudit.evaluate
 
     def evaluate_once(self, *given):
-        if list((tmp_path / "killed").rglob("shards")):
+        if list((tmp_path / "killed").rglob("outcomes")):
             raise KeyboardInterrupt
         return evaluate(self, *given)
 
