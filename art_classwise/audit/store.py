@@ -580,12 +580,13 @@ class Store:
         try:
             self.folder.write(name, content)
         except OSError as error:
-            done = 0
-            with suppress(OSError):
+            intact = "Finished shards can't be listed now"
+            with suppress(OSError, InputError):
                 done = sum(name.endswith(".parquet") for name in self.files())
+                intact = f"The {done} shards that are finished are intact"
             why = getattr(error, "strerror", None) or first_line(error)
             raise StoreError(
-                f"{self.folder.where(name)} can't be written: {why}. The {done} shards that are finished are intact: "
+                f"{self.folder.where(name)} can't be written: {why}. {intact}: "
                 "make room, or see to the folder, and run the same audit again, which goes on from there."
             ) from error
 
