@@ -47,6 +47,9 @@ def file_differences(store: Store, page: Path | None, unchecked: list[str]) -> I
         unchecked.append("The page: there is none.")
     elif about.get("release") != __version__:
         said = about.get("release", "an earlier release")
+        by = {one.versions.get("art-classwise") for one in result.manifest.environments}
+        if page is not None or by == {__version__}:  # asked about, or written by this release, which says so in it
+            yield f"The page is by {said}, while this is {__version__}, so that nothing shows what it must be."
         unchecked.append(
             f"The page, which is by {said}, while this is {__version__}: `art-classwise report` renews it."
         )

@@ -193,6 +193,7 @@ FORGERIES = {
     "words of the page": (in_page("withstands attack on", "withstands every attack on"), True),
     "a script of the page": (in_page("</body>", "<script>document.title='x'</script></body>"), True),
     "a style of the page": (in_page("</style>", "td {visibility: hidden}</style>"), True),
+    "a page of another release": (in_page(r'"release": "', '"release": "9.'), True),
     "an element of the page": (in_page("<main", '<main style="display: none"'), True),
     "a table within the page": (in_download("by_class.csv", lambda t: t.replace("0.", "0.9", 1)), True),
     "the method within the page": (in_download("manifest.json", lambda t: t.replace("pgd-3", "pgd-300", 1)), True),
