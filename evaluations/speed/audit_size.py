@@ -53,8 +53,8 @@ def measure_disk(n_models: int, n_attacks: int = 8, n_examples: int = 50_000, n_
 
     Returns:
         One row: ``disk MB``, whole blocks of 4,096 bytes counted, ``bytes per row``, and the seconds it took to write
-        the shards, to read the table, and to derive ``summary()`` and ``worst_case()`` from it;
-        and what :func:`query` found, if DuckDB is there.
+        the shards, to list their digests, to verify them (digests and rows; there is no page), to read the table, and
+        to derive ``summary()`` and ``worst_case()`` from it; and what :func:`query` found, if DuckDB is there.
     """
     rng = np.random.default_rng(0)
     attacks = {f"attack{i}": described(f"attack{i}", {"number": i}) for i in range(n_attacks)}
@@ -85,6 +85,12 @@ def measure_disk(n_models: int, n_attacks: int = 8, n_examples: int = 50_000, n_
                     store.write(Unit(key, attack.fingerprint, shard), under)
         times = {"seconds to write": time.perf_counter() - began}
         blocks = sum(-(-path.stat().st_size // 4096) for path in Path(folder).rglob("*.parquet"))
+        began = time.perf_counter()
+        store.seal()
+        times["seconds to seal"] = time.perf_counter() - began
+        began = time.perf_counter()
+        acw.verify(folder)
+        times["seconds to verify"] = time.perf_counter() - began
         began = time.perf_counter()
         result = acw.read_audit(folder)
         times["seconds to read"] = time.perf_counter() - began
