@@ -46,6 +46,10 @@ class InputError(ValueError):
         """The message without what only Python has."""
 
 
+class WriteError(InputError):
+    """A file can't be written, though its name is one: on a full disk, say. The command line exits with code 1."""
+
+
 class GradientMaskingWarning(UserWarning):
     """Gradients are zero where they should show the way: the model may be weaker than an attack makes it look."""
 

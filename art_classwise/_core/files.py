@@ -16,7 +16,7 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from art_classwise._core.memory import memory_size, size_text
-from art_classwise.errors import InputError, first_line
+from art_classwise.errors import InputError, WriteError, first_line
 
 __all__ = [
     "check_output_file",
@@ -114,14 +114,15 @@ def output_file(file: str | os.PathLike[str], example: str) -> Iterator[Path]:
         example: A name for it, should it be a folder.
 
     Raises:
-        InputError: It is a folder, or can't be written: on a full disk, say, or in a folder that is gone.
+        InputError: It is a folder.
+        WriteError: It can't be written: on a full disk, say, or in a folder that is gone.
     """
     path = check_output_file(file, example)
     try:
         with written_aside(path) as aside:
             yield aside
     except OSError as error:
-        raise InputError(f"{path.absolute()} can't be written: {error.strerror or first_line(error)}.") from error
+        raise WriteError(f"{path.absolute()} can't be written: {error.strerror or first_line(error)}.") from error
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from art_classwise.cli._options import Json, Out, Quiet, Seed
 from art_classwise.cli._plan import collect, plan, work
 from art_classwise.cli._train import train
 from art_classwise.cli._verify import verify
-from art_classwise.errors import InputError, printable
+from art_classwise.errors import InputError, WriteError, printable
 
 __all__ = ["app", "main"]
 
@@ -54,7 +54,7 @@ def main() -> None:
                 app()
     except InputError as error:
         say(f"error: {message_of(error, _command())}")
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, WriteError) else 2)
     except OSError as error:
         say(f"error: {printable(str(error), keep=_LINES)}")
         sys.exit(1)

@@ -46,7 +46,7 @@ def verify(
         typer.Option(
             "--model",
             metavar="[NAME=]SOURCE",
-            help="To compute anew: where a model is, as for `audit`. Needed where nothing was planned.",
+            help="To compute anew: where a model is, as for audit. Needed where nothing was planned.",
             rich_help_panel=_ANEW,
         ),
     ] = None,
@@ -57,7 +57,7 @@ def verify(
         typer.Option(
             "--dataset",
             "--data",
-            help="To compute anew: the examples, as for `audit`; the audit's own data set if absent.",
+            help="To compute anew: the examples, as for audit; the audit's own data set if absent.",
             rich_help_panel=_ANEW,
         ),
     ] = None,

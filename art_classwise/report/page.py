@@ -27,7 +27,7 @@ from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.findings import Finding
 from art_classwise.audit.result import AuditResult
 from art_classwise.datasets.catalog import DATASETS
-from art_classwise.errors import InputError, first_line
+from art_classwise.errors import WriteError, first_line
 from art_classwise.report import figures
 from art_classwise.report.data import FEWEST_EXAMPLES, ModelData, class_order, comparisons, pairs, report_data
 from art_classwise.report.explorer import explored
@@ -101,7 +101,7 @@ def write_report(result: AuditResult, place: str | os.PathLike[str]) -> None:
         place: A folder, or an address such as ``"s3://bucket/audit"``.
 
     Raises:
-        InputError: It can't be written.
+        WriteError: It can't be written.
     """
     folder = open_folder(place)
     try:
@@ -112,7 +112,7 @@ def write_report(result: AuditResult, place: str | os.PathLike[str]) -> None:
             for name in (REPORT, PICTURE, TABLE):
                 folder.write(name, Path(made, name).read_bytes())
     except OSError as error:
-        raise InputError(f"The report can't be written to {folder.address}: {first_line(error)}.") from error
+        raise WriteError(f"The report can't be written to {folder.address}: {first_line(error)}.") from error
 
 
 def _asset(name: str) -> str:

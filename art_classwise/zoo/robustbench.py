@@ -252,7 +252,7 @@ def robustbench_board(dataset: str = "cifar10", threat_model: str = "Linf") -> p
 
     Example:
         >>> print(len(robustbench_board()), robustbench_board("cifar10", "Linf").index[-1])
-        100 Standard
+        100 Alfarra2020ClusTR
     """
     check_zoo(dataset, threat_model)
     found = {name: row for (at, threat, name), row in _all().items() if (at, threat) == (dataset, threat_model)}

@@ -490,7 +490,9 @@ def test_divergence_and_a_failing_disk_are_sentences_too(run, checkpoint, monkey
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
     code, _, err = run("audit", "--model", checkpoint, "--examples", "10", "--quiet")
-    assert (code, err) == (1, "error: [Errno 28] No space left on device\n")
+    assert code == 1
+    assert err.startswith("error: ")
+    assert " ".join(err.split()).endswith("report.html can't be written: No space left on device.")
 
 
 def test_a_bug_of_ours_keeps_its_traceback(run, monkeypatch):

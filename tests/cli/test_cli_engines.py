@@ -48,8 +48,8 @@ def test_worked_on_and_collected(planned):
     code, out, _ = planned("collect", "store")
     assert code == 3
     assert out == "mine: no attack has begun.\n"
-    assert "1 units computed" in planned("work", "store", "--index", "0/2", "--quiet")[2]
-    assert "1 units computed" in planned("work", "store", "--index", "1/2", "--quiet")[2]
+    assert "1 unit computed" in planned("work", "store", "--index", "0/2", "--quiet")[2]
+    assert "1 unit computed" in planned("work", "store", "--index", "1/2", "--quiet")[2]
     assert planned("collect", "store")[0] == 0
 
 

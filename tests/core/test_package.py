@@ -137,6 +137,9 @@ def test_lower_bounds_are_the_ones_tested():
         "ipykernel",
         "ipywidgets",
         "duckdb",
+        "huggingface_hub",
+        "jsonschema",
+        "pyyaml",
         "s3fs",
     }
 

@@ -35,6 +35,7 @@ PACKAGES = [
         "audit.findings",
         "audit.requirements",
         "datasets",
+        "evidence",
         "metrics",
         "report",
         "report.figures",

@@ -264,7 +264,8 @@ def test_names_stay_names_everywhere():
     hostile = replace(hostile, manifest=manifest.updated(examples=manifest.examples.updated(dataset="</title><s>")))
     page = Page(render(hostile))
     assert not {tag for tag, _ in page.tags} & {"img", "b", "i", "u", "s", "q"}
-    assert [attributes for tag, attributes in page.tags if tag == "script"] == [{"type": "module"}]
+    about = {"type": "application/json", "id": "about-this-page"}
+    assert [attributes for tag, attributes in page.tags if tag == "script"] == [about, {"type": "module"}]
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     for name in (*models, "{{ 7 * 7 }}"):
         assert name in [attributes.get("title") for _, attributes in page.tags]
