@@ -136,6 +136,7 @@ def _body(result: AuditResult, report: ReportData, model: ModelData) -> str:
         *(f"- {_text(sentence)}" for sentence in limits(report, model)),
         "",
     ]
+    lines += [f"Root digest of the audit: `{root}`" for root in result.roots] + [""] * bool(result.roots)
     if result.manifest.command is not None:
         command = printable(result.manifest.command)
         fence = "`" * (2 + max((len(run) for run in re.findall("`+", command)), default=1))

@@ -245,3 +245,34 @@ def test_the_root_is_what_sha256sum_prints(store, tmp_path):
     for name, expected in content["files"].items():
         assert hashlib.sha256((store / name).read_bytes()).hexdigest() == expected
     assert len(content["files"]) == 2 * 5 * 4 + 1  # shards, and the images
+
+
+def test_an_audit_that_is_not_finished_is_checked_as_far_as_it_goes(tmp_path):
+    from small_audit import planned, work
+
+    planned(tmp_path, models=("net",))
+    work(tmp_path, index=0, of=2)
+    found = verify(tmp_path)
+    assert (found.ok, found.root) == (True, None)
+    assert any("the audit is unfinished, or of an earlier release" in said for said in found.unchecked)
+    path = path_of(tmp_path, "clean", shard=0)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "checksum in its name" in verify(tmp_path).differences["rows"][0]
+    assert not verify(tmp_path, root="0" * 64).ok
+
+
+def test_an_audit_of_an_earlier_release_is_checked_as_far_as_it_goes(tmp_path):
+    """And sealed as it is, if someone asks for it."""
+    from pathlib import Path
+
+    from art_classwise.audit import collect
+
+    kept = shutil.copytree(Path(__file__).parents[1] / "kept" / "audit", tmp_path / "kept")
+    found = verify(kept)
+    assert (found.ok, found.root, set(found.checks)) == (True, None, {"records", "rows"})
+    assert collect(kept) == ()
+    sealed = verify(kept)
+    assert (sealed.ok, sealed.root) == (True, root_of(kept)), str(sealed)
+    (path, *_) = kept.glob("shards/*/*/*.parquet")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert not verify(kept).ok
