@@ -62,7 +62,7 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.all: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,browser,docs,ray]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,browser,docs]'
 	@touch $@ $(VENV)/.demo $(VENV)/.test $(VENV)/.docs
 
 $(VENV)/.browser: $(VENV)/.all

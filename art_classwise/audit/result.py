@@ -130,7 +130,16 @@ class AuditResult(AuditTable):
         row of the attack that broke it first, and one that is misclassified without attack is not attacked. AutoAttack
         and attacks from outside of this package, whose random numbers belong to a batch, may find a little more or less
         when they are asked about fewer examples.
+
+        It is computed once: asked again, the same result comes back.
+
+        Raises:
+            InputError: Attacks were tried on different examples.
         """
+        return self._worst_case
+
+    @cached_property
+    def _worst_case(self) -> AuditResult:
         of = parts(self.outcomes)
         rows: dict[tuple[str, str], pd.DataFrame] = {}
         for model in self.models:

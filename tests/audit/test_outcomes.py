@@ -75,6 +75,7 @@ def test_worst_case_withstands_what_all_attacks_leave(whole):
         pd.testing.assert_frame_equal(last, together)
         pd.testing.assert_frame_equal(found.class_table(model)[["n", "robust"]], together[["n", "robust"]])
     pd.testing.assert_frame_equal(found.worst_case().outcomes, found.outcomes)  # once more changes nothing
+    assert whole.worst_case() is found  # it is computed once
 
 
 def test_attacks_on_different_examples_have_no_worst_case(whole, tmp_path):
