@@ -63,7 +63,7 @@ def test_quickstart_as_a_user_runs_it(tmp_path):
     for name in ("report.html", "by_class.png", "by_class.csv", "outcomes"):
         assert (out / name).stat().st_size > 1000
         assert f"here{os.sep}{name}" in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert max(len(line) for line in done.stdout.splitlines() if str(out) not in line) <= 80  # paths stay whole
     assert "%|" in done.stderr  # progress while it worked
     assert acw.load_checkpoint(out / "mart.pt").nb_classes == 10
 
