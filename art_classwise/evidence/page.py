@@ -196,13 +196,13 @@ class _Reading(HTMLParser):
         elif tag in ("td", "th") and self._row is not None:
             self._cell = []
         elif tag == "img":
-            self.drawn.append(("img", given.get("src")))
+            self._draw(("img", given.get("src")))
         elif tag == "a" and "download" in given:
             self.files[str(given["download"])] = str(given.get("href"))
         elif tag in _ACTIVE or (tag == "meta" and "http-equiv" in given):
             self.active.append(" ".join([tag, *(str(given[name]) for name in sorted(given))]))
         if tag != "svg" and self._within("svg"):
-            self.drawn.append((tag, sorted((name, value) for name, value in given.items() if value)))
+            self._draw((tag, sorted((name, value) for name, value in given.items() if value)))
         style = given.get("style") or ""
         if style and not self._within("svg") and not style.replace(" ", "").startswith("width:"):
             self.active.append(f"{tag} of style {style}")
@@ -234,16 +234,24 @@ class _Reading(HTMLParser):
         elif self._is_tool():
             return
         elif self._within("svg"):
-            self.drawn += [("text", word) for word in data.split()]
+            for word in data.split():
+                self._draw(("text", word))
         elif self._cell is not None:
             self._cell.append(data)
         else:
             self.words += data.split()
+
+    def _draw(self, what: Any) -> None:
+        """Note a part of a figure: within a table it belongs to its row, wherever that is sorted to."""
+        if self._cell is None:
+            self.drawn.append(what)
+        else:
+            self._cell.append(f" {what} ")
 
     def _within(self, tag: str) -> bool:
         return any(name == tag for name, _ in self._open)
 
     def _is_tool(self) -> bool:
         """Whether this is a field to search a table by, or how many rows it shows: scripts add them."""
-        added = ("dt-search", "dt-info", "dt-layout-row", "dt-column-order")
+        added = ("dt-search", "dt-info", "dt-column-order")
         return any(set(str(given.get("class")).split()) & {*added} for _, given in self._open)

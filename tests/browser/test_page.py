@@ -364,7 +364,7 @@ def test_hostile_names_are_text_after_sorting_and_searching(opened, hostile_file
     assert MARKUP in column(first_class_table(page), "class")[0]
     assert page.evaluate("window.hacked") is None
     assert page.locator("img").count() == 0
-    assert page.locator("body script").count() == 1
+    assert page.locator("body script[type=module]").count() == page.locator("body script").count() - 1 == 1
 
 
 def test_files_hold_the_numbers(opened, page_file, result, folder):
