@@ -680,7 +680,20 @@ class AuditResult(AuditTable):
     def class_table(
         self, model: str | None = None, attack: str = WORST_CASE, *, confidence: float = 0.95
     ) -> pd.DataFrame:
-        """See :meth:`AuditTable.class_table`."""
+        """Return clean and robust accuracy per class of one model under one attack, with Wilson intervals.
+
+        Args:
+            model: Name of a model; the one that there is, if absent.
+            attack: Name of an attack, or ``"all attacks"``, under which an example must withstand each of them.
+            confidence: Coverage of the intervals.
+
+        Returns:
+            Indexed by class: ``n``, ``clean``, ``clean_low``, ``clean_high``, ``robust``, ``robust_low``,
+            ``robust_high``, all but the first fractions; n = 0 and NaN for a class without examples.
+
+        Raises:
+            InputError: The audit has no such model or attack.
+        """
         return self._told(super().class_table(model, attack, confidence=confidence))
 
     def _told(self, table: pd.DataFrame) -> pd.DataFrame:
