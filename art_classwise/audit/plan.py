@@ -6,7 +6,7 @@ import base64
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -259,13 +259,31 @@ class Plan(Record):
     seconds: dict[str, dict[str, float]] = Field(default_factory=dict)
     release: str = ""
 
-    @property
-    def runs_code(self) -> list[str]:
-        """What in the plan runs code of whoever planned, in words."""
-        found = [f"the model {name!r}" for name, spec in self.models.items() if spec.runs_code]
+    def check_code(
+        self, address: str, *, allowed: bool, own_models: Iterable[str] = (), own_data: bool = False
+    ) -> None:
+        """Check that nothing in the plan runs code of whoever planned, unless it may.
+
+        Args:
+            address: Of the plan.
+            allowed: Whether it may.
+            own_models: Names of models that aren't loaded as the plan says.
+            own_data: Whether the examples aren't, either.
+
+        Raises:
+            InputError: Something does.
+        """
+        found = [
+            f"the model {name!r}" for name, spec in self.models.items() if spec.runs_code and name not in own_models
+        ]
         found += ["the surrogate"] if self.surrogate is not None and self.surrogate.runs_code else []
-        found += ["the data set"] if self.data.runs_code else []
-        return found + (["the attacks"] if isinstance(self.attacks, PickledAttacks) else [])
+        found += ["the data set"] if self.data.runs_code and not own_data else []
+        found += ["the attacks"] if isinstance(self.attacks, PickledAttacks) else []
+        if found and not allowed:
+            raise InputError(
+                f"To compute units of {address} is to run code of whoever planned it: {', '.join(found)}. If you trust "
+                "them, allow it: `run_code=True`."
+            )
 
 
 def loads(model: Any) -> bool:

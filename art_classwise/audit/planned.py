@@ -203,9 +203,5 @@ def _checked_plan(store: Store, manifest: Manifest, run_code: bool) -> Plan:
             f"The plan in {store.address} doesn't say how to load {', '.join(lacking)}, so it was changed after it was "
             "written, or the model was audited otherwise: plan it, too."
         )
-    if plan.runs_code and not run_code:
-        raise InputError(
-            f"To compute units of {store.address} is to run code of whoever planned it: {', '.join(plan.runs_code)}. "
-            "If you trust them, allow it: `run_code=True`."
-        )
+    plan.check_code(store.address, allowed=run_code)
     return plan

@@ -677,25 +677,6 @@ class AuditResult(AuditTable):
         tables = [accuracies(self.rows(m, a), names, group, confidence) for m in self.models for a in attacks]
         return shown_as(self._told(stacked(tables, self.models, attacks, names, kind)), "classes")
 
-    def class_table(
-        self, model: str | None = None, attack: str = WORST_CASE, *, confidence: float = 0.95
-    ) -> pd.DataFrame:
-        """Return clean and robust accuracy per class of one model under one attack, with Wilson intervals.
-
-        Args:
-            model: Name of a model; the one that there is, if absent.
-            attack: Name of an attack, or ``"all attacks"``, under which an example must withstand each of them.
-            confidence: Coverage of the intervals.
-
-        Returns:
-            Indexed by class: ``n``, ``clean``, ``clean_low``, ``clean_high``, ``robust``, ``robust_low``,
-            ``robust_high``, all but the first fractions; n = 0 and NaN for a class without examples.
-
-        Raises:
-            InputError: The audit has no such model or attack.
-        """
-        return self._told(super().class_table(model, attack, confidence=confidence))
-
     def _told(self, table: pd.DataFrame) -> pd.DataFrame:
         """Write the root digests on a table, for the files that are made of it."""
         table.attrs["roots"] = list(self.roots)

@@ -303,7 +303,7 @@ class Store:
         if now == held:
             return now
         text = requested.to_json().encode()
-        name = f"plans/{hashlib.sha256(text).hexdigest()[:16]}.json"
+        name = f"plans/{digest(text)[:16]}.json"
         self._write(name, text)
         try:
             now = self.manifest()
@@ -542,7 +542,7 @@ class Store:
         return [f"{kind}/{name}" for name in self.folder.files(kind) if _RECORD.fullmatch(name)]
 
     def _add_record(self, begin: str, text: str) -> None:
-        name = f"{begin}{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+        name = f"{begin}{digest(text.encode())[:16]}.json"
         if not self.folder.exists(name):
             self._write(name, text.encode())
 

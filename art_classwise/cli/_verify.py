@@ -125,16 +125,15 @@ def verify(
         elif model or dataset:
             raise InputError("--model and --dataset are for --recompute SHARE.")
         found = evidence.verify(place, root=root, **given)
-        differences = [said for of in found.differences.values() for said in of]
-        if signed is not None:
-            differences += evidence.attestation_differences(signed, found, key=key)
+        of_statement = [] if signed is None else evidence.attestation_differences(signed, found, key=key)
+        differences = [*(said for of in found.differences.values() for said in of), *of_statement]
         if attest is not None:
             evidence.write_attestation(attest, place, found, key=sign)
         if json:
             write("verification", evidence.document(found) | {"differences": differences, "ok": not differences})
         else:
             print(found)
-            for said in differences[sum(len(of) for of in found.differences.values()) :]:
+            for said in of_statement:
                 print(f"  {said}")
     if differences:
         sys.stdout.flush()

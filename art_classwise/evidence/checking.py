@@ -131,7 +131,7 @@ def verify(
         found.unchecked.append("All else, since what the audit says of itself is contradictory.")
         return _verification(store, own, text, found, None)
     _check_files(found, store, manifest)
-    _check_records(found, store, manifest, text)
+    _check_records(found, store, manifest, own, text)
     found.check("rows", "Rows agree with each other and with the threat model.", _row_differences(store, manifest))
     if manifest.files and not any(found.differences.values()):
         found.check(
@@ -232,10 +232,9 @@ def _missing(store: Store, manifest: Manifest) -> Iterator[str]:
             yield f"{model}, {attack or 'without attack'}: {lacking} of {manifest.n_shards} shards aren't there."
 
 
-def _check_records(found: _Found, store: Store, manifest: Manifest, text: str | None) -> None:
+def _check_records(found: _Found, store: Store, manifest: Manifest, own: Manifest | None, text: str | None) -> None:
     def differences() -> Iterator[str]:
-        if text is not None and manifest.files:  # of an unfinished one the records aren't brought together yet
-            own = Manifest.from_json(text)
+        if own is not None and manifest.files:  # of an unfinished one the records aren't brought together yet
             for name in type(own).model_fields:
                 if getattr(own, name) != getattr(manifest, name):
                     yield f"Of {name} the manifest says other things than plans/, environments/ and probes/ do."

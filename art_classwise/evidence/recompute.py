@@ -112,11 +112,8 @@ def recomputed(
             f"The audit doesn't say how to load {', '.join(sorted(lacking))}.",
             python="Give `models`, by the names that they have in the audit.",
         )
-    if plan is not None and plan.runs_code and not run_code and not models:
-        raise InputError(
-            f"To compute units of {store.address} anew is to run code of whoever planned it: "
-            f"{', '.join(plan.runs_code)}. If you trust them, allow it: `run_code=True`."
-        )
+    if plan is not None:
+        plan.check_code(store.address, allowed=run_code, own_models=models or (), own_data=data is not None)
     examples = _examples(store, manifest, data)
     runner = ShardRunner(
         examples,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from art_classwise._core.console import UNLIMITED, console
 from art_classwise._core.folders import open_folder
-from art_classwise.errors import InputError, first_line
+from art_classwise.errors import WriteError, first_line
 from art_classwise.report import figures
 from art_classwise.report.tables import Grid, Marked, interval, percent, printable, shorten
 from art_classwise.studies.radii import TABLE, RadiusSweep
@@ -33,7 +33,7 @@ def write_radii(sweep: RadiusSweep, place: str | os.PathLike[str]) -> None:
         place: A folder, or an address such as ``"s3://bucket/audit"``.
 
     Raises:
-        InputError: They can't be written.
+        WriteError: They can't be written.
     """
     from matplotlib import pyplot
 
@@ -47,7 +47,7 @@ def write_radii(sweep: RadiusSweep, place: str | os.PathLike[str]) -> None:
             for name in (TABLE, _PICTURE):
                 folder.write(name, Path(made, name).read_bytes())
     except OSError as error:
-        raise InputError(f"Table and figure can't be written to {folder.address}: {first_line(error)}.") from error
+        raise WriteError(f"Table and figure can't be written to {folder.address}: {first_line(error)}.") from error
 
 
 def print_radii(sweep: RadiusSweep) -> None:

@@ -51,8 +51,10 @@ class Stopping(ThreadPoolExecutor):
 @pytest.mark.parametrize("pieces", [1, 2, 5])
 def test_an_executor_that_is_shut_down_meanwhile(pieces, cancelling, tmp_path):
     """What was finished is kept, and the same audit goes on."""
+    stopping = Stopping(pieces, cancelling=cancelling)
     with pytest.raises(InputError, match="What is finished is kept"):
-        result(tmp_path, executor=Stopping(pieces, cancelling=cancelling), **FEW)
+        result(tmp_path, executor=stopping, **FEW)
+    stopping.shutdown(wait=True)  # its threads draw from the global random state, as those do that make the networks
     finished = {*tmp_path.glob("outcomes/*/*/*.parquet")}
     assert cancelling or len(finished) >= pieces - 2
     assert outcomes(tmp_path, **FEW).equals(outcomes(**FEW))

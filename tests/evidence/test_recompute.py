@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 from forging import rewritten
-from small_audit import make_classifier, make_data
+from small_audit import make_classifier, make_data, planned, work
 
 from art_classwise import InputError
+from art_classwise.audit import collect
 from art_classwise.evidence import verify
 from art_classwise.evidence.recompute import Recomputed, drawn
 
@@ -81,3 +82,16 @@ def test_how_many_are_drawn(n, share, expected):
 def test_what_cannot_be_computed_anew_is_said(store, change, says):
     with pytest.raises(InputError, match=says):
         verify(store, **{"recompute": 1.0, "seed": 0, **GIVEN, **change})
+
+
+def test_a_models_own_file_allows_no_other_code_of_the_plan(tmp_path):
+    """Models are given, but attacks and examples are pickled in the plan."""
+    planned(tmp_path, models=("net",))
+    work(tmp_path)
+    collect(tmp_path)
+    given = {"models": {"net": make_classifier}, "recompute": 0.1, "seed": 0}
+    with pytest.raises(InputError, match="to run code of whoever planned it: the data set, the attacks. If you trust"):
+        verify(tmp_path, **given)
+    with pytest.raises(InputError, match="to run code of whoever planned it: the attacks. If you trust"):
+        verify(tmp_path, **given, data=make_data())
+    assert verify(tmp_path, **given, run_code=True).ok
