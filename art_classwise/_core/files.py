@@ -9,7 +9,7 @@ import platform
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +21,7 @@ from art_classwise.errors import InputError, WriteError, first_line
 __all__ = [
     "check_output_file",
     "check_output_folder",
+    "contents",
     "open_regular",
     "output_file",
     "read_regular",
@@ -123,6 +124,18 @@ def output_file(file: str | os.PathLike[str], example: str) -> Iterator[Path]:
             yield aside
     except OSError as error:
         raise WriteError(f"{path.absolute()} can't be written: {error.strerror or first_line(error)}.") from error
+
+
+def contents(write: Mapping[str, Callable[[Path], None]]) -> dict[str, bytes]:
+    """Return what functions write into files, by the files' names, for a folder that isn't on a disk.
+
+    Args:
+        write: By the file's name a function that writes it to a path.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for name, one in write.items():
+            one(Path(folder, name))
+        return {name: Path(folder, name).read_bytes() for name in write}
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from art_classwise.audit.manifest import Manifest, described
 from art_classwise.audit.plan import CLEAN_NAME
 from art_classwise.audit.provenance import fingerprint
 from art_classwise.audit.saved import finished_shards
-from art_classwise.audit.store import DamagedShardError, MissingShardError, Store
+from art_classwise.audit.store import DamagedShardError, MissingShardError, Shard, Store
 from art_classwise.errors import InputError
 from art_classwise.evidence.page import file_differences
 from art_classwise.evidence.recompute import Recomputed, recomputed
@@ -130,9 +130,10 @@ def verify(
         found.check("records", "Plans, versions and parameters agree with each other.", [str(error)])
         found.unchecked.append("All else, since what the audit says of itself is contradictory.")
         return _verification(store, own, text, found, None)
+    rows = [*_row_differences(store, manifest)]  # whose files' digests are kept as they are read
     _check_files(found, store, manifest)
     _check_records(found, store, manifest, own, text)
-    found.check("rows", "Rows agree with each other and with the threat model.", _row_differences(store, manifest))
+    found.check("rows", "Rows agree with each other and with the threat model.", rows)
     if manifest.files and not any(found.differences.values()):
         found.check(
             "page",
@@ -209,11 +210,11 @@ def _check_files(found: _Found, store: Store, manifest: Manifest) -> None:
 def _file_digests(store: Store, manifest: Manifest) -> Iterator[str]:
     for name, expected in manifest.files.items():
         try:
-            content = store.folder.read(name)
-        except (OSError, InputError) as error:
-            yield f"{name} can't be read: {getattr(error, 'strerror', None) or error}."
+            differs = store.digest_of(name) != expected
+        except InputError as error:
+            yield f"{error}."
             continue
-        if digest(content) != expected:
+        if differs:
             yield f"{name} isn't the file that the manifest lists."
     there = {name for name in store.everything() if name.endswith(".parquet")}
     for name in sorted(there - manifest.files.keys()):
@@ -259,42 +260,58 @@ def _chain(manifest: Manifest, name: str) -> list[tuple[str, Any]]:
 def _row_differences(store: Store, manifest: Manifest) -> Iterator[str]:
     labels: dict[int, tuple[str, Columns]] = {}
     attacks = {name: one.fingerprint for name, one in manifest.attacks.items()}
-    seen: set[str] = set()
+    first = {key: model for model, key in reversed(manifest.models.items())}  # of one network under two names
     for model, key in manifest.models.items():
-        if key in seen:
-            continue  # one network under two names
-        seen.add(key)
-        ids = []
+        if first[key] != model:
+            continue
         files = {name: store.shards(key, under) for name, under in ({CLEAN_NAME: None} | attacks).items()}
-        for shard in range(manifest.n_shards):
-            clean = None
-            left = np.empty(0, bool)
-            for name, shards in files.items():
-                if shard not in shards or (clean is None and name != CLEAN_NAME):
-                    continue
-                where = shards[shard].name
-                try:
-                    rows = columns(store.table(shards[shard]))
-                except (DamagedShardError, MissingShardError) as error:
-                    yield f"{where}: {error}"
-                    continue
-                if clean is None:
-                    clean, left = rows, np.ones(len(rows["example"]), bool)
-                    ids.append(rows["example"])
-                    found = [*clean_differences(rows, manifest, shard)]
-                    if manifest.worst_case:
-                        left = rows["prediction"] == rows["label"]
-                    first = labels.setdefault(shard, (model, {n: rows[n] for n in ("example", "label")}))
-                    if not manifest.examples.saved and any(
-                        (first[1][n] != rows[n]).any() for n in first[1] if len(first[1][n]) == len(rows[n])
-                    ):
-                        found.append(f"has other examples or labels than those of {first[0]}")
-                else:
-                    found = [*attacked_differences(rows, clean, manifest, left)]
-                    if manifest.worst_case and len(rows["example"]) == left.sum():
-                        right = rows["prediction"] == clean["label"][left]
-                        left = left.copy()
-                        left[left] = right
-                yield from (f"{where} {said}." for said in found)
+        ids = []
+        for number in range(manifest.n_shards):
+            shards = {name: there[number] for name, there in files.items() if number in there}
+            clean = yield from _shard_differences(store, manifest, shards, labels.get(number))
+            if clean is not None:
+                labels.setdefault(number, (model, {name: clean[name] for name in ("example", "label")}))
+                ids.append(clean["example"])
         if ids and len(np.unique(every := np.concatenate(ids))) < len(every):
             yield f"{model}: an example stands in two shards."
+
+
+def _shard_differences(
+    store: Store, manifest: Manifest, shards: dict[str, Shard], known: tuple[str, Columns] | None
+) -> Generator[str, None, Columns | None]:
+    """Yield what is wrong with a shard of a model, without attack and under each; return its rows without attack.
+
+    Args:
+        store: Where it lies.
+        manifest: The audit's.
+        shards: Its files by the attack, as far as they are there; without attack first.
+        known: Another model's name, and its rows without attack.
+    """
+    clean: Columns | None = None
+    left = np.empty(0, bool)
+    for name, shard in shards.items():
+        if clean is None and name != CLEAN_NAME:
+            return None
+        try:
+            rows = columns(store.table(shard))
+        except (DamagedShardError, MissingShardError) as error:
+            yield f"{shard.name}: {error}"
+            continue
+        if clean is None:
+            clean = rows
+            found = [*clean_differences(rows, manifest, shard.unit.shard)]
+            left = rows["prediction"] == rows["label"] if manifest.worst_case else np.ones(len(rows["example"]), bool)
+            if known is not None and not manifest.examples.saved and _differ(known[1], rows):
+                found.append(f"has other examples or labels than those of {known[0]}")
+        else:
+            found = [*attacked_differences(rows, clean, manifest, left)]
+            if manifest.worst_case and len(rows["example"]) == left.sum():
+                still = rows["prediction"] == clean["label"][left]
+                left = left.copy()
+                left[left] = still
+        yield from (f"{shard.name} {said}." for said in found)
+    return clean
+
+
+def _differ(first: Columns, second: Columns) -> bool:
+    return any((first[n] != second[n]).any() for n in first if len(first[n]) == len(second[n]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -17,8 +16,7 @@ from art_classwise import __version__
 from art_classwise.audit.result import AuditResult, read_audit
 from art_classwise.audit.store import Store
 from art_classwise.errors import InputError, first_line
-from art_classwise.report import figures
-from art_classwise.report.page import ABOUT, PICTURE, REPORT, TABLE, render
+from art_classwise.report.page import ABOUT, PICTURE, REPORT, TABLE, render, report_contents
 
 __all__ = ["file_differences", "page_differences"]
 
@@ -58,7 +56,7 @@ def file_differences(store: Store, page: Path | None, unchecked: list[str]) -> I
     table = _read(store, TABLE)
     if table is None:
         unchecked.append("The table by_class.csv: there is none.")
-    elif about.get("release") == __version__ and table != _made(result, TABLE):
+    elif about.get("release") == __version__ and table != report_contents(result, [TABLE])[TABLE]:
         yield f"{TABLE} isn't the table of these outcomes."
     yield from _picture(store, result, about, unchecked)
 
@@ -68,7 +66,7 @@ def _picture(store: Store, result: AuditResult, about: dict[str, Any], unchecked
     if there is None or about.get("release") != __version__:
         unchecked.append(f"The figure {PICTURE}: there is none of this release.")
         return
-    made = _made(result, PICTURE)
+    made = report_contents(result, [PICTURE])[PICTURE]
     if there == made:
         return
     try:
@@ -87,16 +85,6 @@ def _read(store: Store, name: str) -> bytes | None:
         return store.folder.read(name)
     except FileNotFoundError:
         return None
-
-
-def _made(result: AuditResult, name: str) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, name)
-        if name == TABLE:
-            result.to_csv(path)
-        else:
-            figures.save(figures.models_by_class(result), path)
-        return path.read_bytes()
 
 
 def _about(text: str) -> dict[str, Any]:

@@ -7,8 +7,7 @@ import hashlib
 import json
 import os
 import re
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from art_classwise import __version__
+from art_classwise._core.files import contents
 from art_classwise._core.folders import open_folder
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.findings import Finding
@@ -34,7 +34,7 @@ from art_classwise.report.explorer import explored
 from art_classwise.report.figures.layout import no_wider_than
 from art_classwise.report.tables import percent, shorten, template
 
-__all__ = ["ABOUT", "PICTURE", "REPORT", "TABLE", "render", "report_files", "write_report"]
+__all__ = ["ABOUT", "PICTURE", "REPORT", "TABLE", "render", "report_contents", "report_files", "write_report"]
 
 _MOST_DRAWN = 20  # models: three figures of each take 100 kB and a second
 _MANY_CLASSES = 20  # more of them: how many lie where says more than each one's bar
@@ -105,14 +105,25 @@ def write_report(result: AuditResult, place: str | os.PathLike[str]) -> None:
     """
     folder = open_folder(place)
     try:
-        with tempfile.TemporaryDirectory() as made:
-            result.to_html(Path(made, REPORT))
-            figures.save(figures.models_by_class(result), Path(made, PICTURE))
-            result.to_csv(Path(made, TABLE))
-            for name in (REPORT, PICTURE, TABLE):
-                folder.write(name, Path(made, name).read_bytes())
+        for name, content in report_contents(result).items():
+            folder.write(name, content)
     except OSError as error:
         raise WriteError(f"The report can't be written to {folder.address}: {first_line(error)}.") from error
+
+
+def report_contents(result: AuditResult, names: Iterable[str] = (REPORT, PICTURE, TABLE)) -> dict[str, bytes]:
+    """Return what :func:`write_report` writes, by the files' names.
+
+    Args:
+        result: The audit.
+        names: Which files.
+    """
+    write: dict[str, Callable[[Path], None]] = {
+        REPORT: result.to_html,
+        PICTURE: lambda path: figures.save(figures.models_by_class(result), path),
+        TABLE: result.to_csv,
+    }
+    return contents({name: write[name] for name in names})
 
 
 def _asset(name: str) -> str:

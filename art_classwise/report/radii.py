@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
-from pathlib import Path
 
 from art_classwise._core.console import UNLIMITED, console
+from art_classwise._core.files import contents
 from art_classwise._core.folders import open_folder
 from art_classwise.errors import WriteError, first_line
 from art_classwise.report import figures
@@ -39,13 +38,11 @@ def write_radii(sweep: RadiusSweep, place: str | os.PathLike[str]) -> None:
 
     folder = open_folder(place)
     try:
-        with tempfile.TemporaryDirectory() as made:
-            sweep.to_csv(Path(made, TABLE))
-            ax = figures.models_by_radius(sweep.results)
-            figures.save(ax, Path(made, _PICTURE))
-            pyplot.close(ax.get_figure(root=True))
-            for name in (TABLE, _PICTURE):
-                folder.write(name, Path(made, name).read_bytes())
+        ax = figures.models_by_radius(sweep.results)
+        made = contents({TABLE: sweep.to_csv, _PICTURE: lambda path: figures.save(ax, path)})
+        pyplot.close(ax.get_figure(root=True))
+        for name, content in made.items():
+            folder.write(name, content)
     except OSError as error:
         raise WriteError(f"Table and figure can't be written to {folder.address}: {first_line(error)}.") from error
 
