@@ -12,7 +12,7 @@ import torch
 from art_classwise._core.files import check_output_folder
 from art_classwise._core.fingerprints import file_digest
 from art_classwise._core.state import one_thread
-from art_classwise.audit import AuditResult, ClassWiseAudit
+from art_classwise.audit import AuditResult, ClassWiseAudit, read_audit
 from art_classwise.audit.store import Store
 from art_classwise.datasets import load_dataset
 from art_classwise.errors import InputError, check_seed, check_whole
@@ -88,6 +88,7 @@ def quickstart(
     audit = ClassWiseAudit(THREAT, ATTACKS, seed=seed, verbose=verbose, command=command)
     result = audit.evaluate(models, test).with_images(models, test)
     result.save(folder, overwrite=True)
+    result = read_audit(folder)  # which knows the folder's root digest
     write_report(result, folder)
     return result
 

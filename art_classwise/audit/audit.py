@@ -609,7 +609,7 @@ class _Run:
             self.store.tidy()
             self.store.seal()
         distributed.meet()
-        text = self.store.sealed()
+        text = None if self._audit.store is None else self.store.sealed()  # a folder in memory is gone soon
         sealed = () if text is None else (text,)
         return AuditResult(outcomes, self.store.manifest().part(names, attacks), (), costs, sealed=sealed)
 

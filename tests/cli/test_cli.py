@@ -64,7 +64,11 @@ def test_quickstart_as_a_user_runs_it(tmp_path):
         assert (out / name).stat().st_size > 1000
         assert f"here{os.sep}{name}" in done.stdout
     assert max(len(line) for line in done.stdout.splitlines() if str(out) not in line) <= 80  # paths stay whole
-    assert "%|" in done.stderr  # progress while it worked
+    for last in ("Standard  100%  epoch 30/30", "MART  100%  epoch 30/30", "audit  100%  MART, tpgd5-20"):
+        assert last in done.stderr  # progress while it worked, a line for each epoch and unit
+    verified = acw.verify(out)
+    assert verified.ok, str(verified)
+    assert f"root: {verified.root}" in done.stdout
     assert acw.load_checkpoint(out / "mart.pt").nb_classes == 10
 
 

@@ -10,6 +10,7 @@ from small_audit import result
 from art_classwise import read_audit
 from art_classwise._core import files
 from art_classwise.evidence import verify
+from art_classwise.report import write_report
 
 
 class Killed(BaseException):
@@ -20,6 +21,19 @@ class Killed(BaseException):
 def results():
     options = {"attacks": ("fgsm", "pgd-3")}
     return result(models=("net",), **options), result(models=("net",), seed=1, **options)
+
+
+def test_a_root_digest_is_of_a_folder_that_is_there(results, tmp_path):
+    """What lies in memory has none; what is saved, its folder's; saved again, it says where it is from."""
+    old, _ = results
+    assert old.roots == ()
+    old.save(tmp_path / "one")
+    write_report(read_audit(tmp_path / "one"), tmp_path / "one")
+    found = verify(tmp_path / "one")
+    assert found.ok, str(found)
+    assert read_audit(tmp_path / "one").roots == (found.root,)
+    read_audit(tmp_path / "one").save(tmp_path / "two")
+    assert read_audit(tmp_path / "two").manifest.saved_from == (found.root,)
 
 
 @pytest.mark.parametrize("before", ["a result", "an audit"])
