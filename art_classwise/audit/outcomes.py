@@ -226,7 +226,7 @@ def table(rows: Mapping[tuple[str, str], pd.DataFrame], models: Sequence[str], a
     for place, column, order in ((0, "model", models), (1, "attack", attacks)):
         numbers = {name: number for number, name in enumerate(order)}
         codes = np.repeat([numbers[pair[place]] for pair in pairs], lengths)
-        whole.insert(place, column, pd.Categorical.from_codes(codes, categories=pd.Index(list(order))))
+        whole.insert(place, column, pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(list(order)))))
     return whole.astype({name: kind for name, kind in COLUMNS.items() if kind != "category"})
 
 
