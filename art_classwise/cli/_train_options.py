@@ -33,6 +33,7 @@ __all__ = [
     "LearningRate",
     "MethodName",
     "PolicyText",
+    "PseudoLabels",
     "RecipeName",
     "Recipes",
     "Resume",
@@ -95,7 +96,7 @@ Architecture = Annotated[
     str,
     typer.Option(
         "--arch",
-        help="digits-cnn, mnist-cnn, resnet18, preactresnet18, wrn-34-10, ...",
+        help="digits-cnn, mnist-cnn, resnet8, resnet20, resnet18, preactresnet18, wrn-34-10, ...",
         metavar="ARCH",
         autocompletion=completion.architectures,
         rich_help_panel=MODELS,
@@ -202,6 +203,15 @@ UnlabeledImages = Annotated[
         "Images to train on with pseudo-labels: rest, the training examples that --labels leaves; an .npz file (array "
         "x, optionally y_pseudo); a folder; or a data set, whose labels are ignored.",
         autocompletion=completion.datasets,
+    ),
+]
+PseudoLabels = Annotated[
+    str | None,
+    _option(
+        "--pseudo-labels",
+        "ARRAY",
+        _UNLABELED,
+        "Name of the array with pseudo-labels in --unlabeled's .npz file: label, say. Default: y_pseudo, if there.",
     ),
 ]
 Labels = Annotated[
