@@ -117,9 +117,14 @@ class InnerSearch:
     def _fgsm(self, module: nn.Module, x: Tensor, y: Tensor, budgets: Budgets | None) -> Tensor:
         """Return images after one step of the radius along cross-entropy (Goodfellow et al. 2015)."""
         eps = None if budgets is None else self.threat.eps * per_example(budgets.radii, x)
-        step: Any = {"eps_step": self.threat.eps if eps is None else eps, "max_iter": 1, "eps": eps}
-        box = {"low": self.low, "high": self.high}
-        return search(module, x, y, self.threat, losses.cross_entropy, **step, **box).x_adv
+        return search(
+            *(module, x, y, self.threat, losses.cross_entropy),
+            eps_step=self.threat.eps if eps is None else eps,
+            max_iter=1,
+            low=self.low,
+            high=self.high,
+            eps=eps,
+        ).x_adv
 
     def _search(
         self,
