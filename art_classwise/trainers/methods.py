@@ -388,6 +388,8 @@ class AdversarialTrainerBATPyTorch(SearchTrainer):
     ) -> None:
         if options.get("attack") is not None:
             raise InputError(self._own_attack_only)
+        if options.get("friendly_tau") is not None:
+            raise InputError("BAT chooses iterates of its attack itself: leave `friendly_tau` out.")
         exact = check_flag("exact", exact)
         if exact and options.get("passes") is None:
             options["passes"] = "lfc"
@@ -433,6 +435,8 @@ class NaturalTrainerPyTorch(SearchTrainer):
             )
         if options.get("attack_mode", "eval") != "eval":
             raise InputError("Natural training has no attack, so `attack_mode` has no effect: leave it out.")
+        if options.get("friendly_tau") is not None:
+            raise InputError("Natural training has no attack, so `friendly_tau` has no effect: leave it out.")
         super().__init__(classifier, **options)
 
     def _objective(self, adversary: Adversary) -> Objective:

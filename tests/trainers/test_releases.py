@@ -23,6 +23,7 @@ from releases import (
     check_same,
     descend,
     divergence,
+    each,
     normal_start,
     perturbed,
     shift,
@@ -185,6 +186,62 @@ def test_awp_on_standard_training_attacks_in_train_mode_and_classifies_clean_ima
     assert (running_mean(other) - running_mean(model)).abs().max() > 1e-5
 
 
+def friendly(model, x, y, draw, tau, eps=None):
+    """FAT: each example's search ends once it has been found misclassified more than tau times."""
+    model.eval()
+    found, left = [], 0
+    for i, start in enumerate(uniform_start(x, draw, EPS if eps is None else eps)):
+        xi, yi, z, control = x[i : i + 1], y[i : i + 1], start[None], tau
+        for step in range(STEPS):
+            if int(model(z).argmax()) != int(yi):
+                if control == 0:
+                    left += step > 0
+                    break
+                control -= 1
+            radius = EPS if eps is None else eps[i : i + 1]
+            z = step_of(model, xi, z, lambda logits, yi=yi: cross_entropy(logits, yi, reduction="none"), radius, STEP)
+        found.append(z)
+    model.train()
+    return draw.agreed(torch.cat(found)), left
+
+
+@pytest.mark.parametrize("tau", [0, 1])
+def test_friendly_training_ends_each_search_at_the_boundary(tau):
+    model, epochs, *_ = train(STANDARD, friendly_tau=tau)
+    expected, optimizer = begin()
+    n = 0
+    for x, y, draw in (batch for epoch in epochs for batch in epoch):
+        x_adv, left = friendly(expected, x, y, draw, tau)
+        descend(optimizer, cross_entropy(expected(x_adv), y))
+        n += left
+    check_same(model, expected)
+    assert n > 0
+
+
+def test_cfa_on_friendly_training():
+    policy = acw.policies.CFA(begin_after=1, fawa=False)
+    model, epochs, _, history = train(STANDARD, 3, friendly_tau=0, class_policy=policy)
+    expected, optimizer = begin()
+    radii = torch.ones(C)
+    for epoch in epochs:
+        right, n = torch.zeros(C), torch.zeros(C)
+        for x, y, draw in epoch:
+            x_adv, _ = friendly(expected, x, y, draw, 0, each(EPS * radii[y]))
+            z_adv = expected(x_adv)
+            descend(optimizer, cross_entropy(z_adv, y))
+            right += torch.bincount(y[z_adv.argmax(1) == y], minlength=C)
+            n += torch.bincount(y, minlength=C)
+        radii = 0.5 + right / n
+    check_same(model, expected)
+    assert history[[f"eps_{k}" for k in range(C)]].iloc[-1].std() > 0.01
+
+
+@pytest.mark.parametrize("method", [BAT, acw.NaturalTrainerPyTorch])
+def test_friendly_training_needs_an_attack_of_its_own(method):
+    with pytest.raises(InputError, match="leave (`friendly_tau` out|it out)"):
+        train(method, friendly_tau=0)
+
+
 def last_correct(model, x, y, draw):
     """Each example goes on until it is misclassified; it then is where it was before, or at the start."""
     model.eval()
@@ -309,6 +366,8 @@ def test_what_else_is_refused():
         TRADES(classifier, attack_mode="training")
     with pytest.raises(InputError, match='`attack_mode="train"` is for the built-in attack'):
         STANDARD(classifier, attack=FastGradientMethod(classifier), attack_mode="train")
+    with pytest.raises(InputError, match="`friendly_tau` is for the built-in attack"):
+        STANDARD(classifier, attack=FastGradientMethod(classifier), friendly_tau=1)
     with pytest.raises(InputError, match="has no attack, so `attack_mode` has no effect"):
         acw.NaturalTrainerPyTorch(classifier, attack_mode="train")
     with pytest.raises(InputError, match="`exact` must be True or False, but got 'yes'"):

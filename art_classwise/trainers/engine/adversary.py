@@ -81,6 +81,9 @@ class InnerSearch:
         misclassified_attack: How examples are attacked that the network gets wrong without: by the search (``"pgd"``);
             in one step of the radius from the image itself (``"fgsm"``); by the search on the margin (``"cw"``); or
             not at all (``"none"``).
+        friendly_tau: If given, each example's search ends at the iterate that is misclassified for the
+            ``friendly_tau + 1``-th time (Zhang et al. 2020, FAT, algorithm 1). The last iterate isn't looked at: it
+            stands for what wasn't found before.
     """
 
     threat: ThreatModel
@@ -92,12 +95,16 @@ class InnerSearch:
     loss: Literal["cross_entropy", "kl"] = "cross_entropy"
     attacked: Attacked = "all"
     misclassified_attack: MisclassifiedAttack = "pgd"
+    friendly_tau: int | None = None
 
     def __call__(
         self, module: nn.Module, x: Tensor, y: Tensor, uniform: Uniform, budgets: Budgets | None = None
     ) -> Tensor:
         """See :class:`Adversary`."""
-        x_adv, clean = self._search(module, x, y, uniform, budgets)
+        if self.friendly_tau is None:
+            x_adv, clean = self._search(module, x, y, uniform, budgets)
+        else:
+            x_adv, clean = self._until_misclassified(module, x, y, uniform, budgets, self.friendly_tau)
         if clean is None or not self._splits:
             return x_adv
         correct = per_example(clean.argmax(1) == y, x)
@@ -125,6 +132,25 @@ class InnerSearch:
             high=self.high,
             eps=eps,
         ).x_adv
+
+    def _until_misclassified(
+        self, module: nn.Module, x: Tensor, y: Tensor, uniform: Uniform, budgets: Budgets | None, tau: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the iterates that are misclassified for the (tau + 1)-th time, else the last ones; clean logits."""
+        n_wrong, found = torch.zeros(len(x), dtype=torch.int64, device=x.device), x
+        wrong: list[Tensor] = []  # of the iterate that observe is shown next
+
+        def look(logits: Tensor, rows: Tensor) -> Tensor:
+            wrong[:] = [logits.argmax(1) != y]
+            return wrong[0]
+
+        def observe(step: int, rows: Tensor, x_adv: Tensor, gradient: Tensor) -> None:
+            nonlocal n_wrong, found
+            n_wrong = n_wrong + wrong[0]
+            found = torch.where(per_example(wrong[0] & (n_wrong == tau + 1), x), x_adv, found)
+
+        x_adv, clean = self._search(module, x, y, uniform, budgets, solved=look, observe=observe)
+        return torch.where(per_example(n_wrong > tau, x), found, x_adv), clean
 
     def _search(
         self,
@@ -188,8 +214,8 @@ class BoundarySearch(InnerSearch):
     ) -> Tensor:
         """See :class:`Adversary`."""
         if self.exact:
-            last, _ = self._as_released(module, x, y, uniform, budgets)
-            _, first = self._as_released(module, x, y, uniform, budgets)  # from a start of its own
+            last = self._until_crossing(module, x, y, uniform, budgets)
+            first, _ = self._until_misclassified(module, x, y, uniform, budgets, tau=1)  # from a start of its own
             return torch.cat([first, last])
         first, before = x.clone(), x.clone()
         crossed = torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -211,15 +237,15 @@ class BoundarySearch(InnerSearch):
         observe(self.max_iter, y, x_adv, x_adv)
         return torch.cat([first, before])
 
-    def _as_released(
+    def _until_crossing(
         self, module: nn.Module, x: Tensor, y: Tensor, uniform: Uniform, budgets: Budgets | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return of one search the iterates before the first wrong ones, and the second wrong ones.
+    ) -> Tensor:
+        """Return the iterates before the first wrong ones.
 
         Where there is none it is the last iterate, which isn't looked at; before the first iterate there is itself.
         """
         n_wrong = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        before, second, previous = x, x, x
+        before, previous = x, x
         wrong: list[Tensor] = []
 
         def look(logits: Tensor, rows: Tensor) -> Tensor:
@@ -227,16 +253,13 @@ class BoundarySearch(InnerSearch):
             return wrong[0]
 
         def observe(step: int, rows: Tensor, x_adv: Tensor, gradient: Tensor) -> None:
-            nonlocal n_wrong, before, second, previous
+            nonlocal n_wrong, before, previous
             n_wrong = n_wrong + wrong[0]
             before = torch.where(per_example(wrong[0] & (n_wrong == 1), x), previous if step else x_adv, before)
-            second = torch.where(per_example(wrong[0] & (n_wrong == 2), x), x_adv, second)
             previous = x_adv
 
         x_adv, _ = self._search(module, x, y, uniform, budgets, solved=look, observe=observe)
-        return torch.where(per_example(n_wrong == 0, x), x_adv, before), torch.where(
-            per_example(n_wrong < 2, x), x_adv, second
-        )
+        return torch.where(per_example(n_wrong == 0, x), x_adv, before)
 
 
 class TrainModeNetwork(nn.Module):
