@@ -27,7 +27,13 @@ from art_classwise._core.state import evaluating
 from art_classwise.errors import InputError, check_number, check_whole, unknown
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers.engine.adversary import Adversary, ArtAdversary, Attacked, InnerSearch
-from art_classwise.trainers.engine.arrays import array_source, check_images, mixed_source, unlabelled_per_batch
+from art_classwise.trainers.engine.arrays import (
+    array_source,
+    check_images,
+    mixed_source,
+    order_of,
+    unlabelled_per_batch,
+)
 from art_classwise.trainers.engine.batches import Augmentation, GeneratorSource, ShuffledOrder, Source
 from art_classwise.trainers.engine.checkpoint import TrainingFile, describe_training
 from art_classwise.trainers.engine.history import Scalars
@@ -126,6 +132,8 @@ class SearchTrainer(Trainer, abc.ABC):
                 raise InputError(
                     '`attack_mode="train"` is for the built-in attack, and can\'t be combined with `attack`.'
                 )
+            if values["friendly_tau"] is not None:
+                raise InputError("`friendly_tau` is for the built-in attack, and can't be combined with `attack`.")
         self.threat = ThreatModel.from_art(norm, 8 / 255 if eps is None else eps)
         self.eps_step = self.threat.eps / 4 if eps_step is None else eps_step
         self._pass_order = check_passes(values["passes"], self._views)
@@ -248,9 +256,10 @@ class SearchTrainer(Trainer, abc.ABC):
         data = {"n": len(labels), "hash": examples_fingerprint(images, labels), "batch_size": batch_size}
         options: dict[str, Any] = {"augment": augment, "device": device, "num_workers": self.options["num_workers"]}
         source: Source
+        balanced = self.options["class_balanced"]
         self.pseudo_labels = None
         if x_unlabeled is None:
-            order = ShuffledOrder(len(labels), batch_size, self.options["seed"])
+            order = order_of(labels, batch_size, self.options["seed"], class_balanced=balanced)
             source = array_source(images, labels, order, **options)
         else:
             unlabeled = check_images(x_unlabeled, self._classifier, self.threat, "x_unlabeled")
@@ -268,9 +277,12 @@ class SearchTrainer(Trainer, abc.ABC):
             data |= {"unlabeled_fraction": float(unlabeled_fraction)}
             chosen = leave_out(unlabeled, pseudo.labels, self.excluded, "pseudo-labelled examples")
             source = mixed_source(
-                (images, labels), chosen, unlabeled_fraction, batch_size, self.options["seed"], **options
+                *((images, labels), chosen, unlabeled_fraction, batch_size, self.options["seed"]),
+                **options,
+                class_balanced=balanced,
             )
-        shares = np.bincount(labels, minlength=self._classifier.nb_classes) / len(labels)
+        counts = np.bincount(labels, minlength=self._classifier.nb_classes)
+        shares = (counts > 0) / np.count_nonzero(counts) if balanced else counts / len(labels)
         history = self._train(source, data, arguments, validation, torch.from_numpy(shares), float(gamma), images[:2])
         if self.pseudo_labels is not None and y_pseudo is None:
             history.attrs["pseudo_labels"] = self.pseudo_labels.summary()
@@ -308,6 +320,11 @@ class SearchTrainer(Trainer, abc.ABC):
             device = self._classifier.device
             return torch.from_numpy(np.asarray(images)).to(device), torch.from_numpy(labels).to(device)
 
+        if self.options["class_balanced"]:
+            raise InputError(
+                "`class_balanced` draws from examples by their labels, but a generator chooses its batches itself: "
+                "train by fit(x, y), or let the generator draw classes evenly."
+            )
         arguments = self._checked(
             validation_data, nb_epochs, scheduler, scheduler_interval, keep, checkpoint_dir, resume
         )
@@ -346,6 +363,8 @@ class SearchTrainer(Trainer, abc.ABC):
             return ArtAdversary(self.attack, self._classifier.nb_classes)
         low, high = art_interface.clip_bounds(self._classifier, self._classifier.device)
         search = self._search if options else InnerSearch
+        if options and self.options["friendly_tau"] is not None:
+            options["friendly_tau"] = self.options["friendly_tau"]
         return search(self.threat, self.eps_step, self.options["max_iter"], low, high, **options)
 
     def _train(

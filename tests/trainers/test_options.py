@@ -61,6 +61,8 @@ BAD = {
     "two_passes": [1, None],
     "passes": ["", "x", "cc", 3],
     "attack_mode": ["test", None, 1],
+    "friendly_tau": [-1, 0.5, True, "1"],
+    "class_balanced": [1, "yes", None],
     "label_smoothing": [-0.1, 1, np.nan, None],
     "gradient_clip": [0, -1, np.inf, "1"],
     "ema_decay": [-0.1, 1, np.nan, "0.9"],

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import releases
 import torch
 from releases import (
     BATCH,
@@ -272,6 +273,28 @@ def test_faal_on_standard_training_classifies_clean_images_too():
 
 
 # CFOL, with the switch of its code by which classes are weighted instead of drawn.
+
+
+def test_cfol_draws_classes_evenly(monkeypatch):
+    """Of classes of unlike size: each is drawn alike, so that the score rises by eta over 1 / C."""
+    x, y = TRAIN
+    kept = np.concatenate([np.flatnonzero(y == k)[: 2 + 3 * k] for k in range(C)])
+    monkeypatch.setattr(releases, "TRAIN", (x[kept], y[kept]))
+    policy = CFOL(eta=0.02, gamma=0.5)
+    model, epochs, _, history = train(STANDARD, 8, class_policy=policy, class_balanced=True)
+    expected, optimizer = begin()
+    scores, drawn = torch.zeros(C), torch.zeros(C)
+    for x, y, draw in (batch for epoch in epochs for batch in epoch):
+        z_adv = expected(attack_ce(expected, x, y, draw, uniform_start))
+        w = C * (0.5 / C + 0.5 * softmax(scores, 0))
+        descend(optimizer, (w[y] * ce(z_adv, y)).mean())
+        for k in y[z_adv.argmax(1) != y].tolist():
+            scores[k] += 0.02 / (1 / C)
+        drawn += torch.bincount(y, minlength=C)
+    check_same(model, expected)
+    np.testing.assert_allclose(shown(history, "weight")[-1], w, rtol=1e-5)
+    assert drawn.sum() == 8 * len(kept)
+    assert drawn.min() > 0.5 * drawn.max()  # in the data it is 0.18
 
 
 def test_cfol_reweighting():

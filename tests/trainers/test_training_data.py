@@ -20,7 +20,14 @@ from art_classwise import InputError
 from art_classwise.datasets.dataset import LazyImages
 from art_classwise.trainers.engine import arrays
 from art_classwise.trainers.engine.arrays import array_source
-from art_classwise.trainers.engine.batches import Augmentation, DeviceSource, LoaderSource, ShuffledOrder
+from art_classwise.trainers.engine.batches import (
+    ROUND,
+    Augmentation,
+    ClassBalancedOrder,
+    DeviceSource,
+    LoaderSource,
+    ShuffledOrder,
+)
 
 CPU = torch.device("cpu")
 NONE = Augmentation()
@@ -386,3 +393,56 @@ def test_augmentation_is_for_images_only():
             STANDARD(flat, **options)
     x = np.random.default_rng(0).random((20, 64), dtype=np.float32)
     assert len(STANDARD(flat, **SMALL).fit(x, np.arange(20) % 10, nb_epochs=1)) == 1
+
+
+COUNTS = [3, 0, 40, 1, 156]
+
+
+def test_class_balanced_order_draws_each_class_alike():
+    """By a chi-squared test over 20 epochs; each example of a class comes before one of them comes again."""
+    y = torch.from_numpy(np.random.default_rng(0).permutation(np.repeat(np.arange(5), COUNTS)))
+    order = ClassBalancedOrder(y, 32, seed=0)
+    assert order.sizes == ShuffledOrder(200, 32, 0).sizes
+    drawn = torch.zeros(5)
+    for epoch in range(20):
+        numbers, parts = order.shares(epoch)
+        assert torch.equal(numbers, ClassBalancedOrder(y, 32, seed=0).shares(epoch)[0])
+        assert [p.stop - p.start for p in parts] == order.sizes
+        assert len(numbers.unique()) == 200  # an example and how often it came
+        rows = numbers % ROUND
+        for k, n in enumerate(COUNTS):
+            times = rows[y[rows] == k].bincount(minlength=200)[y == k]
+            assert n == 0 or times.max() - times.min() <= 1
+        drawn += y[rows].bincount(minlength=5)
+    assert drawn[1] == 0
+    statistic = ((drawn[[0, 2, 3, 4]] - 1000) ** 2 / 1000).sum()
+    assert statistic < 16.3  # 0.1 % of chi-squared with 3 degrees of freedom
+    others = (ClassBalancedOrder(y, 32, seed=1).shares(0)[0], order.shares(1)[0])
+    assert not any(torch.equal(order.shares(0)[0], other) for other in others)
+
+
+def test_an_example_that_comes_again_is_cropped_anew():
+    x = np.random.default_rng(0).random((12, 1, 8, 8), dtype=np.float32)
+    y = np.repeat([0, 1], [1, 11])
+    order, labels = ClassBalancedOrder(torch.from_numpy(y), 4, 0), torch.from_numpy(y)
+    for source in (
+        DeviceSource(torch.from_numpy(x), labels, None, order, Augmentation(3), CPU),
+        LoaderSource(x, labels, order, Augmentation(3), CPU, 0),
+    ):
+        crops, ids = [], []
+        for batch in source.batches(0):
+            assert torch.equal(batch.y, labels[batch.ids % ROUND])
+            crops += list(batch.x[batch.y == 0])
+            ids += batch.ids.tolist()
+        assert len(set(ids)) == 12
+        assert len(crops) > 2
+        assert len({c.numpy().tobytes() for c in crops}) > 1
+
+
+def test_class_balance_needs_the_labels_beforehand(train_set):
+    from art.data_generators import NumpyDataGenerator
+
+    trainer = STANDARD(make(), **SMALL, class_balanced=True)
+    generator = NumpyDataGenerator(train_set.x, np.eye(10)[train_set.y], batch_size=64)
+    with pytest.raises(InputError, match="`class_balanced` draws from examples by their labels"):
+        trainer.fit_generator(generator)

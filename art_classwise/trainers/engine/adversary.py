@@ -15,13 +15,23 @@ from torch import Tensor, nn
 from art_classwise import losses
 from art_classwise._core.random_numbers import ExampleUniform, derive, gaussian
 from art_classwise._core.state import evaluating, preserved
-from art_classwise.attacks.search import search
+from art_classwise.attacks.search import Loss, search
 from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel, Uniform, per_example
 
-__all__ = ["Adversary", "ArtAdversary", "Attacked", "BoundarySearch", "Budgets", "InnerSearch", "TrainModeNetwork"]
+__all__ = [
+    "Adversary",
+    "ArtAdversary",
+    "Attacked",
+    "BoundarySearch",
+    "Budgets",
+    "InnerSearch",
+    "MisclassifiedAttack",
+    "TrainModeNetwork",
+]
 
 Attacked = Literal["all", "correct", "misclassified"]
+MisclassifiedAttack = Literal["pgd", "fgsm", "cw", "none"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,12 @@ class InnerSearch:
             ``"clean"``, x itself.
         loss: What is ascended: ``"cross_entropy"``, or ``"kl"``, the divergence from the clean prediction (TRADES).
         attacked: Which examples: all, or those that the network gets right, or wrong; the others stay as they are.
+        misclassified_attack: How examples are attacked that the network gets wrong without: by the search (``"pgd"``);
+            in one step of the radius from the image itself (``"fgsm"``); by the search on the margin (``"cw"``); or
+            not at all (``"none"``).
+        friendly_tau: If given, each example's search ends at the iterate that is misclassified for the
+            ``friendly_tau + 1``-th time (Zhang et al. 2020, FAT, algorithm 1). The last iterate isn't looked at: it
+            stands for what wasn't found before.
     """
 
     threat: ThreatModel
@@ -78,16 +94,63 @@ class InnerSearch:
     start: Literal["uniform", "gaussian", "clean"] = "uniform"
     loss: Literal["cross_entropy", "kl"] = "cross_entropy"
     attacked: Attacked = "all"
+    misclassified_attack: MisclassifiedAttack = "pgd"
+    friendly_tau: int | None = None
 
     def __call__(
         self, module: nn.Module, x: Tensor, y: Tensor, uniform: Uniform, budgets: Budgets | None = None
     ) -> Tensor:
         """See :class:`Adversary`."""
-        x_adv, clean = self._search(module, x, y, uniform, budgets)
-        if clean is None or self.attacked == "all":
+        if self.friendly_tau is None:
+            x_adv, clean = self._search(module, x, y, uniform, budgets)
+        else:
+            x_adv, clean = self._until_misclassified(module, x, y, uniform, budgets, self.friendly_tau)
+        if clean is None or not self._splits:
             return x_adv
-        chosen = (clean.argmax(1) == y) == (self.attacked == "correct")
-        return torch.where(per_example(chosen, x), x_adv, x)
+        correct = per_example(clean.argmax(1) == y, x)
+        if self.misclassified_attack == "fgsm":
+            x_adv = torch.where(correct, x_adv, self._fgsm(module, x, y, budgets))
+        elif self.misclassified_attack == "none":
+            x_adv = torch.where(correct, x_adv, x)
+        if self.attacked != "all":
+            x_adv = torch.where(correct if self.attacked == "correct" else ~correct, x_adv, x)
+        return x_adv
+
+    @property
+    def _splits(self) -> bool:
+        """Whether examples are treated by whether the network gets them right without the attack."""
+        return self.attacked != "all" or self.misclassified_attack != "pgd"
+
+    def _fgsm(self, module: nn.Module, x: Tensor, y: Tensor, budgets: Budgets | None) -> Tensor:
+        """Return images after one step of the radius along cross-entropy (Goodfellow et al. 2015)."""
+        eps = None if budgets is None else self.threat.eps * per_example(budgets.radii, x)
+        return search(
+            *(module, x, y, self.threat, losses.cross_entropy),
+            eps_step=self.threat.eps if eps is None else eps,
+            max_iter=1,
+            low=self.low,
+            high=self.high,
+            eps=eps,
+        ).x_adv
+
+    def _until_misclassified(
+        self, module: nn.Module, x: Tensor, y: Tensor, uniform: Uniform, budgets: Budgets | None, tau: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the iterates that are misclassified for the (tau + 1)-th time, else the last ones; clean logits."""
+        n_wrong, found = torch.zeros(len(x), dtype=torch.int64, device=x.device), x
+        wrong: list[Tensor] = []  # of the iterate that observe is shown next
+
+        def look(logits: Tensor, rows: Tensor) -> Tensor:
+            wrong[:] = [logits.argmax(1) != y]
+            return wrong[0]
+
+        def observe(step: int, rows: Tensor, x_adv: Tensor, gradient: Tensor) -> None:
+            nonlocal n_wrong, found
+            n_wrong = n_wrong + wrong[0]
+            found = torch.where(per_example(wrong[0] & (n_wrong == tau + 1), x), x_adv, found)
+
+        x_adv, clean = self._search(module, x, y, uniform, budgets, solved=look, observe=observe)
+        return torch.where(per_example(n_wrong > tau, x), found, x_adv), clean
 
     def _search(
         self,
@@ -107,17 +170,20 @@ class InnerSearch:
         elif self.start == "gaussian":
             start = x + 0.001 * gaussian(uniform, *x.shape)
         compared, clean = y, None
-        if self.loss == "kl" or self.attacked != "all":
+        if self.loss == "kl" or self._splits:
             with torch.no_grad(), evaluating(module):
                 clean = module(x)
         if self.loss == "kl" and clean is not None:
             compared = clean
+        ascended: Loss = _from_clean if self.loss == "kl" else losses.cross_entropy
+        if self.misclassified_attack == "cw" and clean is not None:
+            ascended = _margin_where(clean.argmax(1) != y, ascended, y)
         x_adv = search(
             module,
             x,
             compared,
             self.threat,
-            _from_clean if self.loss == "kl" else losses.cross_entropy,
+            ascended,
             eps_step=step,
             max_iter=self.max_iter,
             low=self.low,
@@ -148,8 +214,8 @@ class BoundarySearch(InnerSearch):
     ) -> Tensor:
         """See :class:`Adversary`."""
         if self.exact:
-            last, _ = self._as_released(module, x, y, uniform, budgets)
-            _, first = self._as_released(module, x, y, uniform, budgets)  # from a start of its own
+            last = self._until_crossing(module, x, y, uniform, budgets)
+            first, _ = self._until_misclassified(module, x, y, uniform, budgets, tau=1)  # from a start of its own
             return torch.cat([first, last])
         first, before = x.clone(), x.clone()
         crossed = torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -171,15 +237,15 @@ class BoundarySearch(InnerSearch):
         observe(self.max_iter, y, x_adv, x_adv)
         return torch.cat([first, before])
 
-    def _as_released(
+    def _until_crossing(
         self, module: nn.Module, x: Tensor, y: Tensor, uniform: Uniform, budgets: Budgets | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return of one search the iterates before the first wrong ones, and the second wrong ones.
+    ) -> Tensor:
+        """Return the iterates before the first wrong ones.
 
         Where there is none it is the last iterate, which isn't looked at; before the first iterate there is itself.
         """
         n_wrong = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        before, second, previous = x, x, x
+        before, previous = x, x
         wrong: list[Tensor] = []
 
         def look(logits: Tensor, rows: Tensor) -> Tensor:
@@ -187,16 +253,13 @@ class BoundarySearch(InnerSearch):
             return wrong[0]
 
         def observe(step: int, rows: Tensor, x_adv: Tensor, gradient: Tensor) -> None:
-            nonlocal n_wrong, before, second, previous
+            nonlocal n_wrong, before, previous
             n_wrong = n_wrong + wrong[0]
             before = torch.where(per_example(wrong[0] & (n_wrong == 1), x), previous if step else x_adv, before)
-            second = torch.where(per_example(wrong[0] & (n_wrong == 2), x), x_adv, second)
             previous = x_adv
 
         x_adv, _ = self._search(module, x, y, uniform, budgets, solved=look, observe=observe)
-        return torch.where(per_example(n_wrong == 0, x), x_adv, before), torch.where(
-            per_example(n_wrong < 2, x), x_adv, second
-        )
+        return torch.where(per_example(n_wrong == 0, x), x_adv, before)
 
 
 class TrainModeNetwork(nn.Module):
@@ -222,6 +285,15 @@ class TrainModeNetwork(nn.Module):
 
 def _from_clean(logits: Tensor, clean: Tensor) -> Tensor:
     return losses.kl(clean, logits)
+
+
+def _margin_where(chosen: Tensor, other: Loss, y: Tensor) -> Loss:
+    """Return a loss that is the margin for the chosen examples (m,), with labels y (m,), and another for the rest."""
+
+    def loss(logits: Tensor, compared: Tensor) -> Tensor:
+        return torch.where(chosen, losses.margin(logits, y), other(logits, compared))
+
+    return loss
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from art_classwise.errors import InputError, first_line
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers.engine.batches import (
     Augmentation,
+    ClassBalancedOrder,
     CyclicOrder,
     DeviceSource,
     LoaderSource,
@@ -25,7 +26,15 @@ from art_classwise.trainers.engine.batches import (
     ShuffledOrder,
 )
 
-__all__ = ["DatasetImages", "ImageRows", "array_source", "check_images", "mixed_source", "unlabelled_per_batch"]
+__all__ = [
+    "DatasetImages",
+    "ImageRows",
+    "array_source",
+    "check_images",
+    "mixed_source",
+    "order_of",
+    "unlabelled_per_batch",
+]
 
 
 def check_images(x: Any, classifier: Any, threat: ThreatModel, name: str = "x") -> Any:
@@ -160,6 +169,13 @@ def array_source(
     return LoaderSource(x, labels, order, augment, device, num_workers, first_id)
 
 
+def order_of(y: npt.NDArray[np.int64], batch_size: int, seed: int, *, class_balanced: bool = False) -> ShuffledOrder:
+    """Return the order of examples with labels y (n,): all of them once, or their classes drawn evenly."""
+    if class_balanced:
+        return ClassBalancedOrder(torch.from_numpy(y), batch_size, seed)
+    return ShuffledOrder(len(y), batch_size, seed)
+
+
 def unlabelled_per_batch(batch_size: int, fraction: float) -> int:
     """Return how many examples of a batch are unlabelled.
 
@@ -190,6 +206,7 @@ def mixed_source(
     augment: Augmentation,
     device: torch.device,
     num_workers: int,
+    class_balanced: bool = False,
 ) -> MixedSource:
     """Return batches of which a fraction is unlabelled; an epoch is one pass over the labelled examples.
 
@@ -202,12 +219,13 @@ def mixed_source(
         augment: Of the images.
         device: Where batches go.
         num_workers: Processes that read images which aren't held.
+        class_balanced: Whether the classes of labelled examples are drawn evenly: see :func:`order_of`.
 
     Raises:
         InputError: A batch would have no example of one kind.
     """
     without = unlabelled_per_batch(batch_size, fraction)
-    order = ShuffledOrder(len(labelled[1]), batch_size - without, seed)
+    order = order_of(labelled[1], batch_size - without, seed, class_balanced=class_balanced)
     sizes = [max(1, round(size * without / (batch_size - without))) for size in order.sizes]
     options: Any = {"augment": augment, "device": device, "num_workers": num_workers}
     return MixedSource(

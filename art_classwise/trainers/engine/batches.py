@@ -22,6 +22,7 @@ from art_classwise.errors import InputError
 __all__ = [
     "Augmentation",
     "Batch",
+    "ClassBalancedOrder",
     "CyclicOrder",
     "DeviceSource",
     "GeneratorSource",
@@ -31,6 +32,10 @@ __all__ = [
     "ShuffledOrder",
     "Source",
 ]
+
+
+ROUND = 1 << 40
+"""Above all numbers of examples."""
 
 
 class Order(Protocol):
@@ -43,7 +48,11 @@ class Order(Protocol):
     sizes: list[int]
 
     def shares(self, epoch: int) -> tuple[Tensor, list[slice]]:
-        """Return an epoch's examples, batch after batch (n,), and of each batch this process's part in them."""
+        """Return an epoch's examples, batch after batch (n,), and of each batch this process's part in them.
+
+        To an example's number, ``ROUND`` is added each time that it comes again within the epoch: random draws belong
+        to the sum, so that it isn't cropped and attacked from the same start twice.
+        """
 
 
 class ShuffledOrder:
@@ -78,6 +87,39 @@ class ShuffledOrder:
     def shares(self, epoch: int) -> tuple[Tensor, list[slice]]:
         """See :class:`Order`."""
         order = torch.arange(self._n) if self._seed is None else _permutation(self._n, self._seed, "order", epoch)
+        return order, _parts(self.sizes)
+
+
+class ClassBalancedOrder(ShuffledOrder):
+    """Each time a class, all being equally likely, and an example of it: as many in an epoch as there are examples.
+
+    A class's examples come once each, shuffled, before one of them comes again within the epoch.
+
+    Args:
+        y: (n,) int64 labels, on the CPU. Classes without an example take no part.
+        batch_size: As for :class:`ShuffledOrder`.
+        seed: Of the order.
+
+    Raises:
+        InputError: As :class:`ShuffledOrder`.
+    """
+
+    def __init__(self, y: Tensor, batch_size: int, seed: int) -> None:
+        super().__init__(len(y), batch_size, seed)
+        self._draws = seed
+        self._members = {int(k): (y == k).nonzero()[:, 0] for k in y.unique()}
+
+    def shares(self, epoch: int) -> tuple[Tensor, list[slice]]:
+        """See :class:`Order`."""
+        generator = torch.Generator().manual_seed(derive(self._draws, "drawn classes", epoch))
+        drawn = torch.randint(len(self._members), (self._n,), generator=generator)
+        order = torch.empty_like(drawn)
+        for i, (k, members) in enumerate(self._members.items()):
+            places = (drawn == i).nonzero()[:, 0]
+            generator.manual_seed(derive(self._draws, f"order of class {k}", epoch))
+            rounds = range(-(-len(places) // len(members)))
+            rows = [members[torch.randperm(len(members), generator=generator)] + r * ROUND for r in rounds]
+            order[places] = torch.cat([*rows, members[:0]])[: len(places)]
         return order, _parts(self.sizes)
 
 
@@ -224,9 +266,9 @@ class DeviceSource(_Ordered):
         """See :class:`Source`."""
         order, parts = self._order.shares(epoch)
         order = order.to(self._x.device)
+        every_row, every_id = order % ROUND, order + self._first_id
         for part, size in zip(parts, self._order.sizes, strict=True):
-            rows = order[part]
-            ids = rows + self._first_id
+            rows, ids = every_row[part], every_id[part]
             x = self._augment(self._x[rows], epoch, ids)
             x = x if self._levels is None else x.float() / self._levels
             yield Batch(x, self._y[rows], ids, size, len(rows))
@@ -264,16 +306,16 @@ class LoaderSource(_Ordered):
         order, parts = self._order.shares(epoch)
         loader: DataLoader[Tensor] = DataLoader(
             self._x,
-            sampler=[order[part] for part in parts],
+            sampler=[order[part] % ROUND for part in parts],
             batch_size=None,  # a sample is a batch
             num_workers=self._num_workers,
             pin_memory=self._device.type == "cuda",
             generator=torch.Generator(),  # its own: what it draws for its workers must not shift the network's dropout
         )
         order = order.to(self._device)
+        every_row, every_id = order % ROUND, order + self._first_id
         for part, size, images in zip(parts, self._order.sizes, loader, strict=True):
-            rows = order[part]
-            ids = rows + self._first_id
+            rows, ids = every_row[part], every_id[part]
             x = images.to(self._device, non_blocking=True)
             yield Batch(self._augment(x, epoch, ids), self._y[rows], ids, size, len(rows))
 

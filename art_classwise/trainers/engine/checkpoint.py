@@ -292,7 +292,7 @@ def describe_training(
     else:
         attack = {"name": "built-in", "threat": repr(trainer.threat)}
         attack |= {"eps_step": float(trainer.eps_step), "max_iter": trainer.options["max_iter"]}
-    options, passes = trainer.options, {name: trainer.options[name] for name in ("passes", "attack_mode")}
+    options = trainer.options
     decisive = (
         *("crop_padding", "flip", "two_passes", "label_smoothing", "seed"),
         *("gradient_clip", "ema_decay", "awp_gamma", "awp_warmup", "precision", "compile"),
@@ -301,7 +301,7 @@ def describe_training(
         "trainer": type(trainer).__name__,
         **without_defaults(method, trainer._added),
         "attack": attack,
-        **without_defaults(passes, {"passes": None, "attack_mode": "eval"}),
+        **without_defaults({name: options[name] for name in _ADDED}, _ADDED),
         **{name: options[name] for name in decisive},
         "class_policy": None if trainer.class_policy is None else trainer.class_policy.describe(),
         "excluded": list(excluded),
@@ -313,6 +313,10 @@ def describe_training(
         "scheduler_interval": fit.scheduler_interval,
         "classifier": _classifier(trainer.get_classifier()),
     }
+
+
+_ADDED: dict[str, Any] = {"passes": None, "attack_mode": "eval", "friendly_tau": None, "class_balanced": False}
+"""Options that trainings of before don't name, with their defaults."""
 
 
 def _classifier(classifier: Any) -> dict[str, Any]:

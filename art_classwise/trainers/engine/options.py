@@ -78,6 +78,12 @@ class TrainingOptions(TypedDict, total=False):
         attack_mode: Whether the training attack sees the network in ``"eval"`` mode, as most published
             implementations have it, or in ``"train"`` mode, as CFA's of standard adversarial training and AWP's: batch
             norms then normalise by each batch of iterates and take it into their running statistics.
+        friendly_tau: Friendly adversarial training (FAT, Zhang et al., ICML 2020, arXiv 2002.11242): each example's
+            search ends this many steps after the first iterate that is misclassified, 0 being that one itself, if it
+            isn't again correct by then: theirs is 0, then 1 and 2 as the training goes. Their code adds noise of .001
+            to each step, too. None searches to the end.
+        class_balanced: Draw the class of each training example evenly, then an example of it, in place of each example
+            once: as many in an epoch. :class:`art_classwise.policies.CFOL` is published so.
         label_smoothing: How much of the cross-entropy's target goes to all classes evenly, from 0 to below 1; if it is
             0, that of the classifier's ``CrossEntropyLoss``.
         gradient_clip: Largest L2 norm of the gradient of all weights; none if absent.
@@ -116,6 +122,8 @@ class TrainingOptions(TypedDict, total=False):
     two_passes: Annotated[bool, Option(False, check_flag)]
     passes: Annotated[str | None, Option(None)]
     attack_mode: Annotated[AttackMode, Option("eval", _check_attack_mode)]
+    friendly_tau: Annotated[int | None, Option(None, optional(whole(0)))]
+    class_balanced: Annotated[bool, Option(False, check_flag)]
     label_smoothing: Annotated[float, Option(0.0, number(0, 1, below=True))]
     gradient_clip: Annotated[float | None, Option(None, optional(positive()))]
     ema_decay: Annotated[float | None, Option(None, optional(number(0, 1, below=True)))]

@@ -68,10 +68,11 @@ class CFOL(ClassPolicy):
     """CFOL: the Exp3 algorithm over classes, by the attack's successes while training.
 
     Pethick, Chrysos, Cevher, "Revisiting adversarial training for the worst-performing class", TMLR 2023 (arXiv
-    2302.08872). They draw classes from :func:`cfol_probabilities`; here examples come as they are in the data, and
-    are weighted by C p_y, which has the same expectation where classes are equally frequent, and which their code has
-    as a switch (``class_sampler_reweight``), with classes drawn evenly. P(y) in :func:`cfol_scores` is accordingly the
-    class's share of the training examples (equal shares, where a generator gives them). The loss is 1 where the attack
+    2302.08872). They draw classes from :func:`cfol_probabilities`; here examples are weighted by C p_y, which has the
+    same expectation where classes come equally often, and which their code has as a switch
+    (``class_sampler_reweight``), with classes drawn evenly: the trainer's option ``class_balanced``. Without it
+    examples come as they are in the data. P(y) in :func:`cfol_scores` is accordingly 1 / C, or the class's share of
+    the training examples (equal shares, where a generator gives them). The loss is 1 where the attack
     succeeds, else 0. They train on attacked images alone, and hold out 20 % of the training images. Their attack takes
     7 steps of .00797 in a radius of .031, in eval mode, and keeps the best iterate; here it is the last one.
 

@@ -41,7 +41,7 @@ class PolicyContext:
 
     Attributes:
         n_classes: Number of classes, C.
-        shares: (C,) each class's share of the labelled training examples.
+        shares: (C,) each class's share of the labelled training examples, as they are drawn.
         beta: Weight of the objective's second term; None where it has none.
         eps: The training attack's radius.
         nb_epochs: Number of epochs.
