@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lib.machine import moved, placed_by_art
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,7 +18,9 @@ EPS, STEP, STEPS = 0.031, 0.007, 10  # MART's for CIFAR-10
 TRAINERS = ("ART TRADES", "published MART", "ours MART", "ours MART exact", "ours MART fp32", "ours TRADES")
 
 
-def time_training(name: str, n_images: int, batch_size: int, repeats: int) -> tuple[list[float], Any, np.ndarray]:
+def time_training(
+    name: str, n_images: int, batch_size: int, repeats: int, device: str | None = None
+) -> tuple[list[float], Any, np.ndarray]:
     """Train a ResNet-18 on random images of CIFAR's shape, an epoch to warm up and then some.
 
     Args:
@@ -25,6 +28,7 @@ def time_training(name: str, n_images: int, batch_size: int, repeats: int) -> tu
         n_images: Images in an epoch.
         batch_size: Images in a step.
         repeats: Epochs to time.
+        device: Where; the GPU where there is one, if absent.
 
     Returns:
         The seconds of each epoch, the classifier, and the images.
@@ -33,8 +37,8 @@ def time_training(name: str, n_images: int, batch_size: int, repeats: int) -> tu
     x = (rng.integers(0, 256, (n_images, 3, 32, 32)) / 255).astype(np.float32)
     y = rng.integers(0, 10, n_images)
     network = acw.build("resnet18", (3, 32, 32), 10, seed=0)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=3.5e-3)
-    classifier = acw.as_classifier(network, (3, 32, 32), 10, optimizer=optimizer)
+    classifier = moved(acw.as_classifier(network, (3, 32, 32), 10, device=placed_by_art(device)), device)
+    classifier._optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=3.5e-3)
     if name.startswith("ours"):
         options: dict[str, Any] = {"eps": EPS, "eps_step": STEP, "max_iter": STEPS, "verbose": False}
         options |= {"crop_padding": 4, "flip": True, "compile": "compiled" in name}
