@@ -1,4 +1,4 @@
-"""The hardware and versions that an evaluation ran with, as its tables state them, and devices that ART doesn't know."""
+"""The hardware and versions that an evaluation ran with, as its tables state them; devices that ART doesn't know."""
 
 from __future__ import annotations
 
