@@ -67,7 +67,7 @@ class Budget:
         """Return whether a step can be begun; if not, note that ``what`` is left out, and why."""
         if self.fits(step, guess, beside=beside):
             return True
-        kept = f", of which {beside:.0f} s are kept for what follows" if beside else ""
+        kept = f", and {beside:.0f} s are kept for what follows" if beside else ""
         took = "it is reckoned with" if step in self.times else "it may take"
         expected = self.expected(step, guess)
         self.skip(what, f"{took} {expected:.3g} s, but {max(0.0, self.left):.3g} s are left{kept}")

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from lib.machine import moved, placed_by_art
 from lib.processes import answer, apart
 from lib.published import load_published
-from training_step import STEPS, TRAINERS, forwards_per_image, time_training
+from training_step import STEPS, TRAINERS, forwards_per_image, random_network, time_training
 
 import art_classwise as acw
 
@@ -38,12 +38,13 @@ class Size:
 
     Attributes:
         images: Of PGD-10, by network.
-        verdict: Test images of which is seen whether they withstand.
+        verdict: Test images of which is seen whether they withstand; 0: that isn't measured.
         precision: Likewise in float32 and bfloat16.
         batches: Of training.
         steps: Of an epoch; None: those of CIFAR-10.
         repeats: Calls, or epochs, after the one to warm up.
         at_once: Images that an attack computes at once, at most.
+        trained: The network that is trained.
     """
 
     images: Mapping[str, int]
@@ -53,16 +54,18 @@ class Size:
     steps: int | None
     repeats: int = 2
     at_once: int = 128
+    trained: str = "resnet18"
 
 
 SIZES = {
+    "smallest": Size({"cnn-a": 1}, 0, 0, (2,), 1, repeats=1, trained="cnn-a"),
     "tiny": Size({"resnet18": 2}, 2, 8, (2,), 1),
     "quick": Size({"resnet18": 32}, 48, 200, (32,), 2),
     "long": Size({"resnet18": 64}, 128, 1_000, (64,), 4),
     "short": Size({"resnet18": 512}, 1_000, 1_000, (128,), 10, at_once=512),
     "full": Size({"resnet18": 512, "wrn-28-10": 256}, 10_000, 10_000, (128, 512), None, at_once=512),
 }
-"""``short`` is gpu.py's, the others are speed.py's."""
+"""``smallest`` and ``short`` are gpu.py's, the others are speed.py's."""
 
 
 def measure(arguments: argparse.Namespace, only: str) -> pd.DataFrame:
@@ -120,15 +123,15 @@ def cases(arguments: argparse.Namespace, only: str) -> list[tuple[str, str, str]
     full, size = arguments.size == "full", SIZES[arguments.size]
     if only == "training":
         names = (*TRAINERS, *(("ours MART compiled",) if full or arguments.compiled else ()))
-        return [(f"training, batch {b}", "resnet18", name) for b in size.batches for name in names]
+        return [(f"training, batch {b}", size.trained, name) for b in size.batches for name in names]
     others = ("ART", *(("torchattacks",) if arguments.torchattacks else ()))
     ours = ("ours auto", "ours fp32", *(("ours auto compiled",) if full or arguments.compiled else ()))
     asked = [("pgd-10", network, a) for network in size.images for a in (*others, *ours)]
-    if arguments.cifar10:
+    if arguments.cifar10 and size.verdict:
         asked += [
             ("verdict pgd-20", "cifar10-resnet18-natural", a) for a in ("ART", "ours auto", "ours auto early stop")
         ]
-    if arguments.cifar10 and arguments.checkpoints:
+    if arguments.cifar10 and arguments.checkpoints and size.precision:
         networks = ("cifar10-cnn-a", "cifar10-resnet4b")
         asked += [("precision", n, a) for n in networks for a in ("ours fp32 early stop", "ours bf16 early stop")]
     return asked
@@ -165,8 +168,8 @@ def time_case(
     eps, steps, repeats = EPS, 10 if benchmark == "pgd-10" else 20, how.repeats
     if benchmark == "pgd-10":
         n = how.images[name]
-        network = acw.build(name, (3, 32, 32), 10, seed=0).eval()
-        classifier = moved(acw.as_classifier(network, (3, 32, 32), 10, device=placed_by_art(device)), device)
+        module = random_network(name).eval()
+        classifier = moved(acw.as_classifier(module, (3, 32, 32), 10, device=placed_by_art(device)), device)
         rng = np.random.default_rng(0)
         x, y = rng.random((n, 3, 32, 32), dtype=np.float32), rng.integers(0, 10, n)
     else:
@@ -203,7 +206,7 @@ def time_case(
 def _time_training(name: str, batch_size: int, how: Size, device: str) -> dict[str, Any]:
     """Return as :func:`time_case` does; ``n`` is the images of an epoch."""
     n, before = (50_000 if how.steps is None else how.steps * batch_size), _peak_memory(device)
-    seconds, classifier, x = time_training(name, n, batch_size, how.repeats, device)
+    seconds, classifier, x = time_training(name, n, batch_size, how.repeats, device, how.trained)
     peak = _peak_memory(device) - (0 if device == "cuda" else before)
     forward = _flops_per_image(classifier, x) / 2
     return {

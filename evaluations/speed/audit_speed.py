@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from lib.machine import moved, placed_by_art
 from lib.processes import answer, apart
 from lib.published import NETWORKS, load_published
+from training_step import random_network
 
 import art_classwise as acw
 
@@ -74,7 +75,7 @@ class Subject:
         elif Path(self.network).is_file():
             classifier = moved(acw.load_checkpoint(self.network, device=place), self.device)
         else:
-            module = acw.build(self.network, data.input_shape, len(data.classes), seed=0).eval()
+            module = random_network(self.network, data.input_shape, len(data.classes)).eval()
             classifier = acw.as_classifier(module, data.input_shape, len(data.classes), device=place)
             classifier = moved(classifier, self.device)
             data = replace(data, y=classifier.predict(x, batch_size=BATCH).argmax(1))
