@@ -9,7 +9,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
+from lib.machine import moved, placed_by_art
 from lib.processes import answer, apart
 from lib.published import load_published
-from training_step import STEPS, TRAINERS, forwards_per_image, time_training
+from training_step import STEPS, TRAINERS, forwards_per_image, random_network, time_training
 
 import art_classwise as acw
 
@@ -37,11 +38,13 @@ class Size:
 
     Attributes:
         images: Of PGD-10, by network.
-        verdict: Test images of which is seen whether they withstand.
+        verdict: Test images of which is seen whether they withstand; 0: that isn't measured.
         precision: Likewise in float32 and bfloat16.
         batches: Of training.
         steps: Of an epoch; None: those of CIFAR-10.
         repeats: Calls, or epochs, after the one to warm up.
+        at_once: Images that an attack computes at once, at most.
+        trained: The network that is trained.
     """
 
     images: Mapping[str, int]
@@ -50,14 +53,19 @@ class Size:
     batches: tuple[int, ...]
     steps: int | None
     repeats: int = 2
+    at_once: int = 128
+    trained: str = "resnet18"
 
 
 SIZES = {
+    "smallest": Size({"cnn-a": 1}, 0, 0, (2,), 1, repeats=1, trained="cnn-a"),
     "tiny": Size({"resnet18": 2}, 2, 8, (2,), 1),
     "quick": Size({"resnet18": 32}, 48, 200, (32,), 2),
     "long": Size({"resnet18": 64}, 128, 1_000, (64,), 4),
-    "full": Size({"resnet18": 512, "wrn-28-10": 256}, 10_000, 10_000, (128, 512), None),
+    "short": Size({"resnet18": 512}, 1_000, 1_000, (128,), 10, at_once=512),
+    "full": Size({"resnet18": 512, "wrn-28-10": 256}, 10_000, 10_000, (128, 512), None, at_once=512),
 }
+"""``smallest`` and ``short`` are gpu.py's, the others are speed.py's."""
 
 
 def measure(arguments: argparse.Namespace, only: str) -> pd.DataFrame:
@@ -77,16 +85,22 @@ def measure(arguments: argparse.Namespace, only: str) -> pd.DataFrame:
                 results.setdefault(case, []).append(done)
     if not results:
         sys.exit("error: no case ran")
-    table = pd.DataFrame([_summary(case, measured) for case, measured in results.items()])
+    return compared([row_of(case, measured) for case, measured in results.items()]).assign(
+        **{"matrix TFLOP/s": _matrix_rate()}
+    )
+
+
+def compared(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the table of some cases, with columns of how often faster than others' implementations each is."""
+    table = pd.DataFrame(rows)
     for other in ("ART", "torchattacks", "ART TRADES", "published MART"):
         theirs = table[table["method"] == other].set_index(["benchmark", "network"])["seconds"]
         beside = [theirs.get((b, n), np.nan) for b, n in zip(table["benchmark"], table["network"], strict=True)]
         table[f"times {other}"] = beside / table["seconds"]
-    table["matrix TFLOP/s"] = _matrix_rate()
     return table
 
 
-def _summary(case: tuple[str, str, str], measured: list[dict[str, Any]]) -> dict[str, Any]:
+def row_of(case: tuple[str, str, str], measured: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a row of the table: of the seconds of all rounds their median and range."""
     seconds = [s for one in measured for s in one["seconds"]]
     one, median = measured[0], statistics.median(seconds)
@@ -109,22 +123,27 @@ def cases(arguments: argparse.Namespace, only: str) -> list[tuple[str, str, str]
     full, size = arguments.size == "full", SIZES[arguments.size]
     if only == "training":
         names = (*TRAINERS, *(("ours MART compiled",) if full or arguments.compiled else ()))
-        return [(f"training, batch {b}", "resnet18", name) for b in size.batches for name in names]
+        return [(f"training, batch {b}", size.trained, name) for b in size.batches for name in names]
     others = ("ART", *(("torchattacks",) if arguments.torchattacks else ()))
     ours = ("ours auto", "ours fp32", *(("ours auto compiled",) if full or arguments.compiled else ()))
     asked = [("pgd-10", network, a) for network in size.images for a in (*others, *ours)]
-    if arguments.cifar10:
+    if arguments.cifar10 and size.verdict:
         asked += [
             ("verdict pgd-20", "cifar10-resnet18-natural", a) for a in ("ART", "ours auto", "ours auto early stop")
         ]
-    if arguments.cifar10 and arguments.checkpoints:
+    if arguments.cifar10 and arguments.checkpoints and size.precision:
         networks = ("cifar10-cnn-a", "cifar10-resnet4b")
         asked += [("precision", n, a) for n in networks for a in ("ours fp32 early stop", "ours bf16 early stop")]
     return asked
 
 
 def time_case(
-    case: tuple[str, str, str], size: str, cifar10: str | None, checkpoints: str | None, torchattacks: str | None
+    case: tuple[str, str, str],
+    size: str,
+    cifar10: str | None,
+    checkpoints: str | None,
+    torchattacks: str | None,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Time a case.
 
@@ -134,19 +153,23 @@ def time_case(
         cifar10: The file of CIFAR-10's test set.
         checkpoints: Folder of the published networks' weights.
         torchattacks: Folder that torchattacks was installed into.
+        device: Where to compute; the GPU where there is one, if absent.
 
     Returns:
         ``seconds`` of each call or epoch; ``n`` images, ``steps``, ``eps x 255``, ``robust %``, ``FLOP per image`` of a
         step, ``peak MiB``.
     """
     benchmark, name, method = case
-    how, device = SIZES[size], "cuda" if torch.cuda.is_available() else "cpu"
+    how, device = SIZES[size], device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     if benchmark.startswith("training"):
-        return _time_training(method, int(benchmark.split()[-1]), how)
+        return _time_training(method, int(benchmark.split()[-1]), how, device)
     eps, steps, repeats = EPS, 10 if benchmark == "pgd-10" else 20, how.repeats
     if benchmark == "pgd-10":
         n = how.images[name]
-        classifier = acw.as_classifier(acw.build(name, (3, 32, 32), 10, seed=0).eval(), (3, 32, 32), 10)
+        module = random_network(name).eval()
+        classifier = moved(acw.as_classifier(module, (3, 32, 32), 10, device=placed_by_art(device)), device)
         rng = np.random.default_rng(0)
         x, y = rng.random((n, 3, 32, 32), dtype=np.float32), rng.integers(0, 10, n)
     else:
@@ -154,9 +177,9 @@ def time_case(
         data = acw.load_dataset(cifar10, classes="cifar10", n_examples=n)
         x, y = np.asarray(data.x[:]), data.y
         eps = {"cifar10-cnn-a": 4 / 255, "cifar10-resnet4b": 2 / 255}.get(name, VERDICT_EPS)
-        classifier = load_published(name, checkpoints or ".")
+        classifier = moved(load_published(name, checkpoints or ".", placed_by_art(device)), device)
     before = _peak_memory(device)
-    generate = _attack(method, classifier, eps, steps, min(n, 512 if size == "full" else 128), torchattacks)
+    generate = _attack(method, classifier, eps, steps, min(n, how.at_once), torchattacks)
     x_adv, seconds = generate(x, y), []
     for _ in range(repeats):
         began = time.perf_counter()
@@ -180,11 +203,10 @@ def time_case(
     }
 
 
-def _time_training(name: str, batch_size: int, how: Size) -> dict[str, Any]:
+def _time_training(name: str, batch_size: int, how: Size, device: str) -> dict[str, Any]:
     """Return as :func:`time_case` does; ``n`` is the images of an epoch."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     n, before = (50_000 if how.steps is None else how.steps * batch_size), _peak_memory(device)
-    seconds, classifier, x = time_training(name, n, batch_size, how.repeats)
+    seconds, classifier, x = time_training(name, n, batch_size, how.repeats, device, how.trained)
     peak = _peak_memory(device) - (0 if device == "cuda" else before)
     forward = _flops_per_image(classifier, x) / 2
     return {

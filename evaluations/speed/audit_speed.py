@@ -12,7 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -25,8 +25,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
+from lib.machine import moved, placed_by_art
 from lib.processes import answer, apart
 from lib.published import NETWORKS, load_published
+from training_step import random_network
 
 import art_classwise as acw
 
@@ -48,6 +50,7 @@ class Subject:
         data: What :func:`art_classwise.load_dataset` takes; an .npz file is CIFAR-10's.
         n_examples: How many.
         checkpoints: Folder of the published networks' weights.
+        device: Where to compute; the GPU where there is one, if absent.
     """
 
     network: str
@@ -55,6 +58,7 @@ class Subject:
     data: str
     n_examples: int
     checkpoints: str = "."
+    device: str | None = None
 
     @property
     def threat(self) -> acw.ThreatModel:
@@ -65,14 +69,15 @@ class Subject:
         """Return the network, as an ART classifier that has computed once, and the examples, in memory."""
         classes = "cifar10" if self.data.endswith(".npz") else None
         data = acw.load_dataset(self.data, classes=classes, n_examples=self.n_examples)
-        x = np.asarray(data.x[:])
+        x, place = np.asarray(data.x[:]), placed_by_art(self.device)
         if self.network in NETWORKS:
-            classifier = load_published(self.network, self.checkpoints)
+            classifier = moved(load_published(self.network, self.checkpoints, place), self.device)
         elif Path(self.network).is_file():
-            classifier = acw.load_checkpoint(self.network)
+            classifier = moved(acw.load_checkpoint(self.network, device=place), self.device)
         else:
-            module = acw.build(self.network, data.input_shape, len(data.classes), seed=0).eval()
-            classifier = acw.as_classifier(module, data.input_shape, len(data.classes))
+            module = random_network(self.network, data.input_shape, len(data.classes)).eval()
+            classifier = acw.as_classifier(module, data.input_shape, len(data.classes), device=place)
+            classifier = moved(classifier, self.device)
             data = replace(data, y=classifier.predict(x, batch_size=BATCH).argmax(1))
         classifier.loss_gradient(x[:BATCH], np.eye(len(data.classes), dtype=np.float32)[data.y[:BATCH]])
         return classifier, data
@@ -152,12 +157,22 @@ def time_audits(
                     timed.setdefault((subject, way), []).append(done)
     if not timed:
         sys.exit("error: no way of auditing ran")
+    return table_of(timed, ways[0])
+
+
+def table_of(timed: Mapping[tuple[Subject, str], Sequence[Mapping[str, Any]]], beside: str) -> pd.DataFrame:
+    """Return the table of :func:`time_audits`.
+
+    Args:
+        timed: What :func:`time_way` returned, by subject and way.
+        beside: The way that the others are compared with.
+    """
     rows = []
     for (subject, way), measured in timed.items():
-        first = timed.get((subject, ways[0]), [{"seconds": {}, "withstood": {}}])
+        first = timed.get((subject, beside), [{"seconds": {}, "withstood": {}}])
         for attack, verdicts in measured[0]["withstood"].items():
             seconds = [m["seconds"].get(attack, np.nan) for m in measured]
-            beside = [m["seconds"].get(attack, np.nan) for m in first]
+            theirs = [m["seconds"].get(attack, np.nan) for m in first]
             other = first[0]["withstood"].get(attack)
             differ = np.nan if other is None else sum(a != b for a, b in zip(verdicts, other, strict=True))
             rows.append(
@@ -174,7 +189,7 @@ def time_audits(
                     "images / s": len(verdicts) / statistics.median(seconds),
                     "robust %": 100 * verdicts.count("1") / len(verdicts),
                     "verdicts that differ": differ,
-                    f"times {ways[0]}": statistics.median(beside) / statistics.median(seconds),
+                    f"times {beside}": statistics.median(theirs) / statistics.median(seconds),
                 }
             )
     return pd.DataFrame(rows).assign(pyautoattack=version("pyautoattack"))

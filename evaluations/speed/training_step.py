@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from lib.machine import moved, placed_by_art
+from lib.setups import network as network_of
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,14 +19,42 @@ EPS, STEP, STEPS = 0.031, 0.007, 10  # MART's for CIFAR-10
 TRAINERS = ("ART TRADES", "published MART", "ours MART", "ours MART exact", "ours MART fp32", "ours TRADES")
 
 
-def time_training(name: str, n_images: int, batch_size: int, repeats: int) -> tuple[list[float], Any, np.ndarray]:
-    """Train a ResNet-18 on random images of CIFAR's shape, an epoch to warm up and then some.
+class _Plain(nn.Module):
+    """A sequence as a plain module: of an ``nn.Sequential`` ART's TRADES takes the first layer's outputs for logits."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.layers(x)
+        return logits
+
+
+def random_network(name: str, shape: tuple[int, ...] = (3, 32, 32), n_classes: int = 10) -> nn.Module:
+    """Return a network of random weights: ``"cnn-a"``, or an architecture by its name."""
+    if name == "cnn-a":
+        return _Plain(network_of(name, shape, n_classes))
+    return acw.build(name, shape, n_classes, seed=0)
+
+
+def time_training(
+    name: str,
+    n_images: int,
+    batch_size: int,
+    repeats: int,
+    device: str | None = None,
+    network: str = "resnet18",
+) -> tuple[list[float], Any, np.ndarray]:
+    """Train a network on random images of CIFAR's shape, an epoch to warm up and then some.
 
     Args:
         name: One of :data:`TRAINERS`, with " compiled" after it for torch.compile.
         n_images: Images in an epoch.
         batch_size: Images in a step.
         repeats: Epochs to time.
+        device: Where; the GPU where there is one, if absent.
+        network: As :func:`random_network` takes it.
 
     Returns:
         The seconds of each epoch, the classifier, and the images.
@@ -32,9 +62,9 @@ def time_training(name: str, n_images: int, batch_size: int, repeats: int) -> tu
     rng = np.random.default_rng(0)
     x = (rng.integers(0, 256, (n_images, 3, 32, 32)) / 255).astype(np.float32)
     y = rng.integers(0, 10, n_images)
-    network = acw.build("resnet18", (3, 32, 32), 10, seed=0)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=3.5e-3)
-    classifier = acw.as_classifier(network, (3, 32, 32), 10, optimizer=optimizer)
+    module = random_network(network)
+    classifier = moved(acw.as_classifier(module, (3, 32, 32), 10, device=placed_by_art(device)), device)
+    classifier._optimizer = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9, weight_decay=3.5e-3)
     if name.startswith("ours"):
         options: dict[str, Any] = {"eps": EPS, "eps_step": STEP, "max_iter": STEPS, "verbose": False}
         options |= {"crop_padding": 4, "flip": True, "compile": "compiled" in name}

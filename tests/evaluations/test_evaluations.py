@@ -32,7 +32,7 @@ def test_operations_of_a_step_are_those_of_the_literature(attack_speed):
 
 def test_a_row_is_the_median_of_all_rounds(attack_speed):
     one = {"n": 10, "steps": 5, "eps x 255": 8.0, "robust %": None, "FLOP per image": 2e9, "peak MiB": 7.0}
-    row = attack_speed._summary(
+    row = attack_speed.row_of(
         ("pgd-10", "net", "ours"), [one | {"seconds": [1.0, 9.0]}, one | {"seconds": [2.0], "peak MiB": 8.0}]
     )
     assert (row["calls"], row["seconds"], row["fastest"], row["slowest"]) == (3, 2.0, 1.0, 9.0)
