@@ -37,7 +37,10 @@ ATTACKS = (
 )
 """Ladders and some attacks, which are named after their steps."""
 
-ARCHITECTURES = ("digits-cnn", "mnist-cnn", "resnet18", "preactresnet18", "wrn-34-10", "wrn-28-10")
+ARCHITECTURES = (
+    *("digits-cnn", "mnist-cnn", "resnet8", "resnet8-stem2", "resnet14", "resnet20", "resnet18", "preactresnet18"),
+    *("wrn-34-10", "wrn-28-10"),
+)
 _LIBRARIES = ("torchvision:", "timm:")
 
 

@@ -95,7 +95,7 @@ Architecture = Annotated[
     str,
     typer.Option(
         "--arch",
-        help="digits-cnn, mnist-cnn, resnet18, preactresnet18, wrn-34-10, ...",
+        help="digits-cnn, mnist-cnn, resnet8, resnet20, resnet18, preactresnet18, wrn-34-10, ...",
         metavar="ARCH",
         autocompletion=completion.architectures,
         rich_help_panel=MODELS,

@@ -22,6 +22,7 @@ from art_classwise._core.state import preserved_random_state
 from art_classwise.errors import InputError, check_seed, check_whole, first_line, printable, unknown
 from art_classwise.zoo.building import within_memory
 from art_classwise.zoo.classifier import checked_shape
+from art_classwise.zoo.residual import PreActResNet, ResNet, check_size, reduction_for
 
 __all__ = ["ARCHITECTURES", "build", "runs_code"]
 
@@ -32,7 +33,8 @@ def build(name: str, input_shape: Sequence[int], n_classes: int, *, seed: int | 
     """Build a network with fresh weights.
 
     Args:
-        name: ``"digits-cnn"``, ``"mnist-cnn"``, ``"resnet18"``, ``"preactresnet18"``, or ``"wrn-<depth>-<width>"``;
+        name: ``"digits-cnn"``, ``"mnist-cnn"``, ``"resnet8"``, ``"resnet14"``, ``"resnet20"``, ``"resnet8-stem2"``,
+            ``"resnet18"``, ``"preactresnet18"``, or ``"wrn-<depth>-<width>"``;
             ``"torchvision:NAME"`` or ``"timm:NAME"``, of which the former's names may stand alone where none of ours is
             meant (``"vgg16"``); or ``"FILE.py:CALLABLE"`` or ``"PACKAGE.MODULE:CALLABLE"``, a function or class of
             yours that returns a module. That file is run. It is given the number of classes and the shape of images if
@@ -255,24 +257,17 @@ def _need_colour(name: str, shape: Shape) -> None:
         raise InputError(f"{name} takes colour images, shape (3, height, width), but got {shape}.")
 
 
-def _resnet18(shape: Shape, n_classes: int) -> nn.Module:
-    from art_classwise.zoo.robustbench import robustbench
-
-    _need_cifar("resnet18", shape)
-    definitions = robustbench("model_zoo.architectures.resnet")
-    network: nn.Module = definitions.ResNet(definitions.BasicBlock, [2, 2, 2, 2], n_classes)
-    return network
+def _resnet(
+    name: str, shape: Shape, n_classes: int, *, widths: Sequence[int], blocks: Sequence[int], lighter: bool = False
+) -> nn.Module:
+    """A residual network; the stem of a lighter one halves images once more."""
+    check_size(name, shape)
+    return ResNet(shape, n_classes, widths, blocks, reduction_for(shape) * (2 if lighter else 1))
 
 
 def _preact_resnet18(shape: Shape, n_classes: int) -> nn.Module:
-    from art_classwise.zoo.robustbench import robustbench
-
-    _need_cifar("preactresnet18", shape)
-    definitions = robustbench("model_zoo.architectures.resnet")
-    network: nn.Module = definitions.PreActResNet(
-        definitions.PreActBlock, [2, 2, 2, 2], n_classes, bn_before_fc=True, out_shortcut=True
-    )
-    return network
+    check_size("preactresnet18", shape)
+    return PreActResNet(shape, n_classes, (64, 128, 256, 512), (2, 2, 2, 2), reduction_for(shape))
 
 
 def _wide_resnet(depth: int, width: int, shape: Shape, n_classes: int) -> nn.Module:
@@ -289,7 +284,14 @@ def _wide_resnet(depth: int, width: int, shape: Shape, n_classes: int) -> nn.Mod
 ARCHITECTURES: dict[str, Callable[[Shape, int], nn.Module]] = {
     "digits-cnn": _digits_cnn,
     "mnist-cnn": _mnist_cnn,
-    "resnet18": _resnet18,
+    # 6n + 2 layers for CIFAR (He et al. 2016, section 4.2), with 1 x 1 convolutions where the shape changes (option B).
+    **{
+        f"resnet{6 * n + 2}": partial(_resnet, f"resnet{6 * n + 2}", widths=(16, 32, 64), blocks=(n, n, n))
+        for n in (1, 2, 3)
+    },
+    # Twice as wide on maps of half the side: twice the weights of resnet14 in fewer operations than resnet8's.
+    "resnet8-stem2": partial(_resnet, "resnet8-stem2", widths=(32, 64, 128), blocks=(1, 1, 1), lighter=True),
+    "resnet18": partial(_resnet, "resnet18", widths=(64, 128, 256, 512), blocks=(2, 2, 2, 2)),
     "preactresnet18": _preact_resnet18,
     "wrn-28-10": lambda shape, n_classes: _wide_resnet(28, 10, shape, n_classes),
     "wrn-34-10": lambda shape, n_classes: _wide_resnet(34, 10, shape, n_classes),

@@ -45,7 +45,7 @@ def test_published_parameter_counts():
     ("arguments", "says"),
     [
         (("resnet-18", (3, 32, 32), 10), "Unknown architecture 'resnet-18'. Did you mean .*resnet18"),
-        (("resnet18", (1, 28, 28), 10), r"shape \(3, 32, 32\), but got \(1, 28, 28\)"),
+        (("resnet18", (3, 7, 32), 10), "resnet18 takes images of 8 x 8 pixels or larger, but got 7 x 32"),
         (("mnist-cnn", (3, 32, 32), 10), "images of 28 x 28, but got 32 x 32"),
         (("wrn-29-10", (3, 32, 32), 10), "6k \\+ 4 layers"),
         (("wrn-13-1", (3, 32, 32), 10), "6k \\+ 4 layers"),
