@@ -132,7 +132,7 @@ def mart(
     boosted: bool = True,
     on: str = "adversarial",
     kl: bool = True,
-    weighted: bool = True,
+    weighted: bool | str = True,
     exact: bool = False,
     label_smoothing: float = 0.0,
 ) -> Tensor:
@@ -149,15 +149,16 @@ def mart(
         boosted: BCE as the first term; otherwise plain cross-entropy.
         on: What the first term sees: the ``"adversarial"`` or the ``"clean"`` logits.
         kl: Whether there is a KL term.
-        weighted: Whether its weight is 1 - p_y; otherwise 1.
+        weighted: Whether its weight is 1 - p_y; otherwise 1. ``"misclassified"`` and ``"correct"`` split hard in place
+            of that: 1 for examples that the clean logits get wrong, or right, and 0 for the others.
         exact: Use the constants by which the published implementation keeps its logarithms finite:
             -log(1.0001 - p'_k + 1e-12) in BCE, so at most 9.21; log(p' + 1e-12) in KL; 1.0000001 - p_y as its
             weight. Otherwise the loss is the formula itself, computed from log-softmax.
         label_smoothing: Of the cross-entropy, which is BCE's first part; its second part stays as it is.
 
     Raises:
-        InputError: ``on`` is neither of the two, ``label_smoothing`` is out of range, or the clean logits are
-            needed and None.
+        InputError: ``on`` is neither of the two, ``weighted`` is another word, ``label_smoothing`` is out of range, or
+            the clean logits are needed and None.
     """
     first, second = mart_terms(
         logits,
@@ -181,7 +182,7 @@ def mart_terms(
     boosted: bool = True,
     on: str = "adversarial",
     kl: bool = True,
-    weighted: bool = True,
+    weighted: bool | str = True,
     exact: bool = False,
     label_smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor | None]:
@@ -191,6 +192,8 @@ def mart_terms(
     """
     if on not in ("adversarial", "clean"):
         raise unknown("value of `on`", on, ("adversarial", "clean"))
+    if isinstance(weighted, str) and weighted not in ("misclassified", "correct"):
+        raise unknown("value of `weighted`", weighted, ("misclassified", "correct"), hint="Or give True or False.")
     if logits is None:
         if kl or on == "clean":
             raise InputError('MART needs the clean logits unless kl=False and on="adversarial": pass `logits`.')
@@ -207,7 +210,10 @@ def mart_terms(
         divergence = (p * (logits.log_softmax(1) - (logits_adv.softmax(1) + 1e-12).log())).sum(1)
     else:
         divergence = _kl(logits, logits_adv)
-    if weighted:
+    if isinstance(weighted, str):
+        wrong = logits.argmax(1) != y
+        divergence = torch.where(wrong if weighted == "misclassified" else ~wrong, divergence, 0.0)
+    elif weighted:
         divergence = divergence * ((1.0000001 if exact else 1.0) - _of(p, y))
     return first, divergence
 

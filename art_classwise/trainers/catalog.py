@@ -67,7 +67,7 @@ METHODS: dict[str, MethodSpec] = {
             "prediction is; with all ablations, and exactly as published with `exact=True`",
             "AdversarialTrainerMARTPyTorch",
             beta=5.0,
-            options=("boosted", "on", "kl", "weighted", "attacked", "exact"),
+            options=("boosted", "on", "kl", "weighted", "attacked", "misclassified_attack", "exact"),
         ),
         MethodSpec(
             "bat",

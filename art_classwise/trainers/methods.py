@@ -17,7 +17,7 @@ from art_classwise import losses
 from art_classwise.errors import InputError, check_flag, check_whole, unknown
 from art_classwise.trainers._base import SearchTrainer
 from art_classwise.trainers.catalog import METHODS, method_spec, usual_beta
-from art_classwise.trainers.engine.adversary import Adversary, Attacked, BoundarySearch
+from art_classwise.trainers.engine.adversary import Adversary, Attacked, BoundarySearch, MisclassifiedAttack
 from art_classwise.trainers.engine.options import TrainingOptions, check_beta, split_attack
 from art_classwise.trainers.engine.step import Objective, natural_terms
 from art_classwise.trainers.exclusion import check_excluded
@@ -162,9 +162,15 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
         boosted: Boosted cross-entropy as the first term; plain cross-entropy otherwise.
         on: Whether the first term is taken on ``"adversarial"`` or on ``"clean"`` images.
         kl: Whether there is a KL term.
-        weighted: Whether the KL term is weighted by 1 - p_y, which is what makes it aware of misclassification.
+        weighted: Whether the KL term is weighted by 1 - p_y, which is what makes it aware of misclassification. The
+            paper's section 3 asks first for the regulariser on one part of the examples alone: ``"misclassified"`` and
+            ``"correct"`` take the KL term on those that the step's clean prediction gets wrong, or right.
         attacked: Which training examples are attacked: ``"all"``, or those that the network gets right without
             the attack (``"correct"``), or wrong (``"misclassified"``); the others stay as they are.
+        misclassified_attack: How examples are attacked that the network gets wrong without the attack, in eval mode:
+            as the others (``"pgd"``); by a step of the radius from the image itself (``"fgsm"``); on the margin
+            max_{k != y} z_k - z_y from the same start (``"cw"``); or not at all (``"none"``, which is
+            ``attacked="correct"``). The paper's other question: how little this matters.
         exact: Follow the published implementation to the letter: its two forward passes (as ``two_passes``) and
             its constants. It computed in float32 throughout: that is ``precision="fp32"``. Its attack may begin a
             little outside the range of images; here it begins inside.
@@ -175,6 +181,7 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
     """
 
     _start = "gaussian"
+    _added: ClassVar[Mapping[str, Any]] = {"misclassified_attack": "pgd"}
 
     @overload
     def __init__(
@@ -185,8 +192,9 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
         boosted: bool = True,
         on: Literal["adversarial", "clean"] = "adversarial",
         kl: bool = True,
-        weighted: bool = True,
+        weighted: bool | Literal["misclassified", "correct"] = True,
         attacked: Attacked = "all",
+        misclassified_attack: MisclassifiedAttack = "pgd",
         exact: bool = False,
         **options: Unpack[TrainingOptions],
     ) -> None: ...
@@ -201,7 +209,7 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
         boosted: bool = True,
         on: Literal["adversarial", "clean"] = "adversarial",
         kl: bool = True,
-        weighted: bool = True,
+        weighted: bool | Literal["misclassified", "correct"] = True,
         exact: bool = False,
         **options: Unpack[TrainingOptions],
     ) -> None: ...
@@ -214,8 +222,9 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
         boosted: bool = True,
         on: Literal["adversarial", "clean"] = "adversarial",
         kl: bool = True,
-        weighted: bool = True,
+        weighted: bool | Literal["misclassified", "correct"] = True,
         attacked: Attacked = "all",
+        misclassified_attack: MisclassifiedAttack = "pgd",
         exact: bool = False,
         **options: Any,
     ) -> None:
@@ -224,14 +233,34 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
         self.beta = check_beta(beta)
         self.boosted, self.on, self.kl, self.weighted, self.exact = boosted, on, kl, weighted, exact
         self.attacked: Attacked = attacked
-        for name in ("boosted", "kl", "weighted", "exact"):
+        self.misclassified_attack: MisclassifiedAttack = misclassified_attack
+        for name in ("boosted", "kl", "exact", *(() if isinstance(weighted, str) else ("weighted",))):
             setattr(self, name, check_flag(name, getattr(self, name)))
+        if isinstance(weighted, str) and weighted not in ("misclassified", "correct"):
+            raise unknown("value of `weighted`", weighted, ("misclassified", "correct"), hint="Or give True or False.")
         if on not in ("adversarial", "clean"):
             raise unknown("kind of images for the first term, `on`,", on, ("adversarial", "clean"))
         if attacked not in get_args(Attacked):
             raise unknown("choice of `attacked` examples", attacked, get_args(Attacked))
-        if self.attack is not None and attacked != "all":
-            raise InputError("`attacked` chooses for the built-in attack, and can't be combined with `attack`.")
+        if misclassified_attack not in get_args(MisclassifiedAttack):
+            raise unknown("value of `misclassified_attack`", misclassified_attack, get_args(MisclassifiedAttack))
+        if self.attack is not None and (attacked != "all" or misclassified_attack != "pgd"):
+            name = "misclassified_attack" if attacked == "all" else "attacked"
+            raise InputError(f"`{name}` chooses for the built-in attack, and can't be combined with `attack`.")
+        if (attacked, misclassified_attack) == ("misclassified", "none"):
+            raise InputError('`attacked="misclassified"` and `misclassified_attack="none"` leave no example attacked.')
+        if attacked == "correct" and misclassified_attack in ("fgsm", "cw"):
+            raise InputError(
+                f'`attacked="correct"` leaves misclassified examples as they are, so `misclassified_attack='
+                f'"{misclassified_attack}"` has no effect: leave one of them out.'
+            )
+        if not kl and isinstance(weighted, str):
+            raise InputError(f'`weighted="{weighted}"` is about the KL term, which `kl=False` leaves out.')
+
+    def _adversary(self, **options: Any) -> Adversary:
+        changed = options and self.misclassified_attack != "pgd"
+        more = {"misclassified_attack": self.misclassified_attack} if changed else {}
+        return super()._adversary(**options, **more)
 
     @property
     def _attacked(self) -> Attacked:
@@ -260,7 +289,7 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
         )
 
     def _parameters(self) -> dict[str, Any]:
-        names = ("beta", "boosted", "on", "kl", "weighted", "attacked", "exact")
+        names = ("beta", "boosted", "on", "kl", "weighted", "attacked", "misclassified_attack", "exact")
         return {name: getattr(self, name) for name in names}
 
 

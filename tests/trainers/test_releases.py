@@ -68,6 +68,90 @@ def test_mart_exact():
     check_same(model, expected)
 
 
+def one_by_one(model, x, y, draw, misclassified):
+    """The paper's figure 1 (a, b): by the natural prediction, PGD for correct examples, another attack for the rest."""
+    model.eval()
+    starts, found, kinds = normal_start(x, draw), [], set()
+    for i, start in enumerate(starts):
+        xi, yi = x[i : i + 1], y[i : i + 1]
+        right = int(model(xi).argmax()) == int(yi)
+        kinds.add(right)
+        kind = "pgd" if right else misclassified
+        z, steps, step = {"fgsm": (xi, 1, EPS), "none": (xi, 0, 0.0)}.get(kind, (start[None], STEPS, STEP))
+
+        def loss(logits, yi=yi, kind=kind):
+            if kind != "cw":
+                return cross_entropy(logits, yi, reduction="none")
+            others = torch.cat([logits[:, :yi], logits[:, yi + 1 :]], 1)
+            return others.amax(1) - logits[:, int(yi)]
+
+        for _ in range(steps):
+            z = step_of(model, xi, z, loss, EPS, step)
+        found.append(z)
+    model.train()
+    return draw.agreed(torch.cat(found)), kinds
+
+
+@pytest.mark.parametrize("misclassified", ["pgd", "fgsm", "cw", "none"])
+def test_mart_attacks_misclassified_examples_otherwise(misclassified):
+    model, epochs, *_ = train(MART, exact=True, beta=5.0, misclassified_attack=misclassified)
+    expected, optimizer = begin()
+    seen = set()
+    for x, y, draw in (batch for epoch in epochs for batch in epoch):
+        x_adv, kinds = one_by_one(expected, x, y, draw, misclassified)
+        seen |= kinds
+        z, z_adv = expected(x), expected(x_adv)
+        descend(optimizer, acw.losses.mart(z, z_adv, y, 5.0, exact=True).mean())
+    check_same(model, expected)
+    assert seen == {True, False}
+
+
+def test_not_attacking_the_misclassified_is_attacking_the_correct():
+    one, *_ = train(MART, misclassified_attack="none")
+    other, *_ = train(MART, attacked="correct")
+    for value, same in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(value, same)
+
+
+@pytest.mark.parametrize("part", ["misclassified", "correct"])
+def test_mart_regularises_one_part_alone(part):
+    """The paper's figure 1 (c), with BCE: the divergence counts where the natural prediction is wrong, or right."""
+    model, epochs, *_ = train(MART, two_passes=True, beta=5.0, weighted=part)
+    expected, optimizer = begin()
+    n = 0
+    for x, y, draw in (batch for epoch in epochs for batch in epoch):
+        x_adv = attack_ce(expected, x, y, draw, normal_start)
+        z, z_adv = expected(x), expected(x_adv)
+        q, total = softmax(z_adv, 1), 0.0
+        for i, k in enumerate(y.tolist()):
+            likeliest = sorted(range(C), key=q[i].tolist().__getitem__)
+            j = next(j for j in reversed(likeliest) if j != k)
+            total = total - q[i, k].log() - (1 - q[i, j]).log()
+            if (int(z[i].argmax()) != k) == (part == "misclassified"):
+                total, n = total + 5 * divergence(z[i : i + 1], z_adv[i : i + 1])[0], n + 1
+        descend(optimizer, total / len(y))
+    check_same(model, expected)
+    assert 0 < n < sum(len(y) for epoch in epochs for _, y, _ in epoch)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"misclassified_attack": "pdg"}, "Unknown value of `misclassified_attack` 'pdg'. Did you mean pgd"),
+        ({"misclassified_attack": True}, "Unknown value of `misclassified_attack` 'True'"),
+        ({"weighted": "misclasified"}, "Unknown value of `weighted` 'misclasified'. Did you mean misclassified"),
+        ({"weighted": 0.5}, "`weighted` must be True or False, but got 0.5"),
+        ({"weighted": "correct", "kl": False}, "is about the KL term, which `kl=False` leaves out"),
+        ({"attacked": "misclassified", "misclassified_attack": "none"}, "leave no example attacked"),
+        ({"attacked": "correct", "misclassified_attack": "cw"}, "has no effect: leave one of them out"),
+    ],
+)
+def test_switches_of_mart_that_are_none_are_refused(options, says):
+    with pytest.raises(InputError) as error:
+        train(MART, **options)
+    assert says in str(error.value)
+
+
 def test_awp_on_trades():
     model, epochs, *_ = train(TRADES, 3, weight_decay=0.0, passes="acc", awp_gamma=0.02, awp_warmup=1)
     expected, optimizer = begin(weight_decay=0.0)

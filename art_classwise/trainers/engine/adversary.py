@@ -15,13 +15,23 @@ from torch import Tensor, nn
 from art_classwise import losses
 from art_classwise._core.random_numbers import ExampleUniform, derive, gaussian
 from art_classwise._core.state import evaluating, preserved
-from art_classwise.attacks.search import search
+from art_classwise.attacks.search import Loss, search
 from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel, Uniform, per_example
 
-__all__ = ["Adversary", "ArtAdversary", "Attacked", "BoundarySearch", "Budgets", "InnerSearch", "TrainModeNetwork"]
+__all__ = [
+    "Adversary",
+    "ArtAdversary",
+    "Attacked",
+    "BoundarySearch",
+    "Budgets",
+    "InnerSearch",
+    "MisclassifiedAttack",
+    "TrainModeNetwork",
+]
 
 Attacked = Literal["all", "correct", "misclassified"]
+MisclassifiedAttack = Literal["pgd", "fgsm", "cw", "none"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,9 @@ class InnerSearch:
             ``"clean"``, x itself.
         loss: What is ascended: ``"cross_entropy"``, or ``"kl"``, the divergence from the clean prediction (TRADES).
         attacked: Which examples: all, or those that the network gets right, or wrong; the others stay as they are.
+        misclassified_attack: How examples are attacked that the network gets wrong without: by the search (``"pgd"``);
+            in one step of the radius from the image itself (``"fgsm"``); by the search on the margin (``"cw"``); or
+            not at all (``"none"``).
     """
 
     threat: ThreatModel
@@ -78,16 +91,40 @@ class InnerSearch:
     start: Literal["uniform", "gaussian", "clean"] = "uniform"
     loss: Literal["cross_entropy", "kl"] = "cross_entropy"
     attacked: Attacked = "all"
+    misclassified_attack: MisclassifiedAttack = "pgd"
 
     def __call__(
         self, module: nn.Module, x: Tensor, y: Tensor, uniform: Uniform, budgets: Budgets | None = None
     ) -> Tensor:
         """See :class:`Adversary`."""
         x_adv, clean = self._search(module, x, y, uniform, budgets)
-        if clean is None or self.attacked == "all":
+        if clean is None or not self._splits:
             return x_adv
-        chosen = (clean.argmax(1) == y) == (self.attacked == "correct")
-        return torch.where(per_example(chosen, x), x_adv, x)
+        correct = per_example(clean.argmax(1) == y, x)
+        if self.misclassified_attack == "fgsm":
+            x_adv = torch.where(correct, x_adv, self._fgsm(module, x, y, budgets))
+        elif self.misclassified_attack == "none":
+            x_adv = torch.where(correct, x_adv, x)
+        if self.attacked != "all":
+            x_adv = torch.where(correct if self.attacked == "correct" else ~correct, x_adv, x)
+        return x_adv
+
+    @property
+    def _splits(self) -> bool:
+        """Whether examples are treated by whether the network gets them right without the attack."""
+        return self.attacked != "all" or self.misclassified_attack != "pgd"
+
+    def _fgsm(self, module: nn.Module, x: Tensor, y: Tensor, budgets: Budgets | None) -> Tensor:
+        """Return images after one step of the radius along cross-entropy (Goodfellow et al. 2015)."""
+        eps = None if budgets is None else self.threat.eps * per_example(budgets.radii, x)
+        return search(
+            *(module, x, y, self.threat, losses.cross_entropy),
+            eps_step=self.threat.eps if eps is None else eps,
+            max_iter=1,
+            low=self.low,
+            high=self.high,
+            eps=eps,
+        ).x_adv
 
     def _search(
         self,
@@ -107,17 +144,20 @@ class InnerSearch:
         elif self.start == "gaussian":
             start = x + 0.001 * gaussian(uniform, *x.shape)
         compared, clean = y, None
-        if self.loss == "kl" or self.attacked != "all":
+        if self.loss == "kl" or self._splits:
             with torch.no_grad(), evaluating(module):
                 clean = module(x)
         if self.loss == "kl" and clean is not None:
             compared = clean
+        ascended: Loss = _from_clean if self.loss == "kl" else losses.cross_entropy
+        if self.misclassified_attack == "cw" and clean is not None:
+            ascended = _margin_where(clean.argmax(1) != y, ascended, y)
         x_adv = search(
             module,
             x,
             compared,
             self.threat,
-            _from_clean if self.loss == "kl" else losses.cross_entropy,
+            ascended,
             eps_step=step,
             max_iter=self.max_iter,
             low=self.low,
@@ -222,6 +262,15 @@ class TrainModeNetwork(nn.Module):
 
 def _from_clean(logits: Tensor, clean: Tensor) -> Tensor:
     return losses.kl(clean, logits)
+
+
+def _margin_where(chosen: Tensor, other: Loss, y: Tensor) -> Loss:
+    """Return a loss that is the margin for the chosen examples (m,), with labels y (m,), and another for the rest."""
+
+    def loss(logits: Tensor, compared: Tensor) -> Tensor:
+        return torch.where(chosen, losses.margin(logits, y), other(logits, compared))
+
+    return loss
 
 
 @dataclass(frozen=True)
