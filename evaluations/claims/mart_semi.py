@@ -31,8 +31,9 @@ import pandas as pd
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from lib.data import load
 from lib.experiment import Claim, all_trainings, estimated, over_seeds, parser, timed, told_seeds, write
-from lib.setups import Setup, Trainings, load
+from lib.setups import Setup, Trainings
 
 import art_classwise as acw
 from art_classwise.trainers import make_pseudo_labels
