@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -295,7 +296,7 @@ def command(script: str, arguments: argparse.Namespace) -> str:
         if name in ("root", "checkpoints", "store", "out", "keep") or value is None or value is False:
             continue
         values = value if isinstance(value, list) else [] if value is True else [value]
-        parts.append(" ".join([f"--{name.replace('_', '-')}", *map(str, values)]))
+        parts.append(" ".join([f"--{name.replace('_', '-')}", *(shlex.quote(str(value)) for value in values)]))
     return " ".join(parts)
 
 
@@ -356,7 +357,7 @@ def write(
     print(f"{origin['hardware']}; {origin['versions']}")
 
 
-KEYS = ["dataset", "network", "method"]
+KEYS = ["dataset", "network", "method", "kind", "part"]
 """Columns that tell what a row of a table was measured on, where it has them."""
 
 

@@ -202,6 +202,7 @@ class Trainings:
         made_up: Take made-up images: see :func:`stand_in`.
 
     Attributes:
+        root: Folder of the data sets.
         train: The training examples.
         test: The test examples.
         groups: Name of the groups of the classes, where there are such.
@@ -211,6 +212,7 @@ class Trainings:
     """
 
     def __init__(self, setup: Setup, root: str | None, store: Path, *, made_up: bool = False) -> None:
+        self.root = root
         self.setup, self.folder = setup, store / (f"{setup.dataset}-stand-in" if made_up else setup.dataset)
         if made_up:
             sizes = {"train": setup.n_train or 1000, "test": setup.n_test or 1000}
@@ -243,8 +245,10 @@ class Trainings:
         return views
 
     def recipe(self, method: str) -> Recipe:
-        """Return how a method trains here."""
-        threat = self.setup.threat
+        """Return how a method trains here, or trains last."""
+        threat, phases = self.setup.threat, self.parts(method)
+        if phases[-1] is not None:
+            return self._recipe_of(phases[-1], method)
         if self.setup.recipe == "fast":
             small = {"mnist-cnn", "digits-cnn"} & {self.setup.network}
             options = {"architecture": self.setup.network} if small else {}

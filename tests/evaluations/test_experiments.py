@@ -281,7 +281,9 @@ def test_a_trained_network_is_read_not_trained_again(evaluation, store, monkeypa
 def test_what_is_wrong_on_the_command_line_is_said(evaluation, tmp_path, capsys):
     script = evaluation("diagnosis")
     where = ("--store", str(tmp_path), "--out", str(tmp_path))
-    with pytest.raises(SystemExit, match="at --size quick there are digits, mnist, cifar10, cifar100, svhn, stl10, but not imagenet"):
+    with pytest.raises(
+        SystemExit, match="at --size quick there are digits, mnist, cifar10, cifar100, svhn, stl10, but not imagenet"
+    ):
         script.main(["--datasets", "imagenet", *where])
     with pytest.raises(SystemExit, match="mnist .train. is not in"):
         script.main(["--size", "tiny", "--datasets", "mnist", "--root", str(tmp_path), *where])
@@ -355,7 +357,9 @@ def summary(evaluation, frame, tmp_path):
         pd.DataFrame(rows).assign(**told).to_csv(results / name / f"{name}_{size}_claims.csv", index=False)
     (results / "diagnosis" / "README.md").write_text(f"before\n{script.BEGIN}\nold\n{script.END}\nafter\n")
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{script.OVERVIEW}\nold\n{script.OVERVIEW_END}\nafter\n")
+    readme.write_text(
+        f"before\n{script.OVERVIEW}\nold\n{script.OVERVIEW_END}\n{script.BY_DATA}\n{script.BY_DATA_END}\nafter\n"
+    )
     return script, results, readme
 
 
@@ -384,7 +388,7 @@ def test_the_overview_has_a_row_per_experiment(summary):
     script.main(["--results", str(results), "--readme", str(readme)])
     text = readme.read_text()
     assert text.startswith(f"before\n{script.OVERVIEW}\n\n| experiment")
-    assert text.endswith(f"{script.OVERVIEW_END}\nafter\n")
+    assert text.endswith(f"{script.BY_DATA_END}\nafter\n")
     rows = [line for line in text.splitlines() if line.startswith("| [")]
     assert [row.split("]")[0][3:] for row in rows] == [experiment.name for experiment in script.EXPERIMENTS]
     assert rows[0].startswith("| [diagnosis](results/diagnosis/README.md) | Does robust accuracy differ")
