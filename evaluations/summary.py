@@ -7,8 +7,8 @@
 ``--run`` runs the scripts one after the other, each in its own process (about an hour on two cores; finished work in
 --store is not repeated). If one fails, the others still run and the failure is reported at the end. Then, or at once
 without ``--run``, each experiment's table of claims is written into results/EXPERIMENT/README.md, and the overview into
-README.md: only the text between the marks is replaced. Experiments whose data is not in --root are left out; the digits
-come with scikit-learn.
+README.md, with the verdicts by data set: only the text between the marks is replaced. Experiments whose data is not in
+--root are left out; the digits come with scikit-learn.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ from pathlib import Path
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent))
-from lib.experiment import ABSENT
+from lib.experiment import ABSENT, dataset_of
+
+from art_classwise.datasets import DATASETS
 
 HERE = Path(__file__).parent
-SIZES = ("full", "quick")
+SIZES = ("full", "medium", "quick")
 BEGIN, END = "<!-- claims -->", "<!-- end of claims -->"
 OVERVIEW, OVERVIEW_END = "<!-- experiments -->", "<!-- end of experiments -->"
-VERDICTS = ("seen", "not seen", "unclear")
+BY_DATA, BY_DATA_END = "<!-- claims by data set -->", "<!-- end of claims by data set -->"
+VERDICTS = ("seen", "not seen", "unclear", "smoke test")
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--run", action="store_true", help="run the experiments first")
     parser.add_argument("--only", nargs="+", choices=RUN, default=RUN, help="run only these")
-    parser.add_argument("--size", choices=("tiny", "quick", "full"), default="quick", help="size of the runs")
+    parser.add_argument("--size", choices=("tiny", "quick", "medium", "full"), default="quick", help="size of the runs")
     parser.add_argument("--root", help="folder of the data sets")
     parser.add_argument("--checkpoints", help="folder of the published networks' weights")
     parser.add_argument("--store", help="folder of finished work")
@@ -120,11 +123,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--readme", type=Path, default=HERE / "README.md", help="page of the overview")
     arguments = parser.parse_args(argv)
     failed, left_out = run(arguments) if arguments.run else ([], [])
-    rows = []
+    rows, all_claims = [], []
     for experiment in EXPERIMENTS:
         folder = arguments.results / experiment.name
         claims = read(experiment, folder)
         rows.append(overview_row(experiment, claims, folder, arguments.readme.parent))
+        all_claims.append(claims.assign(page=_link(folder / "README.md", arguments.readme.parent)))
         if len(claims):
             page = folder / "README.md"
             if not page.exists():
@@ -133,6 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{page}: {len(claims)} claims, {counts(claims)}")
     head = ["| experiment | question | data | n | result | command |", "| --- | --- | --- | --- | --- | --- |"]
     replace(arguments.readme, OVERVIEW, OVERVIEW_END, "\n".join([*head, *rows]))
+    replace(arguments.readme, BY_DATA, BY_DATA_END, by_dataset(pd.concat(all_claims)))
     if left_out:
         print(f"Left out because their data or networks are missing (see above): {', '.join(left_out)}")
     if failed:
@@ -210,6 +215,35 @@ def overview_row(experiment: Experiment, claims: pd.DataFrame, folder: Path, bas
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells if cell != "``") + " |"
 
 
+def by_dataset(claims: pd.DataFrame) -> str:
+    """Return a table of the papers' numbered claims: how often each verdict was reached on each data set.
+
+    Args:
+        claims: As :func:`read` returns them, of all experiments, with ``page``, a link to each.
+    """
+    numbered = claims[claims["claim"].str.match(r"[0-7]b?\. ", na=False)] if len(claims) else claims
+    names = [name for name in DATASETS if name != "digits"] + ["digits"]  # the papers' six first
+    head = ["| claim | " + " | ".join(names) + " |", "| --- |" + " --- |" * len(names)]
+    rows = []
+    for claim in sorted(set(numbered["claim"])) if len(numbered) else ():
+        of = numbered[numbered["claim"] == claim]
+        places = of["data"].map(dataset_of)
+        cells = [_cell(of[places == name]) for name in names]
+        if any(cells):
+            rows.append("| " + " | ".join([claim, *(cell or "–" for cell in cells)]) + " |")
+    return "\n".join([*head, *rows])
+
+
+def _cell(claims: pd.DataFrame) -> str:
+    """Return how often each verdict was reached, by size, with links to the pages."""
+    sizes = []
+    for size, of in claims.groupby("size", sort=False):
+        pages = dict.fromkeys(of["page"])
+        told = ", ".join(f"[{counts(of[of['page'] == page])}]({page})" for page in pages)
+        sizes.append(told if size == "quick" else f"{size}: {told}")
+    return "; ".join(sizes)
+
+
 def as_markdown(experiment: Experiment, claims: pd.DataFrame, folder: Path) -> str:
     """Return a table per size: claim, data, result, published number, verdict; and the command above it.
 
@@ -224,7 +258,15 @@ def as_markdown(experiment: Experiment, claims: pd.DataFrame, folder: Path) -> s
         files = sorted(p for p in folder.glob(f"{name}_{size}*") if p.suffix == ".csv")
         links = ", ".join(f"[{p.name}]({p.name})" for p in files)
         lines = [f"### {str(size).capitalize()} size", ""]
-        lines += [f"`{first['command']}`; {first['hardware']}; {first['versions']}. {links}", ""]
+        told = of.drop_duplicates(["command", "hardware", "versions"])
+        if len(told) == 1:
+            lines += [f"`{first['command']}`; {first['hardware']}; {first['versions']}. {links}", ""]
+        else:  # measured at several times: --keep
+            lines += [
+                f"- {_measured(of, row['command'])}: `{row['command']}`; {row['hardware']}; {row['versions']}"
+                for row in told.to_dict("records")
+            ]
+            lines += ["", links, ""]
         lines += ["| claim | data | measured | result, 95 % interval | published | verdict |"]
         lines += ["| --- | --- | --- | --- | --- | --- |"]
         for row in of.to_dict("records"):
@@ -232,11 +274,24 @@ def as_markdown(experiment: Experiment, claims: pd.DataFrame, folder: Path) -> s
             lines.append(
                 "| " + " | ".join([*(str(c).replace("|", "\\|") for c in cells), f"**{row['verdict']}**"]) + " |"
             )
-        figure = folder / f"{name}_{size}.svg"
-        if figure.is_file():
-            lines += ["", f"![Results of {name}.py, {size} size]({figure.name})"]
+        for figure in sorted(folder.glob(f"{name}_{size}*.svg"), key=_in_order):
+            of_part = figure.stem.removeprefix(f"{name}_{size}").strip("_")
+            told_part = f", {of_part}" if of_part else ""
+            lines += ["", f"![Results of {name}.py, {size} size{told_part}]({figure.name})"]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def _measured(claims: pd.DataFrame, command: str) -> str:
+    """Return which data sets and networks a command's claims are of."""
+    of = claims[claims["command"] == command]["data"]
+    return ", ".join(dict.fromkeys(re.split(r",|;| and ", text)[0] for text in of))
+
+
+def _in_order(figure: Path) -> tuple[int, str]:
+    """Return what sorts figures by data set, in the order of the catalogue, the one of all first."""
+    known = [index for index, name in enumerate(DATASETS) if figure.stem.endswith(f"_{name}")]
+    return (known[0] if known else -1 if figure.stem.endswith(SIZES) else len(DATASETS), figure.stem)
 
 
 def _link(path: Path, base: Path) -> str:

@@ -7,7 +7,8 @@ Measures the accuracy that each class loses from FGSM to PGD-20 and to all attac
 class's weakness, and the share of all losses that occurs in the weakest third of the classes. Uses published networks
 and networks trained here, under PGD-20 on cross-entropy, margin and temperatures; at full size the whole standard
 ladder, with AutoAttack. A class's weakness is measured on one half of its examples and its loss on the other, over many
-splits, since using the same examples for both would correlate noise. Intervals are over seeds; for published networks
+splits, since using the same examples for both would correlate noise. CIFAR-100 is also counted by its 20 superclasses.
+Intervals are over seeds; for published networks
 over resampled test examples.
 """
 
@@ -17,6 +18,7 @@ import math
 import sys
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from scipy.stats import rankdata
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from lib.experiment import Claim, all_trainings, estimated, panels, parser, timed, told_seeds, write
 from lib.published import ADVERSARIAL, at_hand
-from lib.setups import QUICK_ATTACKS
+from lib.setups import QUICK_ATTACKS, SIZES
 
 import art_classwise as acw
 
@@ -37,26 +39,28 @@ ALL = "all attacks"
 ATTACKS = {
     "tiny": ["fgsm", "pgd-20"],
     "quick": QUICK_ATTACKS,
+    "medium": QUICK_ATTACKS,
     "full": "standard",
 }
 LADDER = {
     "tiny": ["fgsm", "pgd-20"],
     "quick": ["fgsm", "pgd-20", "margin-20", *(f"tpgd{t}-20" for t in (2, 5, 10, 50))],
+    "medium": QUICK_ATTACKS,
     "full": "standard",
 }
 """Of published networks."""
-N_PUBLISHED = {"tiny": 60, "quick": 1000, "full": None}
+N_PUBLISHED = {"tiny": 60, "quick": 1000, "medium": 1000, "full": None}
 WEAK = "fgsm"
 SPLITS = 100
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Attack, write the tables."""
-    arguments = parser(__file__, __doc__).parse_args(argv)
+    arguments = parser(__file__, __doc__, sizes=SIZES).parse_args(argv)
     tables: list[pd.DataFrame] = []
     rows: list[dict[str, Any]] = []
     claims: list[Claim] = []
-    drawn: list[tuple[str, pd.DataFrame]] = []
+    drawn: dict[str, list[tuple[str, pd.DataFrame]]] = {}
 
     def look(network: str, told: dict[str, Any], result: acw.AuditResult) -> None:
         for strong in (*result.attacks[1:], ALL):
@@ -72,11 +76,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                 results[seed] = trainings.audit(METHODS, seed, ATTACKS[arguments.size])
                 for method in METHODS:
                     look(method, {"dataset": trainings.test.name, "seed": seed}, results[seed])
-            drawn.append((f"{trainings.test.name}, standard", results[0].attack_strength("standard", WEAK, ALL)))
+            falling = results[0].attack_strength("standard", WEAK, ALL)
+            drawn.setdefault(dataset, []).append((f"{trainings.test.name}, standard", falling))
             n = f"n = {len(trainings.test):,} test images, {told_seeds(arguments.seeds)}"
-            for method in METHODS:
+            for (told, view), method in product(trainings.views.items(), METHODS):
                 seen = [verdicts(result, method, WEAK, ALL) for result in results.values()]
-                claims.append(claim(f"{trainings.told}, {method}", seen, n))
+                claims.append(claim(f"{told}, {method}", [(view[y], *withstood) for y, *withstood in seen], n))
     if not arguments.stand_in:
         size = N_PUBLISHED[arguments.size]
         for name, classifier, data, threat in at_hand(arguments.checkpoints, arguments.root, size, ADVERSARIAL):
@@ -84,10 +89,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 audit = acw.ClassWiseAudit(threat, LADDER[arguments.size], checks=False, verbose=False)
                 result = audit.evaluate({name: classifier}, data)
                 look(name, {"dataset": data.name}, result)
-                drawn.append((name, result.attack_strength(name, WEAK, ALL)))
+                drawn.setdefault(data.name, []).append((name, result.attack_strength(name, WEAK, ALL)))
                 n = f"n = {len(data):,} test images, interval over them"
                 claims.append(claim(f"{name}, {threat}", [verdicts(result, name, WEAK, ALL)], n))
-    write(__file__, arguments, {"": pd.DataFrame(rows), "classes": pd.concat(tables)}, claims, draw(drawn))
+    figures = {dataset: draw(of) for dataset, of in drawn.items()}
+    write(__file__, arguments, {"": pd.DataFrame(rows), "classes": pd.concat(tables)}, claims, figures)
 
 
 def claim(where: str, seen: Sequence[tuple[np.ndarray, ...]], n: str) -> Claim:

@@ -8,7 +8,8 @@ Both are tried on the same images, which order equal classes alike; so the two o
 the images (art_classwise.metrics.rank_agreement), and noise pulls tau towards 0. Uses networks of three training
 methods and several seeds, and those published for CIFAR-10, all at the smaller of their radii. The control is the order
 of clean accuracies after natural training. Intervals of the mean over all pairs are over seeds and test images (of
-which a tenth is left out at a time); of published networks over test images.
+which a tenth is left out at a time); of published networks over test images. CIFAR-100 is also counted by its 20
+superclasses.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from lib.experiment import Claim, all_trainings, over_both, parser, timed, told_seeds, write
 from lib.published import at_hand
-from lib.setups import QUICK_ATTACKS
+from lib.setups import QUICK_ATTACKS, SIZES
 
 import art_classwise as acw
 
@@ -35,10 +36,11 @@ METHODS = ("standard", "trades", "mart")
 ATTACKS = {
     "tiny": ["fgsm", "pgd-20"],
     "quick": QUICK_ATTACKS,
+    "medium": QUICK_ATTACKS,
     "full": (*QUICK_ATTACKS, "square"),
 }
 PUBLISHED = ("cifar10-cnn-a", "cifar10-resnet4b")
-N_PUBLISHED = {"tiny": 60, "quick": 2000, "full": None}
+N_PUBLISHED = {"tiny": 60, "quick": 2000, "medium": 2000, "full": None}
 PARTS = 10  # of the test images, to leave one out at a time
 ACROSS = {
     "attacks": "5. The same classes are weak under all attacks",
@@ -48,10 +50,10 @@ ACROSS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Attack, compare, write the tables."""
-    arguments = parser(__file__, __doc__).parse_args(argv)
+    arguments = parser(__file__, __doc__, sizes=SIZES).parse_args(argv)
     tables: list[pd.DataFrame] = []
     claims: list[Claim] = []
-    drawn: list[tuple[str, pd.DataFrame]] = []
+    figures: dict[str, plt.Figure] = {}
     for dataset, trainings in all_trainings(arguments):
         with timed(dataset):
             found: list[pd.DataFrame] = []
@@ -63,23 +65,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 natural = trainings.audit(["natural"], seed, ["pgd-20"])
                 tables.append(beside_clean(result, natural).assign(dataset=trainings.test.name, seed=seed))
                 if seed == 0:
-                    drawn.append((f"{trainings.test.name}, seed 0", accuracies(result)))
+                    figures[dataset] = draw(f"{trainings.test.name}, seed 0", accuracies(result))
             tables += found
-            by_seed = pd.concat(found).groupby(["across", "seed"])["tau"].mean()
-            variance = example_variance(results)
             n = f"n = {len(trainings.test):,} test images, {told_seeds(arguments.seeds)}"
-            for across, said in ACROSS.items():
-                claims.append(
-                    Claim(
-                        said,
-                        trainings.told,
-                        f"mean Kendall's tau between {across}",
-                        *over_both(by_seed[across], variance[across], PARTS - 1, within=(-1, 1)),
-                        n=n,
-                        least=0.5,
-                        unit="",
-                    )
-                )
+            for told, view in trainings.views.items():
+                claims += claims_of(told, [counted(result, view) for result in results], n)
     if not arguments.stand_in:
         size = N_PUBLISHED[arguments.size]
         there = {
@@ -91,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             result = audit.evaluate({name: c for name, (c, _) in there.items()}, data)
             found_ = agreement(result)
             tables.append(found_.assign(dataset=data.name))
-            drawn.append(("published, CIFAR-10, Linf 2/255", accuracies(result)))
+            figures["published"] = draw("published, CIFAR-10, Linf 2/255", accuracies(result))
             pair = found_[found_["across"] == "networks"].iloc[0]
             claims.append(
                 Claim(
@@ -104,7 +94,31 @@ def main(argv: Sequence[str] | None = None) -> None:
                     unit="",
                 )
             )
-    write(__file__, arguments, {"": pd.concat(tables)}, claims, draw(drawn))
+    write(__file__, arguments, {"": pd.concat(tables)}, claims, figures)
+
+
+def claims_of(where: str, results: Sequence[acw.AuditResult], n: str) -> list[Claim]:
+    """Return what was seen on one data set, by the results of its seeds."""
+    by_seed = pd.concat([agreement(r).assign(seed=seed) for seed, r in enumerate(results)])
+    means, variance = by_seed.groupby(["across", "seed"])["tau"].mean(), example_variance(results)
+    return [
+        Claim(
+            said,
+            where,
+            f"mean Kendall's tau between {across}",
+            *over_both(means[across], variance[across], PARTS - 1, within=(-1, 1)),
+            n=n,
+            least=0.5,
+            unit="",
+        )
+        for across, said in ACROSS.items()
+    ]
+
+
+def counted(result: acw.AuditResult, view: np.ndarray) -> acw.AuditResult:
+    """Return a result whose examples count for what ``view`` (C,) says of their class."""
+    outcomes = result.outcomes
+    return replace(result, outcomes=outcomes.assign(label=view[outcomes["label"]]))
 
 
 def agreement(result: acw.AuditResult, repeats: int = 100) -> pd.DataFrame:
@@ -154,22 +168,21 @@ def accuracies(result: acw.AuditResult) -> pd.DataFrame:
     )
 
 
-def draw(tables: Sequence[tuple[str, pd.DataFrame]]) -> plt.Figure:
-    """Draw Kendall's tau between all pairs of network and attack, a picture per data set."""
-    figure, axes = plt.subplots(1, len(tables), figsize=(7 * len(tables), 7), squeeze=False, layout="constrained")
-    for ax, (title, table) in zip(axes.flat, tables, strict=True):
-        tau = pd.DataFrame(1.0, index=table.columns, columns=table.columns)
-        for a, b in combinations(table.columns, 2):
-            tau.loc[a, b] = tau.loc[b, a] = acw.metrics.correlations(table[a], table[b]).loc["kendall", "value"]
-        picture = ax.imshow(tau.to_numpy(), vmin=-1, vmax=1, cmap="RdBu")
-        for i, j in np.ndindex(tau.shape):
-            value = tau.iat[i, j]
-            shade = "white" if abs(value) > 0.6 else "black"
-            ax.text(j, i, "" if np.isnan(value) else f"{value:.2f}", ha="center", va="center", color=shade, fontsize=7)
-        ax.set_xticks(range(len(tau)), tau.columns, rotation=60, ha="right", fontsize=8)
-        ax.set_yticks(range(len(tau)), tau.columns, fontsize=8)
-        ax.set_title(f"{title}: Kendall's tau of class robust accuracies", loc="left", fontsize=10, weight="bold")
-    figure.colorbar(picture, ax=axes, shrink=0.6, label="Kendall's tau")
+def draw(title: str, table: pd.DataFrame) -> plt.Figure:
+    """Draw Kendall's tau between all pairs of network and attack."""
+    figure, ax = plt.subplots(figsize=(8, 7), layout="constrained")
+    tau = pd.DataFrame(1.0, index=table.columns, columns=table.columns)
+    for a, b in combinations(table.columns, 2):
+        tau.loc[a, b] = tau.loc[b, a] = acw.metrics.correlations(table[a], table[b]).loc["kendall", "value"]
+    picture = ax.imshow(tau.to_numpy(), vmin=-1, vmax=1, cmap="RdBu")
+    for i, j in np.ndindex(tau.shape):
+        value = tau.iat[i, j]
+        shade = "white" if abs(value) > 0.6 else "black"
+        ax.text(j, i, "" if np.isnan(value) else f"{value:.2f}", ha="center", va="center", color=shade, fontsize=7)
+    ax.set_xticks(range(len(tau)), tau.columns, rotation=60, ha="right", fontsize=8)
+    ax.set_yticks(range(len(tau)), tau.columns, fontsize=8)
+    ax.set_title(f"{title}: Kendall's tau of class robust accuracies", loc="left", fontsize=10, weight="bold")
+    figure.colorbar(picture, ax=ax, shrink=0.6, label="Kendall's tau")
     return figure
 
 

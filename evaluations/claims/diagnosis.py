@@ -8,8 +8,10 @@ Standard adversarial training, and natural training as the control, with several
 radius on the test set (after each epoch PGD-10 on a part of it, which the figures call validation, though nothing is
 chosen by it). The gap is between the best and the worst class, each chosen on half of the test examples and measured on
 the other half, so that the choice doesn't widen it. Intervals are over seeds, with the same test examples; with one
-seed, over resampled test examples. Data sets that aren't in --root are left out; nothing is downloaded. Sizes: quick
-uses digits, MNIST and CIFAR-10; full (a GPU) MNIST, CIFAR-10, CIFAR-100, SVHN, STL-10 and ImageNet.
+seed, over resampled test examples. CIFAR-100 is also counted by its 20 superclasses: an example is right if its class
+is. Data sets that aren't in --root are left out; nothing is downloaded. Sizes: quick uses digits, MNIST, CIFAR-10,
+CIFAR-100, SVHN and STL-10; medium (one to two hours per training on two cores) CIFAR-10, CIFAR-100 and STL-10 at 64
+pixels; full (a GPU) MNIST, CIFAR-10, CIFAR-100, SVHN, STL-10 and ImageNet.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from lib.experiment import Claim, all_trainings, estimated, parser, timed, told_seeds, write
-from lib.setups import Trainings
+from lib.setups import SIZES, Trainings
 
 import art_classwise as acw
 
@@ -38,7 +40,7 @@ GAPS = {"svhn": "40–50", "cifar10": "40–50", "stl10": "40–50", "cifar100":
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, attack, write the tables."""
-    arguments = parser(__file__, __doc__).parse_args(argv)
+    arguments = parser(__file__, __doc__, sizes=SIZES).parse_args(argv)
     epochs, classes, claims, drawn = [], [], [], []
     for dataset, trainings in all_trainings(arguments):
         with timed(dataset):
@@ -51,20 +53,29 @@ def main(argv: Sequence[str] | None = None) -> None:
                     rows = result.rows(model, ATTACK)
                     right = rows["clean_prediction"] == rows["label"] if kind == "clean" else rows["withstood"]
                     seen[kind].append((rows["label"].to_numpy(), right.to_numpy()))
-            claims += claims_of(trainings, seen)
-            drawn.append(trainings)
-    figure = draw(drawn)
-    write(__file__, arguments, {"": pd.concat(classes), "epochs": pd.concat(epochs)}, claims, figure)
+            for told, view in trainings.views.items():
+                counted = {kind: [(view[y], right) for y, right in of] for kind, of in seen.items()}
+                claims += claims_of(trainings, told, counted)
+            drawn.append((dataset, trainings))
+    figures = {dataset: draw(trainings) for dataset, trainings in drawn}
+    write(__file__, arguments, {"": pd.concat(classes), "epochs": pd.concat(epochs)}, claims, figures)
 
 
-def claims_of(trainings: Trainings, seen: dict[str, list[Seen]]) -> list[Claim]:
-    """Return what was seen on one data set: the gap, and how much it exceeds that of natural training."""
+def claims_of(trainings: Trainings, where: str, seen: dict[str, list[Seen]]) -> list[Claim]:
+    """Return what was seen on one data set: the gap, and how much it exceeds that of natural training.
+
+    Args:
+        trainings: Of the data set.
+        where: Data set and network, and what counts as a class.
+        seen: Without attack after natural training (``clean``), and under attack after adversarial training
+            (``robust``), by seed.
+    """
 
     def gap(kind: str, seed: int, rows: np.ndarray) -> float:
         labels, right = seen[kind][seed]
         return 100 * held_out_gap(labels[rows], right[rows])
 
-    where, y, seeds = trainings.told, [labels for labels, _ in seen["robust"]], len(seen["robust"])
+    y, seeds = [labels for labels, _ in seen["robust"]], len(seen["robust"])
     n = f"n = {len(trainings.test):,} test images, {told_seeds(seeds)}"
     robust = [partial(gap, "robust", seed) for seed in range(seeds)]
     wider = [lambda rows, s=seed: gap("robust", s, rows) - gap("clean", s, rows) for seed in range(seeds)]
@@ -128,17 +139,22 @@ def by_class(result: acw.AuditResult, method: str, dataset: str, seed: int) -> p
     return result.class_table(method, ATTACK).reset_index().assign(**named)
 
 
-def draw(all_of: Sequence[Trainings]) -> plt.Figure:
-    """Draw robust accuracy by class over the epochs, of 12 classes at most, and below it of all classes at the end."""
-    figure, axes = plt.subplots(2, len(all_of), figsize=(7 * len(all_of), 9), squeeze=False, layout="constrained")
-    for (above, below), trainings in zip(axes.T, all_of, strict=True):
-        name = trainings.test.name
-        acw.figures.training_curves(
-            trainings.history("standard", 0), above, classes=trainings.classes, data="validation", title=name
-        )
-        table = trainings.audit(["natural", "standard"], 0, [ATTACK]).class_table("standard", ATTACK)
-        drawing = acw.figures.class_accuracy if len(table) <= 20 else acw.figures.class_histogram
-        drawing(table, below, title=f"{name}, {ATTACK}, seed 0")
+def draw(trainings: Trainings) -> plt.Figure:
+    """Draw robust accuracy over the epochs, by class with the gap between the best and the worst, and at the end.
+
+    Of many classes 12 are drawn over the epochs, and at the end how many lie in each interval, and the superclasses.
+    """
+    name, result = trainings.test.name, trainings.audit(["natural", "standard"], 0, [ATTACK])
+    table, groups = result.class_table("standard", ATTACK), trainings.groups
+    figure, axes = plt.subplots(1, 2 + (groups is not None), figsize=(14 if groups is None else 20, 5))
+    figure.set_layout_engine("constrained")
+    history = trainings.history("standard", 0)
+    acw.figures.training_curves(history, axes[0], classes=trainings.classes, data="validation", title=name)
+    drawing = acw.figures.class_accuracy if len(table) <= 20 else acw.figures.class_histogram
+    drawing(table, axes[1], title=f"{name}, {ATTACK}, seed 0")
+    if groups is not None:
+        by_group = result.by_group(groups).loc["standard", ATTACK]
+        acw.figures.class_accuracy(by_group, axes[2], title=f"{len(by_group)} superclasses")
     return figure
 
 

@@ -11,11 +11,13 @@ a network of two convolutions and 10,000 training images; each adversarial train
 naturally trained network of its seed. Its numbers can't be compared with the paper's.
 
 Parts: ``white`` attacks the networks themselves; ``black`` transfers attacks from a naturally and from an adversarially
-trained network of another seed; ``ablations`` varies MART's loss and attack; ``noise`` replaces 10 % and 20 % of the
-training labels by another random class, the same for both methods. --seeds applies to the first two parts,
---variant-seeds to the other two, which take ten trainings per seed. Intervals are over seeds, with the same test
-examples; with one seed, over resampled test examples, which doesn't include the spread between trainings. A network at
-chance without an attack counts as not trained: claims about it have no interval and are unclear.
+trained network of another seed; ``ablations`` varies MART's loss and attack, and asks the two questions of its paper's
+section 3: another attack on misclassified examples, and the regulariser on one part of the examples only; ``noise``
+replaces 10 % and 20 % of the training labels by another random class, the same for both methods. --seeds applies to the
+first two parts, --variant-seeds to the other two, which take 14 trainings per seed. Intervals are over seeds, with the
+same test examples; with one seed, over resampled test examples, which doesn't include the spread between trainings. A
+network at chance without an attack counts as not trained: claims about it have no interval and are unclear. Medium size
+(hours on two cores per training) is a small residual network.
 
 The attacks are the paper's: FGSM; PGD-20 and CW-inf (PGD on the margin, 30 steps), both from a uniform start, with
 steps of 0.003 at 8/255, and evaluated at their last step; and AutoAttack. At full size all use 8/255, while the
@@ -46,6 +48,7 @@ from lib.mart import (
     METHODS,
     NOISES,
     PAPERS,
+    SETUPS,
     SURROGATES,
     Networks,
     autoattack,
@@ -105,7 +108,7 @@ def ablations(networks: Networks, arguments: argparse.Namespace) -> pd.DataFrame
     parts = []
     for seed in range(arguments.variant_seeds):
         with timed(f"ablations, seed {seed}"):
-            parts.append(networks.outcomes(("mart", *ABLATIONS), seed, papers(networks.eps)))
+            parts.append(networks.outcomes(("mart", *arguments.variants), seed, papers(networks.eps)))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -264,7 +267,9 @@ def _bars(
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = parser(__file__, __doc__, datasets=None)
+    made = parser(__file__, __doc__, datasets=None, sizes=SETUPS)
+    made.add_argument("--keep", action="store_true", help="keep stored rows of networks that weren't measured")
+    made.add_argument("--variants", nargs="+", choices=ABLATIONS, default=list(ABLATIONS), help="in the part ablations")
     made.add_argument("--stand-in", action="store_true", help="use synthetic images, to try the script")
     made.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
     made.add_argument(

@@ -30,7 +30,7 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from lib.experiment import Claim, all_trainings, estimated, over_seeds, panels, parser, timed, told_seeds, write
 from lib.published import ADVERSARIAL, at_hand
-from lib.setups import Trainings
+from lib.setups import SIZES, Trainings
 
 import art_classwise as acw
 from art_classwise import losses
@@ -40,8 +40,8 @@ GRID = {0.5: "tpgd0.5-20", 1.0: "pgd-20", 2.0: "tpgd2-20", 5.0: "tpgd5-20", 10.0
 """The attack for each 1/T; the published grid is 2, 5, 10, 50."""
 MARGIN, STRONGEST = "margin-20", "autoattack"
 SHARP = 50.0
-N_AUTOATTACK = {"tiny": 2, "quick": 100, "full": 1000}
-N_PUBLISHED = {"tiny": 40, "quick": 1000, "full": None}
+N_AUTOATTACK = {"tiny": 2, "quick": 100, "medium": 100, "full": 1000}
+N_PUBLISHED = {"tiny": 40, "quick": 1000, "medium": 1000, "full": None}
 
 
 class Unguarded(acw.TemperaturePGD):
@@ -58,7 +58,7 @@ def unguarded(logits: Tensor, y: Tensor, inverse_temperature: float) -> Tensor:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Attack, write the tables."""
-    arguments = parser(__file__, __doc__).parse_args(argv)
+    arguments = parser(__file__, __doc__, sizes=SIZES).parse_args(argv)
     rates: list[pd.DataFrame] = []
     guards: list[dict[str, Any]] = []
     claims: list[Claim] = []
@@ -88,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 n = f"n = {len(data):,} test images, interval over them"
                 claims.append(gain_claim(f"{name}, {threat}", [broken(result, name)], n))
     table = pd.concat(rates)
-    write(__file__, arguments, {"": table, "guard": pd.DataFrame(guards)}, claims, draw(table))
+    figures = {str(dataset): draw(of) for dataset, of in table.groupby("dataset", sort=False)}
+    write(__file__, arguments, {"": table, "guard": pd.DataFrame(guards)}, claims, figures)
 
 
 def claims_of(

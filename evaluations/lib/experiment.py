@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -44,6 +47,7 @@ class Claim:
         null: The value where there is nothing.
         unit: Of the numbers, such as ``"points"``.
         published: The papers' number, if they give one.
+        smoke: Whether there are so few examples that it is a test of the script, which has no verdict.
     """
 
     claim: str
@@ -57,14 +61,17 @@ class Claim:
     null: float = 0.0
     unit: str = "points"
     published: str = ""
+    smoke: bool = False
 
     @property
     def verdict(self) -> str:
         """Whether the claim was seen.
 
         ``"seen"``: the interval lies above the null, and the value isn't below the least. ``"not seen"``: the interval
-        lies below the least, or doesn't reach above the null. Else ``"unclear"``.
+        lies below the least, or doesn't reach above the null. Else ``"unclear"``. Of a smoke test ``"smoke test"``.
         """
+        if self.smoke:
+            return "smoke test"
         if self.low > self.null and self.value >= self.least:
             return "seen"
         if self.high < self.least or self.high <= self.null:
@@ -82,7 +89,7 @@ class Claim:
     def row(self) -> dict[str, Any]:
         """Return the claim as a row of a table."""
         return {
-            **{name: getattr(self, name) for name in self.__dataclass_fields__},
+            **{name: getattr(self, name) for name in self.__dataclass_fields__ if name != "smoke"},
             "result": self.shown,
             "verdict": self.verdict,
         }
@@ -191,7 +198,12 @@ def told_seeds(seeds: int, *, examples: bool = True) -> str:
 
 
 def parser(
-    script: str, doc: str | None, *, datasets: Sequence[str] | None = tuple(DATASETS), seeds: int = 3
+    script: str,
+    doc: str | None,
+    *,
+    datasets: Sequence[str] | None = tuple(DATASETS),
+    seeds: int = 3,
+    sizes: Iterable[str] = ("tiny", "quick", "full"),
 ) -> argparse.ArgumentParser:
     """Return what reads an experiment's command line.
 
@@ -200,14 +212,21 @@ def parser(
         doc: Its docstring.
         datasets: Those it may be asked for; None if there is no choice.
         seeds: How many by default.
+        sizes: Those it may be asked for.
     """
     made = argparse.ArgumentParser(
         description=(doc or "").split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    made.add_argument("--size", choices=SIZES, default="quick", help="tiny: to try; quick: 2 cores; full: a CUDA GPU")
+    made.add_argument(
+        *("--size",),
+        choices=tuple(sizes),
+        default="quick",
+        help="tiny: to try; quick: minutes on 2 cores; medium: hours on 2 cores; full: a CUDA GPU",
+    )
     if datasets is not None:
         made.add_argument("--datasets", nargs="+", choices=datasets, help="default: all available ones")
         made.add_argument("--stand-in", action="store_true", help="use synthetic images, to try the script")
+        made.add_argument("--keep", action="store_true", help="keep stored rows of data sets and networks not measured")
     made.add_argument("--root", help="folder of the data sets")
     made.add_argument("--checkpoints", help="folder of the published networks' weights")
     made.add_argument("--seeds", type=whole, default=seeds, help="number of trainings of each kind")
@@ -274,10 +293,10 @@ def command(script: str, arguments: argparse.Namespace) -> str:
     path = Path(script).resolve()
     parts = [f"python evaluations/{path.parent.name}/{path.name}"]
     for name, value in vars(arguments).items():
-        if name in ("root", "checkpoints", "store", "out") or value is None or value is False:
+        if name in ("root", "checkpoints", "store", "out", "keep") or value is None or value is False:
             continue
         values = value if isinstance(value, list) else [] if value is True else [value]
-        parts.append(" ".join([f"--{name.replace('_', '-')}", *map(str, values)]))
+        parts.append(" ".join([f"--{name.replace('_', '-')}", *(shlex.quote(str(value)) for value in values)]))
     return " ".join(parts)
 
 
@@ -304,27 +323,60 @@ def panels(n: int, height: float = 5.0) -> tuple[Any, list[Any]]:
 def write(
     script: str, arguments: argparse.Namespace, tables: dict[str, pd.DataFrame], claims: Sequence[Claim], figure: Any
 ) -> None:
-    """Write an experiment's tables, its claims and its figure, and print the verdicts.
+    """Write an experiment's tables, its claims and its figures, and print the verdicts.
+
+    With --keep, rows of the tables that are there already stay if their data set and network weren't measured now.
 
     Args:
         script: ``__file__`` of the script, whose name begins the files'.
         arguments: Of its command line.
         tables: By the end of the file's name; ``""`` for the main one.
         claims: What was measured of each.
-        figure: A matplotlib figure, or axes; None for none.
+        figure: A matplotlib figure, or axes; or several by the end of the file's name; None for none.
     """
     origin = {"hardware": hardware(), "versions": versions(), "command": command(script, arguments)}
-    name = f"{Path(script).stem}_{arguments.size}"
+    name, keep = f"{Path(script).stem}_{arguments.size}", getattr(arguments, "keep", False)
     told = pd.DataFrame([claim.row() for claim in claims])
     for end, table in {**tables, "claims": told}.items():
         path = arguments.out / f"{name}{'_' if end else ''}{end}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        table.assign(**origin).to_csv(path, index=False, float_format="%.5g")
+        text = table.assign(**origin).to_csv(index=False, float_format="%.5g")
+        if keep and path.is_file():
+            text = with_stored(text, path.read_text(encoding="utf-8"), ["claim", "data"] if end == "claims" else KEYS)
+        path.write_text(text, encoding="utf-8")
         print(path)
-    if figure is not None:
-        path = arguments.out / f"{name}.svg"
-        acw.figures.save(figure, path)
+    figures = figure if isinstance(figure, dict) else {} if figure is None else {"": figure}
+    for end, drawn in figures.items():
+        path = arguments.out / f"{name}{'_' if end else ''}{end}.svg"
+        acw.figures.save(drawn, path)
         print(path)
+    if figures and "" not in figures and not keep:
+        (arguments.out / f"{name}.svg").unlink(missing_ok=True)  # of a version that drew all data sets into one
     for claim in claims:
         print(f"{claim.verdict}: {claim.claim} [{claim.data}] {claim.statistic}: {claim.shown}; {claim.n}")
     print(f"{origin['hardware']}; {origin['versions']}")
+
+
+KEYS = ["dataset", "network", "method", "kind", "part"]
+"""Columns that tell what a row of a table was measured on, where it has them."""
+
+
+def with_stored(table: str, stored: str, keys: Sequence[str]) -> str:
+    """Return a table behind the rows of a stored one that are of something else, all as CSV.
+
+    Args:
+        table: What was measured now.
+        stored: What was measured before.
+        keys: Columns that tell what a row is of, where both tables have them.
+    """
+    new, old = (pd.read_csv(StringIO(text), dtype=str, keep_default_na=False) for text in (table, stored))
+    keys = [key for key in keys if key in new and key in old]
+    now = set(new[keys].itertuples(index=False, name=None))
+    others = [of not in now for of in old[keys].itertuples(index=False, name=None)]
+    return str(pd.concat([old[others], new], ignore_index=True).to_csv(index=False, na_rep=""))
+
+
+def dataset_of(data: str) -> str:
+    """Return the name of the data set that a claim is about, by its ``data``; empty if it names none."""
+    found = re.match(rf"({'|'.join(sorted(DATASETS, key=len, reverse=True))})(?![a-z0-9])", data)
+    return found[1] if found else ""

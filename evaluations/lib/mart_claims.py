@@ -10,7 +10,7 @@ import pandas as pd
 
 import art_classwise as acw
 from lib.experiment import Claim, estimated, told_seeds
-from lib.mart import ABLATIONS, NOISES, SURROGATES, noise_kind
+from lib.mart import ABLATIONS, MAXIMISATION, MINIMISATION, NOISES, SURROGATES, noise_kind
 
 # ResNet-18, accuracies in %. Of the re-runs only what was measured under the same attack, but for CW's steps.
 PUBLISHED = {
@@ -37,7 +37,7 @@ class Asked(NamedTuple):
 
     claim: str
     statistic: str
-    terms: list[tuple[int, str, str]]
+    terms: list[tuple[float, str, str]]
     published: str = ""
 
 
@@ -81,7 +81,7 @@ def black() -> Iterator[Asked]:
 
 
 def ablations() -> Iterator[Asked]:
-    """Yield that each part of MART adds to it."""
+    """Yield that each part of MART adds to it, and the two questions that its paper begins with."""
     for kind in ABLATIONS:
         for attack, name in (("pgd-20", "PGD-20"), (TOGETHER, "PGD-20 and CW-30")):
             yield Asked(
@@ -89,6 +89,20 @@ def ablations() -> Iterator[Asked]:
                 f"{name}: MART minus {kind}",
                 [(1, "mart", attack), (-1, kind, attack)],
             )
+    for attack, name in (("pgd-20", "PGD-20"), (TOGETHER, "PGD-20 and CW-30")):
+        yield Asked(
+            "How misclassified examples are regularised matters more than how they are attacked",
+            f"{name}: mean of {', '.join(MAXIMISATION)} minus mean of {', '.join(MINIMISATION)}",
+            [
+                *((1 / len(MAXIMISATION), kind, attack) for kind in MAXIMISATION),
+                *((-1 / len(MINIMISATION), kind, attack) for kind in MINIMISATION),
+            ],
+        )
+        yield Asked(
+            "The regulariser helps more on misclassified examples than on correct ones",
+            f"{name}: KL on misclassified only minus KL on correct only",
+            [(1, "KL on misclassified only", attack), (-1, "KL on correct only", attack)],
+        )
 
 
 def noise() -> Iterator[Asked]:
@@ -122,7 +136,7 @@ class Verdicts:
             self._tables.append(table)
             self._labels.append(rows.drop_duplicates("example").set_index("example")["label"].loc[table.index])
 
-    def total(self, terms: Sequence[tuple[int, str, str]]) -> tuple[list[Any], list[np.ndarray]] | None:
+    def total(self, terms: Sequence[tuple[float, str, str]]) -> tuple[list[Any], list[np.ndarray]] | None:
         """Return a sum of accuracies in points, by seed a function of the numbers of images; and the images' labels.
 
         Args:

@@ -22,9 +22,10 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from lib.data import load
 from lib.experiment import Claim, absent, command, parser, resampled, store_of, write
 from lib.published import NETWORKS, at_hand
-from lib.setups import QUICK_ATTACKS, load
+from lib.setups import QUICK_ATTACKS
 
 import art_classwise as acw
 

@@ -168,11 +168,11 @@ def test_a_confident_network_has_no_gradient_without_the_guard(evaluation):
 
 
 def test_stand_ins_have_the_shape_of_what_they_stand_for(frame, evaluation):
-    setups = evaluation("setups")
+    data_of, setups = evaluation("data"), evaluation("setups")
     for dataset, spec in DATASETS.items():
         if dataset == "digits":  # at hand everywhere
             continue
-        data = setups.stand_in(dataset, "test", 12, image_size=32 if dataset == "imagenet" else None)
+        data = data_of.stand_in(dataset, "test", 12, image_size=32 if dataset == "imagenet" else None)
         assert data.name == f"synthetic stand-in for {dataset}"
         assert (data.x.shape[1:], len(data.classes)) == (
             (3, 32, 32) if dataset == "imagenet" else spec.shape,
@@ -213,7 +213,9 @@ def check(tables, script, out):
     assert set(claims["verdict"]) <= {"seen", "not seen", "unclear"}
     assert claims["n"].str.contains("n = ").all()
     assert (claims["low"].isna() | (claims["low"] <= claims["value"] + 1e-4)).all()
-    assert (out / f"{script}_tiny.svg").read_text().count("<svg") == 1
+    figures = [*out.glob(f"{script}_tiny*.svg")]
+    assert figures
+    assert all(figure.read_text().count("<svg") == 1 for figure in figures)
 
 
 @pytest.mark.slow
@@ -279,8 +281,10 @@ def test_a_trained_network_is_read_not_trained_again(evaluation, store, monkeypa
 def test_what_is_wrong_on_the_command_line_is_said(evaluation, tmp_path, capsys):
     script = evaluation("diagnosis")
     where = ("--store", str(tmp_path), "--out", str(tmp_path))
-    with pytest.raises(SystemExit, match="at --size quick there are digits, mnist, cifar10, but not svhn"):
-        script.main(["--datasets", "svhn", *where])
+    with pytest.raises(
+        SystemExit, match="at --size quick there are digits, mnist, cifar10, cifar100, svhn, stl10, but not imagenet"
+    ):
+        script.main(["--datasets", "imagenet", *where])
     with pytest.raises(SystemExit, match="mnist .train. is not in"):
         script.main(["--size", "tiny", "--datasets", "mnist", "--root", str(tmp_path), *where])
     for wrong, said in (("--seeds=0", "must be a whole number above 0, but is '0'"), ("--size=big", "invalid choice")):
@@ -353,7 +357,9 @@ def summary(evaluation, frame, tmp_path):
         pd.DataFrame(rows).assign(**told).to_csv(results / name / f"{name}_{size}_claims.csv", index=False)
     (results / "diagnosis" / "README.md").write_text(f"before\n{script.BEGIN}\nold\n{script.END}\nafter\n")
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{script.OVERVIEW}\nold\n{script.OVERVIEW_END}\nafter\n")
+    readme.write_text(
+        f"before\n{script.OVERVIEW}\nold\n{script.OVERVIEW_END}\n{script.BY_DATA}\n{script.BY_DATA_END}\nafter\n"
+    )
     return script, results, readme
 
 
@@ -382,7 +388,7 @@ def test_the_overview_has_a_row_per_experiment(summary):
     script.main(["--results", str(results), "--readme", str(readme)])
     text = readme.read_text()
     assert text.startswith(f"before\n{script.OVERVIEW}\n\n| experiment")
-    assert text.endswith(f"{script.OVERVIEW_END}\nafter\n")
+    assert text.endswith(f"{script.BY_DATA_END}\nafter\n")
     rows = [line for line in text.splitlines() if line.startswith("| [")]
     assert [row.split("]")[0][3:] for row in rows] == [experiment.name for experiment in script.EXPERIMENTS]
     assert rows[0].startswith("| [diagnosis](results/diagnosis/README.md) | Does robust accuracy differ")

@@ -168,9 +168,15 @@ def test_black_box_is_beside_the_white_box_and_each_ablation_beside_mart(claims,
     values = [c.value for c in claims.judged({"black": rows}, "CIFAR-10", published=False)]
     assert values == pytest.approx([400 / 6, 200 / 6, 200 / 6])
     rows = [outcomes_of({"pgd-20": [1] * 3 + [0] * 3}, kind="mart")]
-    rows += [outcomes_of({"pgd-20": [1] * i + [0] * (6 - i)}, kind=kind) for i, kind in enumerate(mart.ABLATIONS)]
+    right = {kind: i % 7 for i, kind in enumerate(mart.ABLATIONS)}
+    rows += [outcomes_of({"pgd-20": [1] * i + [0] * (6 - i)}, kind=kind) for kind, i in right.items()]
     values = [c.value for c in claims.judged({"ablations": pd.concat(rows)}, "CIFAR-10", published=False)]
-    assert values == pytest.approx([100 * (3 - i) / 6 for i in range(6)])
+    assert values[:-2] == pytest.approx([100 * (3 - i) / 6 for i in right.values()])
+    attacked = ["misclassified attacked by FGSM", "misclassified attacked by CW", "only correct attacked"]
+    split = ["KL on misclassified only", "KL on correct only"]
+    attack, regulariser = (np.mean([right[kind] for kind in kinds]) for kinds in (attacked, split))
+    difference = right[split[0]] - right[split[1]]
+    assert values[-2:] == pytest.approx([100 * (attack - regulariser) / 6, 100 * difference / 6])
 
 
 def test_attacks_are_the_papers(script, mart):
@@ -200,8 +206,9 @@ def test_attacks_are_the_papers(script, mart):
 def test_each_ablation_changes_one_switch_of_mart(mart):
     usual = inspect.signature(acw.AdversarialTrainerMARTPyTorch).parameters
     changed = [option for options in mart.ABLATIONS.values() for option in options.items()]
-    assert len(changed) == len(mart.ABLATIONS) == 6
-    assert {name for name, _ in changed} == {"boosted", "on", "kl", "weighted", "attacked"}
+    assert len(changed) == len(mart.ABLATIONS) == 10
+    assert {name for name, _ in changed} == {*("boosted", "on", "kl", "weighted", "attacked", "misclassified_attack")}
+    assert len({str(option) for option in changed}) == 10
     assert all(usual[name].default != value for name, value in changed)
     assert {k.method for name, k in mart.KINDS.items() if name in mart.ABLATIONS} == {"mart"}
     folders = {mart.folder_of(kind, 0) for kind in mart.KINDS}
@@ -387,10 +394,10 @@ def test_the_other_parts_run(script, tmp_path, capsys):
     assert {f"{a} from {s}" for a in ("fgsm", "pgd-20", "cw-30") for s in ("natural", "standard")} < set(
         black["attack"]
     )
-    assert table[table["part"] == "ablations"]["kind"].nunique() == 7
+    assert table[table["part"] == "ablations"]["kind"].nunique() == 11
     assert table[table["part"] == "noise"]["kind"].nunique() == 6
     claims = pd.read_csv(tmp_path / "mart_cifar10_tiny_claims.csv")
-    assert len(claims) == 3 + 12 + 2
+    assert len(claims) == 3 + 24 + 2
     assert claims["published"].isna().all()
     assert {"seen", "not seen", "unclear"} >= set(claims["verdict"])
 
