@@ -1,5 +1,5 @@
 from . import attacks, audit, datasets, evidence, figures, head, losses, metrics, policies, studies, trainers, zoo
-from .attacks import PGD, AutoAttack, ClassWiseAttack, TemperaturePGD, TransferAttack
+from .attacks import PGD, AutoAttack, ClassWiseAttack, MinimumNormAttack, TemperaturePGD, TransferAttack
 from .audit import AuditResult, ClassWiseAudit, compare, read_audit
 from .datasets import Dataset, load_dataset
 from .errors import InputError
@@ -33,6 +33,7 @@ __all__ = [
     "ClassWiseAudit",
     "Dataset",
     "InputError",
+    "MinimumNormAttack",
     "NaturalTrainerPyTorch",
     "TemperaturePGD",
     "ThreatModel",

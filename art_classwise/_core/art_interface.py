@@ -268,7 +268,7 @@ def check_classifier(what: str, classifier: Any) -> None:
 def check_images(
     images: npt.NDArray[np.float32],
     estimator: Any,
-    threat: ThreatModel,
+    threat: ThreatModel | None,
     *,
     tolerance: float = 0.0,
     name: str = "x",
@@ -279,7 +279,7 @@ def check_images(
     Args:
         images: The images.
         estimator: An ART classifier.
-        threat: The threat model they are to be attacked within.
+        threat: The threat model they are to be attacked within; None for any radius.
         tolerance: By how much a value may miss ``clip_values``: rounding, in images that were computed.
         name: What to call them in messages.
         wide_radius: Whether a radius that covers the whole range is warned of, and not refused.
@@ -309,7 +309,7 @@ def check_images(
             f"{images.min():g} to {images.max():g}. Example {first} has values from {images[first].min():g} to "
             f"{images[first].max():g}, outside of it: scale the images."
         )
-    if np.isfinite(low).all() and np.isfinite(high).all():
+    if threat is not None and np.isfinite(low).all() and np.isfinite(high).all():
         bottom, top = float(low.min()), float(high.max())
         try:
             threat.check_radius(bottom, top, images[0].size)

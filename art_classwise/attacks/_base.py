@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import KW_ONLY, InitVar, dataclass, field, is_dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,13 +40,13 @@ from art_classwise.attacks.search import Loss, Observer, SearchResult, Solved, n
 from art_classwise.errors import InputError, check_flag, check_seed, unknown
 from art_classwise.threat import ThreatModel
 
-__all__ = ["Parameters", "SearchAttack"]
+__all__ = ["Parameters", "SearchAttack", "TensorAttack", "check_norm"]
 
 
 _REQUIREMENTS: tuple[type, ...] = (BaseEstimator, LossGradientsMixin, ClassifierMixin, PyTorchEstimator)
 
 
-def _check_norm(_: str, norm: Any) -> Any:
+def check_norm(_: str, norm: Any) -> Any:
     ThreatModel.from_art(norm, 1.0)
     return norm
 
@@ -130,8 +130,83 @@ def check_summary_writer(name: str, value: object) -> object:
     return value
 
 
+class TensorAttack(Parameters):
+    """An attack that searches over tensors: it poses the problem, and asks the network itself for verdicts."""
+
+    _estimator_requirements = _REQUIREMENTS
+    uses_example_ids = True
+    _budgets: ClassVar[tuple[str, ...]] = ()
+    """Names of the parameters that are budgets: numbers, arrays or dicts."""
+
+    if TYPE_CHECKING:  # fields of the subclasses, in their order
+        batch_size: int
+        precision: Precision
+        compile: bool
+
+    @property
+    @abc.abstractmethod
+    def threat(self) -> ThreatModel:
+        """The threat model: norm and radius."""
+
+    @property
+    def _asked_radius(self) -> ThreatModel | None:
+        """The threat model, unless its radius is none that anybody asked for."""
+        return self.threat
+
+    def _problem(
+        self,
+        x: npt.NDArray[Any],
+        y: npt.NDArray[Any] | None,
+        kwargs: dict[str, Any],
+        excluded: tuple[int, ...] = (),
+        *,
+        search: bool = True,
+    ) -> Problem:
+        estimator = self.estimator
+        device = estimator.device if isinstance(estimator, PyTorchEstimator) else torch.device("cpu")
+        given = {name: kwargs.pop(name, None) for name in ("mask", "example_ids")}
+        if kwargs:
+            raise InputError(f"generate() got {', '.join(kwargs)}; it takes x, y, mask and example_ids.")
+        images = np.ascontiguousarray(as_array(x, "x"), dtype=np.float32)
+        art_interface.check_images(images, estimator, self._asked_radius, tolerance=1e-6, wide_radius=True)
+        for name in self._budgets:
+            if (budget := getattr(self, name)) is not None:
+                check_budget_shape(name, budget, self.threat.norm, images.shape, estimator.nb_classes)
+        ids = np.arange(len(images)) if given["example_ids"] is None else np.asarray(given["example_ids"])
+        if len(ids) != len(images):
+            raise InputError(f"example_ids must have one number per example: {len(images)}, not {len(ids)}.")
+        low, high = art_interface.clip_bounds(estimator, device)
+        exact = fast = MicroBatches(art_interface.logits_module(estimator))
+        if search:
+            most = min(len(images), self.batch_size)
+            model = fast_network(estimator, images, self.precision, compile=self.compile, most=most)
+            fast = exact if model is estimator.model else MicroBatches(art_interface.logits_module(estimator, model))
+        return Problem(
+            exact=WithoutClasses(exact, excluded, device) if excluded else exact,
+            fast=WithoutClasses(fast, excluded, device) if excluded else fast,
+            images=images,
+            labels=None if y is None else check_labels(y, len(images), estimator.nb_classes),
+            ids=ids.astype(np.int64),
+            mask=None if given["mask"] is None else broadcast_mask(np.asarray(given["mask"]), images.shape),
+            low=low,
+            high=high,
+            device=device,
+            n_classes=estimator.nb_classes,
+            n_excluded=len(excluded),
+        )
+
+    @staticmethod
+    def _exact(problem: Problem, rows: npt.NDArray[np.intp], points: Tensor, these: Tensor) -> Tensor:
+        """Return exact logits of some of the points (m, ...) that belong to rows of the images (m,)."""
+        if len(these) == 0:
+            return points.new_zeros(0, problem.n_classes)  # many networks can't take an empty batch
+        logits = problem.logits(points[these])
+        check_finite(not_finite(logits, problem.n_excluded), problem.ids[rows[these.cpu().numpy()]])
+        return logits
+
+
 @dataclass(eq=False, repr=False)
-class SearchAttack(Parameters):
+class SearchAttack(TensorAttack):
     """A gradient attack: the search behind ART's interface.
 
     Random starts depend on ``seed``, the restart and the example's number alone, so neither the batch size nor the
@@ -164,11 +239,10 @@ class SearchAttack(Parameters):
         InputError: A parameter is out of range.
     """
 
-    _estimator_requirements = _REQUIREMENTS
-    uses_example_ids = True
+    _budgets: ClassVar[tuple[str, ...]] = ("eps", "eps_step")
 
     estimator: InitVar[Any] = field()  # without one, ART's property would be its default
-    norm: float | str = option(np.inf, _check_norm)
+    norm: float | str = option(np.inf, check_norm)
     eps: Budget = option(8 / 255, check_budget)
     eps_step: Budget | None = option(None, optional(check_budget))
     max_iter: int = option(20, whole(1))
@@ -192,48 +266,6 @@ class SearchAttack(Parameters):
     def threat(self) -> ThreatModel:
         """The threat model: the attack's norm and largest radius."""
         return ThreatModel.from_art(self.norm, largest_budget(self.eps))
-
-    def _problem(
-        self,
-        x: npt.NDArray[Any],
-        y: npt.NDArray[Any] | None,
-        kwargs: dict[str, Any],
-        excluded: tuple[int, ...] = (),
-        *,
-        search: bool = True,
-    ) -> Problem:
-        estimator = self.estimator
-        device = estimator.device if isinstance(estimator, PyTorchEstimator) else torch.device("cpu")
-        given = {name: kwargs.pop(name, None) for name in ("mask", "example_ids")}
-        if kwargs:
-            raise InputError(f"generate() got {', '.join(kwargs)}; it takes x, y, mask and example_ids.")
-        images = np.ascontiguousarray(as_array(x, "x"), dtype=np.float32)
-        art_interface.check_images(images, estimator, self.threat, tolerance=1e-6, wide_radius=True)
-        for name in ("eps", "eps_step"):
-            if (budget := getattr(self, name)) is not None:
-                check_budget_shape(name, budget, self.threat.norm, images.shape, estimator.nb_classes)
-        ids = np.arange(len(images)) if given["example_ids"] is None else np.asarray(given["example_ids"])
-        if len(ids) != len(images):
-            raise InputError(f"example_ids must have one number per example: {len(images)}, not {len(ids)}.")
-        low, high = art_interface.clip_bounds(estimator, device)
-        exact = fast = MicroBatches(art_interface.logits_module(estimator))
-        if search:
-            most = min(len(images), self.batch_size)
-            model = fast_network(estimator, images, self.precision, compile=self.compile, most=most)
-            fast = exact if model is estimator.model else MicroBatches(art_interface.logits_module(estimator, model))
-        return Problem(
-            exact=WithoutClasses(exact, excluded, device) if excluded else exact,
-            fast=WithoutClasses(fast, excluded, device) if excluded else fast,
-            images=images,
-            labels=None if y is None else check_labels(y, len(images), estimator.nb_classes),
-            ids=ids.astype(np.int64),
-            mask=None if given["mask"] is None else broadcast_mask(np.asarray(given["mask"]), images.shape),
-            low=low,
-            high=high,
-            device=device,
-            n_classes=estimator.nb_classes,
-            n_excluded=len(excluded),
-        )
 
     def _search(
         self,
@@ -308,15 +340,6 @@ class SearchAttack(Parameters):
                 if logits is not None:
                     logits[denied] = self._exact(problem, rows, x_adv, denied)
         return Candidates(x_adv, zero, logits)
-
-    @staticmethod
-    def _exact(problem: Problem, rows: npt.NDArray[np.intp], points: Tensor, these: Tensor) -> Tensor:
-        """Return exact logits of some of the points (m, ...) that belong to rows of the images (m,)."""
-        if len(these) == 0:
-            return points.new_zeros(0, problem.n_classes)  # many networks can't take an empty batch
-        logits = problem.logits(points[these])
-        check_finite(not_finite(logits, problem.n_excluded), problem.ids[rows[these.cpu().numpy()]])
-        return logits
 
     def _budget(self, name: str, rows: npt.NDArray[np.intp], problem: Problem, y: Tensor) -> float | Tensor:
         return budget_of_batch(name, getattr(self, name), rows, problem.images.shape, y)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from art_classwise import TemperaturePGD, attacks
-from art_classwise.attacks import PGD, AutoAttack, ClassWiseAttack, TransferAttack
+from art_classwise.attacks import PGD, AutoAttack, ClassWiseAttack, MinimumNormAttack, TransferAttack
 from art_classwise.attacks.pgd import LOSSES
 
 EPS = {np.inf: 0.1, 2: 0.8, 1: 5.0}
@@ -67,6 +67,7 @@ _ATTACKS: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, bool]]] 
     "TemperaturePGD": (TemperaturePGD, _STEPS, {"targeted": True}),
     "ClassWiseAttack": (ClassWiseAttack, _STEPS, {}),
     "TransferAttack": (transfer, _STEPS, {"targeted": True}),
+    "MinimumNormAttack": (MinimumNormAttack, {"max_iter": 12}, {"searches": False, "targeted": True}),
     "AutoAttack": (AutoAttack, {"attacks": "apgd-ce", "n_iter": 6}, {"searches": False}),
 }
 # An attack that only has another loss needs no line.
@@ -118,6 +119,7 @@ linf_search = _fixture([c for c in LINF if c.searches])
 linf_way = _fixture([c for c in LINF if c.searches and c.name in _WAYS])
 ball_search = _fixture([c for c in CASES if c.searches and c.norm != np.inf])
 targeted = _fixture([c for c in CASES if c.targeted])
+targeted_search = _fixture([c for c in CASES if c.targeted and c.searches])
 kind = _fixture([c for name in KINDS for c in _cases(name, np.inf, 2)])
 each_kind = _fixture(_in_turn(KINDS))
 linf_kind = _fixture([c for c in LINF if c.name in KINDS])

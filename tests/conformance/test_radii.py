@@ -136,18 +136,18 @@ def test_radii_that_dont_fit_are_named(linf_search, classifier, images, own):
         linf_search(classifier, eps=ambiguous).generate(images[:6], own[:6])
 
 
-def test_a_targeted_attack_takes_no_radii_by_class(targeted, classifier):
+def test_a_targeted_attack_takes_no_radii_by_class(targeted_search, classifier):
     for parameter in ("eps", "eps_step"):
         with pytest.raises(InputError, match="a targeted attack isn't given"):
-            targeted(classifier, targeted=True, **{parameter: {0: 0.1, 1: 0.1, 2: 0.1, 3: 0.1}})
+            targeted_search(classifier, targeted=True, **{parameter: {0: 0.1, 1: 0.1, 2: 0.1, 3: 0.1}})
 
 
-def test_targeted_attacks_take_radii_by_example(targeted, classifier, images, own):
-    eps = array((16,), targeted.eps, 4 * targeted.eps)
-    x_adv = targeted(classifier, targeted=True, eps=eps).generate(images, (own + 1) % 4)
-    size = targeted.size(x_adv - images)
+def test_targeted_attacks_take_radii_by_example(targeted_search, classifier, images, own):
+    eps = array((16,), targeted_search.eps, 4 * targeted_search.eps)
+    x_adv = targeted_search(classifier, targeted=True, eps=eps).generate(images, (own + 1) % 4)
+    size = targeted_search.size(x_adv - images)
     assert (size <= eps * (1 + 1e-5)).all()
-    assert (size > targeted.eps).any()
+    assert (size > targeted_search.eps).any()
 
 
 def test_autoattack_has_one_radius(classifier):

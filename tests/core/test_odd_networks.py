@@ -117,6 +117,10 @@ def auto_attack(norm: float, member: str, **options: Any) -> Callable[[Any], Any
     return lambda c: acw.AutoAttack(c, norm, EPS[norm], member, verbose=False, **options)
 
 
+def minimum_norm(norm: float) -> Callable[[Any], Any]:
+    return lambda c: acw.MinimumNormAttack(c, norm, EPS[norm], 2 * STEPS, verbose=False)
+
+
 ATTACKS: dict[str, tuple[Callable[[Any], Any], float]] = {
     "PGD-L2": (pgd(2), 2),
     "PGD-L1": (pgd(1, num_random_init=2), 1),
@@ -130,6 +134,8 @@ ATTACKS: dict[str, tuple[Callable[[Any], Any], float]] = {
     "apgd-t": (auto_attack(math.inf, "apgd-t", n_iter=STEPS), math.inf),
     "fab-t": (auto_attack(math.inf, "fab-t", n_iter=2 * STEPS), math.inf),
     "square": (auto_attack(math.inf, "square", n_queries=100), math.inf),
+    "fmn": (minimum_norm(math.inf), math.inf),
+    "fmn-L2": (minimum_norm(2), 2),
 }
 
 
@@ -209,8 +215,8 @@ def test_the_other_attacks_break_what_plain_pgd_breaks(odd, name):
     case, (make, norm) = made(odd), ATTACKS[name]
     if odd.may_mask and "dlr" in name:
         make = pgd(norm)  # a tie for the first place leaves DLR constant
-    # Square knows no gradient, and FAB asks for the nearest point, not for one in the ball.
-    check(case, make(case.classifier), norm, share={"square": 0.2, "fab-t": 0.8}.get(name, 1.0))
+    # Square knows no gradient, and FAB and FMN ask for the nearest point, not for one in the ball.
+    check(case, make(case.classifier), norm, share={"square": 0.2, "fab-t": 0.8, "fmn": 0.8, "fmn-L2": 0.8}.get(name, 1.0))
 
 
 def trainers() -> dict[str, Callable[[Any], Any]]:
