@@ -16,6 +16,7 @@ from art.attacks.evasion import ProjectedGradientDescentPyTorch
 from odd_networks import OddNetwork, table
 from plain_attack import plain_attack, plain_prediction
 from torch import Tensor, nn
+from trainable import UNTAUGHT
 
 import art_classwise as acw
 from art_classwise.errors import GradientMaskingWarning
@@ -217,7 +218,7 @@ def trainers() -> dict[str, Callable[[Any], Any]]:
     def make(trainer: Any, **options: Any) -> Callable[[Any], Any]:
         return lambda c: trainer(c, eps=EPS[math.inf], max_iter=5, verbose=False, **options)
 
-    made_by = {name: make(spec.trainer) for name, spec in METHODS.items() if name != "natural"}
+    made_by = {name: make(spec.trainer) for name, spec in UNTAUGHT.items() if name != "natural"}
     standard = METHODS["standard"].trainer
     return made_by | {
         "standard, fp32": make(standard, precision="fp32"),
