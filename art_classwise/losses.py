@@ -15,6 +15,8 @@ from torch.nn import functional
 from art_classwise.errors import InputError, unknown
 
 __all__ = [
+    "ard",
+    "ard_terms",
     "bat",
     "bat_terms",
     "cross_entropy",
@@ -24,6 +26,8 @@ __all__ = [
     "margin",
     "mart",
     "mart_terms",
+    "rslad",
+    "rslad_terms",
     "soft_margin",
     "standard",
     "temperature",
@@ -241,6 +245,85 @@ def bat_terms(
     """Return CE(p_l, y) + KL(p_l || U) + KL(p_f || U), and KL(p || p_f): see :func:`bat`."""
     first = cross_entropy(logits_last, y, label_smoothing) + _above_uniform(logits_last) + _above_uniform(logits_first)
     return first, kl(logits, logits_first)
+
+
+def ard(
+    logits: Tensor | None,
+    logits_adv: Tensor,
+    teacher: Tensor,
+    y: Tensor,
+    alpha: float = 1.0,
+    temperature: float = 30.0,
+) -> Tensor:
+    """Return (1 - alpha) CE(p, y) + alpha T^2 KL(t || p') of softened predictions (Goldblum et al. 2020, ARD, eq. 4).
+
+    t is the softmax of the teacher's logits over T, p' that of the network's under attack over T, and p the clean
+    prediction, of T = 1 as in the released code. Goldblum et al., "Adversarially Robust Distillation", AAAI 2020 (arXiv
+    1905.09747).
+
+    Args:
+        logits: Of the clean inputs; may be None where alpha is 1.
+        logits_adv: Of the inputs under attack.
+        teacher: The teacher's, of the clean inputs.
+        y: The labels.
+        alpha: Share of the distillation, from 0 to 1.
+        temperature: T.
+
+    Raises:
+        InputError: The clean logits are needed and None.
+    """
+    first, second = ard_terms(logits, logits_adv, teacher, y, temperature, classify=alpha < 1)
+    return alpha * second if first is None else (1 - alpha) * first + alpha * second
+
+
+def ard_terms(
+    logits: Tensor | None,
+    logits_adv: Tensor,
+    teacher: Tensor,
+    y: Tensor,
+    temperature: float = 30.0,
+    label_smoothing: float = 0.0,
+    *,
+    classify: bool = True,
+) -> tuple[Tensor | None, Tensor]:
+    """Return CE(p, y), None unless ``classify``, and T^2 KL(t || p'): see :func:`ard`."""
+    divergence = temperature**2 * kl(teacher / temperature, logits_adv / temperature)
+    if not classify:
+        return None, divergence
+    if logits is None:
+        raise InputError("ARD needs the clean logits unless alpha is 1: pass `logits`.")
+    return cross_entropy(logits, y, label_smoothing), divergence
+
+
+def rslad(
+    logits: Tensor,
+    logits_adv: Tensor,
+    teacher: Tensor,
+    teacher_adv: Tensor | None = None,
+    alpha: float = 5 / 6,
+) -> Tensor:
+    """Return (1 - alpha) KL(t || p) + alpha KL(t' || p') (Zi et al. 2021, RSLAD, eq. 7).
+
+    The labels t and t' are both the teacher's prediction of the clean input. Zi et al., "Revisiting Adversarial
+    Robustness Distillation", ICCV 2021 (arXiv 2108.07969). ABSLD (Zhao et al. 2024, arXiv 2312.05508, eq. 7) divides
+    the teacher's logits by temperatures of the classes, of which those of t and t' differ.
+
+    Args:
+        logits: Of the clean inputs.
+        logits_adv: Of the inputs under attack.
+        teacher: The teacher's, of the clean inputs.
+        teacher_adv: What the prediction under attack is compared with; ``teacher`` if absent.
+        alpha: Share of the second term, from 0 to 1.
+    """
+    first, second = rslad_terms(logits, logits_adv, teacher, teacher_adv)
+    return (1 - alpha) * first + alpha * second
+
+
+def rslad_terms(
+    logits: Tensor, logits_adv: Tensor, teacher: Tensor, teacher_adv: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return KL(t || p) and KL(t' || p'): see :func:`rslad`."""
+    return kl(teacher, logits), kl(teacher if teacher_adv is None else teacher_adv, logits_adv)
 
 
 def _above_uniform(logits: Tensor) -> Tensor:

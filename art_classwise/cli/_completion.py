@@ -15,7 +15,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from art_classwise.datasets.catalog import DATASETS
-from art_classwise.trainers.catalog import METHODS
+from art_classwise.trainers.catalog import method_names
 
 __all__ = [
     "ARCHITECTURES",
@@ -64,7 +64,7 @@ def attacks(incomplete: str) -> list[str]:
 
 def methods(incomplete: str) -> list[str]:
     """Complete a training method."""
-    return list(_beginning(METHODS, incomplete))
+    return list(_beginning(method_names(), incomplete))
 
 
 def policies(incomplete: str) -> list[str]:

@@ -36,6 +36,7 @@ def train(
     quiet: Quiet = False,
     arch: flags.Architecture = "digits-cnn",
     init: flags.Init = None,
+    teacher: flags.Teacher = None,
     tau: flags.HeadPower = None,
     dataset: DatasetName = "digits",
     examples: flags.Examples = None,
@@ -78,7 +79,7 @@ def train(
     from art_classwise._core.files import check_output_file, output_file
     from art_classwise.datasets import load_dataset
     from art_classwise.head import normalize_head
-    from art_classwise.trainers import METHODS
+    from art_classwise.trainers.catalog import method_spec
     from art_classwise.trainers.engine.arrays import unlabelled_per_batch
     from art_classwise.zoo import as_classifier, build, load_checkpoint, save_checkpoint
 
@@ -110,6 +111,8 @@ def train(
             raise InputError("--pseudo-labels names an array of the .npz file that --unlabeled gives: give that, too.")
         if unlabeled == prepare.REST and labels is None:
             raise InputError("--unlabeled rest are the examples that --labels leaves: give that, too.")
+        spec = method_spec(method)
+        prepare.check_teacher(teacher, spec)
         semi_supervised = unlabeled is not None or gamma is not None or chosen.unlabeled_fraction is not None
         gamma = 1.0 if gamma is None else gamma
         if tau is not None:
@@ -147,6 +150,7 @@ def train(
         network = build(arch, data.input_shape, len(data.classes), seed=seed)
         if init is not None:
             load_checkpoint(init, network, device="cpu")
+        taught = prepare.teacher_of(teacher, spec, data, on)
         optimizer = chosen.optimizer(network)
         classifier = as_classifier(network, data.input_shape, len(data.classes), optimizer=optimizer, device=on)
         fraction = 0.5 if chosen.unlabeled_fraction is None else chosen.unlabeled_fraction
@@ -161,8 +165,10 @@ def train(
             "summary_writer": False if tensorboard is None else str(tensorboard),
             "seed": seed,
             "verbose": not quiet,
+            **({} if spec.method is None else {"method": spec.method}),
+            **taught,
         }
-        trainer: Any = METHODS[method].trainer(classifier, **options)
+        trainer: Any = spec.trainer(classifier, **options)
         images = {} if more is None else {"x_unlabeled": more.x, "y_pseudo": more.y_pseudo, "gamma": gamma}
         history = trainer.fit(
             data.x,
@@ -188,6 +194,7 @@ def train(
             "normalize_head": tau,
             "unlabeled": None if more is None else {"from": source or data.name, "n": len(more.x), "gamma": gamma},
             "init": None if init is None else str(init),
+            **({} if teacher is None else {"teacher": str(teacher)}),
             "seed": seed,
         }
         used |= {"dataset": data.name, "n": len(data), "validation": validation, "keep": kept}

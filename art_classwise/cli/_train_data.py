@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from art_classwise.errors import InputError, check_whole
 
 if TYPE_CHECKING:
     from art_classwise.datasets import Dataset, Unlabeled
+    from art_classwise.trainers.catalog import MethodSpec
     from art_classwise.trainers.policies import ClassPolicy
 
-__all__ = ["REST", "class_policy_of", "held_out_of", "labelled", "unlabelled", "without"]
+__all__ = [
+    "REST",
+    "check_teacher",
+    "class_policy_of",
+    "held_out_of",
+    "labelled",
+    "teacher_of",
+    "unlabelled",
+    "without",
+]
 
 
 def class_policy_of(text: str | None, classes: Sequence[str], validation: int) -> ClassPolicy | None:
@@ -34,6 +44,32 @@ def class_policy_of(text: str | None, classes: Sequence[str], validation: int) -
             "e.g. --validation 1000."
         )
     return policy
+
+
+def check_teacher(path: Path | None, spec: MethodSpec) -> None:
+    """Check that there is a teacher where a method needs one, and none where it doesn't."""
+    if path is None and "teacher" in spec.options:
+        raise InputError(f"The method {spec.name} needs a teacher: give --teacher, a checkpoint of the same classes.")
+    if path is not None and "teacher" not in spec.options:
+        raise InputError(f"--teacher is for distillation; the method {spec.name} has no teacher.")
+
+
+def teacher_of(path: Path | None, spec: MethodSpec, data: Dataset, device: str | None) -> dict[str, Any]:
+    """Return the option by which a trainer gets its teacher, if it has one, of the data's classes."""
+    from art_classwise.zoo.checkpoints import is_checkpoint, load_checkpoint, read_checkpoint
+
+    if path is None:
+        return {}
+    if is_checkpoint(path):
+        theirs, ours = read_checkpoint(path).classes, tuple(data.classes)
+        if theirs != ours:
+            pairs = zip(theirs, ours, strict=False)
+            differ = next((f"{a!r} where the data have {b!r}" for a, b in pairs if a != b), "")
+            raise InputError(
+                f"The teacher {path} has other classes than {data.name}: {len(theirs)} and {len(ours)}"
+                f"{f', {differ}' if differ else ''}. They must be the same, in the same order."
+            )
+    return {"teacher": load_checkpoint(path, device=device)}
 
 
 def without(data: Dataset, excluded: Sequence[int]) -> Dataset:

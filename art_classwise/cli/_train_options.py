@@ -38,6 +38,7 @@ __all__ = [
     "Recipes",
     "Resume",
     "Steps",
+    "Teacher",
     "TensorBoard",
     "Threat",
     "TrainingPrecision",
@@ -75,6 +76,7 @@ def _listed(words: list[str]) -> str:
     return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
+_WITH_VARIANTS = [spec for spec in METHODS.values() if spec.variants]
 _WITH_BETA = [spec for spec in METHODS.values() if spec.beta is not None]
 
 MethodName = Annotated[
@@ -82,7 +84,8 @@ MethodName = Annotated[
     typer.Argument(
         metavar="METHOD",
         callback=lambda name: method_spec(name.lower()).name,
-        help=f"{', '.join(METHODS)}: {_listed([spec.title for spec in METHODS.values()])}.",
+        help=f"{', '.join(METHODS)}: {_listed([spec.title for spec in METHODS.values()])}."
+        + "".join(f" Kinds of {spec.title}: {', '.join(dict(spec.variants))}." for spec in _WITH_VARIANTS),
         autocompletion=completion.methods,
         show_default=False,
     ),
@@ -110,6 +113,10 @@ Init = Annotated[
         MODELS,
         "Start from the weights of this checkpoint, to fine-tune; the policies frl and faal expect it.",
     ),
+]
+Teacher = Annotated[
+    Path | None,
+    _option("--teacher", "FILE", MODELS, "Checkpoint of the network to distil; for distillation."),
 ]
 HeadPower = Annotated[
     float | None,

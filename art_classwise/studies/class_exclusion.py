@@ -40,6 +40,7 @@ from art_classwise.datasets import Dataset
 from art_classwise.errors import InputError, check_seed, check_whole, first_line
 from art_classwise.metrics.homing import unrelated_class
 from art_classwise.trainers import METHODS, training_history
+from art_classwise.trainers.catalog import method_spec
 from art_classwise.trainers.exclusion import check_excluded
 from art_classwise.trainers.recipes import Recipe
 from art_classwise.zoo import as_classifier, build, load_checkpoint, save_checkpoint
@@ -415,7 +416,10 @@ class _Work:
         options = {**recipe.trainer_options(network), "seed": study.seed, "verbose": self._verbose}
         options |= study.trainer_options
         options["excluded"] = None if excluded is None else [excluded]
-        return METHODS[recipe.method].trainer(classifier, **options), classifier
+        if recipe.method not in METHODS:  # one of several behind the same trainer
+            options.setdefault("method", recipe.method)
+        spec = METHODS.get(recipe.method) or method_spec(recipe.method)
+        return spec.trainer(classifier, **options), classifier
 
     def audit(self, excluded: int | None) -> AuditResult:
         """Return the outcomes of one network."""

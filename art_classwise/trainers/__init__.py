@@ -14,12 +14,17 @@ if TYPE_CHECKING:
     from art_classwise.trainers import policies as policies
     from art_classwise.trainers import recipes as recipes
     from art_classwise.trainers._base import SearchTrainer as SearchTrainer
+    from art_classwise.trainers.distillation import *  # noqa: F403
     from art_classwise.trainers.engine.checkpoint import trained_weights as trained_weights
     from art_classwise.trainers.engine.checkpoint import training_history as training_history
     from art_classwise.trainers.engine.options import TrainingOptions as TrainingOptions
     from art_classwise.trainers.methods import *  # noqa: F403  the trainers of the table
     from art_classwise.trainers.pseudo_labels import PseudoLabels as PseudoLabels
     from art_classwise.trainers.pseudo_labels import make_pseudo_labels as make_pseudo_labels
+
+_BY_MODULE: dict[str, list[str]] = {}
+for _spec in METHODS.values():
+    _BY_MODULE.setdefault(_spec.module.removeprefix(f"{__name__}."), []).append(_spec.class_name)
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -28,11 +33,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "_base": ["SearchTrainer"],
         "catalog": ["METHODS", "MethodSpec"],
         "engine.checkpoint": ["trained_weights", "training_history"],
-        "methods": [
-            "AdversarialTrainerAWPPyTorch",
-            "AdversarialTrainerClassExcludedPyTorch",
-            *(spec.class_name for spec in METHODS.values()),
-        ],
+        **_BY_MODULE,
+        "methods": ["AdversarialTrainerAWPPyTorch", "AdversarialTrainerClassExcludedPyTorch", *_BY_MODULE["methods"]],
         "engine.options": ["TrainingOptions"],
         "pseudo_labels": ["PseudoLabels", "make_pseudo_labels"],
     },

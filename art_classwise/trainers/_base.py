@@ -451,7 +451,8 @@ class SearchTrainer(Trainer, abc.ABC):
                 f"but got {self.options['passes']!r}."
             )
         if self.class_policy is not None:
-            arguments.check_policy(self.class_policy, self._classifier.nb_classes, objective.beta, self.threat.eps)
+            scene = (objective.beta, self.threat.eps, objective.soft_labels)
+            arguments.check_policy(self.class_policy, self._classifier.nb_classes, *scene)
         return arguments
 
     @property

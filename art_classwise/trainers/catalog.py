@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from art_classwise.errors import unknown
@@ -11,7 +11,7 @@ from art_classwise.errors import unknown
 if TYPE_CHECKING:
     from art_classwise.trainers import SearchTrainer
 
-__all__ = ["METHODS", "MethodSpec", "method_spec", "usual_beta"]
+__all__ = ["METHODS", "MethodSpec", "method_names", "method_spec", "usual_beta"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,9 @@ class MethodSpec:
         beta: The usual weight of the second term, which is the default of the trainer; None where there is none.
         options: The trainer's own options besides ``beta``.
         module: Where the trainer's class is.
+        variants: Methods behind the same trainer, which takes their names as ``method``, with a line for each. The
+            command line and recipes know them by these names, too.
+        method: Which of these the record is of, where it isn't that of them all.
     """
 
     name: str
@@ -35,6 +38,8 @@ class MethodSpec:
     beta: float | None = None
     options: tuple[str, ...] = ()
     module: str = "art_classwise.trainers.methods"
+    variants: tuple[tuple[str, str], ...] = ()
+    method: str | None = None
 
     @property
     def trainer(self) -> type[SearchTrainer]:
@@ -83,6 +88,20 @@ METHODS: dict[str, MethodSpec] = {
             "cross-entropy on clean images, as a control",
             "NaturalTrainerPyTorch",
         ),
+        MethodSpec(
+            "distillation",
+            "distillation",
+            "a teacher's soft labels, clean and under attack: ARD, RSLAD, Fair-ARD or ABSLD",
+            "AdversarialTrainerDistillationPyTorch",
+            options=("teacher", "method", "alpha", "temperature", "exact"),
+            module="art_classwise.trainers.distillation",
+            variants=(
+                ("ard", "ARD, Goldblum et al. 2020"),
+                ("rslad", "RSLAD, Zi et al. 2021"),
+                ("fair-ard", "Fair-ARD, Yue et al. 2023"),
+                ("absld", "ABSLD, Zhao et al. 2024"),
+            ),
+        ),
     )
 }
 """The training methods by name."""
@@ -94,9 +113,17 @@ def method_spec(name: Any) -> MethodSpec:
     Raises:
         InputError: There is none of this name.
     """
-    if name not in METHODS:
-        raise unknown("method", name, METHODS)
-    return METHODS[name]
+    if name in METHODS:
+        return METHODS[name]
+    for spec in METHODS.values():
+        if name in dict(spec.variants):
+            return replace(spec, name=name, method=name)
+    raise unknown("method", name, method_names())
+
+
+def method_names() -> list[str]:
+    """Return the names of all methods, those behind the same trainer as well."""
+    return [name for spec in METHODS.values() for name in (spec.name, *dict(spec.variants))]
 
 
 def usual_beta(name: str) -> float:

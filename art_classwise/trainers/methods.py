@@ -428,10 +428,12 @@ class NaturalTrainerPyTorch(SearchTrainer):
     _views = "c"
 
     def __init__(self, classifier: Any, **options: Unpack[TrainingOptions]) -> None:
-        if getattr(options.get("class_policy"), "sets_budgets", False):
+        policy = options.get("class_policy")
+        if getattr(policy, "needs_own_attack", False):
+            what = "class budgets have" if getattr(policy, "sets_budgets", False) else f"{type(policy).__name__} has"
             raise InputError(
-                "Natural training has no attack, so class budgets have no effect: choose a policy that sets "
-                "weights alone, such as WAT."
+                f"Natural training has no attack, so {what} no effect: choose a policy that sets weights alone, such "
+                "as WAT."
             )
         if options.get("attack_mode", "eval") != "eval":
             raise InputError("Natural training has no attack, so `attack_mode` has no effect: leave it out.")
@@ -469,7 +471,9 @@ class AdversarialTrainerClassExcludedPyTorch(Trainer):
         self, classifier: Any, excluded: Any, objective: str | type[SearchTrainer] = "standard", **options: Any
     ) -> None:
         if isinstance(objective, str):
-            objective = method_spec(objective).trainer
+            spec = method_spec(objective)
+            objective = spec.trainer
+            options |= {} if spec.method is None else {"method": spec.method}
         trainer = isinstance(objective, type) and issubclass(objective, SearchTrainer)
         if not trainer or inspect.isabstract(objective):
             raise InputError(

@@ -172,7 +172,7 @@ class Recipe:
         }
         if self.beta is not None:
             options["beta"] = self.beta
-        if "exact" in METHODS[self.method].options:
+        if "exact" in method_spec(self.method).options:
             options["exact"] = self.exact
         return options
 

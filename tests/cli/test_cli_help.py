@@ -16,7 +16,7 @@ import art_classwise as acw
 from art_classwise import cli
 from art_classwise.attacks.ladder import _LADDERS, ladder
 from art_classwise.cli import _completion as completion
-from art_classwise.trainers.catalog import METHODS
+from art_classwise.trainers.catalog import method_names
 from art_classwise.zoo import ARCHITECTURES, robustbench_names
 
 ROOT = typer.main.get_command(cli.app)
@@ -63,7 +63,7 @@ def test_what_is_completed_is_there():
     assert set(ARCHITECTURES) <= set(completion.ARCHITECTURES)
     for name in completion.threats(""):
         assert str(acw.ThreatModel.parse(name))
-    assert completion.methods("") == list(METHODS)
+    assert completion.methods("") == method_names()
     named = {*completion._robustbench()}
     for dataset, threat in (("cifar10", "Linf"), ("cifar100", "Linf"), ("imagenet", "Linf"), ("cifar10", "L2")):
         names = robustbench_names(dataset, threat)

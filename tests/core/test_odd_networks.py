@@ -16,6 +16,7 @@ from art.attacks.evasion import ProjectedGradientDescentPyTorch
 from odd_networks import OddNetwork, table
 from plain_attack import plain_attack, plain_prediction
 from torch import Tensor, nn
+from trainable import UNTAUGHT
 
 import art_classwise as acw
 from art_classwise.errors import GradientMaskingWarning
@@ -216,14 +217,16 @@ def test_the_other_attacks_break_what_plain_pgd_breaks(odd, name):
     if odd.may_mask and "dlr" in name:
         make = pgd(norm)  # a tie for the first place leaves DLR constant
     # Square knows no gradient, and FAB and FMN ask for the nearest point, not for one in the ball.
-    check(case, make(case.classifier), norm, share={"square": 0.2, "fab-t": 0.8, "fmn": 0.8, "fmn-L2": 0.8}.get(name, 1.0))
+    check(
+        case, make(case.classifier), norm, share={"square": 0.2, "fab-t": 0.8, "fmn": 0.8, "fmn-L2": 0.8}.get(name, 1.0)
+    )
 
 
 def trainers() -> dict[str, Callable[[Any], Any]]:
     def make(trainer: Any, **options: Any) -> Callable[[Any], Any]:
         return lambda c: trainer(c, eps=EPS[math.inf], max_iter=5, verbose=False, **options)
 
-    made_by = {name: make(spec.trainer) for name, spec in METHODS.items() if name != "natural"}
+    made_by = {name: make(spec.trainer) for name, spec in UNTAUGHT.items() if name != "natural"}
     standard = METHODS["standard"].trainer
     return made_by | {
         "standard, fp32": make(standard, precision="fp32"),

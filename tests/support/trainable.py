@@ -10,7 +10,8 @@ from art_classwise.trainers import METHODS
 
 STANDARD, TRADES, MART = (METHODS[name].trainer for name in ("standard", "trades", "mart"))
 # BAT takes no attack but its own, and natural training none: they have tests of their own.
-TRAINERS = tuple(spec.trainer for name, spec in METHODS.items() if name not in ("bat", "natural"))
+UNTAUGHT = {name: spec for name, spec in METHODS.items() if "teacher" not in spec.options}  # others have tests, too
+TRAINERS = tuple(spec.trainer for name, spec in UNTAUGHT.items() if name not in ("bat", "natural"))
 SMALL = {"eps": 0.05, "max_iter": 2, "verbose": False}
 
 

@@ -15,6 +15,7 @@ from art.data_generators import NumpyDataGenerator
 from art.estimators.classification import PyTorchClassifier
 from processes import alone_and_together
 from torch import nn
+from trainable import UNTAUGHT
 
 import art_classwise as acw
 from art_classwise import InputError
@@ -152,7 +153,7 @@ SWITCHES = {
 
 
 @pytest.mark.parametrize("switches", SWITCHES)
-@pytest.mark.parametrize("objective", METHODS)
+@pytest.mark.parametrize("objective", UNTAUGHT)
 def test_it_is_training_a_network_that_never_had_them(objective, switches, data, validation):
     check_same(*train_both(data, validation, objective, SWITCHES[switches]), tolerance=1e-4)
 
@@ -228,7 +229,7 @@ def test_images_read_as_needed_are_left_out_as_those_in_memory(data, tmp_path):
         torch.testing.assert_close(state(read)[name], value, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("objective", sorted(METHODS))
+@pytest.mark.parametrize("objective", sorted(UNTAUGHT))
 def test_every_trainer_takes_the_classes_to_exclude_itself(objective, data):
     """To the bit as the trainer that takes a method's name; warnings point here."""
     named, own = make(), make()
@@ -773,7 +774,7 @@ def run(folder):
     data, results = acw.load_dataset("digits", "train").first(150), {}
     test = without(acw.load_dataset("digits", "test").first(80))
     options = {"ema_decay": 0.9, "awp_gamma": 5e-3, "gradient_clip": 1.0, "label_smoothing": 0.1}
-    for objective in METHODS:
+    for objective in UNTAUGHT:
         classifier = make(plain)
         trainer = trainer_of(classifier, objective, **options)
         history = trainer.fit(
@@ -796,7 +797,7 @@ def runs(tmp_path_factory):
     return alone_and_together(__file__, "run", tmp_path_factory.mktemp("ranks"))
 
 
-@pytest.mark.parametrize("name", [*METHODS, "generator"])
+@pytest.mark.parametrize("name", [*UNTAUGHT, "generator"])
 def test_two_processes_train_as_one(runs, name):
     (one,), (first, second) = runs
     for key, value in first[name][0].items():

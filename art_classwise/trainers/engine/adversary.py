@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 from unittest.mock import patch
 
 import numpy as np
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from art_classwise import losses
 from art_classwise._core.random_numbers import ExampleUniform, derive, gaussian
 from art_classwise._core.state import evaluating, preserved
-from art_classwise.attacks.search import Loss, search
+from art_classwise.attacks.search import Loss, Solved, search
 from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel, Uniform, per_example
+from art_classwise.trainers.engine.soft_labels import TeacherLabels
 
 __all__ = [
     "Adversary",
@@ -27,6 +28,7 @@ __all__ = [
     "Budgets",
     "InnerSearch",
     "MisclassifiedAttack",
+    "StepCount",
     "TrainModeNetwork",
 ]
 
@@ -34,17 +36,31 @@ Attacked = Literal["all", "correct", "misclassified"]
 MisclassifiedAttack = Literal["pgd", "fgsm", "cw", "none"]
 
 
+class StepCount:
+    """How many iterates each example of a batch withstood: what a search leaves here for a policy.
+
+    Attributes:
+        n_withstood: int64 (m,) of the points at which it computed a gradient; None before.
+    """
+
+    n_withstood: Tensor | None = None
+
+
 @dataclass(frozen=True)
 class Budgets:
     """What the examples of a batch may be changed by, relative to the threat model's radius and the usual step.
 
     Attributes:
-        radii: (m,), the radii.
-        steps: (m,), the lengths of the steps.
+        radii: (m,), the radii; None is the threat model's for all.
+        steps: (m,), the lengths of the steps; None is the usual one.
+        targets: int64 (m,), classes that they are moved towards, -1 for none; None is none for all.
+        count: Where to leave how many iterates each withstood, if that is asked for.
     """
 
-    radii: Tensor
-    steps: Tensor
+    radii: Tensor | None = None
+    steps: Tensor | None = None
+    targets: Tensor | None = None
+    count: StepCount | None = None
 
 
 class Adversary(Protocol):
@@ -77,6 +93,7 @@ class InnerSearch:
         start: ``"uniform"`` in the ball (Madry et al. 2018), ``"gaussian"``, x + 0.001 N(0, 1) (TRADES, MART), or
             ``"clean"``, x itself.
         loss: What is ascended: ``"cross_entropy"``, or ``"kl"``, the divergence from the clean prediction (TRADES).
+            Examples that have a target ascend the negative cross-entropy with that instead.
         attacked: Which examples: all, or those that the network gets right, or wrong; the others stay as they are.
         misclassified_attack: How examples are attacked that the network gets wrong without: by the search (``"pgd"``);
             in one step of the radius from the image itself (``"fgsm"``); by the search on the margin (``"cw"``); or
@@ -84,6 +101,9 @@ class InnerSearch:
         friendly_tau: If given, each example's search ends at the iterate that is misclassified for the
             ``friendly_tau + 1``-th time (Zhang et al. 2020, FAT, algorithm 1). The last iterate isn't looked at: it
             stands for what wasn't found before.
+        reference: What ``"kl"`` is the divergence from, in place of the clean prediction: a teacher's labels (RSLAD).
+        noise: Radius of the uniform start, relative to the ball's.
+        clipped: Whether the iterates stay in the ball; else in the box of images alone (N-FGSM).
     """
 
     threat: ThreatModel
@@ -96,6 +116,9 @@ class InnerSearch:
     attacked: Attacked = "all"
     misclassified_attack: MisclassifiedAttack = "pgd"
     friendly_tau: int | None = None
+    reference: TeacherLabels | None = None
+    noise: float = 1.0
+    clipped: bool = True
 
     def __call__(
         self, module: nn.Module, x: Tensor, y: Tensor, uniform: Uniform, budgets: Budgets | None = None
@@ -123,7 +146,8 @@ class InnerSearch:
 
     def _fgsm(self, module: nn.Module, x: Tensor, y: Tensor, budgets: Budgets | None) -> Tensor:
         """Return images after one step of the radius along cross-entropy (Goodfellow et al. 2015)."""
-        eps = None if budgets is None else self.threat.eps * per_example(budgets.radii, x)
+        radii = None if budgets is None else budgets.radii
+        eps = None if radii is None else self.threat.eps * per_example(radii, x)
         return search(
             *(module, x, y, self.threat, losses.cross_entropy),
             eps_step=self.threat.eps if eps is None else eps,
@@ -162,22 +186,31 @@ class InnerSearch:
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the last iterates, and the clean logits where they were needed."""
-        eps = None if budgets is None else self.threat.eps * per_example(budgets.radii, x)
-        step = self.eps_step if budgets is None else self.eps_step * per_example(budgets.steps, x)
+        asked = Budgets() if budgets is None else budgets
+        eps = None if asked.radii is None else self.threat.eps * per_example(asked.radii, x)
+        step = self.eps_step if asked.steps is None else self.eps_step * per_example(asked.steps, x)
         start: Tensor | None = None
         if self.start == "uniform":
-            start = self.threat.random_start(x, uniform, eps)
+            start = self.threat.random_start(x, uniform, eps if self.noise == 1 else self.noise * self._radii(eps, x))
         elif self.start == "gaussian":
             start = x + 0.001 * gaussian(uniform, *x.shape)
-        compared, clean = y, None
-        if self.loss == "kl" or self._splits:
+        if not self.clipped:  # a ball that no iterate can leave
+            eps = self.noise * self._radii(eps, x) + self.max_iter * step
+        compared: Tensor = y
+        clean: Tensor | None = None
+        if (self.loss == "kl" and self.reference is None) or self._splits:
             with torch.no_grad(), evaluating(module):
                 clean = module(x)
-        if self.loss == "kl" and clean is not None:
-            compared = clean
-        ascended: Loss = _from_clean if self.loss == "kl" else losses.cross_entropy
+        ascended: Loss = losses.cross_entropy
+        if self.loss == "kl":
+            compared = cast(Tensor, clean) if self.reference is None else self.reference.logits_adv
+            ascended = _from_clean
         if self.misclassified_attack == "cw" and clean is not None:
             ascended = _margin_where(clean.argmax(1) != y, ascended, y)
+        if asked.targets is not None:
+            ascended = _towards(asked.targets, ascended)
+        if asked.count is not None:
+            options["solved"] = _counting(asked.count, y, options.get("solved"))
         x_adv = search(
             module,
             x,
@@ -193,6 +226,9 @@ class InnerSearch:
             **options,
         ).x_adv
         return x_adv, clean
+
+    def _radii(self, eps: Tensor | None, x: Tensor) -> Tensor:
+        return per_example(x.new_full((len(x),), self.threat.eps), x) if eps is None else eps
 
 
 @dataclass(frozen=True)
@@ -294,6 +330,29 @@ def _margin_where(chosen: Tensor, other: Loss, y: Tensor) -> Loss:
         return torch.where(chosen, losses.margin(logits, y), other(logits, compared))
 
     return loss
+
+
+def _towards(targets: Tensor, loss: Loss) -> Loss:
+    """Return a loss that rises towards the targets (m,), where they are classes, and is as it was elsewhere."""
+    aimed, classes = targets >= 0, targets.clamp_min(0)
+
+    def towards(logits: Tensor, compared: Tensor) -> Tensor:
+        return torch.where(aimed, -losses.cross_entropy(logits, classes), loss(logits, compared))
+
+    return towards
+
+
+def _counting(count: StepCount, y: Tensor, solved: Solved | None) -> Solved:
+    """Return what a search asks at each iterate, which counts those that are classified as (m,) labels say."""
+    count.n_withstood = torch.zeros_like(y)
+
+    def counting(logits: Tensor, rows: Tensor) -> Tensor:
+        wrong = logits.argmax(1) != y
+        assert count.n_withstood is not None
+        count.n_withstood = count.n_withstood + ~wrong
+        return wrong if solved is None else solved(logits, rows)
+
+    return counting
 
 
 @dataclass(frozen=True)

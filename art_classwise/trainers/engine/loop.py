@@ -110,7 +110,10 @@ class Training:
             even = torch.full((self._n_classes,), 1 / self._n_classes)
             shares = (even if shares is None else shares).to(self._device)
             beta = self._objective.beta
-            self._policy.begin(PolicyContext(self._n_classes, shares, beta, self._threat.eps, nb_epochs, self._device))
+            soft_labels = self._objective.soft_labels
+            self._policy.begin(
+                PolicyContext(self._n_classes, shares, beta, self._threat.eps, nb_epochs, self._device, soft_labels)
+            )
         if file is not None:
             state = distributed.from_main(lambda: file.read(resume))
             if state is not None:
@@ -228,7 +231,8 @@ class Training:
                 if self._policy is not None:
                     views = logits_adv.repeat(self._objective.n_views, 1)
                     with torch.no_grad():
-                        values = self._objective.values(logits, views, batch.y, ClassWeights())
+                        adjustment = self._policy.logit_adjustment
+                        values = self._objective.values(logits, views, batch.y, ClassWeights(), adjustment)
                         self._policy.see_validation(batch.y, values)
                 # Withstood: right without the attack as well.
                 right = logits.argmax(1, keepdim=True) == batch.y[:, None]

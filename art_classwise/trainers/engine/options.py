@@ -243,10 +243,11 @@ def check_policy(policy: Any, attack: Any, ema_decay: Any) -> None:
         raise InputError(
             f"`class_policy` must be a policy of art_classwise.policies, such as DAFA(warmup=20), but got {policy!r}."
         )
-    if policy.sets_budgets and attack is not None:
+    if policy.needs_own_attack and attack is not None:
+        does = "sets class budgets, which are for" if policy.sets_budgets else "directs or counts the steps of"
         raise InputError(
-            f"The class policy {type(policy).__name__} sets class budgets, which are for the built-in attack: leave "
-            "`attack` out, or choose a policy that sets weights alone."
+            f"The class policy {type(policy).__name__} {does} the built-in attack: leave `attack` out, or choose a "
+            "policy that sets weights alone."
         )
     if policy.averaging is not None and ema_decay is not None:
         raise InputError(

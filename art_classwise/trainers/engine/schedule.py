@@ -15,7 +15,7 @@ import torch
 
 from art_classwise._core.plain_values import plain
 from art_classwise.errors import InputError, check_whole, unknown
-from art_classwise.trainers.policies import ClassPolicy, PolicyContext
+from art_classwise.trainers.policies.policy import ClassPolicy, PolicyContext, SoftLabels
 
 __all__ = ["FitArguments", "Interval", "Keep", "Schedule", "Stepper", "check_scheduler", "required_arguments"]
 
@@ -157,7 +157,9 @@ class FitArguments:
         if self.validation_data is not None and not pair:
             raise InputError("`validation_data` must be a pair (x, y).")
 
-    def check_policy(self, policy: ClassPolicy, n_classes: int, beta: float | None, eps: float) -> None:
+    def check_policy(
+        self, policy: ClassPolicy, n_classes: int, beta: float | None, eps: float, soft_labels: SoftLabels | None = None
+    ) -> None:
         """Check that a class policy can be followed for so many epochs, with or without validation.
 
         Raises:
@@ -169,5 +171,5 @@ class FitArguments:
                 "`validation_data`, some training examples that you hold out."
             )
         even = torch.full((n_classes,), 1 / n_classes)
-        scene = PolicyContext(n_classes, even, beta, eps, self.nb_epochs, torch.device("cpu"))
+        scene = PolicyContext(n_classes, even, beta, eps, self.nb_epochs, torch.device("cpu"), soft_labels)
         copy.deepcopy(policy).begin(scene)  # it may say that so few epochs are too few

@@ -20,9 +20,10 @@ from art_classwise._core.random_numbers import ExampleUniform, derive
 from art_classwise._core.state import evaluating, frozen, is_exported, preserved, preserved_random_state
 from art_classwise.attacks.fast_copy import FastCopy
 from art_classwise.errors import InputError
-from art_classwise.trainers.engine.adversary import Adversary, Budgets, TrainModeNetwork
+from art_classwise.trainers.engine.adversary import Adversary, Budgets, StepCount, TrainModeNetwork
 from art_classwise.trainers.engine.batches import Batch
 from art_classwise.trainers.engine.options import TrainingOptions
+from art_classwise.trainers.engine.soft_labels import TeacherLabels
 from art_classwise.trainers.engine.weights import WeightPerturbation, share_buffers, synchronised_batch_norms
 from art_classwise.trainers.policies import ClassPolicy, ClassWeights
 
@@ -95,6 +96,7 @@ class Objective:
             returns them.
         passes: The forward passes one by one, by these letters: see :class:`PassOrder`. None leaves it to
             ``two_passes``.
+        soft_labels: Those of a teacher, where the terms look at them.
     """
 
     terms: Terms
@@ -105,10 +107,29 @@ class Objective:
     two_passes: bool = False
     views: str = "ca"
     passes: PassOrder | None = None
+    soft_labels: TeacherLabels | None = None
 
-    def values(self, logits: Tensor | None, logits_adv: Tensor, y: Tensor, weights: ClassWeights) -> Tensor:
-        """Return the objective of each example (n,), class weights included."""
+    def values(
+        self,
+        logits: Tensor | None,
+        logits_adv: Tensor,
+        y: Tensor,
+        weights: ClassWeights,
+        adjustment: Tensor | None = None,
+    ) -> Tensor:
+        """Return the objective of each example (n,), class weights included.
+
+        Args:
+            logits: (n, C) of the clean images; None if they aren't needed.
+            logits_adv: (n_views n, C) of those under attack.
+            y: (n,) labels.
+            weights: Of the classes.
+            adjustment: (C,), added to the logits in the first term.
+        """
         first, second = self.terms(logits, logits_adv, y)
+        if adjustment is not None:
+            shift = adjustment.to(logits_adv.dtype)
+            first, _ = self.terms(None if logits is None else logits + shift, logits_adv + shift, y)
         if weights.first is not None:
             first = weights.first[y].to(first.dtype) * first
         if second is None:
@@ -292,14 +313,30 @@ class Step:
         if self.objective.adversary is None:
             return None
         starts = ExampleUniform(derive(self.options["seed"], "starts", epoch), 0, batch.ids)
-        scales = None if self.policy is None else self.policy.budgets_of(batch.y)
-        budgets = None if scales is None else Budgets(scales.radii.to(batch.x), scales.steps.to(batch.x))
+        budgets = self._budgets(batch, epoch)
         if self.options["attack_mode"] == "eval":
-            return self.objective.adversary(self.searched(), batch.x, batch.y, starts, budgets)
-        self.model.train()
-        as_it_trains = TrainModeNetwork(self.module, bf16=self._fast.bf16)
-        with frozen(self.module):
-            return self.objective.adversary(as_it_trains, batch.x, batch.y, starts, budgets)
+            x_adv = self.objective.adversary(self.searched(), batch.x, batch.y, starts, budgets)
+        else:
+            self.model.train()
+            as_it_trains = TrainModeNetwork(self.module, bf16=self._fast.bf16)
+            with frozen(self.module):
+                x_adv = self.objective.adversary(as_it_trains, batch.x, batch.y, starts, budgets)
+        if self.policy is not None and budgets is not None and budgets.count is not None:
+            assert budgets.count.n_withstood is not None  # policies that ask for it take no other attack
+            self.policy.see_steps(batch.y[: batch.n_labelled], budgets.count.n_withstood[: batch.n_labelled])
+        return x_adv
+
+    def _budgets(self, batch: Batch, epoch: int) -> Budgets | None:
+        """Return what the policy asks of the attack on a batch; None if it asks for nothing."""
+        if self.policy is None:
+            return None
+        uniform = ExampleUniform(derive(self.options["seed"], "targets", epoch), 0, batch.ids)
+        scales, targets = self.policy.budgets_of(batch.y), self.policy.targets_of(batch.y, uniform)
+        count = StepCount() if self.policy.counts_steps else None
+        if scales is None and targets is None and count is None:
+            return None
+        radii, steps = (None, None) if scales is None else (scales.radii.to(batch.x), scales.steps.to(batch.x))
+        return Budgets(radii, steps, targets, count)
 
     def _backward(
         self, batch: Batch, x_adv: Tensor | None, weights: ClassWeights | None
@@ -319,8 +356,14 @@ class Step:
             weights = ClassWeights()
             if self.policy is not None:
                 with torch.no_grad():
+                    if logits is not None:
+                        self.policy.see_clean(batch.y[:labelled], logits[:labelled].detach())
                     weights = self.policy.weigh(batch.y[:labelled], first_view[:labelled].detach())
-        values = objective.values(logits, attacked, batch.y, weights)
+        adjustment = None if self.policy is None else self.policy.logit_adjustment
+        values = objective.values(logits, attacked, batch.y, weights, adjustment)
+        more = None if self.policy is None else self.policy.term(batch.y[:labelled], first_view[:labelled])
+        if more is not None:
+            values = torch.cat([values[:labelled] + more.to(values.dtype), values[labelled:]])
         if labelled < n:
             values = torch.cat([values[:labelled], self._gamma * values[labelled:]])
         # The mean over the whole batch: of the processes' gradients DDP takes the mean again.

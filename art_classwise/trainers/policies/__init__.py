@@ -4,10 +4,12 @@ Each is given to a trainer, ``AdversarialTrainerTRADESPyTorch(classifier, class_
 objective. The functions are their formulas, on arrays or tensors.
 """
 
+from art_classwise.trainers.policies.absld import ABSLD, absld_temperatures
 from art_classwise.trainers.policies.cfa import CFA, cfa_budgets, cfa_weights
 from art_classwise.trainers.policies.cfol import CFOL, cfol_probabilities, cfol_scores
 from art_classwise.trainers.policies.dafa import DAFA, dafa_weights
 from art_classwise.trainers.policies.faal import FAAL, faal_probabilities
+from art_classwise.trainers.policies.fair_ard import FairARD, fair_ard_weights
 from art_classwise.trainers.policies.frl import FRL, frl_budgets, frl_multipliers, frl_weights
 from art_classwise.trainers.policies.parse import POLICIES, parse_policy
 from art_classwise.trainers.policies.policy import (
@@ -17,10 +19,12 @@ from art_classwise.trainers.policies.policy import (
     FairAveraging,
     Fixed,
     PolicyContext,
+    SoftLabels,
 )
 from art_classwise.trainers.policies.wat import WAT, wat_weights
 
 __all__ = [
+    "ABSLD",
     "CFA",
     "CFOL",
     "DAFA",
@@ -31,15 +35,19 @@ __all__ = [
     "ClassBudgets",
     "ClassPolicy",
     "ClassWeights",
+    "FairARD",
     "FairAveraging",
     "Fixed",
     "PolicyContext",
+    "SoftLabels",
+    "absld_temperatures",
     "cfa_budgets",
     "cfa_weights",
     "cfol_probabilities",
     "cfol_scores",
     "dafa_weights",
     "faal_probabilities",
+    "fair_ard_weights",
     "frl_budgets",
     "frl_multipliers",
     "frl_weights",

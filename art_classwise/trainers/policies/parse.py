@@ -8,10 +8,12 @@ from typing import Any
 
 from art_classwise._core.labels import class_number
 from art_classwise.errors import InputError, unknown
+from art_classwise.trainers.policies.absld import ABSLD
 from art_classwise.trainers.policies.cfa import CFA
 from art_classwise.trainers.policies.cfol import CFOL
 from art_classwise.trainers.policies.dafa import DAFA
 from art_classwise.trainers.policies.faal import FAAL
+from art_classwise.trainers.policies.fair_ard import FairARD
 from art_classwise.trainers.policies.frl import FRL
 from art_classwise.trainers.policies.policy import ClassPolicy, Fixed
 from art_classwise.trainers.policies.wat import WAT
@@ -19,10 +21,12 @@ from art_classwise.trainers.policies.wat import WAT
 __all__ = ["POLICIES", "parse_policy"]
 
 POLICIES: dict[str, type[ClassPolicy]] = {
+    "absld": ABSLD,
     "cfa": CFA,
     "cfol": CFOL,
     "dafa": DAFA,
     "faal": FAAL,
+    "fair-ard": FairARD,
     "frl": FRL,
     "wat": WAT,
 }

@@ -6,7 +6,7 @@ import abc
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from art_classwise._core import distributed
 from art_classwise.errors import InputError, shown
-from art_classwise.threat import ThreatModel
+from art_classwise.threat import ThreatModel, Uniform
 
 __all__ = [
     "Array",
@@ -26,6 +26,7 @@ __all__ = [
     "FairAveraging",
     "Fixed",
     "PolicyContext",
+    "SoftLabels",
     "as_given",
     "sum_by_class",
     "without_defaults",
@@ -46,6 +47,7 @@ class PolicyContext:
         eps: The training attack's radius.
         nb_epochs: Number of epochs.
         device: Where the training computes.
+        soft_labels: The teacher's, where the network is distilled from one; None elsewhere.
     """
 
     n_classes: int
@@ -54,6 +56,7 @@ class PolicyContext:
     eps: float
     nb_epochs: int
     device: torch.device
+    soft_labels: SoftLabels | None = None
 
 
 class ClassWeights(NamedTuple):
@@ -94,14 +97,27 @@ class FairAveraging(NamedTuple):
     threshold: float
 
 
+class SoftLabels(Protocol):
+    """Labels of a teacher, whose temperatures a policy may set.
+
+    Attributes:
+        temperatures: (C,) by class, of the labels under attack and of the clean ones; None is the trainer's for all.
+    """
+
+    temperatures: tuple[Tensor, Tensor] | None
+
+
 class ClassPolicy(abc.ABC):
     """A rule that sets class weights and class budgets while training.
 
-    Its parameters are dataclass fields; what it remembers are tensors in ``_state``, kept in checkpoints. A training
-    works on a copy. Whatever it computes stays on the device.
+    It may also choose the targets of the training attack, shift the logits of the first term, add a term of its own, or
+    set the temperatures of a teacher's labels. Its parameters are dataclass fields; what it remembers are tensors in
+    ``_state``, kept in checkpoints. A training works on a copy. Whatever it computes stays on the device.
     """
 
     needs_validation = False
+    counts_steps = False
+    """Whether it wants to know how many of the training attack's iterates each example withstood."""
     _added: ClassVar[Mapping[str, Any]] = {}  # parameters that checkpoints of before don't name, with their defaults
 
     def __post_init__(self) -> None:
@@ -153,6 +169,16 @@ class ClassPolicy(abc.ABC):
         return None
 
     @property
+    def needs_own_attack(self) -> bool:
+        """Whether the policy reaches into the built-in attack, and has no effect with another one, or without any."""
+        return self.sets_budgets or self.counts_steps
+
+    @property
+    def logit_adjustment(self) -> Tensor | None:
+        """What is added to the logits of each class (C,) in the objective's first term; None is nothing."""
+        return None
+
+    @property
     def weighs_perturbation(self) -> bool:
         """Whether the adversarial weight perturbation (AWP) goes along the gradient of the weighted objective.
 
@@ -173,6 +199,43 @@ class ClassPolicy(abc.ABC):
             logits_adv: (m, C) logits under attack, detached.
         """
         return self._in_force()
+
+    def targets_of(self, y: Tensor, uniform: Uniform) -> Tensor | None:
+        """Return the classes that the training attack moves a batch's examples towards; None is none.
+
+        Args:
+            y: (m,) their labels.
+            uniform: Draws uniform numbers that belong to the examples.
+
+        Returns:
+            int64 (m,), -1 for those to be moved away from their own class, wherever to.
+        """
+        return None
+
+    def see_clean(self, y: Tensor, logits: Tensor) -> None:
+        """Remember of the clean images what :meth:`weigh` remembers of those under attack, where they are classified.
+
+        Args:
+            y: (m,) this process's true labels of the batch.
+            logits: (m, C), detached.
+        """
+        return
+
+    def see_steps(self, y: Tensor, n_withstood: Tensor) -> None:
+        """Remember how many iterates (m,) of the training attack examples with labels (m,) withstood.
+
+        Counted are the points at which the attack computes a gradient: its start, and all iterates but the last.
+        """
+        return
+
+    def term(self, y: Tensor, logits_adv: Tensor) -> Tensor | None:
+        """Return a further term of the objective (m,), with its gradient; None is none.
+
+        Args:
+            y: (m,) this process's true labels of the batch.
+            logits_adv: (m, C) logits under attack.
+        """
+        return None
 
     def see_validation(self, y: Tensor, values: Tensor) -> None:
         """Remember the objective's values (m,) of a batch of validation examples with labels (m,)."""

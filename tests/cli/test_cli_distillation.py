@@ -1,0 +1,58 @@
+"""Distillation from the command line."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import art_classwise as acw
+
+QUICK = ("--epochs", 1, "--steps", 1, "--examples", 200, "--threat", "Linf:0.1", "--quiet")
+
+
+@pytest.fixture
+def teacher(command_line):
+    """A checkpoint of an untrained network; the folder is that of the command line."""
+    network = acw.build("digits-cnn", (1, 8, 8), 10, seed=3)
+    digits = [str(k) for k in range(10)]
+    acw.save_checkpoint("teacher.pt", network, architecture="digits-cnn", classes=digits, input_shape=(1, 8, 8))
+    return "teacher.pt"
+
+
+@pytest.mark.parametrize("method", ["distillation", "ard", "absld"])
+def test_each_method_trains_with_a_teacher(method, command_line, teacher):
+    code, _, err = command_line("train", method, "--teacher", teacher, *QUICK, "--out", "student.pt")
+    assert code == 0, err
+    saved = acw.zoo.read_checkpoint("student.pt")
+    assert saved.recipe["teacher"] == teacher
+    assert saved.recipe["method"] == method
+    # The network that the same trainer makes in Python.
+    data = acw.load_dataset("digits", "train").first(200)
+    network = acw.build("digits-cnn", (1, 8, 8), 10, seed=0)
+    recipe = acw.trainers.recipes.plain_recipe(method, "digits", threat="Linf:0.1").override(epochs=1, steps=1)
+    optimizer = recipe.optimizer(network)
+    student = acw.as_classifier(network, (1, 8, 8), 10, optimizer=optimizer)
+    named = {} if method == "distillation" else {"method": method}
+    options = {**recipe.trainer_options(network), **named, "verbose": False}
+    trainer = acw.AdversarialTrainerDistillationPyTorch(student, acw.load_checkpoint(teacher), **options)
+    trainer.fit(data.x, data.y, **recipe.fit_options(optimizer, len(data)))
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, saved.state_dict[name])
+
+
+def test_what_can_not_be_distilled_says_so(command_line, teacher):
+    others = [f"class {k}" for k in range(10)]
+    network = acw.build("digits-cnn", (1, 8, 8), 10, seed=3)
+    acw.save_checkpoint("others.pt", network, architecture="digits-cnn", classes=others, input_shape=(1, 8, 8))
+    for arguments, says in (
+        (("rslad",), "The method rslad needs a teacher: give --teacher"),
+        (("distillation",), "The method distillation needs a teacher"),
+        (("mart", "--teacher", teacher), "--teacher is for distillation; the method mart has no teacher"),
+        (("rslad", "--teacher", "others.pt"), "has other classes than digits: 10 and 10, 'class 0' where"),
+        (("rslad", "--teacher", "missing.pt"), "There is no file"),
+        (("rsald", "--teacher", teacher), "Unknown method 'rsald'. Did you mean rslad"),
+        (("trades", "--class-policy", "absld"), "of which this training has none"),
+    ):
+        code, _, err = command_line("train", *arguments, *QUICK, "--out", "x.pt")
+        assert code == 2
+        assert says in " ".join(err.split()), err
