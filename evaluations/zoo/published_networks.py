@@ -41,17 +41,11 @@ SMOKE = 100
 """Of fewer images nothing is claimed, at quick size and above."""
 RADII = {"cifar10": "Linf:2/255", "mnist": "Linf:0.1", "stl10": "Linf:2/255", "svhn": "Linf:0.01"}
 """The radius at which all networks of a data set are compared; of others that of their training."""
-SHARES = {
-    "cifar10-resnet20": 0.2,
-    "cifar10-resnet20-nat": 0.2,
-    "cifar10-resnet20-at8": 0.2,
-    "cifar100-resnet20-nat": 0.4,
-    "cifar100-resnet20-at8": 0.4,
-    "mnist-smallcnn-trades": 0.2,
-    "mnist-lenet5-natural": 0.4,
-    "stl10-cnn-bn": 0.2,
-}
-"""Which part of the images networks are tried on that take long, at quick size."""
+LARGE = (
+    *("cifar10-resnet20", "cifar10-resnet20-nat", "cifar10-resnet20-at8", "cifar100-resnet20-nat"),
+    *("cifar100-resnet20-at8", "mnist-smallcnn-trades", "mnist-lenet5-natural", "stl10-cnn-bn"),
+)
+"""Networks that take long, and are tried on fewer images at quick size."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Audit, write the tables."""
     made = parser(__file__, __doc__, datasets=None)
     made.add_argument("--images", type=whole, help="at most so many images per network")
+    made.add_argument("--large", type=whole, default=250, help="at quick size, at most so many per large network")
     made.add_argument("--networks", nargs="+", help="only these; all of --checkpoints if absent")
     made.add_argument("--finished", action="store_true", help="only what is in --store: nothing is computed")
     made.add_argument("--model-dir", help="folder of RobustBench's weights")
@@ -86,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"error: there is no network {', '.join(sorted(unknown))}, only {', '.join(known)}")
     asked = arguments.networks or [name for name, network in known.items() if network.file]
     boards: dict[str, list[Audited]] = {}
-    for entry in entries({name: known[name] for name in asked}, arguments.size, arguments.images):
+    for entry in entries({name: known[name] for name in asked}, arguments.size, arguments.images, arguments.large):
         try:
             with timed(f"{entry.name}, {entry.threat}"):
                 one = audited(entry, arguments)
@@ -111,21 +106,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     write(__file__, arguments, tables, claims, draw(table))
 
 
-def entries(known: Mapping[str, Published], size: str, most: int | None = None) -> list[Entry]:
+def entries(known: Mapping[str, Published], size: str, most: int | None = None, large: int = 250) -> list[Entry]:
     """Return what is audited: each network at the radius of its data set's comparison, and at that of its training.
 
     Args:
         known: Networks by name.
         size: ``"tiny"``, ``"quick"`` or ``"full"``.
         most: Limit to the number of images.
+        large: Limit at quick size to that of :data:`LARGE` networks.
     """
-    n = min((count for count in (N[size], most) if count is not None), default=None)
     found = []
     for name, network in known.items():
-        few = n if n is None or size != "quick" else round(n * SHARES.get(name, 1))
+        limits = (N[size], most, large if size == "quick" and name in LARGE else None)
+        n = min((limit for limit in limits if limit is not None), default=None)
         common = RADII.get(network.dataset, network.threat)
         own = common if network.family == "natural" else network.threat
-        found += [Entry(name, network, threat, few) for threat in dict.fromkeys((common, own))]
+        found += [Entry(name, network, threat, n) for threat in dict.fromkeys((common, own))]
     return found
 
 
