@@ -5,6 +5,7 @@ Links are written for the repository: they lead to the file from where they stan
 
 from __future__ import annotations
 
+import csv
 import importlib
 import posixpath
 import re
@@ -31,6 +32,9 @@ TAKEN = (
 COMMANDS = "<!-- commands -->"
 TRAINERS = "<!-- trainers -->"
 DATASETS = "<!-- data sets -->"
+LEADERBOARDS = "<!-- leaderboards -->"
+NETWORKS = "<!-- networks -->"
+PUBLISHED = ROOT / "evaluations" / "results" / "published_networks"
 
 
 @event_priority(100)  # before mkdocs-jupyter looks for notebooks
@@ -46,7 +50,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Let links lead to where files stand in the site, and write the command line's reference."""
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, commands())
-    for mark, written in ((TRAINERS, trainers), (DATASETS, datasets)):
+    writers = ((TRAINERS, trainers), (DATASETS, datasets), (LEADERBOARDS, leaderboards), (NETWORKS, networks))
+    for mark, written in writers:
         if mark in markdown:
             markdown = markdown.replace(mark, written())
     here, lines, fence = _in_repository(page.file.src_uri), [], ""
@@ -109,6 +114,56 @@ def datasets() -> str:
         length = f"{step}" if step.denominator == 255 else f"{d.eps_step:g}"
         rows.append(f"| `{d.name}` | {shape}, {d.n_classes:,} | `{d.threat}` | {length}, {d.steps} |")
     return "\n".join(rows)
+
+
+def leaderboards() -> str:
+    """Return the leaderboards of published networks as Markdown, as their evaluation wrote them."""
+    rows = _published()
+    parts = []
+    for board in dict.fromkeys(row["board"] for row in rows):
+        of = [row for row in rows if row["board"] == board]
+        dataset, threat = board.split(", ")
+        parts += [f"### {dataset}, {threat.replace(':', ' ')}", ""]
+        head = ["rank by mean → by worst class", "network", "trained", "n", "clean", "mean", "worst class, held out"]
+        head += ["gap (points)", "PGD", "margin", "1/T = 5", "AutoAttack"]
+        parts += [f"| {' | '.join(head)} |", f"| {' | '.join('---' for _ in head)} |"]
+        for row in of:
+            worst = f"{row['worst_class']}: **{_percent(row['held_out'])}**"
+            worst += f" ({_percent(row['worst_low'])} to {_percent(row['worst_high'])})"
+            cells = [f"{row['rank by mean']} → **{row['rank by worst class']}**", f"`{row['model']}`", row["family"]]
+            cells += [f"{int(row['n']):,}", *(_percent(row[key]) for key in ("clean", "mean")), worst]
+            cells += [
+                f"{100 * float(row['gap']):.0f}",
+                *(_under(row, kind) for kind in ("pgd", "margin", "tpgd5", "autoattack")),
+            ]
+            parts.append(f"| {' | '.join(cells)} |")
+        parts.append("")
+    first = rows[0]
+    return "\n".join([*parts, f"`{first['command']}`; {first['hardware']}; {first['versions']}."])
+
+
+def networks() -> str:
+    """Return the list of published networks as Markdown."""
+    described = dict.fromkeys((row["dataset"], row["model"], row["training"], row["source"]) for row in _published())
+    rows = [f"| {dataset} | `{model}` | {training} | {source} |" for dataset, model, training, source in described]
+    return "\n".join(["| data | network | trained | source |", "| --- | --- | --- | --- |", *sorted(rows)])
+
+
+def _published() -> list[dict[str, str]]:
+    """Return the rows of the evaluation's table, of the largest size that has been run."""
+    path = next(p for size in ("full", "quick") if (p := PUBLISHED / f"published_networks_{size}.csv").is_file())
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _percent(share: str) -> str:
+    return f"{100 * float(share):.0f} %" if share else "–"
+
+
+def _under(row: dict[str, str], kind: str) -> str:
+    """Return the mean under the attack of a kind, whatever its number of steps."""
+    found = [value for name, value in row.items() if re.fullmatch(rf"mean, {kind}(-\d+)?", name) and value]
+    return _percent(found[0]) if found else "–"
 
 
 def _table(module: str, name: str) -> list[Any]:

@@ -64,7 +64,8 @@ from lib.budget import Budget, ended_by  # noqa: E402
 from lib.gpu_summary import Folder, Settings  # noqa: E402
 from lib.machine import moved, placed_by_art  # noqa: E402
 from lib.mart import paper_beside  # noqa: E402
-from lib.setups import load, network, stand_in  # noqa: E402
+from lib.data import load, stand_in  # noqa: E402
+from lib.setups import network  # noqa: E402
 
 import art_classwise as acw  # noqa: E402
 from art_classwise.audit.provenance import weights_fingerprint  # noqa: E402

@@ -79,8 +79,12 @@ EXPERIMENTS = (
     Experiment("mart_semi", "claims", "Do unlabelled images make MART more robust?"),
     Experiment("class_policies", "claims", "Do class policies help the worst class?"),
     Experiment(
-        *("robustbench_classwise", "zoo", "What does a ranking by the worst class change?"),
-        data="published networks for mnist and cifar10",
+        *(
+            "published_networks",
+            "zoo",
+            "What do twenty published networks show, and does the worst class rank them anew?",
+        ),
+        data="published networks for mnist, cifar10, cifar100, stl10 and svhn",
     ),
     Experiment(
         *("speed", "speed", "How fast are attacks, training and audits? How much memory and disk do they take?"),

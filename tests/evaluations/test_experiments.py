@@ -293,58 +293,6 @@ def test_what_is_wrong_on_the_command_line_is_said(evaluation, tmp_path, capsys)
         assert said in capsys.readouterr().err
 
 
-def test_without_models_it_says_what_to_give(evaluation, tmp_path, capsys):
-    script = evaluation("robustbench_classwise")
-    where = [f"--{name}={tmp_path}" for name in ("root", "checkpoints", "model-dir", "store", "out")]
-    with pytest.raises(SystemExit, match="^3$"):
-        script.main(["--size", "tiny", *where])
-    assert "error: no model is available: give --model-dir" in capsys.readouterr().err
-
-
-def test_models_are_ranked_anew_by_their_worst_class(evaluation, frame, result):
-    """A model that is better on average and worse in its worst class."""
-    script = evaluation("robustbench_classwise")
-    label = np.repeat([0, 1, 2], 40)
-    shares = {"even": (0.5, 0.5, 0.5), "uneven": (0.9, 0.9, 0.1)}
-    parts = []
-    for name, by_class in shares.items():
-        withstood = np.concatenate([np.arange(40) < 40 * share for share in by_class])
-        columns = {"example": np.arange(120), "label": label, "clean_prediction": label}
-        columns |= {"prediction": np.where(withstood, label, (label + 1) % 3), "withstood": withstood}
-        part = pd.DataFrame({"model": name, "attack": "pgd-20", **columns, "margin": np.where(withstood, 1.0, -1.0)})
-        parts.append(part)
-    outcomes = pd.concat(parts, ignore_index=True).astype({"model": "category", "attack": "category"})
-    audit = acw.AuditResult(outcomes, acw.audit.Manifest.of_table(outcomes, ("a", "b", "c"), result.threat))
-    board = script.leaderboard(audit, None).set_index("model")
-    assert board.index.tolist() == ["even", "uneven"]
-    assert board["rank by mean"].tolist() == [2, 1]
-    assert board["rank by worst class"].tolist() == [1, 2]
-    hidden, swapped = script.claims_of("models", audit)
-    assert swapped.value == 100
-    assert hidden.value == pytest.approx(100 * ((1.9 / 3 - 0.1) + 0.0) / 2, abs=4)  # "even" has no worst class
-
-
-def test_the_zoo_is_what_lies_in_the_folder(evaluation, tmp_path):
-    script = evaluation("robustbench_classwise")
-    assert script.zoo(str(tmp_path), "cifar10") == {}
-    (file,) = acw.zoo.robustbench_files("Wong2020Fast", model_dir=tmp_path)
-    file.parent.mkdir(parents=True)
-    file.write_bytes(b"")
-    found = script.zoo(str(tmp_path), "cifar10")
-    assert set(found) == {"Wong2020Fast"}
-    assert found["Wong2020Fast"].args == ("Wong2020Fast", "cifar10", "Linf", str(tmp_path))
-
-
-def test_published_networks_stand_in_for_the_zoo(evaluation, shared, mnist_root, tmp_path):
-    out = tmp_path / "out"
-    options = ("--root", str(mnist_root), "--checkpoints", str(shared / "checkpoints"))
-    tables = run(evaluation, "robustbench_classwise", tmp_path, out, *options)
-    check(tables, "robustbench_classwise", out)
-    assert set(tables[""]["model"]) == {"mnist-smallcnn-trades", "mnist-lenet5-natural"}
-    page = (out / "robustbench_classwise_tiny_mnist.html").read_text()
-    assert "mnist-smallcnn-trades" in page
-
-
 @pytest.fixture
 def summary(evaluation, frame, tmp_path):
     script = evaluation("summary")
