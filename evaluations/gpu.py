@@ -61,10 +61,10 @@ import attack_speed  # noqa: E402
 import audit_speed  # noqa: E402
 from lib import paced  # noqa: E402
 from lib.budget import Budget, ended_by  # noqa: E402
+from lib.data import load, stand_in  # noqa: E402
 from lib.gpu_summary import Folder, Settings  # noqa: E402
 from lib.machine import moved, placed_by_art  # noqa: E402
 from lib.mart import paper_beside  # noqa: E402
-from lib.data import load, stand_in  # noqa: E402
 from lib.setups import network  # noqa: E402
 
 import art_classwise as acw  # noqa: E402

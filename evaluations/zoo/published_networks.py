@@ -28,10 +28,10 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from claims.diagnosis import held_out_gap
+from lib.data import load
 from lib.experiment import absent, command, parser, store_of, timed, whole, write
 from lib.published import Published, catalog, load_published
 from lib.published_claims import Audited, by_board, by_family, measures
-from lib.data import load
 
 import art_classwise as acw
 
