@@ -22,7 +22,8 @@ from art_classwise._core.state import preserved_random_state
 from art_classwise.errors import InputError, check_seed, check_whole, first_line, printable, unknown
 from art_classwise.zoo.building import within_memory
 from art_classwise.zoo.classifier import checked_shape
-from art_classwise.zoo.residual import PreActResNet, ResNet, check_size, reduction_for
+from art_classwise.zoo.image_sizes import check_takes, refusing_size
+from art_classwise.zoo.residual import SMALLEST, PreActResNet, ResNet, check_size, reduction_for
 from art_classwise.zoo.wide import SwishWideResNet, WideResNet
 
 __all__ = ["ARCHITECTURES", "build", "runs_code"]
@@ -105,7 +106,12 @@ def _from_torchvision(name: str, shape: Shape, n_classes: int) -> nn.Module:
     from torchvision import models
 
     _need_colour(f"torchvision:{name}", shape)
-    network: nn.Module = models.get_model(name, weights=None, num_classes=n_classes, **_WITHOUT_AUXILIARY.get(name, {}))
+    options = _WITHOUT_AUXILIARY.get(name, {})
+    if name.startswith("vit_"):  # their positions are learnt for one size
+        options = {"image_size": shape[1]}
+    with refusing_size(f"torchvision:{name}", shape):
+        network: nn.Module = models.get_model(name, weights=None, num_classes=n_classes, **options)
+    check_takes(network, f"torchvision:{name}", shape)
     return network
 
 
@@ -122,6 +128,7 @@ def _from_timm(name: str, shape: Shape, n_classes: int) -> nn.Module:
         network: nn.Module = timm.create_model(name, **options, img_size=shape[1:])
     except TypeError:  # most take images of any size, and none by name
         network = timm.create_model(name, **options)
+    check_takes(network, f"timm:{name}", shape)
     return network
 
 
@@ -220,7 +227,10 @@ def _digits_cnn(shape: Shape, n_classes: int) -> nn.Module:
 def _mnist_cnn(shape: Shape, n_classes: int) -> nn.Module:
     """The SmallCNN of TRADES and MART (4 convolutions, 3 linear layers), with its parameter names."""
     if shape[1:] != (28, 28):
-        raise InputError(f"mnist-cnn takes images of 28 x 28, but got {shape[1]} x {shape[2]}.")
+        raise InputError(
+            f"mnist-cnn takes images of 28 x 28, but got {shape[1]} x {shape[2]}. Resize them (`image_size=28`), or "
+            f"take digits-cnn or a residual network, resnet8, say, which take any from {SMALLEST} x {SMALLEST}."
+        )
     features = OrderedDict(
         conv1=nn.Conv2d(shape[0], 32, 3),
         relu1=nn.ReLU(),

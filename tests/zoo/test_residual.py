@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
+from places import ROOT
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import art_classwise as acw
+from art_classwise.zoo import ARCHITECTURES
 from art_classwise.zoo.robustbench import robustbench
+
+PAGE = ROOT / "docs" / "reference" / "zoo.md"
 
 SMALL = ("resnet8", "resnet14", "resnet20", "resnet8-stem2")
 WIDE = ("wrn-10-1", "wrn-10-1-swish")
@@ -154,3 +160,18 @@ def test_swish_networks_pad_as_tensorflow_does():
         network = acw.build("wrn-10-1-swish", (1, height, width), 3, seed=0).eval()
         assert network(torch.rand(1, 1, height, width)).shape == (1, 3)
         assert network.layer(torch.rand(1, 16, height, width)).shape[2:] == (-(-height // 4), -(-width // 4))
+
+
+def test_the_table_in_the_documentation_is_right():
+    """Weights, and million multiply-adds as torch counts them."""
+    rows = re.findall(r"^\| `([\w-]+)` \| ([\d,]+) \|([^|]*)\|([^|]*)\|([^|]*)\|", PAGE.read_text("utf-8"), re.M)
+    assert {name for name, *_ in rows} == {*ARCHITECTURES} - {"digits-cnn"}
+    for name, weights, small, *larger in rows:
+        sizes = [28] if name == "mnist-cnn" else [32] if name.startswith("wrn") else [32, 64, 96, 224]
+        at_64 = small.split(", ")[-1]
+        told = dict(zip((28, 32, 64, 96, 224), (small, small.split(", ")[0], at_64, *larger), strict=True))
+        for side in sizes:
+            with FlopCounterMode(display=False) as count:
+                network, _ = on_meta(name, (1 if side == 28 else 3, side, side))
+            assert f"{n_weights(network):,}" == weights or side > 32  # where the stem is larger
+            assert f"{count.get_total_flops() / 4e6:,.0f}" == told[side].strip(), (name, side)
