@@ -31,6 +31,7 @@ TAKEN = (
 COMMANDS = "<!-- commands -->"
 TRAINERS = "<!-- trainers -->"
 DATASETS = "<!-- data sets -->"
+RECIPES = "<!-- recipes -->"
 
 
 @event_priority(100)  # before mkdocs-jupyter looks for notebooks
@@ -46,7 +47,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Let links lead to where files stand in the site, and write the command line's reference."""
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, commands())
-    for mark, written in ((TRAINERS, trainers), (DATASETS, datasets)):
+    for mark, written in ((TRAINERS, trainers), (DATASETS, datasets), (RECIPES, recipes)):
         if mark in markdown:
             markdown = markdown.replace(mark, written())
     here, lines, fence = _in_repository(page.file.src_uri), [], ""
@@ -111,11 +112,25 @@ def datasets() -> str:
     return "\n".join(rows)
 
 
-def _table(module: str, name: str) -> list[Any]:
-    """Return the records of a table of the package in this repository."""
+def recipes() -> str:
+    """Return the table of published recipes as Markdown, a row for all data sets and architectures of one source."""
+    rows = ["| method | `--recipe` | networks | source | not verified |", "| --- | --- | --- | --- | --- |"]
+    networks: dict[tuple[str, ...], list[str]] = {}
+    published = _table("art_classwise.trainers.recipes", "PUBLISHED", items=True)
+    for (method, architecture, dataset, name), recipe in published:
+        unverified = "" if recipe.verified else recipe.unverified
+        networks.setdefault((method, name, recipe.source, unverified), []).append(f"`{architecture}` on {dataset}")
+    for (method, name, source, unverified), on in networks.items():
+        rows.append(f"| {method} | `{name}` | {', '.join(on)} | {source} | {unverified} |")
+    return "\n".join(rows)
+
+
+def _table(module: str, name: str, *, items: bool = False) -> list[Any]:
+    """Return the records of a table of the package in this repository, or pairs of key and record."""
     sys.path.insert(0, str(ROOT))
     try:
-        return list(getattr(importlib.import_module(module), name).values())
+        table = getattr(importlib.import_module(module), name)
+        return list(table.items() if items else table.values())
     finally:
         sys.path.remove(str(ROOT))
 
