@@ -39,7 +39,10 @@ ATTACKS = (
 )
 """Ladders and some attacks, which are named after their steps."""
 
-ARCHITECTURES = ("digits-cnn", "mnist-cnn", "resnet18", "preactresnet18", "wrn-34-10", "wrn-28-10")
+ARCHITECTURES = (
+    *("digits-cnn", "mnist-cnn", "resnet8", "resnet8-stem2", "resnet14", "resnet20", "resnet18", "preactresnet18"),
+    *("wrn-34-10", "wrn-28-10", "wrn-28-10-swish", "wrn-70-16-swish"),
+)
 RECIPES = (
     *("paper", "fast", "paper:awp", "paper:cfa", "paper:cfa-fat", "paper:cfol", "paper:dafa"),
     *("paper:faal", "paper:faal-awp", "paper:fat", "paper:frl", "paper:wat"),

@@ -35,6 +35,7 @@ __all__ = [
     "MethodName",
     "MethodOption",
     "PolicyText",
+    "PseudoLabels",
     "RecipeName",
     "Resume",
     "Steps",
@@ -89,7 +90,7 @@ Architecture = Annotated[
     str,
     typer.Option(
         "--arch",
-        help="digits-cnn, mnist-cnn, resnet18, preactresnet18, wrn-34-10, ...",
+        help="digits-cnn, mnist-cnn, resnet8, resnet20, resnet18, preactresnet18, wrn-34-10, ...",
         metavar="ARCH",
         autocompletion=completion.architectures,
         rich_help_panel=MODELS,
@@ -222,6 +223,15 @@ UnlabeledImages = Annotated[
         "Images to train on with pseudo-labels: rest, the training examples that --labels leaves; an .npz file (array "
         "x, optionally y_pseudo); a folder; or a data set, whose labels are ignored.",
         autocompletion=completion.datasets,
+    ),
+]
+PseudoLabels = Annotated[
+    str | None,
+    _option(
+        "--pseudo-labels",
+        "ARRAY",
+        _UNLABELED,
+        "Name of the array with pseudo-labels in --unlabeled's .npz file: label, say. Default: y_pseudo, if there.",
     ),
 ]
 Labels = Annotated[

@@ -66,6 +66,10 @@ class DatasetSpec:
         data: Dataset = getattr(importlib.import_module(module), function)(self, root, split, download, image_size)
         return data
 
+    def crop_padding_at(self, image_size: int | None) -> int:
+        """Return :attr:`crop_padding` of images that are resized: the same share of the side."""
+        return self.crop_padding if image_size is None else round(self.crop_padding * image_size / self.shape[1])
+
 
 _DIGITS = tuple(str(d) for d in range(10))
 _TORCHVISION = "art_classwise.datasets.load:read_torchvision"
@@ -177,7 +181,7 @@ DATASETS: dict[str, DatasetSpec] = {
             name="imagenet",
             shape=(3, 224, 224),
             n_classes=1000,
-            loader="art_classwise.datasets.load:read_imagenet",
+            loader="art_classwise.datasets.image_folder:read_imagenet",
             threat="Linf:4/255",
             eps_step=1 / 255,
             radii={"L2": 3.0},

@@ -471,7 +471,7 @@ BAD = [
     (("train", "mart", "--out", "file/x.pt"), "can't be written"),
     (("train", "mart", "--out", "."), "is a folder: name a file, such as mart.pt"),
     (("train", "mart", "--out", "x.pt", "--arch", "resnet19"), "Did you mean resnet18"),
-    (("train", "mart", "--out", "x.pt", "--arch", "resnet18"), "colour images of 32 x 32"),
+    (("train", "mart", "--out", "x.pt", "--arch", "mnist-cnn"), "takes images of 28 x 28"),
     (("train", "mart", "--out", "x.pt", "--epochs", "0"), "--epochs must be"),
     (("train", "mart", "--out", "x.pt", "--lr", "nan"), "--lr must be"),
     (("train", "mart", "--out", "x.pt", "--batch-size", "0"), "--batch-size must be"),
