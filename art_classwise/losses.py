@@ -200,7 +200,7 @@ def mart_terms(
         raise unknown("value of `weighted`", weighted, ("misclassified", "correct"), hint="Or give True or False.")
     if logits is None:
         if kl or on == "clean":
-            raise InputError('MART needs the clean logits unless kl=False and on="adversarial": pass `logits`.')
+            raise InputError('MART needs the clean logits unless `kl=False` and `on="adversarial"`: pass `logits`.')
         logits = logits_adv  # nothing below reads it
     seen = logits if on == "clean" else logits_adv
     first = cross_entropy(seen, y, label_smoothing)

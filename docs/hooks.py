@@ -35,6 +35,7 @@ DATASETS = "<!-- data sets -->"
 LEADERBOARDS = "<!-- leaderboards -->"
 NETWORKS = "<!-- networks -->"
 PUBLISHED = ROOT / "evaluations" / "results" / "published_networks"
+RECIPES = "<!-- recipes -->"
 
 
 @event_priority(100)  # before mkdocs-jupyter looks for notebooks
@@ -51,7 +52,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, commands())
     writers = ((TRAINERS, trainers), (DATASETS, datasets), (LEADERBOARDS, leaderboards), (NETWORKS, networks))
-    for mark, written in writers:
+    for mark, written in (*writers, (RECIPES, recipes)):
         if mark in markdown:
             markdown = markdown.replace(mark, written())
     here, lines, fence = _in_repository(page.file.src_uri), [], ""
@@ -166,11 +167,25 @@ def _under(row: dict[str, str], kind: str) -> str:
     return _percent(found[0]) if found else "–"
 
 
-def _table(module: str, name: str) -> list[Any]:
-    """Return the records of a table of the package in this repository."""
+def recipes() -> str:
+    """Return the table of published recipes as Markdown, a row for all data sets and architectures of one source."""
+    rows = ["| method | `--recipe` | networks | source | not verified |", "| --- | --- | --- | --- | --- |"]
+    networks: dict[tuple[str, ...], list[str]] = {}
+    published = _table("art_classwise.trainers.recipes", "PUBLISHED", items=True)
+    for (method, architecture, dataset, name), recipe in published:
+        unverified = "" if recipe.verified else recipe.unverified
+        networks.setdefault((method, name, recipe.source, unverified), []).append(f"`{architecture}` on {dataset}")
+    for (method, name, source, unverified), on in networks.items():
+        rows.append(f"| {method} | `{name}` | {', '.join(on)} | {source} | {unverified} |")
+    return "\n".join(rows)
+
+
+def _table(module: str, name: str, *, items: bool = False) -> list[Any]:
+    """Return the records of a table of the package in this repository, or pairs of key and record."""
     sys.path.insert(0, str(ROOT))
     try:
-        return list(getattr(importlib.import_module(module), name).values())
+        table = getattr(importlib.import_module(module), name)
+        return list(table.items() if items else table.values())
     finally:
         sys.path.remove(str(ROOT))
 

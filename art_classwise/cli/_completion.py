@@ -20,6 +20,7 @@ from art_classwise.trainers.catalog import method_names
 __all__ = [
     "ARCHITECTURES",
     "ATTACKS",
+    "RECIPES",
     "architectures",
     "attacks",
     "complete_in_bash",
@@ -27,6 +28,7 @@ __all__ = [
     "methods",
     "models",
     "policies",
+    "recipes",
     "threats",
 ]
 
@@ -40,6 +42,10 @@ ATTACKS = (
 ARCHITECTURES = (
     *("digits-cnn", "mnist-cnn", "resnet8", "resnet8-stem2", "resnet14", "resnet20", "resnet18", "preactresnet18"),
     *("wrn-34-10", "wrn-28-10", "wrn-28-10-swish", "wrn-70-16-swish"),
+)
+RECIPES = (
+    *("paper", "fast", "paper:awp", "paper:cfa", "paper:cfa-fat", "paper:cfol", "paper:dafa"),
+    *("paper:faal", "paper:faal-awp", "paper:fat", "paper:frl", "paper:wat"),
 )
 _LIBRARIES = ("torchvision:", "timm:")
 
@@ -70,6 +76,11 @@ def methods(incomplete: str) -> list[str]:
 def policies(incomplete: str) -> list[str]:
     """Complete the name of a class policy."""
     return list(_beginning(("cfa", "cfol", "dafa", "faal", "frl", "wat", "weights:", "budgets:"), incomplete))
+
+
+def recipes(incomplete: str) -> list[str]:
+    """Complete the name of a recipe."""
+    return list(_beginning(RECIPES, incomplete))
 
 
 def architectures(incomplete: str) -> list[str]:

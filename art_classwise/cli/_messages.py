@@ -9,6 +9,7 @@ import shutil
 import sys
 import textwrap
 
+from art_classwise.cli._method_options import NAMES
 from art_classwise.errors import InputError, printable
 
 __all__ = ["OPTIONS", "message_of", "say", "with_options"]
@@ -68,6 +69,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     "train": {
         **_DATA,
         **_NETWORKS,
+        **{name: f"--option {name}" for name in NAMES},
         "awp_gamma": "--awp",
         "batch_size": "--batch-size",
         "beta": "--beta",
@@ -117,6 +119,8 @@ def with_options(text: str, command: str) -> str:
         flag = name if name.startswith("--") else options.get(name)
         if flag is None:
             return found.group()
+        if flag.startswith("--option ") and value is not None:
+            return f"{flag}={_as_words(value).lower()}"
         return flag if value in (None, "True") else f"{flag} {_as_words(value)}"
 
     return _NAMED.sub(option, text)

@@ -16,6 +16,7 @@ from art_classwise.cli._config import save_config as write_config
 from art_classwise.cli._interrupt import command_line, on_interrupt
 from art_classwise.cli._json import printing
 from art_classwise.cli._messages import say
+from art_classwise.cli._method_options import method_options
 from art_classwise.cli._options import ClassNames, DatasetName, Device, ImageSize, Json, Quiet, Root, Seed, split_names
 from art_classwise.errors import InputError, check_number
 
@@ -50,7 +51,8 @@ def train(
     batch_size: flags.BatchSize = None,
     lr: flags.LearningRate = None,
     beta: flags.Beta = None,
-    awp: flags.Awp = 0.0,
+    option: flags.MethodOption = None,
+    awp: flags.Awp = None,
     gradient_clip: flags.GradientClip = None,
     ema: flags.Ema = None,
     precision: flags.TrainingPrecision = None,
@@ -62,7 +64,7 @@ def train(
     labels: flags.Labels = None,
     unlabeled_fraction: flags.UnlabeledFraction = None,
     gamma: flags.Gamma = None,
-    validation: flags.Validation = 0,
+    validation: flags.Validation = None,
     keep: flags.KeepEpoch = None,
     device: Device = None,
     workers: flags.Workers = 0,
@@ -94,8 +96,13 @@ def train(
             precision=None if precision is None else precision.value,
             compile=compile_,
             unlabeled_fraction=unlabeled_fraction,
+            ema_decay=ema,
+            awp_gamma=awp,
+            gradient_clip=gradient_clip,
         )
-        if keep not in (None, flags.Keep.last) and not validation:
+        own = method_options(option or (), method)
+        validates = chosen.validation > 0 if validation is None else validation != 0
+        if keep not in (None, flags.Keep.last) and not validates:
             raise InputError(
                 f"--keep {keep.value} needs validation examples: give --validation, e.g. --validation 1000."
             )
@@ -117,7 +124,12 @@ def train(
         gamma = 1.0 if gamma is None else gamma
         if tau is not None:
             check_number("--normalize-head", tau, 0, 1)
-        kept = keep.value if keep is not None else "robust" if validation else "last"
+        if chosen.fine_tunes and init is None:
+            raise InputError(
+                f"The recipe {chosen.name} fine-tunes a robust network: give its checkpoint as --init, e.g. --init "
+                "trades.pt."
+            )
+        kept = keep.value if keep is not None else (chosen.keep or "robust") if validates else "last"
         check_output_file(out, f"{method}.pt")
         stem = out.name.removesuffix(".pt")
         state, curve = out.with_name(f"{stem}.training"), out.with_name(f"{stem}.csv")
@@ -131,10 +143,12 @@ def train(
                 raise InputError(f"{path} already exists: choose another --out, or remove it.")
         data = load_dataset(dataset, "train", root=data_dir, classes=split_names(class_names), image_size=image_size)
         data = data.first(examples) if examples is not None else data
-        policy = prepare.class_policy_of(class_policy, data.classes, validation)
+        policy = prepare.class_policy_of(class_policy or chosen.class_policy, data.classes, validates)
         excluded = [data.class_number(name) for name in exclude or []]
         if excluded:
             data = prepare.without(data, excluded)
+        if validation is None:
+            validation = max(len(data.classes), round(chosen.validation * len(data))) if validates else 0
         data, held_out = prepare.held_out_of(data, validation, seed)
         # Version 0.1.0 took the rest of the images wherever there were --labels: what it began goes on so.
         semi_supervised = semi_supervised or (resume and (state / "pseudo_labels.npz").exists())
@@ -145,6 +159,8 @@ def train(
         )
         if rest is not None and more is None and is_main() and not (quiet or json):
             say(f"Trained on {len(data):,} of {n_all:,} examples; --unlabeled rest uses the images of the others.")
+        if chosen.verified is not None and is_main() and not (quiet or json):
+            say(f"Recipe {chosen.name}: {chosen.provenance}.")
         on = None if device is None else device.value
         on_interrupt(context, lambda: _kept(state))
         network = build(arch, data.input_shape, len(data.classes), seed=seed)
@@ -155,10 +171,10 @@ def train(
         classifier = as_classifier(network, data.input_shape, len(data.classes), optimizer=optimizer, device=on)
         fraction = 0.5 if chosen.unlabeled_fraction is None else chosen.unlabeled_fraction
         labelled = chosen.batch_size - (0 if more is None else unlabelled_per_batch(chosen.batch_size, fraction))
-        options = chosen.trainer_options(network) | {
-            "gradient_clip": gradient_clip,
-            "ema_decay": ema,
-            "awp_gamma": awp,
+        options = chosen.trainer_options(network, data.classes) | {
+            "gradient_clip": chosen.gradient_clip,
+            "ema_decay": chosen.ema_decay,
+            "awp_gamma": chosen.awp_gamma,
             "class_policy": policy,
             "excluded": excluded or None,
             "num_workers": workers,
@@ -167,6 +183,7 @@ def train(
             "verbose": not quiet,
             **({} if spec.method is None else {"method": spec.method}),
             **taught,
+            **own,
         }
         trainer: Any = spec.trainer(classifier, **options)
         images = {} if more is None else {"x_unlabeled": more.x, "y_pseudo": more.y_pseudo, "gamma": gamma}
@@ -186,9 +203,10 @@ def train(
         source = None if unlabeled == prepare.REST else unlabeled
         used = chosen.as_dict() | {
             "compile": options["compile"],
-            "ema": ema,
-            "awp": awp,
-            "gradient_clip": gradient_clip,
+            "ema": chosen.ema_decay,
+            "awp": chosen.awp_gamma,
+            "gradient_clip": chosen.gradient_clip,
+            **own,
             "class_policy": None if policy is None else policy.describe(),
             "excluded": [data.classes[k] for k in excluded],
             "normalize_head": tau,
@@ -235,7 +253,7 @@ def _kept(state: Path) -> str:
 
 
 def _chosen_recipe(
-    method: str, name: flags.Recipes | None, arch: str, dataset: str, threat: str | None, size: int | None
+    method: str, name: str | None, arch: str, dataset: str, threat: str | None, size: int | None
 ) -> Recipe:
     from art_classwise.datasets import DATASETS
     from art_classwise.threat import ThreatModel
@@ -243,11 +261,11 @@ def _chosen_recipe(
 
     ball = None if threat is None else ThreatModel.parse(threat)
     known = dataset if dataset in DATASETS else Path(dataset).stem  # the name it will have once it is loaded
-    if name is flags.Recipes.fast:
+    if name == "fast":
         return fast_recipe(method, known, architecture=arch, threat=ball, image_size=size)
     if name is None:
         return plain_recipe(method, known, threat=ball)
-    return paper_recipe(method, arch, known).override(threat=ball)
+    return paper_recipe(method, arch, known, name.partition(":")[2]).override(threat=ball)
 
 
 def _say_training(history: pd.DataFrame, recipe: Recipe, kept: str) -> None:
@@ -274,4 +292,4 @@ def _say_training(history: pd.DataFrame, recipe: Recipe, kept: str) -> None:
             f"worst class {row['val_worst']:.1%}."
         )
         print(f"The weights are those of epoch {epoch} (--keep {kept}).")
-    print(textwrap.fill(f"{'recipe':<10}  {recipe.name}: {recipe.source}", 80, subsequent_indent=" " * 12))
+    print(textwrap.fill(f"{'recipe':<10}  {recipe.name}: {recipe.provenance}", 80, subsequent_indent=" " * 12))

@@ -25,8 +25,8 @@ __all__ = [
 ]
 
 
-def class_policy_of(text: str | None, classes: Sequence[str], validation: int) -> ClassPolicy | None:
-    """Return the class policy that an option names."""
+def class_policy_of(text: str | None, classes: Sequence[str], validates: bool) -> ClassPolicy | None:
+    """Return the class policy that an option or a recipe names."""
     from art_classwise.trainers.policies import parse_policy
 
     if text is None:
@@ -38,7 +38,7 @@ def class_policy_of(text: str | None, classes: Sequence[str], validation: int) -
             raise
         # It names the parameters of the policy, some of which are called like options of ours.
         raise InputError(f"--class-policy {text}: {str(error).replace('`', '')}") from error
-    if policy.needs_validation and not validation:
+    if policy.needs_validation and not validates:
         raise InputError(
             f"--class-policy {text} needs the class accuracies on validation examples: give --validation, "
             "e.g. --validation 1000."

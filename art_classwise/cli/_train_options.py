@@ -10,6 +10,7 @@ import typer
 
 from art_classwise.cli import _completion as completion
 from art_classwise.cli._options import ATTACKS, DATA, MODELS, OUTPUT, RUNNING, Precision
+from art_classwise.errors import unknown
 from art_classwise.trainers.catalog import METHODS, method_spec
 
 __all__ = [
@@ -32,10 +33,10 @@ __all__ = [
     "Labels",
     "LearningRate",
     "MethodName",
+    "MethodOption",
     "PolicyText",
     "PseudoLabels",
     "RecipeName",
-    "Recipes",
     "Resume",
     "Steps",
     "Teacher",
@@ -47,13 +48,6 @@ __all__ = [
     "Validation",
     "Workers",
 ]
-
-
-class Recipes(str, Enum):
-    """Recipes by name."""
-
-    paper = "paper"
-    fast = "fast"
 
 
 class Keep(str, Enum):
@@ -111,7 +105,8 @@ Init = Annotated[
         "--init",
         "FILE",
         MODELS,
-        "Start from the weights of this checkpoint, to fine-tune; the policies frl and faal expect it.",
+        "Start from the weights of this checkpoint, to fine-tune; the policies frl and faal expect it, and their "
+        "recipes need it.",
     ),
 ]
 Teacher = Annotated[
@@ -130,14 +125,39 @@ HeadPower = Annotated[
 Examples = Annotated[
     int | None, _option("--examples", "N", DATA, "Train on this many examples of the set. Default: all.")
 ]
+
+
+def _recipe_name(name: str | None) -> str | None:
+    """Return the name of a recipe: fast, paper, or paper:VARIANT."""
+    if name is None:
+        return None
+    kind, colon, variant = name.strip().lower().partition(":")
+    if kind not in ("paper", "fast") or (colon and (kind == "fast" or not variant)):
+        raise unknown("recipe", name, completion.RECIPES)
+    return kind + colon + variant
+
+
 RecipeName = Annotated[
-    Recipes | None,
+    str | None,
     _option(
         "--recipe",
         "NAME",
         _RECIPE,
-        "paper: the one published for method, architecture and data set. fast: one learning-rate cycle of 30 epochs, "
-        "in bfloat16 and compiled where that pays. Default: a cosine from 0.05, 30 epochs.",
+        "paper: the one published for method, architecture and data set; with what is added to the method, paper:awp, "
+        "paper:cfa, paper:dafa, ... fast: one learning-rate cycle of 30 epochs, in bfloat16 and compiled where that "
+        "pays. Default: a cosine from 0.05, 30 epochs.",
+        callback=_recipe_name,
+        autocompletion=completion.recipes,
+    ),
+]
+MethodOption = Annotated[
+    list[str] | None,
+    _option(
+        "--option",
+        "NAME=VALUE",
+        _RECIPE,
+        "Another option of the trainer, e.g. weighted=misclassified or misclassified_attack=fgsm of MART, exact=true, "
+        "friendly_tau=0, class_balanced=true, label_smoothing=0.1; repeat it for more.",
     ),
 ]
 Epochs = Annotated[int | None, _option("--epochs", "N", _RECIPE, "Epochs.")]
@@ -166,7 +186,7 @@ Beta = Annotated[
     ),
 ]
 Awp = Annotated[
-    float,
+    float | None,
     _option("--awp", "SHARE", _RECIPE, "Also perturb the weights, by this share of their norm; usually 0.005."),
 ]
 GradientClip = Annotated[
@@ -237,13 +257,13 @@ UnlabeledFraction = Annotated[
 ]
 Gamma = Annotated[float | None, _option("--gamma", "WEIGHT", _UNLABELED, "Weight of unlabelled examples; usually 1.")]
 Validation = Annotated[
-    int,
-    typer.Option(
+    int | None,
+    _option(
         "--validation",
-        help="Hold out this many training examples, in proportion to the classes, and validate on them after each "
-        "epoch.",
-        metavar="N",
-        rich_help_panel=_WEIGHTS,
+        "N",
+        _WEIGHTS,
+        "Hold out this many training examples, in proportion to the classes, and validate on them after each epoch. "
+        "Default: the recipe's, which for most is none.",
     ),
 ]
 KeepEpoch = Annotated[
@@ -253,7 +273,7 @@ KeepEpoch = Annotated[
         "EPOCH",
         _WEIGHTS,
         "Which epoch's weights to save: last, robust (the most robust), or robust+worst (the best sum of average and "
-        "worst class). Default: robust with --validation, else last.",
+        "worst class). Default: the recipe's; robust with --validation, else last.",
     ),
 ]
 Resume = Annotated[

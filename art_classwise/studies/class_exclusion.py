@@ -289,7 +289,7 @@ class _Work:
         now = {
             "network": f"{network}, weights {weights_fingerprint(classifier.model)}",
             "classes": list(self._train.classes),
-            "recipe": study.recipe.as_dict(),
+            "recipe": _recipe_told(study.recipe),
             "attack": study.attack,
             "precision": study.precision,
             "warm_start": study.warm_start,
@@ -476,6 +476,11 @@ def _done_elsewhere(sent: Sent, excluded: int | None, warm: bytes | None) -> _Do
         return _Done({}, str(error))
     except Exception as error:  # of the network's own code: of any kind
         return _Done({}, f"{type(error).__name__}: {first_line(error)}")
+
+
+def _recipe_told(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as plain values, without what is said about its numbers: studies of before don't have it."""
+    return {name: value for name, value in recipe.as_dict().items() if name not in ("verified", "unverified")}
 
 
 def _told(value: Any) -> Any:

@@ -157,7 +157,9 @@ def stopped(run, monkeypatch):
 
         monkeypatch.setitem(METHODS, method, SimpleNamespace(**{**vars(METHODS[method]), "trainer": Stub}))
         code, _, err = run("train", method, "--out", "x.pt", *arguments)
-        assert (code, err) == (2, "error: stopped\n")
+        assert code == 2
+        assert err.splitlines()[-1] == "error: stopped"
+        given["said"] = " ".join(err.split())
         return given
 
     return call
@@ -210,6 +212,67 @@ def test_recipes_and_what_replaces_their_options(stopped, tmp_path):
     other = stopped("trades", *mnist, "--threat", "Linf:0.2", "--epochs", 2, "--lr", 0.1, "--batch-size", 4)
     assert (other["eps"], other["eps_step"], other["max_iter"]) == (0.2, None, 40)
     assert (other["nb_epochs"], other["batch_size"], other["optimizer"].param_groups[0]["lr"]) == (2, 4, 0.1)
+
+
+def cifar(folder, n=500):
+    """Ten images of each of ten classes under the name of CIFAR-10."""
+    np.savez(folder / "cifar10.npz", x=np.zeros((n, 3, 32, 32), np.uint8), y=np.arange(n) % 10)
+    return ("--dataset", "cifar10.npz")
+
+
+def test_a_recipe_sets_policy_averages_and_validation(stopped, tmp_path):
+    data = (*cifar(tmp_path), "--arch", "preactresnet18")
+    cfa = stopped("standard", *data, "--recipe", "paper:cfa")
+    assert isinstance(cfa["class_policy"], acw.policies.CFA)
+    assert (cfa["attack_mode"], cfa["passes"], cfa["keep"]) == ("train", "a|c", "robust+worst")
+    assert (len(cfa["validation_data"][0]), cfa["n"]) == (10, 490)  # 2 % of 500
+    assert "Recipe paper:cfa: Wei et al., CVPR 2023" in cfa["said"]
+    assert "(not verified: learning rate and its decays, " in cfa["said"]
+    awp = stopped("standard", *data, "--recipe", "paper:awp")
+    assert (awp["awp_gamma"], awp["validation_data"], awp["keep"]) == (0.01, None, "last")
+    assert awp["said"].count("(verified)") == 1
+    cfol = stopped("standard", *data, "--recipe", "PAPER:cfol", "--validation", 20, "--keep", "last")
+    assert (cfol["class_balanced"], len(cfol["validation_data"][0]), cfol["keep"]) == (True, 20, "last")
+    # What is given besides replaces it.
+    other = stopped(
+        *("standard", *data, "--recipe", "paper:cfa", "--class-policy", "wat", "--awp", 0.002, "--ema", 0.9),
+        *("--option", "attack_mode=eval", "--option", "passes=ca", "--option", "label-smoothing=1/10"),
+    )
+    assert isinstance(other["class_policy"], acw.policies.WAT)
+    assert (other["awp_gamma"], other["ema_decay"], other["label_smoothing"]) == (0.002, 0.9, 0.1)
+    assert (other["attack_mode"], other["passes"]) == ("eval", "ca")
+    assert "Recipe" not in stopped("standard", *data, "--recipe", "paper", "--quiet")["said"]
+    assert "Recipe" not in stopped("standard")["said"]
+
+
+def test_a_recipe_that_fine_tunes_asks_for_a_network(run, stopped, tmp_path):
+    data = (*cifar(tmp_path), "--arch", "preactresnet18", "--recipe", "paper:frl")
+    code, _, err = run("train", "trades", *data, "--out", "x.pt")
+    says = "error: The recipe paper:frl fine-tunes a robust network: give its checkpoint as --init, e.g. --init"
+    assert (code, err) == (2, f"{says} trades.pt.\n")
+    network = acw.build("preactresnet18", (3, 32, 32), 10, seed=0)
+    names = [str(k) for k in range(10)]
+    acw.save_checkpoint("robust.pt", network, architecture="preactresnet18", classes=names, input_shape=(3, 32, 32))
+    frl = stopped("trades", *data, "--init", "robust.pt")
+    assert (frl["beta"], frl["nb_epochs"], frl["optimizer"].param_groups[0]["lr"]) == (1.5, 40, 1e-3)
+    assert (frl["class_policy"].normalize, len(frl["validation_data"][0])) == (True, 30)
+
+
+def test_options_of_the_trainer(stopped):
+    given = ("weighted=misclassified", "misclassified_attack=none", "exact=true", "friendly_tau=1", "eps-step=1/50")
+    mart = stopped("mart", *(word for text in given for word in ("--option", text)))
+    assert (mart["weighted"], mart["misclassified_attack"], mart["exact"]) == ("misclassified", "none", True)
+    assert (mart["friendly_tau"], mart["eps_step"]) == (1, 0.02)
+
+
+def test_options_of_the_trainer_are_saved(run):
+    code, _, err = run(
+        *("train", "mart", "--epochs", 1, "--threat", "Linf:0.1", "--steps", 1, "--examples", 60, "--quiet"),
+        *("--option", "misclassified_attack=cw", "--out", "cw.pt"),
+    )
+    assert code == 0, err
+    recipe = acw.zoo.read_checkpoint("cw.pt").recipe
+    assert (recipe["misclassified_attack"], recipe["exact"]) == ("cw", False)
 
 
 def test_the_recipe_is_saved_and_said(run, tmp_path):
@@ -417,7 +480,22 @@ BAD = [
     (("train", "mart", "--out", "x.pt", "--awp", "-1"), "--awp must be"),
     (("train", "mart", "--out", "x.pt", "--workers", "-1"), "--workers must be"),
     (("train", "mart", "--out", "x.pt", "--precision", "fp16"), "fp16"),
-    (("train", "mart", "--out", "x.pt", "--recipe", "papr"), "papr"),
+    (("train", "mart", "--out", "x.pt", "--recipe", "papr"), "Unknown recipe 'papr'. Did you mean paper"),
+    (("train", "mart", "--out", "x.pt", "--recipe", "fast:awp"), "Unknown recipe 'fast:awp'"),
+    (("train", "mart", "--out", "x.pt", "--recipe", "paper:"), "Unknown recipe 'paper:'"),
+    (("train", "mart", "--out", "x.pt", "--recipe", "paper:cfa"), "of mart with cfa, only paper, paper:awp. Take one"),
+    (("train", "natural", "--out", "x.pt", "--recipe", "paper"), "of natural, nor another of this method: take the"),
+    (("train", "mart", "--out", "x.pt", "--option", "weighted"), "--option is written NAME=VALUE, such as weighted="),
+    (("train", "mart", "--out", "x.pt", "--option", "wieghted=true"), "Did you mean weighted"),
+    (("train", "trades", "--out", "x.pt", "--option", "kl=false"), "Unknown option of trades 'kl'"),
+    (("train", "mart", "--out", "x.pt", "--option", "kl=1", "--option", "kl=0"), "--option kl is given twice"),
+    (("train", "standard", "--out", "x.pt", "--option", "batch_size=8"), "--option batch_size=8: give --batch-size"),
+    (("train", "mart", "--out", "x.pt", "--option", "kl=0.5"), "--option kl must be True or False, but got 0.5"),
+    (("train", "mart", "--out", "x.pt", "--option", "weighted=corect"), "Did you mean correct"),
+    (
+        ("train", "mart", "--out", "x.pt", "--option", "kl=false", "--option", "weighted=correct"),
+        "--option weighted=correct is about the KL term, which --option kl=false leaves out",
+    ),
     (("train", "mart", "--out", "x.pt", "--recipe", "paper"), "no published recipe of mart for digits-cnn on digits"),
     (("train", "mart", "--out", "x.pt", "--recipe", "paper"), "only for resnet18 on cifar10, wrn-34-10 on cifar10"),
     (("train", "mart", "--out", "x.pt", "--recipe", "paper"), "--recipe fast"),

@@ -243,6 +243,32 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(run, tmp_path, argumen
     assert not (tmp_path / "x.pt").exists()
 
 
+@pytest.mark.filterwarnings("ignore:The pseudo-labels have a mean confidence")  # after so few steps
+def test_stl10_brings_unlabelled_images_which_are_resized_alike(run, tmp_path, monkeypatch):
+    """Semi-supervised MART at 64 pixels, on a stand-in of STL-10's three parts."""
+    from torchvision import datasets
+
+    from art_classwise.trainers import pseudo_labels
+
+    class STL10:
+        def __init__(self, root, download, split):
+            n, draws = {"train": 20, "test": 10, "unlabeled": 30}[split], np.random.default_rng(0)
+            self.data = draws.integers(0, 256, (n, 3, 96, 96), dtype=np.uint8)
+            self.labels = np.full(n, -1) if split == "unlabeled" else np.arange(n) % 10
+
+    monkeypatch.setattr(datasets, "STL10", STL10)
+    monkeypatch.setattr(pseudo_labels, "_LEAST_STEPS", 2)
+    options = ("--dataset", "stl10", "--image-size", 64, "--arch", "resnet8-stem2", "--unlabeled", "stl10")
+    rest = ("--recipe", "fast", "--no-compile", "--epochs", 1, "--steps", 1, "--batch-size", 16, "--gamma", 0.5)
+    code, out, err = run("train", "mart", *options, *rest, "--data-dir", tmp_path, "--quiet", "--out", "stl.pt")
+    assert code == 0, err
+    assert "Pseudo-labels: 30 images" in out
+    saved = acw.zoo.read_checkpoint("stl.pt")
+    assert saved.input_shape == (3, 64, 64)
+    assert saved.recipe["unlabeled"] == {"from": "stl10", "n": 30, "gamma": 0.5}
+    assert saved.recipe["crop_padding"] == 8
+
+
 def test_the_papers_semi_supervised_recipe_asks_for_images(run):
     options = ("--recipe", "paper", "--arch", "wrn-28-10", "--dataset", "cifar10")
     code, _, err = run("train", "mart", *options, "--out", "x.pt")

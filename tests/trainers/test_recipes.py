@@ -11,7 +11,9 @@ from torch import nn
 
 import art_classwise as acw
 from art_classwise import trainers
-from art_classwise.trainers.recipes import fast_recipe, paper_recipe, plain_recipe
+from art_classwise.cli._completion import RECIPES
+from art_classwise.trainers.recipes import PUBLISHED as TABLE
+from art_classwise.trainers.recipes import fast_recipe, paper_recipe, plain_recipe, published_recipes
 
 TRAINERS = {"standard": "Standard", "trades": "TRADES", "mart": "MART"}
 
@@ -264,7 +266,22 @@ def test_as_dict_is_plain_and_complete():
     assert said["recipe"] == "paper"
     assert said["threat"] == "Linf:0.031"
     assert said["decay"] == [[75, 0.1], [90, 0.01], [100, 0.001]]
-    assert set(said) - {"recipe"} == set(vars(recipe)) - {"name"}
+    later = {
+        *("attack_mode", "friendly_tau", "class_balanced", "label_smoothing", "gradient_clip", "ema_decay"),
+        *("awp_gamma", "awp_warmup", "rise", "unverified", "class_policy", "validation", "keep", "fine_tunes"),
+    }
+    assert set(said) - {"recipe"} == set(vars(recipe)) - {"name"} - later  # as checkpoints of before have them
+    assert said["verified"] is True
+    assert not {"verified", *later} & set(plain_recipe("standard").as_dict())
+    wat = paper_recipe("trades", "resnet18", "cifar10", "wat")
+    assert json.loads(json.dumps(wat.as_dict())) == wat.as_dict()
+    assert {name: wat.as_dict()[name] for name in ("recipe", "class_policy", "validation", "keep", "verified")} == {
+        "recipe": "paper:wat",
+        "class_policy": "wat:eta=0.1",
+        "validation": 0.02,
+        "keep": "robust+worst",
+        "verified": False,
+    }
     assert plain_recipe("standard").as_dict()["eps_step"] == pytest.approx(2 / 255)
 
 
@@ -312,6 +329,15 @@ def test_trainers_take_the_options(recipe, network, images, labels):
         (lambda: plain_recipe("mart").override(lr=0.0), "`lr` must be"),
         (lambda: plain_recipe("mart").override(batch_size=0), "`batch_size` must be"),
         (lambda: plain_recipe("mart").override(steps=0), "`steps` must be"),
+        (lambda: paper_recipe("mart", "resnet18", "cifar10", "dafa"), "of mart with dafa, only paper, paper:awp."),
+        (lambda: paper_recipe("trades", "wrn-34-10", "cifar10", "dafa"), "only for resnet18 on cifar10, resnet18 on"),
+        (lambda: paper_recipe("natural", "resnet18", "cifar10"), "nor another of this method: take the fast one"),
+        (lambda: plain_recipe("mart").override(class_policy="dafa:lam=1"), "Unknown parameter of dafa 'lam'"),
+        (lambda: plain_recipe("mart").override(ema_decay=1.5), "`ema_decay` must be"),
+        (lambda: plain_recipe("mart").override(awp_gamma=-1.0), "`awp_gamma` must be"),
+        (lambda: plain_recipe("mart").override(validation=1.0), "`validation` must be"),
+        (lambda: plain_recipe("mart").override(keep="best"), "Unknown rule to keep weights by 'best'"),
+        (lambda: plain_recipe("mart").override(attack_mode="both"), "Unknown attack_mode 'both'"),
     ],
 )
 def test_errors_say_what_to_do(call, says):
@@ -341,3 +367,125 @@ def test_a_step_schedule_knows_that_part_of_a_batch_is_unlabelled():
 
 def test_a_threat_model_may_be_text():
     assert plain_recipe("mart").override(threat="L2:0.5").threat == acw.ThreatModel("L2", 0.5)
+
+
+# What is published of what is added to a method: the options that its trainer gets, the learning rate of each epoch,
+# policy, and share to validate on.
+EPOCHS_200 = falling((0.1, 100), (0.01, 50), (1e-3, 50))
+VARIANTS = {
+    ("standard", "preactresnet18", "awp"): ({"awp_gamma": 0.01, "attack_mode": "train", "passes": "a|c"}, EPOCHS_200),
+    ("trades", "wrn-34-10", "awp"): ({"awp_gamma": 0.005, "awp_warmup": 9, "passes": "acc", "beta": 6}, EPOCHS_200),
+    ("mart", "resnet18", "awp"): ({"awp_gamma": 0.005, "exact": True, "beta": 5.0}, None),
+    ("mart", "wrn-34-10", "awp"): ({"awp_gamma": 0.005, "exact": True, "beta": 6.0}, None),
+    ("standard", "preactresnet18", "cfa"): ({"attack_mode": "train", "passes": "a|c"}, EPOCHS_200),
+    ("trades", "preactresnet18", "cfa"): ({"passes": "cac|c", "beta": 6.0}, EPOCHS_200),
+    ("standard", "preactresnet18", "cfa-fat"): ({"friendly_tau": 0}, EPOCHS_200),
+    ("trades", "resnet18", "dafa"): ({"passes": "ac", "beta": 6.0}, falling((0.1, 99), (0.01, 5), (1e-3, 6))),
+    ("trades", "preactresnet18", "frl"): ({"passes": "cac", "beta": 1.5}, falling((1e-3, 40))),
+    ("trades", "resnet18", "wat"): ({"passes": "ca"}, falling((0.1, 74), (0.01, 15), (1e-3, 10), (1e-4, 1))),
+    ("standard", "wrn-34-10", "faal"): ({"passes": "ac"}, [0.01, 0.001]),
+    ("trades", "preactresnet18", "faal"): ({"passes": "ac", "beta": 6.0}, [0.01, 0.001]),
+    ("trades", "wrn-34-10", "faal-awp"): ({"passes": "acc", "awp_gamma": 0.005}, [0.01, 0.001]),
+    ("standard", "preactresnet18", "cfol"): (
+        {"class_balanced": True, "eps": 0.031, "eps_step": 0.00797, "max_iter": 7},
+        falling((0.1, 50), (0.01, 50), (1e-3, 50)),
+    ),
+    ("standard", "resnet18", "fat"): (
+        {"friendly_tau": 0, "eps": 0.031, "eps_step": 0.007},
+        falling((0.01, 60), (1e-3, 30), (1e-4, 20), (1e-5, 10)),
+    ),
+}
+POLICIES = {
+    ("standard", "cfa"): acw.policies.CFA(lambda1=0.5),
+    ("trades", "cfa"): acw.policies.CFA(lambda1=0.3, lambda2=0.5),
+    ("standard", "cfa-fat"): acw.policies.CFA(lambda1=0.5),
+    ("trades", "dafa"): acw.policies.DAFA(lamb=1.0, warmup=70),
+    ("trades", "frl"): acw.policies.FRL(alpha1=0.05, alpha2=0.2, tolerance=0.07, normalize=True),
+    ("trades", "wat"): acw.policies.WAT(eta=0.1),
+    ("standard", "faal"): acw.policies.FAAL(radius=0.5, exact=True),
+    ("trades", "faal"): acw.policies.FAAL(radius=0.5, exact=True),
+    ("trades", "faal-awp"): acw.policies.FAAL(radius=0.5, exact=True),
+    ("standard", "cfol"): acw.policies.CFOL(eta=5e-6, gamma=0.5),
+}
+VALIDATION = {"cfa": 0.02, "cfa-fat": 0.02, "frl": 0.06, "wat": 0.02, "cfol": 0.2}
+
+
+@pytest.mark.parametrize("of", VARIANTS, ids="-".join)
+def test_variants_are_the_published_ones(of):
+    method, architecture, variant = of
+    expected, learning_rates = VARIANTS[of]
+    recipe = paper_recipe(method, architecture, "cifar10", variant)
+    options = recipe.trainer_options()
+    assert {name: options.get(name) for name in expected} == expected
+    assert options.get("class_policy") == POLICIES.get((method, variant))
+    assert (recipe.validation, recipe.precision) == (VALIDATION.get(variant, 0.0), "fp32")
+    assert recipe.fine_tunes is (variant in ("frl", "faal", "faal-awp"))
+    assert options["eps"] in (0.031, 8 / 255)
+    if learning_rates is None:  # as without what is added
+        learning_rates = [epoch[0] for epoch in rates(paper_recipe(method, architecture, "cifar10"), 128)]
+    assert [epoch[0] for epoch in rates(recipe, 128)] == pytest.approx(learning_rates)
+
+
+def test_methods_of_their_own_are_the_published_ones():
+    bat = paper_recipe("bat", "resnet18", "cifar10")
+    assert [epoch[0] for epoch in rates(bat, 128)] == pytest.approx(
+        falling((0.1, 74), (0.01, 15), (1e-3, 10), (1e-4, 101))
+    )
+    assert (bat.beta, bat.exact, bat.weight_decay) == (6.0, True, 2e-4)
+    trades, wide = (paper_recipe("trades", name, "cifar10") for name in ("resnet18", "wrn-34-10"))
+    assert trades.override(name="x") == wide.override(name="x", source=trades.source)
+    assert paper_recipe("trades", "resnet18", "cifar100", "dafa").class_policy == "dafa:lamb=1.5,warmup=70"
+
+
+def test_the_recipe_for_generated_images():
+    """400 epochs of 98 steps with 358 of 512 images generated; one cycle, of which 2.5 % rise."""
+    recipe = paper_recipe("trades", "wrn-28-10-swish", "cifar10")
+    options = recipe.trainer_options()
+    labelled = 512 - round(512 * recipe.unlabeled_fraction)
+    assert (labelled, recipe.beta, options["ema_decay"], options["label_smoothing"]) == (154, 5.0, 0.995, 0.1)
+    assert recipe.epochs * math.ceil(50_000 / labelled) == pytest.approx(400 * 98, rel=0.005)
+    assert (recipe.batch_size, recipe.weight_decay, recipe.nesterov) == (512, 5e-4, True)
+    by_step = [rate for epoch in rates(recipe, 100 * 512) for rate in epoch]
+    assert max(by_step) == pytest.approx(0.2)
+    assert by_step.index(max(by_step)) == pytest.approx(0.025 * len(by_step), abs=1.5)
+    assert (recipe.validation * 50_000, recipe.keep) == (1024, "robust")
+
+
+@pytest.mark.parametrize("of", TABLE, ids="-".join)
+def test_each_published_recipe_can_be_followed(of):
+    """By its trainer, with its policy, for its epochs: checked as before a training."""
+    recipe = TABLE[of]
+    assert (recipe.method, recipe.name) == (of[0], of[3])
+    assert recipe.precision == "fp32"
+    assert recipe.compile is False
+    assert recipe.verified in (True, False)
+    assert bool(recipe.unverified) is not recipe.verified
+    assert recipe.provenance.endswith("(verified)" if recipe.verified else f"(not verified: {recipe.unverified})")
+    network = nn.Sequential(nn.Flatten(), nn.Linear(75, 10))
+    optimizer = recipe.optimizer(network)
+    classifier = acw.as_classifier(network, (3, 5, 5), 10, optimizer=optimizer, device="cpu")
+    trainer = trainers.METHODS[recipe.method].trainer(classifier, **recipe.trainer_options(network))
+    images = torch.zeros(20, 3, 5, 5).numpy()
+    held_out = (images, [k % 10 for k in range(20)]) if recipe.validation else None
+    fit = recipe.fit_options(optimizer, 1000)
+    interval, schedule = fit["scheduler_interval"], fit["scheduler"]
+    trainer._checked(held_out, fit["nb_epochs"], schedule, interval, recipe.keep or "last", None, False)
+
+
+def test_the_list_says_what_is_verified():
+    table = published_recipes()
+    assert len(table) == len(TABLE)
+    known = table.set_index(["method", "architecture", "dataset", "recipe"])
+    assert known.loc[("mart", "resnet18", "cifar10", "paper"), "verified"]
+    assert not known.loc[("mart", "mnist-cnn", "mnist", "paper"), "verified"]
+    assert ((table["unverified"] == "") == table["verified"]).all()
+    assert set(table["recipe"]) | {"fast"} == set(RECIPES)
+    assert table["source"].str.contains(r"20\d\d").all()
+
+
+def test_studies_of_before_are_recognised():
+    """A study's file names no attribute that was added since."""
+    from art_classwise.studies.class_exclusion import _recipe_told
+
+    for recipe in (paper_recipe("mart", "resnet18", "cifar10"), plain_recipe("trades")):
+        assert not {"verified", "unverified", "rise", "ema_decay"} & set(_recipe_told(recipe))

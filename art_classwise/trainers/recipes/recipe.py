@@ -1,10 +1,11 @@
-"""Recipes, how a network is trained, as one object: plain and fast ones, and those of the papers."""
+"""A recipe: how a network is trained, as one object; plain and fast ones."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -12,21 +13,24 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, O
 
 from art_classwise.attacks import usual_threat
 from art_classwise.datasets.catalog import DATASETS
-from art_classwise.errors import InputError, check_number, check_positive, check_whole
+from art_classwise.errors import InputError, check_number, check_positive, check_whole, unknown
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers.catalog import METHODS, method_spec
+from art_classwise.trainers.engine.options import training_options
+from art_classwise.trainers.engine.schedule import Keep
+from art_classwise.trainers.policies import POLICIES, parse_policy
 
-__all__ = ["Recipe", "fast_recipe", "paper_recipe", "plain_recipe"]
+__all__ = ["Recipe", "fast_recipe", "plain_recipe"]
 
 Schedule = Literal["decay", "cosine", "one-cycle"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: optimizer, schedule, training attack, augmentation.
+    """How a network is trained: optimizer, schedule, training attack, augmentation, what is done to weights.
 
     Attributes:
-        name: ``"paper"``, ``"fast"`` or ``"plain"``.
+        name: ``"paper"``, ``"fast"`` or ``"plain"``; of a method's variants ``"paper:awp"``, ``"paper:dafa"``, ...
         method: Which trainer it is for: a name of ``art_classwise.trainers.METHODS``.
         source: Where the numbers come from.
         threat: Norm and radius of the training attack.
@@ -43,6 +47,7 @@ class Recipe:
         schedule: ``"decay"``: as ``decay`` says; ``"cosine"``: to 0, epoch by epoch; ``"one-cycle"``: step by step
             from lr / 25 up to lr for the first three tenths, then down to almost 0 (Smith and Topin 2017, arXiv
             1708.07120).
+        rise: Share of the one cycle in which the rate rises, in place of three tenths.
         decay: Pairs (first, factor): from epoch ``first`` on, counted from 1, the learning rate is ``factor * lr``.
         decay_unit: Whether ``first`` counts epochs or steps of the optimizer.
         crop_padding: Pixels of zero padding before a random crop; 0 for none.
@@ -53,9 +58,19 @@ class Recipe:
         precision: As the trainers' option. The published trainings computed in float32, which ``"fp32"`` does.
         compile: Whether to compile the network; None: where it is on a CUDA device.
         unlabeled_fraction: Share of each batch that is unlabelled, where it is a recipe for semi-supervised training.
+        verified: Of a paper's recipe, whether all its numbers were read in the paper or in the authors' code; None for
+            the others.
+        unverified: What wasn't, where it isn't: numbers that are second-hand, remembered, or chosen by us.
+        attack_mode: As the trainers' option, as are ``friendly_tau``, ``class_balanced``, ``label_smoothing``,
+            ``gradient_clip``, ``ema_decay``, ``awp_gamma`` and ``awp_warmup``.
+        class_policy: As a command line has it, ``"dafa:lamb=1.5"``: see
+            :func:`art_classwise.policies.parse_policy`. None if there is none.
+        validation: Share of the training examples to hold out, and to validate on after each epoch.
+        keep: Which epoch's weights to keep, as ``fit`` has it; None leaves it to whoever trains.
+        fine_tunes: Whether it starts from a robust network.
 
     Raises:
-        InputError: The method is unknown, or a number is out of range.
+        InputError: The method or class policy is unknown, or a number is out of range.
     """
 
     name: str
@@ -82,6 +97,21 @@ class Recipe:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool | None = False
     unlabeled_fraction: float | None = None
+    rise: float = 0.3
+    verified: bool | None = None
+    unverified: str = ""
+    attack_mode: Literal["eval", "train"] = "eval"
+    friendly_tau: int | None = None
+    class_balanced: bool = False
+    label_smoothing: float = 0.0
+    gradient_clip: float | None = None
+    ema_decay: float | None = None
+    awp_gamma: float = 0.0
+    awp_warmup: int = 0
+    class_policy: str | None = None
+    validation: float = 0.0
+    keep: Keep | None = None
+    fine_tunes: bool = False
 
     def __post_init__(self) -> None:
         method_spec(self.method)
@@ -90,6 +120,20 @@ class Recipe:
             check_whole(name, getattr(self, name), 1)
         if self.unlabeled_fraction is not None:
             check_number("unlabeled_fraction", self.unlabeled_fraction, 0, 1)
+        check_number("rise", self.rise, 0, 1)
+        check_number("validation", self.validation, 0, 1, below=True)
+        training_options({name: getattr(self, name) for name in _SHARED})
+        if self.keep is not None and self.keep not in get_args(Keep):
+            raise unknown("rule to keep weights by", self.keep, get_args(Keep))
+        if self.class_policy is not None and self.class_policy.partition(":")[0].strip().lower() in POLICIES:
+            parse_policy(self.class_policy, ())
+
+    @property
+    def provenance(self) -> str:
+        """The source, with what of it wasn't verified."""
+        if self.verified is None:
+            return self.source
+        return f"{self.source} ({'verified' if self.verified else f'not verified: {self.unverified}'})"
 
     def override(self, **given: Any) -> Recipe:
         """Return the recipe with other values for these attributes; None leaves an attribute as it is.
@@ -137,12 +181,15 @@ class Recipe:
         if self.schedule == "cosine":
             return CosineAnnealingLR(optimizer, self.epochs), "epoch"
         steps = self.epochs * math.ceil(n_examples / (batch_size or self.batch_size))
-        return OneCycleLR(optimizer, self.lr, total_steps=steps, cycle_momentum=False), "step"
+        return OneCycleLR(optimizer, self.lr, total_steps=steps, pct_start=self.rise, cycle_momentum=False), "step"
 
     def fit_options(
         self, optimizer: torch.optim.Optimizer, n_examples: int, *, batch_size: int | None = None
     ) -> dict[str, Any]:
-        """Return a trainer's options for ``fit``: batch size, epochs, schedule. Arguments as :meth:`scheduler`."""
+        """Return a trainer's options for ``fit``: batch size, epochs, schedule. Arguments as :meth:`scheduler`.
+
+        What to validate on and which epoch to keep, ``validation`` and ``keep``, is for the caller.
+        """
         scheduler, interval = self.scheduler(optimizer, n_examples, batch_size=batch_size)
         return {
             "batch_size": self.batch_size,
@@ -151,12 +198,16 @@ class Recipe:
             "scheduler_interval": interval,
         }
 
-    def trainer_options(self, module: nn.Module | None = None) -> dict[str, Any]:
+    def trainer_options(self, module: nn.Module | None = None, classes: Sequence[str] = ()) -> dict[str, Any]:
         """Return the options for the trainer of this method.
 
         Args:
             module: The network, on the device it is trained on: it decides where ``compile`` is None. If absent,
                 whether there is a CUDA device decides.
+            classes: The class names, for a ``class_policy`` that names some.
+
+        Raises:
+            InputError: The class policy names another class.
         """
         options: dict[str, Any] = {
             "norm": self.threat.art_norm,
@@ -170,6 +221,9 @@ class Recipe:
             "precision": self.precision,
             "compile": _on_cuda(module) if self.compile is None else self.compile,
         }
+        options |= {name: value for name, value in self._changed().items() if name in _SHARED}
+        if self.class_policy is not None:
+            options["class_policy"] = parse_policy(self.class_policy, classes)
         if self.beta is not None:
             options["beta"] = self.beta
         if "exact" in method_spec(self.method).options:
@@ -178,17 +232,36 @@ class Recipe:
 
     def _step(self) -> float | None:
         """Return the length of the attack's steps, where the recipe has one; else the trainer's default holds."""
-        if self.eps_step is None and (self.name, self.method, self.threat.norm) == ("paper", "trades", "L2"):
+        papers = self.name.partition(":")[0] == "paper"
+        if self.eps_step is None and papers and (self.method, self.threat.norm) == ("trades", "L2"):
             return 2 * self.threat.eps / self.steps
         return self.eps_step
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain values, for a checkpoint's ``recipe``."""
-        values = asdict(self)
+        """Return everything as plain values, for a checkpoint's ``recipe``; from ``rise`` on what isn't the default."""
+        values = {name: value for name, value in asdict(self).items() if name not in _ADDED} | self._changed()
         step = self._step()
         step = self.threat.eps / 4 if step is None else step
         decay = [list(pair) for pair in self.decay]
         return values | {"recipe": values.pop("name"), "threat": str(self.threat), "eps_step": step, "decay": decay}
+
+    def _changed(self) -> dict[str, Any]:
+        """Return those of the attributes added later that aren't the default."""
+        return {name: getattr(self, name) for name, usual in _ADDED.items() if getattr(self, name) != usual}
+
+
+_SHARED = (
+    *("attack_mode", "friendly_tau", "class_balanced", "label_smoothing"),
+    *("gradient_clip", "ema_decay", "awp_gamma", "awp_warmup"),
+)
+"""Options of all trainers that a recipe may set, and leaves to the trainer's default else."""
+
+_ADDED = {
+    f.name: f.default
+    for f in fields(Recipe)
+    if f.name in {*_SHARED, "rise", "verified", "unverified", "class_policy", "validation", "keep", "fine_tunes"}
+}
+"""Attributes that checkpoints of before don't name, with their defaults."""
 
 
 class _Decay:
@@ -274,142 +347,3 @@ def fast_recipe(
         flip=spec is not None and spec.flip,
         compile=None,
     )
-
-
-def paper_recipe(method: str, architecture: str, dataset: str) -> Recipe:
-    """Return the published recipe of a method for an architecture and a data set; its ``source`` says whose.
-
-    Papers' trainings computed in float32, as these do; ``override(precision="auto")`` makes them faster.
-
-    Args:
-        method: A name of ``art_classwise.trainers.METHODS``: ``"mart"``, say.
-        architecture: As :func:`art_classwise.build` knows it.
-        dataset: As :func:`art_classwise.load_dataset` knows it.
-
-    Raises:
-        InputError: The method is unknown, or no recipe of it is published for these two.
-    """
-    method_spec(method)
-    if (method, architecture, dataset) not in _PAPERS:
-        there = [f"{a} on {d}" for m, a, d in _PAPERS if m == method]
-        raise InputError(
-            f"There is no published recipe of {method} for {architecture} on {dataset}, only for "
-            f"{', '.join(there)}. Take the fast one (`recipe='fast'`), or set each option."
-        )
-    return _PAPERS[method, architecture, dataset]
-
-
-_LINF_8 = ThreatModel("Linf", 8 / 255)
-_TRADES_CIFAR = Recipe(
-    "paper",
-    "trades",
-    "Zhang et al., ICML 2019: the authors' script for CIFAR-10",
-    ThreatModel("Linf", 0.031),
-    eps_step=0.007,
-    beta=6.0,
-    epochs=76,
-    lr=0.1,
-    weight_decay=2e-4,
-    schedule="decay",
-    decay=((75, 0.1), (90, 0.01), (100, 0.001)),
-    crop_padding=4,
-    flip=True,
-    two_passes=True,
-    passes="cac",
-    precision="fp32",
-)
-_TRADES_MNIST = Recipe(
-    "paper",
-    "trades",
-    "Zhang et al., ICML 2019: the authors' script for MNIST",
-    ThreatModel("Linf", 0.3),
-    eps_step=0.01,
-    steps=40,
-    beta=1.0,
-    epochs=100,
-    lr=0.01,
-    weight_decay=0.0,
-    schedule="decay",
-    decay=((55, 0.1), (75, 0.01), (90, 0.001)),
-    two_passes=True,
-    passes="cac",
-    precision="fp32",
-)
-_MART_RESNET = replace(
-    _TRADES_CIFAR,
-    method="mart",
-    source="Wang et al., ICLR 2020: the authors' script for ResNet-18",
-    beta=5.0,
-    epochs=120,
-    lr=0.01,
-    weight_decay=3.5e-3,
-    passes=None,
-    exact=True,
-)
-_MART_WIDE = replace(
-    _MART_RESNET,
-    source="Wang et al., ICLR 2020: the authors' script for WRN-34-10",
-    beta=6.0,
-    epochs=90,
-    lr=0.1,
-    weight_decay=7e-4,
-)
-_MART_UNLABELED = replace(
-    _MART_WIDE,
-    source="Wang et al., ICLR 2020, with 500,000 unlabelled images, as others tell it: 200 epochs of 50,000 examples, "
-    "of which half are labelled, are 100 passes over those",
-    epochs=100,
-    batch_size=256,
-    weight_decay=5e-4,
-    nesterov=True,
-    schedule="cosine",
-    decay=(),
-    unlabeled_fraction=0.5,
-)
-_MART_MNIST = replace(
-    _TRADES_MNIST,
-    method="mart",
-    # Others' accounts say epochs, learning rate and attack. They don't say the rest.
-    source="second-hand, not checked against Wang et al., ICLR 2020; beta is theirs for ResNet-18, batch size, "
-    "momentum and no weight decay are TRADES' for MNIST",
-    beta=5.0,
-    epochs=50,
-    decay=((20, 0.1), (40, 0.01)),
-    passes=None,
-    exact=True,
-)
-_STANDARD = Recipe(
-    "paper",
-    "standard",
-    "Rice, Wong, Kolter, ICML 2020, for PreActResNet-18; there images are also standardised, and attacked in "
-    "training mode",
-    _LINF_8,
-    eps_step=2 / 255,
-    epochs=200,
-    lr=0.1,
-    schedule="decay",
-    decay=((101, 0.1), (151, 0.01)),  # after 100 and after 150 epochs
-    crop_padding=4,
-    flip=True,
-    precision="fp32",
-)
-_STANDARD_WIDE = replace(
-    _STANDARD,
-    source="Madry et al., ICLR 2018, for a wide ResNet with as many blocks; there images are also standardised",
-    steps=7,
-    epochs=205,  # 80,000 steps are 204.6
-    weight_decay=2e-4,
-    decay=((40_001, 0.1), (60_001, 0.01)),
-    decay_unit="step",
-)
-_PAPERS: dict[tuple[str, str, str], Recipe] = {
-    ("standard", "preactresnet18", "cifar10"): _STANDARD,
-    ("standard", "resnet18", "cifar10"): _STANDARD,
-    ("standard", "wrn-34-10", "cifar10"): _STANDARD_WIDE,
-    ("trades", "wrn-34-10", "cifar10"): _TRADES_CIFAR,
-    ("trades", "mnist-cnn", "mnist"): _TRADES_MNIST,
-    ("mart", "resnet18", "cifar10"): _MART_RESNET,
-    ("mart", "wrn-34-10", "cifar10"): _MART_WIDE,
-    ("mart", "wrn-28-10", "cifar10"): _MART_UNLABELED,
-    ("mart", "mnist-cnn", "mnist"): _MART_MNIST,
-}
