@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from art_classwise.attacks.ladder import AttackFactory, Attacks, ladder
 from art_classwise.datasets import Dataset
+from art_classwise.datasets.catalog import CORRUPTIONS as KINDS
 from art_classwise.datasets.corruptions import (
     FOLDERS,
     SEVERITIES,
@@ -32,6 +33,7 @@ __all__ = [
     "corruption_kind",
     "described_corruptions",
     "is_described_corruption",
+    "is_whole_benchmark",
     "located",
 ]
 
@@ -174,8 +176,6 @@ def described_corruptions(attacks: Mapping[str, Mapping[str, Any]]) -> dict[str,
 
 def is_whole_benchmark(attacks: Mapping[str, Mapping[str, Any]]) -> bool:
     """Return whether all fifteen corruptions are there, read from a folder, at all severities."""
-    from art_classwise.datasets.corruptions import CORRUPTIONS as KINDS
-
     there = {
         Corrupted(str(given.get("corruption")), int(given.get("severity", 0)))
         for given in attacks.values()

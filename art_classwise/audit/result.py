@@ -314,7 +314,7 @@ class AuditResult(AuditTable):
         Raises:
             InputError: The audit has no such model or attack.
         """
-        rows = self.rows(model, attack)
+        rows = self._predictions(model, attack)
         matrix = metrics.confusion(
             rows["label"], rows["prediction"], len(self.classes), classes=self.classes, normalize=normalize
         )
@@ -335,7 +335,7 @@ class AuditResult(AuditTable):
         Raises:
             InputError: The audit has no such model or attack, or the groups don't fit the classes.
         """
-        rows, n_classes = self.rows(model, attack), len(self.classes)
+        rows, n_classes = self._predictions(model, attack), len(self.classes)
         options: dict[str, Any] = {"classes": self.classes, "groups": groups}
         return metrics.confusion_pairs(rows["label"], rows["prediction"], n_classes, **options)
 
@@ -356,7 +356,7 @@ class AuditResult(AuditTable):
             InputError: The audit has no such model or attack, or the groups don't fit the classes.
         """
         name, of = _model_and_groups(model, groups)
-        rows = self.rows(name, attack)
+        rows = self._predictions(name, attack)
         return metrics.within_groups(rows["label"], rows["prediction"], of, self.classes)
 
     def risks(self, model: str | None = None, attack: str = WORST_CASE, *, pooled: bool = False) -> pd.DataFrame:
@@ -767,6 +767,15 @@ class AuditResult(AuditTable):
         if not np.array_equal(one[["example", "label"]], other[["example", "label"]]):
             raise InputError(f"{' under '.join(first)} and {' under '.join(second)} are of different examples.")
         return one["label"].to_numpy().astype(np.int64), one["withstood"].to_numpy(), other["withstood"].to_numpy()
+
+    def _predictions(self, model: str | None, attack: str) -> pd.DataFrame:
+        """Return rows whose predictions count: under the mean of corruptions, those under each of them."""
+        rows = self.rows(model, attack)
+        if rows["withstood"].dtype == bool:
+            return rows
+        of = self.outcomes
+        found: pd.DataFrame = of[(of["model"] == rows["model"].iloc[0]) & of["attack"].isin(self.corruptions)]
+        return found
 
     def _verdicts(self, model: str | None, attack: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Return labels and who withstood, (n,) each.

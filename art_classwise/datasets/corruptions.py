@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from art_classwise._core.fingerprints import digest, file_digest
+from art_classwise.datasets.catalog import CORRUPTIONS, SEVERITIES
 from art_classwise.datasets.corrupting import MAKEABLE, corrupted
 from art_classwise.datasets.dataset import Dataset, LazyImages
 from art_classwise.datasets.files import image_files
@@ -32,17 +33,6 @@ __all__ = [
     "is_corruption",
     "parse_corruption",
 ]
-
-CORRUPTIONS = (
-    *("gaussian_noise", "shot_noise", "impulse_noise"),
-    *("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
-    *("snow", "frost", "fog", "brightness"),
-    *("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
-)
-"""The corruptions of Hendrycks and Dietterich (2019, arXiv 1903.12261): noise, blur, weather, digital."""
-
-SEVERITIES = (1, 2, 3, 4, 5)
-"""How strong: 5 is the strongest."""
 
 FOLDERS = {"cifar10": "CIFAR-10-C", "cifar100": "CIFAR-100-C", "imagenet": "ImageNet-C"}
 """Names of the published folders, by data set."""
