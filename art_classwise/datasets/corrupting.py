@@ -57,7 +57,7 @@ def _impulse_noise(image: _Image, share: float, rng: np.random.Generator) -> _Im
 
 
 def _defocus_blur(image: _Image, radius: float, rng: np.random.Generator) -> _Image:
-    radius *= _scale(image)
+    radius = max(radius * _scale(image), 0.55 + 0.1 * radius)  # at less, a disk is a single pixel
     reach = int(np.ceil(radius + 0.5))
     at = np.arange(-reach, reach + 1)
     distance = np.hypot(at[:, None], at[None])
@@ -142,7 +142,7 @@ _MAKERS: Mapping[str, tuple[_Maker, tuple[float, float, float, float, float]]] =
     "gaussian_noise": (_gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.10)),
     "shot_noise": (_shot_noise, (500, 250, 100, 75, 50)),
     "impulse_noise": (_impulse_noise, (0.01, 0.02, 0.03, 0.05, 0.07)),
-    "defocus_blur": (_defocus_blur, (0.5, 0.75, 1.0, 1.25, 1.75)),
+    "defocus_blur": (_defocus_blur, (0.75, 1.0, 1.25, 1.5, 2.0)),
     "motion_blur": (_motion_blur, (2, 3, 4, 5, 6)),
     "zoom_blur": (_zoom_blur, (1.06, 1.11, 1.16, 1.21, 1.26)),
     "brightness": (_brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),
