@@ -14,10 +14,11 @@ from torch import Tensor
 
 from art_classwise.errors import InputError, as_float, shown, unknown
 
-__all__ = ["Norm", "ThreatModel", "Uniform", "per_example"]
+__all__ = ["CORRUPTIONS", "Norm", "ThreatModel", "Uniform", "per_example"]
 
-Norm = Literal["Linf", "L2", "L1"]
+Norm = Literal["Linf", "L2", "L1", "corruptions"]
 _NORMS: dict[str, Norm] = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+_ANYWHERE: Norm = "corruptions"
 _ART_NORMS: dict[float, Norm] = {np.inf: "Linf", 2: "L2", 1: "L1"}
 
 _TEXTS = {"inf": np.inf, "linf": np.inf, "2": 2, "l2": 2, "1": 1, "l1": 1}
@@ -30,9 +31,12 @@ Uniform = Callable[..., Tensor]
 class ThreatModel:
     """All perturbations of an image that an attacker may choose: ``||x_adv - x||_norm <= eps``.
 
+    Or, as RobustBench has it, ``"corruptions"``: images that chance or a camera corrupted, anywhere in [0, 1], with no
+    attacker who chooses them: :data:`CORRUPTIONS`.
+
     Args:
-        norm: ``"Linf"``, ``"L2"`` or ``"L1"``.
-        eps: Radius, in the units of the images (``8 / 255`` on images in [0, 1]).
+        norm: ``"Linf"``, ``"L2"`` or ``"L1"``; or ``"corruptions"``.
+        eps: Radius, in the units of the images (``8 / 255`` on images in [0, 1]); of corruptions 1, the whole range.
 
     Raises:
         InputError: The norm is unknown, or the radius is not a finite positive number.
@@ -51,8 +55,12 @@ class ThreatModel:
     eps: float
 
     def __post_init__(self) -> None:
-        if self.norm not in _NORMS.values():
-            raise unknown("norm", self.norm, tuple(_NORMS.values()))
+        if self.norm not in (*_NORMS.values(), _ANYWHERE):
+            raise unknown("norm", self.norm, (*_NORMS.values(), _ANYWHERE))
+        if self.norm == _ANYWHERE and self.eps != 1:
+            raise InputError(
+                f"Corruptions have no radius, so theirs must be 1, the whole range, not {shown(self.eps)}."
+            )
         if not 0 < as_float(self.eps) < math.inf:
             raise InputError(
                 f"The radius must be a finite number above 0, but got {shown(self.eps)}. "
@@ -62,13 +70,15 @@ class ThreatModel:
 
     @classmethod
     def parse(cls, text: str | ThreatModel) -> ThreatModel:
-        """Read ``"norm:radius"``, e.g. ``"Linf:8/255"`` or ``"L2:0.5"``; a threat model passes through.
+        """Read ``"norm:radius"``, e.g. ``"Linf:8/255"`` or ``"L2:0.5"``, or ``"corruptions"``; others pass through.
 
         Raises:
             InputError: The text has another form, the norm is unknown or the radius is out of range.
         """
         if isinstance(text, ThreatModel):
             return text
+        if str(text).strip().lower() == _ANYWHERE:
+            return CORRUPTIONS
         norm, separator, radius = str(text).partition(":")
         if not separator:
             raise InputError(f'A threat model is written "norm:radius", e.g. "Linf:8/255", but got {str(text)!r}.')
@@ -96,7 +106,14 @@ class ThreatModel:
             raise InputError(f'`norm` must be np.inf, "inf", 2 or 1, or "Linf", "L2" or "L1", but got {shown(norm)}.')
         return cls(_ART_NORMS[float(known)], eps)
 
+    @property
+    def is_ball(self) -> bool:
+        """Whether it has a norm and a radius, within which an attacker chooses; not of corruptions."""
+        return self.norm != _ANYWHERE
+
     def __str__(self) -> str:
+        if not self.is_ball:
+            return self.norm
         levels = round(255 * self.eps)
         short = f"{self.eps:g}"
         # Where a few digits say it, they do: 0.2, which is 51/255, too.
@@ -105,7 +122,16 @@ class ThreatModel:
 
     @property
     def art_norm(self) -> float:
-        """The norm as ART writes it: ``np.inf``, ``2`` or ``1``."""
+        """The norm as ART writes it: ``np.inf``, ``2`` or ``1``.
+
+        Raises:
+            InputError: It is of corruptions, which have none.
+        """
+        if not self.is_ball:
+            raise InputError(
+                "Corruptions have no norm and no radius to attack or train within: give a threat model such as "
+                '"Linf:8/255".'
+            )
         return {"Linf": np.inf, "L2": 2, "L1": 1}[self.norm]
 
     def diameter(self, width: float, n_features: int) -> float:
@@ -115,7 +141,8 @@ class ThreatModel:
             width: Of the range of a pixel.
             n_features: Number of pixels times channels.
         """
-        return width * {"Linf": 1.0, "L2": math.sqrt(n_features), "L1": float(n_features)}[self.norm]
+        sides = {"Linf": 1.0, "L2": math.sqrt(n_features), "L1": float(n_features)}
+        return width * sides.get(self.norm, math.inf)  # corruptions lead anywhere, and that is meant
 
     def check_radius(self, low: float, high: float, n_features: int) -> None:
         """Refuse a radius that reaches across the whole box of images: surely it is in other units.
@@ -137,9 +164,9 @@ class ThreatModel:
             )
 
     def size(self, delta: Tensor) -> Tensor:
-        """Return the norm of each perturbation: (n, ...) -> (n,)."""
+        """Return the norm of each perturbation, of corruptions the largest change: (n, ...) -> (n,)."""
         flat = delta.flatten(1)
-        if self.norm == "Linf":
+        if self.norm in ("Linf", _ANYWHERE):
             return flat.abs().amax(1)
         return flat.abs().sum(1) if self.norm == "L1" else torch.linalg.vector_norm(flat, dim=1)
 
@@ -163,6 +190,8 @@ class ThreatModel:
         if self.norm == "L1":
             radius = x.new_full((len(x),), self.eps) if eps is None else eps.flatten()
             return (x + _project_l1(x_adv - x, low - x, high - x, radius.expand(len(x)))).clamp(low, high)
+        if not self.is_ball:
+            return x_adv.clamp(low, high)
         delta = torch.clamp(x_adv, low, high) - x
         if self.norm == "Linf":
             delta = delta.clamp(-self.eps, self.eps) if eps is None else delta.clamp(-eps, eps)
@@ -216,6 +245,10 @@ class ThreatModel:
         )
         distance = per_example(draw(len(x)) ** (1 / x[0].numel()) / self.size(direction), x)
         return x + direction * (radius * distance)
+
+
+CORRUPTIONS = ThreatModel(_ANYWHERE, 1.0)
+"""The threat model of corrupted images, for audits without an attacker."""
 
 
 def _project_l1(delta: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:

@@ -12,10 +12,12 @@ from typing import Any, TypeAlias
 from art.attacks.attack import EvasionAttack
 
 from art_classwise.attacks.autoattack import MEMBERS, AutoAttack
+from art_classwise.attacks.corruption import Corruption
 from art_classwise.attacks.fast_copy import Precision
 from art_classwise.attacks.pgd import LOSSES, PGD, TemperaturePGD
 from art_classwise.attacks.transfer import TransferAttack, rebind
 from art_classwise.datasets.catalog import DATASETS
+from art_classwise.datasets.corruptions import CORRUPTIONS, Corrupted, CorruptedImages, is_corruption, parse_corruption
 from art_classwise.errors import InputError, check_name, unknown
 from art_classwise.threat import ThreatModel
 
@@ -48,6 +50,7 @@ _EXAMPLES = (
     *_LADDERS,
     *("fgsm", "pgd-20", "pgd-100x5", "margin-20", "dlr-20", "kl-20", "tpgd5-20", "transfer-pgd-20"),
     *("autoattack", *MEMBERS),
+    *("corruptions", *CORRUPTIONS),
 )
 
 
@@ -93,6 +96,7 @@ def ladder(
     seed: int = 0,
     batch_size: int = 128,
     precision: Precision = "auto",
+    corrupted: Mapping[bool, CorruptedImages] | None = None,
 ) -> dict[str, AttackFactory]:
     """Return attacks by name, each a function from a classifier to an attack on it.
 
@@ -110,13 +114,17 @@ def ladder(
             - ``"tpgd5-20"``: Temperature-PGD with 1/T = 5;
             - ``"autoattack"``, and its members ``"apgd-ce"``, ``"apgd-dlr"``, ``"apgd-t"``, ``"fab"``, ``"fab-t"``,
               ``"square"``;
-            - ``"transfer-"`` before a name of the first four kinds: that attack on ``surrogate``.
+            - ``"transfer-"`` before a name of the first four kinds: that attack on ``surrogate``;
+            - ``"fog:3"``, a corruption at a severity; ``"fog"``, at all five; ``"corruptions"``, all fifteen; and those
+              after ``"made:"``. They are no adversaries, and come last.
         threat: Norm and radius; if absent, those in use for ``dataset``, with their step length and steps.
         dataset: A name such as ``"cifar10"``.
         surrogate: An ART classifier to transfer attacks from.
         seed: Of the attacks.
         batch_size: Examples computed at once; what an attack finds doesn't depend on it.
         precision: Of the searches: see :class:`art_classwise.attacks.PGD`.
+        corrupted: Where corrupted images come from, by whether they are made, as an audit finds them; without it no
+            corruption can be computed.
 
     Returns:
         The attacks, in the order given.
@@ -128,13 +136,20 @@ def ladder(
     budget = _usual(dataset) if threat is None else _stated(ThreatModel.parse(threat))
     shared = {"seed": seed, "batch_size": batch_size, "precision": precision, "verbose": False}
     chosen: dict[str, AttackFactory] = {}
+    corruptions: dict[str, AttackFactory] = {}
     for name, given in _listed(attacks, budget.steps):
+        if given is None and is_corruption(name):
+            for one in parse_corruption(name):
+                if str(one) in corruptions:
+                    raise InputError(f"The corruption {str(one)!r} is named twice.")
+                corruptions[str(one)] = partial(_corruption, corrupted=corrupted, one=one)
+            continue
         if name in chosen:
             raise InputError(f"The attack {name!r} is named twice.")
         chosen[name] = _factory(name, given, budget, surrogate, shared)
-    if not chosen:
+    if not chosen and not corruptions:
         raise InputError("There is no attack: name at least one.")
-    return chosen
+    return chosen | corruptions
 
 
 def is_ladder(attacks: Any) -> bool:
@@ -198,6 +213,13 @@ def _factory(name: str, given: Any, budget: _Budget, surrogate: Any, shared: dic
     if surrogate is None:
         raise InputError(f"The attack {name!r} needs a model to transfer from: give `surrogate`, or take square alone.")
     return partial(TransferAttack, attack=make(surrogate, **ball, **parameters, **shared))
+
+
+def _corruption(classifier: Any, *, corrupted: Mapping[bool, CorruptedImages] | None, one: Corrupted) -> Corruption:
+    source = (corrupted or {}).get(one.made)
+    if source is None:
+        raise InputError(f"It isn't known where the images of the corruption {str(one)!r} are: let an audit find them.")
+    return Corruption(classifier, one.corruption, one.severity, source)
 
 
 def _autoattack(classifier: Any, *, batch_size: int, **options: Any) -> AutoAttack:

@@ -22,7 +22,8 @@ from art_classwise._core.forward import release
 from art_classwise._core.pickles import Sent, unpickled
 from art_classwise._core.progress import ProgressBar, is_shown, progress_bar
 from art_classwise.attacks.fast_copy import Precision
-from art_classwise.attacks.ladder import Attacks, is_ladder, ladder, usual_threat
+from art_classwise.attacks.ladder import Attacks, is_ladder, usual_threat
+from art_classwise.audit.corrupted import asked, attack_factories, located
 from art_classwise.audit.cost import Effort, estimated
 from art_classwise.audit.manifest import Examples, Manifest, ModelSource, Published
 from art_classwise.audit.order import fastest_first, held_first
@@ -44,7 +45,7 @@ from art_classwise.audit.plan import (
 from art_classwise.audit.provenance import data_fingerprint, environment, file_digests, model_fingerprint
 from art_classwise.audit.request import check_fit, check_names, check_told_apart, checked_attack, described_attacks
 from art_classwise.audit.result import AuditResult
-from art_classwise.audit.runner import ShardRunner, probe_examples
+from art_classwise.audit.runner import ProbeExamples, ShardRunner, probe_examples
 from art_classwise.audit.saved import finished_shards, is_whole, read_outcomes
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Store, StoreError, Unit
 from art_classwise.audit.work import (
@@ -83,8 +84,17 @@ class ClassWiseAudit(Evaluation):
     order, number of processes and of interruptions: on CPUs of one kind and with the same number of threads to the bit.
 
     Args:
-        threat: E.g. ``"Linf:8/255"``, in the units of images in [0, 1]; if absent, the one in use for the data set.
-        attacks: What :func:`art_classwise.attacks.ladder` takes: a ladder, names, ART attacks, or functions by name.
+        threat: E.g. ``"Linf:8/255"``, in the units of images in [0, 1]; if absent, the one in use for the data set. Or
+            ``"corruptions"``: no attack, but all corruptions.
+        attacks: What :func:`art_classwise.attacks.ladder` takes: a ladder, names, ART attacks, or functions by name. If
+            absent ``"quick"``; or none, where corruptions are asked for and no threat model.
+        corruptions: Common corruptions to try, too (Hendrycks and Dietterich 2019): ``"all"``, or names such as
+            ``"fog:3"``, a severity from 1 to 5, and ``"snow"``, all five; a list, or a text with commas. They are no
+            adversaries: each is judged by the prediction on the corrupted image, and counts for itself and in
+            ``"mean corruption"``, not under ``"all attacks"``.
+        corruption_dir: Folder of CIFAR-10-C, CIFAR-100-C or ImageNet-C, or the one that it lies in;
+            ``$ART_CLASSWISE_DATA``, else ``data``, if absent. Where there is none, images are made from the clean ones,
+            with a warning; tables call them ``made:gaussian_noise:1``, and names like these ask for them.
         surrogate: An ART classifier that the ladder's transfer attacks come from.
         precision: Of the ladder's searches: see :class:`art_classwise.attacks.PGD`. Verdicts are float32 always.
         worst_case: Let an example leave once an attack has broken it: what is asked for the robust accuracy under all
@@ -111,8 +121,10 @@ class ClassWiseAudit(Evaluation):
     def __init__(
         self,
         threat: ThreatModel | str | None = None,
-        attacks: Attacks = "quick",
+        attacks: Attacks | None = None,
         *,
+        corruptions: str | Iterable[str] | None = None,
+        corruption_dir: str | os.PathLike[str] | None = None,
         surrogate: Any = None,
         precision: Precision = "auto",
         worst_case: bool = False,
@@ -127,18 +139,24 @@ class ClassWiseAudit(Evaluation):
         if batch_size is not None:
             check_whole("batch_size", batch_size, 1)
         check_seed(seed)
-        self.threat = None if threat is None else ThreatModel.parse(threat)
-        self._attacks, self._surrogate, self._precision = attacks, surrogate, precision
+        self.threat, self._attacks, self._corruptions = asked(threat, attacks, corruptions)
+        self._corruption_dir = None if corruption_dir is None else os.path.abspath(os.path.expanduser(corruption_dir))
+        self._surrogate, self._precision = surrogate, precision
         self._ladder = partial(
-            ladder,
-            attacks,
+            attack_factories,
+            self._attacks,
             surrogate=surrogate.load() if _is_spec(surrogate) else surrogate,
             seed=seed,
             batch_size=batch_size or _SHARD,
             precision=precision,
         )
-        self._ladder(self.threat or "Linf:8/255")  # a wrong name is better known now
+        self._ladder(self._corruptions, self.threat or ThreatModel("Linf", 8 / 255))  # a wrong name is better known now
         self.worst_case = check_flag("worst_case", worst_case)
+        if self.worst_case and self._corruptions:
+            raise InputError(
+                "Corruptions are tried on all images, also those that an attack has broken: ask for them without "
+                "`worst_case`."
+            )
         folder = None if store is None else open_folder(store)
         if folder is not None:
             folder.check_writable()
@@ -220,7 +238,7 @@ class ClassWiseAudit(Evaluation):
             attacks = run.attacks({name: classifier})
             one = run.requested({name: classifier}, attacks)
             requested = requested.extended(one)
-            seconds[name] = estimated(classifier, self._ladder(self.threat, dataset=examples.name), examples)
+            seconds[name] = estimated(classifier, run.factories(), examples)
             classifier = None
             release()
         plan = Plan(
@@ -234,6 +252,8 @@ class ClassWiseAudit(Evaluation):
             checks=self.checks,
             seconds=seconds,
             release=__version__,
+            corruptions=run.corruptions,
+            corruption_dir=self._corruption_dir,
         )
         return run.store.join(requested.updated(plan=plan))
 
@@ -247,6 +267,8 @@ class _Run:
     def __init__(self, audit: ClassWiseAudit, store: Store, examples: Dataset, data: Any) -> None:
         self._audit, self.store, self._data, self._given = audit, store, examples, data
         threat = audit.threat or usual_threat(examples.name)
+        self._corruptions, corrupted = located(examples, audit._corruptions, audit._corruption_dir)
+        self._make = partial(audit._ladder, self._corruptions, audit.threat, corrupted=corrupted, dataset=examples.name)
         threat.check_radius(0.0, 1.0, int(np.prod(examples.input_shape)))
         self.blank = Manifest.begun(
             threat=threat,
@@ -270,9 +292,14 @@ class _Run:
 
     # What is asked for.
 
+    @property
+    def corruptions(self) -> tuple[str, ...]:
+        """Names of the corruptions, as far as their images can be had."""
+        return self._corruptions
+
     def factories(self) -> dict[str, Any]:
         """Return the attacks by name, each a function from a classifier to one; in their order, once it is known."""
-        factories = self._audit._ladder(self._audit.threat, dataset=self._data.name)
+        factories = self._make()
         return {name: factories[name] for name in self._order or factories}
 
     def _put_in_order(self, classifier: Any) -> None:
@@ -295,7 +322,7 @@ class _Run:
     def attacks_spec(self) -> Any:
         """Return how attacks are made elsewhere: by their names where a ladder has another order than its own."""
         given, ordered = self._audit._attacks, list(self.factories())
-        own = list(self._audit._ladder(self._audit.threat, dataset=self._data.name))
+        own = list(self._make())
         return attacks_spec(given if ordered == own else ordered)
 
     def attacks(self, models: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -405,13 +432,16 @@ class _Run:
 
     def _probe_here(self, requested: Manifest, name: str, classifier: Any, outcomes: pd.DataFrame) -> None:
         try:
-            chosen = probe_examples(self._data, outcomes[outcomes["model"] == name])
+            chosen = self._probe_examples(outcomes, name)
             probe = self._runner.probe(classifier, chosen)
         except Exception as error:  # of the model's own code: of any kind; what attacks found stands
             warnings.warn(f"The checks of {name!r} failed: {first_line(error)}", stacklevel=2)
         else:
             self.store.add_environment(environment())
             self.store.add_probe(requested.models[name], probe)
+
+    def _probe_examples(self, outcomes: pd.DataFrame, name: str) -> ProbeExamples:
+        return probe_examples(self._data, outcomes[outcomes["model"] == name], self._corruptions)
 
     # By an executor's workers.
 
@@ -513,9 +543,7 @@ class _Run:
                 continue
         if self._audit.checks and outcomes is not None:
             tried = (
-                Parcel(
-                    Task(name, 0, ("checks",)), probe=probe_examples(self._data, outcomes[outcomes["model"] == name])
-                )
+                Parcel(Task(name, 0, ("checks",)), probe=self._probe_examples(outcomes, name))
                 for name in self._untried(requested, rest)
             )
             dispatch(executor, _bundled(tried, 1), submit, _unbundled(receive_probe), name=_bundle_name)
@@ -534,7 +562,7 @@ class _Run:
         assert self.blank.examples.fingerprint is not None
         return Job(
             threat=self.blank.threat,
-            attacks=partial(audit._ladder, audit.threat, dataset=self._data.name),
+            attacks=self._make,
             seed=audit.seed,
             shard_size=_SHARD,
             batch_size=audit.batch_size,

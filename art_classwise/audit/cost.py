@@ -14,6 +14,7 @@ from art_classwise._core import art_interface
 from art_classwise._core.forward import MicroBatches, counted, usual_batch_size
 from art_classwise._core.progress import about
 from art_classwise._core.state import preserved, preserved_random_state
+from art_classwise.attacks.corruption import Corruption
 from art_classwise.attacks.ladder import AttackFactory
 from art_classwise.attacks.transfer import TransferAttack
 from art_classwise.audit.plan import CLEAN_NAME
@@ -167,6 +168,8 @@ def _passes(make: AttackFactory, n_classes: int, input_shape: tuple[int, ...]) -
         attack = make(unbroken)
         if isinstance(attack, TransferAttack):
             return (1.0, 0.0)  # its passes are the surrogate's
+        if isinstance(attack, Corruption):
+            return (0.0, 0.0)
         generator = np.random.default_rng(0)
         x = generator.uniform(0.3, 0.7, (_FEW, *shape)).astype(np.float32)
         with preserved_random_state(0), counted(unbroken) as passes:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, mod
 from art_classwise._core.plain_values import differences
 from art_classwise._core.records import Record, validation_message
 from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.audit.corrupted import ALL_CORRUPTIONS, MEAN_CORRUPTION
 from art_classwise.audit.plan import Plan
 from art_classwise.audit.probes import Probe
 from art_classwise.audit.provenance import Environment, fingerprint, is_fingerprint, weights_fingerprint
@@ -217,8 +218,9 @@ class Manifest(Record):
             )
         if len(set(self.classes)) < len(self.classes):
             raise InputError("a class name appears twice")
-        if WORST_CASE in self.attacks:
-            raise InputError(f"an attack is named {WORST_CASE!r}, which is reserved for all of them together")
+        for name in (WORST_CASE, MEAN_CORRUPTION, ALL_CORRUPTIONS):
+            if name in self.attacks:
+                raise InputError(f"an attack is named {name!r}, which is reserved for several of them together")
         return self
 
     @classmethod
@@ -348,7 +350,12 @@ class Manifest(Record):
         if isinstance(self.plan.attacks, tuple) and isinstance(attacks, tuple):
             attacks = _union(self.plan.attacks, attacks)
         seconds = {**self.plan.seconds, **plan.seconds}
-        return plan.updated(models=self.plan.models | plan.models, attacks=attacks, seconds=seconds)
+        return plan.updated(
+            models=self.plan.models | plan.models,
+            attacks=attacks,
+            seconds=seconds,
+            corruptions=_union(self.plan.corruptions, plan.corruptions),
+        )
 
     def completed(self, environments: Iterable[Environment], probes: Mapping[str, Probe]) -> Manifest:
         """Return it with what those who computed wrote down beside it.

@@ -19,9 +19,16 @@ import pyarrow.parquet as pq
 from art_classwise import metrics
 from art_classwise._core.display import Shown, shown_as
 from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.audit.corrupted import (
+    ALL_CORRUPTIONS,
+    MEAN_CORRUPTION,
+    described_corruptions,
+    is_described_corruption,
+)
 from art_classwise.audit.manifest import Manifest
 from art_classwise.errors import InputError, first_line, unknown
 from art_classwise.metrics.accuracy import class_counts
+from art_classwise.metrics.shares import class_shares, mean_share, share_test, worst_share
 from art_classwise.threat import ThreatModel
 
 __all__ = [
@@ -38,6 +45,7 @@ __all__ = [
     "disassembled",
     "from_parquet",
     "joined",
+    "mean_corruption",
     "nearest",
     "no_costs",
     "parts",
@@ -109,12 +117,13 @@ class MisfitError(ValueError):
         self.place = place
 
 
-def joined(clean: pd.DataFrame, attacked: pd.DataFrame) -> pd.DataFrame:
+def joined(clean: pd.DataFrame, attacked: pd.DataFrame, *, adversary: bool = True) -> pd.DataFrame:
     """Return one attack's part of the one table.
 
     Args:
         clean: As :data:`OUTCOMES`, without attack.
         attacked: As :data:`OUTCOMES`, of some of these examples.
+        adversary: Whether the attack is one; a corruption isn't, and may mend what is wrong without it.
 
     Returns:
         Without ``model`` and ``attack``; an example that was not attacked keeps its clean prediction: it has withstood
@@ -142,20 +151,27 @@ def joined(clean: pd.DataFrame, attacked: pd.DataFrame) -> pd.DataFrame:
             "clean_prediction": before,
             "prediction": columns["prediction"],
             # Misclassified without attack is not withstood, even if an attack happens to mend it.
-            "withstood": (before == label) & (columns["prediction"] == label),
+            "withstood": ((before == label) | (not adversary)) & (columns["prediction"] == label),
             "clean_margin": clean["margin"].to_numpy(),
             **{name: columns[name] for name in ("margin", "perturbation", "zero_gradient")},
         }
     )
 
 
-def assembled(clean: pd.DataFrame, attacked: Sequence[pd.DataFrame], *, worst_case: bool) -> list[pd.DataFrame]:
+def assembled(
+    clean: pd.DataFrame,
+    attacked: Sequence[pd.DataFrame],
+    *,
+    worst_case: bool,
+    adversaries: Sequence[bool] | None = None,
+) -> list[pd.DataFrame]:
     """Return the attacks' parts of the one table, on the examples of a shard.
 
     Args:
         clean: As :data:`OUTCOMES`, without attack.
         attacked: As :data:`OUTCOMES`, of each attack, in order.
         worst_case: Whether each attack was tried on those alone that had withstood so far.
+        adversaries: Which of the attacks are adversaries; all if absent.
 
     Raises:
         MisfitError: An attack was tried on other examples.
@@ -169,7 +185,7 @@ def assembled(clean: pd.DataFrame, attacked: Sequence[pd.DataFrame], *, worst_ca
         if not np.array_equal(expected, rows["example"]):
             why = f"{len(expected)} examples were left to attack, but other {len(rows)} were attacked"
             raise MisfitError(place, why)
-        tables.append(joined(clean, rows))
+        tables.append(joined(clean, rows, adversary=adversaries is None or adversaries[place]))
         withstanding = withstanding & tables[-1]["withstood"].to_numpy()
     return [*cumulative(tables)] if worst_case else tables
 
@@ -287,6 +303,42 @@ def _nearest_places(outcomes: pd.DataFrame) -> npt.NDArray[np.int64] | None:
     return np.concatenate(places) if places else np.zeros(0, np.int64)
 
 
+def mean_corruption(outcomes: pd.DataFrame, kinds: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Return all corruptions together as one: of each model and example the share of them that it is right under.
+
+    Args:
+        outcomes: The one table.
+        kinds: Names of the attacks that are corruptions, by the corruption without its severity: each of these counts
+            alike, and so does each of its severities.
+
+    Returns:
+        The columns of the one table, in its examples' order: ``withstood`` is a share; ``prediction`` the class that is
+        predicted most, ``margin`` and ``perturbation`` means.
+    """
+    weight = {name: 1 / (len(kinds) * len(names)) for names in kinds.values() for name in names}
+    some = outcomes[outcomes["attack"].isin([*weight])]
+    weights = some["attack"].map(weight).to_numpy(dtype=np.float64)
+    keys = ["model", "example"]
+    number = some.groupby(keys, observed=True, sort=False).ngroup().to_numpy()  # in the order of first appearance
+    first = some.drop_duplicates(keys)
+    total = np.bincount(number, weights)
+
+    def mean(name: str) -> npt.NDArray[np.float64]:
+        column: npt.NDArray[np.float64] = np.bincount(number, weights * some[name].to_numpy(dtype=np.float64)) / total
+        return column
+
+    votes = pd.DataFrame({"number": number, "prediction": some["prediction"].to_numpy(), "weight": weights})
+    votes = votes.groupby(["number", "prediction"])["weight"].sum().reset_index()
+    most = votes.sort_values("weight", ascending=False, kind="stable").drop_duplicates("number").sort_values("number")
+    return first.assign(
+        prediction=most["prediction"].to_numpy(dtype=np.int32),
+        withstood=mean("withstood").clip(0, 1),
+        margin=mean("margin").astype(np.float32),
+        perturbation=mean("perturbation").astype(np.float32),
+        attack=pd.Categorical([MEAN_CORRUPTION] * len(first), categories=[MEAN_CORRUPTION]),
+    ).reset_index(drop=True)[list(outcomes)]
+
+
 def to_parquet(frame: pd.DataFrame, schema: pa.Schema) -> bytes:
     """Return a shard as the content of a file.
 
@@ -369,7 +421,8 @@ def accuracies(rows: pd.DataFrame, names: Sequence[str], group: Relabel, confide
     label = group(truth)
     options: dict[str, Any] = {"classes": names, "confidence": confidence}
     clean = class_counts(label, truth == rows["clean_prediction"].to_numpy(), len(names), **options)
-    robust = class_counts(label, rows["withstood"].to_numpy(), len(names), **options)
+    count = class_counts if rows["withstood"].dtype == bool else class_shares
+    robust = count(label, rows["withstood"].to_numpy(), len(names), **options)
     clean.columns = pd.Index(["n", "clean", "clean_low", "clean_high"])
     robust.columns = pd.Index(["n", "robust", "robust_low", "robust_high"])
     return pd.concat([clean, robust.drop(columns="n")], axis=1)
@@ -404,19 +457,22 @@ def summarised(rows: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
     table = accuracies(rows, classes, lambda label: label, 0.95)
     label, withstood = rows["label"].to_numpy().astype(np.int64), rows["withstood"].to_numpy()
     right = label == rows["clean_prediction"].to_numpy()
+    shares = withstood.dtype != bool
+    mean = mean_share if shares else metrics.mean_accuracy
     row: dict[str, Any] = {
         **metrics.mean_accuracy(label, right, len(classes)).add_prefix("clean_").rename({"clean_mean": "clean"}),
         **metrics.disparity(table["robust"].to_numpy()),
-        **metrics.mean_accuracy(label, withstood, len(classes)).drop("mean").add_prefix("mean_"),
+        **mean(label, withstood, len(classes)).drop("mean").add_prefix("mean_"),
         "worst_class": table["robust"].idxmin(),
         **dict.fromkeys(("held_out", "worst_low", "worst_high", "p"), np.nan),
         "left_out": int(np.count_nonzero(table["n"] == 1)),
     }
     with suppress(InputError):  # no class has two examples
-        worst = metrics.worst_class(label, withstood, len(classes))
+        worst = (worst_share if shares else metrics.worst_class)(label, withstood, len(classes))
         row |= {"held_out": worst["accuracy"], "worst_low": worst["low"], "worst_high": worst["high"]}
     with suppress(InputError):  # a single class has examples
-        row["p"] = metrics.disparity_test(label, withstood, len(classes))["p"]
+        test = metrics.disparity_test
+        row["p"] = share_test(label, withstood, len(classes)) if shares else test(label, withstood, len(classes))["p"]
     return row
 
 
@@ -461,8 +517,42 @@ class AuditTable(Shown):
         return tuple(self.outcomes["attack"].cat.categories)
 
     @cached_property
+    def corruptions(self) -> tuple[str, ...]:
+        """Names of the attacks that are corruptions, which nobody chooses: see :meth:`AuditResult.by_corruption`."""
+        return tuple(name for name in self.attacks if is_described_corruption(self.manifest.parameters(name)))
+
+    @cached_property
+    def adversaries(self) -> tuple[str, ...]:
+        """Names of the other attacks, which ``"all attacks"`` is of."""
+        return tuple(name for name in self.attacks if name not in self.corruptions)
+
+    @property
+    def overall(self) -> str:
+        """What is asked about where no attack is named: ``"all attacks"``, or of corruptions only their mean."""
+        return WORST_CASE if self.adversaries else MEAN_CORRUPTION
+
+    @property
+    def together(self) -> tuple[str, ...]:
+        """Names of several attacks together that tables have: ``"all attacks"`` and ``"mean corruption"``."""
+        return (WORST_CASE,) * bool(self.adversaries) + (MEAN_CORRUPTION,) * bool(self.corruptions)
+
+    @cached_property
+    def _kinds(self) -> dict[str, list[str]]:
+        return described_corruptions({name: self.manifest.parameters(name) for name in self.attacks})
+
+    @cached_property
     def _nearest(self) -> pd.DataFrame:
-        return nearest(self.outcomes, WORST_CASE)
+        if not self.corruptions:
+            return nearest(self.outcomes, WORST_CASE)
+        return nearest(self.outcomes[self.outcomes["attack"].isin(self.adversaries)], WORST_CASE)
+
+    @cached_property
+    def _nearest_corruption(self) -> pd.DataFrame:
+        return nearest(self.outcomes[self.outcomes["attack"].isin(self.corruptions)], ALL_CORRUPTIONS)
+
+    @cached_property
+    def _mean_corruption(self) -> pd.DataFrame:
+        return mean_corruption(self.outcomes, self._kinds)
 
     def rows(self, model: str | None = None, attack: str = WORST_CASE) -> pd.DataFrame:
         """Return the outcomes of one model under one attack: what any metric is a function of.
@@ -470,7 +560,10 @@ class AuditTable(Shown):
         Args:
             model: Name of a model; the one that there is, if absent.
             attack: Name of an attack, or ``"all attacks"``: of each example the row of the attack that broke it by the
-                largest margin, or came nearest to breaking it.
+                largest margin, or came nearest to breaking it. Of corruptions ``"mean corruption"``, where
+                ``withstood`` is the share of them under which an example is right, each corruption counting alike;
+                and ``"all corruptions"``, the one it came worst off under. Where there are only corruptions,
+                ``"all attacks"`` is their mean, for nobody attacks.
 
         Returns:
             The columns of ``outcomes``, a row per example, in their order.
@@ -484,9 +577,16 @@ class AuditTable(Shown):
             (model,) = self.models
         if model not in self.models:
             raise unknown("model", model, self.models)
-        if attack not in (*self.attacks, WORST_CASE):
-            raise unknown("attack", attack, (*self.attacks, WORST_CASE))
-        table = self._nearest if attack == WORST_CASE else self.outcomes[self.outcomes["attack"] == attack]
+        known = (*self.attacks, WORST_CASE, *((MEAN_CORRUPTION, ALL_CORRUPTIONS) if self.corruptions else ()))
+        if attack not in known:
+            raise unknown("attack", attack, known)
+        attack = self.overall if attack == WORST_CASE else attack
+        if attack in self.attacks:
+            table = self.outcomes[self.outcomes["attack"] == attack]
+        elif attack == WORST_CASE:
+            table = self._nearest
+        else:
+            table = self._mean_corruption if attack == MEAN_CORRUPTION else self._nearest_corruption
         rows = table[table["model"] == model]
         if len(rows) == 0:
             raise InputError(f"The audit has no outcome of {attack!r} on {model!r}.")

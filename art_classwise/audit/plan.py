@@ -239,6 +239,8 @@ class Plan(Record):
         models: How each model is loaded.
         data: How the examples are.
         attacks: Names of attacks or ladders; or attacks sent whole.
+        corruptions: Names of corruptions.
+        corruption_dir: Folder of corrupted images, if it isn't the usual one.
         surrogate: How the source of transfer attacks is loaded, if there is one.
         precision: Of searches.
         batch_size: Examples computed at once; None for the usual number.
@@ -258,6 +260,8 @@ class Plan(Record):
     checks: bool = True
     seconds: dict[str, dict[str, float]] = Field(default_factory=dict)
     release: str = ""
+    corruptions: tuple[str, ...] = ()
+    corruption_dir: str | None = None
 
     def check_code(
         self, address: str, *, allowed: bool, own_models: Iterable[str] = (), own_data: bool = False
@@ -368,11 +372,13 @@ def data_spec(data: Any, loaded: Dataset) -> Any:
 
 
 def attacks_spec(attacks: Any) -> Any:
-    """Return how attacks are made elsewhere: by their names, or sent whole.
+    """Return how attacks are made elsewhere: by their names, or sent whole; None is no attack.
 
     Raises:
         InputError: They can't be sent.
     """
+    if attacks is None:
+        return ()
     asked = (attacks,) if isinstance(attacks, str) else attacks
     if isinstance(asked, Sequence) and all(isinstance(a, str) for a in asked):
         return tuple(asked)

@@ -12,7 +12,7 @@ from typing import Any
 from art_classwise import __version__
 from art_classwise._core.forward import release
 from art_classwise._core.progress import progress_bar
-from art_classwise.attacks.ladder import ladder
+from art_classwise.audit.corrupted import attack_factories, located
 from art_classwise.audit.manifest import Manifest
 from art_classwise.audit.plan import PickledAttacks, Plan, Task, by_id, share, tasks
 from art_classwise.audit.provenance import environment
@@ -125,15 +125,18 @@ class _Worker:
         self._store, self._manifest, self._plan, self._data = store, manifest, plan, data
         self._runner, self._device = runner, device
         given = plan.attacks.load() if isinstance(plan.attacks, PickledAttacks) else list(plan.attacks)
+        names, corrupted = located(data, plan.corruptions, plan.corruption_dir)
         self._make = partial(
-            ladder,
-            given,
+            attack_factories,
+            given or None,
+            names,
             manifest.threat if plan.threat_given else None,
             dataset=manifest.examples.dataset,
             surrogate=None if plan.surrogate is None else plan.surrogate.load(device),
             seed=manifest.seed,
             batch_size=plan.batch_size or manifest.shard_size,
             precision=plan.precision,
+            corrupted=corrupted,
         )
 
     def n_examples(self, task: Task) -> int:
@@ -174,7 +177,7 @@ class _Worker:
             return
         classifier, _ = self.load(model)
         try:
-            probe = self._runner.probe(classifier, probe_examples(self._data, outcomes))
+            probe = self._runner.probe(classifier, probe_examples(self._data, outcomes, self._plan.corruptions))
         except Exception as error:  # of the model's own code: of any kind; what attacks found stands
             warnings.warn(f"The checks of {model!r} failed: {first_line(error)}", stacklevel=3)
         else:

@@ -244,7 +244,7 @@ def probe(
         if some is not None:
             correct = logits(torch.from_numpy(np.asarray(some.x))).argmax(1).numpy() == some.y
             some = some.take(np.flatnonzero(correct)) if correct.any() else None
-    far = _whole_box(threat, x[0].numel())
+    far = _whole_box(threat, x[0].numel()) if threat.is_ball else threat  # of corruptions none is attacked
     few = None if some is None else some.take(np.arange(min(len(some), _ATTACKED)))
     withstood_far, _ = _attacked(classifier, few, far, _FAR_STEPS, most, seed)
     withstood, zero = _attacked(classifier, some, threat, _STEPS, most, seed)

@@ -22,6 +22,7 @@ from art_classwise._core.fingerprints import digest
 from art_classwise.attacks.ladder import WORST_CASE, Attacks
 from art_classwise.audit.attacked_images import AttackedImage, attack_images
 from art_classwise.audit.comparison import Comparison, Kind, best_worst_class, compare_with_best, compare_within
+from art_classwise.audit.corrupted import ALL_CORRUPTIONS, MEAN_CORRUPTION
 from art_classwise.audit.findings.attack_checks import is_strongly_attacked
 from art_classwise.audit.findings.registry import CheckResult, Findings, checks_table, evidences, run_checks
 from art_classwise.audit.image_file import image_files, read_images
@@ -45,6 +46,7 @@ from art_classwise.datasets import as_dataset
 from art_classwise.errors import InputError
 from art_classwise.metrics.accuracy import Groups
 from art_classwise.metrics.best import Measure
+from art_classwise.metrics.shares import worst_share
 
 __all__ = ["WORST_CASE", "AuditResult", "read_audit"]
 
@@ -113,10 +115,12 @@ class AuditResult(AuditTable):
     def strongly_attacked(self) -> tuple[str, ...]:
         """Names of the models on which a strong attack was run; of others, robust accuracy is an upper bound.
 
+        Corruptions are no attack, whose accuracies would be bounds: where there are only these, it is all models.
+
         Strong is standard AutoAttack within the threat model, or a search of a hundred steps and restarts or more
         together that found at most 1 % more than one of less effort, where no other attack found 1 % more either.
         """
-        return tuple(one.name for one in evidences(self) if is_strongly_attacked(one))
+        return tuple(one.name for one in evidences(self) if not one.adversaries or is_strongly_attacked(one))
 
     @property
     def unchecked(self) -> tuple[str, ...]:
@@ -142,21 +146,24 @@ class AuditResult(AuditTable):
     def _worst_case(self) -> AuditResult:
         of = parts(self.outcomes)
         rows: dict[tuple[str, str], pd.DataFrame] = {}
+        if not self.adversaries:
+            raise InputError("Corruptions are no adversaries, of which an audit could have a worst case.")
         for model in self.models:
-            tables = [of[model, attack] for attack in self.attacks if (model, attack) in of]
+            tables = [of[model, attack] for attack in self.adversaries if (model, attack) in of]
             if any(not tables[0]["example"].equals(t["example"]) for t in tables):
                 raise InputError(
                     f"Attacks on {model!r} were tried on different examples, so they have no common worst case."
                 )
-            names = [attack for attack in self.attacks if (model, attack) in of]
+            names = [attack for attack in self.adversaries if (model, attack) in of]
             rows |= {(model, attack): one for attack, one in zip(names, cumulative(tables), strict=True)}
-        manifest = self.manifest.updated(worst_case=True)
-        return replace(self, outcomes=table(rows, self.models, self.attacks), manifest=manifest)
+        manifest = self.manifest.part(self.models, self.adversaries) if self.corruptions else self.manifest
+        manifest = manifest.updated(worst_case=True)
+        return replace(self, outcomes=table(rows, self.models, self.adversaries), manifest=manifest)
 
     def by_class(self, *, confidence: float = 0.95) -> pd.DataFrame:
         """Return every :meth:`class_table` of the audit in one, indexed by (model, attack, class).
 
-        The attacks are followed by ``"all attacks"``.
+        The attacks are followed by ``"all attacks"``, and by ``"mean corruption"`` where there are corruptions.
         """
         return self._tables(self.classes, "class", lambda label: label, confidence)
 
@@ -167,16 +174,71 @@ class AuditResult(AuditTable):
             model: Name of a model; the one that there is, if absent.
 
         Returns:
-            Indexed by class: ``clean``, a column per attack in the order of the audit, and ``"all attacks"``;
-            fractions, NaN for a class without examples.
+            Indexed by class: ``clean``, a column per attack in the order of the audit, ``"all attacks"`` and
+            ``"mean corruption"``, as far as there are such; fractions, NaN for a class without examples.
 
         Raises:
             InputError: The audit has no such model.
         """
-        tables = [self.class_table(model, attack) for attack in (*self.attacks, WORST_CASE)]
+        tables = [self.class_table(model, attack) for attack in (*self.attacks, *self.together)]
         columns = [tables[-1]["clean"], *(table["robust"] for table in tables)]
-        names = pd.Index(["clean", *self.attacks, WORST_CASE], name="attack")
+        names = pd.Index(["clean", *self.attacks, *self.together], name="attack")
         return self._told(pd.concat(columns, axis=1).set_axis(names, axis=1))
+
+    def by_corruption(self, model: str | None = None) -> pd.DataFrame:
+        """Return a model's accuracy per class under each corruption, the mean over its severities.
+
+        Args:
+            model: Name of a model; the one that there is, if absent.
+
+        Returns:
+            Indexed by class: ``clean``, a column per corruption in the order of the audit, and ``"mean corruption"``,
+            their mean, in which each corruption counts alike. Fractions, NaN for a class without examples.
+
+        Raises:
+            InputError: The audit has no such model, or no corruptions.
+        """
+        if not self.corruptions:
+            raise InputError('The audit has no corruptions: ask for some, ClassWiseAudit(..., corruptions="all").')
+        together = self.class_table(model, MEAN_CORRUPTION)
+        columns = {
+            kind: pd.concat([self.class_table(model, name)["robust"] for name in names], axis=1).mean(axis=1)
+            for kind, names in self._kinds.items()
+        }
+        table = pd.DataFrame({"clean": together["clean"], **columns, MEAN_CORRUPTION: together["robust"]})
+        return self._told(table.rename_axis("corruption", axis=1))
+
+    def corruption_summary(self) -> pd.DataFrame:
+        """Return a row per model: what it reaches under corruptions, and where it is weakest.
+
+        Returns:
+            Columns ``clean``, and ``mean``, the mean corruption accuracy, the mean over classes, corruptions and
+            severities, both with an interval; ``worst_class``, the class of the lowest mean corruption accuracy, and
+            ``worst``, that; ``held_out``, its accuracy on examples it wasn't chosen on, and ``worst_low`` and
+            ``worst_high`` (:func:`art_classwise.metrics.worst_share`); ``worst_corruption``, the corruption of the
+            lowest mean over classes and severities, and ``worst_corruption_accuracy``; ``weakest_class`` and
+            ``weakest_corruption``, the pair of the lowest accuracy, and ``weakest``, that. Intervals allow for each
+            image being there under all corruptions.
+
+        Raises:
+            InputError: The audit has no corruptions.
+        """
+        rows = {}
+        for model in self.models:
+            table = self.by_corruption(model).drop(columns=["clean", MEAN_CORRUPTION])
+            means, cells = table.mean().to_numpy(), table.to_numpy()
+            row, column = divmod(int(np.nanargmin(cells)), cells.shape[1])
+            rows[model] = {
+                "worst_corruption": table.columns[int(means.argmin())],
+                "worst_corruption_accuracy": float(means.min()),
+                "weakest_class": table.index[row],
+                "weakest_corruption": table.columns[column],
+                "weakest": float(cells[row, column]),
+            }
+        first = ["clean", "clean_low", "clean_high", "mean", "mean_low", "mean_high"]
+        first += ["worst_class", "worst", "held_out", "worst_low", "worst_high"]
+        found = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+        return self._told(pd.concat([self.summary(MEAN_CORRUPTION)[first], found], axis=1))
 
     def by_group(self, groups: Groups, *, confidence: float = 0.95) -> pd.DataFrame:
         """Return what :meth:`by_class` does for groups of classes: where single classes have few examples.
@@ -199,7 +261,8 @@ class AuditResult(AuditTable):
         """Return a row per model: what it reaches and how unequally.
 
         Args:
-            attack: Name of an attack of the audit, or ``"all attacks"``.
+            attack: Name of an attack of the audit, ``"all attacks"``, or ``"mean corruption"``, of which
+                :meth:`corruption_summary` says more.
 
         Returns:
             Columns ``clean``, the mean of the class accuracies without attack, and ``mean``, of the robust ones, both
@@ -251,7 +314,7 @@ class AuditResult(AuditTable):
         Raises:
             InputError: The audit has no such model or attack.
         """
-        rows = self.rows(model, attack)
+        rows = self._predictions(model, attack)
         matrix = metrics.confusion(
             rows["label"], rows["prediction"], len(self.classes), classes=self.classes, normalize=normalize
         )
@@ -272,7 +335,7 @@ class AuditResult(AuditTable):
         Raises:
             InputError: The audit has no such model or attack, or the groups don't fit the classes.
         """
-        rows, n_classes = self.rows(model, attack), len(self.classes)
+        rows, n_classes = self._predictions(model, attack), len(self.classes)
         options: dict[str, Any] = {"classes": self.classes, "groups": groups}
         return metrics.confusion_pairs(rows["label"], rows["prediction"], n_classes, **options)
 
@@ -293,7 +356,7 @@ class AuditResult(AuditTable):
             InputError: The audit has no such model or attack, or the groups don't fit the classes.
         """
         name, of = _model_and_groups(model, groups)
-        rows = self.rows(name, attack)
+        rows = self._predictions(name, attack)
         return metrics.within_groups(rows["label"], rows["prediction"], of, self.classes)
 
     def risks(self, model: str | None = None, attack: str = WORST_CASE, *, pooled: bool = False) -> pd.DataFrame:
@@ -309,6 +372,11 @@ class AuditResult(AuditTable):
         """
         rows = self.rows(model, attack)
         right = rows["label"] == rows["clean_prediction"]
+        if attack in (*self.corruptions, MEAN_CORRUPTION, ALL_CORRUPTIONS) or not self.adversaries:
+            raise InputError(
+                "Boundary risk is what an adversary adds to natural risk, but a corruption may also mend what is wrong "
+                "without it: take class_table(), summary() or by_corruption()."
+            )
         options: dict[str, Any] = {"classes": self.classes, "pooled": pooled}
         return metrics.risks(rows["label"], right, rows["withstood"], len(self.classes), **options)
 
@@ -325,8 +393,11 @@ class AuditResult(AuditTable):
         Raises:
             InputError: The audit has no such model or attack, or no class has two examples.
         """
-        label, withstood = self._verdicts(model, attack)
+        rows = self.rows(model, attack)
+        label, withstood = rows["label"].to_numpy().astype(np.int64), rows["withstood"].to_numpy()
         options: dict[str, Any] = {"classes": self.classes, "confidence": confidence}
+        if withstood.dtype != bool:
+            return worst_share(label, withstood, len(self.classes), **options)
         return metrics.worst_class(label, withstood, len(self.classes), **options)
 
     def worst_group(
@@ -673,7 +744,7 @@ class AuditResult(AuditTable):
         return display.latex(self)
 
     def _tables(self, names: Sequence[str], kind: str, group: Relabel, confidence: float) -> pd.DataFrame:
-        attacks = (*self.attacks, WORST_CASE)
+        attacks = (*self.attacks, *self.together)
         tables = [accuracies(self.rows(m, a), names, group, confidence) for m in self.models for a in attacks]
         return shown_as(self._told(stacked(tables, self.models, attacks, names, kind)), "classes")
 
@@ -691,14 +762,38 @@ class AuditResult(AuditTable):
             InputError: They were tried on different examples.
         """
         one, other = self.rows(*first), self.rows(*second)
+        for rows, (_, attack) in ((one, first), (other, second)):
+            _check_verdicts(rows, attack)
         if not np.array_equal(one[["example", "label"]], other[["example", "label"]]):
             raise InputError(f"{' under '.join(first)} and {' under '.join(second)} are of different examples.")
         return one["label"].to_numpy().astype(np.int64), one["withstood"].to_numpy(), other["withstood"].to_numpy()
 
-    def _verdicts(self, model: str | None, attack: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """Return labels and who withstood, (n,) each."""
+    def _predictions(self, model: str | None, attack: str) -> pd.DataFrame:
+        """Return rows whose predictions count: under the mean of corruptions, those under each of them."""
         rows = self.rows(model, attack)
+        if rows["withstood"].dtype == bool:
+            return rows
+        of = self.outcomes
+        found: pd.DataFrame = of[(of["model"] == rows["model"].iloc[0]) & of["attack"].isin(self.corruptions)]
+        return found
+
+    def _verdicts(self, model: str | None, attack: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Return labels and who withstood, (n,) each.
+
+        Raises:
+            InputError: It is the mean of corruptions that is asked about, of which examples withstand a share.
+        """
+        rows = self.rows(model, attack)
+        _check_verdicts(rows, attack)
         return rows["label"].to_numpy().astype(np.int64), rows["withstood"].to_numpy()
+
+
+def _check_verdicts(rows: pd.DataFrame, attack: str) -> None:
+    if rows["withstood"].dtype != bool:
+        raise InputError(
+            f"This is asked of one attack, but {attack!r} is the mean of several corruptions here: name one, such as "
+            f'"fog:3", or {ALL_CORRUPTIONS!r}, which an example withstands that withstands each.'
+        )
 
 
 def _model_and_groups(model: str | Groups | None, groups: Groups | None) -> tuple[Any, Any]:

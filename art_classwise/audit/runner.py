@@ -6,7 +6,7 @@ import threading
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
@@ -29,11 +29,12 @@ from art_classwise._core.forward import (
     warn_of_probabilities,
 )
 from art_classwise._core.state import preserved, preserved_random_state
+from art_classwise.attacks.corruption import is_adversary
 from art_classwise.audit import probes
 from art_classwise.audit.outcomes import OUTCOMES
 from art_classwise.datasets import Dataset
 from art_classwise.errors import GradientMaskingWarning, InputError, first_line
-from art_classwise.threat import ThreatModel
+from art_classwise.threat import CORRUPTIONS, ThreatModel
 
 __all__ = ["ONE_AT_A_TIME", "ProbeExamples", "ShardRunner", "probe_examples", "shard_of"]
 
@@ -60,28 +61,31 @@ class ProbeExamples(NamedTuple):
     more: Dataset
 
 
-def probe_examples(data: Dataset, outcomes: pd.DataFrame) -> ProbeExamples:
+def probe_examples(data: Dataset, outcomes: pd.DataFrame, corruptions: Collection[str] = ()) -> ProbeExamples:
     """Choose what a network itself is tried on.
 
     Args:
         data: All examples.
         outcomes: The network's rows of the one table.
+        corruptions: Names of those attacks that are no adversaries; where all are, none of the examples is attacked.
     """
     n, ids = len(data), data.ids
+    outcomes = outcomes[~outcomes["attack"].isin([*corruptions])] if corruptions else outcomes
     right = outcomes["label"] == outcomes["clean_prediction"]
     held, correct = (
         np.isin(ids, outcomes["example"][~outcomes["example"].isin(outcomes["example"][~flags])])
         for flags in (outcomes["withstood"], right)
     )
+    attacked = probes.attacked_rows(held, correct) if len(outcomes) else np.zeros(0, np.int64)
     small = np.prod(data.input_shape) <= _SMALL
-    rows = (probes.spread_over(n), probes.attacked_rows(held, correct), probes.spread_over(n, 256 if small else 64))
-    few, attacked, more = (
+    rows = (probes.spread_over(n), attacked, probes.spread_over(n, 256 if small else 64))
+    few, to_attack, more = (
         None if len(one) == 0 else replace(some, x=np.asarray(some.x))
         for one in rows
         for some in [data.take(one) if len(one) else data]
     )
     assert few is not None and more is not None  # noqa: PT018
-    return ProbeExamples(few, attacked, more)
+    return ProbeExamples(few, to_attack, more)
 
 
 def shard_of(data: Dataset, shard: int, size: int) -> Dataset:
@@ -225,12 +229,13 @@ class ShardRunner:
         if not x_adv.flags.writeable:
             x_adv = x_adv.copy()
         sizes = np.empty(len(x), np.float32)
+        threat = self._threat if is_adversary(attack) else CORRUPTIONS
         low, high = torch.tensor(0.0), torch.tensor(1.0)
         for begin in range(0, len(x), most):  # in place and bit by bit: images of a shard may be large
             some = slice(begin, begin + most)
             original = torch.from_numpy(x[some])
-            inside = self._threat.project(torch.from_numpy(x_adv[some]), original, low, high)
-            sizes[some] = self._threat.size(inside - original).numpy()
+            inside = threat.project(torch.from_numpy(x_adv[some]), original, low, high)
+            sizes[some] = threat.size(inside - original).numpy()
             x_adv[some] = inside.numpy()
         logits = self._logits(classifier, data, most, x_adv)
         return _outcomes(data, logits, sizes, zero if len(zero) == len(y) else np.zeros(len(y), dtype=bool))

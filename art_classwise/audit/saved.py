@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from art_classwise.audit.corrupted import is_described_corruption
 from art_classwise.audit.manifest import Manifest, described, name_fingerprint
 from art_classwise.audit.outcomes import COSTS, AuditTable, MisfitError, assembled, disassembled, parts, table
 from art_classwise.audit.plan import CLEAN_NAME
@@ -307,6 +308,7 @@ def read_outcomes(
         MissingShardError: A shard isn't there.
         InputError: Labels are beyond the classes.
     """
+    adversaries = [not is_described_corruption(manifest.parameters(name)) for name in attacks]
     keys: dict[str | None, str | None] = {None: None} | {a: manifest.attacks[a].fingerprint for a in attacks}
     rows: dict[tuple[str, str], pd.DataFrame] = {}
     costs: dict[tuple[str, str], pd.Series[float]] = {}
@@ -323,7 +325,7 @@ def read_outcomes(
             )
         clean, *attacked = (_frame(*(store.table(held[attack][i]) for i in numbers)) for attack in keys)
         try:
-            tables = assembled(clean, attacked, worst_case=manifest.worst_case)
+            tables = assembled(clean, attacked, worst_case=manifest.worst_case, adversaries=adversaries)
         except ValueError as error:
             _find_misfit(store, manifest, held, numbers)
             raise InputError(f"{store.address} holds shards that don't fit: {error}.") from error

@@ -69,7 +69,9 @@ def audit(
     image_size: ImageSize = None,
     data_dir: Root = None,
     threat: flags.Threat = None,
-    attacks: flags.AttackNames = "quick",
+    attacks: flags.AttackNames = None,
+    corruptions: flags.Corruptions = None,
+    corruption_dir: flags.CorruptionDir = None,
     worst_case: flags.WorstCase = False,
     checks: flags.Checks = True,
     precision: flags.SearchPrecision = Precision.auto,
@@ -97,6 +99,7 @@ def audit(
     from art_classwise._core.distributed import is_main
     from art_classwise.attacks import ladder
     from art_classwise.audit import ClassWiseAudit
+    from art_classwise.audit.corrupted import MEAN_CORRUPTION
     from art_classwise.audit.requirements.verdicts import check_names
     from art_classwise.cli._prepared import prepared
     from art_classwise.metrics import what_can_be_told
@@ -107,11 +110,15 @@ def audit(
         write_config(context, save_config)
         radii = () if threat is None else parse_threats(threat)
         asked = prepared(given | ({"threat": radii[0]} if radii else {}))
+        if len(radii) > 1 and asked.corruptions:
+            raise InputError("Corruptions have no radius: ask for them with one --threat, or alone.")
         sources, data = asked.sources, asked.data
         source = None if surrogate is None else sources.model(surrogate)[1]
         if requirements:
-            names = ladder(asked.options["attacks"], asked.threat, surrogate=source)
-            check_names(requirements, list(sources.loaders(model)[0]), list(names), data.classes)
+            adversaries = asked.adversaries
+            names = [] if adversaries is None else list(ladder(adversaries, asked.threat, surrogate=source))
+            names += [*asked.corruptions, MEAN_CORRUPTION] if asked.corruptions else []
+            check_names(requirements, list(sources.loaders(model)[0]), names, data.classes)
         options = asked.options | {"surrogate": source, "executor": executor, "verbose": not quiet}
         on_interrupt(
             context,
@@ -167,6 +174,8 @@ def _check(options: Mapping[str, Any], threats: Sequence[ThreatModel], data: Dat
 
 def _say_where_trained(models: Mapping[str, Any], threats: Sequence[ThreatModel]) -> None:
     """Say which checkpoints were trained against something else than they are attacked by."""
+    if not threats[0].is_ball:
+        return
     from art_classwise.audit.manifest import ModelSource
 
     attacked = [str(threat) for threat in threats]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +15,8 @@ __all__ = [
     "AttackNames",
     "BatchSize",
     "Checks",
+    "CorruptionDir",
+    "Corruptions",
     "Examples",
     "Mean",
     "Models",
@@ -98,20 +101,42 @@ Threat = Annotated[
         "--threat",
         "NORM:EPS",
         ATTACKS,
-        "Norm and radius for images in [0, 1], e.g. Linf:8/255, L2:0.5 or L1:12. Default: usual for the data set. "
-        "Several radii, Linf:4/255,8/255,12/255, are an audit each, a table and a figure.",
+        "Norm and radius for images in [0, 1], e.g. Linf:8/255, L2:0.5 or L1:12; or corruptions, which nobody attacks "
+        "by. Default: usual for the data set. Several radii, Linf:4/255,8/255,12/255, are an audit each, a table and a "
+        "figure.",
         autocompletion=completion.threats,
     ),
 ]
 AttackNames = Annotated[
-    str,
-    typer.Option(
+    str | None,
+    _option(
         "--attacks",
-        metavar="NAMES",
-        help="A ladder (quick, standard, blackbox), or names separated by commas: fgsm, pgd-20, pgd-100x5, margin-20, "
-        "tpgd5-20, autoattack, square, transfer-pgd-20.",
+        "NAMES",
+        ATTACKS,
+        "A ladder (quick, standard, blackbox), or names separated by commas: fgsm, pgd-20, pgd-100x5, margin-20, "
+        "tpgd5-20, autoattack, square, transfer-pgd-20. Default: quick; none with --corruptions and no --threat.",
         autocompletion=completion.attacks,
-        rich_help_panel=ATTACKS,
+    ),
+]
+Corruptions = Annotated[
+    str | None,
+    _option(
+        "--corruptions",
+        "NAMES",
+        ATTACKS,
+        "Also try corrupted images: all, or names separated by commas: fog:3 (severity 1 to 5), snow (all five), "
+        "made:contrast (made here, not read). They are no attack and count apart.",
+        autocompletion=completion.corruptions,
+    ),
+]
+CorruptionDir = Annotated[
+    Path | None,
+    _option(
+        "--corruption-dir",
+        "DIR",
+        ATTACKS,
+        "Folder of CIFAR-10-C, CIFAR-100-C or ImageNet-C. Default: within --data-dir; where there is none, images are "
+        "made from the clean ones, and named so.",
     ),
 ]
 WorstCase = Annotated[

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from art_classwise.datasets.catalog import DATASETS
+from art_classwise.datasets.catalog import CORRUPTIONS, DATASETS
 from art_classwise.trainers.catalog import method_names
 
 __all__ = [
@@ -66,6 +66,13 @@ def attacks(incomplete: str) -> list[str]:
     before, comma, last = incomplete.rpartition(",")
     named = before.split(",")
     return [before + comma + name for name in _beginning(ATTACKS, last) if name not in named]
+
+
+def corruptions(incomplete: str) -> list[str]:
+    """Complete the last of some corruptions with commas between."""
+    before, comma, last = incomplete.rpartition(",")
+    named = before.split(",")
+    return [before + comma + name for name in _beginning(("all", *CORRUPTIONS), last) if name not in named]
 
 
 def methods(incomplete: str) -> list[str]:

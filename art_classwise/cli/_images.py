@@ -28,6 +28,8 @@ def with_kept_images(
 
     The audit is finished by then: what fails here is a warning. Models that are loaded one at a time stay unloaded.
     """
+    if not result.adversaries:  # a corruption's images lie in its folder
+        return result
     from dataclasses import replace
 
     from art_classwise.audit.image_file import keep_images, read_images

@@ -105,10 +105,8 @@ def audit_content(
     """
     import pandas as pd
 
-    from art_classwise.audit.result import WORST_CASE
-
     manifest, models = result.manifest, []
-    attacks = (*result.attacks, WORST_CASE)
+    attacks = (*result.attacks, *result.together)
     by_group = None if groups is None else result.by_group(groups)
     for name, row in result.summary().to_dict("index").items():
         model = str(name)
@@ -118,7 +116,7 @@ def audit_content(
         record["trained_at"] = None if trained_at is None else str(trained_at)
         record["attacks"] = [{"name": a, "classes": rows(result.class_table(model, a), "class")} for a in attacks]
         if by_group is not None:
-            record["groups"] = rows(pd.DataFrame(by_group.xs((model, WORST_CASE))), "group")
+            record["groups"] = rows(pd.DataFrame(by_group.xs((model, result.overall))), "group")
         models.append(record)
     return {
         "dataset": manifest.examples.dataset,

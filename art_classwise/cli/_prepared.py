@@ -29,6 +29,8 @@ class Prepared:
         threat: Norm and radius: those given, or usual for the data set.
         options: Of :class:`art_classwise.ClassWiseAudit`, without those about running it; the surrogate as a text.
         surrogate: The source of transfer attacks, as for :meth:`Sources.model`.
+        adversaries: What attacks are asked for; None if only corruptions are.
+        corruptions: Names of corruptions, with severities.
     """
 
     sources: Sources
@@ -37,6 +39,8 @@ class Prepared:
     threat: ThreatModel
     options: dict[str, Any]
     surrogate: str | None
+    adversaries: Any
+    corruptions: tuple[str, ...]
 
 
 def prepared(given: Mapping[str, Any]) -> Prepared:
@@ -46,20 +50,22 @@ def prepared(given: Mapping[str, Any]) -> Prepared:
         InputError: An option isn't allowed, names nothing that is there, or doesn't fit the others.
     """
     from art_classwise.attacks import usual_threat
+    from art_classwise.audit.corrupted import asked
     from art_classwise.audit.plan import NamedData
     from art_classwise.cli._interrupt import command_line
     from art_classwise.cli._options import split_names
     from art_classwise.cli._sources import Sources, by_model, numbers_by_model
     from art_classwise.datasets.load import known_name
     from art_classwise.metrics import class_groups
-    from art_classwise.threat import ThreatModel
 
-    threat, model, surrogate = given["threat"], given["model"], given["surrogate"]
-    names = [a.strip() for a in given["attacks"].split(",")]
+    model, surrogate = given["model"], given["surrogate"]
+    names = None if given["attacks"] is None else [a.strip() for a in given["attacks"].split(",")]
+    attacks = names[0] if names is not None and len(names) == 1 else names
+    threat, adversaries, corruptions = asked(given["threat"], attacks, given["corruptions"])
     device = given["device"]
     sources = Sources(
         given["dataset"],
-        "Linf" if threat is None else ThreatModel.parse(threat).norm,
+        "Linf" if threat is None else threat.norm,
         given["model_dir"],
         given["unsafe_weights"],
         by_model(given["arch"]),
@@ -80,13 +86,15 @@ def prepared(given: Mapping[str, Any]) -> Prepared:
     data = named.load()
     if given["groups"] is not None:
         class_groups(given["groups"].value, data.classes)  # whether they fit
-    ball = ThreatModel.parse(threat) if threat is not None else usual_threat(data.name)
+    ball = usual_threat(data.name) if threat is None else threat
     sources = replace(
         sources, dataset=data.name, norm=ball.norm, input_shape=data.input_shape, n_classes=len(data.classes)
     )
     options = {
         "threat": threat,
-        "attacks": names[0] if len(names) == 1 else names,
+        "attacks": adversaries,
+        "corruptions": corruptions or None,
+        "corruption_dir": _corruption_dir(given, data.name),
         "precision": given["precision"].value,
         "worst_case": given["worst_case"],
         "seed": given["seed"],
@@ -94,7 +102,19 @@ def prepared(given: Mapping[str, Any]) -> Prepared:
         "checks": given["checks"],
         "command": command_line(),
     }
-    return Prepared(sources, named, data, ball, options, surrogate)
+    return Prepared(sources, named, data, ball, options, surrogate, adversaries, corruptions)
+
+
+def _corruption_dir(given: Mapping[str, Any], dataset: str) -> Path | None:
+    """Return the folder of corrupted images: that which was given, or the data folder, if they lie there."""
+    from art_classwise.datasets.corruptions import FOLDERS
+
+    root = given["data_dir"]
+    if given["corruption_dir"] is not None:
+        folder: Path = given["corruption_dir"]
+        return folder
+    within = None if root is None or dataset not in FOLDERS else Path(root) / FOLDERS[dataset]
+    return within if within is not None and within.is_dir() else None
 
 
 def _absolute(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from art_classwise.datasets import Dataset
 
-__all__ = ["DATASETS", "DatasetSpec"]
+__all__ = ["CORRUPTIONS", "DATASETS", "SEVERITIES", "DatasetSpec"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,3 +206,14 @@ DATASETS: dict[str, DatasetSpec] = {
     )
 }
 """The data sets by name."""
+
+CORRUPTIONS = (
+    *("gaussian_noise", "shot_noise", "impulse_noise"),
+    *("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    *("snow", "frost", "fog", "brightness"),
+    *("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+)
+"""The corruptions of Hendrycks and Dietterich (2019, arXiv 1903.12261): noise, blur, weather, digital."""
+
+SEVERITIES = (1, 2, 3, 4, 5)
+"""How strong: 5 is the strongest."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from art_classwise._core.fingerprints import digest
 from art_classwise._core.folders import is_remote
+from art_classwise.audit.corrupted import is_described_corruption
 from art_classwise.audit.manifest import Manifest, described
 from art_classwise.audit.plan import CLEAN_NAME
 from art_classwise.audit.provenance import fingerprint
@@ -304,7 +305,8 @@ def _shard_differences(
             if known is not None and not manifest.examples.saved and _differ(known[1], rows):
                 found.append(f"has other examples or labels than those of {known[0]}")
         else:
-            found = [*attacked_differences(rows, clean, manifest, left)]
+            eps = 1.0 if is_described_corruption(manifest.parameters(name)) else None
+            found = [*attacked_differences(rows, clean, manifest, left, eps)]
             if manifest.worst_case and len(rows["example"]) == left.sum():
                 still = rows["prediction"] == clean["label"][left]
                 left = left.copy()

@@ -15,7 +15,7 @@ import pandas as pd
 from art_classwise._core.forward import release
 from art_classwise._core.progress import progress_bar
 from art_classwise.attacks.fast_copy import Precision
-from art_classwise.attacks.ladder import ladder
+from art_classwise.audit.corrupted import attack_factories, is_described_corruption, located
 from art_classwise.audit.manifest import Manifest
 from art_classwise.audit.plan import PickledAttacks, Task, loads, tasks
 from art_classwise.audit.provenance import environment, model_fingerprint
@@ -171,7 +171,9 @@ def _attacks(manifest: Manifest, name: str, classifier: Any, examples: Dataset) 
         raise InputError(f"The network given as {name!r} isn't the audit's: it has another fingerprint.")
     plan = manifest.plan
     surrogate = None if plan is None or plan.surrogate is None else plan.surrogate.load()
-    named: Any = list(manifest.attacks)
+    corruptions = [name for name, known in manifest.attacks.items() if is_described_corruption(known.parameters)]
+    names, corrupted = located(examples, corruptions, None if plan is None else plan.corruption_dir)
+    named: Any = [name for name in manifest.attacks if name not in corruptions]
     if plan is not None and isinstance(plan.attacks, PickledAttacks):
         named = plan.attacks.load()
     # How it was asked for isn't kept where nothing was planned: whether the radius was given, and the precision.
@@ -179,9 +181,11 @@ def _attacks(manifest: Manifest, name: str, classifier: Any, examples: Dataset) 
     other: list[str] = []
     for threat, precision in product((manifest.threat, None), precisions):
         try:
-            made = ladder(
-                named,
+            made = attack_factories(
+                named or None,
+                names,
                 threat,
+                corrupted=corrupted,
                 dataset=manifest.examples.dataset,
                 surrogate=surrogate,
                 seed=manifest.seed,

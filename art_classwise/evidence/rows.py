@@ -44,7 +44,7 @@ def clean_differences(rows: Columns, manifest: Manifest, shard: int) -> Iterator
 
 
 def attacked_differences(
-    rows: Columns, clean: Columns, manifest: Manifest, left: npt.NDArray[np.bool_]
+    rows: Columns, clean: Columns, manifest: Manifest, left: npt.NDArray[np.bool_], eps: float | None = None
 ) -> Iterator[str]:
     """Yield what is wrong with a shard under an attack.
 
@@ -53,6 +53,7 @@ def attacked_differences(
         clean: The same examples without attack.
         manifest: The audit's.
         left: Which of them, (n,), the attack was to be tried on.
+        eps: The radius that it may reach; the audit's if absent.
     """
     expected = clean["example"][left]
     if not np.array_equal(rows["example"], expected):
@@ -62,7 +63,7 @@ def attacked_differences(
     known = rows["label"] >= 0  # shards of 0.1.0 hold no labels
     if (rows["label"] != clean["label"][left])[known].any():
         yield "has other labels than the examples without attack"
-    eps = manifest.threat.eps
+    eps = manifest.threat.eps if eps is None else eps
     size = rows["perturbation"].astype(np.float64)
     if not (np.isfinite(size) & (size >= 0) & (size <= eps * (1 + _ROUNDING) + 1e-7)).all():
         yield f"has perturbations outside of the ball of radius {eps:g}: up to {np.max(size):g}"

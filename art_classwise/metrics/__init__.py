@@ -33,6 +33,7 @@ from art_classwise.metrics.intervals import paired_difference, wilson
 from art_classwise.metrics.per_class import great_score, per_class
 from art_classwise.metrics.planning import detectable_difference, power, sample_size, what_can_be_told
 from art_classwise.metrics.seeds import accuracy_over_seeds, difference_over_seeds
+from art_classwise.metrics.shares import class_shares, mean_share, share_test, worst_share
 from art_classwise.metrics.worst import worst_class, worst_class_difference
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "best_worst_class",
     "class_accuracy",
     "class_groups",
+    "class_shares",
     "compare_with_best",
     "confusion",
     "confusion_pairs",
@@ -61,6 +63,7 @@ __all__ = [
     "mcnemar",
     "mean_accuracy",
     "mean_difference",
+    "mean_share",
     "paired_comparison",
     "paired_difference",
     "per_class",
@@ -70,10 +73,12 @@ __all__ = [
     "rho_interval",
     "risks",
     "sample_size",
+    "share_test",
     "symmetry",
     "what_can_be_told",
     "wilson",
     "within_groups",
     "worst_class",
     "worst_class_difference",
+    "worst_share",
 ]

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from art_classwise import __version__
-from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.result import AuditResult
 from art_classwise.errors import InputError, printable, unknown
 from art_classwise.report.data import Estimate, ModelData, ReportData, report_data
@@ -70,11 +69,14 @@ def model_card(result: AuditResult, model: str | None = None, *, license: str | 
 
 def _metadata(result: AuditResult, report: ReportData, model: ModelData, license: str) -> dict[str, Any]:
     examples = result.manifest.examples
-    under = f"under {', '.join(result.attacks)} at {report.threat}"
+    under = f"under {', '.join(result.adversaries)} at {report.threat}"
+    robust = "Robust accuracy"
+    if not result.adversaries:
+        robust, under = "Accuracy under corruptions", f"mean of {', '.join(report.attacks)}"
     metrics = [
         _metric("Clean accuracy, mean over classes", model.clean),
-        _metric(f"Robust accuracy, mean over classes, {under}", model.robust),
-        _metric(f"Robust accuracy, worst class ({model.worst_class}), {under}", worst_class(report, model)),
+        _metric(f"{robust}, mean over classes, {under}", model.robust),
+        _metric(f"{robust}, worst class ({model.worst_class}), {under}", worst_class(report, model)),
     ]
     evaluated = {
         "task": {"type": "image-classification", "name": "Image Classification"},
@@ -105,10 +107,16 @@ def _body(result: AuditResult, report: ReportData, model: ModelData) -> str:
     ]
     attacks = [
         f"| {_text(attack)} | {percent(result.summary(attack)['mean'].to_dict()[model.name])} |"
-        for attack in (*result.attacks, WORST_CASE)
+        for attack in (*result.attacks, *result.together)
     ]
     source, examples = result.manifest.sources.get(model.name), result.manifest.examples
     of = "" if source is None else f", a {source.architecture} of {source.n_weights:,} weights"
+    means = "Robust: the example withstands every attack below, corruptions aside."
+    if not result.corruptions:
+        means = "Robust: the example withstands every attack below."
+    where = f"at {report.threat}" if result.adversaries else "under corruptions"
+    if not result.adversaries:
+        means = "Corrupted: the mean over the corruptions below, each counting alike."
     lines = [
         f"# {_text(model.name)}",
         "",
@@ -117,15 +125,15 @@ def _body(result: AuditResult, report: ReportData, model: ModelData) -> str:
             f"art-classwise {__version__} on {report.n_examples:,} examples of {examples.dataset} ({examples.split})."
         ),
         "",
-        f"## Accuracy in % at {_text(report.threat)}, weakest class first",
+        f"## Accuracy in % {_text(where)}, weakest class first",
         "",
-        "| class | n | clean | robust |",
+        f"| class | n | clean | {report.robust} |",
         "| --- | ---: | ---: | ---: |",
         *rows,
         f"| mean over classes | {report.n_examples:,} | {_text(str(model.clean))} | {_text(str(model.robust))} |",
         "",
-        "In brackets: 95 % intervals. Robust: the example withstands every attack below. A minimum of several classes "
-        "is lower than the worst class's accuracy on new examples.",
+        f"In brackets: 95 % intervals. {means} A minimum of several classes is lower than the worst class's accuracy "
+        "on new examples.",
         "",
         "| attack | mean over classes |",
         "| --- | ---: |",

@@ -86,7 +86,7 @@ def _component(result: AuditResult, report: ReportData, model: ModelData, licens
 
 
 def _metrics(result: AuditResult, report: ReportData, model: ModelData) -> Iterator[dict[str, Any]]:
-    under = f"robust accuracy under {WORST_CASE} at {report.threat}"
+    under = f"robust accuracy under {WORST_CASE} at {report.threat}" if result.adversaries else result.overall
     for kind, mean in (("clean accuracy", model.clean), (under, model.robust)):
         yield _metric(kind, mean, "mean over classes")
     yield _metric(under, worst_class(report, model), f"worst class: {model.worst_class}")
@@ -98,7 +98,8 @@ def _metrics(result: AuditResult, report: ReportData, model: ModelData) -> Itera
     for attack in result.attacks:
         of: dict[Any, dict[Any, Any]] = result.summary(attack).to_dict("index")
         mean = Estimate.of(of[model.name], "mean", "mean_low", "mean_high")
-        yield _metric(f"robust accuracy under {attack} at {report.threat}", mean, "mean over classes")
+        kind = f"robust accuracy under {attack} at {report.threat}"
+        yield _metric(kind if attack in result.adversaries else f"accuracy under {attack}", mean, "mean over classes")
 
 
 def _metric(kind: str, estimate: Estimate, slice_: str) -> dict[str, Any]:

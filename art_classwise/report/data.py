@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from typing import Any, TypeVar
@@ -14,13 +14,14 @@ import pandas as pd
 from art_classwise import metrics
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.comparison import Comparison, Side, check_comparable
+from art_classwise.audit.corrupted import MEAN_CORRUPTION
 from art_classwise.audit.findings import CheckResult, Findings
 from art_classwise.audit.manifest import Manifest
 from art_classwise.audit.result import AuditResult
 from art_classwise.datasets.catalog import DATASETS
 from art_classwise.errors import InputError
 from art_classwise.metrics.best import Measure
-from art_classwise.report.tables import interval, weakest_first
+from art_classwise.report.tables import interval, percent, weakest_first
 
 __all__ = [
     "ClassData",
@@ -166,7 +167,10 @@ class ReportData:
         manifest: How the audit was made.
         n_examples: Number of examples.
         classes: Names of the classes.
-        attacks: Names of the attacks, in the order of the audit.
+        attacks: Names of the attacks, in the order of the audit; then of corruptions, each at all of its severities
+            together, the one of the lowest accuracy first.
+        overall: What they are together: ``"all attacks"``, or of corruptions alone ``"mean corruption"``.
+        corruptions: What :meth:`AuditResult.corruption_summary` returns; None without corruptions.
         worst_case: Whether an example was skipped once an attack had broken it.
         finished: Whether all attacks were tried on all examples.
         missing: If not, sentences that say what isn't there.
@@ -184,6 +188,8 @@ class ReportData:
     n_examples: int
     classes: tuple[str, ...]
     attacks: tuple[str, ...]
+    overall: str
+    corruptions: pd.DataFrame | None
     worst_case: bool
     finished: bool
     missing: tuple[str, ...]
@@ -194,6 +200,34 @@ class ReportData:
     findings: Findings
     checks: tuple[CheckResult, ...]
     unchecked: tuple[str, ...]
+
+    @property
+    def has_made(self) -> bool:
+        """Whether images of some corruptions are made from the clean ones."""
+        return any(name.startswith("made:") for name in self.attacks)
+
+    @property
+    def robust(self) -> str:
+        """What accuracy under all attacks, or under corruptions, is called at the head of a column."""
+        return "robust" if self.overall == WORST_CASE else "corrupted"
+
+    @property
+    def under(self) -> str:
+        """Under what that accuracy is."""
+        return f"at {self.threat}, all attacks" if self.overall == WORST_CASE else "mean over corruptions"
+
+    def weakest_corruption(self, model: str) -> str:
+        """Return, as a sentence, where a model is weakest under corruptions; nothing without any."""
+        if self.corruptions is None:
+            return ""
+        row = self.corruptions.to_dict("index")[model]
+        mean = Estimate.of(row, "mean", "mean_low", "mean_high")
+        return (
+            f"Mean corruption accuracy {mean} %; worst corruption {row['worst_corruption']}, "
+            f"{percent(row['worst_corruption_accuracy'])} %; worst class {row['worst_class']}, "
+            f"{percent(row['worst'])} %; lowest of all {row['weakest_class']} under {row['weakest_corruption']}, "
+            f"{percent(row['weakest'])} %."
+        )
 
     @property
     def data(self) -> str:
@@ -291,19 +325,22 @@ def report_data(result: AuditResult) -> ReportData:
     """Return what is shown of an audit."""
     summary = result.summary()
     ranked = summary.sort_values("mean", ascending=False, kind="stable")
+    kinds = _corruptions(result)
     zero = result.outcomes.groupby(["model", "attack"], observed=True)["zero_gradient"].mean()
     return ReportData(
         threat=str(result.threat),
         manifest=result.manifest,
         n_examples=int(result.outcomes["example"].nunique()),
         classes=result.classes,
-        attacks=result.attacks,
+        attacks=(*result.adversaries, *kinds),
+        overall=result.overall,
+        corruptions=result.corruption_summary() if result.corruptions else None,
         worst_case=result.manifest.worst_case,
         finished=result.finished,
         missing=result.missing,
         costs=result.attack_costs().dropna(subset="seconds"),
         models=tuple(
-            _model(result, str(name), place, row, {str(a): float(share) for a, share in zero.xs(name).items()})
+            _model(result, str(name), place, row, {str(a): float(share) for a, share in zero.xs(name).items()}, kinds)
             for place, (name, row) in enumerate(ranked.iterrows(), start=1)
         ),
         summary=summary,
@@ -315,10 +352,18 @@ def report_data(result: AuditResult) -> ReportData:
 
 
 def _model(
-    result: AuditResult, name: str, place: int, row: pd.Series[Any], zero_gradients: Mapping[str, float]
+    result: AuditResult,
+    name: str,
+    place: int,
+    row: pd.Series[Any],
+    zero_gradients: Mapping[str, float],
+    corruptions: Sequence[str],
 ) -> ModelData:
     table = result.class_table(name).sort_values("robust", kind="stable", na_position="last")
-    by_attack = [result.class_table(name, attack)["robust"] for attack in result.attacks]
+    by_attack = [result.class_table(name, attack)["robust"] for attack in result.adversaries]
+    if corruptions:
+        by_corruption = result.by_corruption(name)
+        by_attack += [by_corruption[kind] for kind in corruptions]
     return ModelData(
         name=name,
         place=place,
@@ -345,10 +390,20 @@ def _model(
     )
 
 
+def _corruptions(result: AuditResult) -> tuple[str, ...]:
+    """Return the corruptions, each once, by their mean over classes, severities and models, the lowest first."""
+    if not result.corruptions:
+        return ()
+    tables = [result.by_corruption(name).drop(columns=["clean", MEAN_CORRUPTION]) for name in result.models]
+    return tuple(pd.concat(tables).mean().sort_values(kind="stable").index)
+
+
 def _worst_group(result: AuditResult, name: str) -> tuple[str, Estimate] | None:
     spec = DATASETS.get(result.manifest.examples.dataset)
     counts = result.class_table(name)["n"]
     if spec is None or spec.groups is None or counts[counts > 0].median() >= FEWEST_EXAMPLES:
+        return None
+    if not result.adversaries:
         return None
     rows = result.rows(name)
     try:
@@ -371,6 +426,8 @@ def class_order(result: AuditResult) -> tuple[str, ...]:
 @_once_per_audit
 def comparisons(result: AuditResult) -> Comparisons:
     """Return all models of an audit compared with the best one; those left out that have other examples."""
+    if not result.adversaries:  # of whose outcomes comparisons are
+        return Comparisons((), {}, {}, pd.DataFrame(), "")
     first, *others = (Side(result, model.name, WORST_CASE, model.name) for model in report_data(result).models)
     models, reason = [first.model], ""
     for other in others:

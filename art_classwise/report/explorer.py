@@ -110,6 +110,7 @@ class Explored:
         magnified: By what the changes in the images are multiplied.
         cut_off: Whether some changes are larger than can be shown then.
         has_images: Whether any class has an image.
+        overall: What accuracies are under: ``"all attacks"``, or of corruptions alone ``"mean corruption"``.
     """
 
     classes: tuple[ClassView, ...]
@@ -119,6 +120,7 @@ class Explored:
     magnified: int
     cut_off: bool
     has_images: bool
+    overall: str
 
 
 def explored(result: AuditResult, classes: Sequence[str] | None = None, most: int = _MOST_CLASSES) -> Explored:
@@ -158,9 +160,16 @@ def explored(result: AuditResult, classes: Sequence[str] | None = None, most: in
         )
         for name in chosen
     ]
-    n_models = len(result.models)
+    has_images = any(view.shots for view in views)
     return Explored(
-        tuple(views), len(order), classes is not None, n_models, factor, cut_off, any(view.shots for view in views)
+        tuple(views),
+        len(order),
+        classes is not None,
+        len(result.models),
+        factor,
+        cut_off,
+        has_images,
+        result.overall,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.report.data import FEWEST_EXAMPLES, Estimate, ModelData, ReportData
 
 __all__ = ["limits", "worst_class"]
@@ -18,12 +19,19 @@ def limits(report: ReportData, model: ModelData) -> list[str]:
         report: The audit.
         model: One of its models.
     """
-    told = [
-        f"Only perturbations within {report.threat} were tested: no other norms or radii, no patches, rotations or "
-        "common corruptions.",
-        f"Only these attacks were run: {', '.join(report.attacks)}. No attack was adapted to this model.",
-        f"Only {report.n_examples:,} examples{report.data} were tested; other data may give other numbers.",
-    ]
+    others = "" if report.corruptions is None else "other "
+    if report.overall == WORST_CASE:
+        told = [
+            f"Only perturbations within {report.threat} were tested: no other norms or radii, no patches, rotations or "
+            f"{others}common corruptions.",
+            f"Only these attacks were run: {', '.join(report.attacks)}. No attack was adapted to this model.",
+        ]
+    else:
+        told = [
+            f"Only these corruptions were tried: {', '.join(report.attacks)}. Nobody attacked the model, so nothing is "
+            "known of its accuracy under attack."
+        ]
+    told.append(f"Only {report.n_examples:,} examples{report.data} were tested; other data may give other numbers.")
     if model.is_bound:
         told.append("No strong attack, such as AutoAttack, was run: robust accuracy is at most what is given here.")
     lacking = [one.name for one in model.classes if one.n == 0]

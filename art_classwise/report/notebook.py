@@ -87,8 +87,11 @@ def _parts(value: Any) -> Parts:
 def _(result: AuditResult) -> Parts:
     report = report_data(result)
     n, attacks, names = report.n_examples, report.attacks, report.order
+    corruptions = len(attacks) - len(result.adversaries)
+    under = f"{_several(len(result.adversaries), 'attack')} at {report.threat}" if result.adversaries else ""
+    under += " and " * bool(under and corruptions) + (_several(corruptions, "corruption") if corruptions else "")
     headline = (
-        f"{_several(len(names), 'model')} under {_several(len(attacks), 'attack')} at {report.threat}, "
+        f"{_several(len(names), 'model')} under {under}, "
         f"{_several(n, 'example')}{report.data}, {_several(len(report.classes), 'class')}"
     )
     rest = f"{len(names) - _MOST} more models: .summary()" if len(names) > _MOST else ""
@@ -105,8 +108,11 @@ def _(result: AuditResult) -> Parts:
         parts.append("Not all networks themselves were checked: .unchecked")
     if not report.finished:
         parts.append(f"{_SIGN}The audit isn't finished. {' '.join(report.missing)}")
-    calls = [".by_class()", f".worst_class({names[0]!r})", f".confusion({names[0]!r}, {attacks[-1]!r})"]
-    pair = names if len(names) > 1 else attacks
+    if report.corruptions is not None and len(names) == 1:
+        parts.append(report.weakest_corruption(names[0]))
+    calls = [".by_class()", f".worst_class({names[0]!r})", f".confusion({names[0]!r}, {result.attacks[-1]!r})"]
+    calls += [".corruption_summary()"] if report.corruptions is not None else []
+    pair = names if len(names) > 1 and result.adversaries else result.attacks
     calls += [f".compare({pair[0]!r}, {pair[1]!r})"] if len(pair) > 1 else []
     calls += [".explore()", ".to_html('report.html')"]
     return [part for part in (*parts, f"Ask next: {', '.join(calls)}") if part]

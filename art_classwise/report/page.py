@@ -24,6 +24,7 @@ from art_classwise import __version__
 from art_classwise._core.files import contents
 from art_classwise._core.folders import open_folder
 from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.audit.corrupted import MEAN_CORRUPTION
 from art_classwise.audit.findings import Finding
 from art_classwise.audit.result import AuditResult
 from art_classwise.datasets.catalog import DATASETS
@@ -61,7 +62,7 @@ def render(result: AuditResult) -> str:
     }
     return template("page.html.j2").render(
         report=report,
-        worst_case=WORST_CASE,
+        worst_case=report.overall,
         fewest_examples=FEWEST_EXAMPLES,
         figures={model.key: _model_figures(result, model) for model in report.models[:_MOST_DRAWN]},
         findings=_grouped(report.findings),
@@ -148,22 +149,31 @@ class _Picture(NamedTuple):
 
 
 def _model_figures(result: AuditResult, model: ModelData) -> list[_Picture]:
-    name, numbers = model.name, "the table below holds the numbers"
+    name, numbers, report = model.name, "the table below holds the numbers", report_data(result)
     table, matrix, order = result.class_table(name), result.confusion(name, WORST_CASE), class_order(result)
     best = f"best {model.best.name}, {percent(model.best.robust.value)} %"
     pictures: dict[str, tuple[str, str, Callable[[Axes | None], Axes]]] = {
         "classes": (
-            "Robust accuracy by class, all attacks",
+            "Robust accuracy by class, all attacks" if result.adversaries else "Accuracy by class, mean corruption",
             f"worst {model.worst_class}, {percent(model.worst)} %, {best}; {numbers}",
             lambda ax: figures.class_accuracy(table, ax, order=order),
         ),
         "attacks": (
             "Accuracy by class and attack",
             numbers,
-            lambda ax: figures.class_by_attack(result.by_attack(name), ax, order=order),
+            lambda ax: figures.class_by_attack(
+                result.by_attack(name).drop(columns=[*result.corruptions, MEAN_CORRUPTION], errors="ignore"),
+                ax,
+                order=order,
+            ),
+        ),
+        "corruptions": (
+            "Accuracy by class and corruption",
+            f"{report.weakest_corruption(name)} {numbers[0].upper()}{numbers[1:]}",
+            lambda ax: figures.class_by_attack(result.by_corruption(name), ax, order=order),
         ),
         "confusion": (
-            "Predictions under attack",
+            f"Predictions under {'attack' if result.adversaries else 'corruptions'}",
             "the download confusion.csv holds the numbers",
             lambda ax: figures.confusion(matrix, ax, order=order),
         ),
@@ -173,8 +183,10 @@ def _model_figures(result: AuditResult, model: ModelData) -> list[_Picture]:
             lambda ax: figures.class_histogram(table, ax),
         ),
     }
-    if len(result.attacks) == 1:
+    if len(result.adversaries) <= 1:
         del pictures["attacks"]
+    if not result.corruptions:
+        del pictures["corruptions"]
     if len(model.measured) <= _MANY_CLASSES:
         del pictures["histogram"]
     return [
@@ -270,13 +282,15 @@ def _snippet(result: AuditResult) -> str:
         data = f"data = acw.Dataset(x, y, classes)  # the {n} examples of {shorten(repr(name), 60)}"
     options = {"seed": manifest.seed, "worst_case": manifest.worst_case or None}
     more = "".join(f", {key}={value!r}" for key, value in options.items() if value is not None)
+    asked = f", attacks={list(result.adversaries)!r}" if result.adversaries else ""
+    asked += f", corruptions={list(result.corruptions)!r}" if result.corruptions else ""
     given = ", ".join(f"{model!r}: classifier_{place}" for place, model in enumerate(result.models, start=1))
     return "\n".join(
         [
             "import art_classwise as acw",
             "",
             data,
-            f"audit = acw.ClassWiseAudit(threat={str(result.threat)!r}, attacks={list(result.attacks)!r}{more})",
+            f"audit = acw.ClassWiseAudit(threat={str(result.threat)!r}{asked}{more})",
             f"result = audit.evaluate({{{given}}}, data)  # ART classifiers",
         ]
     )
@@ -315,6 +329,16 @@ def _downloads(result: AuditResult) -> list[_Download]:
             _confused(result),
         ),
     ]
+    if result.corruptions:
+        by_model = pd.concat({name: result.by_corruption(name) for name in result.models}, names=["model"])
+        tables += [
+            ("corruptions.csv", "accuracy per class and corruption, the mean over severities", by_model),
+            (
+                "corruption_summary.csv",
+                "a row per model: mean corruption accuracy, worst class, worst corruption",
+                result.corruption_summary(),
+            ),
+        ]
     if pairs(result):
         by_class = {(one.first, one.second): one.table() for one in pairs(result)}
         tables += [

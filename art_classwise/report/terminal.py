@@ -79,6 +79,8 @@ def print_tables(result: AuditResult) -> None:
     if len(report.models) <= _most(_MOST_MODELS, out.width):
         for name in report.order:
             out.print(class_grid(report, report.model(name), out.width).rich())
+            if report.corruptions is not None:
+                out.print(Text(printable(f"{name}: {report.weakest_corruption(name)}")))
     if len(report.models) > 1:
         out.print(models_grid(report, out.width).rich())
         out.print(Text(printable(comparisons(result).verdict)))
@@ -95,7 +97,7 @@ def print_groups(result: AuditResult, groups: Groups) -> None:
     out = console()
     table = result.by_group(groups)
     for name in result.models:
-        of_model = pd.DataFrame(table.xs((name, WORST_CASE)))
+        of_model = pd.DataFrame(table.xs((name, result.overall)))
         rows = of_model.sort_values("robust", kind="stable", na_position="last")
         cells = [
             [
@@ -110,7 +112,7 @@ def print_groups(result: AuditResult, groups: Groups) -> None:
         ]
         title = f"{name}: groups, in % at {result.threat}"
         notes = ["an example counts as correct if its class is", "brackets: 95 % intervals"]
-        out.print(Grid(title, ("group", "n", "clean", WORST_CASE), cells, notes).rich())
+        out.print(Grid(title, ("group", "n", "clean", result.overall), cells, notes).rich())
 
 
 def models_grid(report: ReportData, width: int = WIDTH) -> Grid:
@@ -120,7 +122,7 @@ def models_grid(report: ReportData, width: int = WIDTH) -> Grid:
         report: The audit.
         width: Columns of the terminal; the table needs no more than 80.
     """
-    heads = ("model", "clean", "robust", "worst class", "held out", "gap")
+    heads = ("model", "clean", report.robust, "worst class", "held out", "gap")
     rows = [
         [
             printable(model.name),
@@ -135,12 +137,14 @@ def models_grid(report: ReportData, width: int = WIDTH) -> Grid:
     free = _free(heads[1:], [row[1:] for row in rows], _MODEL_WIDTH, width)
     rows = [[shorten(name, free), *cells] for name, *cells in rows]
     notes = [
-        "clean, robust: means over classes, all attacks",
+        "clean, robust: means over classes, all attacks"
+        if report.overall == WORST_CASE
+        else "clean, corrupted: means over classes, corruptions and severities",
         "held out: the worst class on examples it wasn't chosen on",
         "gap: best minus worst class",
         "brackets: 95 % intervals",
     ]
-    return Grid(f"Models: accuracy in % at {report.threat}", heads, rows, notes, frozenset([3]), tight=True)
+    return Grid(f"Models: accuracy in % {_at(report)}", heads, rows, notes, frozenset([3]), tight=True)
 
 
 def _print_findings(report: ReportData, out: Console) -> None:
@@ -174,25 +178,30 @@ def class_grid(report: ReportData, model: ModelData, width: int) -> Grid:
         ]
         for row in model.classes[:most]
     ]
-    free = room(("n", "clean", WORST_CASE), [line[1:] for line in fixed], width, width=width)
+    free = room(("n", "clean", report.overall), [line[1:] for line in fixed], width, width=width)
     free -= max(cell_len(name) for name in ("class", *(line[0] for line in fixed)))
     needed = accumulate(3 + max(cell_len(attack), 5) for attack in report.attacks)
     shown = [attack for attack, so_far in zip(report.attacks, needed, strict=True) if so_far <= free]
     mean = str(model.robust)
-    notes = [f"mean over classes, all attacks: {mean}", "brackets: 95 % intervals"]
+    notes = [f"mean over classes, {report.overall}: {mean}", "brackets: 95 % intervals"]
     if report.worst_case and len(report.attacks) > 1:
         notes.append("each attack with those before it")
     if len(model.classes) > most:
         notes.append(f"{len(model.classes) - most} more classes in by_class.csv")
+    what = "attacks" if report.overall == WORST_CASE else "corruptions"
     if len(shown) < len(report.attacks):
-        notes.append(f"{len(report.attacks) - len(shown)} more attacks in by_class.csv")
+        notes.append(f"{len(report.attacks) - len(shown)} more {what} in by_class.csv")
     cells = [
         [*first, *map(percent, row.by_attack[: len(shown)]), last]
         for row, (*first, last) in zip(model.classes, fixed, strict=False)
     ]
     cells[0] = [Marked(cell) for cell in cells[0]]
-    title = f"{model.name}: accuracy in % at {report.threat}, worst class first"
-    return Grid(title, ("class", "n", "clean", *shown, WORST_CASE), cells, notes)
+    title = f"{model.name}: accuracy in % {_at(report)}, worst class first"
+    return Grid(title, ("class", "n", "clean", *shown, report.overall), cells, notes)
+
+
+def _at(report: ReportData) -> str:
+    return f"at {report.threat}" if report.overall == WORST_CASE else "under corruptions"
 
 
 def print_verdicts(verdicts: Verdicts) -> None:

@@ -10,10 +10,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.audit.corrupted import is_whole_benchmark
 from art_classwise.audit.findings.attack_checks import asked_standard
 from art_classwise.audit.findings.evidence import is_same_norm, number
+from art_classwise.datasets.corruptions import FOLDERS
 from art_classwise.errors import InputError
 from art_classwise.metrics.intervals import wilson
+from art_classwise.metrics.shares import class_shares
 from art_classwise.zoo.robustbench import robustbench_board
 
 if TYPE_CHECKING:
@@ -47,7 +50,7 @@ def place_on_board(
     Args:
         result: The audit.
         dataset: Of the leaderboard: ``"cifar10"`` or ``"cifar100"``.
-        threat_model: ``"Linf"`` or ``"L2"``.
+        threat_model: ``"Linf"``, ``"L2"`` or ``"corruptions"``, of which an audit must have all, from their folder.
         confidence: That the true rank of a model lies between ``rank_low`` and ``rank_high``.
 
     Returns:
@@ -71,9 +74,12 @@ def place_on_board(
         known = result.manifest.published.get(model)
         own = known.source.removeprefix(place) if known is not None and known.source.startswith(place) else None
         others = board.drop(index=own, errors="ignore") if own else board
-        outcomes = result.rows(model, WORST_CASE)
-        n, k = len(outcomes), int(outcomes["withstood"].sum())
+        outcomes = result.rows(model, WORST_CASE)  # of corruptions their mean, of each image a share
+        n, k = len(outcomes), float(outcomes["withstood"].sum())
         low, high = wilson(k, n, confidence)
+        if not result.adversaries:
+            none = np.zeros(n, np.int64)
+            low, high = class_shares(none, outcomes["withstood"], 1, confidence=confidence)[["low", "high"]].iloc[0]
         ahead, behind = _apart(k / n, others["ranked"].to_numpy(float), n, 1 - (1 - confidence) / len(others))
         rows.append(
             {
@@ -114,11 +120,24 @@ def mismatches(result: AuditResult, dataset: str, threat_model: str) -> list[str
     """
     board = robustbench_board(dataset, threat_model)
     eps = float(board["eps"].mode().iloc[0]) if board["eps"].notna().any() else None
-    if eps is None:
-        return ["Threat model: the leaderboard is of common corruptions, and an audit of attacks."]
     wrong = []
     if not result.finished:
         wrong.append(f"The audit isn't finished: {' '.join(result.missing)}")
+    if eps is None:
+        if result.adversaries:
+            wrong.append(
+                "Threat model: the leaderboard is of common corruptions, the audit of attacks: audit these alone "
+                "(--threat corruptions)."
+            )
+        elif not is_whole_benchmark({name: result.manifest.parameters(name) for name in result.attacks}):
+            wrong.append(
+                f"Corruptions: the leaderboard is of {FOLDERS[dataset]}, all fifteen at all five severities, the audit "
+                "of others, or of some."
+            )
+        return wrong + _images(result, dataset)
+    if not result.adversaries:
+        wrong.append("Threat model: the leaderboard is of attacks, the audit of corruptions.")
+        return wrong + _images(result, dataset)
     if result.threat.norm != threat_model:
         wrong.append(f"Norm: the audit is of {result.threat.norm}, the leaderboard of {threat_model}.")
     if abs(result.threat.eps - eps) > 1e-6 * eps:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import get_args
 
+import numpy as np
 import pandas as pd
 
 from art_classwise.audit.findings import DIFFERS
+from art_classwise.audit.outcomes import accuracies
 from art_classwise.audit.result import AuditResult
 from art_classwise.errors import InputError
 from art_classwise.metrics.best import Measure
@@ -50,14 +52,12 @@ def beside_measured(
     differs = {finding.model for finding in result.findings if finding.check == DIFFERS}
     rows = []
     for model in found:
-        (risks,) = result.risks(model, pooled=True).to_dict("records")
-        row: dict[str, object] = {"model": model, "n": int(risks["n"])}
-        for kind, risk in (("clean", "r_nat"), ("robust", "r_rob")):
-            for end, opposite in (("", ""), ("_low", "_high"), ("_high", "_low")):
-                row[f"measured_{kind}{end}"] = 1 - risks[risk + opposite]
+        pooled = accuracies(result.rows(model), ["all"], np.zeros_like, 0.95).iloc[0]
+        row: dict[str, object] = {"model": model, "n": int(pooled["n"])}
+        row |= {f"measured_{column}": value for column, value in pooled.drop("n").items()}
         rows.append(row | {"differs": model in differs})
     measured = pd.DataFrame(rows, index=pd.Index(found.values(), name="name"))  # a model may be there under two names
-    if len(found) > 1:
+    if len(found) > 1 and result.adversaries:
         measured = pd.concat([measured.drop(columns="differs"), _ranks(result, found), measured["differs"]], axis=1)
     return table.join(measured, how="inner").rename_axis("name")
 

@@ -36,7 +36,7 @@ class Evidence:
     Args:
         result: The audit.
         name: Of the model.
-        tables: Its part of the outcomes under each attack.
+        tables: Its part of the outcomes under each adversary; where there is none, under each corruption.
         level: What the chance of a false alarm of one statistical check is held to.
     """
 
@@ -49,6 +49,7 @@ class Evidence:
         self.clean = first["clean_prediction"].to_numpy()
         self.right: Flags = self.label == self.clean
         self.withstood: dict[str, Flags] = {a: t["withstood"].to_numpy() for a, t in tables.items()}
+        self.adversaries = [attack for attack in tables if attack in result.adversaries]
         self.parameters = {attack: self.manifest.parameters(attack) for attack in tables}
 
     @property

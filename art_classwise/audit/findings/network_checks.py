@@ -206,7 +206,12 @@ def published_numbers(evidence: Evidence) -> Observations:
             advice,
         )
     threat, eps = evidence.threat, published.eps or 0
-    if published.robust is None or published.norm != threat.norm or abs(eps - threat.eps) > 0.01 * threat.eps:
+    if (
+        published.robust is None
+        or not evidence.adversaries
+        or published.norm != threat.norm
+        or abs(eps - threat.eps) > 0.01 * threat.eps
+    ):
         return
     low, high = (float(end) for end in wilson(int(evidence.held.sum()), n, confidence))
     as_strong = any(map(asked_standard, evidence.parameters.values()))

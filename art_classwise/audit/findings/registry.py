@@ -75,6 +75,7 @@ class Check:
         statistical: Whether chance may raise a false alarm, so that its level allows for the number of models and
             checks.
         once: Whether it concerns the audit as a whole, and runs on the first model only.
+        adversarial: Whether it is about adversaries, and doesn't run where there are corruptions only.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Check:
     tried: Tried = lambda evidence: (len(evidence.label), None)
     statistical: bool = False
     once: bool = False
+    adversarial: bool = False
 
 
 def _needs_probe(evidence: Evidence) -> str | None:
@@ -184,9 +186,19 @@ CHECKS: tuple[Check, ...] = (
         "few examples", "classes with too few examples for a claim about each", network_checks.few_examples, once=True
     ),
     Check(
-        "unusual radius", "a radius far from those in use for the data set", network_checks.unusual_radius, once=True
+        "unusual radius",
+        "a radius far from those in use for the data set",
+        network_checks.unusual_radius,
+        once=True,
+        adversarial=True,
     ),
-    Check(_MASKED, "zero gradients in the audit's attacks", attack_checks.zero_gradients, tried=_zero_tried),
+    Check(
+        _MASKED,
+        "zero gradients in the audit's attacks",
+        attack_checks.zero_gradients,
+        tried=_zero_tried,
+        adversarial=True,
+    ),
     Check(
         _MASKED,
         "zero gradients in the reference attack",
@@ -194,6 +206,7 @@ CHECKS: tuple[Check, ...] = (
         _needs_probe,
         _probed(lambda probe: len(probe.attacked), HEALTHY_SHARE),
         statistical=True,
+        adversarial=True,
     ),
     Check(
         _MASKED,
@@ -202,6 +215,7 @@ CHECKS: tuple[Check, ...] = (
         _needs_probe,
         _probed(lambda probe: probe.far_attacked, HEALTHY_SHARE),
         statistical=True,
+        adversarial=True,
     ),
     Check(
         "false gradients",
@@ -210,6 +224,7 @@ CHECKS: tuple[Check, ...] = (
         _needs_tried(lambda probe: probe.is_complete),
         _probed(lambda probe: probe.gradients_tried, HEALTHY_SHARE),
         statistical=True,
+        adversarial=True,
     ),
     Check(
         _MASKED,
@@ -217,14 +232,23 @@ CHECKS: tuple[Check, ...] = (
         attack_checks.black_box,
         _needs_black_box,
         statistical=True,
+        adversarial=True,
     ),
-    Check(_MASKED, "one step that finds more than many", attack_checks.one_step, _needs_one_step, statistical=True),
+    Check(
+        _MASKED,
+        "one step that finds more than many",
+        attack_checks.one_step,
+        _needs_one_step,
+        statistical=True,
+        adversarial=True,
+    ),
     Check(
         _MASKED,
         "more steps and restarts that find less",
         attack_checks.effort_finds_less,
         _needs_pair,
         statistical=True,
+        adversarial=True,
     ),
     Check(
         _WEAK,
@@ -232,10 +256,11 @@ CHECKS: tuple[Check, ...] = (
         attack_checks.effort_still_gains,
         _needs_pair,
         statistical=True,
+        adversarial=True,
     ),
-    Check(_WEAK, "steps that end within the ball", attack_checks.short_steps),
-    Check(_WEAK, "no gradient attack of ten steps or more", attack_checks.no_many_steps),
-    Check("another threat model", "attacks of another norm or radius", attack_checks.other_threat),
+    Check(_WEAK, "steps that end within the ball", attack_checks.short_steps, adversarial=True),
+    Check(_WEAK, "no gradient attack of ten steps or more", attack_checks.no_many_steps, adversarial=True),
+    Check("another threat model", "attacks of another norm or radius", attack_checks.other_threat, adversarial=True),
     Check(
         _WEAK,
         "examples that withstood all attacks, but not the reference attack (margin PGD, 40 steps)",
@@ -243,8 +268,9 @@ CHECKS: tuple[Check, ...] = (
         _needs_probe,
         _reference_tried,
         statistical=True,
+        adversarial=True,
     ),
-    Check(_WEAK, "members of AutoAttack that didn't run", attack_checks.left_out),
+    Check(_WEAK, "members of AutoAttack that didn't run", attack_checks.left_out, adversarial=True),
     Check(
         "random network",
         "predictions that change when repeated",
@@ -318,6 +344,7 @@ CHECKS: tuple[Check, ...] = (
 )
 """All checks, in the order in which they run."""
 
+_NO_ADVERSARY = "corruptions are no attack"
 _STATISTICAL = sum(check.statistical for check in CHECKS)
 
 
@@ -367,6 +394,7 @@ def evidences(result: AuditTable) -> Iterator[Evidence]:
     for name in result.models:
         rows = result.outcomes[result.outcomes["model"] == name]
         tables = {attack: part for (_, attack), part in parts(rows).items()}
+        tables = {attack: tables[attack] for attack in tables if attack in result.adversaries} or tables
         if tables:
             yield Evidence(result, name, tables, level)
 
@@ -379,7 +407,7 @@ def run_checks(result: AuditTable) -> list[CheckResult]:
             if check.once and place:
                 continue
             name = None if check.once else evidence.name
-            skipped = check.needs(evidence)
+            skipped = check.needs(evidence) if evidence.adversaries or not check.adversarial else _NO_ADVERSARY
             if skipped is not None:
                 results.append(CheckResult(name, check, skipped=skipped))
                 continue
