@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 MARGIN = 1.25
 """How often as long as it took before a step may take."""
@@ -84,6 +86,16 @@ class Budget:
         began = self.clock()
         yield
         self.times[step] = self.clock() - began
+
+
+def began_at() -> float:
+    """Return when this process began, as ``time.monotonic`` tells it; now, where the system doesn't say."""
+    stat, now = Path("/proc/self/stat"), time.monotonic()
+    if not stat.is_file():
+        return now
+    ticks = float(stat.read_text().rpartition(")")[2].split()[19])  # since the machine was started
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return now - max(0.0, age)
 
 
 @contextmanager

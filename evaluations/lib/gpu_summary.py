@@ -69,7 +69,7 @@ class Folder:
                 )
         else:
             _write(held, json.dumps(settings.as_dict(), indent=1))
-        self._times = path / f"times-{_slug(self.hardware)}.json"
+        self._times = path / f"times-{slug(self.hardware)}.json"
         self.times: dict[str, float] = json.loads(self._times.read_text()) if self._times.is_file() else {}
         around = environment()
         self.origin = {
@@ -140,7 +140,7 @@ class Folder:
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
     def _case(self, table: str, case: Sequence[str]) -> Path:
-        return self.path / "speed" / table / _slug(self.hardware) / f"{_slug('_'.join(case))}.json"
+        return self.path / "speed" / table / slug(self.hardware) / f"{slug('_'.join(case))}.json"
 
     # Trainings and audits.
 
@@ -258,8 +258,9 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _slug(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", text).strip("-.")
+def slug(text: str) -> str:
+    """Return a name for a file."""
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "nameless"
 
 
 def _write(path: Path, text: str) -> None:

@@ -71,8 +71,9 @@ class PacedSchedule:
                 raise OutOfTimeError("there is no time for another epoch")
         elif not epochs and self._done == min(TRIAL, self._n_batches) and self._name not in budget.times:
             # Launching a step takes thousands of kernels, so that the host is never far ahead of a GPU.
-            epoch = (budget.clock() - self._began) / self._done * self._n_batches
-            if epoch + self._kept > budget.left:
+            spent = budget.clock() - self._began
+            epoch = 1.1 * spent / self._done * self._n_batches  # with the validation
+            if epoch - spent + self._kept > budget.left:
                 budget.times[self._name] = epoch
                 raise OutOfTimeError(f"an epoch would take about {epoch:.0f} s")
         elif budget.left < 0:
@@ -218,6 +219,7 @@ def audit(
     step: str,
     portion: int,
     guess: float,
+    done: Callable[[], object] = lambda: None,
 ) -> bool:
     """Audit a network by portions of the examples, as many as there is time for; those that are there stay.
 
@@ -231,6 +233,7 @@ def audit(
         step: Name of a portion's time in the budget.
         portion: Examples at once.
         guess: Seconds for a portion, where none was measured.
+        done: Called after each portion.
 
     Returns:
         Whether all are done.
@@ -250,6 +253,7 @@ def audit(
         columns = ["attack", "example", "label", "clean_prediction", "prediction", "withstood"]
         write_table(path, result.outcomes[columns])
         print(f"{told}: {budget.times[step]:.1f} s", flush=True)
+        done()
     return whole
 
 

@@ -100,6 +100,11 @@ class DeviceTensor(Tensor):
             raise TypeError(f"can't convert a tensor of {DEVICE_NAME} to NumPy: copy it to the CPU first")
         return self.detach().cpu().numpy()
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copy to the CPU for a file, from which a GPU's tensors come back on the CPU, if that is asked for."""
+        _wait("copy to the CPU")
+        return self.held.detach().__reduce_ex__(protocol)
+
     def tolist(self) -> Any:
         """Copy to the CPU, which waits."""
         return self.detach().cpu().tolist()
