@@ -75,6 +75,7 @@ EXPERIMENTS = (
     Experiment("attack_strength", "claims", "Do stronger attacks mostly break the weakest classes?"),
     Experiment("temperature_pgd", "claims", "Does Temperature-PGD break more examples than PGD?"),
     Experiment("consistency", "claims", "Are the same classes weak under all attacks and after all defences?"),
+    Experiment("imagenet", "claims", "What of the claims holds on ImageNet, by groups of its classes?"),
     Experiment("mart_cifar10", "claims", "Is MART more robust than AT and TRADES, and which part of it helps?"),
     Experiment("mart_semi", "claims", "Do unlabelled images make MART more robust?"),
     Experiment("class_policies", "claims", "Do class policies help the worst class?"),

@@ -168,6 +168,9 @@ def estimated(
 ) -> tuple[float, ...]:
     """Return a statistic's mean over seeds and its interval over seeds and examples, drawn anew within each class.
 
+    The interval lies around the statistic, with the variance over drawn examples, and isn't made of their percentiles:
+    an example that is drawn twice is in both halves of a held-out statistic, which raises all of its drawn values.
+
     Args:
         statistics: One per seed; each takes the numbers of examples.
         labels: Of the examples, one array per seed. Where all are equal, the examples are the same for all seeds, and
@@ -175,8 +178,6 @@ def estimated(
         within: What the statistic can be.
         repeats: How often examples are drawn.
     """
-    if len(statistics) == 1:
-        return resampled(statistics[0], labels[0])
     values = [s(np.arange(len(y))) for s, y in zip(statistics, labels, strict=True)]
     rng, same = np.random.default_rng(0), all(np.array_equal(labels[0], y) for y in labels)
     groups = [[np.flatnonzero(y == k) for k in np.unique(y)] for y in labels]
