@@ -30,6 +30,7 @@ from art_classwise.trainers.engine.adversary import Adversary, ArtAdversary, Att
 from art_classwise.trainers.engine.arrays import array_source, check_images, mixed_source, unlabelled_per_batch
 from art_classwise.trainers.engine.batches import Augmentation, GeneratorSource, ShuffledOrder, Source
 from art_classwise.trainers.engine.checkpoint import TrainingFile, describe_training
+from art_classwise.trainers.engine.collapse import CollapseWatch
 from art_classwise.trainers.engine.history import Scalars
 from art_classwise.trainers.engine.loop import Training
 from art_classwise.trainers.engine.options import (
@@ -348,6 +349,10 @@ class SearchTrainer(Trainer, abc.ABC):
         search = self._search if options else InnerSearch
         return search(self.threat, self.eps_step, self.options["max_iter"], low, high, **options)
 
+    def _watch(self) -> CollapseWatch | None:
+        """Return what looks for catastrophic overfitting, if that is looked for."""
+        return None
+
     def _train(
         self,
         source: Source,
@@ -405,6 +410,7 @@ class SearchTrainer(Trainer, abc.ABC):
                 validation_adversary=self._adversary(),
                 threat=self.threat,
                 width=self._width,
+                watch=self._watch(),
             )
             try:
                 return training.run(
