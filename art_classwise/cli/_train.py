@@ -66,6 +66,7 @@ def train(
     gamma: flags.Gamma = None,
     validation: flags.Validation = None,
     keep: flags.KeepEpoch = None,
+    on_collapse: flags.OnCollapse = None,
     device: Device = None,
     workers: flags.Workers = 0,
     seed: Seed = 0,
@@ -120,6 +121,10 @@ def train(
             raise InputError("--unlabeled rest are the examples that --labels leaves: give that, too.")
         spec = method_spec(method)
         prepare.check_teacher(teacher, spec)
+        if on_collapse is not None and "on_collapse" not in spec.options:
+            raise InputError(f"--on-collapse is for fast training, n-fgsm or fgsm-rs, not for {spec.name}.")
+        if on_collapse is not None and not validation:
+            raise InputError("--on-collapse needs validation examples: give --validation, e.g. --validation 1000.")
         semi_supervised = unlabeled is not None or gamma is not None or chosen.unlabeled_fraction is not None
         gamma = 1.0 if gamma is None else gamma
         if tau is not None:
@@ -184,6 +189,7 @@ def train(
             **({} if spec.method is None else {"method": spec.method}),
             **taught,
             **own,
+            **({} if on_collapse is None else {"on_collapse": on_collapse.value}),
         }
         trainer: Any = spec.trainer(classifier, **options)
         images = {} if more is None else {"x_unlabeled": more.x, "y_pseudo": more.y_pseudo, "gamma": gamma}
@@ -213,6 +219,7 @@ def train(
             "unlabeled": None if more is None else {"from": source or data.name, "n": len(more.x), "gamma": gamma},
             "init": None if init is None else str(init),
             **({} if teacher is None else {"teacher": str(teacher)}),
+            **({} if on_collapse is None else {"on_collapse": on_collapse.value}),
             "seed": seed,
         }
         used |= {"dataset": data.name, "n": len(data), "validation": validation, "keep": kept}

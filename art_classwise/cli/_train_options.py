@@ -34,6 +34,7 @@ __all__ = [
     "LearningRate",
     "MethodName",
     "MethodOption",
+    "OnCollapse",
     "PolicyText",
     "PseudoLabels",
     "RecipeName",
@@ -56,6 +57,13 @@ class Keep(str, Enum):
     last = "last"
     robust = "robust"
     robust_worst = "robust+worst"
+
+
+class Answer(str, Enum):
+    """What to do when a class collapses in fast training."""
+
+    stop = "stop"
+    restore = "restore"
 
 
 _RECIPE, _WEIGHTS = "Recipe (these options override the recipe)", "Choice of weights"
@@ -274,6 +282,16 @@ KeepEpoch = Annotated[
         _WEIGHTS,
         "Which epoch's weights to save: last, robust (the most robust), or robust+worst (the best sum of average and "
         "worst class). Default: the recipe's; robust with --validation, else last.",
+    ),
+]
+OnCollapse = Annotated[
+    Answer | None,
+    _option(
+        "--on-collapse",
+        "ANSWER",
+        _WEIGHTS,
+        "In fast training, once a class withstands one step but no longer several: stop there, or restore "
+        "the weights from before. Needs --validation. Default: tell it and go on.",
     ),
 ]
 Resume = Annotated[

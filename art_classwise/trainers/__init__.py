@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from art_classwise.trainers.engine.checkpoint import trained_weights as trained_weights
     from art_classwise.trainers.engine.checkpoint import training_history as training_history
     from art_classwise.trainers.engine.options import TrainingOptions as TrainingOptions
+    from art_classwise.trainers.fast import *  # noqa: F403
     from art_classwise.trainers.methods import *  # noqa: F403  the trainers of the table
     from art_classwise.trainers.pseudo_labels import PseudoLabels as PseudoLabels
     from art_classwise.trainers.pseudo_labels import make_pseudo_labels as make_pseudo_labels

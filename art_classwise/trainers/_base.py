@@ -36,6 +36,7 @@ from art_classwise.trainers.engine.arrays import (
 )
 from art_classwise.trainers.engine.batches import Augmentation, GeneratorSource, ShuffledOrder, Source
 from art_classwise.trainers.engine.checkpoint import TrainingFile, describe_training
+from art_classwise.trainers.engine.collapse import CollapseWatch
 from art_classwise.trainers.engine.history import Scalars
 from art_classwise.trainers.engine.loop import Training
 from art_classwise.trainers.engine.options import (
@@ -367,6 +368,10 @@ class SearchTrainer(Trainer, abc.ABC):
             options["friendly_tau"] = self.options["friendly_tau"]
         return search(self.threat, self.eps_step, self.options["max_iter"], low, high, **options)
 
+    def _watch(self) -> CollapseWatch | None:
+        """Return what looks for catastrophic overfitting, if that is looked for."""
+        return None
+
     def _train(
         self,
         source: Source,
@@ -424,6 +429,7 @@ class SearchTrainer(Trainer, abc.ABC):
                 validation_adversary=self._adversary(),
                 threat=self.threat,
                 width=self._width,
+                watch=self._watch(),
             )
             try:
                 return training.run(

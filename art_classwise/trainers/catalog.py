@@ -89,6 +89,18 @@ METHODS: dict[str, MethodSpec] = {
             "NaturalTrainerPyTorch",
         ),
         MethodSpec(
+            "fast",
+            "fast training",
+            "cross-entropy under an attack of one step, N-FGSM or FGSM-RS; tells which classes overfit to it",
+            "AdversarialTrainerFastPyTorch",
+            options=("method", "noise", "on_collapse", "collapse_gap"),
+            module="art_classwise.trainers.fast",
+            variants=(
+                ("n-fgsm", "N-FGSM, de Jorge et al. 2022"),
+                ("fgsm-rs", "FGSM-RS, Wong et al. 2020"),
+            ),
+        ),
+        MethodSpec(
             "distillation",
             "distillation",
             "a teacher's soft labels, clean and under attack: ARD, RSLAD, Fair-ARD or ABSLD",

@@ -87,10 +87,10 @@ class AdversarialTrainerDistillationPyTorch(SearchTrainer):
         if method in _POLICIES:
             own = _POLICIES[method]
             policy = options.get("class_policy") or own()
-            if not isinstance(policy, own):
+            if not any(isinstance(one, own) for one in getattr(policy, "policies", (policy,))):
                 raise InputError(
-                    f'`method="{method}"` sets its own class policy, {own.__name__}: leave `class_policy` out, or take '
-                    f'`method="{"ard" if method == "fair-ard" else "rslad"}"` with another one.'
+                    f'`method="{method}"` sets its own class policy, {own.__name__}: leave `class_policy` out, combine '
+                    f'them, or take `method="{"ard" if method == "fair-ard" else "rslad"}"` with another one.'
                 )
             options["class_policy"] = policy
         super().__init__(classifier, **options)

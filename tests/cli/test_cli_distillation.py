@@ -1,7 +1,8 @@
-"""Distillation from the command line."""
+"""Distillation and fast training from the command line."""
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 import torch
 
@@ -56,3 +57,25 @@ def test_what_can_not_be_distilled_says_so(command_line, teacher):
         code, _, err = command_line("train", *arguments, *QUICK, "--out", "x.pt")
         assert code == 2
         assert says in " ".join(err.split()), err
+
+
+def test_fast_training_is_watched(command_line):
+    arguments = ("train", "n-fgsm", *QUICK, "--validation", 50, "--on-collapse", "restore", "--out", "fast.pt")
+    code, _, err = command_line(*arguments)
+    assert code == 0, err
+    assert acw.zoo.read_checkpoint("fast.pt").recipe["on_collapse"] == "restore"
+    assert {"val_gap", "val_gap_3", "collapsed_9"} <= set(pd.read_csv("fast.csv"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("fgsm-rs", "--on-collapse", "stop"), "--on-collapse needs validation examples: give --validation"),
+        (("mart", "--on-collapse", "stop", "--validation", 50), "--on-collapse is for fast training"),
+        (("fgsm-rs", "--on-collapse", "go"), "--on-collapse"),
+    ],
+)
+def test_answers_that_can_not_be_given_say_so(arguments, says, command_line):
+    code, _, err = command_line("train", *arguments, *QUICK, "--out", "x.pt")
+    assert code == 2
+    assert says in " ".join(err.split())

@@ -76,7 +76,8 @@ def test_an_attack_in_any_other_place_is_refused_by_every_trainer():
                 continue
             for options in ({}, {"beta": 6.0}):
                 with pytest.raises(
-                    InputError, match="attack=|BAT needs the iterates of its own|two attacks|by its name"
+                    InputError,
+                    match="attack=|BAT needs the iterates|its own attack of one step|two attacks|by its name",
                 ):
                     spec.trainer(classifier, *given, **options)
 

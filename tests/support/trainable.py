@@ -9,9 +9,9 @@ import art_classwise as acw
 from art_classwise.trainers import METHODS
 
 STANDARD, TRADES, MART = (METHODS[name].trainer for name in ("standard", "trades", "mart"))
-# BAT takes no attack but its own, and natural training none: they have tests of their own.
+# BAT and fast training take no attack but their own, and natural training none: they have tests of their own.
 UNTAUGHT = {name: spec for name, spec in METHODS.items() if "teacher" not in spec.options}  # others have tests, too
-TRAINERS = tuple(spec.trainer for name, spec in UNTAUGHT.items() if name not in ("bat", "natural"))
+TRAINERS = tuple(spec.trainer for name, spec in UNTAUGHT.items() if name not in ("bat", "fast", "natural"))
 SMALL = {"eps": 0.05, "max_iter": 2, "verbose": False}
 
 

@@ -30,11 +30,16 @@ from art_classwise.trainers.policies import (
     DAFA,
     FAAL,
     FRL,
+    TRIX,
     WAT,
+    BalancedSoftmax,
     ClassPolicy,
+    Combined,
     FairARD,
+    FairTAT,
     Fixed,
     PolicyContext,
+    Spectral,
     parse_policy,
 )
 
@@ -655,6 +660,11 @@ def every_policy():
         CFOL(eta=0.1),
         FairARD(power=1.0),
         ABSLD(rate=0.3),
+        Spectral(),
+        TRIX(),
+        FairTAT(),
+        BalancedSoftmax(tau=0.5),
+        Combined([DAFA(warmup=1), Spectral(), TRIX(), FairARD(), BalancedSoftmax()]),
     ]
 
 
@@ -667,12 +677,16 @@ def step(policy, seed):
     seen = [policy.weigh(torch.randint(3, (8,)), torch.randn(8, 3)) for _ in range(2)]
     if policy.counts_steps:
         policy.see_steps(torch.randint(3, (8,)), torch.randint(5, (8,)))
+    uniform = torch.linspace(0.05, 0.95, 8)
+    targets = policy.targets_of(torch.randint(3, (8,)), lambda n: uniform)
+    others = [targets]
+    others += [policy.term(torch.randint(3, (8,)), torch.randn(8, 3)), policy.logit_adjustment]
     policy.see_clean(torch.randint(3, (8,)), torch.randn(8, 3))
     policy.see_validation(torch.randint(3, (8,)), torch.rand(8))
     robust, clean = torch.rand(3).tolist(), torch.rand(3).tolist()
     row = rows(robust, clean) | rows(robust, clean, "val_", val_clean=sum(clean) / 3, val_robust=sum(robust) / 3)
     policy.end_epoch(seed + 1, row)
-    return [as_lists(weights) for weights in seen], policy.columns()
+    return [as_lists(weights) for weights in (*seen, others)], policy.columns()
 
 
 @pytest.mark.parametrize("number", range(N_POLICIES))
@@ -715,7 +729,7 @@ def test_policies_describe_themselves_in_plain_values(number):
     policy = every_policy()[number]
     told = policy.describe()
     assert told["name"] == type(policy).__name__
-    plain = (str, float, int, bool, type(None), dict)
+    plain = (str, float, int, bool, type(None), dict, list)
     assert all(isinstance(value, plain) for value in told.values())
     assert told == every_policy()[number].describe()
     begun(policy)
@@ -743,6 +757,8 @@ def test_no_batch_makes_the_host_wait(number):
     y, z = torch.tensor([0, 1, 1]), torch.randn(3, 3)
     with Reads() as reads:
         weights, budgets = policy.weigh(y, z), policy.class_budgets
+        policy.term(y, z), policy.targets_of(y, lambda n: torch.full((n,), 0.5)), policy.logit_adjustment
+        policy.see_clean(y, z), policy.see_steps(y, y) if policy.counts_steps else None
         for values in (*weights, *(budgets or ())):
             if values is not None:
                 values[y]
@@ -805,6 +821,10 @@ CLASSES = ("cat", "dog", "red panda")
         ("frl:normalize=true", FRL(normalize=True)),
         ("cfol:eta=0.1,gamma=0.2", CFOL(0.1, 0.2)),
         ("fair-ard:power=1", FairARD(1)),
+        ("balanced-softmax:tau=1.5", BalancedSoftmax(1.5)),
+        ("spectral:share=0.2", Spectral(0.2)),
+        ("fair-tat", FairTAT()),
+        ("trix:warmup=3 + weights:cat=2", Combined([TRIX(3), Fixed({0: 2.0})])),
         ("absld:rate=0.2,lowest=1/4", ABSLD(0.2, 0.25)),
         ("weights:cat=2", Fixed({0: 2})),
         ("weights:red panda=0.5,1=3", Fixed({2: 0.5, 1: 3})),
@@ -816,7 +836,7 @@ def test_policies_are_read_as_written(text, expected):
 
 
 def test_every_published_policy_has_a_name():
-    assert {type(p) for p in every_policy()} - {Fixed} == set(policies.POLICIES.values())
+    assert {type(p) for p in every_policy()} - {Fixed, Combined} == set(policies.POLICIES.values())
     for name, policy in policies.POLICIES.items():
         assert isinstance(parse_policy(name, CLASSES), policy)
         assert issubclass(policy, ClassPolicy)
@@ -826,7 +846,7 @@ def test_every_published_policy_has_a_name():
     ("text", "says"),
     [
         ("daffa", "Unknown class policy 'daffa'. Did you mean dafa"),
-        ("nothing at all", 'Known: absld, cfa, .*, weights, budgets. Write it "dafa"'),
+        ("nothing at all", 'Known: absld, balanced-softmax, cfa, .*, weights, budgets. Write it "dafa"'),
         ("", "Unknown class policy ''"),
         ("dafa:warmpu=3", "Unknown parameter of dafa 'warmpu'. Did you mean warmup"),
         ("dafa:lamb", "is written \"dafa\", .* but got 'dafa:lamb'"),

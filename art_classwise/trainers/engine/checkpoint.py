@@ -21,6 +21,7 @@ from art_classwise._core.files import check_output_folder, remove_left_aside, wr
 from art_classwise._core.plain_values import differences, plain
 from art_classwise._core.records import Record, parse
 from art_classwise.errors import InputError, first_line
+from art_classwise.trainers.engine.collapse import first_collapses
 from art_classwise.trainers.engine.schedule import FitArguments
 from art_classwise.trainers.policies.policy import without_defaults
 from art_classwise.zoo.weights_files import StateDict, load_weights
@@ -241,6 +242,8 @@ def history_table(rows: Sequence[Mapping[str, float]], kept_epoch: int | None) -
     """Return the rows as ``fit`` returns them; if none is chosen, the last epoch is kept."""
     history = pd.DataFrame(list(rows), columns=None if rows else ["epoch"]).astype({"epoch": int})
     history.attrs["kept_epoch"] = len(history) if kept_epoch is None else kept_epoch
+    if any(name.startswith("collapsed_") for row in rows[:1] for name in row):
+        history.attrs["collapsed"] = first_collapses(rows)
     return shown_as(history, "history")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from contextlib import nullcontext
 
 import pandas as pd
@@ -21,6 +22,7 @@ from art_classwise.threat import ThreatModel
 from art_classwise.trainers.engine.adversary import Adversary
 from art_classwise.trainers.engine.batches import Source
 from art_classwise.trainers.engine.checkpoint import TrainingFile, TrainingState, history_table
+from art_classwise.trainers.engine.collapse import CollapseWatch
 from art_classwise.trainers.engine.history import ClassCounts, EpochStatistics, Scalars
 from art_classwise.trainers.engine.schedule import Keep, Schedule
 from art_classwise.trainers.engine.step import Step
@@ -43,6 +45,7 @@ class Training:
         validation_adversary: The attack to validate under; needed where there are batches to measure on.
         threat: Norm and radius of the training attack; needed where there is a class policy.
         width: Width of the range of images.
+        watch: What looks for catastrophic overfitting, where there are batches to measure on.
 
     Raises:
         InputError: The network can't be copied, but weights are to be averaged.
@@ -57,7 +60,9 @@ class Training:
         validation_adversary: Adversary | None = None,
         threat: ThreatModel | None = None,
         width: float = 1.0,
+        watch: CollapseWatch | None = None,
     ) -> None:
+        self._watch = watch
         self._step, self._validation_adversary, self._threat = step, validation_adversary, threat
         self._model, self._optimizer, self._objective = step.model, step.optimizer, step.objective
         self._policy, self._options, self._n_classes = step.policy, step.options, step.n_classes
@@ -123,9 +128,9 @@ class Training:
         total = nb_epochs * source.n_examples
         done = min(total, self._epoch * source.n_examples)
         shown = progress_bar(total=total, done=done, name=name, unit="img", shown=verbose)
-        with shown as bar, self._step.ready() if self._epoch < nb_epochs else nullcontext():
+        with shown as bar, nullcontext() if self._is_over(nb_epochs) else self._step.ready():
             bar.at(f"first batch{', compiling' if self._options['compile'] else ''}")
-            while self._epoch < nb_epochs:
+            while not self._is_over(nb_epochs):
                 row = self._one_epoch(source, validation, nb_epochs, bar)
                 scalars.write(row)
                 if file is not None:
@@ -138,6 +143,9 @@ class Training:
             _, kept_epoch, weights = self._kept
             self._model.load_state_dict(weights)
         return history_table(self._rows, kept_epoch)
+
+    def _is_over(self, nb_epochs: int) -> bool:
+        return self._epoch >= nb_epochs or (self._watch is not None and self._watch.ends(self._rows))
 
     def _one_epoch(
         self, source: Source, validation: Source | None, nb_epochs: int, bar: ProgressBar
@@ -158,6 +166,8 @@ class Training:
             with preserved_random_state(derive(seed, "validation")):
                 row |= self._validate(validation, averaged=self._fair_averaging is None)
                 row |= self._average_if_fair(row, validation)
+            if self._watch is not None:
+                row |= self._watch.columns(row, self._rows)
         if self._policy is not None:
             self._policy.end_epoch(self._epoch + 1, row)
         self._schedule.after_epoch(row)
@@ -167,10 +177,21 @@ class Training:
             score = row["val_robust"] + (row["val_worst"] if self._keep == "robust+worst" else 0.0)
             if self._kept is None or score > self._kept[0]:
                 self._kept = (score, self._epoch, snapshot(self._evaluated()))
+        if self._watch is not None:
+            self._answer(self._watch, good)
         shares = {"robust": "robust", "val": "val_robust", "worst": "val_worst"}
         told = {word: row[column] for word, column in shares.items() if math.isfinite(row.get(column, math.nan))}
         bar.beside({"loss": f"{row['loss']:.2f}", **{word: f"{share:.0%}" for word, share in told.items()}})
         return row
+
+    def _answer(self, watch: CollapseWatch, before: dict[str, Tensor]) -> None:
+        """Say of the first collapse, and keep the weights before the epoch, if that is the answer to it."""
+        message = watch.message(self._rows)
+        if message is not None and distributed.is_main():
+            warnings.warn(message, stacklevel=2)
+        chosen = None if self._kept is None else self._kept[1]
+        if watch.answer == "restore" and watch.ends(self._rows) and chosen in (None, self._epoch):
+            self._kept = (0.0, self._epoch - 1, before)
 
     def _descend(self, source: Source, bar: ProgressBar, title: str) -> dict[str, float]:
         began, n_images, learning_rate = time.perf_counter(), 0, math.nan
@@ -221,7 +242,7 @@ class Training:
     def _validate(self, validation: Source, *, averaged: bool) -> dict[str, float]:
         """Return the row of a validation, of the average, if there is one, or of the model itself."""
         assert self._validation_adversary is not None
-        counts = ClassCounts(self._n_classes, self._device)
+        counts, of_one_step = (ClassCounts(self._n_classes, self._device) for _ in range(2))
         with self._average.in_place_of(self._model) if self._average and averaged else nullcontext():
             searched = self._step.searched()
             for batch in validation.batches(0):
@@ -237,7 +258,15 @@ class Training:
                 # Withstood: right without the attack as well.
                 right = logits.argmax(1, keepdim=True) == batch.y[:, None]
                 counts.add(batch.y, logits, torch.where(right, logits_adv, logits))
+                if self._watch is not None:
+                    x_adv = self._watch.adversary(searched, batch.x, batch.y, starts)
+                    logits_adv = exact_logits(self._step.module, x_adv, self._n_classes)
+                    of_one_step.add(batch.y, logits, torch.where(right, logits_adv, logits))
         row = counts.row("val_")
+        if self._watch is not None:
+            single = of_one_step.row("val_")
+            names = {name: name.replace("val_robust", "val_single") for name in single if "robust" in name}
+            row |= {names[name]: single[name] for name in names}
         by_class = pd.Series([row[f"val_robust_{k}"] for k in range(self._n_classes)])
         return row | {"val_worst": float(by_class.min())}  # absent classes are NaN, which min passes over
 

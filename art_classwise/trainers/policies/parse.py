@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -9,25 +10,33 @@ from typing import Any
 from art_classwise._core.labels import class_number
 from art_classwise.errors import InputError, unknown
 from art_classwise.trainers.policies.absld import ABSLD
+from art_classwise.trainers.policies.balanced import BalancedSoftmax
 from art_classwise.trainers.policies.cfa import CFA
 from art_classwise.trainers.policies.cfol import CFOL
+from art_classwise.trainers.policies.combined import Combined
 from art_classwise.trainers.policies.dafa import DAFA
 from art_classwise.trainers.policies.faal import FAAL
 from art_classwise.trainers.policies.fair_ard import FairARD
 from art_classwise.trainers.policies.frl import FRL
 from art_classwise.trainers.policies.policy import ClassPolicy, Fixed
+from art_classwise.trainers.policies.spectral import Spectral
+from art_classwise.trainers.policies.targets import TRIX, FairTAT
 from art_classwise.trainers.policies.wat import WAT
 
 __all__ = ["POLICIES", "parse_policy"]
 
 POLICIES: dict[str, type[ClassPolicy]] = {
     "absld": ABSLD,
+    "balanced-softmax": BalancedSoftmax,
     "cfa": CFA,
     "cfol": CFOL,
     "dafa": DAFA,
     "faal": FAAL,
     "fair-ard": FairARD,
+    "fair-tat": FairTAT,
     "frl": FRL,
+    "spectral": Spectral,
+    "trix": TRIX,
     "wat": WAT,
 }
 """The published policies by name."""
@@ -38,7 +47,8 @@ def parse_policy(text: str, classes: Sequence[str]) -> ClassPolicy:
 
     Args:
         text: A name of :data:`POLICIES` with values for its parameters; or weights or budgets by class name or number,
-            where classes not named have weight 1, or the trainer's radius.
+            where classes not named have weight 1, or the trainer's radius. Several, joined by " + ", are
+            :class:`Combined`.
         classes: The class names.
 
     Raises:
@@ -50,6 +60,9 @@ def parse_policy(text: str, classes: Sequence[str]) -> ClassPolicy:
         >>> parse_policy("weights:dog=2", ["cat", "dog"])
         Fixed(weights={1: 2.0}, budgets=None)
     """
+    parts = re.split(r"\s\+\s", text)
+    if len(parts) > 1:
+        return Combined([parse_policy(part, classes) for part in parts])
     name, _, rest = text.partition(":")
     pairs = [part.partition("=") for part in rest.split(",") if part.strip()]
     for key, equals, value in pairs:
@@ -75,7 +88,7 @@ def parse_policy(text: str, classes: Sequence[str]) -> ClassPolicy:
     return POLICIES[name](**values)
 
 
-_EXAMPLES = '"dafa", "dafa:lamb=1.5,warmup=20", "weights:cat=2" or "budgets:cat=4/255"'
+_EXAMPLES = '"dafa", "dafa:lamb=1.5,warmup=20", "weights:cat=2", "budgets:cat=4/255" or "trix + weights:cat=2"'
 
 
 def _value(key: str, text: str) -> Any:

@@ -28,6 +28,7 @@ __all__ = [
     "PolicyContext",
     "SoftLabels",
     "as_given",
+    "one_hot",
     "sum_by_class",
     "without_defaults",
 ]
@@ -325,6 +326,11 @@ def sum_by_class(y: Tensor, values: Tensor, n_classes: int) -> Tensor:
     """Return the sums (C, k) float64 of values (m, k) by their labels (m,), added in one order: index_add has none."""
     of_class = torch.arange(n_classes, device=y.device)[:, None] == y
     return of_class.to(torch.float64) @ values.to(torch.float64)
+
+
+def one_hot(y: Tensor, n_classes: int) -> Tensor:
+    """Return whether labels (m,) are of each class, bool (m, C): torch's own reads them on a CPU."""
+    return torch.arange(n_classes, device=y.device) == y[:, None]
 
 
 def without_defaults(values: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
