@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import art_classwise as acw
 from art_classwise._core.files import written_aside
@@ -37,7 +38,7 @@ class Setup:
         n_test: Test examples; all if None.
         n_curve: Test examples attacked after each epoch; as many as are there if fewer. Nothing is chosen on them.
         recipe: ``"plain"`` or ``"fast"``: see :mod:`art_classwise.trainers.recipes`.
-        image_size: Of images that are read from files.
+        image_size: Side of the images, to which they are resized; the data set's own if absent.
         lr: Learning rate; the recipe's if absent.
         natural_first: Epochs of natural training, at whose end the adversarial trainings of a seed begin; 0: they begin
             at fresh weights. From these CNN-A stayed at a constant prediction on CIFAR-10, by some seeds.
@@ -76,6 +77,9 @@ SIZES: dict[str, dict[str, Setup]] = {
         "digits": Setup("digits", "digits-cnn", "Linf:0.1", 20, 5),
         "mnist": Setup("mnist", "few-channels", "Linf:0.15", 8, 5, 4000, 2000),
         "cifar10": Setup("cifar10", "cnn-a", "Linf:4/255", 4, 5, 10_000, 2000, lr=0.01, natural_first=6),
+        "cifar100": Setup("cifar100", "cnn-a", "Linf:4/255", 4, 5, 10_000, 4000, 500, lr=0.01, natural_first=8),
+        "svhn": Setup("svhn", "cnn-a", "Linf:4/255", 4, 5, 10_000, 2000, lr=0.01, natural_first=6),
+        "stl10": Setup(*("stl10", "cnn-a", "Linf:4/255", 6, 5, 5000, 2000), image_size=32, lr=0.01, natural_first=10),
     },
     "full": {
         "mnist": Setup("mnist", "mnist-cnn", "Linf:0.3", 30, 40, recipe="fast"),
@@ -154,19 +158,53 @@ def load(
     Args:
         dataset: Its name.
         split: ``"train"`` or ``"test"``.
-        root: Folder of the data sets; of CIFAR-10, say, the files cifar10_train.npz and cifar10_test.npz do.
+        root: Folder of the data sets; of CIFAR-10, say, the files cifar10_train.npz and cifar10_test.npz do. Files of
+            images that were shrunk have their side in the name: stl10_train64.npz.
         n_examples: How many; all if absent.
-        image_size: Of ImageNet.
+        image_size: Side of the images, to which they are resized if theirs is another.
 
     Raises:
         InputError: It isn't there. Nothing is downloaded.
     """
-    packed = Path(root or ".") / f"{dataset}_{split}.npz"
-    if packed.is_file():
-        data = replace(acw.load_dataset(packed, split, classes=dataset), name=dataset)
+    packed = _packed(Path(root or "."), f"{dataset}_{split}", image_size)
+    if packed is not None:
+        names = _imagenet_names() if dataset == "imagenet" else dataset
+        data = replace(acw.load_dataset(packed, split, classes=names), name=dataset)
     else:
-        data = acw.load_dataset(dataset, split, root=root, download=False, image_size=image_size)
-    return data if n_examples is None or n_examples >= len(data) else data.hold_out(n_examples)[1]
+        size = image_size if dataset == "imagenet" else None
+        data = acw.load_dataset(dataset, split, root=root, download=False, image_size=size)
+    data = data if n_examples is None or n_examples >= len(data) else data.hold_out(n_examples)[1]
+    return data if image_size is None else resized(data, image_size)
+
+
+def _packed(folder: Path, name: str, image_size: int | None) -> Path | None:
+    """Return the file to read images from: of those whose side is in the name the smallest that isn't too small."""
+    shrunk = {
+        int(p.stem.removeprefix(name)): p for p in folder.glob(f"{name}[0-9]*.npz") if p.stem[len(name) :].isdigit()
+    }
+    enough = [side for side in shrunk if image_size is not None and side >= image_size]
+    found = shrunk[min(enough)] if enough else folder / f"{name}.npz"
+    return found if found.is_file() else None
+
+
+def resized(data: acw.Dataset, side: int) -> acw.Dataset:
+    """Return square images at another size: bilinear, antialiased as pictures are shrunk."""
+    if data.input_shape[1:] == (side, side):
+        return data
+    options: dict[str, Any] = {"mode": "bilinear", "antialias": True, "align_corners": False}
+    parts = [
+        functional.interpolate(torch.from_numpy(np.asarray(data.x[rows])), (side, side), **options).clamp(0, 1)
+        for rows in np.array_split(np.arange(len(data)), -(-len(data) // 500))
+    ]
+    return replace(data, x=torch.cat(parts).numpy())
+
+
+def _imagenet_names() -> tuple[str, ...]:
+    """Return the words for ImageNet's classes by their numbers, which follow those that stand twice."""
+    from torchvision.models import ResNet18_Weights
+
+    words: list[str] = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
+    return tuple(f"{word} ({k})" if words.count(word) > 1 else word for k, word in enumerate(words))
 
 
 def stand_in(dataset: str, split: str, n_examples: int, image_size: int | None = None) -> acw.Dataset:
