@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 from itertools import product
 
@@ -158,6 +159,19 @@ def test_the_builder_agrees_with_the_networks_own(published_script, shared):
         x = torch.rand(2, *classifier.input_shape, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             assert torch.equal(classifier.model(x), theirs.load(name.replace("-", "_"), folder)(x)), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "percent"), [("cifar100-resnet20-at8", 61.94), ("cifar100-resnet20-nat", 67.31)])
+def test_networks_reach_what_their_authors_print(published_script, shared, tmp_path, name, percent):
+    unpack = shared / "data" / "unpack_more.py"
+    if not (unpack.is_file() and name in published_script.catalog(shared / "checkpoints")):
+        pytest.skip(f"needs {unpack} and the published networks")
+    subprocess.run([sys.executable, unpack, tmp_path, "cifar100_test"], check=True, capture_output=True)
+    data = acw.load_dataset(tmp_path / "cifar100_test.npz", "test")
+    classifier = published_script.load_published(name, shared / "checkpoints")
+    right = classifier.predict(np.asarray(data.x), batch_size=500).argmax(1) == data.y
+    assert 100 * right.mean() == pytest.approx(percent, abs=0.011)  # a tie that another processor decides otherwise
 
 
 def test_networks_are_audited_at_both_radii(script):
