@@ -22,11 +22,11 @@ from art_classwise.errors import first_line
 from art_classwise.trainers.recipes import Recipe
 from lib import paced
 from lib.budget import Budget
+from lib.data import load, stand_in
 from lib.gpu_summary import Folder, slug
 from lib.machine import moved, placed_by_art
 from lib.mart import paper_beside
 from lib.mart import told as described
-from lib.data import load, stand_in
 from lib.setups import network
 
 PARTS = ("speed-attacks", "speed-training", "speed-audit", "train", "autoattack")
