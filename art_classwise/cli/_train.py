@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +103,9 @@ def train(
             gradient_clip=gradient_clip,
         )
         own = method_options(option or (), method)
+        if chosen.verified is not None:
+            others = [*own, *(() if class_policy is None else ("class_policy",))]
+            chosen = replace(chosen, changed=tuple(dict.fromkeys((*chosen.changed, *others))))
         validates = chosen.validation > 0 if validation is None else validation != 0
         if keep not in (None, flags.Keep.last) and not validates:
             raise InputError(

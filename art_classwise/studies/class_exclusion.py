@@ -480,7 +480,8 @@ def _done_elsewhere(sent: Sent, excluded: int | None, warm: bytes | None) -> _Do
 
 def _recipe_told(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe as plain values, without what is said about its numbers: studies of before don't have it."""
-    return {name: value for name, value in recipe.as_dict().items() if name not in ("verified", "unverified")}
+    unsaid = ("verified", "unverified", "changed")
+    return {name: value for name, value in recipe.as_dict().items() if name not in unsaid}
 
 
 def _told(value: Any) -> Any:

@@ -241,6 +241,7 @@ def test_a_recipe_sets_policy_averages_and_validation(stopped, tmp_path):
     assert isinstance(other["class_policy"], acw.policies.WAT)
     assert (other["awp_gamma"], other["ema_decay"], other["label_smoothing"]) == (0.002, 0.9, 0.1)
     assert (other["attack_mode"], other["passes"]) == ("eval", "ca")
+    assert "changed: ema_decay, awp_gamma, attack_mode, passes, label_smoothing, class_policy)." in other["said"]
     assert "Recipe" not in stopped("standard", *data, "--recipe", "paper", "--quiet")["said"]
     assert "Recipe" not in stopped("standard")["said"]
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -219,6 +220,11 @@ def test_override():
     assert (other.eps_step, other.epochs, other.beta, other.lr) == (None, 3, 0.0, 0.01)
     assert recipe.override(threat=acw.ThreatModel("L2", 0.5), eps_step=0.2).eps_step == 0.2
     assert recipe.epochs == 120
+    assert (recipe.changed, other.changed) == ((), ("threat", "epochs", "beta", "eps_step"))
+    assert other.provenance.endswith("(verified; changed: threat, epochs, beta, eps_step)")
+    assert other.override(epochs=4, lr=0.1).as_dict()["changed"] == ["threat", "epochs", "beta", "eps_step", "lr"]
+    assert recipe.override(compile=True, batch_size=128).changed == ()
+    assert plain_recipe("mart").override(epochs=3).changed == ()
 
 
 @pytest.mark.parametrize(
@@ -268,7 +274,17 @@ def test_as_dict_is_plain_and_complete():
     assert said["decay"] == [[75, 0.1], [90, 0.01], [100, 0.001]]
     later = {
         *("attack_mode", "friendly_tau", "class_balanced", "label_smoothing", "gradient_clip", "ema_decay"),
-        *("awp_gamma", "awp_warmup", "rise", "unverified", "class_policy", "validation", "keep", "fine_tunes"),
+        *(
+            "awp_gamma",
+            "awp_warmup",
+            "rise",
+            "unverified",
+            "changed",
+            "class_policy",
+            "validation",
+            "keep",
+            "fine_tunes",
+        ),
     }
     assert set(said) - {"recipe"} == set(vars(recipe)) - {"name"} - later  # as checkpoints of before have them
     assert said["verified"] is True
@@ -433,7 +449,7 @@ def test_methods_of_their_own_are_the_published_ones():
     )
     assert (bat.beta, bat.exact, bat.weight_decay) == (6.0, True, 2e-4)
     trades, wide = (paper_recipe("trades", name, "cifar10") for name in ("resnet18", "wrn-34-10"))
-    assert trades.override(name="x") == wide.override(name="x", source=trades.source)
+    assert trades == replace(wide, source=trades.source)
     assert paper_recipe("trades", "resnet18", "cifar100", "dafa").class_policy == "dafa:lamb=1.5,warmup=70"
 
 
@@ -488,4 +504,5 @@ def test_studies_of_before_are_recognised():
     from art_classwise.studies.class_exclusion import _recipe_told
 
     for recipe in (paper_recipe("mart", "resnet18", "cifar10"), plain_recipe("trades")):
-        assert not {"verified", "unverified", "rise", "ema_decay"} & set(_recipe_told(recipe))
+        told = set(_recipe_told(recipe.override(epochs=3)))
+        assert not {"verified", "unverified", "changed", "rise", "ema_decay"} & told

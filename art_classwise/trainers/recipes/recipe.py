@@ -61,6 +61,7 @@ class Recipe:
         verified: Of a paper's recipe, whether all its numbers were read in the paper or in the authors' code; None for
             the others.
         unverified: What wasn't, where it isn't: numbers that are second-hand, remembered, or chosen by us.
+        changed: Of a paper's recipe, which attributes :meth:`override` has changed.
         attack_mode: As the trainers' option, as are ``friendly_tau``, ``class_balanced``, ``label_smoothing``,
             ``gradient_clip``, ``ema_decay``, ``awp_gamma`` and ``awp_warmup``.
         class_policy: As a command line has it, ``"dafa:lamb=1.5"``: see
@@ -100,6 +101,7 @@ class Recipe:
     rise: float = 0.3
     verified: bool | None = None
     unverified: str = ""
+    changed: tuple[str, ...] = ()
     attack_mode: Literal["eval", "train"] = "eval"
     friendly_tau: int | None = None
     class_balanced: bool = False
@@ -130,10 +132,11 @@ class Recipe:
 
     @property
     def provenance(self) -> str:
-        """The source, with what of it wasn't verified."""
+        """The source, with what of it wasn't verified, and what was changed."""
         if self.verified is None:
             return self.source
-        return f"{self.source} ({'verified' if self.verified else f'not verified: {self.unverified}'})"
+        told = "verified" if self.verified else f"not verified: {self.unverified}"
+        return f"{self.source} ({told}{'; changed: ' if self.changed else ''}{', '.join(self.changed)})"
 
     def override(self, **given: Any) -> Recipe:
         """Return the recipe with other values for these attributes; None leaves an attribute as it is.
@@ -151,6 +154,9 @@ class Recipe:
             changes["threat"] = ThreatModel.parse(changes["threat"])
         if "threat" in changes and changes["threat"] != self.threat:
             changes.setdefault("eps_step", None)
+        if self.verified is not None:
+            new = [name for name, value in changes.items() if value != getattr(self, name) and name != "compile"]
+            changes["changed"] = tuple(dict.fromkeys((*self.changed, *new)))
         return replace(self, **changes)
 
     def optimizer(self, module: nn.Module) -> torch.optim.SGD:
@@ -243,6 +249,8 @@ class Recipe:
         step = self._step()
         step = self.threat.eps / 4 if step is None else step
         decay = [list(pair) for pair in self.decay]
+        if self.changed:
+            values["changed"] = list(self.changed)
         return values | {"recipe": values.pop("name"), "threat": str(self.threat), "eps_step": step, "decay": decay}
 
     def _changed(self) -> dict[str, Any]:
@@ -259,7 +267,8 @@ _SHARED = (
 _ADDED = {
     f.name: f.default
     for f in fields(Recipe)
-    if f.name in {*_SHARED, "rise", "verified", "unverified", "class_policy", "validation", "keep", "fine_tunes"}
+    if f.name
+    in {*_SHARED, "rise", "verified", "unverified", "changed", "class_policy", "validation", "keep", "fine_tunes"}
 }
 """Attributes that checkpoints of before don't name, with their defaults."""
 
