@@ -35,7 +35,7 @@ ONLY_IN_PYTHON = {
     "eta", "exact", "executor", "fawa_start", "flip", "input_shape", "key", "kind", "label_smoothing", "lamb",
     "lambda1", "lambda2", "left_out", "limit", "logits", "minimal", "module", "momentum", "n", "n_classes",
     "n_iter", "network", "normalize", "norms", "num_random_init", "objective", "on", "optional", "order",
-    "passes", "radius", "repeats", "results", "scale", "scheduler", "target", "targeted", "targets",
+    "passes", "radius", "repeats", "results", "scale", "scheduler", "shares", "target", "targeted", "targets",
     "temperature", "threshold", "tolerance", "trainer_options", "warm_epochs", "warm_start", "warmup",
     "weights", "which", "withstood", "worst", "worst_base", "x", "x_adv", "y", "y_pseudo", "zero_gradient",
 }
