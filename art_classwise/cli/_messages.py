@@ -37,6 +37,8 @@ _AUDIT = {
     "attacks": "--attacks",
     "batch_size": "--batch-size",
     "checks": "--checks",
+    "corruption_dir": "--corruption-dir",
+    "corruptions": "--corruptions",
     "mean": "--mean",
     "model_dir": "--model-dir",
     "models": "--model",

@@ -35,7 +35,7 @@ ONLY_IN_PYTHON = {
     "confidence", "correct", "ddof", "decay", "difference", "discordant", "eta", "executor", "fawa_start",
     "input_shape", "key", "kind", "lamb", "lambda1", "lambda2", "left_out", "limit", "logits", "minimal", "module",
     "momentum", "n", "n_classes", "n_iter", "network", "normalize", "norms", "objective", "optional", "order",
-    "radius", "repeats", "results", "scale", "scheduler", "target", "targeted", "targets", "temperature",
+    "radius", "repeats", "results", "scale", "scheduler", "shares", "target", "targeted", "targets", "temperature",
     "threshold", "tolerance", "trainer_options", "warm_epochs", "warm_start", "warmup", "weights", "which",
     "withstood", "worst", "worst_base", "x", "x_adv", "y", "y_pseudo", "zero_gradient",
 }

@@ -84,8 +84,7 @@ def test_noise_has_the_spread_that_it_says():
 def test_any_text_is_a_corruption_or_refused(text):
     try:
         names = corruption_names(text)
-    except InputError as error:
-        assert str(error)
+    except InputError:
         return
     assert all(str(parse_corruption(name)[0]) == name and is_corruption(name) for name in names)
 
@@ -106,7 +105,7 @@ def test_corruptions_are_a_threat_model_without_a_norm():
     x = torch.rand(2, 3, 4, 4)
     assert torch.equal(threat.project(x - 0.5, x, torch.tensor(0.0), torch.tensor(1.0)), (x - 0.5).clamp(0, 1))
     with pytest.raises(InputError, match="no norm"):
-        threat.art_norm
+        _ = threat.art_norm
     with pytest.raises(InputError, match="must be 1"):
         ThreatModel("corruptions", 0.5)
     with pytest.raises(InputError, match="no norm"):

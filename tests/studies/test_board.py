@@ -12,6 +12,7 @@ import pytest
 from scipy.stats import norm
 
 import art_classwise as acw
+from art_classwise.datasets.catalog import CORRUPTIONS, SEVERITIES
 from art_classwise import InputError
 from art_classwise.audit import Manifest
 from art_classwise.audit.manifest import Published
@@ -165,6 +166,43 @@ def test_every_mismatch_is_named(labels):
     assert "cifar100" in " ".join(module.mismatches(shuffled, "cifar100", "Linf"))
     assert "chosen by file" in " ".join(module.mismatches(shuffled, "imagenet", "Linf"))
     assert "common corruptions" in module.mismatches(shuffled, "cifar10", "corruptions")[0]
+
+
+def test_the_mean_of_all_corruptions_ranks_among_published_ones(monkeypatch):
+    n, rng = 40, np.random.default_rng(0)
+    y = rng.integers(0, 10, n)
+    monkeypatch.setitem(module._IMAGES, "cifar10", n)
+    monkeypatch.setitem(module._LABELS, "cifar10", hashlib.sha256(y.astype(np.uint8).tobytes()).hexdigest())
+    names = [f"{kind}:{severity}" for kind in CORRUPTIONS for severity in SEVERITIES]
+    right = rng.random((75, n)) < np.linspace(0.7, 1, n)
+    parts = [result_of(y, {"net": 0}, norm="corruptions", eps=1, attack=name).outcomes for name in names]
+    outcomes = pd.concat(
+        [part.assign(withstood=withstood) for part, withstood in zip(parts, right, strict=True)], ignore_index=True
+    )
+    outcomes["attack"] = pd.Categorical(outcomes["attack"], names)
+
+    def audit(source, some=names):
+        told = {
+            name: {"class": "art_classwise.Corruption", "corruption": kind, "severity": int(severity), "source": source}
+            for name in some
+            for kind, _, severity in [name.partition(":")]
+        }
+        of = outcomes[outcomes["attack"].isin(some)].assign(attack=lambda rows: rows["attack"].cat.set_categories(some))
+        options = {"attacks": told, "dataset": "cifar10", "split": "test"}
+        return AuditResult(of, Manifest.of_table(of, list("abcdefghij"), acw.ThreatModel("corruptions", 1), **options))
+
+    row = place_on_board(audit("CIFAR-10-C"), "cifar10", "corruptions").loc["net"]
+    published = robustbench_board("cifar10", "corruptions")["robust"]
+    assert row["robust"] == pytest.approx(right.mean())
+    assert row["rank"] == 1 + sum(published > right.mean())
+    assert row["rank_low"] <= row["rank"] <= row["rank_high"]
+    for other, says in ((audit("made"), "of CIFAR-10-C, all fifteen"), (audit("CIFAR-10-C", names[:-1]), "or of some")):
+        with pytest.raises(InputError, match=says):
+            place_on_board(other, "cifar10", "corruptions")
+    with pytest.raises(InputError, match="the leaderboard is of attacks"):
+        place_on_board(audit("CIFAR-10-C"))
+    with pytest.raises(InputError, match="the leaderboard is of common corruptions, the audit of attacks"):
+        place_on_board(result_of(y, {"net": 5}), "cifar10", "corruptions")
 
 
 def test_labels_are_those_of_the_test_sets(shared):
