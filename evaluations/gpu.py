@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None, *, began: float | None = None) -> No
         with ended_by(budget.left + budget.reserve / 2, partial(_end_at_once, folder, budget)):
             Call(arguments, budget, folder).run()
     except KeyboardInterrupt:
-        budget.skip("what was being done", "the call was interrupted")
+        budget.give_up("the call was interrupted")
         sys.exit(130)
     except acw.InputError as error:
         sys.exit(f"error: {error}")
@@ -97,7 +97,7 @@ def _interrupt(*_: object) -> NoReturn:
 
 def _end_at_once(folder: Folder, budget: Budget) -> None:
     """End the process, since a step takes longer than all the time there is; what is finished is on disk."""
-    budget.skip("what was being done", "it took longer than it was reckoned with, and was ended at the limit")
+    budget.give_up("it took longer than it was reckoned with, and was ended at the limit", too_long=True)
     folder.write_summary(budget)
     print(folder.summary.read_text(), flush=True)
     os._exit(1)
@@ -129,6 +129,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         )
     if arguments.epochs is not None and arguments.epochs < 1:
         sys.exit(f"error: --epochs must be 1 or more, but is {arguments.epochs}")
+    if arguments.model and not Path(arguments.model).is_file():
+        sys.exit(f"error: there is no file {arguments.model}, which --model names")
     files = [Path(arguments.root or ".") / f"cifar10_{split}.npz" for split in ("train", "test")]
     absent = [str(path) for path in files if not path.is_file()]
     if absent and (arguments.root or arguments.size != "tiny"):

@@ -40,6 +40,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         self._began = self.clock() if self.began is None else self.began
+        self.end()
 
     @property
     def elapsed(self) -> float:
@@ -68,6 +69,7 @@ class Budget:
     def begin(self, step: str, what: str, guess: float = 0.0, *, beside: float = 0.0) -> bool:
         """Return whether a step can be begun; if not, note that ``what`` is left out, and why."""
         if self.fits(step, guess, beside=beside):
+            self._doing = (step, what, self.clock())
             return True
         kept = f", and {beside:.0f} s are kept for what follows" if beside else ""
         took = "it is reckoned with" if step in self.times else "it may take"
@@ -80,12 +82,24 @@ class Budget:
         self.skipped.append((what, why))
         print(f"left out: {what}: {why}", flush=True)
 
+    def end(self) -> None:
+        """Note that the step begun last has ended."""
+        self._doing = ("", "what was being done", self.clock())
+
+    def give_up(self, why: str, *, too_long: bool = False) -> None:
+        """Note that the step begun last is left unfinished; if it took too long, let the next call reckon with that."""
+        step, what, began = self._doing
+        if step and too_long:
+            self.times[step] = max(self.times.get(step, 0.0), self.clock() - began)
+        self.skip(what, why)
+
     @contextmanager
     def measured(self, step: str) -> Iterator[None]:
         """Measure a step; of one that fails nothing is noted."""
         began = self.clock()
         yield
         self.times[step] = self.clock() - began
+        self.end()
 
 
 def began_at() -> float:

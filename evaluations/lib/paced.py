@@ -22,7 +22,7 @@ from lib.budget import Budget, OutOfTimeError
 from lib.machine import moved, placed_by_art
 
 TRIAL = 20
-"""Steps after which the time of an epoch is estimated, where none was measured."""
+"""Steps after which the time of an epoch is known, where none was measured; twice too long shows before."""
 STATE = "training.pt"
 
 
@@ -69,15 +69,25 @@ class PacedSchedule:
             self._began = now
             if not budget.fits(self._name, beside=self._kept):
                 raise OutOfTimeError("there is no time for another epoch")
-        elif not epochs and self._done == min(TRIAL, self._n_batches) and self._name not in budget.times:
-            # Launching a step takes thousands of kernels, so that the host is never far ahead of a GPU.
-            spent = budget.clock() - self._began
-            epoch = 1.1 * spent / self._done * self._n_batches  # with the validation
-            if epoch - spent + self._kept > budget.left:
-                budget.times[self._name] = epoch
-                raise OutOfTimeError(f"an epoch would take about {epoch:.0f} s")
+        elif not epochs and self._done <= TRIAL and self._name not in budget.times:
+            self._estimate()
         elif budget.left < 0:
             raise OutOfTimeError(f"epoch {epochs + 1} of this call took longer than it was reckoned with, and is lost")
+
+    def _estimate(self) -> None:
+        """End the training if its first epoch, by the steps so far, can't end in time.
+
+        A step launches thousands of kernels, so that the host is never far ahead of a GPU.
+        """
+        budget, now = self._budget, self._budget.clock()
+        if self._done == 1:
+            self._first = now  # the first step warms up
+            return
+        epoch = 1.1 * (now - self._first) / (self._done - 1) * self._n_batches  # with the validation
+        surely = self._done == min(TRIAL, self._n_batches)
+        if (epoch if surely else epoch / 2) - (now - self._began) + self._kept > budget.left:
+            budget.times[self._name] = epoch
+            raise OutOfTimeError(f"an epoch would take about {epoch:.0f} s")
 
 
 @dataclass(frozen=True)
@@ -168,9 +178,11 @@ def train(
             checkpoint_dir=folder,
             resume=True,
         )
+        why = ""
     except OutOfTimeError as error:
-        return str(error)
-    return ""
+        why = str(error)
+    budget.end()
+    return why
 
 
 def epochs_of(folder: Path) -> int:

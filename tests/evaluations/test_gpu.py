@@ -69,6 +69,19 @@ def test_times_of_failed_steps_are_not_noted(budgets, clock):
     assert budget.times == {"step": 3.0}
 
 
+def test_what_was_ended_at_the_limit_is_reckoned_with(budgets, clock):
+    budget = budgets.Budget(100, clock=clock)
+    assert budget.begin("step", "the step", guess=10)
+    clock.now += 90
+    budget.give_up("it took too long", too_long=True)
+    assert budget.skipped == [("the step", "it took too long")]
+    again = budgets.Budget(100, clock=clock, times=budget.times)
+    assert not again.begin("step", "the step", guess=10)
+    assert again.begin("other", "another", guess=10)
+    again.give_up("the call was interrupted")
+    assert "other" not in again.times
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_no_order_of_steps_overruns(budgets, clock, seed):
     """Whatever steps there are, if none takes longer than a quarter more than it took last."""
@@ -133,13 +146,13 @@ def test_a_training_ends_at_the_end_of_an_epoch(budgets, paced, clock):
     assert clock.now <= 100
 
 
-@pytest.mark.parametrize(("known", "n"), [(False, 20), (True, 61)])
-def test_an_epoch_that_cannot_end_is_given_up_early(budgets, paced, clock, known, n):
-    """100 steps of a second; of an epoch that was measured before, what fits was asked before it began."""
+@pytest.mark.parametrize(("known", "n", "n_batches"), [(False, 20, 100), (False, 2, 1000), (True, 61, 100)])
+def test_an_epoch_that_cannot_end_is_given_up_early(budgets, paced, clock, known, n, n_batches):
+    """Steps of a second; of an epoch that was measured before, what fits was asked before it began."""
     budget = budgets.Budget(60, clock=clock, times={"epoch": 40.0} if known else {})
-    found, why = steps_until(paced.PacedSchedule(Rates(), budget, "epoch", 100), clock, [1.0] * 200)
+    found, why = steps_until(paced.PacedSchedule(Rates(), budget, "epoch", n_batches), clock, [1.0] * 200)
     assert found == n
-    assert ("an epoch would take about 110 s" in why) is not known
+    assert (f"an epoch would take about {1.1 * n_batches:.0f} s" in why) is not known
     assert ("is lost" in why) is known
     if not known:
         assert not budget.fits("epoch")  # the next call knows
@@ -337,6 +350,7 @@ def test_a_case_that_fails_leaves_the_others(evaluation, tmp_path, monkeypatch, 
         (("--device", "cpu"), "there is no .*cifar10_train.npz"),
         (("--device", "cpu", "--size", "tiny", "--root", "nowhere"), "there is no nowhere.cifar10_train.npz"),
         (("--device", "cpu", "--size", "tiny", "--epochs", "0"), "--epochs must be 1 or more"),
+        (("--device", "cpu", "--size", "tiny", "--model", "nowhere.pt"), "there is no file nowhere.pt"),
     ],
 )
 def test_what_cannot_be_done_is_said(evaluation, tmp_path, monkeypatch, arguments, said):
