@@ -17,7 +17,7 @@ from art_classwise.datasets.catalog import DATASETS, DatasetSpec
 from art_classwise.datasets.dataset import Dataset, LazyImages
 from art_classwise.datasets.files import image_files, is_grey
 from art_classwise.datasets.npz import NpzArrays, open_npz, read_npz
-from art_classwise.errors import InputError, first_line, unknown
+from art_classwise.errors import InputError, check_number, first_line, unknown
 
 __all__ = [
     "Unlabeled",
@@ -39,6 +39,7 @@ def load_dataset(
     n_examples: int | None = None,
     classes: str | Sequence[str] | None = None,
     image_size: int | None = None,
+    imbalance: float | None = None,
     download: bool = True,
 ) -> Dataset:
     """Load a data set by name, or the user's own from an ``.npz`` file or an image folder.
@@ -56,6 +57,8 @@ def load_dataset(
         n_examples: How many; see :meth:`Dataset.first`.
         classes: For a path: the class names, or the name of the set whose class names they are.
         image_size: For a folder: resize each image's shorter side to 8/7 of this and crop its centre to this.
+        imbalance: Make its classes' numbers fall exponentially, down to this share of the first one's: see
+            :meth:`Dataset.long_tailed`. It is for training splits; ``n_examples`` are then taken of what is left.
         download: Whether a missing set may be downloaded (never ImageNet); where from is printed.
 
     Returns:
@@ -69,6 +72,11 @@ def load_dataset(
         >>> data.x.shape, data.y.dtype, data.classes[:3]
         ((797, 1, 8, 8), dtype('int64'), ('0', '1', '2'))
     """
+    if imbalance is not None:
+        check_number("imbalance", imbalance, 0, 1, above=True)
+        options: dict[str, Any] = {"root": root, "classes": classes, "image_size": image_size, "download": download}
+        tailed = load_dataset(name, split, **options).long_tailed(imbalance)
+        return tailed if n_examples is None else tailed.first(n_examples)
     text = known_name(name)
     splits = (DATASETS[text].splits if text in DATASETS else None) or ("train", "test")
     if split not in splits:
