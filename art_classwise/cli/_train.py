@@ -42,6 +42,7 @@ def train(
     tau: flags.HeadPower = None,
     dataset: DatasetName = "digits",
     examples: flags.Examples = None,
+    imbalance: flags.Imbalance = None,
     class_names: ClassNames = None,
     image_size: ImageSize = None,
     data_dir: Root = None,
@@ -151,6 +152,7 @@ def train(
             if path.exists():
                 raise InputError(f"{path} already exists: choose another --out, or remove it.")
         data = load_dataset(dataset, "train", root=data_dir, classes=split_names(class_names), image_size=image_size)
+        data = data if imbalance is None else data.long_tailed(imbalance)
         data = data.first(examples) if examples is not None else data
         policy = prepare.class_policy_of(class_policy or chosen.class_policy, data.classes, validates)
         excluded = [data.class_number(name) for name in exclude or []]
@@ -226,6 +228,7 @@ def train(
             **({} if on_collapse is None else {"on_collapse": on_collapse.value}),
             "seed": seed,
         }
+        used |= {} if imbalance is None else {"imbalance": imbalance}
         used |= {"dataset": data.name, "n": len(data), "validation": validation, "keep": kept}
         used |= {"epoch": int(history.attrs["kept_epoch"])}
         saved = classifier.model if tau is None else normalize_head(classifier.model, tau, len(data.classes))

@@ -27,6 +27,7 @@ __all__ = [
     "Gamma",
     "GradientClip",
     "HeadPower",
+    "Imbalance",
     "Init",
     "Keep",
     "KeepEpoch",
@@ -145,6 +146,15 @@ def _recipe_name(name: str | None) -> str | None:
     return kind + colon + variant
 
 
+Imbalance = Annotated[
+    float | None,
+    _option(
+        "--imbalance",
+        "SHARE",
+        DATA,
+        "Thin the classes out to a long tail: their numbers fall exponentially, down to this share of the first one's.",
+    ),
+]
 RecipeName = Annotated[
     str | None,
     _option(
@@ -215,8 +225,9 @@ PolicyText = Annotated[
         "--class-policy",
         "POLICY",
         _CLASSES,
-        "Set class weights and budgets during training: cfa, cfol, dafa, faal, frl or wat, with parameters as in "
-        "dafa:lamb=1.5,warmup=20; or fixed ones, as in weights:cat=2 or budgets:cat=4/255.",
+        "Set class weights and budgets during training: absld, balanced-softmax, cfa, cfol, dafa, faal, fair-ard, "
+        "fair-tat, frl, spectral, trix or wat, with parameters as in dafa:lamb=1.5,warmup=20; or fixed ones, as in "
+        "weights:cat=2 or budgets:cat=4/255; several are joined as in 'trix + weights:cat=2'.",
         autocompletion=completion.policies,
     ),
 ]

@@ -16,7 +16,7 @@ from art_classwise._core.arrays import as_array, as_images
 from art_classwise._core.display import Shown
 from art_classwise._core.labels import check_class_names, check_labels, class_number
 from art_classwise._core.memory import check_memory
-from art_classwise.errors import InputError, check_name, check_whole
+from art_classwise.errors import InputError, check_name, check_number, check_whole
 
 __all__ = ["Dataset", "LazyImages"]
 
@@ -217,6 +217,46 @@ class Dataset(Shown):
         chosen = np.zeros(len(self), dtype=bool)
         chosen[order[np.argsort(place[order], kind="stable")[:n_examples]]] = True
         return self.take(np.flatnonzero(~chosen)), self.take(np.flatnonzero(chosen))
+
+    def long_tailed(self, imbalance: float, *, seed: int = 0) -> Dataset:
+        """Return fewer examples, class by class, so that their numbers fall exponentially (Cui et al. 2019).
+
+        Class k of C has n imbalance^(k / (C - 1)) examples, rounded down, with the largest n that all classes have
+        enough examples for: of equally frequent classes all of the first one. Cui et al., "Class-Balanced Loss Based on
+        Effective Number of Samples", CVPR 2019 (arXiv 1901.05555).
+
+        Args:
+            imbalance: Number of the last class relative to the first one's, above 0 and at most 1.
+            seed: Of the drawing.
+
+        Returns:
+            The examples, in the order they had.
+
+        Raises:
+            InputError: ``imbalance`` is out of range, or a class would have no example left.
+
+        Example:
+            >>> data = Dataset(np.zeros((30, 1, 2, 2), np.float32), np.arange(30) % 3, ("a", "b", "c"))
+            >>> np.bincount(data.long_tailed(0.1).y).tolist()
+            [10, 3, 1]
+        """
+        check_number("imbalance", imbalance, 0, 1, above=True)
+        counts, last = np.bincount(self.y, minlength=len(self.classes)), max(1, len(self.classes) - 1)
+        profile = imbalance ** (np.arange(len(self.classes)) / last)
+        wanted = np.floor((counts / profile).min() * profile + 1e-9).astype(np.int64)
+        if (wanted == 0).any():
+            k = int((counts == 0).argmax() if (counts == 0).any() else (wanted == 0).argmax())
+            why = (
+                f"has no example in {self.name} ({self.split}): leave it out of the class names"
+                if counts[k] == 0
+                else f"would have none of its {counts[k]} examples left: take an `imbalance` nearer to 1"
+            )
+            raise InputError(f"With imbalance {imbalance:g} class {self.classes[k]!r} {why}.")
+        order = np.random.default_rng(seed).permutation(len(self))
+        chosen = np.zeros(len(self), dtype=bool)
+        for k, n in enumerate(wanted):
+            chosen[order[self.y[order] == k][:n]] = True
+        return self.take(np.flatnonzero(chosen))
 
     def of_classes(self, classes: Iterable[str | int]) -> Dataset:
         """Return the examples of these classes (names or numbers); the numbering of classes stays.

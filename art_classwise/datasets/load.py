@@ -20,7 +20,7 @@ from art_classwise.datasets.files import image_files, is_grey
 from art_classwise.datasets.image_folder import ENDINGS, image_folder
 from art_classwise.datasets.npz import NpzArrays, open_npz, read_npz
 from art_classwise.datasets.resize import resized
-from art_classwise.errors import InputError, check_whole, first_line, unknown
+from art_classwise.errors import InputError, check_number, check_whole, first_line, unknown
 
 __all__ = [
     "Unlabeled",
@@ -40,6 +40,7 @@ def load_dataset(
     n_examples: int | None = None,
     classes: str | Sequence[str] | None = None,
     image_size: int | None = None,
+    imbalance: float | None = None,
     download: bool = True,
 ) -> Dataset:
     """Load a data set by name, or the user's own from an ``.npz`` file or an image folder.
@@ -59,6 +60,8 @@ def load_dataset(
         image_size: Resize images to so many pixels: 64 is usual for STL-10. Of a folder and of ImageNet, each image's
             shorter side to 8/7 of this, of which the centre is cropped; of other sets, whose images are square, the
             whole image. Both average over pixels (they are antialiased).
+        imbalance: Make its classes' numbers fall exponentially, down to this share of the first one's: see
+            :meth:`Dataset.long_tailed`. It is for training splits; ``n_examples`` are then taken of what is left.
         download: Whether a missing set may be downloaded (never ImageNet); where from is printed.
 
     Returns:
@@ -72,6 +75,11 @@ def load_dataset(
         >>> data.x.shape, data.y.dtype, data.classes[:3]
         ((797, 1, 8, 8), dtype('int64'), ('0', '1', '2'))
     """
+    if imbalance is not None:
+        check_number("imbalance", imbalance, 0, 1, above=True)
+        options: dict[str, Any] = {"root": root, "classes": classes, "image_size": image_size, "download": download}
+        tailed = load_dataset(name, split, **options).long_tailed(imbalance)
+        return tailed if n_examples is None else tailed.first(n_examples)
     text = known_name(name)
     if image_size is not None:
         check_whole("image_size", image_size, 1)

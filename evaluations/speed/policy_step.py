@@ -61,6 +61,11 @@ def time_policies(network: str, n_images: int, batch_size: int, rounds: int) -> 
         "WAT": P.WAT(),
         "FAAL": P.FAAL(),
         "CFOL": P.CFOL(),
+        "FairARD": P.FairARD(),
+        "Spectral": P.Spectral(),
+        "TRIX": P.TRIX(),
+        "FAIR-TAT": P.FairTAT(),
+        "balanced softmax": P.BalancedSoftmax(),
     }
     added: dict[str, list[float]] = {name: [] for name in policies}
     seconds: dict[str, list[float]] = {name: [] for name in policies}
@@ -112,7 +117,7 @@ def _epoch(network: str, x: np.ndarray, y: np.ndarray, batch_size: int, policy: 
     )
     with ExitStack() as stack:
         if policy is not None:
-            for name in ("weigh", "end_epoch", "columns", "see_validation"):
+            for name in ("weigh", "end_epoch", "columns", "see_validation", "see_steps", "term", "targets_of"):
                 stack.enter_context(patch.object(type(policy), name, _timed(getattr(type(policy), name), spent)))
             budgets = property(_timed(type(policy).class_budgets.fget, spent))
             stack.enter_context(patch.object(type(policy), "class_budgets", budgets))

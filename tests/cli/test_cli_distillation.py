@@ -79,3 +79,14 @@ def test_answers_that_can_not_be_given_say_so(arguments, says, command_line):
     code, _, err = command_line("train", *arguments, *QUICK, "--out", "x.pt")
     assert code == 2
     assert says in " ".join(err.split())
+
+
+def test_a_long_tail_and_a_combination_of_policies(command_line):
+    arguments = ("--imbalance", 0.1, "--class-policy", "balanced-softmax + trix", *QUICK, "--epochs", 2)
+    code, _, err = command_line("train", "trades", *arguments, "--out", "tail.pt")
+    assert code == 0, err
+    recipe = acw.zoo.read_checkpoint("tail.pt").recipe
+    assert recipe["imbalance"] == 0.1
+    assert [policy["name"] for policy in recipe["class_policy"]["policies"]] == ["BalancedSoftmax", "TRIX"]
+    code, _, err = command_line("train", "trades", "--imbalance", 1.5, *QUICK, "--out", "x.pt")
+    assert (code, "--imbalance must be a number above 0 to 1" in " ".join(err.split())) == (2, True)

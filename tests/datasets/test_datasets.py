@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import shutil
 import urllib.error
 
@@ -307,3 +308,53 @@ def test_real_mnist(mnist_root):
     assert data.x.shape == (60000, 1, 28, 28)
     assert data.y[:5].tolist() == [5, 0, 4, 1, 9]  # as published
     assert data.x.mean() == pytest.approx(0.1307, abs=1e-4)
+
+
+# Long tails.
+
+
+@pytest.mark.parametrize("imbalance", [1, 0.5, 0.1, 0.02])
+@pytest.mark.parametrize("counts", [[50] * 5, [50, 80, 60, 70, 55], [90, 10, 30, 200, 2], [40], [30, 60]])
+def test_a_long_tail_falls_exponentially(imbalance, counts):
+    """As Cui et al. 2019 make it of equally frequent classes; of others with the largest first class that there is."""
+    y = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    x = np.arange(len(y), dtype=np.float32).reshape(-1, 1, 1, 1) / len(y)
+    data = Dataset(x, y, tuple("abcde"[: len(counts)]))
+    ratios = [imbalance ** (k / max(1, len(counts) - 1)) for k in range(len(counts))]
+    first = min(n / r for n, r in zip(counts, ratios, strict=True))
+    expected = [int(first * r + 1e-9) for r in ratios]
+    if 0 in expected:
+        with pytest.raises(InputError, match=f"class '{data.classes[expected.index(0)]}' would have none of its"):
+            data.long_tailed(imbalance)
+        return
+    tail = data.long_tailed(imbalance)
+    assert np.bincount(tail.y, minlength=len(counts)).tolist() == expected
+    assert any(e == n for e, n in zip(expected, counts, strict=True))  # no more could be kept
+    assert (np.diff(tail.ids) > 0).all()  # in the order they had, with their numbers
+    np.testing.assert_array_equal(tail.x[:, 0, 0, 0], x[tail.ids, 0, 0, 0])
+    np.testing.assert_array_equal(data.long_tailed(imbalance).ids, tail.ids)
+    if imbalance < 1 and len(y) > 60:
+        assert not np.array_equal(data.long_tailed(imbalance, seed=1).ids, tail.ids)
+
+
+def test_load_dataset_thins_any_set_out(tmp_path):
+    whole, tail = load_dataset("digits", "train"), load_dataset("digits", "train", imbalance=0.1)
+    np.testing.assert_array_equal(tail.ids, whole.long_tailed(0.1).ids)
+    assert np.bincount(tail.y)[-1] == pytest.approx(0.1 * np.bincount(tail.y)[0], abs=1)
+    np.savez(tmp_path / "own.npz", x=whole.x, y=whole.y)
+    own = load_dataset(tmp_path / "own.npz", imbalance=0.1)
+    np.testing.assert_array_equal(own.y, tail.y)
+    few = load_dataset(tmp_path / "own.npz", imbalance=0.1, n_examples=50)
+    np.testing.assert_array_equal(few.ids, own.ids[:50])
+
+
+@pytest.mark.parametrize("imbalance", [0, -0.1, 1.5, math.nan, math.inf, "0.1", True])
+def test_an_imbalance_out_of_range_is_refused(imbalance):
+    with pytest.raises(InputError, match="`imbalance` must be a number above 0 to 1"):
+        load_dataset("digits", "train", imbalance=imbalance)
+
+
+def test_a_class_that_has_no_example_is_named():
+    data = Dataset(np.zeros((4, 1, 2, 2), np.float32), np.array([0, 0, 1, 1]), ("a", "b", "c"))
+    with pytest.raises(InputError, match="class 'c' has no example in data .test.: leave it out"):
+        data.long_tailed(0.5)

@@ -26,6 +26,39 @@ class Convolutional(nn.Module):
         return self.head(self.norm(self.features(x)).relu().flatten(1))
 
 
+class Smooth(nn.Module):
+    """Linear but for a tanh, so that literal iterates don't fork at a kink."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.Tanh(), nn.Linear(20, 10))
+
+    def forward(self, x):
+        return 3 * self.layers(x)
+
+
+class Seen(list):
+    """The batches of a training: images, labels, adversarial inputs and budgets."""
+
+    def __init__(self, trainer):
+        super().__init__()
+        real = trainer._adversary
+
+        def watched(**options):
+            adversary = real(**options)
+
+            def attack(module, x, y, uniform, budgets=None):
+                found = adversary(module, x, y, uniform, budgets)
+                if options:
+                    self.append((x.clone(), y, found.clone(), budgets))
+                return found
+
+            return attack
+
+        trainer._adversary = watched
+
+
 def make(module=Convolutional, lr=0.1, optimizer=None):
     """An ART classifier of a network with the same weights each time, and SGD if no optimizer's maker is given."""
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ import torch
 import trainable
 from art.estimators.classification import BlackBoxClassifier
 from torch import nn
-from trainable import SMALL, make
+from trainable import SMALL, Seen, Smooth, make
 
 import art_classwise as acw
 from art_classwise import InputError, losses
@@ -72,18 +72,6 @@ def data():
     return acw.load_dataset("digits", "train").first(120)
 
 
-class Smooth(nn.Module):
-    """Linear but for a tanh, so that literal iterates don't fork at a kink."""
-
-    def __init__(self, seed=0):
-        super().__init__()
-        torch.manual_seed(seed)
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.Tanh(), nn.Linear(20, C))
-
-    def forward(self, x):
-        return 3 * self.layers(x)
-
-
 def teacher_of(seed=5):
     return acw.as_classifier(Smooth(seed), (1, 8, 8), C, device="cpu")
 
@@ -115,28 +103,6 @@ def test_the_attack_moves_away_from_the_teacher(method, data):
     torch.testing.assert_close(x_adv, iterate, rtol=0, atol=1e-5)
 
 
-class Seen(list):
-    """The batches of a training, and its adversarial inputs."""
-
-    def __init__(self, trainer):
-        super().__init__()
-        real = trainer._adversary
-
-        def watched(**options):
-            adversary = real(**options)
-
-            def attack(module, x, y, uniform, budgets=None):
-                found = adversary(module, x, y, uniform, budgets)
-                count = None if budgets is None else budgets.count.n_withstood
-                if options:
-                    self.append((x.clone(), y, found.clone(), count))
-                return found
-
-            return attack
-
-        trainer._adversary = watched
-
-
 def literal_training(method, seen, teacher, n_batches, alpha=None, exact=False, temperature=30.0):
     """The methods as their papers' algorithms have them, batch after batch and example after example."""
     model = Smooth(0).double()
@@ -146,7 +112,8 @@ def literal_training(method, seen, teacher, n_batches, alpha=None, exact=False, 
     weights, soft = [1.0] * C, [[1.0] * C, [1.0] * C]  # temperatures under attack, and clean
     kappa, risks = {}, [{}, {}]
     losses_of_epochs, total = [], []
-    for number, (x, y, x_adv, withstood) in enumerate(seen, 1):
+    for number, (x, y, x_adv, budgets) in enumerate(seen, 1):
+        withstood = None if budgets is None else budgets.count.n_withstood
         values = []
         with torch.no_grad():
             taught = teacher.model(x).double()
