@@ -13,6 +13,7 @@ from art.attacks.attack import EvasionAttack
 
 from art_classwise.attacks.autoattack import MEMBERS, AutoAttack
 from art_classwise.attacks.fast_copy import Precision
+from art_classwise.attacks.minimum_norm import MinimumNormAttack
 from art_classwise.attacks.pgd import LOSSES, PGD, TemperaturePGD
 from art_classwise.attacks.transfer import TransferAttack, rebind
 from art_classwise.datasets.catalog import DATASETS
@@ -47,8 +48,9 @@ _SEARCH = re.compile(
 _EXAMPLES = (
     *_LADDERS,
     *("fgsm", "pgd-20", "pgd-100x5", "margin-20", "dlr-20", "kl-20", "tpgd5-20", "transfer-pgd-20"),
-    *("autoattack", *MEMBERS),
+    *("fmn", "autoattack", *MEMBERS),
 )
+_MINIMUM_NORM = re.compile(r"fmn(-(?P<steps>[1-9]\d*))?")
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ def ladder(
             - ``"pgd-20"``: 20 steps of eps / 4 from a random start; ``"pgd-20x5"``: from five;
             - ``"margin-20"``, ``"dlr-20"``, ``"kl-20"``: likewise, ascending another loss;
             - ``"tpgd5-20"``: Temperature-PGD with 1/T = 5;
+            - ``"fmn"``: the Fast Minimum-Norm attack with 100 steps, ``"fmn-50"`` with 50: the smallest perturbation of
+              each example, of whatever size, so robust accuracy at every radius;
             - ``"autoattack"``, and its members ``"apgd-ce"``, ``"apgd-dlr"``, ``"apgd-t"``, ``"fab"``, ``"fab-t"``,
               ``"square"``;
             - ``"transfer-"`` before a name of the first four kinds: that attack on ``surrogate``.
@@ -185,6 +189,9 @@ def _factory(name: str, given: Any, budget: _Budget, surrogate: Any, shared: dic
     if name == "autoattack" or name in MEMBERS:
         members = "standard" if name == "autoattack" else name
         return partial(_autoattack, **ball, attacks=members, **shared)
+    if match := _MINIMUM_NORM.fullmatch(name):
+        searched = {key: value for key, value in shared.items() if key != "seed"}  # it draws no random numbers
+        return partial(MinimumNormAttack, norm=ball["norm"], max_iter=int(match["steps"] or 100), **searched)
     if not name.startswith("transfer-"):
         make, parameters = _search(name, budget)
         return partial(make, **ball, **parameters, early_stop=True, **shared)

@@ -109,7 +109,7 @@ AttackNames = Annotated[
         "--attacks",
         metavar="NAMES",
         help="A ladder (quick, standard, blackbox), or names separated by commas: fgsm, pgd-20, pgd-100x5, margin-20, "
-        "tpgd5-20, autoattack, square, transfer-pgd-20.",
+        "tpgd5-20, fmn (every radius at once), autoattack, square, transfer-pgd-20.",
         autocompletion=completion.attacks,
         rich_help_panel=ATTACKS,
     ),

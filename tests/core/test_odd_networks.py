@@ -216,7 +216,9 @@ def test_the_other_attacks_break_what_plain_pgd_breaks(odd, name):
     if odd.may_mask and "dlr" in name:
         make = pgd(norm)  # a tie for the first place leaves DLR constant
     # Square knows no gradient, and FAB and FMN ask for the nearest point, not for one in the ball.
-    check(case, make(case.classifier), norm, share={"square": 0.2, "fab-t": 0.8, "fmn": 0.8, "fmn-L2": 0.8}.get(name, 1.0))
+    check(
+        case, make(case.classifier), norm, share={"square": 0.2, "fab-t": 0.8, "fmn": 0.8, "fmn-L2": 0.8}.get(name, 1.0)
+    )
 
 
 def trainers() -> dict[str, Callable[[Any], Any]]:
