@@ -26,8 +26,10 @@ __all__ = [
     "margin",
     "mart",
     "mart_terms",
+    "probability_margin",
     "rslad",
     "rslad_terms",
+    "scaled_probability_margin",
     "soft_margin",
     "standard",
     "temperature",
@@ -77,6 +79,28 @@ def soft_margin(logits: Tensor, y: Tensor, inverse_temperature: float = 1.0) -> 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """Return max_{k != y} z_k - z_y (Carlini and Wagner 2017): above 0 if and only if misclassified."""
     return _without(logits, y).amax(1) - _of(logits, y)
+
+
+def probability_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Return max_{k != y} p_k - p_y, with p the softmax of the logits: from -1 to 1, above 0 if misclassified.
+
+    Xie et al. 2024 (arXiv 2411.15210), the loss of their probability margin attack, PMA. In float32 its gradient
+    vanishes once the network is confident: attacks ascend :func:`scaled_probability_margin`.
+    """
+    p = logits.softmax(1)
+    return _without(p, y).amax(1) - _of(p, y)
+
+
+def scaled_probability_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Return what rises in the direction of :func:`probability_margin`, and keeps its gradient.
+
+    With m the soft margin at T = 1, so that 1 - p_y = sigmoid(m), and q the largest softmax of the logits without y, it
+    is (1 + q) sigmoid(m) - 1. Its gradient is sigmoid(m) times that of q + (1 + q) p_y m where the factors of m are
+    constants; here that is the value. sigmoid(m) is what underflows for a confident network.
+    """
+    m = soft_margin(logits, y)
+    q = _without(logits, y).softmax(1).amax(1)
+    return q + ((1 + q) * (-m).sigmoid()).detach() * m
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:

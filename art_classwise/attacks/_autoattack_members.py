@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
-from typing import Any, cast
+from functools import cache, partial
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from pyautoattack import fab_pt, square
-from pyautoattack.autopgd_base import L1_projection
+from pyautoattack.autopgd_base import APGDAttack_targeted, L1_projection
 from torch import Tensor, nn
 
 from art_classwise import losses
@@ -21,7 +21,7 @@ from art_classwise._core.state import float32
 from art_classwise.attacks._problem import check_finite
 from art_classwise.attacks.search import derivative, input_gradient
 
-__all__ = ["FABAttack_PT", "SquareAttack", "Unit", "to_hyperplane"]
+__all__ = ["FABAttack_PT", "OrderedAPGD", "SquareAttack", "Unit", "to_hyperplane"]
 
 
 class Unit(nn.Module):
@@ -88,6 +88,45 @@ def image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     return (math.prod(others), height, width)
 
 
+Order: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""Images (n, C, H, W) and labels (n,) -> classes (n, K), in the order in which they are to be targets."""
+
+
+class OrderedAPGD(APGDAttack_targeted):
+    """pyautoattack's targeted APGD (Croce and Hein 2020), its targets in another order than that of the logits.
+
+    Args:
+        *args: As for pyautoattack's.
+        order: Returns the targets.
+        **kwargs: As for pyautoattack's.
+    """
+
+    def __init__(self, *args: Any, order: Order, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.order = order
+
+    def perturb(self, x: Tensor, y: Tensor) -> Tensor:
+        """Attack images (n, C, H, W) with labels (n,) target by target; return points, and x where none succeeds."""
+        self.init_hyperparam(x)
+        torch.random.manual_seed(self.seed)
+        radii = [3.0 * self.eps_orig, 2.0 * self.eps_orig, 1.0 * self.eps_orig]  # for L1, as pyautoattack's
+        steps = [math.ceil(0.3 * self.n_iter_orig)] * 2
+        steps.append(self.n_iter_orig - sum(steps))
+        found = x.clone()
+        (left,) = (self.model(x).argmax(1) == y).nonzero(as_tuple=True)
+        ranked = self.order(x, y)
+        for rank in range(self.n_target_classes):
+            if len(left) == 0:
+                break
+            self.y_target = ranked[left, rank]
+            run = partial(self.decr_eps_pgd, epss=radii, iters=steps) if self.use_largereps else self.attack_single_run
+            _, robust, _, points = run(x[left].clone(), y[left].clone())
+            broken = ~robust.bool()
+            found[left[broken]] = points[broken]
+            left = left[~broken]
+        return found
+
+
 _TINY = 1e-30  # what is divided by is at least this
 
 
@@ -99,7 +138,13 @@ class FABAttack_PT(fab_pt.FABAttack_PT):  # noqa: N801  # it takes the other's p
     pixels. The steps of a targeted run never wait for the host.
 
     L1, random starts and printing are pyautoattack's own.
+
+    Attributes:
+        order: Returns target classes (n, K) of images and labels, the first to be tried first; None for that of the
+            logits. For Linf and L2.
     """
+
+    order: Order | None = None
 
     def attack_single_run(
         self, x: Tensor, y: Tensor | None = None, use_rand_start: bool = False, is_targeted: bool = False
@@ -124,6 +169,8 @@ class FABAttack_PT(fab_pt.FABAttack_PT):  # noqa: N801  # it takes the other's p
             adversarial = x.clone()
             if len(right) > 0:
                 target = logits.argsort(1)[right, -self.target_class] if is_targeted else None
+                if target is not None and self.order is not None:
+                    target = self.order(x[right], y[right])[:, self.target_class - 2]
                 adversarial[right] = self._walk(x[right], y[right], target)
         return adversarial
 

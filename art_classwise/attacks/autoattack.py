@@ -26,11 +26,12 @@ from art_classwise._core.labels import check_labels, check_reads_true_labels
 from art_classwise._core.options import option, optional, whole
 from art_classwise._core.progress import progress
 from art_classwise._core.state import evaluating, float32, frozen, no_seed_for_cuda, preserved, preserved_random_state
-from art_classwise.attacks._autoattack_members import FABAttack_PT, SquareAttack, Unit
+from art_classwise.attacks._autoattack_members import FABAttack_PT, OrderedAPGD, SquareAttack, Unit
 from art_classwise.attacks._base import Parameters
 from art_classwise.attacks._problem import warn_of_zero_gradients
 from art_classwise.attacks.fast_copy import Precision, check_precision, fast_network
 from art_classwise.attacks.search import is_degenerate
+from art_classwise.attacks.target_order import TargetOrder, check_target_order, malt_order
 from art_classwise.errors import GradientMaskingWarning, InputError, check_flag, check_seed, check_whole, unknown
 from art_classwise.threat import ThreatModel, per_example
 
@@ -81,6 +82,10 @@ class AutoAttack(Parameters):
             that multiplies it. It is for APGD: FAB and Square always search in float32, as verdicts are decided.
         micro_batch_size: Examples per pass through the network; none means all of the batch. Where it is smaller,
             passes for gradients are computed twice. It is for memory's sake, and changes no outcome.
+        target_order: Which classes apgd-t and fab-t try first, of which they try nine: those with the largest
+            ``"logits"``, as the standard version does; or ``"malt"``, those whose boundary is nearest to first order
+            (Melamed et al. 2024, NeurIPS, MALT; fab-t in L1 keeps the logits' order). It isn't the standard version
+            then: audits name it ``autoattack-malt``.
         verbose: Show a progress bar.
 
     Attributes:
@@ -110,6 +115,12 @@ class AutoAttack(Parameters):
     precision: Precision = option("auto", check_precision)
     micro_batch_size: int | None = option(None, optional(whole(1)))
     verbose: bool = option(True, check_flag)
+    target_order: TargetOrder = option("logits", check_target_order)
+
+    @property
+    def redundant_params(self) -> frozenset[str]:
+        """See :class:`art_classwise.attacks._base.Parameters`."""
+        return frozenset({"target_order"} if self.target_order == "logits" else ())
 
     def __post_init__(self, estimator: Any) -> None:
         self._start(estimator)
@@ -273,11 +284,20 @@ class AutoAttack(Parameters):
             shared["to_the_edge"] = len(shape) != 3 or min(shape[1:]) < 5
             return SquareAttack(module, p_init=0.8, n_queries=self.n_queries, resc_schedule=False, **shared)
         shared["n_iter"] = self.n_iter
+
+        def order(x: Tensor, y: Tensor) -> Tensor:
+            return malt_order(module, x, y, norm, lambda logits: logits)
+
         if name.startswith("fab"):
-            return FABAttack_PT(module, targeted=name == "fab-t", n_target_classes=min(9, others), **shared)
+            fab = FABAttack_PT(module, targeted=name == "fab-t", n_target_classes=min(9, others), **shared)
+            fab.order = order if self.target_order == "malt" else None
+            return fab
         shared.update(use_largereps=norm == "L1", logger=_SILENT)
         if name == "apgd-t":
-            return APGDAttack_targeted(module, n_target_classes=min(5 if norm == "L1" else 9, others), **shared)
+            shared["n_target_classes"] = min(5 if norm == "L1" else 9, others)
+            if self.target_order == "malt":
+                return OrderedAPGD(module, order=order, **shared)
+            return APGDAttack_targeted(module, **shared)
         return APGDAttack(module, loss=name.removeprefix("apgd-"), n_restarts=5 if norm == "L1" else 1, **shared)
 
     def _batches(self, rows: npt.NDArray[np.intp]) -> list[npt.NDArray[np.intp]]:

@@ -27,6 +27,7 @@ from art_classwise._core.state import preserved, preserved_random_state
 from art_classwise.attacks._base import SearchAttack
 from art_classwise.attacks._problem import Candidates, Problem, budget_of_batch, check_finite, warn_of_zero_gradients
 from art_classwise.attacks.search import not_finite
+from art_classwise.attacks.target_order import TargetOrder, check_target_order, malt_order
 from art_classwise.attacks.transfer import rebind
 from art_classwise.errors import InputError, check_whole, unknown
 
@@ -55,11 +56,14 @@ class ClassWiseAttack(SearchAttack):
     Args:
         estimator: An ART ``PyTorchClassifier`` that returns logits; with ``attack``, any ART classifier.
         max_iter: Number of steps towards a class.
-        targets: ``"all"``; k, to search towards the k classes whose logits on x are the largest; a list of classes;
+        targets: ``"all"``; k, to search towards the first k classes in ``order``; a list of classes;
             or a (C, C) boolean matrix whose row i says where examples of class i may be sent.
         excluded: Classes to leave out as if the model did not have them: their logits are masked.
         loss: The ``"margin"`` of the target over all other classes, its ``"cross_entropy"``, or ``"dlr"`` (Croce and
             Hein 2020, eq. 7; for 4 classes or more).
+        order: Which targets come first, and with ``targets=k`` count: those with the largest ``"logits"``; or
+            ``"malt"``, those whose boundary is nearest to first order, the logits' difference over the dual norm of its
+            gradient (Melamed et al. 2024, NeurIPS, MALT). It takes a pass back for each class, of at most 100.
         attack: A targeted ART attack to use in place of the search, black-box ones too: one that moves examples into
             the classes it is given. Its result is brought into the ball of ``eps`` and the box; the parameters of the
             search are then without meaning.
@@ -78,6 +82,12 @@ class ClassWiseAttack(SearchAttack):
     excluded: Sequence[int] = option(())
     loss: Literal["cross_entropy", "margin", "dlr"] = option("margin")
     attack: Any = option(None)
+    order: TargetOrder = option("logits", check_target_order)
+
+    @property
+    def redundant_params(self) -> frozenset[str]:
+        """See :class:`art_classwise.attacks._base.Parameters`."""
+        return frozenset({"order"} if self.order == "logits" else ())
 
     def __post_init__(self, estimator: Any) -> None:
         if self.attack is not None:
@@ -133,11 +143,17 @@ class ClassWiseAttack(SearchAttack):
         reached = np.zeros((len(found), problem.n_classes), dtype=bool)
         self.zero_gradient = np.zeros(len(found), dtype=bool)
         begins = range(0, len(found), self.batch_size)
+
+        def check(logits: Tensor) -> Tensor:
+            return check_logits(logits, len(logits), problem.n_classes)
+
         kept = preserved(self.estimator.model) if isinstance(self.estimator, PyTorchEstimator) else nullcontext()
         with kept:
             for begin in progress(begins, desc=type(self).__name__, leave=False, shown=self.verbose):
                 rows = np.arange(begin, min(begin + self.batch_size, len(found)))
                 queue = TargetQueue(problem, rows, self.targets, self.excluded)
+                if self.order == "malt":
+                    queue.sort(malt_order(problem.exact, queue.x, queue.y, self.threat.norm, check, queue.allowed))
                 for restart in range(max(1, self.num_random_init) if attack is None else 1):
                     for examples, targets in queue.jobs(self.batch_size, every_target=every_target):
                         if attack is None:
@@ -359,6 +375,7 @@ class TargetQueue:
         self.rows = rows
         self.x = problem.on_device(rows)
         self.clean = problem.logits(self.x)
+        self._ranked: Tensor | None = None
         self._targets, self._ids, self._n_excluded = targets, problem.ids[rows], problem.n_excluded
         self.y = self.clean.argmax(1) if problem.labels is None else problem.on_device(rows, problem.labels)
         self.allowed = allowed_targets(self.y, problem.n_classes, targets, excluded)
@@ -367,6 +384,14 @@ class TargetQueue:
         self.zero_gradient = torch.zeros_like(self.y, dtype=torch.bool)
         self._nearness = torch.full_like(self.y, -torch.inf, dtype=torch.float32)
         self.add(torch.arange(len(rows), device=self.y.device), Candidates(self.x, self.zero_gradient, self.clean))
+
+    def sort(self, ranked: Tensor) -> None:
+        """Try targets in another order than that of their logits.
+
+        Args:
+            ranked: (m, C) classes; those allowed first.
+        """
+        self._ranked = ranked
 
     def jobs(self, batch_size: int, *, every_target: bool) -> Iterator[tuple[Tensor, Tensor]]:
         """Give batches of (examples, targets) still to be searched for, nearest targets first.
@@ -377,7 +402,10 @@ class TargetQueue:
         """
         count = int(self.allowed.sum(1).max())
         count = min(count, int(self._targets)) if isinstance(self._targets, numbers.Integral) else count
-        ranked = self.clean.masked_fill(~self.allowed, -torch.inf).topk(count, dim=1).indices
+        if self._ranked is None:
+            ranked = self.clean.masked_fill(~self.allowed, -torch.inf).topk(count, dim=1).indices
+        else:
+            ranked = self._ranked[:, :count]
         real = self.allowed.gather(1, ranked).T.cpu().numpy()
         examples = np.broadcast_to(np.arange(len(self.rows)), real.shape)[real]
         classes = ranked.T.cpu().numpy()[real]

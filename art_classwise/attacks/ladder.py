@@ -14,6 +14,7 @@ from art.attacks.attack import EvasionAttack
 from art_classwise.attacks.autoattack import MEMBERS, AutoAttack
 from art_classwise.attacks.corruption import Corruption
 from art_classwise.attacks.fast_copy import Precision
+from art_classwise.attacks.minimum_norm import MinimumNormAttack
 from art_classwise.attacks.pgd import LOSSES, PGD, TemperaturePGD
 from art_classwise.attacks.transfer import TransferAttack, rebind
 from art_classwise.datasets.catalog import DATASETS
@@ -49,9 +50,13 @@ _SEARCH = re.compile(
 _EXAMPLES = (
     *_LADDERS,
     *("fgsm", "pgd-20", "pgd-100x5", "margin-20", "dlr-20", "kl-20", "tpgd5-20", "transfer-pgd-20"),
-    *("autoattack", *MEMBERS),
+    *("fmn", "autoattack", *MEMBERS),
     *("corruptions", *CORRUPTIONS),
 )
+_TARGETED = ("autoattack", "apgd-t", "fab-t")
+"""AutoAttack and those of its members that try target classes in an order."""
+
+_MINIMUM_NORM = re.compile(r"fmn(-(?P<steps>[1-9]\d*))?")
 
 
 @dataclass(frozen=True)
@@ -110,10 +115,13 @@ def ladder(
 
             - ``"fgsm"``: one step of length eps from x;
             - ``"pgd-20"``: 20 steps of eps / 4 from a random start; ``"pgd-20x5"``: from five;
-            - ``"margin-20"``, ``"dlr-20"``, ``"kl-20"``: likewise, ascending another loss;
+            - ``"margin-20"``, ``"pma-20"``, ``"dlr-20"``, ``"kl-20"``: likewise, ascending another loss;
             - ``"tpgd5-20"``: Temperature-PGD with 1/T = 5;
+            - ``"fmn"``: the Fast Minimum-Norm attack with 100 steps, ``"fmn-50"`` with 50: the smallest perturbation of
+              each example, of whatever size, so robust accuracy at every radius;
             - ``"autoattack"``, and its members ``"apgd-ce"``, ``"apgd-dlr"``, ``"apgd-t"``, ``"fab"``, ``"fab-t"``,
-              ``"square"``;
+              ``"square"``; ``"autoattack-malt"``, ``"apgd-t-malt"`` and ``"fab-t-malt"`` try target classes in MALT's
+              order;
             - ``"transfer-"`` before a name of the first four kinds: that attack on ``surrogate``;
             - ``"fog:3"``, a corruption at a severity; ``"fog"``, at all five; ``"corruptions"``, all fifteen; and those
               after ``"made:"``. They are no adversaries, and come last.
@@ -197,9 +205,16 @@ def _factory(name: str, given: Any, budget: _Budget, surrogate: Any, shared: dic
         made: AttackFactory = given
         return made
     ball: dict[str, Any] = {"norm": budget.threat.art_norm, "eps": budget.threat.eps}
-    if name == "autoattack" or name in MEMBERS:
-        members = "standard" if name == "autoattack" else name
-        return partial(_autoattack, **ball, attacks=members, **shared)
+    member = name.removesuffix("-malt")
+    if member == "autoattack" or member in MEMBERS:
+        order: dict[str, Any] = {"target_order": "malt"} if member != name else {}
+        if order and member not in _TARGETED:
+            raise InputError(f"The attack {name!r} doesn't exist: {', '.join(f'{one}-malt' for one in _TARGETED)} do.")
+        members = "standard" if member == "autoattack" else member
+        return partial(_autoattack, **ball, attacks=members, **order, **shared)
+    if match := _MINIMUM_NORM.fullmatch(name):
+        searched = {key: value for key, value in shared.items() if key != "seed"}  # it draws no random numbers
+        return partial(MinimumNormAttack, norm=ball["norm"], max_iter=int(match["steps"] or 100), **searched)
     if not name.startswith("transfer-"):
         make, parameters = _search(name, budget)
         return partial(make, **ball, **parameters, early_stop=True, **shared)

@@ -77,6 +77,8 @@ class MinimumNormAttack(TensorAttack):
     """
 
     kind: ClassVar[str] = "MinimumNormAttack"
+    measures_distance: ClassVar[bool] = True
+    """Audits note how far away its points are, beyond their radius, too."""
 
     estimator: InitVar[Any] = field()  # without one, ART's property would be its default
     norm: float | str = option(np.inf, check_norm)

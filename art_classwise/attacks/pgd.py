@@ -165,6 +165,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": losses.soft_margin,
     "margin": losses.margin,
     "dlr": losses.dlr,
+    "pma": losses.scaled_probability_margin,
     "kl": lambda logits, clean: losses.kl(clean, logits),
 }
 
@@ -184,7 +185,8 @@ class PGD(LossAttack):
     Args:
         estimator: An ART ``PyTorchClassifier`` that returns logits.
         loss: What to ascend: ``"cross_entropy"``; ``"margin"``, Carlini and Wagner's loss (CW-inf by PGD); ``"dlr"``,
-            the difference of logits ratio (Croce and Hein 2020); ``"kl"``, the divergence from the prediction on x
+            the difference of logits ratio (Croce and Hein 2020); ``"pma"``, the margin of probabilities (Xie et al.
+            2024, arXiv 2411.15210); ``"kl"``, the divergence from the prediction on x
             (TRADES' inner search), whatever the labels. A targeted attack descends the loss of its target.
         targeted: Whether ``y`` names the classes to move into.
         early_stop: Let an example leave once it succeeds: quicker, for verdicts; not for training or transfer.

@@ -161,23 +161,24 @@ def search(
     return SearchResult(found, stopped, zero_gradient, no_logits)
 
 
-def input_gradient(value: Tensor, x: Tensor) -> Tensor:
+def input_gradient(value: Tensor, x: Tensor, *, keep: bool = False) -> Tensor:
     """Return the gradient at x: zero, where none goes through the network, such as through a rounding to a table.
 
     Args:
         value: A number, computed from x.
         x: (n, ...), which requires a gradient.
+        keep: Whether another gradient through the same pass follows.
     """
-    gradient = derivative(value, x)
+    gradient = derivative(value, x, keep=keep)
     return torch.zeros_like(x) if gradient is None else gradient
 
 
-def derivative(value: Tensor, x: Tensor) -> Tensor | None:
+def derivative(value: Tensor, x: Tensor, *, keep: bool = False) -> Tensor | None:
     """Return the gradient at x, or None where none goes through the network: see :func:`input_gradient`."""
     if not value.requires_grad:
         return None
     try:
-        return torch.autograd.grad(value, x, allow_unused=True)[0]
+        return torch.autograd.grad(value, x, allow_unused=True, retain_graph=keep)[0]
     except RuntimeError as error:
         absent = isinstance(error, NotImplementedError) or any(said in str(error) for said in _NO_DERIVATIVE)
         if is_out_of_memory(error) or not absent:

@@ -34,6 +34,8 @@ from art_classwise.threat import ThreatModel
 __all__ = [
     "COLUMNS",
     "COSTS",
+    "DISTANCE",
+    "MEASURED",
     "OUTCOMES",
     "VERDICTS",
     "AuditTable",
@@ -78,6 +80,13 @@ OUTCOMES = _schema(*_TYPES)
 it cost: passes through the network and seconds, each shared equally by the examples of a shard. NaN where the cost
 isn't known."""
 
+DISTANCE = "distance"
+"""The column that attacks which look for the smallest perturbation add: of each example the norm of the smallest that
+was found, whatever the radius; 0 where the model is wrong without attack, infinite where none was found."""
+
+MEASURED = OUTCOMES.append(pa.field(DISTANCE, pa.float32(), nullable=False))
+""":data:`OUTCOMES` under such an attack."""
+
 COSTS = ("forwards", "backwards", "seconds")
 """Those columns that say what an outcome cost, which may differ from one time to the next."""
 
@@ -100,7 +109,7 @@ COLUMNS = {
     "perturbation": "float32",
     "zero_gradient": "bool",
 }
-"""Columns of the one table, and their types."""
+"""Columns of the one table, and their types; :data:`DISTANCE`, float32, stands there, too, if an attack measures it."""
 
 _UNDER_ATTACK = ["prediction", "withstood", "margin", "perturbation", "zero_gradient"]
 
@@ -142,8 +151,12 @@ def joined(clean: pd.DataFrame, attacked: pd.DataFrame, *, adversary: bool = Tru
         "perturbation": np.zeros(len(clean), np.float32),
         "zero_gradient": np.zeros(len(clean), bool),
     }
+    if DISTANCE in attacked:
+        # Of an example that another attack had broken before, the smallest perturbation isn't known.
+        columns[DISTANCE] = np.where(before == label, np.nan, 0).astype(np.float32)
     for name, values in columns.items():
         values[rows] = attacked[name].to_numpy()
+    measured = {name: columns[name] for name in (DISTANCE,) if name in columns}
     return pd.DataFrame(
         {
             "example": clean["example"].to_numpy(),
@@ -154,6 +167,7 @@ def joined(clean: pd.DataFrame, attacked: pd.DataFrame, *, adversary: bool = Tru
             "withstood": ((before == label) | (not adversary)) & (columns["prediction"] == label),
             "clean_margin": clean["margin"].to_numpy(),
             **{name: columns[name] for name in ("margin", "perturbation", "zero_gradient")},
+            **measured,
         }
     )
 
@@ -198,12 +212,17 @@ def disassembled(tables: Sequence[pd.DataFrame], *, worst_case: bool) -> list[pd
         margin=first["clean_margin"],
         perturbation=np.float32(0),
         zero_gradient=False,
-    )
+    ).drop(columns=DISTANCE, errors="ignore")
+    tables = [t.drop(columns=DISTANCE, errors="ignore") if _is_unmeasured(t) else t for t in tables]
     if not worst_case:
         return [clean, *tables]
     right = clean["prediction"] == clean["label"]
     withstanding = [right, *(rows["withstood"] for rows in tables)]
     return [clean, *(rows[attacked] for rows, attacked in zip(tables, withstanding, strict=False))]
+
+
+def _is_unmeasured(rows: pd.DataFrame) -> bool:
+    return DISTANCE not in rows or bool(rows[DISTANCE].isna().all())
 
 
 def cumulative(tables: Sequence[pd.DataFrame]) -> Iterator[pd.DataFrame]:
@@ -230,6 +249,9 @@ def cumulative(tables: Sequence[pd.DataFrame]) -> Iterator[pd.DataFrame]:
     for attacked in tables:
         remain = carried["withstood"].to_numpy()
         merged = {name: np.where(remain, attacked[name].to_numpy(), carried[name].to_numpy()) for name in _UNDER_ATTACK}
+        if DISTANCE in attacked:  # what is broken already isn't attacked; what is wrong without attack needs no step
+            held = attacked[DISTANCE].to_numpy()
+            merged[DISTANCE] = np.where(remain | ~right, held, np.float32(np.nan))
         carried = attacked.assign(**merged)
         yield carried
 
@@ -243,7 +265,8 @@ def table(rows: Mapping[tuple[str, str], pd.DataFrame], models: Sequence[str], a
         numbers = {name: number for number, name in enumerate(order)}
         codes = np.repeat([numbers[pair[place]] for pair in pairs], lengths)
         whole.insert(place, column, pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(list(order)))))
-    return whole.astype({name: kind for name, kind in COLUMNS.items() if kind != "category"})
+    kinds = {name: kind for name, kind in COLUMNS.items() if kind != "category"}
+    return whole.astype(kinds | ({DISTANCE: "float32"} if DISTANCE in whole else {}))
 
 
 def parts(outcomes: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
@@ -344,7 +367,7 @@ def to_parquet(frame: pd.DataFrame, schema: pa.Schema) -> bytes:
 
     Args:
         frame: With the schema's columns.
-        schema: :data:`art_classwise.audit.outcomes.OUTCOMES`.
+        schema: :data:`art_classwise.audit.outcomes.OUTCOMES`, or ``MEASURED``.
     """
     # Column by column: a frame's NaN would become nulls.
     columns = [pa.array(frame[field.name].to_numpy(dtype=field.type.to_pandas_dtype())) for field in schema]
@@ -357,7 +380,7 @@ def to_parquet(frame: pd.DataFrame, schema: pa.Schema) -> bytes:
         use_dictionary=["perturbation", *COSTS],
         column_encoding={
             **dict.fromkeys(("example", "label", "prediction"), "DELTA_BINARY_PACKED"),
-            "margin": "BYTE_STREAM_SPLIT",
+            **dict.fromkeys(("margin", *({DISTANCE} & {*schema.names})), "BYTE_STREAM_SPLIT"),
         },
         write_statistics=False,
         store_schema=False,
@@ -365,18 +388,18 @@ def to_parquet(frame: pd.DataFrame, schema: pa.Schema) -> bytes:
     return buffer.getvalue()
 
 
-def from_parquet(content: bytes, schema: pa.Schema) -> pa.Table:
+def from_parquet(content: bytes, *schemas: pa.Schema) -> pa.Table:
     """Return a shard from the content of its file.
 
     Raises:
-        ValueError: It is no Parquet, or has other columns than the schema; the text says it.
+        ValueError: It is no Parquet, or has other columns than each of the schemas; the text says it.
     """
     try:
         read = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)  # others' tables are larger
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(first_line(error)) from error
     read = read.replace_schema_metadata(None)
-    if not read.schema.equals(schema):
+    if not any(read.schema.equals(schema) for schema in schemas):
         raise ValueError(f"it has other columns than an audit's shard: {', '.join(read.schema.names)}")
     return read
 

@@ -23,6 +23,7 @@ from art_classwise.attacks.ladder import WORST_CASE, Attacks
 from art_classwise.audit.attacked_images import AttackedImage, attack_images
 from art_classwise.audit.comparison import Comparison, Kind, best_worst_class, compare_with_best, compare_within
 from art_classwise.audit.corrupted import ALL_CORRUPTIONS, MEAN_CORRUPTION
+from art_classwise.audit.distances import distances_of
 from art_classwise.audit.findings.attack_checks import is_strongly_attacked
 from art_classwise.audit.findings.registry import CheckResult, Findings, checks_table, evidences, run_checks
 from art_classwise.audit.image_file import image_files, read_images
@@ -59,7 +60,9 @@ class AuditResult(AuditTable):
         outcomes: A row per (model, attack, example): ``model``, ``attack``, ``example`` (its number in the data
             set), ``label``, ``clean_prediction``, ``prediction`` (under attack), ``withstood``,
             ``clean_margin`` and ``margin`` (true logit minus the largest other one), ``perturbation`` (its
-            norm), ``zero_gradient`` (whether the attack met one).
+            norm), ``zero_gradient`` (whether the attack met one). And ``distance``, if an attack looks for the smallest
+            perturbations: the norm of the smallest that was found, within the radius or beyond, 0 where the model is
+            wrong without one, infinite where there is none; NaN for other attacks, and where nobody looked.
         manifest: What was audited, how and where: see :class:`art_classwise.audit.Manifest`. Outcomes that no audit
             made get one from :meth:`art_classwise.audit.Manifest.of_table`.
         missing: Of an audit that was read before its end, sentences that say what isn't there yet.
@@ -283,6 +286,61 @@ class AuditResult(AuditTable):
         first = ["clean", "clean_low", "clean_high", "mean", "mean_low", "mean_high"]
         first += ["worst", "worst_class", "held_out", "worst_low", "worst_high", "left_out", "p"]
         return shown_as(self._told(frame[first + [c for c in frame.columns if c not in first]]), "models")
+
+    def robust_at(
+        self,
+        eps: float | Sequence[float],
+        model: str | None = None,
+        attack: str = WORST_CASE,
+        *,
+        confidence: float = 0.95,
+    ) -> pd.DataFrame:
+        """Return the robust accuracy of each class at each radius: :func:`art_classwise.metrics.robust_at`.
+
+        It takes an attack that looks for the smallest perturbations, such as ``"fmn"``. At the audit's own radius it is
+        the robust accuracy of :meth:`class_table`.
+
+        Args:
+            eps: Radii of at least 0, rising.
+            model: Name of a model; the one that there is, if absent.
+            attack: Name of such an attack, or ``"all attacks"``, of which the others looked at the audit's radius only.
+            confidence: Coverage of the intervals.
+
+        Returns:
+            Indexed by ``eps`` and ``class``: ``n``, ``robust``, ``low``, ``high``, and ``unknown``: why they are NaN,
+            beyond what was looked for, say; empty where they aren't.
+
+        Raises:
+            InputError: The radii aren't numbers of at least 0 that rise, the audit has no such model or attack, or none
+                of its attacks looks for the smallest perturbations.
+        """
+        of = distances_of(self, model, attack)
+        options: dict[str, Any] = {"classes": self.classes, "confidence": confidence, "searched": of.searched}
+        table = metrics.robust_at(of.label, of.distance, len(self.classes), eps, smallest=of.smallest, **options)
+        return self._told(table)
+
+    def distances(
+        self, model: str | None = None, attack: str = WORST_CASE, *, confidence: float = 0.95
+    ) -> pd.DataFrame:
+        """Return how far away from misclassification each class is: :func:`art_classwise.metrics.class_distances`.
+
+        Args:
+            model: Name of a model; the one that there is, if absent.
+            attack: As for :meth:`robust_at`.
+            confidence: Coverage of the intervals.
+
+        Returns:
+            Indexed by class: ``n``, ``right``; ``median``, of the distances of examples that are right without attack,
+            with ``low`` and ``high``; ``half``, the radius at which the class's robust accuracy falls to one half, with
+            ``half_low`` and ``half_high``. In an audit that skipped broken examples, of those that others broke before
+            the radius stands for the distance.
+
+        Raises:
+            InputError: As :meth:`robust_at`.
+        """
+        of = distances_of(self, model, attack)
+        options: dict[str, Any] = {"classes": self.classes, "confidence": confidence, "searched": of.searched}
+        return self._told(metrics.class_distances(of.label, of.distance, len(self.classes), **options))
 
     def disparity(self, model: str | None = None, attack: str = WORST_CASE, **options: Any) -> pd.DataFrame:
         """Return how unequal the class robust accuracies are: :func:`art_classwise.metrics.disparity_intervals`.

@@ -31,7 +31,7 @@ from art_classwise._core.forward import (
 from art_classwise._core.state import preserved, preserved_random_state
 from art_classwise.attacks.corruption import is_adversary
 from art_classwise.audit import probes
-from art_classwise.audit.outcomes import OUTCOMES
+from art_classwise.audit.outcomes import DISTANCE, MEASURED, OUTCOMES
 from art_classwise.datasets import Dataset
 from art_classwise.errors import GradientMaskingWarning, InputError, first_line
 from art_classwise.threat import CORRUPTIONS, ThreatModel
@@ -169,6 +169,10 @@ class ShardRunner:
     ) -> pd.DataFrame:
         """Return outcomes under an attack, with the columns of :data:`art_classwise.audit.outcomes.OUTCOMES`.
 
+        Of an attack that looks for the smallest perturbations, whose attribute ``measures_distance`` is True, with
+        those of :data:`art_classwise.audit.outcomes.MEASURED`: an example is broken if the smallest lies within the
+        radius, and its size is noted beyond, too.
+
         Args:
             classifier: The model.
             name: Of the attack.
@@ -181,7 +185,9 @@ class ShardRunner:
         """
         data = self._examples(shard)
         if rows is not None and len(rows) == 0:
-            none: pd.DataFrame = OUTCOMES.empty_table().to_pandas()
+            none: pd.DataFrame = (
+                (MEASURED if getattr(attack, "measures_distance", False) else OUTCOMES).empty_table().to_pandas()
+            )
             return none
         some = data if rows is None or len(rows) == len(data) else data.take(rows)
         with _costs(classifier) as cost:
@@ -228,6 +234,8 @@ class ShardRunner:
         zero = np.asarray(getattr(attack, "zero_gradient", []), dtype=bool)
         if not x_adv.flags.writeable:
             x_adv = x_adv.copy()
+        measures = getattr(attack, "measures_distance", False)
+        asked = x_adv.copy() if measures else x_adv
         sizes = np.empty(len(x), np.float32)
         threat = self._threat if is_adversary(attack) else CORRUPTIONS
         low, high = torch.tensor(0.0), torch.tensor(1.0)
@@ -238,7 +246,17 @@ class ShardRunner:
             sizes[some] = threat.size(inside - original).numpy()
             x_adv[some] = inside.numpy()
         logits = self._logits(classifier, data, most, x_adv)
-        return _outcomes(data, logits, sizes, zero if len(zero) == len(y) else np.zeros(len(y), dtype=bool))
+        outcomes = _outcomes(data, logits, sizes, zero if len(zero) == len(y) else np.zeros(len(y), dtype=bool))
+        if not measures:
+            return outcomes
+        distance = np.where(logits.argmax(1).numpy() != y, sizes, np.float32(np.inf))
+        beyond = np.flatnonzero((asked != x_adv).reshape(len(x), -1).any(1) & np.isinf(distance))
+        if len(beyond):
+            some_data, clipped = data.take(beyond), asked[beyond].clip(0, 1)
+            wrong = self._logits(classifier, some_data, most, clipped).argmax(1).numpy() != y[beyond]
+            reached = self._threat.size(torch.from_numpy(clipped - x[beyond])).numpy()
+            distance[beyond[wrong]] = reached[wrong]
+        return outcomes.assign(**{DISTANCE: distance.astype(np.float32)})
 
     def _examples(self, shard: int) -> Dataset:
         """Return a shard's examples, read once for all attacks on them."""

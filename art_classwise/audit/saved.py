@@ -367,5 +367,6 @@ def _find_misfit(
 
 
 def _frame(*shards: pa.Table) -> pd.DataFrame:
-    frame: pd.DataFrame = pa.concat_tables(shards).to_pandas()
+    # Of shards that an attack measured distances on, and others where no example was left, the rest is NaN.
+    frame: pd.DataFrame = pa.concat_tables(shards, promote_options="default").to_pandas()
     return frame

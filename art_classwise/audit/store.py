@@ -34,7 +34,7 @@ from art_classwise._core.fingerprints import digest
 from art_classwise._core.folders import DiskFolder, Folder, open_folder
 from art_classwise._core.records import Record, validation_message
 from art_classwise.audit.manifest import Manifest
-from art_classwise.audit.outcomes import OUTCOMES, VERDICTS, from_parquet, read_older, to_parquet
+from art_classwise.audit.outcomes import DISTANCE, MEASURED, OUTCOMES, VERDICTS, from_parquet, read_older, to_parquet
 from art_classwise.audit.plan import CLEAN_NAME
 from art_classwise.audit.probes import Probe
 from art_classwise.audit.provenance import Environment
@@ -378,7 +378,7 @@ class Store:
         return unit.shard in self.shards(unit.model, unit.attack)
 
     def read(self, unit: Unit) -> pd.DataFrame:
-        """Return a shard, as :data:`OUTCOMES`.
+        """Return a shard, as :data:`OUTCOMES`, or :data:`MEASURED` under an attack that measures distances.
 
         Raises:
             DamagedShardError: Its file isn't what was written, or not of this shard.
@@ -421,7 +421,8 @@ class Store:
         try:
             if shard.older:
                 return read_older(content, attacked=unit.attack is not None)
-            return from_parquet(content, OUTCOMES)
+            schemas = (OUTCOMES,) if unit.attack is None else (OUTCOMES, MEASURED)
+            return from_parquet(content, *schemas)
         except ValueError as error:
             raise DamagedShardError(shard, where, str(error)) from error
 
@@ -433,7 +434,7 @@ class Store:
 
         Args:
             unit: The unit.
-            frame: As :data:`art_classwise.audit.outcomes.OUTCOMES`.
+            frame: As :data:`art_classwise.audit.outcomes.OUTCOMES` or ``MEASURED``.
             replace: Write it, whatever is there.
 
         Returns:
@@ -442,7 +443,7 @@ class Store:
         Raises:
             StoreError: It can't be written, on a full disk, say; the others are as they were.
         """
-        content = to_parquet(frame, OUTCOMES)
+        content = to_parquet(frame, MEASURED if DISTANCE in frame else OUTCOMES)
         outcomes = verdict_digest(unit, frame)
         begin, folder = _begin(unit.model, unit.attack), self._folders(unit.model, unit.attack)[0]
         begin = f"saved-{begin}" if replace else begin  # an audit that lies there takes it for none of its files
@@ -600,8 +601,8 @@ class Store:
 def verdict_digest(unit: Unit, frame: pd.DataFrame) -> str:
     """Return 16 hexadecimal digits of what a shard says: its columns as numbers, what they cost left out."""
     digest = hashlib.sha256(_identity(unit))
-    for name in VERDICTS:
-        kind = OUTCOMES.field(name).type.to_pandas_dtype()
+    for name in (*VERDICTS, *([DISTANCE] if DISTANCE in frame else [])):
+        kind = MEASURED.field(name).type.to_pandas_dtype()
         digest.update(frame[name].to_numpy(dtype=kind).tobytes())
     return digest.hexdigest()[:16]
 

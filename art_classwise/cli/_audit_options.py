@@ -114,7 +114,8 @@ AttackNames = Annotated[
         "NAMES",
         ATTACKS,
         "A ladder (quick, standard, blackbox), or names separated by commas: fgsm, pgd-20, pgd-100x5, margin-20, "
-        "tpgd5-20, autoattack, square, transfer-pgd-20. Default: quick; none with --corruptions and no --threat.",
+        "tpgd5-20, fmn (every radius at once), autoattack, square, transfer-pgd-20. Default: quick; none with "
+        "--corruptions and no --threat.",
         autocompletion=completion.attacks,
     ),
 ]

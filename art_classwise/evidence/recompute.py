@@ -17,6 +17,7 @@ from art_classwise._core.progress import progress_bar
 from art_classwise.attacks.fast_copy import Precision
 from art_classwise.audit.corrupted import attack_factories, is_described_corruption, located
 from art_classwise.audit.manifest import Manifest
+from art_classwise.audit.outcomes import DISTANCE
 from art_classwise.audit.plan import PickledAttacks, Task, loads, tasks
 from art_classwise.audit.provenance import environment, model_fingerprint
 from art_classwise.audit.request import check_fit, checked_attack, described_attacks
@@ -212,7 +213,13 @@ def _differences(
     where = f"{task.id}{f' ({attack})' if task.chain else ''}"
     names = ["example", "label", "prediction", "margin", "perturbation", "zero_gradient"]
     if exact:
-        other = [name for name in names if not np.array_equal(stored[name], frame[name], equal_nan=name == "margin")]
+        names += [DISTANCE] * (DISTANCE in stored or DISTANCE in frame)
+        other = [
+            name
+            for name in names
+            if (name in stored) != (name in frame)
+            or not np.array_equal(stored[name], frame[name], equal_nan=name in ("margin", DISTANCE))
+        ]
         return [f"{where} comes out otherwise: its {', '.join(other)}."] if other else []
     both = stored.merge(frame, on="example", suffixes=("", "_now"))
     most = max(2, math.ceil(_FLIPS * len(frame)))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from art_classwise.audit.manifest import Manifest
+from art_classwise.audit.outcomes import DISTANCE
 
 __all__ = ["Columns", "attacked_differences", "clean_differences", "columns"]
 
@@ -67,7 +68,21 @@ def attacked_differences(
     size = rows["perturbation"].astype(np.float64)
     if not (np.isfinite(size) & (size >= 0) & (size <= eps * (1 + _ROUNDING) + 1e-7)).all():
         yield f"has perturbations outside of the ball of radius {eps:g}: up to {np.max(size):g}"
+    if DISTANCE in rows:
+        yield from _distance_differences(rows, eps)
     yield from _common({**rows, "label": np.where(known, rows["label"], clean["label"][left])}, manifest)
+
+
+def _distance_differences(rows: Columns, eps: float) -> Iterator[str]:
+    """Yield where distances contradict the verdicts: within the radius an example is broken, and else it isn't."""
+    distance, wrong = rows[DISTANCE].astype(np.float64), rows["prediction"] != rows["label"]
+    known = ~np.isnan(distance)
+    if (distance[known] < 0).any():
+        yield "has negative distances"
+    within = distance <= eps * (1 + _ROUNDING) + 1e-7
+    other = known & np.where(wrong, ~within, distance < eps * (1 - _ROUNDING) - 1e-7) & (rows["label"] >= 0)
+    if other.any():
+        yield f"has {other.sum()} distances that contradict the verdict, first of example {rows['example'][other][0]}"
 
 
 def _common(rows: Columns, manifest: Manifest) -> Iterator[str]:

@@ -28,6 +28,7 @@ from art_classwise.metrics.confusion import (
 )
 from art_classwise.metrics.correlation import correlations, head_weight_norms
 from art_classwise.metrics.disparity import disparity, disparity_intervals, disparity_test, rho
+from art_classwise.metrics.distances import class_distances, robust_at
 from art_classwise.metrics.homing import homing
 from art_classwise.metrics.intervals import paired_difference, wilson
 from art_classwise.metrics.per_class import great_score, per_class
@@ -42,6 +43,7 @@ __all__ = [
     "attack_strength",
     "best_worst_class",
     "class_accuracy",
+    "class_distances",
     "class_groups",
     "class_shares",
     "compare_with_best",
@@ -72,6 +74,7 @@ __all__ = [
     "rho",
     "rho_interval",
     "risks",
+    "robust_at",
     "sample_size",
     "share_test",
     "symmetry",

@@ -33,7 +33,7 @@ def onto_l1_ball(v, radius):
 
 
 def algorithm_1(network, x, y, norm, steps, alpha, gamma, targeted):
-    """Pintor et al. 2021, Algorithm 1, with our steps and 0.1 % more at first, on one example without a box."""
+    """Pintor et al. 2021, Algorithm 1, with our steps and 0.1 % more at first; without a box; of one example."""
     delta, best, eps = torch.zeros_like(x), math.inf, math.inf
     for k in range(steps):
         at = (x + delta).requires_grad_()

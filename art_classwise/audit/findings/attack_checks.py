@@ -283,5 +283,6 @@ def is_strongly_attacked(evidence: Evidence) -> bool:
 
 
 def asked_standard(parameters: Mapping[str, Any]) -> bool:
-    """Return whether this is AutoAttack with its standard members."""
-    return attack_kind(parameters) == "AutoAttack" and parameters.get("attacks") == "standard"
+    """Return whether this is AutoAttack with its standard members, as they are."""
+    standard = parameters.get("attacks") == "standard" and parameters.get("target_order", "logits") == "logits"
+    return attack_kind(parameters) == "AutoAttack" and standard

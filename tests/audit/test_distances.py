@@ -1,0 +1,178 @@
+"""Distances in an audit: measured, kept, read again, asked about."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import art_classwise as acw
+from art_classwise import InputError
+from art_classwise.attacks import ladder
+from art_classwise.audit.outcomes import MEASURED, OUTCOMES, cumulative, parts
+
+EPS = 0.1
+ATTACKS = ["pgd-5", "fmn-30", "margin-5"]
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    torch.manual_seed(0)
+    train = acw.load_dataset("digits", "train").first(300)
+    network = acw.build("digits-cnn", (1, 8, 8), 10, seed=0)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    made = acw.as_classifier(network, (1, 8, 8), 10, optimizer=optimizer, device="cpu")
+    acw.NaturalTrainerPyTorch(made, verbose=False).fit(train.x, train.y, batch_size=50, nb_epochs=8)
+    return made
+
+
+@pytest.fixture(scope="module")
+def data():
+    return acw.load_dataset("digits", "test").first(90)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def several_shards():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("art_classwise.audit.audit._SHARD", 40)
+        yield
+
+
+def audited(classifier, data, attacks=ATTACKS, **options):
+    audit = acw.ClassWiseAudit(f"Linf:{EPS}", attacks, checks=False, verbose=False, **options)
+    return audit.evaluate({"net": classifier}, data)
+
+
+@pytest.fixture(scope="module")
+def result(classifier, data):
+    return audited(classifier, data)
+
+
+def test_the_name_is_the_attack(classifier):
+    made = {name: make(classifier) for name, make in ladder(["fmn", "fmn-7"], "L2:0.5", batch_size=9).items()}
+    assert [type(one) for one in made.values()] == [acw.MinimumNormAttack] * 2
+    assert [(one.norm, one.eps, one.max_iter, one.batch_size) for one in made.values()] == [
+        (2, None, 100, 9),
+        (2, None, 7, 9),
+    ]
+    for name in ("fmn-0", "fmn-", "fmn-5x2", "fnm"):
+        with pytest.raises(InputError, match=f"Unknown attack '{name}'"):
+            ladder(name, "L2:0.5")
+
+
+def test_an_example_is_broken_if_its_distance_is_within_the_radius(classifier, data, result):
+    rows = result.rows("net", "fmn-30")
+    attack = acw.MinimumNormAttack(classifier, max_iter=30, verbose=False)
+    attack.generate(data.x, data.y)
+    np.testing.assert_allclose(rows["distance"], attack.distance, rtol=1e-5)
+    assert rows["distance"].dtype == np.float32
+    assert np.array_equal(~rows["withstood"], rows["distance"] <= EPS)
+    assert (rows["distance"] > EPS).sum() >= 10
+    assert (rows["perturbation"] <= EPS * (1 + 1e-6)).all()
+    assert np.array_equal(rows["distance"] == 0, rows["clean_prediction"] != rows["label"])
+    others = result.outcomes[result.outcomes["attack"] != "fmn-30"]
+    assert others["distance"].isna().all()
+
+
+@pytest.mark.parametrize("worst_case", [False, True])
+def test_distances_are_kept_and_sealed(classifier, data, result, tmp_path, worst_case):
+    found = audited(classifier, data, store=tmp_path / "a", worst_case=worst_case)
+    read = acw.read_audit(tmp_path / "a")
+    pd.testing.assert_frame_equal(read.outcomes, found.outcomes)
+    assert acw.verify(tmp_path / "a", models={"net": classifier}, data=data, recompute=1.0).ok
+    found.save(tmp_path / "b")
+    pd.testing.assert_frame_equal(acw.read_audit(tmp_path / "b").outcomes, found.outcomes)
+    if worst_case:
+        fmn = found.rows("net", "fmn-30")
+        held = found.rows("net", "pgd-5")["withstood"].to_numpy()
+        broken_before = ~held & (fmn["clean_prediction"] == fmn["label"]).to_numpy()
+        assert np.array_equal(fmn["distance"].isna(), broken_before)
+        pd.testing.assert_frame_equal(result.worst_case().outcomes, found.outcomes)
+    else:
+        pd.testing.assert_frame_equal(found.outcomes, result.outcomes)
+
+
+def test_without_such_an_attack_nothing_changes(classifier, data, tmp_path):
+    found = audited(classifier, data.first(20), ["pgd-5"], store=tmp_path)
+    assert "distance" not in found.outcomes
+    assert MEASURED.names == [*OUTCOMES.names, "distance"]
+    with pytest.raises(InputError, match=r"No attack of the audit looked for the smallest .* at Linf:0.1 only"):
+        found.robust_at(0.1)
+    with pytest.raises(InputError, match="'pgd-5' doesn't look"):
+        found.distances(attack="pgd-5")
+
+
+def test_robust_at_is_the_class_table_at_the_audits_radius(result):
+    for attack in ("fmn-30", acw.audit.WORST_CASE):
+        at = result.robust_at([0, EPS], attack=attack)
+        table = result.class_table("net", attack)
+        for radius, kind in ((0.0, "clean"), (EPS, "robust")):
+            for ours, theirs in (("robust", kind), ("low", f"{kind}_low"), ("high", f"{kind}_high"), ("n", "n")):
+                np.testing.assert_array_equal(at.loc[radius][ours], table[theirs])
+        assert (at["unknown"] == "").all()
+
+
+def test_it_is_what_audits_at_other_radii_find(classifier, data, result):
+    for eps in (0.05, 0.15):
+        other = acw.ClassWiseAudit(f"Linf:{eps}", "fmn-30", checks=False, verbose=False).evaluate(
+            {"net": classifier}, data
+        )
+        expected = other.class_table("net", "fmn-30")["robust"]
+        np.testing.assert_allclose(result.robust_at(eps, attack="fmn-30").loc[eps]["robust"], expected, atol=0.01)
+
+
+def test_all_attacks_together_are_the_nearest_of_any(result):
+    of = parts(result.outcomes)
+    fmn = of["net", "fmn-30"]["distance"].to_numpy().astype(float)
+    broken = ~np.logical_and.reduce([of["net", a]["withstood"] for a in ATTACKS])
+    expected = np.where(broken, np.minimum(fmn, EPS), fmn)
+    label = of["net", "fmn-30"]["label"].to_numpy()
+    at = result.robust_at([0.02, 0.12])
+    for k in range(10):
+        for eps in (0.02, 0.12):
+            assert at.loc[(eps, result.classes[k]), "robust"] == (expected[label == k] > eps).mean()
+    distances = result.distances(attack="fmn-30")
+    assert distances.loc["0", "median"] == pytest.approx(np.median(fmn[(label == 0) & (fmn > 0)]))
+
+
+def test_what_a_chain_broke_before_is_unknown_below_the_radius(result):
+    chain = result.worst_case()
+    at = chain.robust_at([0, 0.02, EPS, 0.2])
+    pd.testing.assert_frame_equal(at.loc[[EPS, 0.2]], result.robust_at([EPS, 0.2]))
+    assert at.loc[0.0]["robust"].notna().all()
+    unknown = at.loc[0.02]["unknown"] != ""
+    assert unknown.any()
+    assert at.loc[0.02]["robust"][unknown].isna().all()
+
+
+def test_beyond_a_limit_it_is_unknown(classifier, data):
+    attacks = {"near": lambda c: acw.MinimumNormAttack(c, eps=0.15, max_iter=10, verbose=False)}
+    found = audited(classifier, data.first(40), attacks)
+    at = found.robust_at([0.15, 0.2])
+    assert at.loc[0.15]["robust"].notna().any()
+    assert at.loc[0.2]["robust"].isna().all()
+    assert at.loc[0.2]["unknown"].str.contains("beyond 0.15").all()
+    assert found.rows()["distance"].replace(np.inf, 0).max() <= 0.15 * (1 + 1e-6)
+
+
+def test_broken_examples_leave_with_their_distance(result):
+    """Against a loop over examples."""
+    tables = list(parts(result.outcomes).values())
+    carried = [*cumulative(tables)]
+    for i in range(len(tables[0])):
+        wrong = tables[0]["clean_prediction"][i] != tables[0]["label"][i]
+        before = not tables[0]["withstood"][i] and not wrong
+        expected = np.nan if before else tables[1]["distance"][i]
+        assert np.array_equal(carried[1]["distance"][i], expected, equal_nan=True)
+
+
+def test_the_command_line_takes_it(command_line, tmp_path):
+    options = {"architecture": "digits-cnn", "classes": list("0123456789"), "input_shape": (1, 8, 8)}
+    acw.save_checkpoint(tmp_path / "net.pt", acw.build("digits-cnn", (1, 8, 8), 10, seed=0), **options)
+    code, _, err = command_line(
+        "audit", "--model", "net.pt", "--dataset", "digits", "--examples", 30, "--threat", "Linf:0.1",
+        "--attacks", "fmn-5", "--no-checks", "--out", "runs", "--quiet",
+    )  # fmt: skip
+    assert code == 0, err
+    assert acw.read_audit(tmp_path / "runs").robust_at(0.3)["robust"].notna().all()
