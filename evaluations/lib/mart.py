@@ -198,7 +198,8 @@ def paper_beside(method: str) -> Recipe:
     if method == "mart":
         return recipe
     beta = 6.0 if method == "trades" else None
-    return replace(recipe, method=method, beta=beta, exact=False, source=f"{recipe.source}, without MART")
+    source = f"{recipe.source}, without MART"
+    return replace(recipe, method=method, beta=beta, exact=False, source=source, verified=None)  # no paper's
 
 
 def told(recipe: Recipe) -> str:
