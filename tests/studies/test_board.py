@@ -12,11 +12,11 @@ import pytest
 from scipy.stats import norm
 
 import art_classwise as acw
-from art_classwise.datasets.catalog import CORRUPTIONS, SEVERITIES
 from art_classwise import InputError
 from art_classwise.audit import Manifest
 from art_classwise.audit.manifest import Published
 from art_classwise.audit.result import AuditResult
+from art_classwise.datasets.catalog import CORRUPTIONS, SEVERITIES
 from art_classwise.studies import board as module
 from art_classwise.studies import place_on_board
 from art_classwise.zoo import robustbench_board, robustbench_names
