@@ -32,10 +32,10 @@ KNOWN = {name for names in OPTIONS.values() for name in names}
 ONLY_IN_PYTHON = {
     "activation", "alpha1", "alpha2", "attack_mode", "attacked", "average", "average_base", "ax", "begin_after",
     "broken", "budgets", "confidence", "correct", "crop_padding", "ddof", "decay", "difference", "discordant",
-    "eta", "exact", "executor", "fawa_start", "flip", "input_shape", "key", "kind", "label_smoothing", "lamb",
-    "lambda1", "lambda2", "left_out", "limit", "logits", "minimal", "module", "momentum", "n", "n_classes",
-    "n_iter", "network", "normalize", "norms", "num_random_init", "objective", "on", "optional", "order",
-    "passes", "radius", "repeats", "results", "scale", "scheduler", "target", "targeted", "targets",
+    "eta", "exact", "executor", "fawa_start", "flip", "highest", "input_shape", "key", "kind", "label_smoothing",
+    "lamb", "lambda1", "lambda2", "left_out", "limit", "logits", "lowest", "minimal", "module", "momentum", "n",
+    "n_classes", "n_iter", "network", "normalize", "norms", "num_random_init", "objective", "on", "optional", "order",
+    "passes", "policies", "radius", "repeats", "results", "scale", "scheduler", "target", "targeted", "targets",
     "temperature", "threshold", "tolerance", "trainer_options", "warm_epochs", "warm_start", "warmup",
     "weights", "which", "withstood", "worst", "worst_base", "x", "x_adv", "y", "y_pseudo", "zero_gradient",
 }
