@@ -24,7 +24,9 @@ worst class minus the relative loss of the mean over classes, both against the t
 have intervals over seeds (Student's t); changes have them over seeds and test examples, crossed, and p is that of 0
 there. Among dozens of intervals some exclude 0 by chance: p is adjusted by Holm's method for all comparisons on a data
 set. A further table has the differences of the combinations that no paper has, and of weight 2, to each published
-policy, adjusted likewise: one is better than all of them if each of these intervals lies above 0.
+policy, adjusted likewise: one is better than all of them if each of these intervals lies above 0. Of trainings that
+--known takes from an earlier table only class accuracies are known ("examples" in the table of runs): their test
+examples are drawn as binomials, apart from those of others, so that the intervals of differences are rather too wide.
 
 Sizes: quick uses digits (or MNIST, CIFAR-10 on request), full (a GPU) CIFAR-10. Interrupted runs resume.
 """
@@ -33,7 +35,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +48,19 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from lib.experiment import Claim, all_trainings, over_both, over_seeds, p_over_both, parser, timed, told_seeds, write
+from lib.experiment import Claim, all_trainings, parser, timed, told_seeds, write
+from lib.repair_tables import (
+    NONE,
+    against_published,
+    compared,
+    interval,
+    on_drawn_examples,
+    on_independent_examples,
+    readable,
+    summary,
+    title_of,
+    with_rho,
+)
 from lib.repairs import ALONE, REPAIRS, Length
 from lib.setups import SIZES as PLAIN_SIZES
 from lib.setups import Setup, Trainings
@@ -56,17 +71,8 @@ from art_classwise.trainers.recipes import Recipe, paper_recipe
 
 OBJECTIVES = ("standard", "trades", "mart")
 ATTACKS = ("pgd-20", "margin-20")
-MEASURES = ("clean", "robust", "worst", "worst held out")
-CHANGES = MEASURES[1:]
-"""Of which there are changes, with intervals over seeds and examples."""
-NONE = "none"
-DRAWS = 200
-"""How often test examples are drawn anew for an interval."""
-SPLITS = 50
-"""How often they are split into halves then."""
-
-Drawn = Callable[[str, str, int], Mapping[str, np.ndarray]]
-"""Returns what a training (objective, policy, seed) gives of each of CHANGES on test examples drawn anew (DRAWS,)."""
+NOT_OF_A_RUN = ("rho", "examples", "hardware", "versions", "command")
+"""Columns of the table of trainings that aren't one's own result."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     made = parser(__file__, __doc__, datasets=tuple(dict.fromkeys(d for known in SIZES.values() for d in known)))
     made.add_argument("--objectives", nargs="+", choices=OBJECTIVES, help="default: all")
     made.add_argument("--policies", nargs="+", choices=tuple(REPAIRS), help="default: all")
+    made.add_argument("--finished", action="store_true", help="write tables of what is in the store, and train nothing")
+    made.add_argument("--known", type=Path, help="table of trainings of this size, which aren't repeated")
     made.add_argument("--alone", nargs="*", choices=tuple(ALONE), help="methods without a policy; default: all")
     arguments = made.parse_args(argv)
     tables: list[pd.DataFrame] = []
@@ -124,11 +132,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     default = ("cifar10",) if arguments.size == "full" else ("digits",)
     for _, trainings in all_trainings(arguments, default=default, sizes=SIZES, part="policies"):
         study = Study(trainings)
-        jobs = jobs_of(arguments)
+        if arguments.known is not None:
+            study.take(pd.read_csv(arguments.known, dtype={"worst class": str}))
+        jobs = [job for job in jobs_of(arguments) if not arguments.finished or study.has(*job)]
         for number, job in enumerate(jobs):
             with timed(f"{number + 1}/{len(jobs)} {' '.join(map(str, job))}"):
                 study.run(*job)
-        tables.append(with_rho(pd.DataFrame([study.run(*job) for job in jobs])))
+        runs = pd.DataFrame([study.run(*job) for job in jobs])
+        runs["examples"] = ["known" if study.paired(*job) else "by class" for job in jobs]
+        tables.append(with_rho(runs))
         summaries.append(summary(tables[-1], study.drawn))
         ours.append(against_published(tables[-1], study.drawn))
         claims += claims_of(study, summaries[-1], ours[-1])
@@ -171,6 +183,10 @@ class Study:
     def _folder(self, objective: str, policy: str, seed: int) -> Path:
         return self.trainings.folder / f"{objective}-{policy.replace(' ', '-')}-{seed}"
 
+    def has(self, objective: str, policy: str, seed: int) -> bool:
+        """Return whether a training is in the store."""
+        return (self._folder(objective, policy, seed) / "result.json").exists()
+
     def run(self, objective: str, policy: str, seed: int) -> dict[str, Any]:
         """Return what a training gives on the test set; it is trained if it isn't in the store."""
         folder = self._folder(objective, policy, seed)
@@ -203,13 +219,38 @@ class Study:
         held.write_text(json.dumps(result))
         return result
 
+    def take(self, runs: pd.DataFrame) -> None:
+        """Take trainings that a table has and the store hasn't, such as one measured on another machine.
+
+        Args:
+            runs: A row per training of this size, as :func:`main` writes them.
+        """
+        same = runs[(runs["dataset"] == self.trainings.test.name) & (runs["n"] == len(self.trainings.test))]
+        for row in same[same["threat"] == self._size.threat].to_dict("records"):
+            folder = self._folder(row["objective"], row["policy"], row["seed"])
+            if not self.has(row["objective"], row["policy"], row["seed"]):
+                folder.mkdir(parents=True, exist_ok=True)
+                told = {name: value for name, value in row.items() if name not in NOT_OF_A_RUN}
+                (folder / "result.json").write_text(json.dumps(told))
+
     def drawn(self, objective: str, policy: str, seed: int) -> Mapping[str, np.ndarray]:
-        """See :data:`Drawn`; the same examples are drawn for all trainings."""
+        """See :data:`Drawn`; the same examples are drawn for all trainings, but those taken from a table."""
         key = (objective, policy, seed)
         if key not in self._drawn:
-            with np.load(self._folder(*key) / "outcomes.npz") as held:
-                self._drawn[key] = on_drawn_examples(held["labels"], held["withstood"])
+            outcomes = self._folder(*key) / "outcomes.npz"
+            if outcomes.exists():
+                with np.load(outcomes) as held:
+                    self._drawn[key] = on_drawn_examples(held["labels"], held["withstood"])
+            else:
+                test, result = self.trainings.test, self.run(*key)
+                accuracies = np.array([result[f"robust {name}"] for name in test.classes])
+                sizes = np.bincount(test.y, minlength=len(test.classes))
+                self._drawn[key] = on_independent_examples(accuracies, sizes, zlib.crc32(repr(key).encode()))
         return self._drawn[key]
+
+    def paired(self, objective: str, policy: str, seed: int) -> bool:
+        """Return whether a training's outcomes are known example by example."""
+        return (self._folder(objective, policy, seed) / "outcomes.npz").exists()
 
     def _options(self, objective: str, seed: int) -> dict[str, Any]:
         """Return options of the trainer beside the recipe's: the method, and who teaches."""
@@ -274,148 +315,6 @@ def _rescaled(recipe: Recipe, factor: float) -> Recipe:
     return recipe.override(lr=recipe.lr * factor, weight_decay=recipe.weight_decay / factor)
 
 
-def compared(objective: str, policy: str) -> bool:
-    """Return whether a training is compared with another one."""
-    return policy != NONE or objective in ALONE
-
-
-def base_of(objective: str, policy: str = NONE) -> str:
-    """Return the objective whose training without a policy one is compared with."""
-    return ALONE[objective].beside if objective in ALONE and policy == NONE else objective
-
-
-def with_rho(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs with rho of each against the training without a policy from the same seed.
-
-    NaN where there is nothing to compare with, and where the worst class or the mean of that training is at 0.
-    """
-    plain = runs[runs["policy"] == NONE].set_index(["objective", "seed"]).sort_index()
-    values = []
-    for row in runs.to_dict("records"):
-        objective, policy = row["objective"], row["policy"]
-        base = plain.loc[(base_of(objective, policy), row["seed"])]
-        pairs = [one[name] for one in (row, base) for name in ("worst held out", "robust")]
-        values.append(acw.metrics.rho(*pairs) if compared(objective, policy) else np.nan)
-    return runs.assign(rho=values)
-
-
-def on_drawn_examples(y: np.ndarray, right: np.ndarray) -> dict[str, np.ndarray]:
-    """Return robust accuracies on examples drawn anew within each class: each of CHANGES, (DRAWS,).
-
-    Args:
-        y: Labels (n,). The same labels give the same draws.
-        right: Whether each example is right, bool (n,).
-    """
-    rng, halves = np.random.default_rng(0), np.random.default_rng(1)
-    groups = [rows for k in range(int(y.max()) + 1) if len(rows := np.flatnonzero(y == k)) > 1]
-    sizes = np.array([len(rows) for rows in groups])
-    counts = np.stack([right[rng.choice(rows, (DRAWS, len(rows)))].sum(1) for rows in groups], 1)
-    first = halves.hypergeometric(counts[:, None], (sizes - counts)[:, None], sizes // 2, (DRAWS, SPLITS, len(sizes)))
-    shares = first / (sizes // 2), (counts[:, None] - first) / (sizes - sizes // 2)
-    chosen = [
-        np.take_along_axis(other, one.argmin(2, keepdims=True), 2)[..., 0] for one, other in (shares, shares[::-1])
-    ]
-    accuracies = counts / sizes
-    held_out = np.minimum(np.mean(chosen, axis=(0, 2)), accuracies.mean(1))
-    return {"robust": accuracies.mean(1), "worst": accuracies.min(1), "worst held out": held_out}
-
-
-def difference(
-    runs: pd.DataFrame, drawn: Drawn, new: tuple[str, str], old: tuple[str, str], measure: str
-) -> tuple[float, float, float, float]:
-    """Return by how much a training differs from another one: mean over seeds, interval over seeds and examples, p.
-
-    Args:
-        runs: A row per training.
-        drawn: What each gives on examples drawn anew.
-        new: Objective and policy.
-        old: Likewise.
-        measure: One of CHANGES.
-    """
-    by_run = runs.set_index(["objective", "policy", "seed"])[measure].sort_index()
-    changes = by_run[new] - by_run[old]
-    seeds = [int(seed) for seed in changes.index]
-    of_draws = [np.asarray(drawn(*new, seed)[measure]) - np.asarray(drawn(*old, seed)[measure]) for seed in seeds]
-    variance = float(np.mean(of_draws, axis=0).var(ddof=1))
-    crossed = (changes.to_numpy(), variance, DRAWS - 1)
-    mean, low, high = over_both(*crossed, within=(-1, 1))
-    return mean, low, high, p_over_both(*crossed)
-
-
-def summary(runs: pd.DataFrame, drawn: Drawn) -> pd.DataFrame:
-    """Return a row per objective and policy: means over seeds with 95 % intervals, as fractions.
-
-    ``robust`` is the mean class robust accuracy, ``worst`` the plain minimum, ``worst held out`` that of the worst
-    class without the bias of a minimum; the changes are to the training without a policy from the same seed, or to the
-    method that one is compared with. Intervals of changes are over seeds and examples, the others and rho's over seeds.
-    ``p`` is of the change of ``worst held out``, ``p adjusted`` by Holm for all rows.
-    """
-    rows = []
-    for (objective, policy), some in runs.groupby(["objective", "policy"], sort=False):
-        row: dict[str, Any] = {"dataset": some["dataset"].iloc[0]} if "dataset" in some else {}
-        row |= {"objective": objective, "policy": policy, "seeds": len(some), "n": some["n"].iloc[0]}
-        by_seed, p = some.set_index("seed"), np.nan
-        old = (base_of(objective, policy), NONE)
-        for measure in MEASURES:
-            values = by_seed[measure]
-            row |= dict(zip((measure, f"{measure} low", f"{measure} high"), over_seeds(values), strict=True))
-            change: tuple[float, ...] = (np.nan,) * 3
-            if compared(objective, policy) and measure in CHANGES:
-                *change, p = difference(runs, drawn, (objective, policy), old, measure)
-            elif compared(objective, policy):
-                base = runs[(runs["objective"] == old[0]) & (runs["policy"] == NONE)].set_index("seed")
-                change = over_seeds(values - base[measure])
-            names = (f"{measure} change", f"{measure} change low", f"{measure} change high")
-            row |= dict(zip(names, change, strict=True))
-        row |= dict(zip(("rho", "rho low", "rho high"), over_seeds(by_seed["rho"]), strict=True))
-        rows.append(row | {"p": p})
-    table = pd.DataFrame(rows)
-    return table.assign(**{"p adjusted": acw.metrics.holm(table["p"])})
-
-
-def against_published(runs: pd.DataFrame, drawn: Drawn) -> pd.DataFrame:
-    """Return how weight 2, and each combination that no paper has, differ from each published policy.
-
-    A row per objective, policy and published one: the difference of the worst class, held out, and of the mean, with
-    intervals over seeds and examples, as fractions; ``p adjusted`` by Holm for all rows.
-    """
-    rows = []
-    for objective, some in runs.groupby("objective", sort=False):
-        there = list(dict.fromkeys(some["policy"]))
-        published = [p for p in there if p in REPAIRS and REPAIRS[p].kind == "published"]
-        for policy in there:
-            if policy != "weight 2" and not (policy in REPAIRS and REPAIRS[policy].kind == "ours"):
-                continue
-            for other in published:
-                row: dict[str, Any] = {"dataset": some["dataset"].iloc[0]} if "dataset" in some else {}
-                row |= {"objective": objective, "policy": policy, "against": other}
-                for measure in ("robust", "worst held out"):
-                    *change, p = difference(runs, drawn, (objective, policy), (objective, other), measure)
-                    row |= dict(zip((measure, f"{measure} low", f"{measure} high"), change, strict=True))
-                rows.append(row | {"p": p})
-    table = pd.DataFrame(rows)
-    return table.assign(**{"p adjusted": acw.metrics.holm(table["p"])}) if len(table) else table
-
-
-def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the summary in per cent, each cell with its interval; the changes to the training without a policy too."""
-    rows = []
-    for row in table.to_dict("records"):
-        told = {"objective": row["objective"], "policy": row["policy"]}
-        told |= {name: interval(row, name) for name in MEASURES}
-        if compared(row["objective"], row["policy"]):
-            told |= {f"{name} change": interval(row, f"{name} change") for name in CHANGES}
-            told |= {"rho": interval(row, "rho"), "p adjusted": f"{row['p adjusted']:.2g}"}
-        rows.append(told)
-    return pd.DataFrame(rows).fillna("")
-
-
-def interval(row: Mapping[str, float], name: str) -> str:
-    """Return a value of a row and its interval, in per cent, as ``5.7 (4.2–7.1)``."""
-    value, low, high = (100 * row[f"{name}{end}"] for end in ("", " low", " high"))
-    return f"{value:.1f} ({low:.1f}–{high:.1f})" if low == low else f"{value:.1f}"
-
-
 def claims_of(study: Study, table: pd.DataFrame, ours: pd.DataFrame) -> list[Claim]:
     """Return what each policy does to the worst class, and whether one beats all published ones, on one data set."""
     trainings, claims = study.trainings, []
@@ -450,16 +349,11 @@ def claims_of(study: Study, table: pd.DataFrame, ours: pd.DataFrame) -> list[Cla
                 f"smallest of {len(some)} differences of the {measured}, the one to {closest['against']} (mean over "
                 f"classes against no policy: {interval(of, 'robust change')} points)",
                 *worst,
-                n=n + told_seeds(of["seeds"]),
+                n=n + told_seeds(int(closest["seeds"])),
                 least=1,
             )
         )
     return claims
-
-
-def title_of(objective: str) -> str:
-    """Return the name of an objective in tables."""
-    return ALONE[objective].title if objective in ALONE else {"standard": objective}.get(objective, objective.upper())
 
 
 def draw(summaries: Sequence[pd.DataFrame]) -> plt.Figure:
@@ -487,7 +381,8 @@ def draw(summaries: Sequence[pd.DataFrame]) -> plt.Figure:
         base = table[(table["policy"] == NONE) & table["objective"].isin(list(colours))]
         told = ", ".join(f"{o} {100 * w:.0f} %" for o, w in zip(base["objective"], base["worst held out"], strict=True))
         first = table.iloc[0]
-        title = f"{first['dataset']}, {first['seeds']} seeds, n = {first['n']:,}: mean and 95 % interval"
+        seeds = " to ".join(map(str, sorted({int(table["seeds"].min()), int(table["seeds"].max())})))
+        title = f"{first['dataset']}, seeds: {seeds}, n = {first['n']:,}: mean and 95 % interval"
         ax.set_title(f"{title}\nwithout a policy: {told}; filled: p adjusted below 0.05", loc="left", fontsize="medium")
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=4, fontsize="small", frameon=False)
     return figure

@@ -99,7 +99,7 @@ def summed_up(script, runs):
 
 def test_a_policys_change_is_paired_by_seed(evaluation):
     """Seeds may differ by more than the policy changes, and it shows nevertheless: without examples it is a t test."""
-    script = evaluation("class_policies")
+    script = evaluation("repair_tables")
     table = summed_up(script, runs_of(none=[0.1, 0.4, 0.7], DAFA=[0.15, 0.46, 0.76]))
     paired = stats.ttest_rel([0.15, 0.46, 0.76], [0.1, 0.4, 0.7])
     low, high = paired.confidence_interval(0.95)
@@ -115,7 +115,7 @@ def test_a_policys_change_is_paired_by_seed(evaluation):
 
 def test_rho_is_of_the_training_without_a_policy_from_the_same_seed(evaluation):
     """(W - W0) / W0 - (A0 - A) / A0, by hand; unknown where the worst class is at 0 without a policy."""
-    script = evaluation("class_policies")
+    script = evaluation("repair_tables")
     runs = runs_of(none=[0.1, 0.4, 0.0], DAFA=[0.15, 0.5, 0.1])
     runs.loc[runs["policy"] == "DAFA", "robust"] = 0.45
     rho = script.with_rho(runs).set_index(["policy", "seed"])["rho"]
@@ -125,7 +125,7 @@ def test_rho_is_of_the_training_without_a_policy_from_the_same_seed(evaluation):
 
 def test_p_values_are_adjusted_for_all_comparisons(evaluation):
     """Three policies: the smallest p counts three times; changes that don't differ give no p, nor count."""
-    script = evaluation("class_policies")
+    script = evaluation("repair_tables")
     none = [0.1, 0.4, 0.7]
     table = summed_up(script, runs_of(none=none, a=[0.2, 0.51, 0.79], b=[0.3, 0.3, 0.9], c=[0.2, 0.4, 0.9], d=none))
     p = table["p"].dropna()
@@ -137,7 +137,7 @@ def test_p_values_are_adjusted_for_all_comparisons(evaluation):
 
 def test_ours_are_compared_with_each_published_policy(evaluation):
     """Not with controls, nor with each other; p is adjusted for all of these comparisons."""
-    script = evaluation("class_policies")
+    script = evaluation("repair_tables")
     runs = runs_of(
         **{"none": [0.1, 0.4, 0.7], "weight 2": [0.3, 0.6, 0.8], "weight 2 + averaging": [0.4, 0.62, 0.9]},
         **{"DAFA": [0.15, 0.46, 0.76], "WAT": [0.2, 0.61, 0.85], "FAWA": [0.2, 0.5, 0.6]},
@@ -151,6 +151,26 @@ def test_ours_are_compared_with_each_published_policy(evaluation):
     columns = ["worst held out", "worst held out low", "worst held out high", "p"]
     assert last[columns].tolist() == pytest.approx([0.26 / 3, interval.low, interval.high, paired.pvalue])
     assert table["p adjusted"].min() == pytest.approx(4 * table["p"].min())
+
+
+def test_seeds_that_one_lacks_are_left_out(evaluation):
+    """A policy trained once beside one trained three times: compared on that seed, by the examples alone."""
+    script = evaluation("repair_tables")
+    runs = script.with_rho(runs_of(**{"none": [0.1, 0.4, 0.7], "DAFA": [0.2, 0.4, 0.6], "weight 2": [0.3]}))
+    wobble = np.random.default_rng(0).standard_normal(200) / 50
+
+    def drawn(objective, policy, seed):
+        return dict.fromkeys(("robust", "worst", "worst held out"), wobble if policy == "weight 2" else 0 * wobble)
+
+    (row,) = script.against_published(runs, drawn).to_dict("records")
+    assert row["seeds"] == 1
+    assert row["worst held out"] == pytest.approx(0.1)
+    half = stats.t.ppf(0.975, 199) * wobble.std(ddof=1)
+    assert row["worst held out high"] == pytest.approx(0.1 + half)
+    table = script.summary(runs, drawn).set_index("policy")
+    assert table.loc["weight 2", "worst held out change"] == pytest.approx(0.2)
+    assert table.loc["DAFA", "worst held out change"] == pytest.approx(0)
+    assert table["seeds"].to_dict() == {"none": 3, "DAFA": 3, "weight 2": 1}
 
 
 def test_drawn_examples_vary_as_binomials_do_and_the_worst_is_held_out(evaluation):
@@ -177,9 +197,22 @@ def test_drawn_examples_vary_as_binomials_do_and_the_worst_is_held_out(evaluatio
     np.testing.assert_allclose(same, 1)
 
 
+def test_class_accuracies_alone_give_the_same_spread_apart_from_other_trainings(evaluation):
+    """A mean over two classes of unlike size; what isn't paired has the sum of both variances."""
+    script = evaluation("repair_tables")
+    y, right = np.repeat([0, 2], [400, 100]), np.r_[np.arange(400) < 100, np.arange(100) < 60]
+    accuracies, sizes = np.array([0.25, np.nan, 0.6]), np.array([400, 0, 100])
+    one, other = (script.on_independent_examples(accuracies, sizes, seed)["robust"] for seed in (3, 4))
+    error = np.sqrt(0.25 * 0.75 / 400 + 0.6 * 0.4 / 100) / 2
+    assert one.mean() == pytest.approx(0.425, abs=4 * error / np.sqrt(200))
+    assert one.std() == pytest.approx(error, rel=0.2)
+    assert (one - other).std() == pytest.approx(np.sqrt(2) * error, rel=0.2)
+    assert script.on_drawn_examples(y, right)["robust"].std() == pytest.approx(error, rel=0.2)
+
+
 def test_what_others_are_compared_with_is_trained_first(evaluation):
     """ABSLD beside RSLAD, beside TRADES, whose network teaches both; each once, and the seeds in order."""
-    script = evaluation("class_policies")
+    tables, script = evaluation("repair_tables"), evaluation("class_policies")
     arguments = SimpleNamespace(objectives=["mart"], policies=["DAFA"], alone=["absld", "rslad", "n-fgsm"], seeds=2)
     of_a_seed = ["mart none", "mart DAFA", "trades none", "rslad none", "absld none", "standard none", "n-fgsm none"]
     assert [f"{o} {p}" for o, p, s in script.jobs_of(arguments) if s == 1] == of_a_seed
@@ -188,7 +221,7 @@ def test_what_others_are_compared_with_is_trained_first(evaluation):
     assert tuple(script.REPAIRS) == REPAIRS
     assert len(everything) == len(set(everything)) == 3 * (1 + len(script.REPAIRS)) + len(script.ALONE)
     for objective, policy, seed in everything:
-        base = (script.base_of(objective, policy), "none", seed)
+        base = (tables.base_of(objective, policy), "none", seed)
         assert everything.index(base) <= everything.index((objective, policy, seed))
 
 
@@ -198,7 +231,7 @@ def test_policies_are_trained_attacked_and_kept(evaluation, run, monkeypatch, tm
     repairs = {
         name: script.REPAIRS[name] for name in ("weight 2", "WAT", "spectral", "weight 2 + spectral + averaging")
     }
-    shorter = {"OBJECTIVES": ("trades",), "REPAIRS": repairs, "DRAWS": 20}
+    shorter = {"OBJECTIVES": ("trades",), "REPAIRS": repairs}
     call = partial(run, "class_policies", "--seeds", "2", "--alone", "absld", "n-fgsm", **shorter)
     tables = call()
     runs, summary, claims, ours = (tables[name] for name in ("runs", "", "claims", "ours"))
@@ -231,6 +264,16 @@ def test_policies_are_trained_attacked_and_kept(evaluation, run, monkeypatch, tm
     again = call()
     assert len(audits) == 1
     pd.testing.assert_frame_equal(again["runs"], runs)
+    assert runs["examples"].eq("known").all()
+    # In an empty store all are taken from the table, to the digits that it has.
+    stored = tmp_path / "stored.csv"
+    runs.to_csv(stored, index=False)
+    (tmp_path / "store").rename(tmp_path / "before")
+    taken = call("--known", str(stored))["runs"]
+    assert len(audits) == 1
+    assert taken["examples"].eq("by class").all()
+    own = [name for name in runs if name not in script.NOT_OF_A_RUN]
+    pd.testing.assert_frame_equal(taken[own], runs[own])
     setups = {"tiny": {"digits": evaluation("class_policies")._size("tiny", "digits", epochs=3)}}
     with pytest.raises(SystemExit, match="holds trainings of another size: choose another --store"):
         call(SIZES=setups)
