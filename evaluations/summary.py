@@ -86,6 +86,7 @@ EXPERIMENTS = (
             "What do twenty published networks show, and does the worst class rank them anew?",
         ),
         data="published networks for mnist, cifar10, cifar100, stl10 and svhn",
+        runs=False,  # it takes hours
     ),
     Experiment(
         *("speed", "speed", "How fast are attacks, training and audits? How much memory and disk do they take?"),
