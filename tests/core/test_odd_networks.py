@@ -217,8 +217,7 @@ def test_the_other_attacks_break_what_plain_pgd_breaks(odd, name):
     check(case, make(case.classifier), norm, share={"square": 0.2, "fab-t": 0.8}.get(name, 1.0))
 
 
-# The nearest points lie at the boundary: of a random network, or one that depends on the batch, half are lost when asked
-# again.
+# The nearest points lie at the boundary: random networks, and those that depend on the batch, deny half of them.
 STEADY = [odd for odd in NETWORKS if not odd.is_random]
 
 
