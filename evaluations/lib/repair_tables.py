@@ -174,6 +174,38 @@ def against_published(runs: pd.DataFrame, drawn: Drawn) -> pd.DataFrame:
     return table.assign(**{"p adjusted": acw.metrics.holm(table["p"])}) if len(table) else table
 
 
+def first_hit(histories: Mapping[tuple[str, int], pd.DataFrame], n_classes: int) -> pd.DataFrame:
+    """Return the classes that catastrophic overfitting hits first: a row each, of the trainings in which any collapses.
+
+    Args:
+        histories: By method and seed, with ``collapsed_<k>``: see ``AdversarialTrainerFastPyTorch``.
+        n_classes: Number of classes, C.
+
+    Returns:
+        ``objective``, ``seed``, ``epoch``, ``class``; its accuracy on validation examples, attacked by several steps,
+        in that epoch and in the one before (``robust``, ``robust before``); and the share of the other classes that
+        were weaker before, ties counting half (``rank before``): 0 is the weakest class, 0.5 what chance would give.
+    """
+    rows = []
+    for (objective, seed), history in histories.items():
+        robust, collapsed = (
+            history[[f"{name}_{k}" for k in range(n_classes)]].to_numpy(dtype=float)
+            for name in ("val_robust", "collapsed")
+        )
+        hit = np.flatnonzero((collapsed == 1).any(1))
+        if not len(hit) or hit[0] == 0:
+            continue
+        epoch = int(hit[0])
+        before = robust[epoch - 1]
+        for k in np.flatnonzero(collapsed[epoch] == 1):
+            others = np.delete(before, k)
+            rank = np.mean((others < before[k]) + 0.5 * (others == before[k]))
+            row: dict[str, Any] = {"objective": objective, "seed": seed, "epoch": int(history["epoch"].iloc[epoch])}
+            row |= {"class": int(k), "robust": robust[epoch, k], "robust before": before[k], "rank before": rank}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """Return the summary in per cent, each cell with its interval; the changes to the training without a policy too."""
     rows = []

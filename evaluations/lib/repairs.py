@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -117,12 +117,14 @@ class Alone:
         title: In tables.
         method: Of the trainer, where several share one; its name in the table of methods if absent.
         trainer: Of which method's record the trainer is, if not of this name.
+        options: Of the trainer.
     """
 
     beside: str
     title: str
     method: str | None = None
     trainer: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def taught(self) -> bool:
@@ -138,5 +140,6 @@ ALONE: dict[str, Alone] = {
     "absld": Alone("rslad", "ABSLD", "absld", "distillation"),
     "n-fgsm": Alone("standard", "N-FGSM", "n-fgsm", "fast"),
     "fgsm-rs": Alone("standard", "FGSM-RS", "fgsm-rs", "fast"),
+    "fgsm": Alone("standard", "FGSM without noise", "fgsm-rs", "fast", {"noise": 0.0}),
 }
 """Methods by name. Distillation's teacher is the network that TRADES trained from the same seed."""

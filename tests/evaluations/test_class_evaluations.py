@@ -210,6 +210,28 @@ def test_class_accuracies_alone_give_the_same_spread_apart_from_other_trainings(
     assert script.on_drawn_examples(y, right)["robust"].std() == pytest.approx(error, rel=0.2)
 
 
+def test_who_is_hit_first_is_ranked_by_the_epoch_before(evaluation):
+    """Of four classes, 1 and 3 collapse in the third epoch, 0 later; before, 1 was the weakest and 3 second, tied."""
+    tables = evaluation("repair_tables")
+    robust = [[0.4, 0.1, 0.5, 0.4], [0.6, 0.2, 0.7, 0.6], [0.5, 0.0, 0.7, 0.1], [0.0, 0.0, 0.7, 0.1]]
+    collapsed = [[0, 0, 0, 0], [0, 0, 0, 0], [0, 1, 0, 1], [1, 1, 0, 1]]
+    names = [f"val_robust_{k}" for k in range(4)] + [f"collapsed_{k}" for k in range(4)]
+    history = pd.DataFrame(np.hstack([robust, collapsed]), columns=names).assign(epoch=range(1, 5))
+    calm = history.assign(**{f"collapsed_{k}": 0 for k in range(4)})
+    table = tables.first_hit({("fgsm", 0): calm, ("fgsm", 1): history}, 4)
+    assert table["class"].tolist() == [1, 3]
+    assert table["seed"].tolist() == [1, 1]
+    assert table["epoch"].tolist() == [3, 3]
+    assert table["robust before"].tolist() == [0.2, 0.6]
+    assert table["rank before"].tolist() == pytest.approx([0, 1.5 / 3])
+    script = evaluation("class_policies")
+    study = SimpleNamespace(trainings=SimpleNamespace(told="digits, x"))
+    (claim,) = script.claims_of_collapse(study, pd.concat([table, table.assign(seed=2)]))
+    assert claim.value == pytest.approx(25)
+    assert claim.n.startswith("2 trainings")
+    assert script.claims_of_collapse(study, tables.first_hit({("fgsm", 0): calm}, 4)) == []
+
+
 def test_what_others_are_compared_with_is_trained_first(evaluation):
     """ABSLD beside RSLAD, beside TRADES, whose network teaches both; each once, and the seeds in order."""
     tables, script = evaluation("repair_tables"), evaluation("class_policies")
