@@ -12,7 +12,8 @@ imagenet/val. Since these networks are trained naturally, they withstand small r
 Validation images are one to fifty per class, which says nothing of one class; so classes are counted by the 7 coarse
 groups of ImageNet, and an example is right if its class is. The claims are 0 (the gap between groups, and how much it
 exceeds the gap without attack), 2 (norms: the mean of a group's rows), 3, 4 and 5. Quick size, 140 images at 128
-pixels, is a smoke test without verdicts, and leaves out claim 4, which takes four more attacks. Intervals are over resampled images.
+pixels, is a smoke test without verdicts, and leaves out claim 4, which takes four more attacks. Intervals are over
+resampled images.
 """
 
 from __future__ import annotations
