@@ -163,7 +163,7 @@ class NamedData(Record):
         split: E.g. ``"test"``.
         root: Folder of the downloaded sets.
         classes: Of a path: the class names.
-        image_size: Of a folder.
+        image_size: As for :func:`art_classwise.load_dataset`.
         of_classes: Only examples of these classes.
         n_examples: Only so many of the examples.
     """

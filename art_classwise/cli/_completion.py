@@ -39,7 +39,7 @@ ATTACKS = (
 
 ARCHITECTURES = (
     *("digits-cnn", "mnist-cnn", "resnet8", "resnet8-stem2", "resnet14", "resnet20", "resnet18", "preactresnet18"),
-    *("wrn-34-10", "wrn-28-10"),
+    *("wrn-34-10", "wrn-28-10", "wrn-28-10-swish", "wrn-70-16-swish"),
 )
 _LIBRARIES = ("torchvision:", "timm:")
 

@@ -85,6 +85,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "n_examples": "--examples",
         "nb_epochs": "--epochs",
         "num_workers": "--workers",
+        "pseudo_labels": "--pseudo-labels",
         "recipe": "--recipe",
         "resume": "--resume",
         "steps": "--steps",

@@ -175,7 +175,7 @@ ImageSize = Annotated[
     int | None,
     typer.Option(
         "--image-size",
-        help="For a folder: resize and crop images to this many pixels.",
+        help="Resize images to this many pixels, e.g. 64 for stl10; of a folder, also crop them.",
         metavar="N",
         show_default=False,
         rich_help_panel=DATA,

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from art_classwise.datasets.catalog import DATASETS
+
 if TYPE_CHECKING:
     from art_classwise.audit.plan import NamedData
     from art_classwise.cli._sources import Sources
@@ -96,4 +98,5 @@ def prepared(given: Mapping[str, Any]) -> Prepared:
 
 
 def _absolute(name: str) -> str:
-    return str(Path(name).absolute()) if Path(name).exists() else name
+    # A data set's name is one, also where a folder is called so: as load_dataset has it.
+    return name if name in DATASETS or not Path(name).exists() else str(Path(name).absolute())

@@ -57,6 +57,7 @@ def train(
     class_policy: flags.PolicyText = None,
     exclude: flags.Exclude = None,
     unlabeled: flags.UnlabeledImages = None,
+    pseudo_labels: flags.PseudoLabels = None,
     labels: flags.Labels = None,
     unlabeled_fraction: flags.UnlabeledFraction = None,
     gamma: flags.Gamma = None,
@@ -83,7 +84,7 @@ def train(
 
     with printing(json) as write:
         write_config(context, save_config)
-        chosen = _chosen_recipe(method, recipe, arch, dataset, threat).override(
+        chosen = _chosen_recipe(method, recipe, arch, dataset, threat, image_size).override(
             epochs=epochs,
             batch_size=batch_size,
             lr=lr,
@@ -105,6 +106,8 @@ def train(
             )
         if gamma is not None and unlabeled is None and labels is None:
             raise InputError("--gamma needs unlabelled images: give --unlabeled or --labels.")
+        if pseudo_labels is not None and unlabeled in (None, prepare.REST):
+            raise InputError("--pseudo-labels names an array of the .npz file that --unlabeled gives: give that, too.")
         if unlabeled == prepare.REST and labels is None:
             raise InputError("--unlabeled rest are the examples that --labels leaves: give that, too.")
         semi_supervised = unlabeled is not None or gamma is not None or chosen.unlabeled_fraction is not None
@@ -134,7 +137,9 @@ def train(
         semi_supervised = semi_supervised or (resume and (state / "pseudo_labels.npz").exists())
         n_all = len(data)
         data, rest = prepare.labelled(data, labels, seed)
-        more = prepare.unlabelled(data, rest, unlabeled, data_dir, image_size) if semi_supervised else None
+        more = (
+            prepare.unlabelled(data, rest, unlabeled, data_dir, image_size, pseudo_labels) if semi_supervised else None
+        )
         if rest is not None and more is None and is_main() and not (quiet or json):
             say(f"Trained on {len(data):,} of {n_all:,} examples; --unlabeled rest uses the images of the others.")
         on = None if device is None else device.value
@@ -222,7 +227,9 @@ def _kept(state: Path) -> str:
     return f"Interrupted: {kept}; to go on:\n{command_line('--resume')}"
 
 
-def _chosen_recipe(method: str, name: flags.Recipes | None, arch: str, dataset: str, threat: str | None) -> Recipe:
+def _chosen_recipe(
+    method: str, name: flags.Recipes | None, arch: str, dataset: str, threat: str | None, size: int | None
+) -> Recipe:
     from art_classwise.datasets import DATASETS
     from art_classwise.threat import ThreatModel
     from art_classwise.trainers.recipes import fast_recipe, paper_recipe, plain_recipe
@@ -230,7 +237,7 @@ def _chosen_recipe(method: str, name: flags.Recipes | None, arch: str, dataset: 
     ball = None if threat is None else ThreatModel.parse(threat)
     known = dataset if dataset in DATASETS else Path(dataset).stem  # the name it will have once it is loaded
     if name is flags.Recipes.fast:
-        return fast_recipe(method, known, architecture=arch, threat=ball)
+        return fast_recipe(method, known, architecture=arch, threat=ball, image_size=size)
     if name is None:
         return plain_recipe(method, known, threat=ball)
     return paper_recipe(method, arch, known).override(threat=ball)

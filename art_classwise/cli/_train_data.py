@@ -69,11 +69,20 @@ def labelled(data: Dataset, labels: int | None, seed: int) -> tuple[Dataset, Dat
     return few, rest
 
 
-def unlabelled(data: Dataset, rest: Dataset | None, name: str | None, root: Path | None, size: int | None) -> Unlabeled:
+def unlabelled(
+    data: Dataset,
+    rest: Dataset | None,
+    name: str | None,
+    root: Path | None,
+    size: int | None,
+    pseudo_labels: str | None = None,
+) -> Unlabeled:
     """Return the unlabelled images: those of the others, unless some are named."""
     from art_classwise.datasets import Unlabeled, load_unlabeled
 
     if name not in (None, REST):
-        return load_unlabeled(name, root=root, image_size=size, grey=data.input_shape[0] == 1)
+        return load_unlabeled(
+            name, root=root, image_size=size, grey=data.input_shape[0] == 1, pseudo_labels=pseudo_labels
+        )
     assert rest is not None
     return Unlabeled(rest.x, None)

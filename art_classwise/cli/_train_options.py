@@ -33,6 +33,7 @@ __all__ = [
     "LearningRate",
     "MethodName",
     "PolicyText",
+    "PseudoLabels",
     "RecipeName",
     "Recipes",
     "Resume",
@@ -202,6 +203,15 @@ UnlabeledImages = Annotated[
         "Images to train on with pseudo-labels: rest, the training examples that --labels leaves; an .npz file (array "
         "x, optionally y_pseudo); a folder; or a data set, whose labels are ignored.",
         autocompletion=completion.datasets,
+    ),
+]
+PseudoLabels = Annotated[
+    str | None,
+    _option(
+        "--pseudo-labels",
+        "ARRAY",
+        _UNLABELED,
+        "Name of the array with pseudo-labels in --unlabeled's .npz file: label, say. Default: y_pseudo, if there.",
     ),
 ]
 Labels = Annotated[

@@ -66,10 +66,13 @@ class DatasetSpec:
         data: Dataset = getattr(importlib.import_module(module), function)(self, root, split, download, image_size)
         return data
 
+    def crop_padding_at(self, image_size: int | None) -> int:
+        """Return :attr:`crop_padding` of images that are resized: the same share of the side."""
+        return self.crop_padding if image_size is None else round(self.crop_padding * image_size / self.shape[1])
+
 
 _DIGITS = tuple(str(d) for d in range(10))
-_CIFAR100 = tuple(
-    """
+_CIFAR100 = """
     apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
     camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup
     dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower
@@ -78,8 +81,7 @@ _CIFAR100 = tuple(
     road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
     sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
     wardrobe whale willow_tree wolf woman worm
-    """.split()
-)
+"""
 _TORCHVISION = "art_classwise.datasets.load:read_torchvision"
 _BY_TRAIN = {"train": {"train": True}, "test": {"train": False}}
 _BY_SPLIT = {split: {"split": split} for split in ("train", "test")}
@@ -149,7 +151,7 @@ DATASETS: dict[str, DatasetSpec] = {
             **_COLOURS,
             crop_padding=4,
             flip=True,
-            class_names=_CIFAR100,
+            class_names=tuple(_CIFAR100.split()),
             groups="cifar100",
             robustbench="cifar100",
             torchvision="CIFAR100",
@@ -190,7 +192,7 @@ DATASETS: dict[str, DatasetSpec] = {
             name="imagenet",
             shape=(3, 224, 224),
             n_classes=1000,
-            loader="art_classwise.datasets.load:read_imagenet",
+            loader="art_classwise.datasets.image_folder:read_imagenet",
             threat="Linf:4/255",
             eps_step=1 / 255,
             radii={"L2": 3.0},

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from art_classwise._core.arrays import as_array
 from art_classwise._core.labels import check_class_names
 from art_classwise.datasets.catalog import DATASETS
+from art_classwise.datasets.class_names import classes_of
 from art_classwise.datasets.dataset import Dataset
-from art_classwise.datasets.load import classes_of, load_dataset
+from art_classwise.datasets.load import load_dataset
 from art_classwise.errors import InputError
 
 __all__ = ["as_dataset"]

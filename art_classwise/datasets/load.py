@@ -14,19 +14,20 @@ import numpy.typing as npt
 
 from art_classwise._core.arrays import as_images
 from art_classwise.datasets.catalog import DATASETS, DatasetSpec
+from art_classwise.datasets.class_names import class_names, classes_of
 from art_classwise.datasets.dataset import Dataset, LazyImages
 from art_classwise.datasets.files import image_files, is_grey
+from art_classwise.datasets.image_folder import ENDINGS, image_folder
 from art_classwise.datasets.npz import NpzArrays, open_npz, read_npz
-from art_classwise.errors import InputError, first_line, unknown
+from art_classwise.datasets.resize import resized
+from art_classwise.errors import InputError, check_whole, first_line, unknown
 
 __all__ = [
     "Unlabeled",
-    "classes_of",
     "known_name",
     "load_dataset",
     "load_unlabeled",
     "read_digits",
-    "read_imagenet",
     "read_torchvision",
 ]
 
@@ -55,7 +56,9 @@ def load_dataset(
             in ``root/imagenet/train`` and ``root/imagenet/val``.
         n_examples: How many; see :meth:`Dataset.first`.
         classes: For a path: the class names, or the name of the set whose class names they are.
-        image_size: For a folder: resize each image's shorter side to 8/7 of this and crop its centre to this.
+        image_size: Resize images to so many pixels: 64 is usual for STL-10. Of a folder and of ImageNet, each image's
+            shorter side to 8/7 of this, of which the centre is cropped; of other sets, whose images are square, the
+            whole image. Both average over pixels (they are antialiased).
         download: Whether a missing set may be downloaded (never ImageNet); where from is printed.
 
     Returns:
@@ -70,16 +73,18 @@ def load_dataset(
         ((797, 1, 8, 8), dtype('int64'), ('0', '1', '2'))
     """
     text = known_name(name)
+    if image_size is not None:
+        check_whole("image_size", image_size, 1)
     splits = (DATASETS[text].splits if text in DATASETS else None) or ("train", "test")
     if split not in splits:
         raise unknown("split", split, splits)
     folder = Path(root if root is not None else os.environ.get("ART_CLASSWISE_DATA", "data"))
     if text in DATASETS:
-        if classes is not None or (image_size is not None and text != "imagenet"):
-            raise InputError(f"{text} has its own class names and image size: they can't be given.")
-        data = DATASETS[text].load(folder, split, download, image_size or 224)
+        if classes is not None:
+            raise InputError(f"{text} has its own class names: they can't be given.")
+        data = DATASETS[text].load(folder, split, download, image_size or DATASETS[text].shape[1])
     elif Path(text).is_dir():
-        data = _image_folder(Path(text), Path(text).name, split, image_size, classes)
+        data = image_folder(Path(text), Path(text).name, split, image_size, classes)
     elif text.endswith(".npz"):
         data = _npz(Path(text), split, classes, n_examples)
         n_examples = None if n_examples == len(data) else n_examples
@@ -90,7 +95,10 @@ def load_dataset(
             DATASETS,
             hint="Or give the path of an .npz file, or of an existing image folder.",
         )
-    return data if n_examples is None else data.first(n_examples)
+    data = data if n_examples is None else data.first(n_examples)
+    if image_size is None or isinstance(data.x, LazyImages):  # which are of that size already
+        return data
+    return replace(data, x=resized(data.x, image_size, data.name))
 
 
 def known_name(name: str | os.PathLike[str]) -> str:
@@ -121,9 +129,11 @@ def read_torchvision(spec: DatasetSpec, root: Path, split: str, download: bool, 
     try:
         source = make(root, download=False, **spec.splits[split])
     except RuntimeError as missing:
+        needed = ", ".join(str(Path(spec.folder, file)) for file in spec.files.get(split, ())) or spec.folder
         how = (
-            f"`root` is where it is looked for; fetch it from {spec.url} by hand, or copy a folder that "
-            f"torchvision.datasets.{spec.torchvision} made."
+            f"It needs {needed}; {_there(root)}. `root` is where it is looked for; fetch it from {spec.url} by hand, "
+            f"or copy a folder that torchvision.datasets.{spec.torchvision} made. Images in a folder for each class "
+            "are read, too: give that folder in place of the name."
         )
         if not download:
             raise InputError(f"{name} ({split}) is not in {root.absolute()}. {how}") from missing
@@ -143,64 +153,12 @@ def read_torchvision(spec: DatasetSpec, root: Path, split: str, download: bool, 
     return Dataset(as_images(x, f"{name} ({split})")[0], y.astype(np.int64), names, name, split, files=files)
 
 
-def read_imagenet(spec: DatasetSpec, root: Path, split: str, download: bool, image_size: int) -> Dataset:
-    """Return ImageNet, from two folders that nobody may download for the user."""
-    folder = root / spec.folder / spec.files[split][0]
+def _there(folder: Path) -> str:
+    """Return what lies in a folder, as part of a sentence."""
     if not folder.is_dir():
-        raise InputError(
-            f"imagenet ({split}) is not in {folder.absolute()}: it may not be redistributed. Get it from "
-            "https://image-net.org/download.php and unpack it to one folder of images per class (n01440764, ...)."
-        )
-    data = _image_folder(folder, spec.name, split, image_size, None)
-    return replace(data, classes=_imagenet_names(data.classes))
-
-
-def _imagenet_names(folders: tuple[str, ...]) -> tuple[str, ...]:
-    """The words for the 1,000 WordNet ids, which come in the same (sorted) order; two words stand twice."""
-    from torchvision.models import ResNet18_Weights
-
-    words: list[str] = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
-    if len(folders) != len(words):
-        return folders
-    return tuple(
-        f"{word} ({folder})" if words.count(word) > 1 else word for word, folder in zip(words, folders, strict=True)
-    )
-
-
-def _image_folder(
-    folder: Path, name: str, split: str, image_size: int | None, classes: str | Sequence[str] | None
-) -> Dataset:
-    from torchvision.datasets import ImageFolder
-
-    folder = _of_split(folder, split)
-    try:
-        source = ImageFolder(str(folder))
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{folder} must hold one subfolder per class, each with at least one image: {error}"
-        ) from error
-    paths = [path for path, _ in source.samples]
-    # Grey if the first image of every class is; ImageNet's networks take colours, though some images are grey.
-    firsts = np.unique(source.targets, return_index=True)[1]
-    grey = name != "imagenet" and all(is_grey(paths[i]) for i in firsts)
-    x = image_files(paths, grey=grey, image_size=image_size)
-    y = np.asarray(source.targets, dtype=np.int64)
-    return Dataset(x, y, _class_names(classes, source.classes, len(source.classes)), name, split)
-
-
-_SPLITS = {"train": ("train", "training"), "test": ("test", "testing", "val", "valid", "validation")}
-
-
-def _of_split(folder: Path, split: str) -> Path:
-    """Return where a split's images are: in a subfolder of its name, where all subfolders are splits; else here."""
-    inside = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
-    known = [name for names in _SPLITS.values() for name in names]
-    if not inside or not inside.keys() <= {*known, "unlabeled"}:
-        return folder
-    for name in _SPLITS.get(split, (split,)):
-        if name in inside:
-            return inside[name]
-    raise InputError(f"{folder} has the subfolders {', '.join(sorted(inside))}, and none for the split {split!r}.")
+        return "there is no such folder"
+    names = sorted(path.name for path in folder.iterdir())
+    return f"it has {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else "it is empty"
 
 
 _LARGE = 1 << 26  # bytes of images, of which not all are kept where fewer are asked for
@@ -217,7 +175,7 @@ def _npz(path: Path, split: str, classes: str | Sequence[str] | None, n_examples
     if own is not None and (own.ndim != 1 or len(own) == 0):
         raise InputError(f"{path}: classes must be a list of names, but got shape {own.shape}.")
     found = classes_of(y, str(path)) if own is None else [str(name) for name in own]
-    names = _class_names(classes, found, len(found))
+    names = class_names(classes, found, len(found))
     data = Dataset(x, y, names, path.stem, split, files=(str(path),))
     return data if n_examples is None or not large else _few(data, arrays, n_examples)
 
@@ -230,51 +188,6 @@ def _few(labels: Dataset, arrays: NpzArrays, n_examples: int) -> Dataset:
     rows, numbers = arrays.rows("x", chosen)
     some = Dataset(rows, labels.y[numbers], labels.classes, labels.name, labels.split, numbers, labels.files)
     return some.take(np.arange(len(chosen)))
-
-
-def classes_of(y: npt.NDArray[Any], source: str) -> list[str]:
-    """Return the names of the classes that labels are of: the labels' own, if they are texts, else numbers from 0.
-
-    Args:
-        y: Texts (n,), class numbers (n,) or (n, 1), or one-hot (n, C).
-        source: What to call the data in messages.
-
-    Raises:
-        InputError: They aren't labels, or start at 1.
-    """
-    if y.dtype.kind in "US":
-        return sorted(
-            {label.decode(errors="replace") if isinstance(label, bytes) else str(label) for label in y.ravel()}
-        )
-    if y.ndim == 2 and y.shape[1] > 1:
-        return [str(k) for k in range(y.shape[1])]
-    if not np.issubdtype(y.dtype, np.number) or not np.isfinite(y).all():
-        raise InputError(f"{source}: labels must be whole numbers or names, but got {y.dtype} such as {y.flat[0]!r}.")
-    smallest, largest = int(y.min()), int(y.max())
-    if largest >= 10_000:  # no set has as many; a wrapped -1 or a wrong column has
-        raise InputError(f"{source}: label {largest} of example {int(y.argmax())} can't be a class number.")
-    if smallest == 1 and largest > 1:
-        raise InputError(
-            f"{source}: the labels start at 1 (they go to {largest}), but classes are numbered from 0: give y - 1, or "
-            "the names of all classes, that of 0 included."
-        )
-    return [str(k) for k in range(max(0, largest) + 1)]
-
-
-def _class_names(given: str | Sequence[str] | None, found: Sequence[str], n_classes: int) -> tuple[str, ...]:
-    if given is None:
-        return tuple(found)
-    if isinstance(given, str):
-        known = {name: spec.class_names for name, spec in DATASETS.items() if spec.class_names}
-        if given not in known:
-            raise unknown("set of class names", given, known, hint="Or give a list of names.")
-        given = known[given]
-    if len(given) < n_classes:
-        raise InputError(f"The labels have {n_classes} classes, but {len(given)} class names were given.")
-    return tuple(given)
-
-
-_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
 
 class Unlabeled(NamedTuple):
@@ -295,39 +208,50 @@ def load_unlabeled(
     root: str | os.PathLike[str] | None = None,
     image_size: int | None = None,
     grey: bool | None = None,
+    pseudo_labels: str | None = None,
     download: bool = True,
 ) -> Unlabeled:
     """Load images without labels.
 
     Args:
-        name: The path of an ``.npz`` file with an array ``x``, and perhaps ``y_pseudo``; or of a folder, whose images
-            are taken at any depth; or a name that :func:`load_dataset` knows, whose training images are taken and their
-            labels not looked at (of STL-10 the 100,000 unlabelled ones).
+        name: The path of an ``.npz`` file with an array ``x`` (``image``, ``images``), and perhaps ``y_pseudo``; or of
+            a folder, whose images are taken at any depth; or a name that :func:`load_dataset` knows, whose training
+            images are taken and their labels not looked at (of STL-10 the 100,000 unlabelled ones).
         root: As for :func:`load_dataset`.
-        image_size: For a folder: as for :func:`load_dataset`.
+        image_size: As for :func:`load_dataset`.
         grey: For a folder: one channel; as the first image is, if absent.
+        pseudo_labels: Name of the array with pseudo-labels in an ``.npz`` file: ``"label"`` in those of images that
+            diffusion models generated (Rebuffi et al. 2021, Wang et al. 2023). If absent, ``y_pseudo``; other labels in
+            the file aren't looked at.
         download: As for :func:`load_dataset`.
 
     Raises:
-        InputError: Unknown name, missing or unreadable files, or there is no image.
+        InputError: Unknown name, missing or unreadable files, there is no image, or no array of that name.
     """
     text = known_name(name)
     path = Path(text)
+    if pseudo_labels is not None and (text in DATASETS or not text.endswith(".npz")):
+        raise InputError(f"`pseudo_labels` names an array of an .npz file, but {text} is none.")
     if text in DATASETS:
         split = "unlabeled" if "unlabeled" in DATASETS[text].splits else "train"
         return Unlabeled(load_dataset(text, split, root=root, image_size=image_size, download=download).x, None)
     if path.is_dir():
-        paths = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in _ENDINGS and p.is_file())
+        paths = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
         if not paths:
-            raise InputError(f"There is no image in {path.absolute()}: files that end with {', '.join(_ENDINGS)}.")
+            raise InputError(f"There is no image in {path.absolute()}: files that end with {', '.join(ENDINGS)}.")
         return Unlabeled(
             image_files(paths, grey=is_grey(paths[0]) if grey is None else grey, image_size=image_size), None
         )
     if text.endswith(".npz"):
-        arrays = read_npz(path, ("x",), ("y_pseudo",), "train")
+        needed = ("x",) if pseudo_labels is None else ("x", pseudo_labels)
+        arrays = read_npz(path, needed, ("y_pseudo",), "train")
         if arrays["x"].ndim == 0 or len(arrays["x"]) == 0:
             raise InputError(f"{path} is empty: it needs at least one image in x.")
-        return Unlabeled(as_images(arrays["x"], str(path))[0], arrays.get("y_pseudo"))
+        images = as_images(arrays["x"], str(path))[0]
+        return Unlabeled(
+            images if image_size is None else resized(images, image_size, path.stem),
+            arrays.get(pseudo_labels or "y_pseudo"),
+        )
     if path.suffix.lower() in (".pickle", ".pkl"):
         raise InputError(
             f"{text} is a pickle, which may run code when it is read. Convert its arrays once: "

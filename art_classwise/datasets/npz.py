@@ -161,7 +161,7 @@ def open_npz(path: Path, needed: Sequence[str], optional: Sequence[str] = (), sp
     Raises:
         InputError: The file is missing or damaged, or lacks one of them.
     """
-    how = ", ".join(f"{name}={'labels' if name == 'y' else 'images'}" for name in needed)
+    how = ", ".join(f"{name}={'images' if name == 'x' else 'labels'}" for name in needed)
     if not path.is_file():
         raise InputError(f"There is no file {path.absolute()}.")
     with _refusing_damage(path), open_regular(path) as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -197,6 +198,11 @@ def class_groups(groups: Groups, classes: Sequence[str]) -> list[str]:
                     f"The groups {groups!r} are for the {len(table):,} classes of ImageNet, in their usual order, but "
                     f"there are {len(names)}: give a mapping from class to group."
                 )
+            if (at := _out_of_order(names)) is not None:
+                raise InputError(
+                    f"The groups {groups!r} are for the classes of ImageNet in their usual order, but class {at} is "
+                    f"{names[at]!r}: put the classes in order, or give a mapping from class to group."
+                )
             return list(table)
         of_name = _BUILT_IN[groups]
         stranger = next((name for name in names if name not in of_name), None)
@@ -218,6 +224,15 @@ def class_groups(groups: Groups, classes: Sequence[str]) -> list[str]:
     for group in groups:
         check_name("group", group)
     return list(groups)
+
+
+def _out_of_order(names: Sequence[str]) -> int | None:
+    """Return the first of ImageNet's classes that isn't where it belongs, if they are called by numbers or ids."""
+    if all(name.isdecimal() for name in names):  # sorted as texts: 0, 1, 10, 100, ...
+        return next((k for k, name in enumerate(names) if int(name) != k), None)
+    if all(name[:1] == "n" and name[1:].isdecimal() for name in names):  # ids, by which the classes are sorted
+        return next((k for k, pair in enumerate(itertools.pairwise(names), 1) if pair[0] >= pair[1]), None)
+    return None
 
 
 def group_labels(y: npt.ArrayLike, groups: Groups, classes: Sequence[str]) -> tuple[npt.NDArray[np.int64], list[str]]:

@@ -238,6 +238,7 @@ def fast_recipe(
     architecture: str | None = None,
     threat: ThreatModel | str | None = None,
     epochs: int = 30,
+    image_size: int | None = None,
 ) -> Recipe:
     """Return a one-cycle recipe of about 30 epochs; bfloat16 where the hardware has it, compiled on a CUDA device.
 
@@ -251,6 +252,7 @@ def fast_recipe(
             and a ResNet for all else.
         threat: Norm and radius of the training attack; the ones in use for the data set if absent.
         epochs: Number of epochs.
+        image_size: Side of the images, if they are resized: crops are padded in proportion.
 
     Raises:
         InputError: The method is unknown, or no threat model is given and none is in use for the data set.
@@ -268,7 +270,7 @@ def fast_recipe(
         lr=0.05 if small else 0.2,
         nesterov=True,
         schedule="one-cycle",
-        crop_padding=spec.crop_padding if spec else 0,
+        crop_padding=spec.crop_padding_at(image_size) if spec else 0,
         flip=spec is not None and spec.flip,
         compile=None,
     )

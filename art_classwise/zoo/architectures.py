@@ -22,7 +22,9 @@ from art_classwise._core.state import preserved_random_state
 from art_classwise.errors import InputError, check_seed, check_whole, first_line, printable, unknown
 from art_classwise.zoo.building import within_memory
 from art_classwise.zoo.classifier import checked_shape
-from art_classwise.zoo.residual import PreActResNet, ResNet, check_size, reduction_for
+from art_classwise.zoo.image_sizes import check_takes, refusing_size
+from art_classwise.zoo.residual import SMALLEST, PreActResNet, ResNet, check_size, reduction_for
+from art_classwise.zoo.wide import SwishWideResNet, WideResNet
 
 __all__ = ["ARCHITECTURES", "build", "runs_code"]
 
@@ -34,7 +36,7 @@ def build(name: str, input_shape: Sequence[int], n_classes: int, *, seed: int | 
 
     Args:
         name: ``"digits-cnn"``, ``"mnist-cnn"``, ``"resnet8"``, ``"resnet14"``, ``"resnet20"``, ``"resnet8-stem2"``,
-            ``"resnet18"``, ``"preactresnet18"``, or ``"wrn-<depth>-<width>"``;
+            ``"resnet18"``, ``"preactresnet18"``, ``"wrn-<depth>-<width>"`` or ``"wrn-<depth>-<width>-swish"``;
             ``"torchvision:NAME"`` or ``"timm:NAME"``, of which the former's names may stand alone where none of ours is
             meant (``"vgg16"``); or ``"FILE.py:CALLABLE"`` or ``"PACKAGE.MODULE:CALLABLE"``, a function or class of
             yours that returns a module. That file is run. It is given the number of classes and the shape of images if
@@ -74,8 +76,8 @@ def _maker(name: str) -> Callable[[Shape, int], nn.Module]:
     """Return what builds a network of this name."""
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
-    if wide := re.fullmatch(r"wrn-(\d{1,9})-(\d{1,9})", name):
-        return lambda shape, n_classes: _wide_resnet(int(wide[1]), int(wide[2]), shape, n_classes)
+    if wide := re.fullmatch(r"wrn-(\d{1,9})-(\d{1,9})(-swish)?", name):
+        return partial(_wide_resnet, int(wide[1]), int(wide[2]), wide[3] is not None)
     library, _, within = name.rpartition(":")
     if runs_code(name):
         return partial(_from_callable, library, within)
@@ -95,8 +97,8 @@ def _maker(name: str) -> Callable[[Shape, int], nn.Module]:
         "architecture",
         name,
         ARCHITECTURES,
-        hint='Wide ResNets are written "wrn-34-10", others\' networks "torchvision:resnet50", "timm:convnext_tiny" or '
-        '"file.py:callable".',
+        hint='Wide ResNets are written "wrn-34-10" or "wrn-28-10-swish", others\' networks "torchvision:resnet50", '
+        '"timm:convnext_tiny" or "file.py:callable".',
     )
 
 
@@ -104,7 +106,12 @@ def _from_torchvision(name: str, shape: Shape, n_classes: int) -> nn.Module:
     from torchvision import models
 
     _need_colour(f"torchvision:{name}", shape)
-    network: nn.Module = models.get_model(name, weights=None, num_classes=n_classes, **_WITHOUT_AUXILIARY.get(name, {}))
+    options = _WITHOUT_AUXILIARY.get(name, {})
+    if name.startswith("vit_"):  # their positions are learnt for one size
+        options = {"image_size": shape[1]}
+    with refusing_size(f"torchvision:{name}", shape):
+        network: nn.Module = models.get_model(name, weights=None, num_classes=n_classes, **options)
+    check_takes(network, f"torchvision:{name}", shape)
     return network
 
 
@@ -121,6 +128,7 @@ def _from_timm(name: str, shape: Shape, n_classes: int) -> nn.Module:
         network: nn.Module = timm.create_model(name, **options, img_size=shape[1:])
     except TypeError:  # most take images of any size, and none by name
         network = timm.create_model(name, **options)
+    check_takes(network, f"timm:{name}", shape)
     return network
 
 
@@ -219,7 +227,10 @@ def _digits_cnn(shape: Shape, n_classes: int) -> nn.Module:
 def _mnist_cnn(shape: Shape, n_classes: int) -> nn.Module:
     """The SmallCNN of TRADES and MART (4 convolutions, 3 linear layers), with its parameter names."""
     if shape[1:] != (28, 28):
-        raise InputError(f"mnist-cnn takes images of 28 x 28, but got {shape[1]} x {shape[2]}.")
+        raise InputError(
+            f"mnist-cnn takes images of 28 x 28, but got {shape[1]} x {shape[2]}. Resize them (`image_size=28`), or "
+            f"take digits-cnn or a residual network, resnet8, say, which take any from {SMALLEST} x {SMALLEST}."
+        )
     features = OrderedDict(
         conv1=nn.Conv2d(shape[0], 32, 3),
         relu1=nn.ReLU(),
@@ -244,14 +255,6 @@ def _mnist_cnn(shape: Shape, n_classes: int) -> nn.Module:
     return nn.Sequential(OrderedDict(feature_extractor=nn.Sequential(features), classifier=nn.Sequential(head)))
 
 
-def _need_cifar(name: str, shape: Shape) -> None:
-    if shape != (3, 32, 32):
-        raise InputError(
-            f"{name} takes colour images of 32 x 32, shape (3, 32, 32), but got {shape}; "
-            "for grey images use mnist-cnn (28 x 28) or digits-cnn (any size)."
-        )
-
-
 def _need_colour(name: str, shape: Shape) -> None:
     if shape[0] != 3:
         raise InputError(f"{name} takes colour images, shape (3, height, width), but got {shape}.")
@@ -270,15 +273,12 @@ def _preact_resnet18(shape: Shape, n_classes: int) -> nn.Module:
     return PreActResNet(shape, n_classes, (64, 128, 256, 512), (2, 2, 2, 2), reduction_for(shape))
 
 
-def _wide_resnet(depth: int, width: int, shape: Shape, n_classes: int) -> nn.Module:
-    from art_classwise.zoo.robustbench import robustbench
-
-    _need_cifar(f"wrn-{depth}-{width}", shape)
+def _wide_resnet(depth: int, width: int, swish: bool, shape: Shape, n_classes: int) -> nn.Module:
     if depth < 10 or (depth - 4) % 6 or width < 1:
         raise InputError(f"A wide ResNet has 6k + 4 layers (10, 16, 22, 28, 34, ...), not {depth}, and width >= 1.")
-    definitions = robustbench("model_zoo.architectures.wide_resnet")
-    network: nn.Module = definitions.WideResNet(depth=depth, widen_factor=width, num_classes=n_classes)
-    return network
+    check_size(f"wrn-{depth}-{width}{'-swish' if swish else ''}", shape)
+    make = SwishWideResNet if swish else WideResNet
+    return make(shape, n_classes, depth, width, reduction_for(shape))
 
 
 ARCHITECTURES: dict[str, Callable[[Shape, int], nn.Module]] = {
@@ -293,6 +293,8 @@ ARCHITECTURES: dict[str, Callable[[Shape, int], nn.Module]] = {
     "resnet8-stem2": partial(_resnet, "resnet8-stem2", widths=(32, 64, 128), blocks=(1, 1, 1), lighter=True),
     "resnet18": partial(_resnet, "resnet18", widths=(64, 128, 256, 512), blocks=(2, 2, 2, 2)),
     "preactresnet18": _preact_resnet18,
-    "wrn-28-10": lambda shape, n_classes: _wide_resnet(28, 10, shape, n_classes),
-    "wrn-34-10": lambda shape, n_classes: _wide_resnet(34, 10, shape, n_classes),
+    "wrn-28-10": partial(_wide_resnet, 28, 10, False),
+    "wrn-34-10": partial(_wide_resnet, 34, 10, False),
+    "wrn-28-10-swish": partial(_wide_resnet, 28, 10, True),
+    "wrn-70-16-swish": partial(_wide_resnet, 70, 16, True),
 }

@@ -371,7 +371,8 @@ BAD = [
     (("audit", "--model", "mine.pt"), "There is no file"),
     (("audit", "--model", ""), "Unknown model ''"),
     (("audit", "--model", "{ckpt}", "--class", "²"), "Unknown class '²'"),
-    (("audit", "--model", "{ckpt}", "--image-size", "8"), "image size: they can't be given"),
+    (("audit", "--model", "{ckpt}", "--image-size", "0"), "--image-size must be"),
+    (("audit", "--model", "{ckpt}", "--image-size", "9"), "takes images of shape (1, 8, 8)"),
     (
         ("train", "standard", "--beta", "3", "--out", "x.pt"),
         "--beta is a parameter of trades, mart, bat; standard has none",

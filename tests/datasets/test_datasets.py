@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import urllib.error
 
 import numpy as np
@@ -238,6 +239,9 @@ def test_imagenet_is_preprocessed_as_robustbench_does(tmp_path):
     np.testing.assert_array_equal(data.x[:1][0], steps(original).numpy())
     assert (len(data), data.x.shape[1:]) == (1000, (3, 224, 224))
     assert (data.classes[0], len(set(data.classes))) == ("tench", 1000)
+    shutil.rmtree(root / "n00000999")  # now some only, which must be real ones
+    with pytest.raises(InputError, match=r"imagenet/val has 999 subfolders, of which 'n00000998' is no class of Im"):
+        load_dataset("imagenet", root=tmp_path)
     with pytest.raises(InputError, match=r"imagenet \(train\) is not in .*imagenet/train: .*image-net.org"):
         load_dataset("imagenet", "train", root=tmp_path)
 

@@ -124,6 +124,19 @@ def test_of_many_classes_without_a_group_a_few_are_named():
         class_groups({"c0": "a"}, [f"c{i}" for i in range(100)])
 
 
+@pytest.mark.parametrize("groups", ["imagenet", "imagenet-coarse"])
+def test_imagenets_groups_need_its_classes_in_order(groups):
+    numbers, ids = [str(k) for k in range(1000)], [f"n{k:08}" for k in range(0, 2000, 2)]
+    assert class_groups(groups, ids) == class_groups(groups, numbers)
+    with pytest.raises(InputError, match="in their usual order, but class 2 is '10'"):
+        class_groups(groups, sorted(numbers))
+    ids[7], ids[8] = ids[8], ids[7]
+    with pytest.raises(InputError, match="in their usual order, but class 8 is 'n00000014'"):
+        class_groups(groups, ids)
+    with pytest.raises(InputError, match="for the 1,000 classes of ImageNet, in their usual order, but there are 725"):
+        class_groups(groups, numbers[:725])
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [
