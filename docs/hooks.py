@@ -125,8 +125,8 @@ def leaderboards() -> str:
         of = [row for row in rows if row["board"] == board]
         dataset, threat = board.split(", ")
         parts += [f"### {dataset}, {threat.replace(':', ' ')}", ""]
-        head = ["rank by mean → by worst class", "network", "trained", "n", "clean", "mean", "worst class, held out"]
-        head += ["gap (points)", "PGD", "margin", "1/T = 5", "AutoAttack"]
+        head = ["rank", "network", "trained", "n", "clean", "mean", "worst class, held out"]
+        head += ["gap", "PGD", "margin", "1/T = 5", "AutoAttack"]
         parts += [f"| {' | '.join(head)} |", f"| {' | '.join('---' for _ in head)} |"]
         for row in of:
             worst = f"{row['worst_class']}: **{_percent(row['held_out'])}**"
@@ -134,7 +134,7 @@ def leaderboards() -> str:
             cells = [f"{row['rank by mean']} → **{row['rank by worst class']}**", f"`{row['model']}`", row["family"]]
             cells += [f"{int(row['n']):,}", *(_percent(row[key]) for key in ("clean", "mean")), worst]
             cells += [
-                f"{100 * float(row['gap']):.0f}",
+                _percent(row["gap"]),
                 *(_under(row, kind) for kind in ("pgd", "margin", "tpgd5", "autoattack")),
             ]
             parts.append(f"| {' | '.join(cells)} |")
@@ -158,7 +158,7 @@ def _published() -> list[dict[str, str]]:
 
 
 def _percent(share: str) -> str:
-    return f"{100 * float(share):.0f} %" if share else "–"
+    return f"{100 * float(share):.0f}" if share else "–"
 
 
 def _under(row: dict[str, str], kind: str) -> str:

@@ -206,6 +206,7 @@ def test_networks_that_take_long_are_known(script, shared):
     assert set(script.LARGE) <= known.keys()
 
 
+@pytest.mark.slow
 def test_a_run_in_small(script, checkpoints, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys.modules["lib.published_claims"], "REPEATS", 10)
     monkeypatch.setattr(sys.modules["lib.published_claims"], "PARTS", 2)
