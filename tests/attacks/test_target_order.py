@@ -23,8 +23,8 @@ def literally(network, x, y, norm):
         for j in set(range(4)) - {int(label)}:
             at = one[None].clone().requires_grad_()
             z = network(at)[0]
-            (z[label] - z[j]).backward()
-            value[j] = float((z[label] - z[j]).detach()) / np.linalg.norm(at.grad.numpy().ravel(), DUAL[norm])
+            (slope,) = torch.autograd.grad(z[label] - z[j], at)
+            value[j] = float((z[label] - z[j]).detach()) / np.linalg.norm(slope.numpy().ravel(), DUAL[norm])
         order.append(sorted(value, key=value.__getitem__))
     return np.array(order)
 
