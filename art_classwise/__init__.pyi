@@ -1,6 +1,21 @@
-from . import attacks, audit, datasets, evidence, figures, head, losses, metrics, policies, studies, trainers, zoo
+from . import (
+    attacks,
+    audit,
+    certification,
+    datasets,
+    evidence,
+    figures,
+    head,
+    losses,
+    metrics,
+    policies,
+    studies,
+    trainers,
+    zoo,
+)
 from .attacks import PGD, AutoAttack, ClassWiseAttack, MinimumNormAttack, TemperaturePGD, TransferAttack
 from .audit import AuditResult, ClassWiseAudit, compare, read_audit
+from .certification import CertifiedResult, certify, read_certificate
 from .datasets import Dataset, load_dataset
 from .errors import InputError
 from .evidence import verify
@@ -32,6 +47,7 @@ __all__ = [
     "AdversarialTrainerTRADESPyTorch",
     "AuditResult",
     "AutoAttack",
+    "CertifiedResult",
     "ClassExclusionStudy",
     "ClassWiseAttack",
     "ClassWiseAudit",
@@ -46,6 +62,8 @@ __all__ = [
     "attacks",
     "audit",
     "build",
+    "certification",
+    "certify",
     "compare",
     "datasets",
     "evidence",
@@ -58,6 +76,7 @@ __all__ = [
     "metrics",
     "policies",
     "read_audit",
+    "read_certificate",
     "save_checkpoint",
     "spread_over_seeds",
     "studies",

@@ -104,11 +104,11 @@ def audit(
     from art_classwise.cli._prepared import prepared
     from art_classwise.metrics import what_can_be_told
     from art_classwise.report import write_report
-    from art_classwise.studies.radii import parse_threats
+    from art_classwise.studies.norms import parse_several
 
     with printing(json) as write, _engine(on, slurm, quiet=quiet or json) as executor:
         write_config(context, save_config)
-        radii = () if threat is None else parse_threats(threat)
+        radii = () if threat is None else parse_several(threat)
         asked = prepared(given | ({"threat": radii[0]} if radii else {}))
         if len(radii) > 1 and asked.corruptions:
             raise InputError("Corruptions have no radius: ask for them with one --threat, or alone.")
@@ -169,7 +169,8 @@ def _check(options: Mapping[str, Any], threats: Sequence[ThreatModel], data: Dat
     from art_classwise.audit import ClassWiseAudit
 
     ClassWiseAudit(**options)
-    threats[-1].check_radius(0.0, 1.0, prod(data.input_shape))
+    for threat in threats:
+        threat.check_radius(0.0, 1.0, prod(data.input_shape))
 
 
 def _say_where_trained(models: Mapping[str, Any], threats: Sequence[ThreatModel]) -> None:
@@ -243,7 +244,7 @@ def report(
 ) -> None:
     """Write an audit's report, figure and table again from its stored outcomes.
 
-    The folder may also be that of an audit at several radii.
+    The folder may also be that of an audit at several radii or in several norms.
     """
     from art_classwise._core.folders import open_folder
     from art_classwise.audit import is_finished, read_audit

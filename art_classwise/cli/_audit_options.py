@@ -103,7 +103,7 @@ Threat = Annotated[
         ATTACKS,
         "Norm and radius for images in [0, 1], e.g. Linf:8/255, L2:0.5 or L1:12; or corruptions, which nobody attacks "
         "by. Default: usual for the data set. Several radii, Linf:4/255,8/255,12/255, are an audit each, a table and a "
-        "figure.",
+        "figure; several norms, Linf:8/255,L2:0.5,L1:12, an audit each, and what withstands all of them.",
         autocompletion=completion.threats,
     ),
 ]

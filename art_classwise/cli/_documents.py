@@ -218,6 +218,21 @@ class RadiiDocument(_Judged):
     files: dict[str, str]
 
 
+class NormRow(RadiusRow):
+    """A row of :meth:`art_classwise.studies.NormUnion.table`; of all norms without a radius."""
+
+    eps: Annotated[float, Field(gt=0)] | None  # type: ignore[assignment]
+
+
+class NormsDocument(_Judged):
+    """Of ``audit`` in several norms."""
+
+    kind: Literal["norms"]
+    audits: tuple[EmbeddedAudit, ...]
+    norms: tuple[NormRow, ...]
+    files: dict[str, str]
+
+
 class DifferenceRow(_Part):
     """Two accuracies and their difference, the first minus the second, with an interval."""
 
@@ -429,6 +444,7 @@ class VerificationDocument(Document):
 DOCUMENTS: Final[dict[str, type[Document]]] = {
     "audit": AuditDocument,
     "radii": RadiiDocument,
+    "norms": NormsDocument,
     "comparison": ComparisonDocument,
     "leaderboard": LeaderboardDocument,
     "ranking": RankingDocument,

@@ -29,13 +29,13 @@ def swept(
     optional: Collection[str],
     store: str,
 ) -> RadiusSweep:
-    """Audit models at several radii, and write each audit's report once it is there.
+    """Audit models at several radii or in several norms, and write each audit's report once it is there.
 
     Args:
         models: As for :meth:`art_classwise.ClassWiseAudit.evaluate`.
         given: The examples, likewise.
         data: The examples.
-        radii: Threat models, by rising radius.
+        radii: Threat models, by rising radius, or of several norms.
         options: Of :class:`art_classwise.ClassWiseAudit`.
         optional: As for :meth:`art_classwise.ClassWiseAudit.evaluate`.
         store: A folder with a folder for each radius in it, or its address.
@@ -44,7 +44,7 @@ def swept(
     from art_classwise.cli._images import with_kept_images
     from art_classwise.report import write_report
     from art_classwise.report.radii import write_radii
-    from art_classwise.studies import audit_over_radii
+    from art_classwise.studies import audit_over_norms, audit_over_radii
 
     done: list[AuditResult] = []
 
@@ -53,10 +53,11 @@ def swept(
         if is_main() and folder is not None:
             write_report(with_kept_images(result, models, data, folder), folder)
             if options["verbose"]:
-                say(f"{result.threat} is done, {len(done)} of {len(radii)} radii: {folder}")
+                say(f"{result.threat} is done, {len(done)} of {len(radii)} {'norms' if several else 'radii'}: {folder}")
 
     given_options = {key: value for key, value in options.items() if key not in ("threat", "attacks")}
-    sweep = audit_over_radii(
+    several = len({threat.norm for threat in radii}) > 1
+    sweep = (audit_over_norms if several else audit_over_radii)(
         models,
         given,
         radii,
@@ -82,9 +83,10 @@ def reported_again(store: str, groups: GroupNames | None) -> RadiusSweep:
     from art_classwise.metrics import class_groups
     from art_classwise.report import write_report
     from art_classwise.report.radii import write_radii
-    from art_classwise.studies.radii import radius_folders, read_sweep
+    from art_classwise.studies.norms import read_several
+    from art_classwise.studies.radii import radius_folders
 
-    sweep = read_sweep(store)
+    sweep = read_several(store)
     if groups is not None:
         class_groups(groups.value, sweep.results[0].classes)  # whether they fit
     open_folder(store).check_writable()
@@ -107,9 +109,10 @@ def show_sweep(
     from art_classwise.report import report_files
     from art_classwise.report.radii import print_radii, radius_files
     from art_classwise.report.terminal import print_groups
+    from art_classwise.studies import NormUnion
     from art_classwise.studies.radii import radius_folder
 
-    files = radius_files(store) | ({} if latex is None else write_latex(latex, sweep.to_latex()))
+    files = radius_files(sweep, store) | ({} if latex is None else write_latex(latex, sweep.to_latex()))
     if write is None:
         print_radii(sweep)
         if groups is not None:
@@ -123,5 +126,6 @@ def show_sweep(
         for result in sweep.results
     ]
     table = sweep.table().reset_index("threat")
-    content = {"audits": audits, "radii": rows(table, "model"), "files": files}
-    write("radii", content | requirements_content(verdicts))
+    kind = "norms" if isinstance(sweep, NormUnion) else "radii"
+    content = {"audits": audits, kind: rows(table, "model"), "files": files}
+    write(kind, content | requirements_content(verdicts))

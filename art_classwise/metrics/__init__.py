@@ -30,7 +30,7 @@ from art_classwise.metrics.correlation import correlations, head_weight_norms
 from art_classwise.metrics.disparity import disparity, disparity_intervals, disparity_test, rho
 from art_classwise.metrics.distances import class_distances, robust_at
 from art_classwise.metrics.homing import homing
-from art_classwise.metrics.intervals import paired_difference, wilson
+from art_classwise.metrics.intervals import clopper_pearson, paired_difference, wilson
 from art_classwise.metrics.per_class import great_score, per_class
 from art_classwise.metrics.planning import detectable_difference, power, sample_size, what_can_be_told
 from art_classwise.metrics.seeds import accuracy_over_seeds, difference_over_seeds
@@ -46,6 +46,7 @@ __all__ = [
     "class_distances",
     "class_groups",
     "class_shares",
+    "clopper_pearson",
     "compare_with_best",
     "confusion",
     "confusion_pairs",

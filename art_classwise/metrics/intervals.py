@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
+from scipy.special import betaincinv, ndtri
 
 from art_classwise.errors import InputError, check_number
 
-__all__ = ["paired_difference", "phi_coefficient", "wilson"]
+__all__ = ["clopper_pearson", "paired_difference", "phi_coefficient", "wilson"]
 
 
 def wilson(
@@ -34,10 +34,7 @@ def wilson(
         >>> print(f"{low:.3f} {high:.3f}")
         0.219 0.396
     """
-    check_number("confidence", confidence, 0, 1, above=True, below=True, words="between 0 and 1, e.g. 0.95")
-    k, trials = np.broadcast_arrays(np.asarray(successes, float), np.asarray(n, float))
-    if np.any(k < 0) or np.any(k > trials):
-        raise InputError("Counts of successes must lie between 0 and the number of trials.")
+    k, trials = _counts(successes, n, confidence)
     z = ndtri(0.5 + confidence / 2)
     trials = np.where(trials > 0, trials, np.nan)  # of nothing, nothing is known
     p = k / trials
@@ -47,6 +44,47 @@ def wilson(
     low = np.where(k == 0, 0 * p, (centre - half) / scale)
     high = np.where(k == trials, p, (centre + half) / scale)
     return low, high
+
+
+def clopper_pearson(
+    successes: npt.ArrayLike, n: npt.ArrayLike, confidence: float = 0.95
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the exact interval of proportions (Clopper and Pearson 1934), which covers at least as often as it says.
+
+    Each end by itself is wrong with probability (1 - ``confidence``) / 2 at most.
+
+    Args:
+        successes: Counts, of any shape.
+        n: Numbers of trials, broadcastable to ``successes``.
+        confidence: Coverage, above 0 and below 1.
+
+    Returns:
+        Lower and upper ends, fractions; NaN where ``n`` is 0.
+
+    Raises:
+        InputError: The confidence is out of range, or a count is negative or exceeds its number of trials.
+
+    Example:
+        >>> low, high = clopper_pearson(30, 100)
+        >>> print(f"{low:.3f} {high:.3f}")
+        0.212 0.400
+    """
+    k, trials = _counts(successes, n, confidence)
+    alpha, nothing = (1 - confidence) / 2, np.where(trials > 0, 0.0, np.nan)
+    # Where an end is known, any arguments that betaincinv takes will do.
+    low = np.where(k > 0, betaincinv(np.maximum(k, 1), np.maximum(trials - k + 1, 1), alpha), 0.0)
+    high = np.where(k < trials, betaincinv(k + 1, np.maximum(trials - k, 1), 1 - alpha), 1.0)
+    return low + nothing, high + nothing
+
+
+def _counts(
+    successes: npt.ArrayLike, n: npt.ArrayLike, confidence: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    check_number("confidence", confidence, 0, 1, above=True, below=True, words="between 0 and 1, e.g. 0.95")
+    k, trials = np.broadcast_arrays(np.asarray(successes, float), np.asarray(n, float))
+    if np.any(k < 0) or np.any(k > trials):
+        raise InputError("Counts of successes must lie between 0 and the number of trials.")
+    return k, trials
 
 
 def paired_difference(

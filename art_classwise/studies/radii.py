@@ -22,7 +22,16 @@ from art_classwise.datasets import Dataset, as_dataset
 from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel
 
-__all__ = ["RadiusSweep", "audit_over_radii", "parse_threats", "radius_folder", "radius_folders", "read_sweep"]
+__all__ = [
+    "RadiusSweep",
+    "audit_each",
+    "audit_over_radii",
+    "parse_threats",
+    "radius_folder",
+    "radius_folders",
+    "read_sweep",
+    "table_of",
+]
 
 TABLE = "radii.csv"
 _COLUMNS = [f"{of}{end}" for of in ("clean", "mean") for end in ("", "_low", "_high")]
@@ -56,11 +65,8 @@ class RadiusSweep:
         """
         rows = []
         for result in self.results:
-            summary = result.summary(attack)
-            for model in result.models:
-                about = {"norm": result.threat.norm, "eps": result.threat.eps, "n": result.manifest.examples.n}
-                row = {str(column): summary.at[model, column] for column in _COLUMNS}
-                rows.append({"model": model, "threat": str(result.threat), **about, **row})
+            rows_of: dict[Any, dict[str, Any]] = result.summary(attack).to_dict("index")  # type: ignore[assignment]
+            rows += [table_of(result, model, rows_of[model]) for model in result.models]
         table = pd.DataFrame(rows)
         order = {model: i for i, model in enumerate(self.results[0].models)}
         table = table.sort_values(["model", "eps"], key=lambda c: c.map(order) if c.name == "model" else c)
@@ -84,6 +90,12 @@ class RadiusSweep:
 
         with output_file(path, TABLE) as aside:
             self.table().to_csv(aside)
+
+
+def table_of(result: AuditResult, model: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of :meth:`RadiusSweep.table`, of a row of :meth:`AuditResult.summary`."""
+    about = {"norm": result.threat.norm, "eps": result.threat.eps, "n": result.manifest.examples.n}
+    return {"model": model, "threat": str(result.threat), **about, **{column: summary[column] for column in _COLUMNS}}
 
 
 def audit_over_radii(
@@ -129,15 +141,33 @@ def audit_over_radii(
     radii = parse_threats(threats)
     if len(radii) < 2:
         raise InputError("A sweep needs two radii or more, such as Linf:4/255,8/255.")
-    # What is wrong with the largest radius, or with a folder, is better known before the smallest is audited.
+    each: dict[str, Any] = {"store": store, "optional": optional, "finished": finished, **options}
+    return RadiusSweep(audit_each(models, data, radii, attacks, **each))
+
+
+def audit_each(
+    models: Mapping[str, Any],
+    data: Any,
+    threats: Sequence[ThreatModel],
+    attacks: Attacks,
+    *,
+    store: str | os.PathLike[str] | None,
+    optional: Collection[str],
+    finished: Callable[[AuditResult, str | None], object] | None,
+    **options: Any,
+) -> tuple[AuditResult, ...]:
+    """Audit models within each of several threat models, in their order: see :func:`audit_over_radii`."""
+    # What is wrong with a radius, or with a folder, is better known before the first is audited.
     if not isinstance(data, (NamedData, PickledData)):
         loaded = models.values() if isinstance(models, Mapping) else ()
         data = as_dataset(data, n_classes=next((int(m.nb_classes) for m in loaded if hasattr(m, "nb_classes")), None))
     examples = data if isinstance(data, Dataset) else data.load()
-    radii[-1].check_radius(0.0, 1.0, int(np.prod(examples.input_shape)))
-    folders = [None if store is None else _within(store, radius_folder(threat)) for threat in radii]
+    for threat in threats:
+        threat.check_radius(0.0, 1.0, int(np.prod(examples.input_shape)))
+    folders = [None if store is None else _within(store, radius_folder(threat)) for threat in threats]
     audits = [
-        ClassWiseAudit(threat, attacks, store=folder, **options) for threat, folder in zip(radii, folders, strict=True)
+        ClassWiseAudit(threat, attacks, store=folder, **options)
+        for threat, folder in zip(threats, folders, strict=True)
     ]
     results = []
     for audit, folder in zip(audits, folders, strict=True):
@@ -145,7 +175,7 @@ def audit_over_radii(
         if finished is not None:
             finished(result, folder)
         results.append(result)
-    return RadiusSweep(tuple(results))
+    return tuple(results)
 
 
 def parse_threats(threats: str | Sequence[ThreatModel | str]) -> tuple[ThreatModel, ...]:
@@ -185,6 +215,8 @@ def read_sweep(store: str | os.PathLike[str]) -> RadiusSweep:
     folders = radius_folders(store)
     if not folders:
         raise InputError(f"{open_folder(store).where()} holds no audits at several radii.")
+    if len({threat.norm for threat in folders}) > 1:
+        raise InputError(f"{open_folder(store).where()} holds audits in several norms: read_union() reads them.")
     finished = {threat: folder for threat, folder in folders.items() if is_finished(folder)}
     unfinished = ", ".join(str(threat) for threat in folders if threat not in finished)
     if len(finished) < 2:

@@ -160,6 +160,6 @@ def test_the_command_line_goes_on_where_it_was(command_line, tmp_path):
     assert code == 0, err
     assert json.loads(again)["radii"] == told["radii"]
     assert all(path.exists() for path in (*pages, tmp_path / "runs" / "r" / "radii.png", tmp_path / "t.tex"))
-    code, _, err = command_line(*words[:-4], "--threat", "Linf:0.1,L2:1")
+    code, _, err = command_line(*words[:-4], "--threat", "Linf:0.1,0.2,L2:1")
     assert code == 2
-    assert "of one norm" in err
+    assert "one radius each" in err

@@ -1,0 +1,102 @@
+"""Randomised smoothing (Cohen, Rosenfeld, Kolter 2019, arXiv 1902.02918): predictions and certified L2 radii."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import ndtri
+from torch import Tensor, nn
+
+from art_classwise._core.art_interface import exact_logits
+from art_classwise._core.random_numbers import ExampleUniform, derive, gaussian
+from art_classwise.errors import InputError
+from art_classwise.metrics.intervals import clopper_pearson
+
+__all__ = ["ABSTAINED", "Smoothing", "certified_radius"]
+
+ABSTAINED = -1
+"""The prediction of an example whose class under noise isn't certain enough."""
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """What decides predictions and radii of a smoothed classifier.
+
+    Noise is a function of seed, example and number of the sample alone: the same in any batch and on any device.
+
+    Attributes:
+        noise: Standard deviation of the Gaussian noise, in the units of images.
+        n: Noisy samples per example that its radius is computed from.
+        n_selection: Those that choose its class before.
+        alpha: Probability at most that an example's radius is wrong.
+        seed: Of the noise.
+    """
+
+    norm: ClassVar[Literal["L2"]] = "L2"
+
+    noise: float
+    n: int
+    n_selection: int
+    alpha: float
+    seed: int
+
+    @property
+    def reach(self) -> float:
+        """The largest radius that n samples can certify, all of one class."""
+        return max(0.0, float(certified_radius(self.n, self.n, self.noise, self.alpha)))
+
+    def certify(self, module: nn.Module, image: Tensor, example: int, n_classes: int, most: int) -> tuple[int, float]:
+        """Return the smoothed prediction for an image and its certified radius: algorithm CERTIFY of Cohen et al.
+
+        Args:
+            module: From noisy images to logits.
+            image: (...), the image.
+            example: Its number.
+            n_classes: Number of classes, C.
+            most: Noisy images per forward pass.
+
+        Returns:
+            The class and its radius; ``ABSTAINED`` and 0, if the class isn't a majority's with enough certainty.
+        """
+        of = (module, image, example, n_classes, most)
+        chosen = int(self.votes(*of, self.n_selection, 0).argmax())
+        radius = float(certified_radius(self.votes(*of, self.n, 1)[chosen], self.n, self.noise, self.alpha))
+        return (chosen, radius) if radius > 0 else (ABSTAINED, 0.0)
+
+    def votes(
+        self, module: nn.Module, image: Tensor, example: int, n_classes: int, most: int, n: int, draw: int
+    ) -> npt.NDArray[np.int64]:
+        """Return how often each class is predicted under noise, (C,); ``draw`` tells draws of one example apart."""
+        counts = torch.zeros(n_classes, dtype=torch.int64, device=image.device)
+        seed = derive(self.seed, "smoothing", example)
+        for begin in range(0, n, most):
+            ids = torch.arange(begin, min(n, begin + most), device=image.device)
+            noise = gaussian(ExampleUniform(seed, draw, ids), len(ids), *image.shape)
+            logits = exact_logits(module, image + self.noise * noise, n_classes)
+            if bool(logits.isnan().any()):
+                raise InputError(
+                    f"The network's logits of example {example} under noise {self.noise:g} aren't numbers."
+                )
+            counts += logits.argmax(1).bincount(minlength=n_classes)
+        return counts.cpu().numpy()
+
+
+def certified_radius(votes: npt.ArrayLike, n: int, noise: float, alpha: float) -> npt.NDArray[np.float64]:
+    """Return noise times the normal quantile of the lower bound of a class's probability (theorem 1 of Cohen et al.).
+
+    Args:
+        votes: How many of the n samples were of the class.
+        n: Number of samples.
+        noise: Standard deviation of the noise.
+        alpha: Probability at most that the bound (Clopper and Pearson 1934, one-sided) is too high.
+
+    Returns:
+        Radii of the shape of ``votes``; negative or 0 where nothing is certified.
+    """
+    low, _ = clopper_pearson(votes, n, 1 - 2 * alpha)
+    radius: npt.NDArray[np.float64] = noise * ndtri(low)
+    return radius
