@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for _, trainings in all_trainings(arguments, default=default, sizes=SIZES, part="policies"):
         study = Study(trainings)
         if arguments.known is not None:
-            study.take(pd.read_csv(arguments.known, dtype={"worst class": str}))
+            study.take(pd.read_csv(arguments.known, dtype={"worst class": str}), all_=arguments.finished)
         jobs = [job for job in jobs_of(arguments) if not arguments.finished or study.has(*job)]
         for number, job in enumerate(jobs):
             with timed(f"{number + 1}/{len(jobs)} {' '.join(map(str, job))}"):
@@ -225,12 +225,15 @@ class Study:
         held.write_text(json.dumps(result))
         return result
 
-    def take(self, runs: pd.DataFrame) -> None:
+    def take(self, runs: pd.DataFrame, *, all_: bool = True) -> None:
         """Take trainings that a table has and the store hasn't, such as one measured on another machine.
 
         Args:
             runs: A row per training of this size, as :func:`main` writes them.
+            all_: Also those without a policy, whose weights others start from.
         """
+        if not all_:
+            runs = runs[(runs["policy"] != NONE) | ~runs["objective"].isin(OBJECTIVES)]
         same = runs[(runs["dataset"] == self.trainings.test.name) & (runs["n"] == len(self.trainings.test))]
         for row in same[same["threat"] == self._size.threat].to_dict("records"):
             folder = self._folder(row["objective"], row["policy"], row["seed"])

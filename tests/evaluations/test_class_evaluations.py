@@ -210,6 +210,24 @@ def test_class_accuracies_alone_give_the_same_spread_apart_from_other_trainings(
     assert script.on_drawn_examples(y, right)["robust"].std() == pytest.approx(error, rel=0.2)
 
 
+def test_networks_that_others_start_from_are_trained_anew(evaluation, tmp_path):
+    """A table has no weights; nor is a table of other data taken, or of another radius."""
+    script = evaluation("class_policies")
+    study = script.Study.__new__(script.Study)
+    test = type("Test", (), {"name": "digits", "__len__": lambda _: 9})()
+    study.trainings = SimpleNamespace(folder=tmp_path, test=test)
+    study._size = SimpleNamespace(threat="Linf:0.1")
+    runs = runs_of(none=[0.1], DAFA=[0.2], WAT=[0.3], CFA=[0.4]).assign(dataset="digits", threat="Linf:0.1")
+    runs.loc[runs["policy"] == "WAT", "threat"] = "Linf:0.2"
+    runs.loc[runs["policy"] == "CFA", "n"] = 10
+    study.take(runs, all_=False)
+    assert [study.has("trades", policy, 0) for policy in ("none", "DAFA", "WAT", "CFA")] == [False, True, False, False]
+    study.take(runs)
+    assert study.has("trades", "none", 0)
+    assert study.run("trades", "none", 0)["worst held out"] == 0.1
+    assert not study.paired("trades", "none", 0)
+
+
 def test_who_is_hit_first_is_ranked_by_the_epoch_before(evaluation):
     """Of four classes, 1 and 3 collapse in the third epoch, 0 later; before, 1 was the weakest and 3 second, tied."""
     tables = evaluation("repair_tables")
@@ -291,7 +309,7 @@ def test_policies_are_trained_attacked_and_kept(evaluation, run, monkeypatch, tm
     stored = tmp_path / "stored.csv"
     runs.to_csv(stored, index=False)
     (tmp_path / "store").rename(tmp_path / "before")
-    taken = call("--known", str(stored))["runs"]
+    taken = call("--known", str(stored), "--finished")["runs"]
     assert len(audits) == 1
     assert taken["examples"].eq("by class").all()
     own = [name for name in runs if name not in script.NOT_OF_A_RUN]
