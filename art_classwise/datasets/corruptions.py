@@ -368,7 +368,7 @@ class _Files(CorruptedImages):
         if read.shape[1:] != self.shape:
             raise InputError(
                 f"{self._folder(one)} holds images of shape {read.shape[1:]}, but the clean ones have {self.shape}: "
-                f"load those with image_size={read.shape[-1]}."
+                f"load those with `image_size={read.shape[-1]}`."
             )
         return np.asarray(read)
 

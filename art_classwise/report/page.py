@@ -25,6 +25,7 @@ from art_classwise._core.files import contents
 from art_classwise._core.folders import open_folder
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.corrupted import MEAN_CORRUPTION
+from art_classwise.audit.distances import measuring_attacks
 from art_classwise.audit.findings import Finding
 from art_classwise.audit.result import AuditResult
 from art_classwise.datasets.catalog import DATASETS
@@ -183,6 +184,12 @@ def _model_figures(result: AuditResult, model: ModelData) -> list[_Picture]:
             lambda ax: figures.class_histogram(table, ax),
         ),
     }
+    if measuring_attacks(result, name):
+        pictures["radii"] = (
+            "Robust accuracy by class at every radius",
+            "from the smallest perturbation found of each example",
+            lambda ax: figures.accuracy_by_radius(result, name, ax),
+        )
     if len(result.adversaries) <= 1:
         del pictures["attacks"]
     if not result.corruptions:

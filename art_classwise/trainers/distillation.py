@@ -86,11 +86,11 @@ class AdversarialTrainerDistillationPyTorch(SearchTrainer):
             raise unknown("method of distillation", method, get_args(DistillationMethod))
         if method in _POLICIES:
             own = _POLICIES[method]
-            policy = options.get("class_policy") or own()
+            policy, plain = options.get("class_policy") or own(), "ard" if method == "fair-ard" else "rslad"
             if not any(isinstance(one, own) for one in getattr(policy, "policies", (policy,))):
                 raise InputError(
-                    f'`method="{method}"` sets its own class policy, {own.__name__}: leave `class_policy` out, combine '
-                    f'them, or take `method="{"ard" if method == "fair-ard" else "rslad"}"` with another one.'
+                    f'The method "{method}" sets its own class policy, {own.__name__}: leave `class_policy` out, '
+                    f'combine the two, or take the method "{plain}" with another one.'
                 )
             options["class_policy"] = policy
         super().__init__(classifier, **options)
@@ -98,7 +98,7 @@ class AdversarialTrainerDistillationPyTorch(SearchTrainer):
         self.teacher, self.method, self._softens = teacher, method, method in ("ard", "fair-ard")
         if temperature is not None and not self._softens:
             raise InputError(
-                f'`temperature` is a parameter of `method="ard"` and "fair-ard", but the method is "{method}"'
+                f'`temperature` is a parameter of the methods "ard" and "fair-ard", but the method is "{method}"'
                 + (": set it class by class, `class_policy=ABSLD(...)`." if method == "absld" else ", whose is 1.")
             )
         self.alpha = (1.0 if self._softens else 5 / 6) if alpha is None else alpha

@@ -103,7 +103,8 @@ def repair(trainings: Trainings, seed: int) -> list[dict[str, Any]]:
     for tau in TAUS:
         module = acw.head.normalize_head(classifier.model, tau, len(trainings.classes)).eval()
         networks[f"tau {tau:g}"] = acw.as_classifier(module, shape, len(trainings.classes))
-    audit = acw.ClassWiseAudit(trainings.setup.threat, [ATTACK], checks=False, verbose=False)
+    store = trainings.folder / f"heads-{seed}"
+    audit = acw.ClassWiseAudit(trainings.setup.threat, [ATTACK], store=store, checks=False, verbose=False)
     summary = audit.evaluate(networks, trainings.test).summary(ATTACK)
     table = summary[["clean", "mean", "worst", "worst_class", "held_out"]].reset_index()
     return table.rename(columns={"model": "head"}).to_dict("records")
@@ -120,7 +121,7 @@ def claims_of(trainings: Trainings, rows: pd.DataFrame, repaired: pd.DataFrame, 
             f"{trainings.told}, {method}",
             "Spearman's correlation of norm and robust accuracy",
             *(over_seeds(of[method], within=(-1, 1)) if seeds > 1 else of_classes(found, method)),
-            n=n if seeds > 1 else n.replace("these test images", "classes"),
+            n=n if seeds > 1 else n.replace("over test images", "over classes"),
             least=0.3,
             unit="",
             published="0.95 (second-hand)" if name == "cifar10" else "",

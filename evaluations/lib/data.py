@@ -36,7 +36,8 @@ def load(
     Raises:
         InputError: It isn't there. Nothing is downloaded.
     """
-    packed = _packed(Path(root or "."), f"{dataset}_{split}", image_size)
+    name = "imagenet_val" if (dataset, split) == ("imagenet", "test") else f"{dataset}_{split}"
+    packed = _packed(Path(root or "."), name, image_size)
     if packed is not None:
         names = _imagenet_names() if dataset == "imagenet" else dataset
         data = replace(acw.load_dataset(packed, split, classes=names), name=dataset)

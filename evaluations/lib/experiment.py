@@ -148,15 +148,32 @@ def over_both(
         freedom: Degrees of freedom of that.
         within: What the value can be, which the interval doesn't leave.
     """
+    mean, error, degrees = _error_over_both(values, variance, freedom)
+    if not error > 0:
+        return mean, mean, mean
+    half = float(stats.t.ppf(0.975, degrees) * error)
+    return mean, max(mean - half, within[0]), min(mean + half, within[1])
+
+
+def p_over_both(values: Sequence[float], variance: float, freedom: float) -> float:
+    """Return p, two-sided, of a mean of 0: the error at which the interval of :func:`over_both` ends at 0.
+
+    NaN where nothing varies. Arguments as there.
+    """
+    mean, error, degrees = _error_over_both(values, variance, freedom)
+    return float(2 * stats.t.sf(abs(mean) / error, degrees)) if error > 0 else float("nan")
+
+
+def _error_over_both(values: Sequence[float], variance: float, freedom: float) -> tuple[float, float, float]:
+    """Return the mean, its standard error and the degrees of freedom of that."""
     a = np.asarray(values, dtype=np.float64)
-    mean, m = float(a.mean()), len(a)
-    seeds = float(a.var(ddof=1)) / m if m > 1 else 0.0
+    m = len(a)
+    seeds = float(a.var(ddof=1)) / m if m > 1 and np.ptp(a) > 0 else 0.0
     total = seeds + variance
     if not total > 0:
-        return mean, mean, mean
+        return float(a.mean()), 0.0, np.nan
     degrees = total**2 / ((seeds**2 / (m - 1) if m > 1 else 0.0) + variance**2 / freedom)
-    half = float(stats.t.ppf(0.975, degrees) * np.sqrt(total))
-    return mean, max(mean - half, within[0]), min(mean + half, within[1])
+    return float(a.mean()), float(np.sqrt(total)), degrees
 
 
 def estimated(

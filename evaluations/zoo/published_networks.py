@@ -8,8 +8,8 @@ compared at, and at that of its training. Then gaps, worst class, Temperature-PG
 5 of Tian et al., by how the networks were trained: adversarially, provably or naturally. With --model-dir, those of
 RobustBench's models whose files are there, in its layout, have a leaderboard of their own, and a page; nothing is
 downloaded. CIFAR-100 is told by its 20 superclasses. The worst class is measured on other images than those on which it
-was chosen. Intervals are over images drawn anew, of a family over its networks. Where fewer than 100 images are there,
-as of SVHN, nothing is claimed. Audits are kept in --store: a run that was stopped goes on, and --finished shows what is
+was chosen. Intervals are over images drawn anew, of a family over its networks. Where a class has fewer than 20 images,
+as SVHN's, nothing is claimed. Audits are kept in --store: a run that was stopped goes on, and --finished shows what is
 there of it, each network under the attacks that are finished.
 """
 
@@ -37,8 +37,8 @@ import art_classwise as acw
 
 ATTACKS = {"tiny": ["fgsm", "pgd-20", "margin-20", "tpgd5-20"], "quick": "standard", "full": "standard"}
 N = {"tiny": 40, "quick": 1000, "full": None}
-SMOKE = 100
-"""Of fewer images nothing is claimed, at quick size and above."""
+LEAST = 20
+"""Of fewer images per class nothing is claimed, at quick size and above."""
 RADII = {"cifar10": "Linf:2/255", "mnist": "Linf:0.1", "stl10": "Linf:2/255", "svhn": "Linf:0.01"}
 """The radius at which all networks of a data set are compared; of others that of their training."""
 LARGE = (
@@ -96,12 +96,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     table = pd.concat([leaderboard(networks).assign(board=board) for board, networks in boards.items()])
     for column in ("training", "source"):
         table[column] = [getattr(known[name], column) if name in known else "" for name in table["model"]]
-    least = 1 if arguments.size == "tiny" else SMOKE
-    large = {board: of for board, of in boards.items() if of[0].n >= least}
+    least = 1 if arguments.size == "tiny" else LEAST
+    large = {board: [one for one in of if one.n >= least * len(one.names)] for board, of in boards.items()}
     claimed = [one for networks in large.values() for one in networks if one.family and one.is_main]
     measured = [(one, claim) for one in claimed for claim in measures(one)]
     told = [{"model": one.name, "family": one.family, **claim.row()} for one, claim in measured]
-    claims = [*by_board(large), *by_family(measured)]
+    claims = [*by_board({board: of for board, of in large.items() if of}), *by_family(measured)]
     tables = {"": table, "classes": classes(boards), "networks": pd.DataFrame(told)}
     write(__file__, arguments, tables, claims, draw(table))
 

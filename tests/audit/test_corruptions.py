@@ -291,6 +291,15 @@ def test_questions_about_one_attack_refuse_the_mean_of_several(alone, data):
     assert alone.worst_class()["class"] == alone.corruption_summary().loc["net", "worst_class"]
 
 
+def test_requirements_are_judged_by_the_intervals_of_shares(alone):
+    row = alone.corruption_summary().loc["net"]
+    for measure, low in (("worst", row["worst_low"]), ("mean", row["mean_low"])):
+        assert alone.check(f"{measure} >= {low - 0.01:.4f}").met
+        assert not alone.check(f"{measure} >= {row['mean']:.4f}").met
+    (verdict,) = alone.check("gap <= 0.5")
+    assert "name one" in str(verdict)
+
+
 def test_page_documents_and_terminal_tell_the_mean_corruption_accuracy(alone, data, folder, capsys):
     from art_classwise.report import cyclonedx, model_card, print_tables
     from art_classwise.report.page import render

@@ -167,6 +167,26 @@ def test_broken_examples_leave_with_their_distance(result):
         assert np.array_equal(carried[1]["distance"][i], expected, equal_nan=True)
 
 
+def test_its_curves_are_drawn_on_page_and_figure(result, tmp_path):
+    ax = acw.figures.accuracy_by_radius(result)
+    table = result.robust_at([0, EPS])["robust"]
+    drawn = [np.array(line.get_data()) for line in ax.lines]
+    for name in result.classes:
+        expected = [100 * table[0.0][name], 100 * table[EPS][name]]
+        at = [np.array([y[0], y[np.flatnonzero(x == EPS)[0]]]) for x, y in drawn if EPS in x and len(x) > 2]
+        assert any(np.allclose(one, expected) for one in at), name
+    result.to_html(tmp_path / "with.html")
+    assert "Robust accuracy by class at every radius" in (tmp_path / "with.html").read_text()
+    chain = result.worst_case()
+    acw.figures.accuracy_by_radius(chain)
+    without = result.outcomes.drop(columns="distance")
+    other = acw.AuditResult(without, result.manifest)
+    with pytest.raises(InputError, match="looked for the smallest"):
+        acw.figures.accuracy_by_radius(other)
+    other.to_html(tmp_path / "without.html")
+    assert "every radius" not in (tmp_path / "without.html").read_text()
+
+
 def test_the_command_line_takes_it(command_line, tmp_path):
     options = {"architecture": "digits-cnn", "classes": list("0123456789"), "input_shape": (1, 8, 8)}
     acw.save_checkpoint(tmp_path / "net.pt", acw.build("digits-cnn", (1, 8, 8), 10, seed=0), **options)

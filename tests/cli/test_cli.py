@@ -230,7 +230,7 @@ def test_a_recipe_sets_policy_averages_and_validation(stopped, tmp_path):
     assert "(not verified: learning rate and its decays, " in cfa["said"]
     awp = stopped("standard", *data, "--recipe", "paper:awp")
     assert (awp["awp_gamma"], awp["validation_data"], awp["keep"]) == (0.01, None, "last")
-    assert awp["said"].count("(verified)") == 1
+    assert awp["said"].count("Recipe paper:awp: Wu et al., NeurIPS 2020") == 1
     cfol = stopped("standard", *data, "--recipe", "PAPER:cfol", "--validation", 20, "--keep", "last")
     assert (cfol["class_balanced"], len(cfol["validation_data"][0]), cfol["keep"]) == (True, 20, "last")
     # What is given besides replaces it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,12 @@ from scipy import stats
 import art_classwise as acw
 from art_classwise.trainers.recipes import plain_recipe
 
+REPAIRS = (
+    *("weight 2", "budget 1.25", "CFA", "DAFA", "FAWA", "fine-tuning", "FRL", "WAT", "FAAL", "CFOL", "spectral"),
+    *("spectral throughout", "TRIX", "FAIR-TAT", "Fair-ARD weights", "averaging", "weight 2 + averaging"),
+    *("weight 2 + spectral", "weight 2 + spectral + averaging"),
+)
+
 
 @pytest.fixture
 def run(evaluation, monkeypatch, tmp_path):
@@ -22,9 +29,8 @@ def run(evaluation, monkeypatch, tmp_path):
 
     def call(name, *arguments, **changed):
         script = evaluation(name)
-        changed["estimated"] = partial(
-            script.estimated, repeats=20
-        )  # more draws make intervals surer, and nothing else
+        if hasattr(script, "estimated"):  # more draws make intervals surer, and nothing else
+            changed["estimated"] = partial(script.estimated, repeats=20)
         for attribute, value in changed.items():
             monkeypatch.setattr(script, attribute, value)
         folders = ("--store", str(tmp_path / "store"), "--out", str(tmp_path / "out"))
@@ -80,11 +86,21 @@ def runs_of(**accuracies):
     )
 
 
+def certain(runs):
+    """What trainings give on drawn examples if all examples of a class are alike: always the same."""
+    held = runs.set_index(["objective", "policy", "seed"]).sort_index()
+    return lambda *key: {name: np.full(200, held.loc[key, name]) for name in ("robust", "worst", "worst held out")}
+
+
+def summed_up(script, runs):
+    runs = script.with_rho(runs)
+    return script.summary(runs.sample(frac=1, random_state=0), certain(runs)).set_index("policy")
+
+
 def test_a_policys_change_is_paired_by_seed(evaluation):
-    """Seeds may differ by more than the policy changes, and it shows nevertheless."""
-    script = evaluation("class_policies")
-    runs = script.with_rho(runs_of(none=[0.1, 0.4, 0.7], DAFA=[0.15, 0.46, 0.76]))
-    table = script.summary(runs.sample(frac=1, random_state=0)).set_index("policy")
+    """Seeds may differ by more than the policy changes, and it shows nevertheless: without examples it is a t test."""
+    script = evaluation("repair_tables")
+    table = summed_up(script, runs_of(none=[0.1, 0.4, 0.7], DAFA=[0.15, 0.46, 0.76]))
     paired = stats.ttest_rel([0.15, 0.46, 0.76], [0.1, 0.4, 0.7])
     low, high = paired.confidence_interval(0.95)
     columns = ["worst held out change", "worst held out change low", "worst held out change high"]
@@ -92,14 +108,14 @@ def test_a_policys_change_is_paired_by_seed(evaluation):
     assert table.loc["DAFA", "p"] == pytest.approx(paired.pvalue)
     assert table.loc["none", [*columns, "rho", "p", "p adjusted"]].isna().all()  # nothing it was compared with
     assert low > 0
-    shown = script.readable(runs).set_index("policy")
+    shown = script.readable(table.reset_index()).set_index("policy")
     assert shown.loc["DAFA", "worst held out change"].startswith("5.7 (")
     assert shown.loc["none", "worst held out change"] == ""
 
 
 def test_rho_is_of_the_training_without_a_policy_from_the_same_seed(evaluation):
     """(W - W0) / W0 - (A0 - A) / A0, by hand; unknown where the worst class is at 0 without a policy."""
-    script = evaluation("class_policies")
+    script = evaluation("repair_tables")
     runs = runs_of(none=[0.1, 0.4, 0.0], DAFA=[0.15, 0.5, 0.1])
     runs.loc[runs["policy"] == "DAFA", "robust"] = 0.45
     rho = script.with_rho(runs).set_index(["policy", "seed"])["rho"]
@@ -109,36 +125,159 @@ def test_rho_is_of_the_training_without_a_policy_from_the_same_seed(evaluation):
 
 def test_p_values_are_adjusted_for_all_comparisons(evaluation):
     """Three policies: the smallest p counts three times; changes that don't differ give no p, nor count."""
-    script = evaluation("class_policies")
+    script = evaluation("repair_tables")
     none = [0.1, 0.4, 0.7]
-    runs = runs_of(none=none, a=[0.2, 0.51, 0.79], b=[0.3, 0.3, 0.9], c=[0.2, 0.4, 0.9], d=none)
-    table = script.summary(script.with_rho(runs)).set_index("policy")
+    table = summed_up(script, runs_of(none=none, a=[0.2, 0.51, 0.79], b=[0.3, 0.3, 0.9], c=[0.2, 0.4, 0.9], d=none))
     p = table["p"].dropna()
-    assert list(p.index) == ["a", "b", "c"]
+    assert set(p.index) == {"a", "b", "c"}
     assert p.idxmin() == "a"
     assert table.loc["a", "p adjusted"] == pytest.approx(3 * p["a"])
     assert (table["p adjusted"].dropna() >= p).all()
 
 
+def test_ours_are_compared_with_each_published_policy(evaluation):
+    """Not with controls, nor with each other; p is adjusted for all of these comparisons."""
+    script = evaluation("repair_tables")
+    runs = runs_of(
+        **{"none": [0.1, 0.4, 0.7], "weight 2": [0.3, 0.6, 0.8], "weight 2 + averaging": [0.4, 0.62, 0.9]},
+        **{"DAFA": [0.15, 0.46, 0.76], "WAT": [0.2, 0.61, 0.85], "FAWA": [0.2, 0.5, 0.6]},
+    )
+    table = script.against_published(runs, certain(runs))
+    pairs = [(policy, other) for policy in ("weight 2", "weight 2 + averaging") for other in ("DAFA", "WAT")]
+    assert list(zip(table["policy"], table["against"], strict=True)) == pairs
+    paired = stats.ttest_rel([0.4, 0.62, 0.9], [0.2, 0.61, 0.85])
+    last = table.iloc[-1]
+    interval = paired.confidence_interval(0.95)
+    columns = ["worst held out", "worst held out low", "worst held out high", "p"]
+    assert last[columns].tolist() == pytest.approx([0.26 / 3, interval.low, interval.high, paired.pvalue])
+    assert table["p adjusted"].min() == pytest.approx(4 * table["p"].min())
+
+
+def test_seeds_that_one_lacks_are_left_out(evaluation):
+    """A policy trained once beside one trained three times: compared on that seed, by the examples alone."""
+    script = evaluation("repair_tables")
+    runs = script.with_rho(runs_of(**{"none": [0.1, 0.4, 0.7], "DAFA": [0.2, 0.4, 0.6], "weight 2": [0.3]}))
+    wobble = np.random.default_rng(0).standard_normal(200) / 50
+
+    def drawn(objective, policy, seed):
+        return dict.fromkeys(("robust", "worst", "worst held out"), wobble if policy == "weight 2" else 0 * wobble)
+
+    (row,) = script.against_published(runs, drawn).to_dict("records")
+    assert row["seeds"] == 1
+    assert row["worst held out"] == pytest.approx(0.1)
+    half = stats.t.ppf(0.975, 199) * wobble.std(ddof=1)
+    assert row["worst held out high"] == pytest.approx(0.1 + half)
+    table = script.summary(runs, drawn).set_index("policy")
+    assert table.loc["weight 2", "worst held out change"] == pytest.approx(0.2)
+    assert table.loc["DAFA", "worst held out change"] == pytest.approx(0)
+    assert table["seeds"].to_dict() == {"none": 3, "DAFA": 3, "weight 2": 1}
+
+
+def test_drawn_examples_vary_as_binomials_do_and_the_worst_is_held_out(evaluation):
+    """Ten equal classes: their minimum is too low, held out it isn't; equal labels draw equal examples."""
+    script, rng = evaluation("class_policies"), np.random.default_rng(0)
+    y = np.repeat(np.arange(10), 100)
+    means, held_out, minima = [], [], []
+    for _ in range(20):
+        drawn = script.on_drawn_examples(y, rng.random(1000) < 0.5)
+        means.append(drawn["robust"].std())
+        held_out.append(drawn["worst held out"].mean())
+        minima.append(drawn["worst"].mean())
+    assert np.mean(means) == pytest.approx(np.sqrt(0.25 / 1000), rel=0.1)
+    assert np.mean(minima) < 0.42
+    # An example that was drawn twice is in both halves: what was chosen is too low then, but less so than the minimum.
+    assert np.mean(minima) + 0.03 < np.mean(held_out) < 0.5
+    right = y > 0  # one class is never right: held out or not, it is the worst
+    drawn = script.on_drawn_examples(y, right)
+    assert not drawn["worst held out"].any()
+    assert not drawn["worst"].any()
+    np.testing.assert_allclose(drawn["robust"], 0.9)
+    half = rng.random(1000) < 0.5
+    same = script.on_drawn_examples(y, half)["robust"] + script.on_drawn_examples(y, ~half)["robust"]
+    np.testing.assert_allclose(same, 1)
+
+
+def test_class_accuracies_alone_give_the_same_spread_apart_from_other_trainings(evaluation):
+    """A mean over two classes of unlike size; what isn't paired has the sum of both variances."""
+    script = evaluation("repair_tables")
+    y, right = np.repeat([0, 2], [400, 100]), np.r_[np.arange(400) < 100, np.arange(100) < 60]
+    accuracies, sizes = np.array([0.25, np.nan, 0.6]), np.array([400, 0, 100])
+    one, other = (script.on_independent_examples(accuracies, sizes, seed)["robust"] for seed in (3, 4))
+    error = np.sqrt(0.25 * 0.75 / 400 + 0.6 * 0.4 / 100) / 2
+    assert one.mean() == pytest.approx(0.425, abs=4 * error / np.sqrt(200))
+    assert one.std() == pytest.approx(error, rel=0.2)
+    assert (one - other).std() == pytest.approx(np.sqrt(2) * error, rel=0.2)
+    assert script.on_drawn_examples(y, right)["robust"].std() == pytest.approx(error, rel=0.2)
+
+
+def test_who_is_hit_first_is_ranked_by_the_epoch_before(evaluation):
+    """Of four classes, 1 and 3 collapse in the third epoch, 0 later; before, 1 was the weakest and 3 second, tied."""
+    tables = evaluation("repair_tables")
+    robust = [[0.4, 0.1, 0.5, 0.4], [0.6, 0.2, 0.7, 0.6], [0.5, 0.0, 0.7, 0.1], [0.0, 0.0, 0.7, 0.1]]
+    collapsed = [[0, 0, 0, 0], [0, 0, 0, 0], [0, 1, 0, 1], [1, 1, 0, 1]]
+    names = [f"val_robust_{k}" for k in range(4)] + [f"collapsed_{k}" for k in range(4)]
+    history = pd.DataFrame(np.hstack([robust, collapsed]), columns=names).assign(epoch=range(1, 5))
+    calm = history.assign(**{f"collapsed_{k}": 0 for k in range(4)})
+    table = tables.first_hit({("fgsm", 0): calm, ("fgsm", 1): history}, 4)
+    assert table["class"].tolist() == [1, 3]
+    assert table["seed"].tolist() == [1, 1]
+    assert table["epoch"].tolist() == [3, 3]
+    assert table["robust before"].tolist() == [0.2, 0.6]
+    assert table["rank before"].tolist() == pytest.approx([0, 1.5 / 3])
+    script = evaluation("class_policies")
+    study = SimpleNamespace(trainings=SimpleNamespace(told="digits, x"))
+    (claim,) = script.claims_of_collapse(study, pd.concat([table, table.assign(seed=2)]))
+    assert claim.value == pytest.approx(25)
+    assert claim.n.startswith("2 trainings")
+    assert script.claims_of_collapse(study, tables.first_hit({("fgsm", 0): calm}, 4)) == []
+
+
+def test_what_others_are_compared_with_is_trained_first(evaluation):
+    """ABSLD beside RSLAD, beside TRADES, whose network teaches both; each once, and the seeds in order."""
+    tables, script = evaluation("repair_tables"), evaluation("class_policies")
+    arguments = SimpleNamespace(objectives=["mart"], policies=["DAFA"], alone=["absld", "rslad", "n-fgsm"], seeds=2)
+    of_a_seed = ["mart none", "mart DAFA", "trades none", "rslad none", "absld none", "standard none", "n-fgsm none"]
+    assert [f"{o} {p}" for o, p, s in script.jobs_of(arguments) if s == 1] == of_a_seed
+    assert [s for _, _, s in script.jobs_of(arguments)] == [0] * 7 + [1] * 7
+    everything = script.jobs_of(SimpleNamespace(objectives=None, policies=None, alone=None, seeds=1))
+    assert tuple(script.REPAIRS) == REPAIRS
+    assert len(everything) == len(set(everything)) == 3 * (1 + len(script.REPAIRS)) + len(script.ALONE)
+    for objective, policy, seed in everything:
+        base = (tables.base_of(objective, policy), "none", seed)
+        assert everything.index(base) <= everything.index((objective, policy, seed))
+
+
 @pytest.mark.slow
 def test_policies_are_trained_attacked_and_kept(evaluation, run, monkeypatch, tmp_path):
-    call = partial(run, "class_policies", "--seeds", "2", OBJECTIVES=("trades",))
+    script = evaluation("class_policies")
+    repairs = {
+        name: script.REPAIRS[name] for name in ("weight 2", "WAT", "spectral", "weight 2 + spectral + averaging")
+    }
+    shorter = {"OBJECTIVES": ("trades",), "REPAIRS": repairs}
+    call = partial(run, "class_policies", "--seeds", "2", "--alone", "absld", "n-fgsm", **shorter)
     tables = call()
-    runs, summary, claims = tables["runs"], tables[""], tables["claims"]
-    assert len(runs) == 2 * (11 + 1)  # two seeds of ten policies and controls, none, and BAT
+    runs, summary, claims, ours = (tables[name] for name in ("runs", "", "claims", "ours"))
+    # Two seeds of four policies, none, two methods, and those that they are compared with.
+    assert len(runs) == 2 * (1 + 4 + 2 + 2)
     assert runs["n"].eq(60).all()
     by_class = runs[[f"robust {k}" for k in range(10)]]
     np.testing.assert_allclose(runs["robust"], by_class.mean(axis=1), atol=1e-4)
     np.testing.assert_allclose(runs["worst"], by_class.min(axis=1), atol=1e-4)
     assert (runs["worst held out"] >= runs["worst"] - 1e-4).all()  # without the bias of a minimum
     assert (runs["worst held out"] <= runs["robust"] + 1e-4).all()
-    assert len(summary) == 12
-    assert len(claims) == 11  # all but "none"
+    assert len(summary) == 9
+    assert len(ours) == 2 * 2  # weight 2 and the combination, against WAT and spectral
     changes = summary[summary["worst held out change"].notna()]
-    np.testing.assert_allclose(claims["value"], 100 * changes["worst held out change"], atol=0.01)
+    assert len(changes) == 7  # not trades and standard without a policy
+    assert len(claims) == 7 + 2
+    np.testing.assert_allclose(claims["value"][:7], 100 * changes["worst held out change"], atol=0.01)
+    closest = 100 * ours.groupby("policy", sort=False)["worst held out"].min()
+    np.testing.assert_allclose(claims["value"][7:], closest, atol=0.01)
     folder = tmp_path / "store" / "tiny" / "policies" / "digits"
     base = json.loads((folder / "trades-none-0" / "result.json").read_text())
     assert base["weakest on validation"] in range(10)
+    assert "temperature_0" in pd.read_csv(folder / "absld-none-0" / "history.csv")
+    assert "collapsed_0" in pd.read_csv(folder / "n-fgsm-none-0" / "history.csv")
     # Again, with one result gone: that training alone is read from its folder and attacked anew.
     (folder / "trades-WAT-1" / "result.json").unlink()
     audits = []
@@ -147,19 +286,35 @@ def test_policies_are_trained_attacked_and_kept(evaluation, run, monkeypatch, tm
     again = call()
     assert len(audits) == 1
     pd.testing.assert_frame_equal(again["runs"], runs)
+    assert runs["examples"].eq("known").all()
+    # In an empty store all are taken from the table, to the digits that it has.
+    stored = tmp_path / "stored.csv"
+    runs.to_csv(stored, index=False)
+    (tmp_path / "store").rename(tmp_path / "before")
+    taken = call("--known", str(stored))["runs"]
+    assert len(audits) == 1
+    assert taken["examples"].eq("by class").all()
+    own = [name for name in runs if name not in script.NOT_OF_A_RUN]
+    pd.testing.assert_frame_equal(taken[own], runs[own])
     setups = {"tiny": {"digits": evaluation("class_policies")._size("tiny", "digits", epochs=3)}}
     with pytest.raises(SystemExit, match="holds trainings of another size: choose another --store"):
         call(SIZES=setups)
 
 
-def test_one_seed_has_an_interval_over_test_examples(evaluation):
-    """A class that was never right and then always is: 100 points, whichever examples are drawn."""
-    script = evaluation("class_policies")
-    y = np.repeat([0, 1], 20)
-    before = y == 0
-    after = np.ones(40, dtype=bool)
-    assert script.worst_change(y, after, before, np.arange(40)) == pytest.approx(100)
-    assert script.worst_change(y, before, before, np.arange(40)) == 0
+@pytest.mark.parametrize("name", REPAIRS)
+def test_each_repair_can_be_trained(evaluation, name):
+    """In a training of two epochs and in one of 110, with each kind of objective: a policy takes effect in both."""
+    repair = evaluation("repairs").REPAIRS[name]
+    for epochs in (2, 15, 110):
+        length = evaluation("repairs").Length(weakest=3, epochs=epochs, n=800, eps=0.1, steps=13 * epochs)
+        policy, options = repair.policy(length), repair.options(length)
+        assert 0 <= options.get("ema_decay", 0.5) < 1
+        if policy is None:
+            assert repair.kind == "control"
+            continue
+        for beta in (None, 6.0):
+            shares = torch.full((10,), 0.1, dtype=torch.float64)
+            policy.begin(acw.policies.PolicyContext(10, shares, beta, 0.1, epochs, torch.device("cpu")))
 
 
 def test_dividing_a_loss_is_made_up_for_by_rate_and_decay(evaluation):

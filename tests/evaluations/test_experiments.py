@@ -95,6 +95,17 @@ def test_seeds_and_examples_are_both_in_the_interval(frame):
     assert np.mean(alone) < np.mean(inside)
 
 
+def test_p_is_the_error_at_which_the_interval_ends_at_zero(frame):
+    """Over seeds alone it is Student's, over examples alone the t of their variance; both are crossed between."""
+    values = [0.3, 0.5, 0.1]
+    assert frame.p_over_both(values, 0, 199) == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+    assert frame.p_over_both([0.3], 0.02, 199) == pytest.approx(2 * stats.t.sf(0.3 / np.sqrt(0.02), 199))
+    for variance in (0.001, 0.005, 0.01, 0.02, 0.05):
+        _, low, high = frame.over_both(values, variance, 199)
+        assert (frame.p_over_both(values, variance, 199) < 0.05) == (low > 0 or high < 0)
+    assert np.isnan(frame.p_over_both([0.2, 0.2], 0, 199))
+
+
 def test_the_gap_isnt_widened_by_choosing(evaluation):
     """Ten equal classes have a gap between the largest and the smallest accuracy; held out there is none."""
     script, rng = evaluation("diagnosis"), np.random.default_rng(0)

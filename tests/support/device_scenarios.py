@@ -142,11 +142,14 @@ ATTACKS: dict[str, Scenario] = {
 }
 
 
-def training(method: str, unlabelled: bool = False, excluded: int | None = None, **options: Any) -> Scenario:
+def training(method: str, /, unlabelled: bool = False, excluded: int | None = None, **options: Any) -> Scenario:
     def run(classifier: Any, x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
         given = {"eps": 0.03, "max_iter": 2, "precision": "fp32", "verbose": False, **options}
         given = {k: v for k, v in given.items() if method != "natural" or k not in ("eps", "max_iter")}
         if excluded is None:
+            if "teacher" in METHODS[method].options:
+                given["teacher"] = classifier_on(classifier.device)
+                torch.nn.init.zeros_(next(given["teacher"].model.parameters()))
             trainer = METHODS[method].trainer(classifier, **given)
         else:
             warnings.filterwarnings("ignore", ".* examples are of the excluded classes")
@@ -160,6 +163,16 @@ def training(method: str, unlabelled: bool = False, excluded: int | None = None,
 
 
 TRAININGS: dict[str, Scenario] = {
+    "fast": training("fast"),
+    "rslad": training("distillation"),
+    "absld": training("distillation", method="absld"),
+    "fair-tat": training("standard", class_policy=policies.FairTAT()),
+    "combined": training(
+        "trades",
+        class_policy=policies.Combined(
+            [policies.Spectral(), policies.TRIX(), policies.FairARD(), policies.BalancedSoftmax()]
+        ),
+    ),
     "natural": training("natural"),
     "standard": training("standard", label_smoothing=0.1, gradient_clip=1.0),
     "standard with augmentation": training("standard", crop_padding=1, flip=True),

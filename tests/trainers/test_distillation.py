@@ -385,11 +385,11 @@ def a_teacher(n_classes=C, shape=(1, 8, 8), clip_values=(0, 1)):
         (lambda s: a_teacher(), {"alpha": 1.5}, "`alpha` must be a number from 0 to 1"),
         (lambda s: a_teacher(), {"alpha": "x"}, "`alpha`"),
         (lambda s: a_teacher(), {"method": "ard", "temperature": 0}, "`temperature` must be a number above 0"),
-        (lambda s: a_teacher(), {"temperature": 2.0}, '`temperature` is a parameter of `method="ard"`'),
+        (lambda s: a_teacher(), {"temperature": 2.0}, '`temperature` is a parameter of the methods "ard"'),
         (lambda s: a_teacher(), {"method": "absld", "temperature": 2.0}, "class by class"),
         (lambda s: a_teacher(), {"exact": "yes"}, "`exact`"),
         (lambda s: a_teacher(), {"method": "absld", "class_policy": FAAL()}, "sets its own class policy, ABSLD"),
-        (lambda s: a_teacher(), {"method": "fair-ard", "class_policy": FAAL()}, '`method="ard"`'),
+        (lambda s: a_teacher(), {"method": "fair-ard", "class_policy": FAAL()}, 'take the method "ard"'),
     ],
 )
 def test_what_can_not_teach_is_refused(teacher, options, says):

@@ -118,12 +118,17 @@ def _measured(
     if lacking is not None:
         return Measured.unknown(lacking, n)
     try:
+        shares = right.dtype != bool  # of corruptions that each example is right under
         if measure == "mean":
-            mean = metrics.mean_accuracy(label, right, len(classes), confidence=confidence)
+            find_mean = metrics.mean_share if shares else metrics.mean_accuracy
+            mean = find_mean(label, right, len(classes), confidence=confidence)
             return Measured(mean["mean"], mean["low"], mean["high"], n)
         if measure == "worst":
-            worst = metrics.worst_class(label, right, len(classes), confidence=confidence)
+            find_worst = metrics.worst_share if shares else metrics.worst_class
+            worst = find_worst(label, right, len(classes), confidence=confidence)
             return Measured(worst["naive"], min(worst["low"], worst["naive"]), worst["high"], n)
+        if shares:
+            return Measured.unknown("Of the mean of several corruptions its interval isn't known: name one.", n)
         table = metrics.disparity_intervals(label, right, len(classes), confidence=confidence)
     except InputError as error:  # too few examples
         return Measured.unknown(first_line(error), n)
@@ -136,6 +141,9 @@ def _measured(
 
 
 def _share(right: npt.NDArray[np.bool_], confidence: float) -> Measured:
+    if right.dtype != bool:
+        row = metrics.class_shares(np.zeros(len(right), np.int64), right, 1, confidence=confidence).iloc[0]
+        return Measured(float(row["accuracy"]), float(row["low"]), float(row["high"]), len(right))
     low, high = metrics.wilson(int(right.sum()), len(right), confidence)
     return Measured(float(right.mean()), float(low), float(high), len(right))
 

@@ -229,12 +229,14 @@ def judge_models(
 def _of_models(
     result: AuditTable, check_results: Sequence[CheckResult], one: Requirement, confidence: float
 ) -> Iterator[Verdict]:
-    attack, at = one.attack or WORST_CASE, f"at {result.threat}"
+    attack = result.overall if one.attack in (None, WORST_CASE) else one.attack
+    at = f"at {result.threat}" if result.threat.is_ball else "without attack"
     if one.measure == "findings":
         measured, about = _findings(result, check_results, one), f"findings {at}"
         yield Verdict.of(one, _if_finished(result, measured), confidence, model=one.model, about=about)
         return
     about = f"examples {at}" if one.measure == "examples" else f"robust accuracy under {attack} {at}"
+    about = f"accuracy under {attack}" if one.measure != "examples" and not result.adversaries else about
     about = "clean accuracy" if one.kind == "clean" else about
     for model in result.models if one.model is None else [one.model]:
         if model not in result.models:

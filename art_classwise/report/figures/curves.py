@@ -134,21 +134,24 @@ def draw_curves(
 
 @in_any_script
 def accuracy_by_radius(
-    results: Sequence[AuditResult],
+    results: AuditResult | Sequence[AuditResult],
     model: str | None = None,
     ax: Axes | None = None,
     *,
     attack: str = WORST_CASE,
     title: str = "",
 ) -> Axes:
-    """Draw the robust accuracy of each class against the radius, from audits of one model at several radii.
+    """Draw the robust accuracy of each class against the radius.
+
+    From audits of one model at several radii; or from one audit whose attacks look for the smallest perturbations, such
+    as ``"fmn"``: then up to twice its radius, or to where most examples are broken, and a thin line marks its radius.
 
     At radius 0 stands the accuracy without attack. Bands around the classes that are worst and best, over all radii
     taken together, are their 95 % intervals. Of more than 20 classes, 12 are drawn, spread over the ranking, and the
     gap and mean of all.
 
     Args:
-        results: Audits on the same examples, by rising radius.
+        results: Audits on the same examples, by rising radius; or one audit.
         model: Name of the model; absent where each audit has but one.
         ax: Where to draw; a new figure if absent.
         attack: An attack that all audits have, or ``"all attacks"``.
@@ -159,9 +162,42 @@ def accuracy_by_radius(
 
     Raises:
         InputError: There are fewer than two audits, their radii don't rise, or they are of different models, norms or
-            examples.
+            examples; or one audit, none of whose attacks looks for the smallest perturbations.
     """
-    name = check_radii(results, model)
+    if isinstance(results, Sequence) or not hasattr(results, "robust_at"):
+        curves, low, high, names = _at_each_audit(results, check_radii(results, model), attack)  # type: ignore[arg-type]
+        norm, marked = results[0].threat.norm, None  # type: ignore[index]
+        eps = list(curves.index)
+        ranking = curves.iloc[1:].mean().sort_values(kind="stable").index
+        gap = curves[ranking[-1]] - curves[ranking[0]]
+        at = gap.iloc[1:].idxmax()
+        radius = f"{norm}:{names[eps.index(at)]}"
+    else:
+        curves, low, high, names = _at_every_radius(results, model, attack)
+        norm, at = results.threat.norm, results.threat.eps
+        marked, radius = at, str(results.threat)
+        eps = list(curves.index)
+        ranking = curves.iloc[1:].mean().sort_values(kind="stable").index
+        gap = curves[ranking[-1]] - curves[ranking[0]]
+    findings = [
+        f"worst: {label(ranking[0])}, {curves.loc[at, ranking[0]]:.1f} % at {radius}",
+        f"{gap[at]:.1f} points below the best, {label(ranking[-1])}" if len(ranking) > 1 else "",
+    ]
+    ax = draw_curves(ax, curves, ranking, title=title, findings=findings, xlabel=f"radius ({norm})")
+    for c, colour in {ranking[-1]: BEST, ranking[0]: WORST}.items():
+        ax.fill_between(eps, low[c], high[c], color=colour, alpha=0.22, lw=0, zorder=1.5)
+    if marked is not None:
+        ax.axvline(marked, color=OTHER, lw=0.8, zorder=0.5)
+    shown = [(radius, name) for radius, name in zip(eps, names, strict=True) if name]
+    name_radii(ax, [radius for radius, _ in shown], [name for _, name in shown])
+    return ax
+
+
+_Curves = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, list[str]]
+"""Robust accuracy in percent, a row per radius, a column per class, its interval, and names of the radii."""
+
+
+def _at_each_audit(results: Sequence[AuditResult], name: str, attack: str) -> _Curves:
     tables = [result.class_table(name, attack) for result in results]
     tables = [t[t["n"] > 0] for t in tables]
     without = tables[0][["clean", "clean_low", "clean_high"]].set_axis(["robust", "robust_low", "robust_high"], axis=1)
@@ -170,20 +206,27 @@ def accuracy_by_radius(
         pd.DataFrame([100 * t[column] for t in (without, *tables)], index=pd.Index(eps))
         for column in ("robust", "robust_low", "robust_high")
     )
-    ranking = curves.iloc[1:].mean().sort_values(kind="stable").index
-    gap = curves[ranking[-1]] - curves[ranking[0]]
-    at = gap.iloc[1:].idxmax()
-    radius = str(results[eps.index(at) - 1].threat)
-    findings = [
-        f"worst: {label(ranking[0])}, {curves.loc[at, ranking[0]]:.1f} % at {radius}",
-        f"{gap[at]:.1f} points below the best, {label(ranking[-1])}" if len(ranking) > 1 else "",
-    ]
-    xlabel = f"radius ({results[0].threat.norm})"
-    ax = draw_curves(ax, curves, ranking, title=title, findings=findings, xlabel=xlabel)
-    for c, colour in {ranking[-1]: BEST, ranking[0]: WORST}.items():
-        ax.fill_between(eps, low[c], high[c], color=colour, alpha=0.22, lw=0, zorder=1.5)
-    name_radii(ax, eps, ["0", *(str(result.threat).partition(":")[2] for result in results)])
-    return ax
+    return curves, low, high, ["0", *(str(result.threat).partition(":")[2] for result in results)]
+
+
+_RADII, _FALLEN = 60, 0.8
+
+
+def _at_every_radius(result: AuditResult, model: str | None, attack: str) -> _Curves:
+    """Take radii up to where four fifths of the examples that can be broken are, the audit's own among them."""
+    from art_classwise.audit.distances import distances_of
+
+    of, own = distances_of(result, model, attack), result.threat.eps
+    broken = of.distance[np.isfinite(of.distance)]
+    far = min(max(2 * own, float(np.quantile(broken, _FALLEN)) if len(broken) else 0.0), of.searched)
+    eps = sorted({*np.linspace(0, far, _RADII).tolist(), own})
+    table = result.robust_at(eps, model, attack)
+    table = table[(table["n"] > 0) & (table["unknown"] == "")]
+    curves, low, high = (100 * table[column].unstack("class")[:] for column in ("robust", "low", "high"))
+    classes = [name for name in result.classes if name in curves]
+    marks = {0.0: "0", own: str(result.threat).partition(":")[2], eps[-1]: f"{eps[-1]:.3g}"}
+    names = [marks.get(radius, "") for radius in curves.index]
+    return curves[classes], low[classes], high[classes], names
 
 
 def check_radii(results: Sequence[AuditResult], model: str | None) -> str:

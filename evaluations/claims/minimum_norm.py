@@ -1,0 +1,127 @@
+"""Does FMN come as near as bisection of PGD, and what does it cost? On published networks.
+
+    python evaluations/claims/minimum_norm.py --root data --checkpoints checkpoints --examples 60
+
+For each network and norm, of the test images that the network has right: the smallest perturbation by FMN with 100
+steps, and by bisection over the radius, each time with margin PGD of 100 steps, eight times (about 800 steps); and the
+time of FMN-100 beside that of one PGD-100 without early stop at the network's radius. Minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from lib.experiment import ABSENT, RESULTS, command
+from lib.machine import hardware, versions
+from lib.published import ADVERSARIAL, NETWORKS, at_hand
+
+import art_classwise as acw
+
+NORMS = {"Linf": np.inf, "L2": 2, "L1": 1}
+ROUNDS = 8
+
+KEYS = ["network", "norm"]
+
+
+def bisected(classifier: Any, x: np.ndarray, y: np.ndarray, norm: float, largest: float, steps: int) -> np.ndarray:
+    """Return for each example the smallest radius at which PGD broke it, (n,); infinite where none did.
+
+    Args:
+        classifier: The network.
+        x: Images (n, C, H, W) that it has right.
+        y: Their labels (n,).
+        norm: As ART writes it.
+        largest: The largest radius to try.
+        steps: Of PGD.
+    """
+    low, high, found = np.zeros(len(x)), np.full(len(x), largest), np.full(len(x), np.inf)
+    for _ in range(ROUNDS):
+        eps = (low + high) / 2
+        options = {"max_iter": steps, "loss": "margin", "early_stop": True, "verbose": False}
+        attack = acw.PGD(classifier, norm, eps.astype(np.float32).reshape(-1, 1, 1, 1), **options)
+        x_adv = attack.generate(x, y)
+        broken = classifier.predict(x_adv).argmax(1) != y
+        sizes = np.linalg.norm((x_adv - x).reshape(len(x), -1).astype(np.float64), norm, axis=1)
+        found = np.where(broken, np.minimum(found, sizes), found)  # a point may lie well within the ball
+        low, high = np.where(broken, low, eps), np.where(broken, eps, high)
+    return found
+
+
+def measured(name: str, classifier: Any, data: acw.Dataset, threat: str, norm: str, steps: int) -> dict[str, Any]:
+    """Return a row: medians of both, their ratios, and times."""
+    x, y = np.asarray(data.x), data.y
+    right = classifier.predict(x).argmax(1) == y
+    x, y = x[right], y[right]
+    fmn = acw.MinimumNormAttack(classifier, NORMS[norm], max_iter=steps, verbose=False)
+    begun = time.perf_counter()
+    fmn.generate(x, y)
+    seconds = time.perf_counter() - begun
+    known = fmn.distance[np.isfinite(fmn.distance)]
+    begun = time.perf_counter()
+    other = bisected(classifier, x, y, NORMS[norm], 1.2 * float(known.max()), steps)
+    seconds_bisected = time.perf_counter() - begun
+    eps = acw.ThreatModel.parse(threat).eps if norm == "Linf" else float(np.median(known))
+    pgd = acw.PGD(classifier, NORMS[norm], eps, max_iter=steps, verbose=False)
+    begun = time.perf_counter()
+    pgd.generate(x, y)
+    seconds_pgd = time.perf_counter() - begun
+    return {
+        "network": name,
+        "norm": norm,
+        "n": len(x),
+        "steps": steps,
+        "fmn_median": float(np.median(fmn.distance)),
+        "bisection_median": float(np.median(other)),
+        "ratio_of_medians": float(np.median(fmn.distance) / np.median(other)),
+        "farther_by_2_percent": float(np.mean(fmn.distance > 1.02 * other)),
+        "not_found": int(np.isinf(fmn.distance).sum()),
+        "fmn_seconds": seconds,
+        "bisection_seconds": seconds_bisected,
+        "times_pgd": seconds / seconds_pgd,
+    }
+
+
+def keep(rows: list[dict[str, Any]], about: dict[str, str], path: Path) -> None:
+    """Write rows to a table, in the place of those of the same name there; others stay, with the command they had."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame(rows).assign(**about)
+    if path.is_file():
+        table = pd.concat([pd.read_csv(path), table]).drop_duplicates(KEYS, keep="last")
+    table.to_csv(path, index=False)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, and write ``minimum_norm.csv``."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--root", help="folder of the data sets")
+    parser.add_argument("--checkpoints", help="folder of the published networks' weights")
+    parser.add_argument("--examples", type=int, default=60, help="test images of each network")
+    parser.add_argument("--steps", type=int, default=100, help="of FMN, and of each PGD")
+    parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=ADVERSARIAL)
+    parser.add_argument("--norms", nargs="+", choices=tuple(NORMS), default=tuple(NORMS))
+    parser.add_argument("--out", type=Path, default=RESULTS / "minimum_norm", help="folder of the table")
+    arguments = parser.parse_args(argv)
+    rows = []
+    for name, classifier, data, threat in at_hand(
+        arguments.checkpoints, arguments.root, arguments.examples, arguments.networks
+    ):
+        for norm in arguments.norms:
+            rows.append(measured(name, classifier, data, threat, norm, arguments.steps))
+            print(rows[-1], flush=True)
+            about = {"hardware": hardware(), "versions": versions(), "command": command(__file__, arguments)}
+            keep(rows, about, arguments.out / "minimum_norm.csv")
+    if not rows:
+        sys.exit(ABSENT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Does MALT's order put the right target first, and does it save time? On published networks.
+
+    python evaluations/claims/target_order.py --root data --checkpoints checkpoints --examples 200
+
+For each network: of the examples that a search towards each of nine targets breaks, the share that the search towards
+the first target alone breaks, with targets in the order of the logits and in MALT's; and the seconds that AutoAttack
+takes for its verdicts with both, and its robust accuracies. Tens of minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from lib.experiment import ABSENT, RESULTS, command
+from lib.machine import hardware, versions
+from lib.published import NETWORKS, at_hand
+
+import art_classwise as acw
+
+ORDERS = ("logits", "malt")
+
+KEYS = ["network"]
+
+
+def measured(name: str, classifier: Any, data: acw.Dataset, threat: str, *, autoattack: bool) -> dict[str, Any]:
+    """Return a row: what the first targets break of what nine do, and AutoAttack's seconds and robust accuracies."""
+    x, y = np.asarray(data.x), data.y
+    eps = acw.ThreatModel.parse(threat).eps
+    right = classifier.predict(x).argmax(1) == y
+
+    def broken(attack: Any) -> np.ndarray:
+        return right & (classifier.predict(attack.generate(x, y)).argmax(1) != y)
+
+    def search(targets: int, order: str) -> Any:
+        options = {"loss": "margin", "max_iter": 40, "num_random_init": 0, "verbose": False}
+        return acw.ClassWiseAttack(classifier, eps=eps, targets=targets, order=order, **options)
+
+    row: dict[str, Any] = {"network": name, "threat": threat, "n": len(x), "right": int(right.sum())}
+    every = broken(search(9, "logits"))
+    row["broken_by_nine"] = int(every.sum())
+    for order in ORDERS:
+        first = broken(search(1, order))
+        row[f"first_{order}"] = float((first & every).sum() / max(1, every.sum()))
+    for order in ORDERS if autoattack else ():
+        attack = acw.AutoAttack(classifier, eps=eps, target_order=order, verbose=False)  # type: ignore[arg-type]
+        begun = time.perf_counter()
+        row[f"robust_{order}"] = float((right & ~broken(attack)).mean())
+        row[f"seconds_{order}"] = time.perf_counter() - begun
+    return row
+
+
+def keep(rows: list[dict[str, Any]], about: dict[str, str], path: Path) -> None:
+    """Write rows to a table, in the place of those of the same name there; others stay, with the command they had."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame(rows).assign(**about)
+    if path.is_file():
+        table = pd.concat([pd.read_csv(path), table]).drop_duplicates(KEYS, keep="last")
+    table.to_csv(path, index=False)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, and write ``target_order.csv``."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--root", help="folder of the data sets")
+    parser.add_argument("--checkpoints", help="folder of the published networks' weights")
+    parser.add_argument("--examples", type=int, default=200, help="test images of each network")
+    parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=tuple(NETWORKS))
+    parser.add_argument("--autoattack", nargs="*", default=tuple(NETWORKS), help="networks on which AutoAttack runs")
+    parser.add_argument("--out", type=Path, default=RESULTS / "target_order", help="folder of the table")
+    arguments = parser.parse_args(argv)
+    rows = []
+    for name, classifier, data, threat in at_hand(
+        arguments.checkpoints, arguments.root, arguments.examples, arguments.networks
+    ):
+        rows.append(measured(name, classifier, data, threat, autoattack=name in arguments.autoattack))
+        print(rows[-1], flush=True)
+        about = {"hardware": hardware(), "versions": versions(), "command": command(__file__, arguments)}
+        keep(rows, about, arguments.out / "target_order.csv")
+    if not rows:
+        sys.exit(ABSENT)
+
+
+if __name__ == "__main__":
+    main()
