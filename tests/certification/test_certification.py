@@ -351,3 +351,18 @@ def test_bad_classifiers_and_examples(linear, data, found):
         found.worst_class(3.0)
     with pytest.raises(InputError, match="between 0 and 1"):
         found.certified_at(0.1, confidence=1)
+
+
+def test_the_figure_shows_the_table(found, linear, data):
+    ax = acw.figures.certified_by_radius(found)
+    reach = found.certificate.reach
+    curves = {tuple(line.get_ydata()) for line in ax.get_lines() if len(line.get_xdata()) == 61}
+    table = found.certified_at(np.linspace(0, reach, 61).tolist())["certified"].unstack("class")
+    for name in ("ant", "bee", "cow"):
+        assert tuple(100 * table[name]) in curves
+    assert ax.get_ylabel() == "certified accuracy (%)"
+    assert "(L2)" in ax.get_xlabel()
+    with pytest.raises(InputError, match="a larger `n`"):
+        acw.figures.certified_by_radius(acw.certify(linear, data, noise=0.25, n=5, verbose=False))
+    with pytest.raises(InputError, match="must be what certify"):
+        acw.figures.certified_by_radius(data)

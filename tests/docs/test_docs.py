@@ -34,6 +34,7 @@ PACKAGES = [
         "audit",
         "audit.findings",
         "audit.requirements",
+        "certification",
         "datasets",
         "evidence",
         "metrics",

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from art_classwise._core.files import output_file
 from art_classwise.errors import InputError
 from art_classwise.report.figures import classes, curves, matrices, radii
+from art_classwise.report.figures.certified import certified_by_radius
 from art_classwise.report.figures.gallery import gallery
 from art_classwise.report.figures.layout import CLEAN, ROBUST, WORST
 
@@ -28,6 +29,7 @@ __all__ = [
     "WORST",
     "accuracy_by_radius",
     "attack_strength",
+    "certified_by_radius",
     "class_accuracy",
     "class_by_attack",
     "class_histogram",

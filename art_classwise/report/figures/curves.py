@@ -75,6 +75,7 @@ def draw_curves(
     title: str,
     findings: Sequence[str],
     xlabel: str,
+    ylabel: str = "robust accuracy (%)",
 ) -> Axes:
     """Draw a curve per class in percent, the worst and the best in colour, their mean, and the gap of all as a band.
 
@@ -85,6 +86,7 @@ def draw_curves(
         title: Above the axes.
         findings: Under the title.
         xlabel: Of the x axis.
+        ylabel: Of the y axis.
 
     Returns:
         The axes.
@@ -110,7 +112,7 @@ def draw_curves(
         # In grey the two are told apart by the dashes, and by the label at the end.
         ax.plot(curve.index, curve, color=colours[name], ls="--" if name == ranking[-1] else "-", **style)
     (mean,) = ax.plot(x, curves.mean(axis=1), color=MEAN, lw=1.4, ls=":", zorder=2.5)
-    percent_axis(ax, "y", "robust accuracy (%)")
+    percent_axis(ax, "y", ylabel)
     if len(x) > 1:
         ax.set_xlim(x[0], x[-1])
     ends = curves[shown].ffill().iloc[-1]
