@@ -32,7 +32,7 @@ class ThreatModel:
     """All perturbations of an image that an attacker may choose: ``||x_adv - x||_norm <= eps``.
 
     Or, as RobustBench has it, ``"corruptions"``: images that chance or a camera corrupted, anywhere in [0, 1], with no
-    attacker who chooses them: :data:`CORRUPTIONS`.
+    attacker who chooses them.
 
     Args:
         norm: ``"Linf"``, ``"L2"`` or ``"L1"``; or ``"corruptions"``.

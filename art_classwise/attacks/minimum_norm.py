@@ -38,7 +38,7 @@ class MinimumNormAttack(TensorAttack):
     """The Fast Minimum-Norm attack, FMN (Pintor et al. 2021, arXiv 2102.12827, Algorithm 1).
 
     It looks for the smallest perturbation that changes each example's class, so that one run tells robust accuracy at
-    every radius: an example is broken at eps if its :attr:`distance` is at most eps. Each step ascends the margin
+    every radius: an example is broken at eps if its ``distance`` is at most eps. Each step ascends the margin
     along its gradient and projects onto a ball around x whose radius adapts: until the example is misclassified for the
     first time, it is the distance of the boundary to first order, and 0.1 % more, since rounding decides on which side
     of a boundary a point on it lies; then it shrinks by a factor of 1 - gamma where the
@@ -124,7 +124,7 @@ class MinimumNormAttack(TensorAttack):
     ) -> npt.NDArray[np.float32]:
         """Return for each example the nearest point found that the model misclassifies.
 
-        It is x itself where the model is wrong without a perturbation, and where none was found: see :attr:`distance`.
+        It is x itself where the model is wrong without a perturbation, and where none was found: see ``distance``.
 
         Args:
             x: (n, ...) examples within the estimator's ``clip_values``.
