@@ -9,7 +9,6 @@ import sys
 import types
 from pathlib import Path
 from types import ModuleType
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -107,7 +106,8 @@ def script(name: str) -> ModuleType:
     name = f"lib.{name}" if path.parent.name == "lib" else name
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    with patch.dict(sys.modules, {name: module}):  # where its dataclasses look their types up
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(sys.modules, name, module)  # where its dataclasses look their types up
         spec.loader.exec_module(module)
     return module
 

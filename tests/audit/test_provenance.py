@@ -148,7 +148,8 @@ KINDS = {
 def test_attacks_are_known_by_what_version_0_1_0_wrote_wherever_their_classes_lie(classifier, monkeypatch):
     """Stored audits hold these names in their fingerprints."""
     public = [getattr(acw.attacks, name) for name in acw.attacks.__all__]
-    attacks = [each for each in public if hasattr(each, "generate") and hasattr(each, "kind")]
+    since = {acw.MinimumNormAttack, acw.attacks.Corruption}
+    attacks = [each for each in public if hasattr(each, "generate") and hasattr(each, "kind") and each not in since]
     assert {attack.kind for attack in attacks} == KINDS.keys()
     for attack in attacks:
         made = attack(classifier, acw.PGD(classifier)) if attack is acw.attacks.TransferAttack else attack(classifier)

@@ -263,7 +263,8 @@ OTHERS = {  # what a question about a model needs besides
     "worst_group": ({"ant": "insect", "bee": "insect", "cow": "mammal"},),
 }
 NOT_ASKED = {"compare", "rank_agreement"}  # there, a model's name says what is compared
-OF_CORRUPTIONS = {"by_corruption"}  # of which this audit has none: tests/audit/test_corruptions.py
+# Of which this audit has none: tests/audit/test_corruptions.py, tests/audit/test_distances.py.
+OF_CORRUPTIONS, OF_DISTANCES = {"by_corruption"}, {"distances", "robust_at"}
 
 
 def of_one_model():
@@ -272,7 +273,7 @@ def of_one_model():
     return [name for name, f in methods if name[0] != "_" and "model" in inspect.signature(f).parameters]
 
 
-@pytest.mark.parametrize("name", sorted({*of_one_model()} - NOT_ASKED - OF_CORRUPTIONS))
+@pytest.mark.parametrize("name", sorted({*of_one_model()} - NOT_ASKED - OF_CORRUPTIONS - OF_DISTANCES))
 def test_the_only_model_needs_no_name(name):
     one, two = (make_result(["ant", "bee", "cow"], models=m, attacks=("fgsm", "pgd-5")) for m in (("net",), ("a", "b")))
     others = OTHERS.get(name, ())
