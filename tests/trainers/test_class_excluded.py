@@ -735,7 +735,11 @@ def test_all_classes_but_two_may_be_excluded(data):
     ("objective", "options", "says"),
     [
         ("tradez", {}, "Unknown method 'tradez'. Did you mean trades?"),
-        (None, {}, "`objective` must be one of standard, trades, mart, bat, natural, or the class of a trainer"),
+        (
+            None,
+            {},
+            "`objective` must be one of standard, trades, mart, bat, natural, fast, distillation, or the class of a trainer",
+        ),
         (nn.Module, {}, "`objective` must be one of"),
         (acw.AdversarialTrainerClassExcludedPyTorch, {}, "`objective` must be one of"),
         ("trades", {"beta": -1.0}, "`beta` must be a number of at least 0"),
