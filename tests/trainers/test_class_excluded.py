@@ -738,7 +738,7 @@ def test_all_classes_but_two_may_be_excluded(data):
         (
             None,
             {},
-            "`objective` must be one of standard, trades, mart, bat, natural, fast, distillation, or the class of a trainer",
+            "`objective` must be one of standard, trades, mart, bat, natural, fast, distillation, or the class of a",
         ),
         (nn.Module, {}, "`objective` must be one of"),
         (acw.AdversarialTrainerClassExcludedPyTorch, {}, "`objective` must be one of"),
