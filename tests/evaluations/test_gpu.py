@@ -284,6 +284,7 @@ TINY = ("--device", "cpu", "--size", "tiny", "--methods", "mart")
 SCRIPT = ROOT / "evaluations" / "gpu.py"
 
 
+@pytest.mark.slow
 def test_a_tiny_call_in_a_process_of_its_own(evaluation, tmp_path, capsys):
     """A second call finds all done, and measures nothing."""
     call = [*TINY, "--minutes", "9", "--parts", "speed-audit", "train", "autoattack", "--out", str(tmp_path)]
@@ -384,6 +385,7 @@ def on_the_device(out):
 
 
 @pytest.mark.skipif(not is_supported(), reason="this torch takes no back end written in Python")
+@pytest.mark.slow
 def test_on_a_device_that_is_not_the_cpu(evaluation, tmp_path, capsys):
     """The weights, whose fingerprint names the folder, and the verdicts are the CPU's."""
     waits = Child(__file__, "on_the_device", str(tmp_path / "there")).result()
