@@ -343,7 +343,7 @@ def write(
 ) -> None:
     """Write an experiment's tables, its claims and its figures, and print the verdicts.
 
-    With --keep, rows of the tables that are there already stay if their data set and network weren't measured now.
+    With --keep, rows of the tables that are there already stay if what they are of wasn't measured now.
 
     Args:
         script: ``__file__`` of the script, whose name begins the files'.
@@ -375,7 +375,7 @@ def write(
     print(f"{origin['hardware']}; {origin['versions']}")
 
 
-KEYS = ["dataset", "network", "method", "kind", "part"]
+KEYS = ["dataset", "network", "method", "kind", "part", "weights", "attack", "seed"]
 """Columns that tell what a row of a table was measured on, where it has them."""
 
 
