@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from lib.experiment import ABSENT, RESULTS, command
+from lib.experiment import ABSENT, RESULTS, command, write_beside
 from lib.machine import hardware, versions
 from lib.published import ADVERSARIAL, NETWORKS, at_hand
 
@@ -90,15 +89,6 @@ def measured(name: str, classifier: Any, data: acw.Dataset, threat: str, norm: s
     }
 
 
-def keep(rows: list[dict[str, Any]], about: dict[str, str], path: Path) -> None:
-    """Write rows to a table, in the place of those of the same name there; others stay, with the command they had."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = pd.DataFrame(rows).assign(**about)
-    if path.is_file():
-        table = pd.concat([pd.read_csv(path), table]).drop_duplicates(KEYS, keep="last")
-    table.to_csv(path, index=False)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and write ``minimum_norm.csv``."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
@@ -118,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows.append(measured(name, classifier, data, threat, norm, arguments.steps))
             print(rows[-1], flush=True)
             about = {"hardware": hardware(), "versions": versions(), "command": command(__file__, arguments)}
-            keep(rows, about, arguments.out / "minimum_norm.csv")
+            write_beside(rows, about, arguments.out / "minimum_norm.csv", KEYS)
     if not rows:
         sys.exit(ABSENT)
 

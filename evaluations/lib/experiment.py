@@ -394,6 +394,21 @@ def with_stored(table: str, stored: str, keys: Sequence[str]) -> str:
     return str(pd.concat([old[others], new], ignore_index=True).to_csv(index=False, na_rep=""))
 
 
+def write_beside(rows: Sequence[Mapping[str, Any]], about: Mapping[str, str], path: Path, keys: Sequence[str]) -> None:
+    """Write rows to a table, in the place of those of the same name there; others stay, with the command they had.
+
+    Args:
+        rows: What was measured now.
+        about: Columns that all of them have: hardware, versions, command.
+        path: Of the table.
+        keys: Columns that name a row.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = pd.DataFrame(rows).assign(**about).to_csv(index=False)
+    stored = path.read_text(encoding="utf-8") if path.is_file() else None
+    path.write_text(text if stored is None else with_stored(text, stored, keys), encoding="utf-8")
+
+
 def dataset_of(data: str) -> str:
     """Return the name of the data set that a claim is about, by its ``data``; empty if it names none."""
     found = re.match(rf"({'|'.join(sorted(DATASETS, key=len, reverse=True))})(?![a-z0-9])", data)

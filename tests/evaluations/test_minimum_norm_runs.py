@@ -40,7 +40,7 @@ def test_rows_replace_those_of_their_name(evaluation, two_classes, tmp_path):
     assert row["fmn_median"] == pytest.approx(np.median(exact), rel=0.01)
     assert row["n"] == 12
     for command, steps in (("first", 30), ("second", 40)):
-        script.keep([{**row, "steps": steps}], {"command": command}, tmp_path / "t.csv")
-    script.keep([{**row, "network": "other"}], {"command": "third"}, tmp_path / "t.csv")
+        script.write_beside([{**row, "steps": steps}], {"command": command}, tmp_path / "t.csv", script.KEYS)
+    script.write_beside([{**row, "network": "other"}], {"command": "third"}, tmp_path / "t.csv", script.KEYS)
     table = pd.read_csv(tmp_path / "t.csv")
     assert table[["network", "steps", "command"]].values.tolist() == [["net", 40, "second"], ["other", 30, "third"]]

@@ -250,39 +250,18 @@ def train_set():
     return acw.load_dataset("digits", "train").first(120)
 
 
-class Seen(list):
-    """What a trainer's attack was given and gave while training."""
-
-    def __init__(self, trainer):
-        super().__init__()
-        real = trainer._adversary
-
-        def watched(**options):
-            adversary = real(**options)
-
-            def attack(module, x, y, uniform, budgets=None):
-                found = adversary(module, x, y, uniform, budgets)
-                if options:
-                    self.append((x.clone(), y, found.clone()))
-                return found
-
-            return attack
-
-        trainer._adversary = watched
-
-
 @pytest.mark.parametrize("options", [{}, {"beta": 2.0, "label_smoothing": 0.2}, {"two_passes": True}])
 def test_steps_are_those_of_the_formula(options, train_set):
     """Batch norm's statistics, too: of one batch of all views, or of three after each other, the clean one first."""
     classifier = trainable.make()
     trainer = BAT(classifier, **trainable.SMALL, **options)
-    seen = Seen(trainer)
+    seen = trainable.Seen(trainer)
     history = trainer.fit(train_set.x, train_set.y, batch_size=40, nb_epochs=1)
     torch.manual_seed(0)
     model = trainable.Convolutional().train()
     stepper = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     beta, s, total, robust = options.get("beta", 6.0), options.get("label_smoothing", 0.0), [], []
-    for x, y, found in seen:
+    for x, y, found, _ in seen:
         assert len(found) == 2 * len(x)
         views = [x, *found.chunk(2)]
         if options.get("two_passes"):
@@ -327,23 +306,23 @@ def test_what_it_refuses():
 def test_it_trains_without_excluded_classes(train_set):
     classifier = trainable.make()
     trainer = acw.AdversarialTrainerClassExcludedPyTorch(classifier, [3, 7], "bat", **trainable.SMALL)
-    seen = Seen(trainer.trainer)
+    seen = trainable.Seen(trainer.trainer)
     history = trainer.fit(train_set.x, train_set.y, batch_size=40, nb_epochs=2)
     assert np.isfinite(history["loss"]).all()
-    assert not {3, 7} & {k for _, y, _ in seen for k in y.tolist()}
+    assert not {3, 7} & {k for _, y, *_ in seen for k in y.tolist()}
     assert not np.isin(classifier.predict(train_set.x).argmax(1), [3, 7]).any()
 
 
 def test_it_trains_on_pseudo_labels_too(train_set):
     """Two views of each of the batch's examples: the labelled ones are measured, all are in the loss."""
     trainer = BAT(trainable.make(lr=0.0), **trainable.SMALL)
-    seen = Seen(trainer)
+    seen = trainable.Seen(trainer)
     x, y = train_set.x, train_set.y
     history = trainer.fit(x[:60], y[:60], x_unlabeled=x[60:], y_pseudo=y[60:], batch_size=40, nb_epochs=1, gamma=0.5)
     torch.manual_seed(0)
     model = trainable.Convolutional().train()
     total, right = [], []
-    for images, labels, found in seen:
+    for images, labels, found, _ in seen:
         n = len(images)
         clean, first, last = model(torch.cat([images, found])).detach().chunk(3)
         factors = torch.where(torch.arange(n) < n // 2, 1.0, 0.5)
