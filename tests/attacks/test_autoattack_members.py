@@ -10,6 +10,7 @@ from scipy import optimize
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from art_classwise.attacks._apgd import APGD
 from art_classwise.attacks._autoattack_members import FABAttack_PT, SquareAttack, to_hyperplane
 from art_classwise.attacks.autoattack import AutoAttack
 
@@ -299,6 +300,8 @@ def test_the_host_seldom_waits():
     assert steps[0] == steps[1]
     queries = [waits(SquareAttack(module, n_queries=n_queries, **shared), x, y) for n_queries in (2, 12)]
     assert queries[1] - queries[0] == 10
+    attack = APGD(module=module, norm="Linf", eps=1e-6)
+    assert waits(attack, x, y) <= 1 + len([0, 1, 2, 4, 8, 16, 32, 64, 22, 41, 57, 70, 80, 87, 93, 99, 100]) + 3
 
 
 def test_autoattack_runs_them(classifier, images, own, monkeypatch):
