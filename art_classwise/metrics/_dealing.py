@@ -20,8 +20,9 @@ def pearson(k: Counts, n: Counts, share: float) -> Floats:
     return statistic
 
 
-def _squares(k: Counts, n: Counts | int, share: float) -> Floats:
-    squares: Floats = (k - n * share) ** 2 / (n * share * (1 - share))
+def _squares(k: Counts, n: npt.ArrayLike, share: float) -> Floats:
+    expected = np.asarray(n) * share
+    squares: Floats = (k - expected) ** 2 / (expected * (1 - share))
     return squares
 
 

@@ -285,7 +285,7 @@ def _split(k: Counts, n: Counts, repeats: int, rng: np.random.Generator) -> tupl
     """Return the accuracy of the class chosen on the other half, and the share of choices of each class (C,)."""
     kinds, kind, alike = np.unique(np.stack([k, n]), axis=1, return_inverse=True, return_counts=True)
     kind, few = kind.ravel(), 4 * len(alike) < len(n)
-    ways = [hypergeometric(*counts, counts[1] // 2) for counts in kinds.T.tolist()] if few else []
+    ways = [hypergeometric(right, of, of // 2) for right, of in kinds.T.tolist()] if few else []
     if few and sum(len(first) for first, _ in ways) < len(n):
         # Classes of the same counts are drawn together: how many of them get which count on the first half.
         of = np.repeat(np.arange(len(ways)), [len(first) for first, _ in ways])
