@@ -11,6 +11,7 @@ import pandas as pd
 from scipy.special import chdtrc
 
 from art_classwise.errors import InputError, check_number, check_seed, check_whole, unknown
+from art_classwise.metrics._dealing import dealt_statistics, pearson
 from art_classwise.metrics._inputs import check_outcomes
 from art_classwise.metrics.accuracy import mean_ends
 from art_classwise.metrics.worst import worst_class
@@ -285,18 +286,12 @@ def disparity_test(
     share = right.mean()
     if share in (0, 1):
         return pd.Series({"statistic": 0.0, "dof": dof, "p": 1.0, "permutations": 0.0})
-    statistic = float(_pearson(k, n, share))
+    statistic = float(pearson(k, n, share))
     if method == "chi-square" or (method == "auto" and n.min() * min(share, 1 - share) >= 5):
         p, repeats = float(chdtrc(dof, statistic)), 0
     else:
         # Shuffled labels deal the right examples out to the classes; only their counts matter.
-        dealt = np.random.default_rng(seed).multivariate_hypergeometric(n, k.sum(), repeats, method="marginals")
-        as_large = _pearson(dealt, n, share) >= statistic * (1 - 1e-9)  # equal tables may differ by rounding
+        dealt = dealt_statistics(n, int(k.sum()), repeats, np.random.default_rng(seed))
+        as_large = dealt >= statistic * (1 - 1e-9)  # equal tables may differ by rounding
         p = (1 + int(as_large.sum())) / (1 + repeats)
     return pd.Series({"statistic": statistic, "dof": dof, "p": p, "permutations": float(repeats)})
-
-
-def _pearson(k: npt.NDArray[np.int64], n: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.float64]:
-    """Return the statistic of tables with k (..., C) right of n (C,) examples, ``share`` of all of them."""
-    statistic: npt.NDArray[np.float64] = ((k - n * share) ** 2 / (n * share * (1 - share))).sum(-1)
-    return statistic

@@ -12,6 +12,7 @@ from scipy.special import betainc, betaincinv
 
 from art_classwise._core.labels import class_names
 from art_classwise.errors import InputError, check_number, check_seed, check_whole
+from art_classwise.metrics._dealing import hypergeometric
 from art_classwise.metrics._inputs import check_outcomes, paired_counts
 from art_classwise.metrics.intervals import phi_coefficient
 
@@ -282,16 +283,29 @@ def comparable_classes(n: Counts) -> npt.NDArray[np.int64]:
 
 def _split(k: Counts, n: Counts, repeats: int, rng: np.random.Generator) -> tuple[float, Floats]:
     """Return the accuracy of the class chosen on the other half, and the share of choices of each class (C,)."""
-    n_first = n // 2
-    first = rng.hypergeometric(k, n - k, n_first, (repeats, len(n)))  # all that a split changes is this count
-    one, other = first / n_first, (k - first) / (n - n_first)
+    kinds, kind, alike = np.unique(np.stack([k, n]), axis=1, return_inverse=True, return_counts=True)
+    kind, few = kind.ravel(), 4 * len(alike) < len(n)
+    ways = [hypergeometric(right, of, of // 2) for right, of in kinds.T.tolist()] if few else []
+    if few and sum(len(first) for first, _ in ways) < len(n):
+        # Classes of the same counts are drawn together: how many of them get which count on the first half.
+        of = np.repeat(np.arange(len(ways)), [len(first) for first, _ in ways])
+        first = np.concatenate([first for first, _ in ways])
+        times = np.concatenate(
+            [rng.multinomial(m, chance, repeats) for m, (_, chance) in zip(alike, ways, strict=True)], axis=1
+        )
+        k, n = kinds[:, of]
+    else:
+        first = rng.hypergeometric(k, n - k, n // 2, (repeats, len(n)))  # all that a split changes is this count
+        of, times, kind, alike = np.arange(len(n)), np.ones(1, np.int64), np.arange(len(n)), np.ones(len(n), np.int64)
+    one, other = first / (n // 2), (k - first) / (n - n // 2)
     measured, chosen = 0.0, np.zeros(len(n))
     for seen, unseen in ((one, other), (other, one)):
-        lowest = seen == seen.min(1, keepdims=True)
+        there = np.where(times > 0, seen, np.inf)
+        lowest = times * (there == there.min(1, keepdims=True))
         weight = lowest / lowest.sum(1, keepdims=True)  # the mean over ties in place of a draw among them
         measured += float((weight * unseen).sum()) / (2 * repeats)
         chosen = chosen + weight.sum(0) / (2 * repeats)
-    return measured, chosen
+    return measured, (np.bincount(of, chosen) / alike)[kind]
 
 
 def worst_interval(k: Counts, n: Counts, alpha: float) -> tuple[float, float]:

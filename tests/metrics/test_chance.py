@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from itertools import combinations
 
 import numpy as np
 import pytest
-from scipy.stats import chi2_contingency
+from scipy.stats import chi2_contingency, chisquare
 from statsmodels.stats.proportion import proportions_chisquare
 
 from art_classwise import InputError
+from art_classwise.metrics._dealing import dealt_statistics
 from art_classwise.metrics.disparity import disparity_test
 
 
@@ -44,6 +47,35 @@ def test_permutation_equals_all_permutations(k, n):
     result = disparity_test(y, correct, len(n), method="permutation", repeats=100_000)
     assert result["statistic"] == pytest.approx(observed)
     assert result["p"] == pytest.approx(exact, abs=5 * np.sqrt(exact * (1 - exact) / 100_000) + 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n", "right"),
+    [
+        ([1] * 40 + [2] * 30, 9),  # both sizes are counted together, in two rounds
+        ([1] * 40 + [2] * 30, 60),
+        ([2] * 150, 2),
+        ([3] * 40 + [5, 7, 11], 15),  # some classes are dealt to one by one
+        ([4, 2, 9, 6], 5),  # all are
+    ],
+)
+def test_statistics_have_the_distribution_of_all_ways_to_deal(n, right):
+    ways = Counter({(0, 0): 1})  # how many, by the number of right examples and the statistic, class by class
+    share, scale = right / sum(n), 27720  # the least common multiple of all sizes
+    for size in n:
+        ways, before = Counter(), ways
+        for (dealt, squares), many in before.items():
+            for k in range(min(size, right - dealt) + 1):
+                ways[dealt + k, squares + k * k * scale // size] += many * math.comb(size, k)
+    exact = {s: many / math.comb(sum(n), right) for (dealt, s), many in ways.items() if dealt == right}
+    values = np.array([(s / scale - right * share) / (share * (1 - share)) for s in exact])
+    drawn = dealt_statistics(np.array(n), right, 20_000, np.random.default_rng(0))
+    nearest = np.abs(drawn[:, None] - values).argmin(1)
+    np.testing.assert_allclose(drawn, values[nearest], rtol=1e-9)
+    found, expected = np.bincount(nearest, minlength=len(values)), 20_000 * np.array([*exact.values()])
+    rare = expected < 20
+    found, expected = (np.append(of[~rare], of[rare].sum()) for of in (found, expected))
+    assert chisquare(found[expected > 0], expected[expected > 0]).pvalue > 1e-3
 
 
 def test_permutation_agrees_with_chi_square_on_large_counts():

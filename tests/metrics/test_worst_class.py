@@ -39,7 +39,14 @@ def all_splits(k, n):
 
 
 @pytest.mark.parametrize(
-    ("k", "n"), [([2, 1, 3], [4, 4, 5]), ([1, 1], [4, 6]), ([0, 2, 2], [2, 4, 3]), ([3, 3, 3], [5, 5, 5])]
+    ("k", "n"),
+    [
+        ([2, 1, 3], [4, 4, 5]),
+        ([1, 1], [4, 6]),
+        ([0, 2, 2], [2, 4, 3]),
+        ([3, 3, 3], [5, 5, 5]),
+        ([1] * 6 + [2] * 3, [2] * 6 + [3] * 3),  # drawn by how many of a kind get which count
+    ],
 )
 def test_estimate_is_the_mean_over_all_splits(k, n):
     repeats = 50_000

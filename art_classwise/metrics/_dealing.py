@@ -1,0 +1,107 @@
+"""Right examples dealt out to classes at random, in which classes of one size are counted together."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import gammaln, xlog1py, xlogy
+
+__all__ = ["dealt_statistics", "hypergeometric", "pearson"]
+
+Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+_WORTHWHILE = 24  # classes that a round takes: fewer are dealt to one by one
+
+
+def pearson(k: Counts, n: Counts, share: float) -> Floats:
+    """Return the statistic of tables with k (..., C) right of n (C,) examples, ``share`` of all of them."""
+    statistic: Floats = _squares(k, n, share).sum(-1)
+    return statistic
+
+
+def _squares(k: Counts, n: npt.ArrayLike, share: float) -> Floats:
+    expected = np.asarray(n) * share
+    squares: Floats = (k - expected) ** 2 / (expected * (1 - share))
+    return squares
+
+
+def dealt_statistics(n: Counts, right: int, repeats: int, rng: np.random.Generator) -> Floats:
+    """Return Pearson's statistics of tables in which the right examples are dealt out to the classes at random.
+
+    The counts k_c are those of the multivariate hypergeometric distribution: independent Binomial(n_c, q), given their
+    sum, for any q. So most classes are drawn as independent ones, by how many of a size get how many, and kept with a
+    probability proportional to that of the others making up the rest, which is Binomial again; in rounds, q being the
+    share that is left, until few classes are.
+
+    Args:
+        n: Examples of each class, at least one, (C,).
+        right: How many examples of all classes are right; some are, and some aren't.
+        repeats: Number of tables, R.
+        rng: Generator of random numbers.
+
+    Returns:
+        Statistics (R,), as :func:`pearson` has them.
+    """
+    total = int(n.sum())
+    if 2 * right > total:
+        right = total - right  # the statistic is the same of the wrong ones
+    share = right / total
+    size, number = np.unique(n, return_counts=True)
+    statistics, left = np.zeros(repeats), np.full(repeats, right)
+    while (taken := _taken(size, number, share)).sum() >= _WORTHWHILE:
+        now, later = int((number * size).sum()), int(((number - taken) * size).sum())
+        waiting = np.arange(repeats)
+        while len(waiting):
+            q = left[waiting] / now
+            dealt, squares = np.zeros(len(waiting), np.int64), np.zeros(len(waiting))
+            for m, classes in zip(size[taken > 0], taken[taken > 0], strict=True):
+                k = np.arange(m + 1)
+                alike = bool(np.all(q == q[0]))
+                chance = np.exp(_log_binomial(k, m, q[0] if alike else q[:, None]))
+                times = rng.multinomial(classes, chance / chance.sum(-1, keepdims=True), len(waiting))
+                dealt += times @ k
+                squares += times @ _squares(k, m, share)
+            rest = left[waiting] - dealt
+            mode = np.minimum(np.floor((later + 1) * q), later)
+            kept = _log_binomial(rest, later, q) - _log_binomial(mode, later, q) >= -rng.exponential(size=len(q))
+            left[waiting[kept]] = rest[kept]
+            statistics[waiting[kept]] += squares[kept]
+            waiting = waiting[~kept]
+        number = number - taken
+    if int(number.sum()) == len(n):
+        return pearson(rng.multivariate_hypergeometric(n, right, repeats, method="marginals"), n, share)
+    remaining = int((number * size).sum())
+    for m in np.repeat(size, number):
+        remaining -= m
+        k = rng.hypergeometric(m, remaining, left)
+        statistics += _squares(k, m, share)
+        left = left - k
+    return statistics
+
+
+def _taken(size: Counts, number: Counts, share: float) -> Counts:
+    """Return how many classes of each size a round takes: seven eighths, where they outnumber the counts they get."""
+    taken = 7 * number // 8
+    likely = np.minimum(size + 1, 8 * (1 + size * share))
+    return np.where(taken > 2 * likely, taken, 0)
+
+
+def _log_binomial(k: npt.NDArray[np.number], n: int, p: Floats) -> Floats:
+    """Return the logarithm of the probability of k successes in n trials, -inf outside of 0 to n."""
+    inside = np.clip(k, 0, n)
+    log: Floats = _log_choose(n, inside) + xlogy(inside, p) + xlog1py(n - inside, -p)
+    return np.where(k == inside, log, -np.inf)
+
+
+def _log_choose(n: npt.ArrayLike, k: npt.ArrayLike) -> Floats:
+    of, taken = np.asarray(n, dtype=np.float64), np.asarray(k, dtype=np.float64)
+    log: Floats = gammaln(of + 1) - gammaln(taken + 1) - gammaln(of - taken + 1)
+    return log
+
+
+def hypergeometric(right: int, n: int, drawn: int) -> tuple[Counts, Floats]:
+    """Return how many right ones a draw from n can hold, and the probability of each."""
+    k = np.arange(max(0, drawn - (n - right)), min(right, drawn) + 1)
+    chance = np.exp(_log_choose(right, k) + _log_choose(n - right, drawn - k) - _log_choose(n, drawn))
+    return k, chance / chance.sum()
