@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from art_classwise import metrics
-from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.attacks.ladder import WORST_CASE, is_quick_estimate
 from art_classwise.audit.comparison import Comparison, Side, check_comparable
 from art_classwise.audit.corrupted import MEAN_CORRUPTION
 from art_classwise.audit.findings import CheckResult, Findings
@@ -202,6 +202,11 @@ class ReportData:
     unchecked: tuple[str, ...]
 
     @property
+    def is_estimate(self) -> bool:
+        """Whether the attacks are those of the ladder ``"fast"``: a quick estimate, which is no AutoAttack."""
+        return self.overall == WORST_CASE and is_quick_estimate(self.attacks)
+
+    @property
     def has_made(self) -> bool:
         """Whether images of some corruptions are made from the clean ones."""
         return any(name.startswith("made:") for name in self.attacks)
@@ -246,6 +251,11 @@ class ReportData:
     @property
     def bound(self) -> str:
         """Of which models the robust accuracies are upper bounds; nothing if a strong attack was run on all."""
+        if self.is_estimate:
+            return (
+                "A quick estimate, an upper bound of robust accuracy: the ladder fast isn't AutoAttack, which may "
+                "break more (--attacks standard)."
+            )
         names = [name for name in self.order if self.model(name).is_bound]
         of = f" on {', '.join(names[:_MOST_NAMED])}{' and others' * (len(names) > _MOST_NAMED)}"
         where = "" if len(names) == len(self.order) else of

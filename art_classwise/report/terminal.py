@@ -144,7 +144,8 @@ def models_grid(report: ReportData, width: int = WIDTH) -> Grid:
         "gap: best minus worst class",
         "brackets: 95 % intervals",
     ]
-    return Grid(f"Models: accuracy in % {_at(report)}", heads, rows, notes, frozenset([3]), tight=True)
+    what = _what(report)
+    return Grid(f"Models: {what} in % {_at(report)}", heads, rows, notes, frozenset([3]), tight=True)
 
 
 def _print_findings(report: ReportData, out: Console) -> None:
@@ -196,8 +197,12 @@ def class_grid(report: ReportData, model: ModelData, width: int) -> Grid:
         for row, (*first, last) in zip(model.classes, fixed, strict=False)
     ]
     cells[0] = [Marked(cell) for cell in cells[0]]
-    title = f"{model.name}: accuracy in % {_at(report)}, worst class first"
+    title = f"{model.name}: {_what(report)} in % {_at(report)}, worst class first"
     return Grid(title, ("class", "n", "clean", *shown, report.overall), cells, notes)
+
+
+def _what(report: ReportData) -> str:
+    return "quick estimate of accuracy" if report.is_estimate else "accuracy"
 
 
 def _at(report: ReportData) -> str:
