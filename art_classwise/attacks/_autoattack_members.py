@@ -1,4 +1,4 @@
-"""The members of AutoAttack, where pyautoattack's need mending, and a classifier as they see it."""
+"""FAB and Square as members of AutoAttack, and a classifier as members see it; APGD is in _apgd.py."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class FABAttack_PT(fab_pt.FABAttack_PT):  # noqa: N801  # it takes the other's p
     point and that of the image. :func:`to_hyperplane` finds both by Newton's method, where pyautoattack sorts the
     pixels. The steps of a targeted run never wait for the host.
 
-    L1, random starts and printing are pyautoattack's own.
+    L1, random starts and printing are pyautoattack's own, but for the gradients.
 
     Attributes:
         order: Returns target classes (n, K) of images and labels, the first to be tried first; None for that of the
