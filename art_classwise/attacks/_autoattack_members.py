@@ -1,4 +1,4 @@
-"""The members of AutoAttack, where pyautoattack's need mending, and a classifier as they see it."""
+"""FAB and Square as members of AutoAttack, and a classifier as members see it; APGD is in _apgd.py."""
 
 from __future__ import annotations
 
@@ -45,6 +45,10 @@ class Unit(nn.Module):
         logits = self.module(torch.add(self.low, x.reshape(len(x), *self.input_shape), alpha=self.width))
         return art_interface.check_logits(logits, len(x), self.n_classes).clone()  # Square writes into what it gets
 
+    def misclassifies(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return whether images x, as members see them, are taken for other classes than y, exactly (m,)."""
+        return art_interface.exact_logits(self, x, self.n_classes).argmax(1) != y
+
     def verdict(self, x: Tensor, rows: npt.NDArray[np.intp]) -> Tensor:
         """Return what the module takes images x of these rows for, in the classifier's own units, exactly (m,)."""
         logits = art_interface.exact_logits(self.module, x, self.n_classes)
@@ -75,7 +79,7 @@ class FABAttack_PT(fab_pt.FABAttack_PT):  # noqa: N801  # it takes the other's p
     point and that of the image. :func:`to_hyperplane` finds both by Newton's method, where pyautoattack sorts the
     pixels. The steps of a targeted run never wait for the host.
 
-    L1, random starts and printing are pyautoattack's own.
+    L1, random starts and printing are pyautoattack's own, but for the gradients.
 
     Attributes:
         order: Returns target classes (n, K) of images and labels, the first to be tried first; None for that of the
