@@ -234,9 +234,10 @@ class SquareAttack(square.SquareAttack):
 
     From the same random numbers it makes the same points. For Linf, a query changes one square of the image: it is
     written into the image and taken back where it didn't help, and whole images are copied only when some of them are
-    done. The random numbers are drawn at once, in the same order: on a GPU, queries wait for the host only to learn who
-    is left. For L2 and L1, the patterns are computed once per size, and the first perturbation is cut off at the sides
-    of images that its tiles don't fit, where pyautoattack fails.
+    done. The random numbers are drawn at once, in the same order; so the host need ask a GPU who is left after every
+    16th query only, for which those who are done stay as they are. For L2 and L1, whose random numbers go by who is
+    left, it asks after each; the patterns are computed once per size, and the first perturbation is cut off at the
+    sides of images that its tiles don't fit, where pyautoattack fails.
 
     Other losses, targets and printing are pyautoattack's own.
 
@@ -272,28 +273,31 @@ class SquareAttack(square.SquareAttack):
         n, c, h, w = x.shape
         low, high = (x - self.eps).clamp_min(0.0), (x + self.eps).clamp_max(1.0)
         points = torch.clamp(x + self.eps * self.random_choice([n, c, 1, w]), 0.0, 1.0)
-        found, queries = torch.empty_like(points), torch.full((n,), 1.0 + self.n_queries, device=points.device)
+        found, queries = torch.empty_like(points), torch.ones(n, device=points.device)
         margin = self._margin(points, y)
         if bool((margin < 0).all()):
-            return torch.ones_like(queries), points
-        left = torch.arange(n, device=points.device)
-        squares = self._squares(c, h, w, points.device)
-        for made in range(1, self.n_queries + 1):
+            return queries, points
+        left, spent = torch.arange(n, device=points.device), torch.ones_like(queries)
+        squares, every = self._squares(c, h, w, points.device), self._asks_every(points.device)
+        for made in range(self.n_queries):
             going = margin > 0
-            if not bool(going.all()):  # the host waits
-                found[left[~going]], queries[left[~going]] = points[~going], float(made)
-                left, points, low, high, y, margin = (v[going] for v in (left, points, low, high, y, margin))
-                if len(left) == 0:
-                    break
+            if made % every == 0 and not bool(going.all()):  # the host waits
+                (gone,), (stay,) = (~going).nonzero(as_tuple=True), going.nonzero(as_tuple=True)
+                found[left[gone]], queries[left[gone]] = points[gone], spent[gone]
+                if len(stay) == 0:
+                    return queries, found
+                left, points, low, high, y = (v[stay] for v in (left, points, low, high, y))
+                margin, spent, going = margin[stay], spent[stay], going[stay]
             row, column, side, change = next(squares)
             window = (..., slice(row, row + side), slice(column, column + side))
             before = points[window].clone()
             points[window] = torch.clamp(before + change, low[window], high[window])
             tried = self._margin(points, y)
-            better = tried < margin
+            better = (tried < margin) & going  # who is broken stays where it is until the host asks
             points[window] = torch.where(better.view(-1, 1, 1, 1), points[window], before)
             margin = torch.where(better, tried, margin)
-        found[left] = points
+            spent += going
+        found[left], queries[left] = points, spent
         return queries, found
 
     def _shift(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -343,6 +347,11 @@ class SquareAttack(square.SquareAttack):
         logits, y = self.predict(x), y.unsqueeze(1)
         margin: Tensor = (logits.gather(1, y) - logits.scatter(1, y, -math.inf).amax(1, keepdim=True)).squeeze(1)
         return margin
+
+    @staticmethod
+    def _asks_every(device: torch.device) -> int:
+        """Return after how many queries of Linf the host asks who is left: a CPU, at no cost, after each."""
+        return 1 if device.type == "cpu" else 16
 
     def _side(self, query: int, c: int, h: int, w: int) -> int:
         return max(round(math.sqrt(self.p_selection(query) * (c * h * w) / c)), 1)
