@@ -31,6 +31,7 @@ __all__ = [
 
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _DAY = 86_400.0  # seconds
+_SMALL = 1 << 20  # bytes, which there always are
 _BEGUN = time.time()
 
 
@@ -65,7 +66,9 @@ def read_regular(path: str | os.PathLike[str], most: int | None = None) -> bytes
         OSError: It can't be read, is none, or has more.
     """
     with open_regular(path) as file:
-        size, limit = os.fstat(file.fileno()).st_size, memory_size() if most is None else most
+        size = os.fstat(file.fileno()).st_size
+        # Asking the system takes longer than reading a small file.
+        limit = most if most is not None else max(_SMALL, memory_size() if size > _SMALL else 0)
         if size > limit:
             raise OSError(errno.EFBIG, f"It has {size_text(size)}, and at most {size_text(limit)} are read", str(path))
         return file.read()

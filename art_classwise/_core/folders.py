@@ -159,11 +159,11 @@ class DiskFolder:
         remove_left_aside(self._at(name))
 
     def _at(self, name: str) -> Path:
-        path = self.path
+        path = str(self.path)
         for part in PurePosixPath(name).parts:
-            path = path / part
+            path = os.path.join(path, part)
             _refuse_link(path)
-        return path
+        return Path(path)
 
     def _entries(self, name: str) -> list[os.DirEntry[str]]:
         try:
@@ -388,8 +388,9 @@ def _lacks_credentials(error: Exception) -> bool:
     return isinstance(error, PermissionError) or any(words in said for words in _CREDENTIALS)
 
 
-def _refuse_link(path: Path) -> None:
-    if path.is_symlink():
+def _refuse_link(path: str | Path) -> None:
+    if os.path.islink(path):
+        path = Path(path)
         raise InputError(
             f"{path.absolute()} is a symbolic link, and an audit writes into no folder or file that another may have "
             f"chosen: name the folder itself, {path.resolve()}, or remove the link."

@@ -280,7 +280,7 @@ class _Run:
                 split=examples.split,
                 n=len(examples),
                 fingerprint=data_fingerprint(examples),
-                files=file_digests(examples),
+                files=file_digests(examples, shown=audit.verbose),
             ),
             classes=tuple(examples.classes),
             commands=() if audit.command is None else (audit.command,),

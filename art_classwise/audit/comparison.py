@@ -15,7 +15,7 @@ from art_classwise._core import display
 from art_classwise._core.display import Shown
 from art_classwise._core.files import output_file
 from art_classwise.attacks.ladder import WORST_CASE
-from art_classwise.audit.outcomes import AuditTable
+from art_classwise.audit.outcomes import AuditTable, part
 from art_classwise.audit.requirements.grammar import Requirement
 from art_classwise.audit.requirements.measured import Pair
 from art_classwise.audit.requirements.verdicts import Verdicts, judge_pairs
@@ -74,13 +74,11 @@ class Side:
         Raises:
             InputError: There is none, or the attacks were tried on different examples.
         """
-        rows = self.result.outcomes
-        rows = rows[rows["model"] == self.model]
         asked = self.result.attacks if self.attack == WORST_CASE else (self.attack,)
-        of = {a: part for a in asked if len(part := rows[rows["attack"] == a])}
+        of = {a: rows for a in asked if len(rows := part(self.result, self.model, a))}
         if not of:
             raise InputError(f"The audit has no outcome of {self.attack!r} on {self.model!r}.")
-        examples = [part["example"].to_numpy() for part in of.values()]
+        examples = [rows["example"].to_numpy() for rows in of.values()]
         if not all(np.array_equal(e, examples[0]) for e in examples):
             raise InputError(f"Attacks on {self.model!r} were tried on different examples: name one of them.")
         return of

@@ -50,7 +50,9 @@ __all__ = [
     "mean_corruption",
     "nearest",
     "no_costs",
+    "part",
     "parts",
+    "parts_of",
     "read_older",
     "stacked",
     "summarised",
@@ -110,6 +112,8 @@ COLUMNS = {
     "zero_gradient": "bool",
 }
 """Columns of the one table, and their types; :data:`DISTANCE`, float32, stands there, too, if an attack measures it."""
+
+_COPY_ON_WRITE = int(pd.__version__.partition(".")[0]) >= 3  # writing into a part of a table leaves the table alone
 
 _UNDER_ATTACK = ["prediction", "withstood", "margin", "perturbation", "zero_gradient"]
 
@@ -304,11 +308,9 @@ def _nearest_places(outcomes: pd.DataFrame) -> npt.NDArray[np.int64] | None:
 
     That is how audits are put together, and sorting millions of rows would take seconds.
     """
-    pairs = outcomes["model"].cat.codes.to_numpy().astype(np.int64) << 32 | outcomes["attack"].cat.codes.to_numpy()
-    bounds = [0, *(np.flatnonzero(np.diff(pairs)) + 1), len(pairs)]
     blocks: dict[int, list[slice]] = {}
-    for begin, end in itertools.pairwise(bounds):
-        blocks.setdefault(int(pairs[begin]) >> 32, []).append(slice(begin, end))
+    for model, _, run in _runs(outcomes):
+        blocks.setdefault(model, []).append(run)
     example, withstood = outcomes["example"].to_numpy(), outcomes["withstood"].to_numpy()
     margin = outcomes["margin"].to_numpy().astype(np.float64)
     # As sorting has it: an unknown margin comes after all that are known.
@@ -324,6 +326,33 @@ def _nearest_places(outcomes: pd.DataFrame) -> npt.NDArray[np.int64] | None:
         nearest_of_these = broken & (least == np.where(broken, least, np.inf).min(0))
         places.append(np.array([one.start for one in of])[nearest_of_these.argmax(0)] + np.arange(len(own)))
     return np.concatenate(places) if places else np.zeros(0, np.int64)
+
+
+def _runs(outcomes: pd.DataFrame) -> Iterator[tuple[int, int, slice]]:
+    """Yield where rows of one model and attack follow each other, with the numbers of both."""
+    model, attack = (outcomes[name].cat.codes.to_numpy() for name in ("model", "attack"))
+    ends = [*(np.flatnonzero((np.diff(model) != 0) | (np.diff(attack) != 0)) + 1).tolist(), len(outcomes)]
+    for begin, end in itertools.pairwise([0, *ends]):
+        if begin < end:
+            yield int(model[begin]), int(attack[begin]), slice(begin, end)
+
+
+def part(audit: AuditTable, model: str, attack: str) -> pd.DataFrame:
+    """Return the rows of one model under one attack, as they stand in an audit's table; none, if it has none."""
+    where = audit._places.get((model, attack))
+    if where is not None:
+        rows = audit.outcomes.iloc[where]
+        return rows if _COPY_ON_WRITE else rows.copy()
+    return audit.outcomes[(audit.outcomes["model"] == model) & (audit.outcomes["attack"] == attack)]
+
+
+def parts_of(audit: AuditTable, model: str) -> dict[str, pd.DataFrame]:
+    """Return the rows of a model under each attack, in the order they stand there, as :func:`parts` has them."""
+    if not audit._places:
+        rows = audit.outcomes[audit.outcomes["model"] == model]
+        return {attack: of_attack for (_, attack), of_attack in parts(rows).items()}
+    attacks = [attack for of, attack in audit._places if of == model]
+    return {a: part(audit, model, a).drop(columns=["model", "attack"]).reset_index(drop=True) for a in attacks}
 
 
 def mean_corruption(outcomes: pd.DataFrame, kinds: Mapping[str, Sequence[str]]) -> pd.DataFrame:
@@ -560,6 +589,17 @@ class AuditTable(Shown):
         return (WORST_CASE,) * bool(self.adversaries) + (MEAN_CORRUPTION,) * bool(self.corruptions)
 
     @cached_property
+    def _places(self) -> dict[tuple[str, str], slice]:
+        """Where the rows of a model under an attack stand, if they stand together: millions needn't be compared."""
+        places: dict[tuple[str, str], slice] = {}
+        for model, attack, run in _runs(self.outcomes):
+            pair = self.models[model], self.attacks[attack]
+            if model < 0 or attack < 0 or pair in places:
+                return {}
+            places[pair] = run
+        return places
+
+    @cached_property
     def _kinds(self) -> dict[str, list[str]]:
         return described_corruptions({name: self.manifest.parameters(name) for name in self.attacks})
 
@@ -605,12 +645,11 @@ class AuditTable(Shown):
             raise unknown("attack", attack, known)
         attack = self.overall if attack == WORST_CASE else attack
         if attack in self.attacks:
-            table = self.outcomes[self.outcomes["attack"] == attack]
-        elif attack == WORST_CASE:
-            table = self._nearest
+            rows = part(self, model, attack)
         else:
-            table = self._mean_corruption if attack == MEAN_CORRUPTION else self._nearest_corruption
-        rows = table[table["model"] == model]
+            other = self._mean_corruption if attack == MEAN_CORRUPTION else self._nearest_corruption
+            table = self._nearest if attack == WORST_CASE else other
+            rows = table[table["model"] == model]
         if len(rows) == 0:
             raise InputError(f"The audit has no outcome of {attack!r} on {model!r}.")
         return rows

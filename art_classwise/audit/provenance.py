@@ -23,6 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from art_classwise._core.fingerprints import digest, file_digest, fingerprint
+from art_classwise._core.progress import progress_bar
 from art_classwise._core.records import Record
 from art_classwise.attacks.transfer import TransferAttack
 from art_classwise.datasets import Dataset, LazyImages
@@ -218,18 +219,28 @@ def weights_fingerprint(network: nn.Module) -> str:
     return digest.hexdigest()[:32]
 
 
-def file_digests(data: Dataset) -> dict[str, str]:
+def file_digests(data: Dataset, *, shown: bool = False) -> dict[str, str]:
     """Return the SHA-256 of the files that examples were read from, by their names, as far as they are known.
 
     Of images that each lie in a file of its own it is one for all: of the lines ``SHA-256  PATH`` that ``sha256sum``
     prints of them within their common folder, sorted by path. Files that are no longer there are left out.
+
+    Args:
+        data: The examples.
+        shown: Whether to show progress, which files of many gigabytes need.
     """
     with suppress(OSError):
         if isinstance(data.x, LazyImages) and data.x.files:
             paths = sorted({*data.x.files})
             common = os.path.commonpath([os.path.dirname(path) for path in paths])
-            lines = "".join(f"{_digest_of(path)}  {Path(os.path.relpath(path, common)).as_posix()}\n" for path in paths)
-            return {f"{Path(common).name}/": digest(lines.encode(errors="surrogateescape"))}
+            lines = list[str]()
+            with progress_bar(total=len(paths), name="image files", shown=shown, leave=False) as bar:
+                for number, path in enumerate(paths):
+                    if number % 100 == 0:
+                        bar.at(f"{number:,} of {len(paths):,}")
+                    lines.append(f"{_digest_of(path)}  {Path(os.path.relpath(path, common)).as_posix()}\n")
+                    bar.update()
+            return {f"{Path(common).name}/": digest("".join(lines).encode(errors="surrogateescape"))}
         return {Path(path).name: _digest_of(path) for path in data.files}
     return {}
 

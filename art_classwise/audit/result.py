@@ -281,11 +281,17 @@ class AuditResult(AuditTable):
         Raises:
             InputError: The audit has no such attack.
         """
-        rows = {model: summarised(self.rows(model, attack), self.classes) for model in self.models}
-        frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+        if attack not in self._summaries:
+            rows = {model: summarised(self.rows(model, attack), self.classes) for model in self.models}
+            self._summaries[attack] = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+        frame = self._summaries[attack]
         first = ["clean", "clean_low", "clean_high", "mean", "mean_low", "mean_high"]
         first += ["worst", "worst_class", "held_out", "worst_low", "worst_high", "left_out", "p"]
         return shown_as(self._told(frame[first + [c for c in frame.columns if c not in first]]), "models")
+
+    @cached_property
+    def _summaries(self) -> dict[str, pd.DataFrame]:
+        return {}  # by attack, as they are asked for
 
     def robust_at(
         self,

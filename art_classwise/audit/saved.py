@@ -334,8 +334,8 @@ def read_outcomes(
         costs |= {(model, name): _cost(frame, len(clean)) for name, frame in named}
     whole_table = table(rows, models, attacks)
     last = len(manifest.classes) - 1
-    inside = all(whole_table[c].between(0, last).all() for c in ("label", "clean_prediction", "prediction"))
-    if not inside:
+    columns = (whole_table[name].to_numpy() for name in ("label", "clean_prediction", "prediction"))
+    if not all(column.min(initial=0) >= 0 and column.max(initial=0) <= last for column in columns):
         raise InputError(f"{store.address} holds labels or predictions outside of its {last + 1} classes.")
     index = pd.MultiIndex.from_tuples(costs, names=["model", "attack"])
     return whole_table, pd.DataFrame([*costs.values()], index=index).astype({"n": int})

@@ -398,13 +398,13 @@ class Store:
             DamagedShardError: It isn't what was written, or not of this shard.
             MissingShardError: It isn't there, or no longer.
         """
-        unit, where = shard.unit, self.folder.where(shard.name)
+        unit = shard.unit
         try:
             content = self.folder.read(shard.name)
         except FileNotFoundError:  # another process, which found it damaged, was faster
-            raise MissingShardError(f"There is no {where}.") from None
+            raise MissingShardError(f"There is no {self.folder.where(shard.name)}.") from None
         except OSError as error:
-            raise DamagedShardError(shard, where, first_line(error)) from error
+            raise self._damaged(shard, first_line(error)) from error
         self._digests[shard.name] = digest(content)
         told = f"its {len(content)} bytes, as this shard, don't have the checksum in its name"
         file = shard.name.rpartition("/")[2]
@@ -412,19 +412,22 @@ class Store:
             match = _OLDER_FILE.fullmatch(file)
             assert match is not None
             if _digest(unit, content) != match[2]:
-                raise DamagedShardError(shard, where, told)
+                raise self._damaged(shard, told)
         else:
             match = _FILE.fullmatch(file)
             assert match is not None
             if _digest(unit, content) != match[5]:
-                raise DamagedShardError(shard, where, told)
+                raise self._damaged(shard, told)
         try:
             if shard.older:
                 return read_older(content, attacked=unit.attack is not None)
             schemas = (OUTCOMES,) if unit.attack is None else (OUTCOMES, MEASURED)
             return from_parquet(content, *schemas)
         except ValueError as error:
-            raise DamagedShardError(shard, where, str(error)) from error
+            raise self._damaged(shard, str(error)) from error
+
+    def _damaged(self, shard: Shard, why: str) -> DamagedShardError:
+        return DamagedShardError(shard, self.folder.where(shard.name), why)
 
     def write(self, unit: Unit, frame: pd.DataFrame, *, replace: bool = False) -> Shard:
         """Write a shard, unless it is there; of what two processes wrote at once, both keep the same one.

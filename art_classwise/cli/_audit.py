@@ -19,7 +19,7 @@ from art_classwise.cli._config import save_config as write_config
 from art_classwise.cli._images import with_kept_images
 from art_classwise.cli._interrupt import command_line, on_interrupt
 from art_classwise.cli._json import Writer, audit_content, printing, requirements_content
-from art_classwise.cli._messages import say
+from art_classwise.cli._messages import announced, say
 from art_classwise.cli._options import (
     OUTPUT,
     ClassNames,
@@ -96,6 +96,8 @@ def audit(
     """
     given = dict(locals())
     requirements = required(require, junit)
+    told = f"Loading {dataset} and {model[0] if len(model) == 1 else f'{len(model)} models'} ..."
+    loaded = context.with_resource(announced(told, shown=not (quiet or json)))
     from art_classwise._core.distributed import is_main
     from art_classwise.attacks import ladder
     from art_classwise.audit import ClassWiseAudit
@@ -126,6 +128,7 @@ def audit(
         )
         _check(options, radii or (asked.threat,), data)  # before models are loaded, which may take long
         models, optional = sources.models(model) if executor is None else sources.loaders(model)
+        loaded()
         if is_main():
             _say_where_trained(models, radii or (asked.threat,))
             if not (quiet or json):

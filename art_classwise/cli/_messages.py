@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
 import shutil
 import sys
 import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from art_classwise.cli._method_options import NAMES
 from art_classwise.errors import InputError, printable
 
-__all__ = ["OPTIONS", "message_of", "say", "with_options"]
+__all__ = ["OPTIONS", "announced", "message_of", "say", "with_options"]
+
+_SOON = 3.0  # seconds that nobody minds
 
 _DATA = {
     "classes": "--class-names",
@@ -159,3 +165,24 @@ def say(text: str) -> None:
         ]
         text = "\n".join([*filled, *([last] if last else [])])
     print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def announced(text: str, *, shown: bool) -> Iterator[Callable[[], None]]:
+    """Say what is being done, if it takes longer than three seconds: until then it may be over, or an error.
+
+    Args:
+        text: The sentence.
+        shown: Whether it is wanted. Of torchrun's processes the first says it.
+
+    Yields:
+        What to call as soon as it is done; at the end of the context it is.
+    """
+    timer = threading.Timer(_SOON, say, [text])
+    timer.daemon = True
+    if shown and os.environ.get("RANK", "0") == "0":
+        timer.start()
+    try:
+        yield timer.cancel
+    finally:
+        timer.cancel()

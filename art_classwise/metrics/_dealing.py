@@ -44,11 +44,10 @@ def dealt_statistics(n: Counts, right: int, repeats: int, rng: np.random.Generat
         Statistics (R,), as :func:`pearson` has them.
     """
     total = int(n.sum())
-    if 2 * right > total:
-        right = total - right  # the statistic is the same of the wrong ones
-    share = right / total
+    dealt_out = min(right, total - right)  # the statistic is the same of the wrong ones
+    share = dealt_out / total
     size, number = np.unique(n, return_counts=True)
-    statistics, left = np.zeros(repeats), np.full(repeats, right)
+    statistics, left = np.zeros(repeats), np.full(repeats, dealt_out)
     while (taken := _taken(size, number, share)).sum() >= _WORTHWHILE:
         now, later = int((number * size).sum()), int(((number - taken) * size).sum())
         waiting = np.arange(repeats)
@@ -70,12 +69,12 @@ def dealt_statistics(n: Counts, right: int, repeats: int, rng: np.random.Generat
             waiting = waiting[~kept]
         number = number - taken
     if int(number.sum()) == len(n):
-        return pearson(rng.multivariate_hypergeometric(n, right, repeats, method="marginals"), n, share)
+        return pearson(rng.multivariate_hypergeometric(n, right, repeats, method="marginals"), n, right / total)
     remaining = int((number * size).sum())
-    for m in np.repeat(size, number):
-        remaining -= m
-        k = rng.hypergeometric(m, remaining, left)
-        statistics += _squares(k, m, share)
+    for of in np.repeat(size, number).tolist():
+        remaining -= of
+        k = rng.hypergeometric(of, remaining, left)
+        statistics += _squares(k, of, share)
         left = left - k
     return statistics
 

@@ -370,10 +370,10 @@ def _model(
     corruptions: Sequence[str],
 ) -> ModelData:
     table = result.class_table(name).sort_values("robust", kind="stable", na_position="last")
-    by_attack = [result.class_table(name, attack)["robust"] for attack in result.adversaries]
+    by_attack = [result.class_table(name, attack)["robust"].to_dict() for attack in result.adversaries]
     if corruptions:
         by_corruption = result.by_corruption(name)
-        by_attack += [by_corruption[kind] for kind in corruptions]
+        by_attack += [by_corruption[kind].to_dict() for kind in corruptions]
     return ModelData(
         name=name,
         place=place,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from art_classwise.audit.outcomes import nearest
+from art_classwise.audit.outcomes import AuditTable, nearest, part, parts, parts_of
 
 MARGINS = (-np.inf, -1.0, -0.0, 0.0, 0.5, np.inf, np.nan)
 
@@ -39,3 +41,19 @@ def test_it_is_the_row_that_a_search_of_all_finds(seed, alike):
         first = known.iloc[0]
         assert (row.withstood, row.prediction) == (first["withstood"], first["prediction"])
         np.testing.assert_equal(row.margin, first["margin"])
+
+
+@pytest.mark.parametrize("order", ["as audits have it", "shuffled", "by example"])
+def test_parts_are_the_same_wherever_their_rows_stand(order):
+    table = outcomes(np.random.default_rng(0), alike=True)
+    table = {"shuffled": table.sample(frac=1, random_state=0), "by example": table.sort_values("example")}.get(
+        order, table
+    )
+    audit = AuditTable(table, None)
+    for model, attack in product(("one", "two"), "abc"):
+        rows = part(audit, model, attack)
+        expected = table[(table["model"] == model) & (table["attack"] == attack)]
+        assert rows.equals(expected)
+        assert parts_of(audit, model)[attack].equals(parts(table)[model, attack])
+        rows["withstood"] = False  # whoever writes into it writes into no one else's
+        assert part(audit, model, attack).equals(expected)

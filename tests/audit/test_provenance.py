@@ -11,7 +11,7 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 import art_classwise as acw
-from art_classwise.audit.provenance import data_fingerprint, model_fingerprint, parameters
+from art_classwise.audit.provenance import data_fingerprint, file_digests, model_fingerprint, parameters
 from art_classwise.datasets import LazyImages
 
 
@@ -89,7 +89,7 @@ def test_pixels_labels_numbers_order_and_names_tell_data_apart(data):
     assert len({data_fingerprint(d) for d in [data, *others]}) == 1 + len(others)
 
 
-def test_images_in_files_are_known_by_names_and_sizes(tmp_path):
+def test_images_in_files_are_known_by_names_and_sizes(tmp_path, monkeypatch, capsys):
     """Read they needn't be; where the folder lies doesn't matter."""
     from PIL import Image
 
@@ -107,6 +107,9 @@ def test_images_in_files_are_known_by_names_and_sizes(tmp_path):
 
     expected = data_fingerprint(found("here"))
     assert data_fingerprint(found("there")) == expected
+    monkeypatch.setenv("TQDM_DISABLE", "0")  # in a log, too
+    assert file_digests(found("here")) == {"here/": file_digests(found("there"), shown=True)["there/"]}
+    assert capsys.readouterr().err.startswith("image files  100%  0 of 4")
     assert data_fingerprint(found("here", image_size=4)) != expected
     assert data_fingerprint(found("here").take(np.arange(3))) != expected
     path = tmp_path / "there" / "a" / "0.png"

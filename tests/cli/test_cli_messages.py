@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from torch import nn
 
 import art_classwise as acw
 from art_classwise import cli
-from art_classwise.cli._messages import OPTIONS, message_of, say, with_options
+from art_classwise.cli import _messages as messages
+from art_classwise.cli._messages import OPTIONS, announced, message_of, say, with_options
 from art_classwise.cli._method_options import NAMES
 from art_classwise.cli._usage import _OTHERS
 from art_classwise.errors import DivergenceError, InputError
@@ -286,3 +288,22 @@ def test_a_configuration_that_is_no_file_is_not_waited_for(command_line, tmp_pat
         code, _, err = command_line("audit", "--config", path)
         assert code == 2
         assert says in " ".join(err.split())
+
+
+def test_what_takes_long_is_announced(monkeypatch, capsys):
+    monkeypatch.setattr(messages, "_SOON", 0.0)
+    with announced("Loading ...", shown=True):
+        while "Loading ...\n" not in capsys.readouterr().err:
+            pass
+    monkeypatch.setattr(messages, "_SOON", 0.05)
+    with announced("Loading ...", shown=True) as loaded:
+        loaded()
+    with announced("Loading ...", shown=True):
+        pass  # the end of the context is as good
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join()
+    threads = threading.active_count()
+    with announced("Loading ...", shown=False):
+        assert threading.active_count() == threads
+    assert capsys.readouterr().err == ""

@@ -19,7 +19,7 @@ from art_classwise.audit.findings.attack_checks import (
     weaker_share,
 )
 from art_classwise.audit.findings.evidence import Evidence, detectable_share, is_black_box, is_one_step, points
-from art_classwise.audit.outcomes import parts
+from art_classwise.audit.outcomes import parts_of
 from art_classwise.audit.probes import CHANNELS, Probe
 
 if TYPE_CHECKING:
@@ -392,8 +392,7 @@ def evidences(result: AuditTable) -> Iterator[Evidence]:
     """Yield what there is to look at of each model that has outcomes."""
     level = LEVEL / (_STATISTICAL * max(1, len(result.models)))
     for name in result.models:
-        rows = result.outcomes[result.outcomes["model"] == name]
-        tables = {attack: part for (_, attack), part in parts(rows).items()}
+        tables = parts_of(result, name)
         tables = {attack: tables[attack] for attack in tables if attack in result.adversaries} or tables
         if tables:
             yield Evidence(result, name, tables, level)
