@@ -233,6 +233,54 @@ class NormsDocument(_Judged):
     files: dict[str, str]
 
 
+class CertifiedClassRow(_Part):
+    """A class at a radius: see :meth:`art_classwise.certification.CertifiedResult.certified_at`."""
+
+    class_name: str = Field(alias="class")
+    n: Count
+    certified: Share
+    low: Share
+    high: Share
+
+
+class CertifiedRow(_Part):
+    """A row of :meth:`art_classwise.certification.CertifiedResult.summary`, and its classes."""
+
+    radius: Annotated[float, Field(ge=0)]
+    mean: Share
+    mean_low: Share
+    mean_high: Share
+    worst_class: str | None
+    worst: Share
+    held_out: Share
+    worst_low: Share
+    worst_high: Share
+    abstained: Share
+    unknown: str
+    classes: tuple[CertifiedClassRow, ...]
+
+
+class CertificateDocument(Document):
+    """Of ``certify``."""
+
+    kind: Literal["certificate"]
+    model: str
+    dataset: str
+    split: str
+    examples: Count
+    norm: Literal["L2", "Linf"]
+    method: Literal["smoothing", "interval", "zonotope"]
+    noise: Annotated[float, Field(gt=0)] | None
+    n: Count | None
+    n_selection: Count | None
+    alpha: Annotated[float, Field(ge=0, lt=0.5)]
+    seed: Count | None
+    reach: Annotated[float, Field(ge=0)]
+    classes: tuple[str, ...]
+    radii: tuple[CertifiedRow, ...]
+    files: dict[str, str]
+
+
 class DifferenceRow(_Part):
     """Two accuracies and their difference, the first minus the second, with an interval."""
 
@@ -445,6 +493,7 @@ DOCUMENTS: Final[dict[str, type[Document]]] = {
     "audit": AuditDocument,
     "radii": RadiiDocument,
     "norms": NormsDocument,
+    "certificate": CertificateDocument,
     "comparison": ComparisonDocument,
     "leaderboard": LeaderboardDocument,
     "ranking": RankingDocument,
