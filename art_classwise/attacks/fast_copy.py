@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from threading import RLock
 from typing import Any, Literal, NamedTuple, cast, get_args
@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from art_classwise._core.art_interface import Border, logits_module, operations, trial_images
 from art_classwise._core.forward import is_out_of_memory
@@ -208,25 +208,13 @@ class FastCopy:
         source = _unwrapped(model)
         folded = {f.convolution for f in self._folds}
         tensors = dict(_tensors(source))
-        for name, tensor in _tensors(self._copied):
-            # A constant that tracing met has no name there, and does not change.
-            if name.rpartition(".")[0] not in folded and name in tensors:
-                tensor.copy_(tensors[name])
-        for fold in self._folds:
-            convolution: Any = source.get_submodule(fold.convolution)
-            norm: Any = source.get_submodule(fold.norm)
-            weight, bias = fuse_conv_bn_weights(
-                convolution.weight,
-                convolution.bias,
-                norm.running_mean,
-                norm.running_var,
-                norm.eps,
-                norm.weight,
-                norm.bias,
-            )
-            fused: Any = self._copied.get_submodule(fold.convolution)
-            fused.weight.copy_(weight)
-            fused.bias.copy_(bias)
+        # A constant that tracing met has no name there, and does not change.
+        _copy_all(
+            (tensor, tensors[name])
+            for name, tensor in _tensors(self._copied)
+            if name.rpartition(".")[0] not in folded and name in tensors
+        )
+        _fold_all(source, self._copied, self._folds)
         return self._searched
 
     def _make(self, form: _Form, model: nn.Module, x: Tensor, bordered: Bordered, expected: _Answer) -> bool:
@@ -508,6 +496,52 @@ def _fold_batch_norms(module: nn.Module) -> tuple[fx.GraphModule, tuple[_Fold, .
     traced.recompile()
     traced.delete_all_unused_submodules()
     return traced.requires_grad_(False), tuple(folds)
+
+
+def _copy_all(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Copy into the first of each pair the second, by a kernel for all of a kind."""
+    kinds: dict[Any, dict[int, tuple[Tensor, Tensor]]] = {}
+    for target, source in pairs:
+        kinds.setdefault((target.device, target.dtype, source.dtype), {})[id(target)] = target, source
+    for kind in kinds.values():
+        targets, sources = map(list, zip(*kind.values(), strict=True))
+        torch._foreach_copy_(targets, sources)
+
+
+def _fold_all(source: nn.Module, copied: nn.Module, folds: Sequence[_Fold]) -> None:
+    """Write folded weights into a copy, as :func:`torch.nn.utils.fusion.fuse_conv_bn_weights` computes them.
+
+    That takes ten kernels a layer, of which most are of vectors: here these are taken together.
+    """
+    if not folds:
+        return
+    convolutions: list[Any] = [source.get_submodule(fold.convolution) for fold in folds]
+    norms: list[Any] = [source.get_submodule(fold.norm) for fold in folds]
+    fused: list[Any] = [copied.get_submodule(fold.convolution) for fold in folds]
+    variances = torch._foreach_add([norm.running_var for norm in norms], [float(norm.eps) for norm in norms])
+    scales = _rsqrt(variances)
+    centred = torch._foreach_neg([norm.running_mean for norm in norms])
+    with_bias = [i for i, convolution in enumerate(convolutions) if convolution.bias is not None]
+    if with_bias:
+        torch._foreach_add_([centred[i] for i in with_bias], [convolutions[i].bias for i in with_bias])
+    biases = torch._foreach_mul(centred, scales)
+    affine = [i for i, norm in enumerate(norms) if norm.weight is not None]
+    if affine:
+        weights = [norms[i].weight for i in affine]
+        torch._foreach_mul_([scales[i] for i in affine], weights)
+        torch._foreach_mul_([biases[i] for i in affine], weights)
+    shifted = [i for i, norm in enumerate(norms) if norm.bias is not None]
+    if shifted:
+        torch._foreach_add_([biases[i] for i in shifted], [norms[i].bias for i in shifted])
+    for convolution, scale, into in zip(convolutions, scales, fused, strict=True):
+        weight = convolution.weight
+        torch.mul(weight, scale.reshape(-1, *[1] * (weight.dim() - 1)), out=into.weight)
+    _copy_all(zip((into.bias for into in fused), biases, strict=True))
+
+
+def _rsqrt(tensors: Sequence[Tensor]) -> list[Tensor]:
+    together = getattr(torch, "_foreach_rsqrt", None)  # not in torch 2.5
+    return list(together(tensors)) if together else [tensor.rsqrt() for tensor in tensors]
 
 
 def _called(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
