@@ -25,19 +25,25 @@ from art_classwise._core.art_interface import Border, logits_module, operations,
 from art_classwise._core.forward import is_out_of_memory
 from art_classwise._core.state import evaluating, float32, frozen, is_exported, preserved_random_state, put_in_eval_mode
 from art_classwise.attacks.search import input_gradient
-from art_classwise.errors import InputError
+from art_classwise.errors import InputError, check_flag
 
 __all__ = [
     "Bordered",
+    "Compile",
     "FastCopy",
     "Precision",
+    "check_compile",
     "check_precision",
+    "compiled_network",
     "compute_alike",
     "fast_network",
     "multiplies_bfloat16",
 ]
 
 Precision = Literal["auto", "fp32", "bf16"]
+
+Compile = Literal[False, True, "reduce-overhead"]
+"""Whether to compile with ``torch.compile``; in the last mode passes are CUDA graphs, which the host launches whole."""
 
 Bordered = Callable[[nn.Module], nn.Module]
 """A network -> the module that is asked in its place: see :class:`art_classwise._core.art_interface.Border`."""
@@ -55,7 +61,7 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 class _Form(NamedTuple):
     """What is done to a copy."""
 
-    compiled: bool = False
+    compiled: Compile = False
     channels_last: bool = False
     folded: bool = False
     bf16: bool = False
@@ -84,7 +90,7 @@ def fast_network(
     images: npt.NDArray[np.float32],
     precision: Precision = "auto",
     *,
-    compile: bool = False,
+    compile: Compile = False,
     most: int = 1,
 ) -> nn.Module:
     """Return the module to search on: a fast copy of an estimator's model, or the model itself.
@@ -138,7 +144,7 @@ class FastCopy:
         precision: ``"auto"`` is bf16 for networks of a million weights or more where the hardware multiplies
             bfloat16, else fp32.
         bordered: What is around the network when it is asked.
-        compile: Compile with ``torch.compile``: slow to start, for long searches.
+        compile: Compile with ``torch.compile``: slow to start, for long searches; see :data:`Compile`.
         dynamic: As for ``torch.compile``: whether batches vary in size.
     """
 
@@ -149,7 +155,7 @@ class FastCopy:
         precision: Precision = "auto",
         bordered: Bordered = Border,
         *,
-        compile: bool = False,
+        compile: Compile = False,
         dynamic: bool | None = None,
     ) -> None:
         self._dynamic = dynamic
@@ -177,7 +183,7 @@ class FastCopy:
     @property
     def compiled(self) -> bool:
         """Whether it is compiled."""
-        return self._form.compiled
+        return bool(self._form.compiled)
 
     @property
     def channels_last(self) -> bool:
@@ -240,7 +246,7 @@ class FastCopy:
                             layer.to(torch.bfloat16)
                 network = self._copied
                 if form.compiled:
-                    network = cast(nn.Module, torch.compile(network, dynamic=self._dynamic))
+                    network = compiled_network(network, form.compiled, self._dynamic)
                 self._searched = _Searched(network, form)
             if self._agreeing(bordered(self._searched or _Searched(model, form)), x, expected, form):
                 return True
@@ -270,7 +276,7 @@ class _Searched(nn.Module):
             return network(x)
 
 
-def _wanted(model: nn.Module, x: Tensor, precision: Precision, *, compile: bool) -> _Form:
+def _wanted(model: nn.Module, x: Tensor, precision: Precision, *, compile: Compile) -> _Form:
     """Return the form that gains most; as it is, if none gains."""
     large = sum(p.numel() for p in model.parameters()) >= _LARGE
     bf16 = precision == "bf16" or (precision == "auto" and large and multiplies_bfloat16(x.device))
@@ -546,6 +552,25 @@ def _rsqrt(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def _called(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def compiled_network(network: nn.Module, compile: Compile, dynamic: bool | None) -> nn.Module:
+    """Return a network compiled: for batches that vary in size, or don't, or as torch finds out (None)."""
+    mode: dict[str, Any] = {"mode": compile} if isinstance(compile, str) else {}
+    return cast(nn.Module, torch.compile(network, dynamic=dynamic, **mode))
+
+
+def check_compile(name: str, compile: Any) -> Any:
+    """Return an argument if it is a :data:`Compile`.
+
+    Raises:
+        InputError: It isn't.
+    """
+    if isinstance(compile, str):
+        if compile not in get_args(Compile):
+            raise InputError(f'`{name}` must be True, False or "reduce-overhead", but got {compile!r}.')
+        return compile
+    return check_flag(name, compile)
 
 
 def check_precision(name: str, precision: Any) -> Any:
