@@ -120,8 +120,7 @@ class Border(nn.Module):
         if self._differentiable is False and images.requires_grad:
             with torch.no_grad():
                 return self.model(images.detach().to(dtype, copy=True))
-        own = images.clone() if images.dtype == dtype else images.to(dtype)
-        return self.model(own.contiguous())
+        return self.model(images.to(dtype, copy=True, memory_format=torch.contiguous_format))
 
     def _first_asked(self, images: Tensor) -> Any:
         """Find out what the network takes, and return its output."""

@@ -35,7 +35,7 @@ from art_classwise.attacks._problem import (
     check_finite,
     largest_budget,
 )
-from art_classwise.attacks.fast_copy import Precision, check_precision, fast_network
+from art_classwise.attacks.fast_copy import Compile, Precision, check_compile, check_precision, fast_network
 from art_classwise.attacks.search import Loss, Observer, SearchResult, Solved, not_finite, of_rows, search
 from art_classwise.errors import InputError, check_flag, check_seed, unknown
 from art_classwise.threat import ThreatModel
@@ -141,7 +141,7 @@ class TensorAttack(Parameters):
     if TYPE_CHECKING:  # fields of the subclasses, in their order
         batch_size: int
         precision: Precision
-        compile: bool
+        compile: Compile
 
     @property
     @abc.abstractmethod
@@ -226,7 +226,8 @@ class SearchAttack(TensorAttack):
         seed: Of the random starts.
         precision: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 for networks of a million weights or more on hardware
             that multiplies it. What counts as success is decided in float32 always.
-        compile: Compile the network with ``torch.compile``, at each call: for long attacks.
+        compile: Compile the network with ``torch.compile``, at each call: for long attacks. ``"reduce-overhead"`` makes
+            CUDA graphs of its passes, one for each size of batch: for small networks, without early stop.
         summary_writer: As for all attacks of ART: True, a folder or an ART ``SummaryWriter``; needs tensorboardX.
         verbose: Show a progress bar.
 
@@ -252,7 +253,7 @@ class SearchAttack(TensorAttack):
     batch_size: int = option(128, whole(1))
     seed: int = option(0, lambda _, value: check_seed(value))
     precision: Precision = option("auto", check_precision)
-    compile: bool = option(False, check_flag)
+    compile: Compile = option(False, check_compile)
     summary_writer: Any = option(False, check_summary_writer)
     verbose: bool = option(True, check_flag)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from threading import RLock
 from typing import Any, Literal, NamedTuple, cast, get_args
@@ -19,25 +19,31 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from art_classwise._core.art_interface import Border, logits_module, operations, trial_images
 from art_classwise._core.forward import is_out_of_memory
 from art_classwise._core.state import evaluating, float32, frozen, is_exported, preserved_random_state, put_in_eval_mode
 from art_classwise.attacks.search import input_gradient
-from art_classwise.errors import InputError
+from art_classwise.errors import InputError, check_flag
 
 __all__ = [
     "Bordered",
+    "Compile",
     "FastCopy",
     "Precision",
+    "check_compile",
     "check_precision",
+    "compiled_network",
     "compute_alike",
     "fast_network",
     "multiplies_bfloat16",
 ]
 
 Precision = Literal["auto", "fp32", "bf16"]
+
+Compile = Literal[False, True, "reduce-overhead"]
+"""Whether to compile with ``torch.compile``; in the last mode passes are CUDA graphs, which the host launches whole."""
 
 Bordered = Callable[[nn.Module], nn.Module]
 """A network -> the module that is asked in its place: see :class:`art_classwise._core.art_interface.Border`."""
@@ -55,7 +61,7 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 class _Form(NamedTuple):
     """What is done to a copy."""
 
-    compiled: bool = False
+    compiled: Compile = False
     channels_last: bool = False
     folded: bool = False
     bf16: bool = False
@@ -84,7 +90,7 @@ def fast_network(
     images: npt.NDArray[np.float32],
     precision: Precision = "auto",
     *,
-    compile: bool = False,
+    compile: Compile = False,
     most: int = 1,
 ) -> nn.Module:
     """Return the module to search on: a fast copy of an estimator's model, or the model itself.
@@ -138,7 +144,7 @@ class FastCopy:
         precision: ``"auto"`` is bf16 for networks of a million weights or more where the hardware multiplies
             bfloat16, else fp32.
         bordered: What is around the network when it is asked.
-        compile: Compile with ``torch.compile``: slow to start, for long searches.
+        compile: Compile with ``torch.compile``: slow to start, for long searches; see :data:`Compile`.
         dynamic: As for ``torch.compile``: whether batches vary in size.
     """
 
@@ -149,7 +155,7 @@ class FastCopy:
         precision: Precision = "auto",
         bordered: Bordered = Border,
         *,
-        compile: bool = False,
+        compile: Compile = False,
         dynamic: bool | None = None,
     ) -> None:
         self._dynamic = dynamic
@@ -177,7 +183,7 @@ class FastCopy:
     @property
     def compiled(self) -> bool:
         """Whether it is compiled."""
-        return self._form.compiled
+        return bool(self._form.compiled)
 
     @property
     def channels_last(self) -> bool:
@@ -208,25 +214,13 @@ class FastCopy:
         source = _unwrapped(model)
         folded = {f.convolution for f in self._folds}
         tensors = dict(_tensors(source))
-        for name, tensor in _tensors(self._copied):
-            # A constant that tracing met has no name there, and does not change.
-            if name.rpartition(".")[0] not in folded and name in tensors:
-                tensor.copy_(tensors[name])
-        for fold in self._folds:
-            convolution: Any = source.get_submodule(fold.convolution)
-            norm: Any = source.get_submodule(fold.norm)
-            weight, bias = fuse_conv_bn_weights(
-                convolution.weight,
-                convolution.bias,
-                norm.running_mean,
-                norm.running_var,
-                norm.eps,
-                norm.weight,
-                norm.bias,
-            )
-            fused: Any = self._copied.get_submodule(fold.convolution)
-            fused.weight.copy_(weight)
-            fused.bias.copy_(bias)
+        # A constant that tracing met has no name there, and does not change.
+        _copy_all(
+            (tensor, tensors[name])
+            for name, tensor in _tensors(self._copied)
+            if name.rpartition(".")[0] not in folded and name in tensors
+        )
+        _fold_all(source, self._copied, self._folds)
         return self._searched
 
     def _make(self, form: _Form, model: nn.Module, x: Tensor, bordered: Bordered, expected: _Answer) -> bool:
@@ -252,7 +246,7 @@ class FastCopy:
                             layer.to(torch.bfloat16)
                 network = self._copied
                 if form.compiled:
-                    network = cast(nn.Module, torch.compile(network, dynamic=self._dynamic))
+                    network = compiled_network(network, form.compiled, self._dynamic)
                 self._searched = _Searched(network, form)
             if self._agreeing(bordered(self._searched or _Searched(model, form)), x, expected, form):
                 return True
@@ -282,7 +276,7 @@ class _Searched(nn.Module):
             return network(x)
 
 
-def _wanted(model: nn.Module, x: Tensor, precision: Precision, *, compile: bool) -> _Form:
+def _wanted(model: nn.Module, x: Tensor, precision: Precision, *, compile: Compile) -> _Form:
     """Return the form that gains most; as it is, if none gains."""
     large = sum(p.numel() for p in model.parameters()) >= _LARGE
     bf16 = precision == "bf16" or (precision == "auto" and large and multiplies_bfloat16(x.device))
@@ -510,8 +504,73 @@ def _fold_batch_norms(module: nn.Module) -> tuple[fx.GraphModule, tuple[_Fold, .
     return traced.requires_grad_(False), tuple(folds)
 
 
+def _copy_all(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Copy into the first of each pair the second, by a kernel for all of a kind."""
+    kinds: dict[Any, dict[int, tuple[Tensor, Tensor]]] = {}
+    for target, source in pairs:
+        kinds.setdefault((target.device, target.dtype, source.dtype), {})[id(target)] = target, source
+    for kind in kinds.values():
+        targets, sources = map(list, zip(*kind.values(), strict=True))
+        torch._foreach_copy_(targets, sources)
+
+
+def _fold_all(source: nn.Module, copied: nn.Module, folds: Sequence[_Fold]) -> None:
+    """Write folded weights into a copy, as :func:`torch.nn.utils.fusion.fuse_conv_bn_weights` computes them.
+
+    That takes ten kernels a layer, of which most are of vectors: here these are taken together.
+    """
+    if not folds:
+        return
+    convolutions: list[Any] = [source.get_submodule(fold.convolution) for fold in folds]
+    norms: list[Any] = [source.get_submodule(fold.norm) for fold in folds]
+    fused: list[Any] = [copied.get_submodule(fold.convolution) for fold in folds]
+    variances = torch._foreach_add([norm.running_var for norm in norms], [float(norm.eps) for norm in norms])
+    scales = _rsqrt(variances)
+    centred = torch._foreach_neg([norm.running_mean for norm in norms])
+    with_bias = [i for i, convolution in enumerate(convolutions) if convolution.bias is not None]
+    if with_bias:
+        torch._foreach_add_([centred[i] for i in with_bias], [convolutions[i].bias for i in with_bias])
+    biases = torch._foreach_mul(centred, scales)
+    affine = [i for i, norm in enumerate(norms) if norm.weight is not None]
+    if affine:
+        weights = [norms[i].weight for i in affine]
+        torch._foreach_mul_([scales[i] for i in affine], weights)
+        torch._foreach_mul_([biases[i] for i in affine], weights)
+    shifted = [i for i, norm in enumerate(norms) if norm.bias is not None]
+    if shifted:
+        torch._foreach_add_([biases[i] for i in shifted], [norms[i].bias for i in shifted])
+    for convolution, scale, into in zip(convolutions, scales, fused, strict=True):
+        weight = convolution.weight
+        torch.mul(weight, scale.reshape(-1, *[1] * (weight.dim() - 1)), out=into.weight)
+    _copy_all(zip((into.bias for into in fused), biases, strict=True))
+
+
+def _rsqrt(tensors: Sequence[Tensor]) -> list[Tensor]:
+    together = getattr(torch, "_foreach_rsqrt", None)  # not in torch 2.5
+    return list(together(tensors)) if together else [tensor.rsqrt() for tensor in tensors]
+
+
 def _called(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def compiled_network(network: nn.Module, compile: Compile, dynamic: bool | None) -> nn.Module:
+    """Return a network compiled: for batches that vary in size, or don't, or as torch finds out (None)."""
+    mode: dict[str, Any] = {"mode": compile} if isinstance(compile, str) else {}
+    return cast(nn.Module, torch.compile(network, dynamic=dynamic, **mode))
+
+
+def check_compile(name: str, compile: Any) -> Any:
+    """Return an argument if it is a :data:`Compile`.
+
+    Raises:
+        InputError: It isn't.
+    """
+    if isinstance(compile, str):
+        if compile not in get_args(Compile):
+            raise InputError(f'`{name}` must be True, False or "reduce-overhead", but got {compile!r}.')
+        return compile
+    return check_flag(name, compile)
 
 
 def check_precision(name: str, precision: Any) -> Any:

@@ -18,7 +18,7 @@ from art_classwise._core.progress import progress
 from art_classwise._core.state import evaluating, float32, frozen, preserved
 from art_classwise.attacks._base import TensorAttack, check_norm
 from art_classwise.attacks._problem import Problem, check_finite, warn_of_zero_gradients
-from art_classwise.attacks.fast_copy import Precision, check_precision
+from art_classwise.attacks.fast_copy import Compile, Precision, check_compile, check_precision
 from art_classwise.attacks.search import input_gradient, is_degenerate, not_finite
 from art_classwise.errors import InputError, check_flag
 from art_classwise.threat import ThreatModel, per_example
@@ -62,7 +62,7 @@ class MinimumNormAttack(TensorAttack):
         batch_size: Examples attacked at once.
         precision: As for :class:`art_classwise.attacks.SearchAttack`; a distance is that of a point which the network
             itself misclassifies in float32.
-        compile: Compile the network with ``torch.compile``, at each call.
+        compile: As for :class:`art_classwise.attacks.SearchAttack`.
         verbose: Show a progress bar.
 
     Attributes:
@@ -90,7 +90,7 @@ class MinimumNormAttack(TensorAttack):
     gamma: float = option(0.05, number(0, 1, above=True, below=True))
     batch_size: int = option(128, whole(1))
     precision: Precision = option("auto", check_precision)
-    compile: bool = option(False, check_flag)
+    compile: Compile = option(False, check_compile)
     verbose: bool = option(True, check_flag)
 
     def __post_init__(self, estimator: Any) -> None:

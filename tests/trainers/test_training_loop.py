@@ -372,12 +372,18 @@ def test_large_networks_train_channels_last_and_are_put_back(layout, train_set):
     assert not classifier.model[2].weight.is_contiguous() or layout == torch.contiguous_format
 
 
-def test_both_attack_and_step_are_compiled(train_set, monkeypatch):
+@pytest.mark.parametrize("how", [True, "reduce-overhead"])
+def test_both_attack_and_step_are_compiled(how, train_set, monkeypatch):
     compile_, compiled = torch.compile, []
-    monkeypatch.setattr(torch, "compile", lambda m, **how: compiled.append(m) or compile_(m, backend="eager", **how))
-    ours, seen, _ = trained(STANDARD, train_set, compile=True)
-    assert len(compiled) == 2
-    assert any(getattr(module, "model", None) is ours.model for module in compiled)
+
+    def compile_for_tests(network, mode=None, **options):
+        compiled.append((network, mode))
+        return compile_(network, backend="eager", **options)
+
+    monkeypatch.setattr(torch, "compile", compile_for_tests)
+    ours, seen, _ = trained(STANDARD, train_set, compile=how)
+    assert [mode for _, mode in compiled] == [None if how is True else how] * 2
+    assert any(getattr(network, "model", None) is ours.model for network, _ in compiled)
     assert_equal(
         state(ours.model), literal_training(STANDARD, seen.training, passes="adversarial"), rtol=1e-4, atol=1e-5
     )

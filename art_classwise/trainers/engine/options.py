@@ -16,7 +16,7 @@ from torch import nn
 
 from art_classwise._core.labels import check_reads_true_labels
 from art_classwise._core.options import Check, number, optional, positive, whole
-from art_classwise.attacks.fast_copy import Precision, check_precision
+from art_classwise.attacks.fast_copy import Compile, Precision, check_compile, check_precision
 from art_classwise.errors import InputError, as_float, check_flag, check_number, check_seed, unknown
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers.engine.history import check_summary_writer
@@ -104,7 +104,9 @@ class TrainingOptions(TypedDict, total=False):
             :class:`art_classwise.AdversarialTrainerClassExcludedPyTorch`. None if absent.
         precision: ``"auto"``: bfloat16 matrix products, in attack and step, for networks of a million weights or more
             where the hardware multiplies it; ``"fp32"`` or ``"bf16"`` else.
-        compile: Compile attack and step with ``torch.compile``: a minute or more at the start.
+        compile: Compile attack and step with ``torch.compile``: a minute or more at the start. ``"reduce-overhead"``
+            makes CUDA graphs of their passes, which pays where the host can't launch kernels as fast as they run:
+            small networks or batches.
         num_workers: Processes that read images too many to be held.
         summary_writer: Where TensorBoard's values go: True, a folder, an ART ``SummaryWriter``, or whatever has
             ``add_scalar``.
@@ -132,7 +134,7 @@ class TrainingOptions(TypedDict, total=False):
     class_policy: Annotated[ClassPolicy | None, Option(None)]
     excluded: Annotated[Any, Option(None)]
     precision: Annotated[Precision, Option("auto", check_precision)]
-    compile: Annotated[bool, Option(False, check_flag)]
+    compile: Annotated[Compile, Option(False, check_compile)]
     num_workers: Annotated[int, Option(0, whole(0))]
     summary_writer: Annotated[Any, Option(False, check_summary_writer)]
     seed: Annotated[int, Option(0, lambda _, value: check_seed(value))]

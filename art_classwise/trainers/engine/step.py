@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from art_classwise._core.art_interface import Border, check_logits
 from art_classwise._core.forward import is_out_of_memory
 from art_classwise._core.random_numbers import ExampleUniform, derive
 from art_classwise._core.state import evaluating, frozen, is_exported, preserved, preserved_random_state
-from art_classwise.attacks.fast_copy import FastCopy
+from art_classwise.attacks.fast_copy import FastCopy, compiled_network
 from art_classwise.errors import InputError
 from art_classwise.trainers.engine.adversary import Adversary, Budgets, StepCount, TrainModeNetwork
 from art_classwise.trainers.engine.batches import Batch
@@ -235,7 +235,9 @@ class Step:
             stack.callback(self._lay_out())
             network: nn.Module = self.module if distributed.world() == 1 else self._on_many_devices()
             if self._fast.compiled:  # all batches but the last are of one size
-                network = cast(nn.Module, torch.compile(network, dynamic=False))
+                network = compiled_network(network, self.options["compile"], dynamic=False)
+                if isinstance(self.options["compile"], str):
+                    network = _OwnLogits(network)
             self._network = network
             yield
 
@@ -415,6 +417,18 @@ class Step:
             if new:
                 logits_of[view] = logits
         return logits_of
+
+
+class _OwnLogits(nn.Module):
+    """Logits in memory of their own: the next run of a CUDA graph overwrites what it has returned."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Any:
+        logits = self.network(x)
+        return logits.clone() if isinstance(logits, Tensor) else logits
 
 
 @contextmanager
