@@ -97,6 +97,46 @@ class AttackPart(_Part):
     classes: tuple[NamedClassRow, ...]
 
 
+class ClassDistanceRow(_Part):
+    """A row of :meth:`art_classwise.AuditResult.distances`."""
+
+    class_name: str = Field(alias="class")
+    n: Count
+    right: Count
+    median: Number
+    low: Number
+    high: Number
+    half: Number
+    half_low: Number
+    half_high: Number
+
+
+class ClassAtRadius(_Part):
+    """A class at a radius: see :meth:`art_classwise.AuditResult.robust_at`."""
+
+    class_name: str = Field(alias="class")
+    n: Count
+    robust: Share
+    low: Share
+    high: Share
+    unknown: str
+
+
+class RadiusPart(_Part):
+    """All classes at a radius."""
+
+    eps: Annotated[float, Field(ge=0)]
+    classes: tuple[ClassAtRadius, ...]
+
+
+class DistancesPart(_Part):
+    """The smallest perturbations of a model's examples."""
+
+    searched: Number
+    classes: tuple[ClassDistanceRow, ...]
+    radii: tuple[RadiusPart, ...]
+
+
 class ModelPart(_Part):
     """A model of an audit: a row of :meth:`art_classwise.AuditResult.summary`, and its classes."""
 
@@ -123,6 +163,7 @@ class ModelPart(_Part):
     trained_at: str | None = None
     attacks: tuple[AttackPart, ...]
     groups: tuple[GroupRow, ...] = ()
+    distances: DistancesPart | None = None
 
 
 class CostPart(_Part):

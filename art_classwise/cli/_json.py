@@ -9,7 +9,10 @@ unknown values are null, never NaN, and names are not changed. By ``kind``:
   each with ``name``, the columns of :meth:`art_classwise.AuditResult.summary`, ``trained_at``, the threat model that
   its checkpoint was trained against or null, and ``attacks``, those of the audit and
   ``"all attacks"``, each with ``name`` and ``classes``, the rows of :meth:`art_classwise.AuditResult.class_table`; with
-  ``--groups`` also ``groups``, likewise, under all attacks; ``findings``, each with ``model`` (null for the whole
+  ``--groups`` also ``groups``, likewise, under all attacks; and where attacks measured smallest perturbations, as
+  ``fmn``, ``distances``: ``searched``, the largest that was looked for (null: any), ``classes``, the rows of
+  :meth:`art_classwise.AuditResult.distances`, and ``radii``, each with ``eps`` and ``classes``, the rows of
+  :meth:`art_classwise.AuditResult.robust_at`; ``findings``, each with ``model`` (null for the whole
   audit), ``check``, ``saw``, ``advice``; ``checks``, the rows of :attr:`art_classwise.AuditResult.checks`;
   ``strongly_attacked``, the models whose robust accuracy isn't only an upper bound; ``unchecked``; and ``files``, by
   kind.
@@ -112,6 +115,8 @@ def audit_content(
     """
     import pandas as pd
 
+    from art_classwise.report.distances import distances_in
+
     manifest, models = result.manifest, []
     attacks = (*result.attacks, *result.together)
     by_group = None if groups is None else result.by_group(groups)
@@ -122,6 +127,8 @@ def audit_content(
         trained_at = None if source is None else source.trained_at
         record["trained_at"] = None if trained_at is None else str(trained_at)
         record["attacks"] = [{"name": a, "classes": rows(result.class_table(model, a), "class")} for a in attacks]
+        if (distances := distances_in(result, model)) is not None:
+            record["distances"] = distances.document()
         if by_group is not None:
             record["groups"] = rows(pd.DataFrame(by_group.xs((model, result.overall))), "group")
         models.append(record)

@@ -21,6 +21,7 @@ from art_classwise.audit.result import AuditResult
 from art_classwise.datasets.catalog import DATASETS
 from art_classwise.errors import InputError
 from art_classwise.metrics.best import Measure
+from art_classwise.report.distances import ModelDistances, distances_in
 from art_classwise.report.tables import interval, percent, weakest_first
 
 __all__ = [
@@ -98,6 +99,7 @@ class ModelData:
         classes: All classes, the weakest first, those without examples last.
         zero_gradients: The share of examples with a zero gradient, by attack.
         is_bound: Whether no strong attack was run on it, so that robust accuracy is at most what was measured.
+        distances: The smallest perturbations of its examples, if attacks measured them.
         worst_group: Where single classes have too few examples, the worst of the data set's usual groups of classes, if
             it is the worst beyond chance, with its accuracy on examples it wasn't chosen on; None else.
     """
@@ -114,6 +116,7 @@ class ModelData:
     classes: tuple[ClassData, ...]
     zero_gradients: Mapping[str, float]
     is_bound: bool
+    distances: ModelDistances | None = None
     worst_group: tuple[str, Estimate] | None = None
 
     @property
@@ -396,6 +399,7 @@ def _model(
         ),
         zero_gradients=zero_gradients,
         is_bound=name not in result.strongly_attacked,
+        distances=distances_in(result, name),
         worst_group=_worst_group(result, name),
     )
 

@@ -390,6 +390,18 @@ def _downloads(result: AuditResult, certificates: Mapping[str, CertifiedResult])
                 pd.concat(by_class, names=["first_model", "second_model"]),
             ),
         ]
+    measured = {one.name: one.distances for one in report_data(result).models if one.distances is not None}
+    if measured:
+        distances = {name: of.table for name, of in measured.items()}
+        at = {name: of.at for name, of in measured.items()}
+        tables += [
+            (
+                "distances.csv",
+                "how far away from misclassification each class is",
+                pd.concat(distances, names=["model"]),
+            ),
+            ("robust_at.csv", "robust accuracy per class at several radii", pd.concat(at, names=["model"])),
+        ]
     if certificates:
         certified = pd.concat({name: one.certified_at() for name, one in certificates.items()}, names=["model"])
         tables.append(("certified.csv", "certified accuracy per class and radius, with intervals", certified))

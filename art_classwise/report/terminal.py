@@ -26,6 +26,7 @@ from art_classwise.audit.requirements import Verdicts
 from art_classwise.audit.result import AuditResult
 from art_classwise.metrics.accuracy import Groups
 from art_classwise.report.data import ModelData, ReportData, comparisons, report_data
+from art_classwise.report.distances import distances_grid
 from art_classwise.report.tables import (
     WIDTH,
     Grid,
@@ -78,7 +79,10 @@ def print_tables(result: AuditResult) -> None:
     out, report = console(), report_data(result)
     if len(report.models) <= _most(_MOST_MODELS, out.width):
         for name in report.order:
-            out.print(class_grid(report, report.model(name), out.width).rich())
+            model = report.model(name)
+            out.print(class_grid(report, model, out.width).rich())
+            if model.distances is not None:
+                out.print(distances_grid(name, model.distances, report.manifest.threat.norm, out.width).rich())
             if report.corruptions is not None:
                 out.print(Text(printable(f"{name}: {report.weakest_corruption(name)}")))
     if len(report.models) > 1:
