@@ -263,7 +263,9 @@ class ThreatModel:
         direction: Tensor = (
             torch.special.ndtri(u) if self.norm == "L2" else (u - 0.5).sign() * (1 - (2 * u - 1).abs()).log()
         )
-        distance = per_example(draw(len(x)) ** (1 / x[0].numel()) / self.size(direction), x)
+        # In float64: a CPU's float32 power depends in its last digit on the place in the batch.
+        share = (draw(len(x)).double() ** (1 / x[0].numel())).to(u.dtype)
+        distance = per_example(share / self.size(direction), x)
         return x + direction * (radius * distance)
 
 

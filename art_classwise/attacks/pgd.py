@@ -29,6 +29,7 @@ from art_classwise.threat import per_example
 __all__ = ["LOSSES", "PGD", "LossAttack", "TemperaturePGD"]
 
 _TINY = float(np.finfo(np.float32).tiny)
+_BATCHES_TOGETHER = 8  # whose images lie on the device together, where the few that withstand are to fill batches
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -50,6 +51,11 @@ class LossAttack(SearchAttack):
                 "Budgets by class refer to the true labels, which a targeted attack isn't given: "
                 "give an array with one number per example."
             )
+
+    @property
+    def _makes_room(self) -> bool:
+        """Whether examples that are done leave their place to others; a summary writer is told of batches."""
+        return self.early_stop and self.summary_writer is None
 
     @abc.abstractmethod
     def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -86,10 +92,11 @@ class LossAttack(SearchAttack):
             raise InputError("A targeted attack needs the target labels: generate(x, y).")
         found = np.empty_like(problem.images)
         self.zero_gradient = np.zeros(len(found), dtype=bool)
-        begins = range(0, len(found), self.batch_size)
+        together = self.batch_size * (_BATCHES_TOGETHER if self._makes_room else 1)
+        begins = range(0, len(found), together)
         with preserved(self.estimator.model):  # ART's summary writer changes its mode
             for begin in progress(begins, desc=type(self).__name__, leave=False, shown=self.verbose):
-                rows = np.arange(begin, min(begin + self.batch_size, len(found)))
+                rows = np.arange(begin, min(begin + together, len(found)))
                 batch = problem.on_device(rows)
                 x_adv, zero = self._attack(problem, rows, batch, problem.label(rows, batch))
                 found[rows], self.zero_gradient[rows] = x_adv.cpu().numpy(), zero.cpu().numpy()
@@ -223,6 +230,10 @@ class PGD(LossAttack):
         """See :class:`art_classwise.attacks._base.Parameters`."""
         flags = (name for name in ("random_eps", "minimal") if not getattr(self, name))
         return frozenset({"decay", *flags})
+
+    @property
+    def _makes_room(self) -> bool:
+        return super()._makes_room and not self.minimal
 
     def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
         return LOSSES[self.loss](logits, y)
