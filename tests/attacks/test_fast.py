@@ -289,6 +289,7 @@ def test_bf16_is_close_and_not_float32_in_disguise(name):
     assert (got - expected).abs().max() > 1e-5 * expected.abs().max()
     alike = torch.cosine_similarity(gradient.flatten(1), exact_gradient.flatten(1))
     assert alike.min() > 0.9
+    assert not torch.equal(got, got.bfloat16().float())  # the last layer isn't rounded
 
 
 @pytest.mark.usefixtures("every_network_is_large")
