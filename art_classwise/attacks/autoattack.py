@@ -78,7 +78,8 @@ class AutoAttack(Parameters):
         n_queries: Steps of Square.
         seed: Of each member.
         precision: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 for networks of a million weights or more on hardware
-            that multiplies it. It is for APGD: FAB and Square always search in float32, as verdicts are decided.
+            that multiplies it. It is for APGD: FAB and Square search in float32; on CUDA, unless ``"fp32"`` is asked
+            for, in TF32, as pyautoattack's do on recent GPUs. What TF32 breaks wrongly is attacked again in float32.
         micro_batch_size: Examples per pass through the network; none means all of the batch. It is for memory's sake,
             and changes no outcome.
         target_order: Which classes apgd-t and fab-t try first, of which they try nine: those with the largest
@@ -175,12 +176,13 @@ class AutoAttack(Parameters):
             self.left_out = self._left_out(no_gradient=bool(lost) and all(lost))
             for name in (name for name in self.members if name not in self.left_out):
                 precision: Precision = "fp32" if name in _FULL_PRECISION else self.precision
+                tf32 = name in _FULL_PRECISION and self.precision != "fp32"
                 fast = fast_network(self.estimator, images, precision)
                 searched = exact if fast is model else Unit(self.estimator, fast, self.micro_batch_size)
                 batches = self._batches(np.flatnonzero(robust))
                 for rows in progress(batches, desc=f"AutoAttack {name}", leave=False, shown=self.verbose):
                     x_batch, y_batch = self._on_device(images[rows]), self._on_device(labels[rows])
-                    points, broken = self._attack(name, searched, exact, rows, x_batch, y_batch)
+                    points, broken = self._attack(name, searched, exact, rows, x_batch, y_batch, tf32=tf32)
                     hit = broken.cpu().numpy()  # the host waits, once per batch: it must know who is left
                     found[rows[hit]], robust[rows[hit]] = points[broken].cpu().numpy(), False
             self._run_others(exact, images, labels, robust, found)
@@ -211,14 +213,14 @@ class AutoAttack(Parameters):
                 warnings.warn(f'AutoAttack ran without "{name}", which {why}.', UserWarning, stacklevel=3)
 
     def _attack(
-        self, name: str, searched: Unit, exact: Unit, rows: npt.NDArray[np.intp], x: Tensor, y: Tensor
+        self, name: str, searched: Unit, exact: Unit, rows: npt.NDArray[np.intp], x: Tensor, y: Tensor, *, tf32: bool
     ) -> tuple[Tensor, Tensor]:
         """Run a member on images x (m, ...) of these rows; return points, and who is broken there (m,)."""
         unit = ((x - exact.low) / exact.width).clamp(0, 1).view(len(x), *exact.seen_shape)
         with torch.no_grad():
             # Where nothing is rounded on purpose, nothing shall be: verdicts would deny it, and none would search on.
             exactly = name in _FULL_PRECISION or searched is exact
-            with float32(x.device.type) if exactly else nullcontext():
+            with float32(x.device.type, tf32=tf32) if exactly else nullcontext():
                 adversarial = self._member(name, searched, exact).perturb(unit, y)
             # A member leaves x as it is unless it succeeds, or unless the network it searches is wrong there.
             moved = (adversarial != unit).flatten(1).any(1)
@@ -229,8 +231,8 @@ class AutoAttack(Parameters):
             points = torch.where(per_example(usable, x), points, x)
         broken = exact.verdict(points, rows) != y
         denied = claimed & ~broken
-        if searched is not exact and bool(denied.any()):
-            again = self._attack(name, exact, exact, rows[denied.cpu().numpy()], x[denied], y[denied])
+        if (searched is not exact or (tf32 and x.is_cuda)) and bool(denied.any()):
+            again = self._attack(name, exact, exact, rows[denied.cpu().numpy()], x[denied], y[denied], tf32=False)
             points[denied], broken[denied] = again
         return points, broken
 

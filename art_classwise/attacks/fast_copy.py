@@ -133,7 +133,8 @@ class FastCopy:
     """A copy of a network that computes nearly the same logits (float32) in eval mode, with input gradients, faster.
 
     Batch norms are folded into the convolutions before them, images and weights laid out channels last, and
-    with bf16 the matrix products computed in bfloat16 under autocast. A copy is accepted if it runs, and if on the
+    with bf16 the matrix products computed in bfloat16 under autocast, all but those of a linear last layer: rounded to
+    8 bits, logits that lie close together would be equal. A copy is accepted if it runs, and if on the
     trial images its logits and input gradients agree with the network's; with folding, the gradient must also come by
     the same operations, since tracing drops what is done to gradients on purpose. Otherwise compiling is left out, then
     the layout, then the folding, then bf16; the network itself is what is left.
@@ -240,10 +241,11 @@ class FastCopy:
                 continue
             self._form, self._searched = form, None
             if self._copied is not None:
+                if form.bf16:
+                    _keep_head_exact(self._copied, expected.logits.shape[1])
                 if rounded:  # autocast would round frozen weights anew at each step
-                    for layer in self._copied.modules():
-                        if type(layer) in (*_CONVOLUTIONS, nn.Linear):
-                            layer.to(torch.bfloat16)
+                    for layer in _multiplying(self._copied):
+                        layer.to(torch.bfloat16)
                 network = self._copied
                 if form.compiled:
                     network = compiled_network(network, form.compiled, self._dynamic)
@@ -259,6 +261,26 @@ class FastCopy:
             return False
         exactly = form.folded and not (form.bf16 or form.compiled)
         return not exactly or _same_operations(got.operations, expected.operations, len(self._folds))
+
+
+class _ExactLinear(nn.Linear):
+    """A linear layer that computes in its weights' own type, whatever autocast says."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.to(self.weight.dtype))
+
+
+def _multiplying(module: nn.Module) -> list[nn.Module]:
+    return [layer for layer in module.modules() if type(layer) in (*_CONVOLUTIONS, nn.Linear)]
+
+
+def _keep_head_exact(copied: nn.Module, n_classes: int) -> None:
+    """Let the last layer of a copy compute as it is, if it is linear, and not all that there is to round."""
+    layers = _multiplying(copied)
+    heads = [layer for layer in layers if isinstance(layer, nn.Linear) and layer.out_features == n_classes]
+    if heads and len(layers) > 1:
+        heads[-1].__class__ = _ExactLinear
 
 
 class _Searched(nn.Module):

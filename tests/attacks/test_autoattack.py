@@ -18,6 +18,7 @@ from pyautoattack.square import SquareAttack
 from torch import nn
 
 from art_classwise import InputError
+from art_classwise._core.state import float32
 from art_classwise.attacks._apgd import APGD
 from art_classwise.attacks.autoattack import AutoAttack
 from art_classwise.errors import GradientMaskingWarning
@@ -129,6 +130,22 @@ def test_agrees_with_pyautoattack_on_a_published_network(published, cifar10):
     assert np.array_equal(broken(classifier, x, y, eps=4 / 255, precision="fp32"), expected)
     coarse = broken(classifier, x, y, eps=4 / 255, precision="bf16")
     assert abs(coarse.sum() - expected.sum()) <= 1
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("auto", True), ("bf16", True), ("fp32", False)])
+def test_fab_and_square_may_search_in_tf32_and_nobody_else(precision, allowed, classifier, images, labels, monkeypatch):
+    """Verdicts, and APGD on the network itself, are float32 to the last digit."""
+    asked = []
+
+    def recorded(device_type, *, tf32=False):
+        asked.append(tf32)
+        return float32(device_type, tf32=tf32)
+
+    monkeypatch.setattr("art_classwise.attacks.autoattack.float32", recorded)
+    for member in ("apgd-ce", "fab-t", "square"):
+        asked.clear()
+        broken(classifier, images[:4], labels[:4], attacks=member, precision=precision)
+        assert set(asked) == ({False} if member == "apgd-ce" else {allowed}) or (member, asked) == ("apgd-ce", [])
 
 
 def test_the_seed_decides(classifier, images, labels):

@@ -289,6 +289,7 @@ def test_bf16_is_close_and_not_float32_in_disguise(name):
     assert (got - expected).abs().max() > 1e-5 * expected.abs().max()
     alike = torch.cosine_similarity(gradient.flatten(1), exact_gradient.flatten(1))
     assert alike.min() > 0.9
+    assert not torch.equal(got, got.bfloat16().float())  # the last layer isn't rounded
 
 
 @pytest.mark.usefixtures("every_network_is_large")
@@ -351,6 +352,11 @@ def test_float32_means_float32_inside_and_what_it_was_after(error):
             try:
                 with float32("cpu"):
                     assert {place.fp32_precision for place in places} == {"ieee"}
+                    with float32("cuda", tf32=True):  # which is for CUDA alone
+                        assert [place.fp32_precision for place in places] == ["tf32"] * 3 + ["ieee"] * 3
+                    with float32("cpu", tf32=True):
+                        assert {place.fp32_precision for place in places} == {"ieee"}
+                    assert {place.fp32_precision for place in places} == {"ieee"}
                     assert not torch.is_autocast_enabled("cpu")
                     assert (torch.rand(3, 3) @ torch.rand(3, 3)).dtype == torch.float32
                     if error:
@@ -371,7 +377,9 @@ def test_float32_keeps_the_old_way_to_say_it_readable():
         for precision in ("medium", "high", "highest"):
             torch.set_float32_matmul_precision(precision)
             with float32("cpu"):
-                pass
+                assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("highest", False)
+                with float32("cuda", tf32=True):
+                    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("high", True)
             assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision(before)

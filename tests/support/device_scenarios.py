@@ -174,6 +174,7 @@ TRAININGS: dict[str, Scenario] = {
         ),
     ),
     "natural": training("natural"),
+    "standard large": replace(training("standard"), large=True),  # searched on a copy, which follows at each step
     "standard": training("standard", label_smoothing=0.1, gradient_clip=1.0),
     "standard with augmentation": training("standard", crop_padding=1, flip=True),
     "standard with an average": training("standard", ema_decay=0.9, norm=2),
