@@ -325,10 +325,12 @@ class SearchAttack(TensorAttack):
 
         everyone = torch.arange(len(x), device=x.device)
         result = run(problem.fast, everyone, start)
-        check_finite(result.no_logits, problem.ids[rows])
-        x_adv, zero = result.x_adv, result.zero_gradient
-        logits = self._exact(problem, rows, x_adv, everyone) if judge else None
+        x_adv, zero, no_logits = result.x_adv, result.zero_gradient, result.no_logits
+        logits = problem.logits(x_adv) if judge else None
+        if logits is not None:
+            no_logits = no_logits | not_finite(logits, problem.n_excluded)
         if early_stop:
+            check_finite(no_logits, problem.ids[rows])
             (claimed,) = result.stopped.nonzero(as_tuple=True)  # the host waits, once
             judged = self._exact(problem, rows, x_adv, claimed) if logits is None else logits[claimed]
             denied = claimed[~solved(judged, claimed)]
@@ -339,7 +341,7 @@ class SearchAttack(TensorAttack):
                 zero[denied] |= again.zero_gradient
                 if logits is not None:
                     logits[denied] = self._exact(problem, rows, x_adv, denied)
-        return Candidates(x_adv, zero, logits)
+        return Candidates(x_adv, zero, logits, None if early_stop else no_logits)
 
     def _random_starts(
         self, problem: Problem, rows: npt.NDArray[np.intp], x: Tensor, eps: float | Tensor, restart: int
@@ -353,7 +355,7 @@ class SearchAttack(TensorAttack):
         return starts[0] if len(starts) == 1 else torch.cat(starts)
 
     def _budget(self, name: str, rows: npt.NDArray[np.intp], problem: Problem, y: Tensor) -> float | Tensor:
-        return budget_of_batch(name, getattr(self, name), rows, problem.images.shape, y)
+        return budget_of_batch(name, getattr(self, name), rows, problem.images.shape, y, problem.labels)
 
     def _lengths(
         self, problem: Problem, rows: npt.NDArray[np.intp], x: Tensor, y: Tensor
