@@ -120,6 +120,12 @@ EXPERIMENTS = (
         runs=False,
     ),
     Experiment(
+        *("fast_ladder", "speed", "What does the ladder fast miss of what AutoAttack breaks, and what does it cost?"),
+        *("mnist, cifar10, seven published networks", "94 broken images", "1 missed, at 9 % of the time"),
+        "python evaluations/speed/fast_ladder.py --root data --checkpoints FOLDER",
+        runs=False,
+    ),
+    Experiment(
         *("zoo_architectures", "zoo", "Do RobustBench's networks load and run on today's packages?", "random weights"),
         *("114 networks", "114 load, 109 are audited within 8 GB", "python evaluations/zoo/zoo_architectures.py"),
         runs=False,

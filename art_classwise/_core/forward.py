@@ -6,14 +6,13 @@ import gc
 import math
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from art_classwise.errors import InputError
 
@@ -25,6 +24,7 @@ __all__ = [
     "computing_at_most",
     "count_pass",
     "counted",
+    "in_passes",
     "is_out_of_memory",
     "release",
     "usual_batch_size",
@@ -99,8 +99,8 @@ class MicroBatches(nn.Module):
 
     Args:
         module: Maps images (n, ...) to logits, each example by itself.
-        most: Examples per pass; none means as many as come. Where more come and gradients are asked for, each pass is
-            computed a second time for them, so that one pass at a time is held in memory.
+        most: Examples per pass; none means as many as come. With a gradient, all passes are held in memory until it is
+            computed: :func:`in_passes` computes gradients with one pass in memory at a time.
     """
 
     def __init__(self, module: nn.Module, most: int | None = None) -> None:
@@ -110,12 +110,7 @@ class MicroBatches(nn.Module):
     def forward(self, x: Tensor) -> Any:
         if self.most is None or len(x) <= self.most:
             return self._filled(x)
-        parts = x.split(self.most)
-        if torch.is_grad_enabled() and x.requires_grad:
-            return torch.cat(
-                [checkpoint(self._filled, p, use_reentrant=False, preserve_rng_state=False) for p in parts]
-            )
-        outputs = [self._filled(p) for p in parts]
+        outputs = [self._filled(part) for part in x.split(self.most)]
         return torch.cat(outputs) if all(isinstance(o, Tensor) for o in outputs) else outputs[0]
 
     def _filled(self, x: Tensor) -> Any:
@@ -124,6 +119,20 @@ class MicroBatches(nn.Module):
             return self.module(x)
         output = self.module(torch.cat([x, x[:1].detach().expand(lacking, *x.shape[1:])]))
         return output[: len(x)] if isinstance(output, Tensor) and len(output) == len(x) + lacking else output
+
+
+def in_passes(compute: Callable[..., tuple[Tensor, ...]], most: int | None, *rows: Tensor) -> tuple[Tensor, ...]:
+    """Compute something of examples, a part of them at a time: what a part holds in memory is gone before the next.
+
+    Args:
+        compute: Called with a part of each of ``rows``; returns tensors with a row per example.
+        most: Examples per part; none means all of them.
+        *rows: (n, ...) what is computed of.
+    """
+    if most is None or len(rows[0]) <= most:
+        return compute(*rows)
+    parts = [compute(*part) for part in zip(*(one.split(most) for one in rows), strict=True)]
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
 def usual_batch_size(device: torch.device, input_shape: Sequence[int]) -> int:

@@ -1,27 +1,28 @@
-"""The members of AutoAttack, where pyautoattack's need mending, and a classifier as they see it."""
+"""FAB and Square as members of AutoAttack, and a classifier as members see it; APGD is in _apgd.py."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
-from typing import Any, TypeAlias, cast
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from pyautoattack import fab_pt, square
-from pyautoattack.autopgd_base import APGDAttack_targeted, L1_projection
+from pyautoattack.autopgd_base import L1_projection
 from torch import Tensor, nn
 
 from art_classwise import losses
 from art_classwise._core import art_interface
-from art_classwise._core.forward import MicroBatches
+from art_classwise._core.forward import MicroBatches, in_passes
 from art_classwise._core.state import float32
+from art_classwise.attacks._apgd import Order
 from art_classwise.attacks._problem import check_finite
 from art_classwise.attacks.search import derivative, input_gradient
 
-__all__ = ["FABAttack_PT", "OrderedAPGD", "SquareAttack", "Unit", "to_hyperplane"]
+__all__ = ["FABAttack_PT", "SquareAttack", "Unit", "to_hyperplane"]
 
 
 class Unit(nn.Module):
@@ -29,28 +30,24 @@ class Unit(nn.Module):
 
     Attributes:
         seen_shape: (C, H, W), as which members see the classifier's inputs.
-        guarded: Whether inputs get a gradient of zero where none goes through the network: it takes a pass more.
     """
 
-    def __init__(self, estimator: Any, model: nn.Module, micro_batch_size: int | None, guarded: bool = False) -> None:
+    def __init__(self, estimator: Any, model: nn.Module, micro_batch_size: int | None) -> None:
         super().__init__()
         self.module = MicroBatches(art_interface.logits_module(estimator, model), micro_batch_size)
         self.low, self.high = art_interface.clip_bounds(estimator, estimator.device)
         self.width, self.n_classes = float(self.high - self.low), estimator.nb_classes
         self.input_shape, self.seen_shape = tuple(estimator.input_shape), image_shape(estimator.input_shape)
-        self.guarded = guarded
 
     def forward(self, x: Tensor) -> Tensor:
         if len(x) == 0:  # Square asks so where all margins are 0; many networks can't
             return x.new_zeros(0, self.n_classes)
-        if self.guarded and torch.is_grad_enabled() and x.requires_grad:
-            logits: Tensor = cast(Any, _Guarded).apply(x, self._logits)
-            return logits
-        return self._logits(x)
-
-    def _logits(self, x: Tensor) -> Tensor:
         logits = self.module(torch.add(self.low, x.reshape(len(x), *self.input_shape), alpha=self.width))
         return art_interface.check_logits(logits, len(x), self.n_classes).clone()  # Square writes into what it gets
+
+    def misclassifies(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return whether images x, as members see them, are taken for other classes than y, exactly (m,)."""
+        return art_interface.exact_logits(self, x, self.n_classes).argmax(1) != y
 
     def verdict(self, x: Tensor, rows: npt.NDArray[np.intp]) -> Tensor:
         """Return what the module takes images x of these rows for, in the classifier's own units, exactly (m,)."""
@@ -65,69 +62,14 @@ class Unit(nn.Module):
             return derivative(losses.margin(self.module(x), y).sum(), x)
 
 
-class _Guarded(torch.autograd.Function):
-    """A module whose inputs get a gradient of zero where none goes through it. It is computed again for gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, module: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.module = module
-        return module(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,), (x,) = gradients, ctx.saved_tensors
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            return input_gradient((ctx.module(x) * gradient).sum(), x), None
-
-
 def image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     """Return how members see inputs of a shape: as images (C, H, W), which most are."""
     *others, height, width = (1, 1, *shape)
     return (math.prod(others), height, width)
 
 
-Order: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""Images (n, C, H, W) and labels (n,) -> classes (n, K), in the order in which they are to be targets."""
-
-
-class OrderedAPGD(APGDAttack_targeted):
-    """pyautoattack's targeted APGD (Croce and Hein 2020), its targets in another order than that of the logits.
-
-    Args:
-        *args: As for pyautoattack's.
-        order: Returns the targets.
-        **kwargs: As for pyautoattack's.
-    """
-
-    def __init__(self, *args: Any, order: Order, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.order = order
-
-    def perturb(self, x: Tensor, y: Tensor) -> Tensor:
-        """Attack images (n, C, H, W) with labels (n,) target by target; return points, and x where none succeeds."""
-        self.init_hyperparam(x)
-        torch.random.manual_seed(self.seed)
-        radii = [3.0 * self.eps_orig, 2.0 * self.eps_orig, 1.0 * self.eps_orig]  # for L1, as pyautoattack's
-        steps = [math.ceil(0.3 * self.n_iter_orig)] * 2
-        steps.append(self.n_iter_orig - sum(steps))
-        found = x.clone()
-        (left,) = (self.model(x).argmax(1) == y).nonzero(as_tuple=True)
-        ranked = self.order(x, y)
-        for rank in range(self.n_target_classes):
-            if len(left) == 0:
-                break
-            self.y_target = ranked[left, rank]
-            run = partial(self.decr_eps_pgd, epss=radii, iters=steps) if self.use_largereps else self.attack_single_run
-            _, robust, _, points = run(x[left].clone(), y[left].clone())
-            broken = ~robust.bool()
-            found[left[broken]] = points[broken]
-            left = left[~broken]
-        return found
-
-
 _TINY = 1e-30  # what is divided by is at least this
+_FAR = 1e10  # the difference of the label's logit from itself, which is no boundary
 
 
 class FABAttack_PT(fab_pt.FABAttack_PT):  # noqa: N801  # it takes the other's place, so it bears its name
@@ -137,14 +79,16 @@ class FABAttack_PT(fab_pt.FABAttack_PT):  # noqa: N801  # it takes the other's p
     point and that of the image. :func:`to_hyperplane` finds both by Newton's method, where pyautoattack sorts the
     pixels. The steps of a targeted run never wait for the host.
 
-    L1, random starts and printing are pyautoattack's own.
+    L1, random starts and printing are pyautoattack's own, but for the gradients.
 
     Attributes:
         order: Returns target classes (n, K) of images and labels, the first to be tried first; None for that of the
             logits. For Linf and L2.
+        micro_batch_size: Examples whose gradients are computed at once; None for all.
     """
 
     order: Order | None = None
+    micro_batch_size: int | None = None
 
     def attack_single_run(
         self, x: Tensor, y: Tensor | None = None, use_rand_start: bool = False, is_targeted: bool = False
@@ -196,19 +140,47 @@ class FABAttack_PT(fab_pt.FABAttack_PT):  # noqa: N801  # it takes the other's p
             torch.lerp(image, reached, kept, out=current)
         return best.view_as(x)
 
-    def _boundary(self, x: Tensor, y: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
+    def get_diff_logits_grads_batch(self, imgs: Tensor, la: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the margin to the class whose linearised boundary is nearest (n, 1), and its gradient (n, 1, ...)."""
+        height, slope = self._boundary(imgs, la)
+        return height.unsqueeze(1), slope.view(len(imgs), 1, *imgs.shape[1:])
+
+    def get_diff_logits_grads_batch_targeted(
+        self, imgs: Tensor, la: Tensor, la_target: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the margin to a target class (n, 1), and its gradient (n, 1, ...)."""
+        height, slope = self._boundary(imgs, la, la_target)
+        return height.unsqueeze(1), slope.view(len(imgs), 1, *imgs.shape[1:])
+
+    def _boundary(self, x: Tensor, y: Tensor, target: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the logit of another class less the label's (n,), and its gradient (n, D)."""
-        if target is None:  # the class whose linearised boundary is nearest
-            differences, gradients = self.get_diff_logits_grads_batch(x, y)
-            dual = torch.linalg.vector_norm(gradients.flatten(2), 1 if self.norm == "Linf" else 2, dim=2)
-            every, nearest = torch.arange(len(x), device=x.device), (differences.abs() / (dual + 1e-12)).argmin(1)
-            return differences[every, nearest], gradients[every, nearest].flatten(1)
+        if target is None:
+            height, slope = in_passes(self._towards_the_nearest, self.micro_batch_size, x, y)
+        else:
+            height, slope = in_passes(self._towards, self.micro_batch_size, x, y, target)
+        return height, slope
+
+    def _towards(self, x: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             logits = self.predict(x)
             difference = (logits.gather(1, target.unsqueeze(1)) - logits.gather(1, y.unsqueeze(1))).squeeze(1)
-            (gradient,) = torch.autograd.grad(difference.sum(), x)
+            gradient = input_gradient(difference.sum(), x)
         return difference.detach(), gradient.flatten(1)
+
+    def _towards_the_nearest(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose the class whose linearised boundary is nearest, which takes the gradients of all logits."""
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self.predict(x)
+            last = logits.shape[1] - 1
+            gradients = [input_gradient(logits[:, k].sum(), x, keep=k < last).flatten(1) for k in range(last + 1)]
+        slopes, logits, every = torch.stack(gradients, 1), logits.detach(), torch.arange(len(x), device=x.device)
+        slopes -= slopes[every, y].unsqueeze(1)
+        differences = (logits - logits.gather(1, y.unsqueeze(1))).scatter_(1, y.unsqueeze(1), _FAR)
+        dual = torch.linalg.vector_norm(slopes, {"Linf": 1, "L2": 2}.get(self.norm, math.inf), dim=2)
+        nearest = (differences.abs() / (dual + 1e-12)).argmin(1)
+        return differences[every, nearest], slopes[every, nearest]
 
     def _length(self, moves: Tensor) -> Tensor:
         length: Tensor = moves.abs().amax(-1) if self.norm == "Linf" else torch.linalg.vector_norm(moves, dim=-1)
@@ -262,9 +234,10 @@ class SquareAttack(square.SquareAttack):
 
     From the same random numbers it makes the same points. For Linf, a query changes one square of the image: it is
     written into the image and taken back where it didn't help, and whole images are copied only when some of them are
-    done. The random numbers are drawn at once, in the same order: on a GPU, queries wait for the host only to learn who
-    is left. For L2 and L1, the patterns are computed once per size, and the first perturbation is cut off at the sides
-    of images that its tiles don't fit, where pyautoattack fails.
+    done. The random numbers are drawn at once, in the same order; so the host need ask a GPU who is left after every
+    16th query only, for which those who are done stay as they are. For L2 and L1, whose random numbers go by who is
+    left, it asks after each; the patterns are computed once per size, and the first perturbation is cut off at the
+    sides of images that its tiles don't fit, where pyautoattack fails.
 
     Other losses, targets and printing are pyautoattack's own.
 
@@ -300,28 +273,31 @@ class SquareAttack(square.SquareAttack):
         n, c, h, w = x.shape
         low, high = (x - self.eps).clamp_min(0.0), (x + self.eps).clamp_max(1.0)
         points = torch.clamp(x + self.eps * self.random_choice([n, c, 1, w]), 0.0, 1.0)
-        found, queries = torch.empty_like(points), torch.full((n,), 1.0 + self.n_queries, device=points.device)
+        found, queries = torch.empty_like(points), torch.ones(n, device=points.device)
         margin = self._margin(points, y)
         if bool((margin < 0).all()):
-            return torch.ones_like(queries), points
-        left = torch.arange(n, device=points.device)
-        squares = self._squares(c, h, w, points.device)
-        for made in range(1, self.n_queries + 1):
+            return queries, points
+        left, spent = torch.arange(n, device=points.device), torch.ones_like(queries)
+        squares, every = self._squares(c, h, w, points.device), self._asks_every(points.device)
+        for made in range(self.n_queries):
             going = margin > 0
-            if not bool(going.all()):  # the host waits
-                found[left[~going]], queries[left[~going]] = points[~going], float(made)
-                left, points, low, high, y, margin = (v[going] for v in (left, points, low, high, y, margin))
-                if len(left) == 0:
-                    break
+            if made % every == 0 and not bool(going.all()):  # the host waits
+                (gone,), (stay,) = (~going).nonzero(as_tuple=True), going.nonzero(as_tuple=True)
+                found[left[gone]], queries[left[gone]] = points[gone], spent[gone]
+                if len(stay) == 0:
+                    return queries, found
+                left, points, low, high, y = (v[stay] for v in (left, points, low, high, y))
+                margin, spent, going = margin[stay], spent[stay], going[stay]
             row, column, side, change = next(squares)
             window = (..., slice(row, row + side), slice(column, column + side))
             before = points[window].clone()
             points[window] = torch.clamp(before + change, low[window], high[window])
             tried = self._margin(points, y)
-            better = tried < margin
+            better = (tried < margin) & going  # who is broken stays where it is until the host asks
             points[window] = torch.where(better.view(-1, 1, 1, 1), points[window], before)
             margin = torch.where(better, tried, margin)
-        found[left] = points
+            spent += going
+        found[left], queries[left] = points, spent
         return queries, found
 
     def _shift(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -371,6 +347,11 @@ class SquareAttack(square.SquareAttack):
         logits, y = self.predict(x), y.unsqueeze(1)
         margin: Tensor = (logits.gather(1, y) - logits.scatter(1, y, -math.inf).amax(1, keepdim=True)).squeeze(1)
         return margin
+
+    @staticmethod
+    def _asks_every(device: torch.device) -> int:
+        """Return after how many queries of Linf the host asks who is left: a CPU, at no cost, after each."""
+        return 1 if device.type == "cpu" else 16
 
     def _side(self, query: int, c: int, h: int, w: int) -> int:
         return max(round(math.sqrt(self.p_selection(query) * (c * h * w) / c)), 1)

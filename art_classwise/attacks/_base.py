@@ -36,7 +36,7 @@ from art_classwise.attacks._problem import (
     largest_budget,
 )
 from art_classwise.attacks.fast_copy import Compile, Precision, check_compile, check_precision, fast_network
-from art_classwise.attacks.search import Loss, Observer, SearchResult, Solved, not_finite, search
+from art_classwise.attacks.search import Loss, Observer, SearchResult, Solved, not_finite, of_rows, search
 from art_classwise.errors import InputError, check_flag, check_seed, unknown
 from art_classwise.threat import ThreatModel
 
@@ -306,19 +306,19 @@ class SearchAttack(TensorAttack):
         def run(module: nn.Module, these: Tensor, start: Tensor | None) -> SearchResult:
             return search(
                 module,
-                x[these],
-                compared[these],
+                of_rows(x, these),
+                of_rows(compared, these),
                 self.threat,
                 loss,
-                eps_step=step[these] if isinstance(step, Tensor) else step,
+                eps_step=of_rows(step, these) if isinstance(step, Tensor) else step,
                 max_iter=self.max_iter,
                 low=problem.low,
                 high=problem.high,
-                eps=eps[these] if isinstance(eps, Tensor) else None,
+                eps=of_rows(eps, these) if isinstance(eps, Tensor) else None,
                 start=start,
-                mask=None if mask is None else mask[these],
+                mask=None if mask is None else of_rows(mask, these),
                 momentum=self.momentum,
-                solved=lambda logits, left: solved(logits, these[left]),
+                solved=lambda logits, left: solved(logits, of_rows(these, left)),
                 early_stop=early_stop,
                 observe=self._observer(problem, rows, y, these, restart),
                 n_excluded=problem.n_excluded,

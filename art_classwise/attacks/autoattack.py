@@ -1,8 +1,7 @@
-"""AutoAttack: pyautoattack's members behind ART's interface, searching fast and judged exactly."""
+"""AutoAttack: its standard members behind ART's interface, searching fast and judged exactly."""
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -16,17 +15,17 @@ from art.attacks.attack import EvasionAttack
 from art.estimators.classification.classifier import ClassifierMixin
 from art.estimators.estimator import BaseEstimator, LossGradientsMixin
 from art.estimators.pytorch import PyTorchEstimator
-from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
-from torch import Tensor, nn
+from torch import Tensor
 
 from art_classwise._core import art_interface
 from art_classwise._core.arrays import as_array
-from art_classwise._core.forward import check_predicts_logits, is_out_of_memory
+from art_classwise._core.forward import check_predicts_logits, in_passes
 from art_classwise._core.labels import check_labels, check_reads_true_labels
 from art_classwise._core.options import option, optional, whole
 from art_classwise._core.progress import progress
 from art_classwise._core.state import evaluating, float32, frozen, no_seed_for_cuda, preserved, preserved_random_state
-from art_classwise.attacks._autoattack_members import FABAttack_PT, OrderedAPGD, SquareAttack, Unit
+from art_classwise.attacks._apgd import APGD, Loss
+from art_classwise.attacks._autoattack_members import FABAttack_PT, SquareAttack, Unit
 from art_classwise.attacks._base import Parameters
 from art_classwise.attacks._problem import warn_of_zero_gradients
 from art_classwise.attacks.fast_copy import Precision, check_precision, fast_network
@@ -45,20 +44,20 @@ MEMBERS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
 # right, Square alone broke 2 in bfloat16 and 8 in float32, FAB-T 10 and 16 (Linf 2/255), with denied ones run again.
 _FULL_PRECISION = ("fab", "fab-t", "square")
 
+_LOSSES: dict[str, Loss] = {"apgd-ce": "ce", "apgd-dlr": "dlr", "apgd-t": "dlr-targeted"}
 _COMPARED = {"apgd-t": 4, "apgd-dlr": 3}  # as many classes as the denominators of DLR name
 _NO_GRADIENT = "needs gradients, and none goes through the network"
-
-_SILENT = logging.Logger(__name__, level=logging.CRITICAL + 1)  # in no hierarchy: without one, pyautoattack warns
 
 
 @dataclass(eq=False, repr=False)
 class AutoAttack(Parameters):
     """The attacks of AutoAttack, one after the other, each on the examples that withstood those before it.
 
-    Croce and Hein 2020 (arXiv 2003.01690); for L1, Croce and Hein 2021 (arXiv 2103.01208). The members are
-    pyautoattack's, with the parameters of its standard version; FAB's and Square's steps are made faster. They search
-    on a fast copy of the network; whether an example is broken is decided in float32 on the network itself, at the very
-    point that is returned. What the copy took for a success wrongly is attacked again on the network itself.
+    Croce and Hein 2020 (arXiv 2003.01690); for L1, Croce and Hein 2021 (arXiv 2103.01208). The members are those of
+    pyautoattack's standard version, with its parameters, made faster: from APGD, examples leave once they are broken;
+    FAB's and Square's steps are cheaper. They search on a fast copy of the network; whether an example is broken is
+    decided in float32 on the network itself, at the very point that is returned. What the copy took for a success
+    wrongly is attacked again on the network itself.
 
     With the same ``seed`` and ``batch_size`` it breaks what ``pyautoattack.AutoAttack`` breaks. As there, random
     numbers belong to a batch: another batch size gives another, equally strong, attack.
@@ -81,8 +80,8 @@ class AutoAttack(Parameters):
         precision: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 for networks of a million weights or more on hardware
             that multiplies it. It is for APGD: FAB and Square search in float32; on CUDA, unless ``"fp32"`` is asked
             for, in TF32, as pyautoattack's do on recent GPUs. What TF32 breaks wrongly is attacked again in float32.
-        micro_batch_size: Examples per pass through the network; none means all of the batch. Where it is smaller,
-            passes for gradients are computed twice. It is for memory's sake, and changes no outcome.
+        micro_batch_size: Examples per pass through the network; none means all of the batch. It is for memory's sake,
+            and changes no outcome.
         target_order: Which classes apgd-t and fab-t try first, of which they try nine: those with the largest
             ``"logits"``, as the standard version does; or ``"malt"``, those whose boundary is nearest to first order
             (Melamed et al. 2024, NeurIPS, MALT; fab-t in L1 keeps the logits' order). It isn't the standard version
@@ -169,17 +168,17 @@ class AutoAttack(Parameters):
             robust = predicted == labels
             attacked = np.flatnonzero(robust)
             lost = []  # of each batch, whether no gradient goes through
-            for rows in self._batches(attacked):
+            at_once = min(self.batch_size, self.micro_batch_size or self.batch_size)
+            for rows in self._batches(attacked, at_once):
                 gradient = exact.margin_gradient(self._on_device(images[rows]), self._on_device(labels[rows]))
                 self.zero_gradient[rows] = True if gradient is None else is_degenerate(gradient).cpu().numpy()
                 lost.append(gradient is None)
             self.left_out = self._left_out(no_gradient=bool(lost) and all(lost))
-            exact.guarded = any(lost)
             for name in (name for name in self.members if name not in self.left_out):
                 precision: Precision = "fp32" if name in _FULL_PRECISION else self.precision
                 tf32 = name in _FULL_PRECISION and self.precision != "fp32"
                 fast = fast_network(self.estimator, images, precision)
-                searched = exact if fast is model else Unit(self.estimator, fast, self.micro_batch_size, any(lost))
+                searched = exact if fast is model else Unit(self.estimator, fast, self.micro_batch_size)
                 batches = self._batches(np.flatnonzero(robust))
                 for rows in progress(batches, desc=f"AutoAttack {name}", leave=False, shown=self.verbose):
                     x_batch, y_batch = self._on_device(images[rows]), self._on_device(labels[rows])
@@ -222,7 +221,7 @@ class AutoAttack(Parameters):
             # Where nothing is rounded on purpose, nothing shall be: verdicts would deny it, and none would search on.
             exactly = name in _FULL_PRECISION or searched is exact
             with float32(x.device.type, tf32=tf32) if exactly else nullcontext():
-                adversarial = self._perturbed(name, searched, unit, y)
+                adversarial = self._member(name, searched, exact).perturb(unit, y)
             # A member leaves x as it is unless it succeeds, or unless the network it searches is wrong there.
             moved = (adversarial != unit).flatten(1).any(1)
             claimed = moved | (searched(unit).argmax(1) != y)
@@ -236,18 +235,6 @@ class AutoAttack(Parameters):
             again = self._attack(name, exact, exact, rows[denied.cpu().numpy()], x[denied], y[denied], tf32=False)
             points[denied], broken[denied] = again
         return points, broken
-
-    def _perturbed(self, name: str, searched: Unit, unit: Tensor, y: Tensor) -> Tensor:
-        """Return what a member makes of images in [0, 1], where gradients go through only somewhere, too."""
-        eps = float(self.eps) / searched.width  # pyautoattack takes no NumPy numbers
-        try:
-            points: Tensor = self._member(name, searched, eps).perturb(unit, y)
-        except Exception as error:  # of autograd or pyautoattack, where a gradient is absent: of several kinds
-            if searched.guarded or isinstance(error, InputError) or is_out_of_memory(error):
-                raise
-            searched.guarded = True
-            points = self._member(name, searched, eps).perturb(unit, y)  # members seed themselves
-        return points
 
     def _run_others(
         self,
@@ -277,33 +264,46 @@ class AutoAttack(Parameters):
     def _on_device(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.estimator.device)
 
-    def _member(self, name: str, module: nn.Module, eps: float) -> Any:
-        """Return one of pyautoattack's attacks on a module over [0, 1], set as its standard version sets it."""
+    def _member(self, name: str, module: Unit, exact: Unit) -> APGD | FABAttack_PT | SquareAttack:
+        """Return one of AutoAttack's attacks on a module over [0, 1], set as its standard version sets it."""
         norm, others = self.threat.norm, self.estimator.nb_classes - 1
+        eps = float(self.eps) / module.width  # pyautoattack takes no NumPy numbers
+
+        def by_malt(x: Tensor, y: Tensor) -> Tensor:
+            (targets,) = in_passes(
+                lambda x, y: (malt_order(module, x, y, norm, lambda logits: logits),), self.micro_batch_size, x, y
+            )
+            return targets
+
+        order = by_malt if self.target_order == "malt" else None
+        if name.startswith("apgd"):
+            return APGD(
+                module=module,
+                norm=norm,
+                eps=eps,
+                n_iter=self.n_iter,
+                loss=_LOSSES[name],
+                n_restarts=5 if norm == "L1" and name != "apgd-t" else 1,
+                n_target_classes=min(5 if norm == "L1" else 9, others),
+                order=order,
+                seed=self.seed,
+                micro_batch_size=self.micro_batch_size,
+                confirm=None if module is exact else exact.misclassifies,
+            )
         shared: dict[str, Any] = {"norm": norm, "eps": eps, "seed": self.seed, "device": self.estimator.device}
         if name == "square":
             shape = self.estimator.input_shape
             shared["to_the_edge"] = len(shape) != 3 or min(shape[1:]) < 5
             return SquareAttack(module, p_init=0.8, n_queries=self.n_queries, resc_schedule=False, **shared)
-        shared["n_iter"] = self.n_iter
+        fab = FABAttack_PT(
+            module, targeted=name == "fab-t", n_target_classes=min(9, others), n_iter=self.n_iter, **shared
+        )
+        fab.order, fab.micro_batch_size = order, self.micro_batch_size
+        return fab
 
-        def order(x: Tensor, y: Tensor) -> Tensor:
-            return malt_order(module, x, y, norm, lambda logits: logits)
-
-        if name.startswith("fab"):
-            fab = FABAttack_PT(module, targeted=name == "fab-t", n_target_classes=min(9, others), **shared)
-            fab.order = order if self.target_order == "malt" else None
-            return fab
-        shared.update(use_largereps=norm == "L1", logger=_SILENT)
-        if name == "apgd-t":
-            shared["n_target_classes"] = min(5 if norm == "L1" else 9, others)
-            if self.target_order == "malt":
-                return OrderedAPGD(module, order=order, **shared)
-            return APGDAttack_targeted(module, **shared)
-        return APGDAttack(module, loss=name.removeprefix("apgd-"), n_restarts=5 if norm == "L1" else 1, **shared)
-
-    def _batches(self, rows: npt.NDArray[np.intp]) -> list[npt.NDArray[np.intp]]:
-        return [rows[begin : begin + self.batch_size] for begin in range(0, len(rows), self.batch_size)]
+    def _batches(self, rows: npt.NDArray[np.intp], size: int | None = None) -> list[npt.NDArray[np.intp]]:
+        size = self.batch_size if size is None else size
+        return [rows[begin : begin + size] for begin in range(0, len(rows), size)]
 
     def _checked(self, x: npt.NDArray[Any], kwargs: dict[str, Any]) -> npt.NDArray[np.float32]:
         if kwargs.pop("mask", None) is not None:

@@ -26,7 +26,7 @@ from art_classwise._core.progress import progress
 from art_classwise._core.state import preserved, preserved_random_state
 from art_classwise.attacks._base import SearchAttack
 from art_classwise.attacks._problem import Candidates, Problem, budget_of_batch, check_finite, warn_of_zero_gradients
-from art_classwise.attacks.search import not_finite
+from art_classwise.attacks.search import not_finite, of_rows
 from art_classwise.attacks.target_order import TargetOrder, check_target_order, malt_order
 from art_classwise.attacks.transfer import rebind
 from art_classwise.errors import InputError, check_whole, unknown
@@ -186,7 +186,9 @@ class ClassWiseAttack(SearchAttack):
 
         def solved(logits: Tensor, these: Tensor) -> Tensor:
             prediction = logits.argmax(1)
-            return prediction == targets[these] if every_target else column(allowed[these], prediction)
+            return (
+                prediction == of_rows(targets, these) if every_target else column(of_rows(allowed, these), prediction)
+            )
 
         y = queue.y[examples]
         return self._search(

@@ -22,7 +22,7 @@ from art_classwise._core.random_numbers import ExampleUniform, derive
 from art_classwise._core.state import preserved
 from art_classwise.attacks._base import SearchAttack
 from art_classwise.attacks._problem import Problem, check_finite, warn_of_zero_gradients
-from art_classwise.attacks.search import Solved, search
+from art_classwise.attacks.search import Solved, of_rows, search
 from art_classwise.errors import InputError, check_flag, unknown
 from art_classwise.threat import per_example
 
@@ -106,7 +106,7 @@ class LossAttack(SearchAttack):
             return -loss if self.targeted else loss
 
         def solves(logits: Tensor, these: Tensor) -> Tensor:
-            hit = logits.argmax(1) == y[these]
+            hit = logits.argmax(1) == of_rows(y, these)
             return hit if self.targeted else ~hit
 
         def wrongness(logits: Tensor, these: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ class LossAttack(SearchAttack):
 
 def _among(solves: Solved, left: Tensor, logits: Tensor, these: Tensor) -> Tensor:
     """Ask for rows counted among those left."""
-    return solves(logits, left[these])
+    return solves(logits, of_rows(left, these))
 
 
 # The soft margin at temperature 1 has the cross-entropy's direction, and its gradient doesn't underflow.

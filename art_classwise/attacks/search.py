@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from art_classwise._core.forward import is_out_of_memory
 from art_classwise._core.state import evaluating, frozen
+from art_classwise.attacks._iterates import Iterates, Seen, Steps, is_degenerate, not_finite
 from art_classwise.threat import ThreatModel, per_example
 
 __all__ = [
@@ -24,6 +27,7 @@ __all__ = [
     "input_gradient",
     "is_degenerate",
     "not_finite",
+    "of_rows",
     "search",
 ]
 
@@ -31,7 +35,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """(m, C) logits and (m, ...) what they are compared with, labels for most -> (m,) values to ascend."""
 
 Solved = Callable[[Tensor, Tensor], Tensor]
-"""(m, C) logits and the (m,) rows of x that they belong to -> (m,) bool: whose attack has succeeded."""
+"""(m, C) logits and the (m,) rows of x that they belong to, ascending -> (m,) bool: whose attack has succeeded."""
 
 Observer = Callable[[int, Tensor, Tensor, Tensor], object]
 """Step, (m,) rows of x still searched for, their points and the gradients there, (m, ...) each."""
@@ -75,6 +79,7 @@ def search(
     early_stop: bool = False,
     observe: Observer | None = None,
     n_excluded: int = 0,
+    at_once: int | None = None,
 ) -> SearchResult:
     """Ascend ``loss`` from ``start`` for ``max_iter`` steps within the threat model (Madry et al. 2018, eq. 2).
 
@@ -96,69 +101,122 @@ def search(
         momentum: How much of the sum of the past steps' gradients, each divided by its L1 norm, is kept (Dong et
             al. 2018, arXiv 1710.06081, eq. 6); 0 is none.
         solved: Whose attack has succeeded; asked at each iterate, if given.
-        early_stop: Let those leave.
+        early_stop: Let those leave, and others in.
         observe: Called at each step; what it reads makes the host wait.
         n_excluded: Number of classes that were taken out of the module: their logits are minus infinity.
+        at_once: With ``early_stop``, how many examples are computed at once, at most; all if absent.
 
     Returns:
         The last iterates, who stopped early, who met a zero gradient, and who gave no logits.
     """
-    # With early stop the batch shrinks: all that belongs to an example is one of these, and is taken along.
-    rows = torch.arange(len(x), device=x.device)
-    radii, masks = _each(eps, x), _each(mask, x)
-    steps = _each(eps_step if isinstance(eps_step, Tensor) else x.new_full((1,), eps_step), x)
-    assert steps is not None
-    velocity: Tensor | None = None
-    x_adv = x if start is None else threat.project(start, x, low, high, eps)
-    if mask is not None:
-        x_adv = torch.where(mask == 0, x, x_adv)
-    coordinates = _coordinates(threat, x, radii, low, high) if threat.norm == "L1" else None
-    found = x_adv.clone()
-    stopped, zero_gradient, no_logits = torch.zeros(3, len(x), dtype=torch.bool, device=x.device)
+    of_all = {
+        "x": x,
+        "y": y,
+        "start": start,
+        "length": _each(eps_step if isinstance(eps_step, Tensor) else None, x),
+        "radius": _each(eps, x),
+        "mask": _each(mask, x),
+    }
+    walk = _Walk(
+        module,
+        loss,
+        Steps(threat, 0.0 if isinstance(eps_step, Tensor) else eps_step, low, high, momentum),
+        max_iter,
+        solved,
+        observe,
+        n_excluded,
+    )
     with evaluating(module), frozen(module):
-        for step in range(max_iter):
-            with torch.enable_grad():
-                x_adv = x_adv.detach().requires_grad_()
-                logits = module(x_adv)
-                gradient = input_gradient(loss(logits, y).sum(), x_adv)
-            with torch.no_grad():
-                x_adv, logits = x_adv.detach(), logits.detach()
-                no_logits[rows] |= not_finite(logits, n_excluded)
-                zero = is_degenerate(gradient)
-                done = None if solved is None else solved(logits, rows)
-                zero_gradient[rows] |= zero if done is None else zero & ~done
-                if observe is not None:
-                    observe(step, rows, x_adv, gradient)
-                if early_stop and done is not None:
-                    # The one place where the host waits: it must know how many stay, to compute for no others.
-                    (leave,) = done.nonzero(as_tuple=True)
-                    if len(leave):
-                        stopped[rows[leave]] = True
-                        found[rows[leave]] = x_adv[leave]
-                        (stay,) = (~done).nonzero(as_tuple=True)
-                        rows, x, y, x_adv, gradient = (t[stay] for t in (rows, x, y, x_adv, gradient))
-                        steps = steps[stay]
-                        radii, masks, velocity, coordinates = (
-                            None if t is None else t[stay] for t in (radii, masks, velocity, coordinates)
-                        )
-                        if len(stay) == 0:
-                            break
-                gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
-                if momentum:
-                    gradient = gradient / per_example(gradient.flatten(1).abs().sum(1).clamp_min(_TINY), gradient)
-                    velocity = gradient if velocity is None else momentum * velocity + gradient
-                    gradient = velocity
-                if masks is not None:
-                    gradient = torch.where(masks == 0, 0.0, gradient)
-                if threat.norm == "L1":  # else the few coordinates of a step are spent where the box ends
-                    outward = ((x_adv <= low) & (gradient < 0)) | ((x_adv >= high) & (gradient > 0))
-                    gradient = torch.where(outward, 0.0, gradient)
-                x_adv = threat.project(x_adv + steps * threat.steepest(gradient, coordinates), x, low, high, radii)
-    if not early_stop:
-        found = x_adv.detach()
-    elif len(rows):
-        found[rows] = x_adv.detach()
-    return SearchResult(found, stopped, zero_gradient, no_logits)
+        if early_stop and solved is not None:
+            return walk.until_solved(of_all, len(x) if at_once is None else at_once)
+        return walk.together(of_all)
+
+
+@dataclass
+class _Walk:
+    """A search, but for the examples that are searched for: see :func:`search`."""
+
+    module: nn.Module
+    loss: Loss
+    steps: Steps
+    max_iter: int
+    solved: Solved | None
+    observe: Observer | None
+    n_excluded: int
+
+    def together(self, of_all: dict[str, Any]) -> SearchResult:
+        """Take all steps with all examples."""
+        at = self.steps.first(torch.arange(len(of_all["x"]), device=of_all["x"].device), **of_all)
+        seen = Seen(self.n_excluded)
+        for step in range(self.max_iter):
+            at.x_adv, _ = self._step(step, at, seen)
+        seen.tell(at)
+        return SearchResult(at.x_adv.detach(), at.stopped, at.zero_gradient, at.no_logits)
+
+    def until_solved(self, of_all: dict[str, Any], at_once: int) -> SearchResult:
+        """Take steps with each example until its attack succeeds, with as many at once as there is room for."""
+        x: Tensor = of_all["x"]
+        rows = torch.arange(len(x), device=x.device)
+        found, (stopped, zero_gradient, no_logits) = (
+            x.clone(),
+            torch.zeros(3, len(x), dtype=torch.bool, device=x.device),
+        )
+        on_host = x.device.type == "cpu"
+        seen = Seen(self.n_excluded)
+        at, taken, entered, number = None, np.zeros(0, dtype=np.int64), 0, 0
+        while True:
+            room = at_once - len(taken)
+            if entered < len(x) and room >= at_once / _REFILLS:
+                new = self.steps.first(rows[entered : entered + room], **_part(of_all, entered, entered + room))
+                if at is not None:
+                    seen.tell(at)
+                at = new if at is None else at.beside(new)
+                taken = np.concatenate([taken, np.zeros(len(new), dtype=np.int64)])
+                entered += len(new)
+            if at is None or len(at) == 0:
+                return SearchResult(found, stopped, zero_gradient, no_logits)
+            moved, at.stopped = self._step(int(taken[0]), at, seen, None if on_host else at.stopped)
+            taken, number = taken + 1, number + 1
+            is_last = taken == self.max_iter
+            if not (on_host or self.observe is not None or number % _STEPS_UNASKED == 0 or is_last.any()):
+                at.x_adv = torch.where(per_example(at.stopped, x), at.x_adv, moved)
+                continue
+            # The one place where the host waits: it must know how many stay, to compute for no others.
+            leaves = is_last | at.stopped.cpu().numpy()
+            if leaves.any():
+                seen.tell(at)
+                leave, stay = (torch.from_numpy(np.flatnonzero(who)).to(x.device) for who in (leaves, ~leaves))
+                gone = at[leave]
+                found[gone.rows] = torch.where(per_example(gone.stopped, x), gone.x_adv, moved[leave])
+                stopped[gone.rows], zero_gradient[gone.rows] = gone.stopped, gone.zero_gradient
+                no_logits[gone.rows] = gone.no_logits
+                at.x_adv, taken = moved, taken[~leaves]
+                at = at[stay]
+            else:
+                at.x_adv = moved
+
+    def _step(self, step: int, at: Iterates, seen: Seen, stopped: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return points one step on, and whose attack has succeeded (m,), now or before; note what was seen."""
+        with torch.enable_grad():
+            x_adv = at.x_adv.detach().requires_grad_()
+            logits = self.module(x_adv)
+            gradient = input_gradient(self.loss(logits, at.y).sum(), x_adv)
+        with torch.no_grad():
+            size, logits = gradient.abs(), logits.detach()
+            largest = size.flatten(1).amax(1)
+            done = None if self.solved is None else self.solved(logits, at.rows)
+            if done is not None and stopped is not None:
+                done = done | stopped
+            seen.add(logits, largest, done)
+            if self.observe is not None:
+                self.observe(step, at.rows, x_adv.detach(), gradient)
+            moved = self.steps.after(at, gradient, size, largest)
+            return moved, at.stopped if done is None else done
+
+
+# Where the host would have to wait for a GPU, those who are done stay where they are for a few steps.
+_STEPS_UNASKED = 4
+_REFILLS = 8  # where others wait, an eighth of those who are searched for may be missing
 
 
 def input_gradient(value: Tensor, x: Tensor, *, keep: bool = False) -> Tensor:
@@ -189,30 +247,6 @@ def derivative(value: Tensor, x: Tensor, *, keep: bool = False) -> Tensor | None
 # What torch says where a function of the network's, or of its own, has no derivative.
 _NO_DERIVATIVE = ("You must implement either the backward", "derivative", "does not require grad", "not differentiable")
 
-_TINY = torch.finfo(torch.float32).tiny
-
-
-def is_degenerate(gradient: Tensor) -> Tensor:
-    """Return which gradients (m, ...) are all zero or not finite (m,)."""
-    largest = gradient.flatten(1).abs().amax(1)
-    return ~((largest > 0) & largest.isfinite())
-
-
-def not_finite(logits: Tensor, n_excluded: int = 0) -> Tensor:
-    """Return which rows (m,) of logits (m, C) have NaN or infinity beside those of the classes taken out."""
-    return logits.isfinite().sum(1) < logits.shape[1] - n_excluded
-
-
-def _coordinates(threat: ThreatModel, x: Tensor, eps: Tensor | None, low: Tensor, high: Tensor) -> Tensor:
-    """Return how many coordinates of each example an L1 step should change: 1 % (SLIDE), more where balls are large.
-
-    At the usual step of eps / 4 a coordinate then moves by at most an eighth of the box: what goes beyond the box is
-    lost.
-    """
-    d = x[0].numel()
-    radii = x.new_full((len(x),), threat.eps) if eps is None else eps.flatten(1)[:, 0]
-    return (2 * radii / (high - low).max()).round().clamp(max(1, round(d / 100)), d).long()
-
 
 def _each(value: Tensor | None, x: Tensor) -> Tensor | None:
     """Give a tensor that broadcasts to x (n, ...) a first side of n, so that it can be indexed as x is."""
@@ -220,3 +254,12 @@ def _each(value: Tensor | None, x: Tensor) -> Tensor | None:
         return None
     shape = [1] * (x.dim() - value.dim()) + list(value.shape)
     return value.view(shape).expand(len(x), *shape[1:])
+
+
+def _part(of_all: dict[str, Any], begin: int, end: int) -> dict[str, Any]:
+    return {name: None if t is None else t[begin:end] for name, t in of_all.items()}
+
+
+def of_rows(values: Tensor, rows: Tensor) -> Tensor:
+    """Return the values of rows that a search tells: ascending, so that as many as there are values are all of them."""
+    return values if len(rows) == len(values) else values[rows]

@@ -319,7 +319,8 @@ class Manifest(Record):
         for name in set(self.attacks) & set(requested.attacks):
             then, now = self.attacks[name], requested.attacks[name]
             if then.parameters != now.parameters:
-                other += differences(then.parameters, now.parameters, f"the attack {name!r}'s") or [f"attack {name!r}"]
+                found = differences(then.parameters, now.parameters) or ["its parameters were others"]
+                other += [f"of the attack {name!r}, {difference}" for difference in found]
         if self.worst_case and not other:
             mine, theirs = list(self.attacks), list(requested.attacks)
             shorter = min(len(mine), len(theirs))

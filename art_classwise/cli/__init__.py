@@ -13,6 +13,7 @@ import typer
 
 from art_classwise import __version__
 from art_classwise.cli._audit import audit, report, show
+from art_classwise.cli._certify import certify
 from art_classwise.cli._compare import compare
 from art_classwise.cli._completion import complete_in_bash
 from art_classwise.cli._interrupt import Interruptible
@@ -100,6 +101,7 @@ def quickstart(
 
 app.command()(train)
 app.command()(audit)
+app.command()(certify)
 app.command()(report)
 app.command()(plan)
 app.command()(work)

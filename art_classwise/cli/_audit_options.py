@@ -113,9 +113,9 @@ AttackNames = Annotated[
         "--attacks",
         "NAMES",
         ATTACKS,
-        "A ladder (quick, standard, blackbox), or names separated by commas: fgsm, pgd-20, pgd-100x5, margin-20, "
-        "tpgd5-20, fmn (every radius at once), autoattack, square, transfer-pgd-20. Default: quick; none with "
-        "--corruptions and no --threat.",
+        "A ladder (quick; fast, a quick estimate; standard; blackbox), or names separated by commas: fgsm, pgd-20, "
+        "pgd-100x5, margin-20, tpgd5-20, fmn (every radius at once), autoattack, square, transfer-pgd-20. Default: "
+        "quick; none with --corruptions and no --threat.",
         autocompletion=completion.attacks,
     ),
 ]

@@ -33,8 +33,8 @@ __all__ = [
 ]
 
 ATTACKS = (
-    *("quick", "standard", "blackbox", "fgsm", "pgd-20", "pgd-100x5", "margin-20", "dlr-20", "kl-20", "tpgd5-20"),
-    *("fmn", "autoattack", "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"),
+    *("quick", "fast", "standard", "blackbox", "fgsm", "pgd-20", "pgd-100x5", "margin-20", "dlr-20", "kl-20"),
+    *("tpgd5-20", "targeted3-40", "fmn", "autoattack", "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"),
     *("transfer-fgsm", "transfer-pgd-20", "transfer-margin-20"),
 )
 """Ladders and some attacks, which are named after their steps."""

@@ -97,6 +97,46 @@ class AttackPart(_Part):
     classes: tuple[NamedClassRow, ...]
 
 
+class ClassDistanceRow(_Part):
+    """A row of :meth:`art_classwise.AuditResult.distances`."""
+
+    class_name: str = Field(alias="class")
+    n: Count
+    right: Count
+    median: Number
+    low: Number
+    high: Number
+    half: Number
+    half_low: Number
+    half_high: Number
+
+
+class ClassAtRadius(_Part):
+    """A class at a radius: see :meth:`art_classwise.AuditResult.robust_at`."""
+
+    class_name: str = Field(alias="class")
+    n: Count
+    robust: Share
+    low: Share
+    high: Share
+    unknown: str
+
+
+class RadiusPart(_Part):
+    """All classes at a radius."""
+
+    eps: Annotated[float, Field(ge=0)]
+    classes: tuple[ClassAtRadius, ...]
+
+
+class DistancesPart(_Part):
+    """The smallest perturbations of a model's examples."""
+
+    searched: Number
+    classes: tuple[ClassDistanceRow, ...]
+    radii: tuple[RadiusPart, ...]
+
+
 class ModelPart(_Part):
     """A model of an audit: a row of :meth:`art_classwise.AuditResult.summary`, and its classes."""
 
@@ -123,6 +163,7 @@ class ModelPart(_Part):
     trained_at: str | None = None
     attacks: tuple[AttackPart, ...]
     groups: tuple[GroupRow, ...] = ()
+    distances: DistancesPart | None = None
 
 
 class CostPart(_Part):
@@ -230,6 +271,54 @@ class NormsDocument(_Judged):
     kind: Literal["norms"]
     audits: tuple[EmbeddedAudit, ...]
     norms: tuple[NormRow, ...]
+    files: dict[str, str]
+
+
+class CertifiedClassRow(_Part):
+    """A class at a radius: see :meth:`art_classwise.certification.CertifiedResult.certified_at`."""
+
+    class_name: str = Field(alias="class")
+    n: Count
+    certified: Share
+    low: Share
+    high: Share
+
+
+class CertifiedRow(_Part):
+    """A row of :meth:`art_classwise.certification.CertifiedResult.summary`, and its classes."""
+
+    radius: Annotated[float, Field(ge=0)]
+    mean: Share
+    mean_low: Share
+    mean_high: Share
+    worst_class: str | None
+    worst: Share
+    held_out: Share
+    worst_low: Share
+    worst_high: Share
+    abstained: Share
+    unknown: str
+    classes: tuple[CertifiedClassRow, ...]
+
+
+class CertificateDocument(Document):
+    """Of ``certify``."""
+
+    kind: Literal["certificate"]
+    model: str
+    dataset: str
+    split: str
+    examples: Count
+    norm: Literal["L2", "Linf"]
+    method: Literal["smoothing", "interval", "zonotope"]
+    noise: Annotated[float, Field(gt=0)] | None
+    n: Count | None
+    n_selection: Count | None
+    alpha: Annotated[float, Field(ge=0, lt=0.5)]
+    seed: Count | None
+    reach: Annotated[float, Field(ge=0)]
+    classes: tuple[str, ...]
+    radii: tuple[CertifiedRow, ...]
     files: dict[str, str]
 
 
@@ -445,6 +534,7 @@ DOCUMENTS: Final[dict[str, type[Document]]] = {
     "audit": AuditDocument,
     "radii": RadiiDocument,
     "norms": NormsDocument,
+    "certificate": CertificateDocument,
     "comparison": ComparisonDocument,
     "leaderboard": LeaderboardDocument,
     "ranking": RankingDocument,

@@ -9,7 +9,10 @@ unknown values are null, never NaN, and names are not changed. By ``kind``:
   each with ``name``, the columns of :meth:`art_classwise.AuditResult.summary`, ``trained_at``, the threat model that
   its checkpoint was trained against or null, and ``attacks``, those of the audit and
   ``"all attacks"``, each with ``name`` and ``classes``, the rows of :meth:`art_classwise.AuditResult.class_table`; with
-  ``--groups`` also ``groups``, likewise, under all attacks; ``findings``, each with ``model`` (null for the whole
+  ``--groups`` also ``groups``, likewise, under all attacks; and where attacks measured smallest perturbations, as
+  ``fmn``, ``distances``: ``searched``, the largest that was looked for (null: any), ``classes``, the rows of
+  :meth:`art_classwise.AuditResult.distances`, and ``radii``, each with ``eps`` and ``classes``, the rows of
+  :meth:`art_classwise.AuditResult.robust_at`; ``findings``, each with ``model`` (null for the whole
   audit), ``check``, ``saw``, ``advice``; ``checks``, the rows of :attr:`art_classwise.AuditResult.checks`;
   ``strongly_attacked``, the models whose robust accuracy isn't only an upper bound; ``unchecked``; and ``files``, by
   kind.
@@ -24,6 +27,11 @@ unknown values are null, never NaN, and names are not changed. By ``kind``:
   ``mean`` and ``worst_class``, as in :class:`art_classwise.audit.Comparison`. ``overall.p_adjusted`` is
   adjusted for the number of comparisons. Of three or more models of one audit also ``compared_with_best``: by
   ``mean`` over classes and by ``worst`` class, the rows of :meth:`art_classwise.AuditResult.compare_with_best`.
+- ``certificate`` (of ``certify``): ``model``, ``dataset``, ``split``, ``examples``, how many; ``norm``, ``method``,
+  ``noise``, ``n``, ``n_selection``, ``alpha``, ``seed`` and ``reach`` as in
+  :class:`art_classwise.certification.Certificate`; ``classes``, names; ``radii``, the rows of
+  :meth:`art_classwise.certification.CertifiedResult.summary`, each with ``classes``, those of ``certified_at``; and
+  ``files``.
 - ``leaderboard`` (of ``zoo``): ``dataset``, ``threat_model``, ``model_dir``; ``models``, the rows of
   :func:`art_classwise.zoo.robustbench_table`, with ``--measured`` also the audit's results.
 - ``ranking`` (of ``zoo --rank``): ``dataset``, ``threat_model``; ``models``, the rows of
@@ -54,12 +62,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from art_classwise.audit import AuditResult, Comparison, Verdicts
+    from art_classwise.certification import CertifiedResult
     from art_classwise.metrics.accuracy import Groups
 
 __all__ = [
     "SCHEMA",
     "Writer",
     "audit_content",
+    "certificate_content",
     "comparison_content",
     "leaderboard_content",
     "printing",
@@ -105,6 +115,8 @@ def audit_content(
     """
     import pandas as pd
 
+    from art_classwise.report.distances import distances_in
+
     manifest, models = result.manifest, []
     attacks = (*result.attacks, *result.together)
     by_group = None if groups is None else result.by_group(groups)
@@ -115,6 +127,8 @@ def audit_content(
         trained_at = None if source is None else source.trained_at
         record["trained_at"] = None if trained_at is None else str(trained_at)
         record["attacks"] = [{"name": a, "classes": rows(result.class_table(model, a), "class")} for a in attacks]
+        if (distances := distances_in(result, model)) is not None:
+            record["distances"] = distances.document()
         if by_group is not None:
             record["groups"] = rows(pd.DataFrame(by_group.xs((model, result.overall))), "group")
         models.append(record)
@@ -177,6 +191,37 @@ def comparison_content(comparisons: Sequence[Comparison], standings: pd.DataFram
         return {"comparisons": made}
     best = {measure: rows(pd.DataFrame(standings.xs(measure)), "name") for measure in ("mean", "worst")}
     return {"comparisons": made, "compared_with_best": best}
+
+
+def certificate_content(
+    found: CertifiedResult, model: str, files: Mapping[str, str], radii: Sequence[float] | None = None
+) -> dict[str, Any]:
+    """Return what a certificate's document holds.
+
+    Args:
+        found: The certificate.
+        model: Name of the model.
+        files: What lies where.
+        radii: Which radii; those of the certificate, if absent.
+    """
+    import pandas as pd
+
+    of, table = found.certificate, found.certified_at(radii)
+    told = rows(found.summary(radii), "radius")
+    for row in told:
+        at = pd.DataFrame(table.xs(row["radius"], level="radius"))
+        row |= {"unknown": at["unknown"].iloc[0], "classes": rows(at.drop(columns="unknown"), "class")}
+    settings = ("norm", "method", "noise", "n", "n_selection", "alpha", "seed", "reach")
+    return {
+        "model": model,
+        "dataset": of.dataset,
+        "split": of.split,
+        "examples": of.n_examples,
+        **{name: getattr(of, name) for name in settings},
+        "classes": of.classes,
+        "radii": told,
+        "files": files,
+    }
 
 
 def leaderboard_content(table: pd.DataFrame, dataset: str, threat_model: str, model_dir: Path) -> dict[str, Any]:

@@ -56,8 +56,26 @@ _AUDIT = {
     "worst_case": "--worst-case",
 }
 
+_CERTIFY = {
+    **{name: flag for name, flag in (_AUDIT | _NETWORKS).items() if name in ("architecture", "batch_size", "device")},
+    **_DATA,
+    "alpha": "--alpha",
+    "eps": "--radii",
+    "mean": "--mean",
+    "model_dir": "--model-dir",
+    "n": "--samples",
+    "n_examples": "--examples",
+    "n_selection": "--selection",
+    "noise": "--noise",
+    "seed": "--seed",
+    "std": "--std",
+    "store": "--out",
+    "unsafe_weights": "--unsafe-weights",
+}
+
 OPTIONS: dict[str, dict[str, str]] = {
     "audit": {**_AUDIT, "executor": "--on"},
+    "certify": _CERTIFY,
     "plan": _AUDIT,
     "work": {"device": "--device", "index": "--index", "run_code": "--run-code", "units": "--units"},
     "verify": {

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from art_classwise.datasets import Dataset
     from art_classwise.threat import ThreatModel
 
-__all__ = ["Prepared", "prepared"]
+__all__ = ["Prepared", "named_data", "prepared", "sources_of"]
 
 
 @dataclass(frozen=True)
@@ -51,38 +51,16 @@ def prepared(given: Mapping[str, Any]) -> Prepared:
     """
     from art_classwise.attacks import usual_threat
     from art_classwise.audit.corrupted import asked
-    from art_classwise.audit.plan import NamedData
     from art_classwise.cli._interrupt import command_line
-    from art_classwise.cli._options import split_names
-    from art_classwise.cli._sources import Sources, by_model, numbers_by_model
-    from art_classwise.datasets.load import known_name
     from art_classwise.metrics import class_groups
 
     model, surrogate = given["model"], given["surrogate"]
     names = None if given["attacks"] is None else [a.strip() for a in given["attacks"].split(",")]
     attacks = names[0] if names is not None and len(names) == 1 else names
     threat, adversaries, corruptions = asked(given["threat"], attacks, given["corruptions"])
-    device = given["device"]
-    sources = Sources(
-        given["dataset"],
-        "Linf" if threat is None else threat.norm,
-        given["model_dir"],
-        given["unsafe_weights"],
-        by_model(given["arch"]),
-        numbers_by_model("--mean", given["mean"]),
-        numbers_by_model("--std", given["std"]),
-        None if device is None else device.value,
-    )
+    sources = sources_of(given, "Linf" if threat is None else threat.norm)
     sources.check([*model, *([] if surrogate is None else [surrogate])])
-    classes = split_names(given["class_names"])
-    named = NamedData(
-        name=_absolute(known_name(given["dataset"])),
-        root=None if given["data_dir"] is None else str(Path(given["data_dir"]).absolute()),
-        classes=classes if classes is None or isinstance(classes, str) else tuple(classes),
-        image_size=given["image_size"],
-        of_classes=tuple(given["class_"]) if given["class_"] else None,
-        n_examples=given["examples"],
-    )
+    named = named_data(given)
     data = named.load()
     if given["groups"] is not None:
         class_groups(given["groups"].value, data.classes)  # whether they fit
@@ -103,6 +81,45 @@ def prepared(given: Mapping[str, Any]) -> Prepared:
         "command": command_line(),
     }
     return Prepared(sources, named, data, ball, options, surrogate, adversaries, corruptions)
+
+
+def sources_of(given: Mapping[str, Any], norm: str) -> Sources:
+    """Return where models come from, before the data are read, from the parameters of a command, by their names.
+
+    Args:
+        given: The parameters.
+        norm: RobustBench's threat model.
+    """
+    from art_classwise.cli._sources import Sources, by_model, numbers_by_model
+
+    device = given["device"]
+    return Sources(
+        given["dataset"],
+        norm,
+        given["model_dir"],
+        given["unsafe_weights"],
+        by_model(given["arch"]),
+        numbers_by_model("--mean", given["mean"]),
+        numbers_by_model("--std", given["std"]),
+        None if device is None else device.value,
+    )
+
+
+def named_data(given: Mapping[str, Any]) -> NamedData:
+    """Return how examples are loaded, from the parameters of a command, by their names."""
+    from art_classwise.audit.plan import NamedData
+    from art_classwise.cli._options import split_names
+    from art_classwise.datasets.load import known_name
+
+    classes = split_names(given["class_names"])
+    return NamedData(
+        name=_absolute(known_name(given["dataset"])),
+        root=None if given["data_dir"] is None else str(Path(given["data_dir"]).absolute()),
+        classes=classes if classes is None or isinstance(classes, str) else tuple(classes),
+        image_size=given["image_size"],
+        of_classes=tuple(given["class_"]) if given["class_"] else None,
+        n_examples=given["examples"],
+    )
 
 
 def _corruption_dir(given: Mapping[str, Any], dataset: str) -> Path | None:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from art_classwise import metrics
-from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.attacks.ladder import WORST_CASE, is_quick_estimate
 from art_classwise.audit.comparison import Comparison, Side, check_comparable
 from art_classwise.audit.corrupted import MEAN_CORRUPTION
 from art_classwise.audit.findings import CheckResult, Findings
@@ -21,6 +21,7 @@ from art_classwise.audit.result import AuditResult
 from art_classwise.datasets.catalog import DATASETS
 from art_classwise.errors import InputError
 from art_classwise.metrics.best import Measure
+from art_classwise.report.distances import ModelDistances, distances_in
 from art_classwise.report.tables import interval, percent, weakest_first
 
 __all__ = [
@@ -98,6 +99,7 @@ class ModelData:
         classes: All classes, the weakest first, those without examples last.
         zero_gradients: The share of examples with a zero gradient, by attack.
         is_bound: Whether no strong attack was run on it, so that robust accuracy is at most what was measured.
+        distances: The smallest perturbations of its examples, if attacks measured them.
         worst_group: Where single classes have too few examples, the worst of the data set's usual groups of classes, if
             it is the worst beyond chance, with its accuracy on examples it wasn't chosen on; None else.
     """
@@ -114,6 +116,7 @@ class ModelData:
     classes: tuple[ClassData, ...]
     zero_gradients: Mapping[str, float]
     is_bound: bool
+    distances: ModelDistances | None = None
     worst_group: tuple[str, Estimate] | None = None
 
     @property
@@ -202,6 +205,11 @@ class ReportData:
     unchecked: tuple[str, ...]
 
     @property
+    def is_estimate(self) -> bool:
+        """Whether the attacks are those of the ladder ``"fast"``: a quick estimate, which is no AutoAttack."""
+        return self.overall == WORST_CASE and is_quick_estimate(self.attacks)
+
+    @property
     def has_made(self) -> bool:
         """Whether images of some corruptions are made from the clean ones."""
         return any(name.startswith("made:") for name in self.attacks)
@@ -246,6 +254,11 @@ class ReportData:
     @property
     def bound(self) -> str:
         """Of which models the robust accuracies are upper bounds; nothing if a strong attack was run on all."""
+        if self.is_estimate:
+            return (
+                "A quick estimate, an upper bound of robust accuracy: the ladder fast isn't AutoAttack, which may "
+                "break more (--attacks standard)."
+            )
         names = [name for name in self.order if self.model(name).is_bound]
         of = f" on {', '.join(names[:_MOST_NAMED])}{' and others' * (len(names) > _MOST_NAMED)}"
         where = "" if len(names) == len(self.order) else of
@@ -386,6 +399,7 @@ def _model(
         ),
         zero_gradients=zero_gradients,
         is_bound=name not in result.strongly_attacked,
+        distances=distances_in(result, name),
         worst_group=_worst_group(result, name),
     )
 

@@ -32,7 +32,9 @@ def limits(report: ReportData, model: ModelData) -> list[str]:
             "known of its accuracy under attack."
         ]
     told.append(f"Only {report.n_examples:,} examples{report.data} were tested; other data may give other numbers.")
-    if model.is_bound:
+    if report.is_estimate:
+        told.append(report.bound)
+    elif model.is_bound:
         told.append("No strong attack, such as AutoAttack, was run: robust accuracy is at most what is given here.")
     lacking = [one.name for one in model.classes if one.n == 0]
     if lacking:

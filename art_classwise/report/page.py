@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,9 +28,11 @@ from art_classwise.audit.corrupted import MEAN_CORRUPTION
 from art_classwise.audit.distances import measuring_attacks
 from art_classwise.audit.findings import Finding
 from art_classwise.audit.result import AuditResult
+from art_classwise.certification.result import CertifiedResult
 from art_classwise.datasets.catalog import DATASETS
 from art_classwise.errors import WriteError, first_line
 from art_classwise.report import figures
+from art_classwise.report.certified import CertifiedModel, certificates_in, shown_certificate
 from art_classwise.report.data import FEWEST_EXAMPLES, ModelData, class_order, comparisons, pairs, report_data
 from art_classwise.report.explorer import explored
 from art_classwise.report.figures.layout import no_wider_than
@@ -42,7 +44,7 @@ _MOST_DRAWN = 20  # models: three figures of each take 100 kB and a second
 _MANY_CLASSES = 20  # more of them: how many lie where says more than each one's bar
 
 
-def render(result: AuditResult) -> str:
+def render(result: AuditResult, certificates: Mapping[str, CertifiedResult] | None = None) -> str:
     """Return the report of an audit as HTML that needs no other file and no network.
 
     The tables can be sorted and searched (by DataTables, which stands within the page); without scripts they can be
@@ -50,11 +52,13 @@ def render(result: AuditResult) -> str:
 
     Args:
         result: The audit.
+        certificates: Of its models, by their names, to be shown, too.
 
     Returns:
         The page; names of classes, models and attacks are escaped.
     """
     report, compared, script = report_data(result), comparisons(result), _script()
+    certified = [shown_certificate(one, result, model) for model, one in (certificates or {}).items()]
     about = {
         "release": __version__,
         "roots": list(result.roots),
@@ -69,9 +73,11 @@ def render(result: AuditResult) -> str:
         findings=_grouped(report.findings),
         compared=compared,
         explored=explored(result),
+        certified=certified,
+        drawn_certificates=_certificate_figures(certified),
         pair=_first_pair(result),
         snippet=_snippet(result),
-        downloads=_downloads(result),
+        downloads=_downloads(result, certificates or {}),
         roots=result.roots,
         about_id=ABOUT,
         about=Markup(json.dumps(about).replace("<", "\\u003c")),
@@ -98,30 +104,43 @@ def report_files(place: str | os.PathLike[str]) -> dict[str, str]:
 def write_report(result: AuditResult, place: str | os.PathLike[str]) -> None:
     """Write ``report.html``, ``by_class.png`` and ``by_class.csv`` into a folder.
 
+    Certificates in the audit's folder, which ``art-classwise certify --audit`` writes, are shown on the page.
+
     Args:
         result: The audit.
         place: A folder, or an address such as ``"s3://bucket/audit"``.
 
     Raises:
+        InputError: A certificate there is damaged, or of other examples.
         WriteError: It can't be written.
     """
-    folder = open_folder(place)
+    folder, certificates = open_folder(place), certificates_in(place, result)
     try:
-        for name, content in report_contents(result).items():
+        for name, content in report_contents(result, certificates=certificates).items():
             folder.write(name, content)
     except OSError as error:
         raise WriteError(f"The report can't be written to {folder.address}: {first_line(error)}.") from error
 
 
-def report_contents(result: AuditResult, names: Iterable[str] = (REPORT, PICTURE, TABLE)) -> dict[str, bytes]:
+def report_contents(
+    result: AuditResult,
+    names: Iterable[str] = (REPORT, PICTURE, TABLE),
+    *,
+    certificates: Mapping[str, CertifiedResult] | None = None,
+) -> dict[str, bytes]:
     """Return what :func:`write_report` writes, by the files' names.
 
     Args:
         result: The audit.
         names: Which files.
+        certificates: As for :func:`render`.
     """
+
+    def page(path: Path) -> None:
+        path.write_text(render(result, certificates), encoding="utf-8")
+
     write: dict[str, Callable[[Path], None]] = {
-        REPORT: result.to_html,
+        REPORT: page,
         PICTURE: lambda path: figures.save(figures.models_by_class(result), path),
         TABLE: result.to_csv,
     }
@@ -200,6 +219,21 @@ def _model_figures(result: AuditResult, model: ModelData) -> list[_Picture]:
         _Picture(title, f"Figure of {name}: {title}", f"{name}: {title}; {alt}.", _svg(draw, f"{model.key}-{kind}-"))
         for kind, (title, alt, draw) in pictures.items()
     ]
+
+
+def _certificate_figures(certified: Sequence[CertifiedModel]) -> dict[str, _Picture]:
+    """Return the figure of each certificate that reaches anywhere, by model."""
+    title = "Certified accuracy by class"
+    return {
+        one.model: _Picture(
+            title,
+            f"Figure of {one.model}: {title}",
+            f"{one.model}: {title}; the table below holds the numbers.",
+            _svg(partial(figures.certified_by_radius, one.certified), f"c{number}-"),
+        )
+        for number, one in enumerate(certified)
+        if one.certified.certificate.reach > 0
+    }
 
 
 class _Pair(NamedTuple):
@@ -322,7 +356,7 @@ class _Download(NamedTuple):
     size: int
 
 
-def _downloads(result: AuditResult) -> list[_Download]:
+def _downloads(result: AuditResult, certificates: Mapping[str, CertifiedResult]) -> list[_Download]:
     """Return the page's tables as CSV files, and how they were made as JSON.
 
     Numbers have six digits. Names that a spreadsheet would take for a formula begin with an apostrophe.
@@ -356,6 +390,21 @@ def _downloads(result: AuditResult) -> list[_Download]:
                 pd.concat(by_class, names=["first_model", "second_model"]),
             ),
         ]
+    measured = {one.name: one.distances for one in report_data(result).models if one.distances is not None}
+    if measured:
+        distances = {name: of.table for name, of in measured.items()}
+        at = {name: of.at for name, of in measured.items()}
+        tables += [
+            (
+                "distances.csv",
+                "how far away from misclassification each class is",
+                pd.concat(distances, names=["model"]),
+            ),
+            ("robust_at.csv", "robust accuracy per class at several radii", pd.concat(at, names=["model"])),
+        ]
+    if certificates:
+        certified = pd.concat({name: one.certified_at() for name, one in certificates.items()}, names=["model"])
+        tables.append(("certified.csv", "certified accuracy per class and radius, with intervals", certified))
     checks = result.checks.set_index("model")
     tables.append(("checks.csv", "each check with its result, and what it could have missed", checks))
     if result.findings:

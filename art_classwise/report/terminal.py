@@ -26,6 +26,7 @@ from art_classwise.audit.requirements import Verdicts
 from art_classwise.audit.result import AuditResult
 from art_classwise.metrics.accuracy import Groups
 from art_classwise.report.data import ModelData, ReportData, comparisons, report_data
+from art_classwise.report.distances import distances_grid
 from art_classwise.report.tables import (
     WIDTH,
     Grid,
@@ -78,7 +79,10 @@ def print_tables(result: AuditResult) -> None:
     out, report = console(), report_data(result)
     if len(report.models) <= _most(_MOST_MODELS, out.width):
         for name in report.order:
-            out.print(class_grid(report, report.model(name), out.width).rich())
+            model = report.model(name)
+            out.print(class_grid(report, model, out.width).rich())
+            if model.distances is not None:
+                out.print(distances_grid(name, model.distances, report.manifest.threat.norm, out.width).rich())
             if report.corruptions is not None:
                 out.print(Text(printable(f"{name}: {report.weakest_corruption(name)}")))
     if len(report.models) > 1:
@@ -144,7 +148,8 @@ def models_grid(report: ReportData, width: int = WIDTH) -> Grid:
         "gap: best minus worst class",
         "brackets: 95 % intervals",
     ]
-    return Grid(f"Models: accuracy in % {_at(report)}", heads, rows, notes, frozenset([3]), tight=True)
+    what = _what(report)
+    return Grid(f"Models: {what} in % {_at(report)}", heads, rows, notes, frozenset([3]), tight=True)
 
 
 def _print_findings(report: ReportData, out: Console) -> None:
@@ -196,8 +201,12 @@ def class_grid(report: ReportData, model: ModelData, width: int) -> Grid:
         for row, (*first, last) in zip(model.classes, fixed, strict=False)
     ]
     cells[0] = [Marked(cell) for cell in cells[0]]
-    title = f"{model.name}: accuracy in % {_at(report)}, worst class first"
+    title = f"{model.name}: {_what(report)} in % {_at(report)}, worst class first"
     return Grid(title, ("class", "n", "clean", *shown, report.overall), cells, notes)
+
+
+def _what(report: ReportData) -> str:
+    return "quick estimate of accuracy" if report.is_estimate else "accuracy"
 
 
 def _at(report: ReportData) -> str:

@@ -56,7 +56,7 @@ SPLITS = 100
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Attack, write the tables."""
-    arguments = parser(__file__, __doc__, sizes=SIZES).parse_args(argv)
+    arguments = parser(__file__, __doc__, sizes=SIZES, methods=METHODS).parse_args(argv)
     tables: list[pd.DataFrame] = []
     rows: list[dict[str, Any]] = []
     claims: list[Claim] = []
@@ -73,13 +73,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         with timed(dataset):
             results = {}
             for seed in range(arguments.seeds):
-                results[seed] = trainings.audit(METHODS, seed, ATTACKS[arguments.size])
-                for method in METHODS:
+                results[seed] = trainings.audit(arguments.methods, seed, ATTACKS[arguments.size])
+                for method in arguments.methods:
                     look(method, {"dataset": trainings.test.name, "seed": seed}, results[seed])
-            falling = results[0].attack_strength("standard", WEAK, ALL)
-            drawn.setdefault(dataset, []).append((f"{trainings.test.name}, standard", falling))
+            falling = results[0].attack_strength(arguments.methods[0], WEAK, ALL)
+            drawn.setdefault(dataset, []).append((f"{trainings.test.name}, {arguments.methods[0]}", falling))
             n = f"n = {len(trainings.test):,} test images, {told_seeds(arguments.seeds)}"
-            for (told, view), method in product(trainings.views.items(), METHODS):
+            for (told, view), method in product(trainings.views.items(), arguments.methods):
                 seen = [verdicts(result, method, WEAK, ALL) for result in results.values()]
                 claims.append(claim(f"{told}, {method}", [(view[y], *withstood) for y, *withstood in seen], n))
     if not arguments.stand_in:

@@ -205,7 +205,7 @@ class Study:
             repair, base = REPAIRS[policy], self._folder(objective, NONE, seed)
             weakest = json.loads((base / "result.json").read_text())["weakest on validation"]
             if repair.fine_tune is not None:
-                module.load_state_dict(torch.load(base / "weights.pt", weights_only=True, map_location="cpu"))
+                module.load_state_dict(self._plain_weights(objective, seed))
                 epochs = 2 if repair.few else self._size.fine_tune
                 recipe = recipe.override(epochs=epochs, lr=recipe.lr * repair.fine_tune)
             n = len(self._train)
@@ -224,6 +224,15 @@ class Study:
         result["weakest on validation"] = int(np.nanargmin(by_class.to_numpy(dtype=float)))
         held.write_text(json.dumps(result))
         return result
+
+    def _plain_weights(self, objective: str, seed: int) -> dict[str, Any]:
+        """Return the weights of a training without a policy, which is repeated if a table has told its result only."""
+        folder = self._folder(objective, NONE, seed)
+        if not (folder / "weights.pt").exists():
+            (folder / "result.json").unlink(missing_ok=True)
+            self.run(objective, NONE, seed)
+        weights: dict[str, Any] = torch.load(folder / "weights.pt", weights_only=True, map_location="cpu")
+        return weights
 
     def take(self, runs: pd.DataFrame, *, all_: bool = True) -> None:
         """Take trainings that a table has and the store hasn't, such as one measured on another machine.
@@ -274,8 +283,8 @@ class Study:
         if alone is not None and alone.trainer == "fast":
             options |= {"eps_step": None, **alone.options}  # the step is the method's
         if alone is not None and alone.taught:
-            teacher, weights = self.trainings.network(seed), self._folder("trades", NONE, seed) / "weights.pt"
-            teacher.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
+            teacher = self.trainings.network(seed)
+            teacher.load_state_dict(self._plain_weights("trades", seed))
             shape, n_classes = self._train.input_shape, len(self._train.classes)
             options["teacher"] = acw.as_classifier(teacher.eval(), shape, n_classes)
         return options

@@ -50,7 +50,7 @@ ACROSS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Attack, compare, write the tables."""
-    arguments = parser(__file__, __doc__, sizes=SIZES).parse_args(argv)
+    arguments = parser(__file__, __doc__, sizes=SIZES, methods=METHODS).parse_args(argv)
     tables: list[pd.DataFrame] = []
     claims: list[Claim] = []
     figures: dict[str, plt.Figure] = {}
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             found: list[pd.DataFrame] = []
             results: list[acw.AuditResult] = []
             for seed in range(arguments.seeds):
-                result = trainings.audit(METHODS, seed, ATTACKS[arguments.size])
+                result = trainings.audit(arguments.methods, seed, ATTACKS[arguments.size])
                 results.append(result)
                 found.append(agreement(result).assign(dataset=trainings.test.name, seed=seed))
                 natural = trainings.audit(["natural"], seed, ["pgd-20"])
@@ -112,6 +112,7 @@ def claims_of(where: str, results: Sequence[acw.AuditResult], n: str) -> list[Cl
             unit="",
         )
         for across, said in ACROSS.items()
+        if across in means
     ]
 
 

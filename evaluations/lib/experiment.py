@@ -222,6 +222,7 @@ def parser(
     datasets: Sequence[str] | None = tuple(DATASETS),
     seeds: int = 3,
     sizes: Iterable[str] = ("tiny", "quick", "full"),
+    methods: Sequence[str] = (),
 ) -> argparse.ArgumentParser:
     """Return what reads an experiment's command line.
 
@@ -231,6 +232,7 @@ def parser(
         datasets: Those it may be asked for; None if there is no choice.
         seeds: How many by default.
         sizes: Those it may be asked for.
+        methods: Training methods that it may be asked for; none if there is no choice.
     """
     made = argparse.ArgumentParser(
         description=(doc or "").split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -245,6 +247,8 @@ def parser(
         made.add_argument("--datasets", nargs="+", choices=datasets, help="default: all available ones")
         made.add_argument("--stand-in", action="store_true", help="use synthetic images, to try the script")
         made.add_argument("--keep", action="store_true", help="keep stored rows of data sets and networks not measured")
+    if methods:
+        made.add_argument("--methods", nargs="+", choices=methods, default=list(methods), help="networks trained here")
     made.add_argument("--root", help="folder of the data sets")
     made.add_argument("--checkpoints", help="folder of the published networks' weights")
     made.add_argument("--seeds", type=whole, default=seeds, help="number of trainings of each kind")

@@ -7,7 +7,8 @@
 Sizes: quick measures everything within ten minutes on 2 cores; long, also for 2 cores, uses more images; full is for a
 CUDA GPU (larger batches, WideResNet-28-10; audits of 10,000 images on the ResNet-18 given as --model). ``--only``
 selects tables: attacks, training (speed of a step), policies (what class policies add), audit, scaling (an audit by one
-process and by several), memory (of an audit of an image folder), disk (of its outcomes), import.
+process and by several), members (of AutoAttack, in micro-batches), memory (of an audit of an image folder), disk (of
+its outcomes), import.
 
 Each case runs in its own process, in several rounds: a warm-up call, then whole calls of ``generate`` or whole epochs
 of training; the tables contain medians. Intervals of the claims are ranges: from the fastest call of others and the
@@ -37,6 +38,7 @@ import attack_speed
 import audit_size
 import audit_speed
 import import_time
+import member_speed
 import policy_step
 from lib.experiment import RESULTS, Claim, timed, whole, write
 
@@ -45,7 +47,7 @@ from art_classwise.report.figures import ROBUST
 SIZES = ("tiny", "quick", "long", "full")
 MEASURES: dict[str, ModuleType] = {
     table: module
-    for module in (attack_speed, policy_step, audit_speed, audit_size, import_time)
+    for module in (attack_speed, policy_step, audit_speed, member_speed, audit_size, import_time)
     for table in module.TABLES
 }
 """By table the module that measures it."""
@@ -59,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     tables: dict[str, pd.DataFrame] = {}
     for only in arguments.only or MEASURES:
         module = MEASURES[only]
-        if not arguments.only and module is audit_speed and (lacking := audit_speed.lacks(arguments)):
+        lacking = module.lacks(arguments) if hasattr(module, "lacks") else ""
+        if not arguments.only and lacking:
             print(f"left out: {only}, which needs {lacking}", file=sys.stderr, flush=True)
             continue
         with timed(only):
@@ -109,6 +112,19 @@ def claims_of(only: str, table: pd.DataFrame) -> list[Claim]:
             if n > 1
         ]
         return _faster(table, "network", "processes", asked)
+    if only == "members":
+        ours, other = member_speed.OURS, member_speed.RECOMPUTED
+        asked = [
+            (
+                f"{member.upper()} in micro-batches is 1.2 times as fast as where passes are recomputed",
+                member,
+                ours,
+                other,
+                1.2,
+            )
+            for member in member_speed.MEMBERS
+        ]
+        return _faster(table, "member", "way", asked)
     if only == "import":
         like = "whole processes"
         beside = table.assign(all=like)

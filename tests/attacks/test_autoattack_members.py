@@ -10,6 +10,7 @@ from scipy import optimize
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from art_classwise.attacks._apgd import APGD
 from art_classwise.attacks._autoattack_members import FABAttack_PT, SquareAttack, to_hyperplane
 from art_classwise.attacks.autoattack import AutoAttack
 
@@ -131,8 +132,11 @@ SQUARES = [
 ]
 
 
+@pytest.mark.parametrize("asks_every", [1, 16])
 @pytest.mark.parametrize(("shape", "eps", "n_queries"), SQUARES)
-def test_square_makes_the_points_that_pyautoattack_makes(shape, eps, n_queries):
+def test_square_makes_the_points_that_pyautoattack_makes(shape, eps, n_queries, asks_every, monkeypatch):
+    """Whether the host asks after each query who is left, as on a CPU, or seldom."""
+    monkeypatch.setattr(SquareAttack, "_asks_every", lambda *_: asks_every)
     module, x, y = small(shape)
     options = {"norm": "Linf", "eps": eps, "n_queries": n_queries, "resc_schedule": False}
     ours, theirs = both(SquareAttack, square.SquareAttack, module, **options)
@@ -289,7 +293,8 @@ def waits(attack, x, y):
     return counted.n
 
 
-def test_the_host_seldom_waits():
+def test_the_host_seldom_waits(monkeypatch):
+    """After each query, or of a GPU after every 16th."""
     module, x, y = small((3, 8, 8))
     shared = {"norm": "Linf", "eps": 1e-6, "device": "cpu"}  # none leaves, so far as Square goes
     steps = [
@@ -297,8 +302,13 @@ def test_the_host_seldom_waits():
         for n_iter in (2, 12)
     ]
     assert steps[0] == steps[1]
-    queries = [waits(SquareAttack(module, n_queries=n_queries, **shared), x, y) for n_queries in (2, 12)]
-    assert queries[1] - queries[0] == 10
+    assert [SquareAttack._asks_every(torch.device(kind)) for kind in ("cpu", "cuda")] == [1, 16]
+    for asks_every, more in ((1, 32), (16, 2)):
+        monkeypatch.setattr(SquareAttack, "_asks_every", lambda *_, n=asks_every: n)
+        queries = [waits(SquareAttack(module, n_queries=n_queries, **shared), x, y) for n_queries in (16, 48)]
+        assert queries[1] - queries[0] == more
+    attack = APGD(module=module, norm="Linf", eps=1e-6)
+    assert waits(attack, x, y) <= 1 + len([0, 1, 2, 4, 8, 16, 32, 64, 22, 41, 57, 70, 80, 87, 93, 99, 100]) + 3
 
 
 def test_autoattack_runs_them(classifier, images, own, monkeypatch):

@@ -9,6 +9,7 @@ from art.attacks.evasion import ProjectedGradientDescentPyTorch
 import art_classwise as acw
 from art_classwise import PGD, AutoAttack, InputError, TemperaturePGD, TransferAttack
 from art_classwise.attacks import ladder, usual_threat
+from art_classwise.attacks.ladder import is_quick_estimate
 
 
 def made(classifier, *arguments, **options):
@@ -39,6 +40,18 @@ def test_ladders_are_lists_of_names(classifier):
     standard = ["fgsm", "pgd-20", "margin-20", *temperatures, "pgd-100x5", "autoattack"]
     assert list(ladder("standard", "Linf:0.1")) == standard
     assert list(ladder("blackbox", "Linf:0.1", surrogate=classifier)) == ["square", "transfer-pgd-20"]
+
+
+def test_the_fast_ladder_searches_towards_the_nearest_classes(classifier):
+    attacks = made(classifier, ["fast", "targeted9-8"], "L2:0.5", seed=4)
+    assert list(attacks) == ["apgd-ce", "targeted3-40", "margin-20x3", "targeted9-8"]
+    towards, all_of_three = attacks["targeted3-40"], attacks["targeted9-8"]
+    assert type(towards) is acw.ClassWiseAttack
+    assert (towards.targets, towards.order, towards.loss, towards.max_iter) == (3, "malt", "margin", 40)
+    assert (towards.norm, towards.eps, towards.eps_step, towards.num_random_init) == (2, 0.5, 0.05, 0)
+    assert (all_of_three.targets, all_of_three.eps_step, towards.seed) == (3, 0.125, 4)  # the network has four classes
+    assert is_quick_estimate(["margin-20x3", "targeted3-40", "apgd-ce"])
+    assert not is_quick_estimate(attacks)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +130,8 @@ def test_transfers_come_from_the_surrogate(classifier, network, images, labels):
         ("transfer-", "Unknown attack 'transfer-'"),
         ("{foo}", "Unknown attack '{foo}'"),
         ("pgd-{steps}", "Unknown attack 'pgd-{steps}'"),
+        ("targeted0-40", "Unknown attack 'targeted0-40'"),
+        ("targeted3", "Did you mean targeted3-40"),
         ("autoatack", "Did you mean autoattack"),
         (["fgsm", "fgsm"], "named twice"),
         ([], "no attack"),

@@ -10,8 +10,10 @@ from art.utils import random_sphere
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from art_classwise import ThreatModel, losses
+from art_classwise._core.forward import MicroBatches
 from art_classwise.attacks.search import search
 
 
@@ -233,3 +235,87 @@ def test_logits_that_are_not_finite_are_reported():
     y = torch.zeros(3, dtype=torch.int64)
     found = search(Flat(), x, y, ThreatModel("Linf", 0.01), losses.margin, eps_step=0.01, max_iter=2, **BOX)
     assert found.no_logits.tolist() == [False, False, True]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    eps=st.floats(1e-9, 2),
+    scale=st.sampled_from([1e-6, 1e-3, 0.1, 1.0]),
+    outside=st.sampled_from([0.0, 5e-7]),
+    seed=st.integers(0, 10**6),
+)
+def test_bounds_are_the_projection_to_the_bit(eps, scale, outside, seed):
+    """Of images in any part of the box, a little beyond it, too; with one radius, and with one for each pixel."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(4, 3, 5, 5, generator=generator) * scale
+    x[0], x[1, :, :2] = (x[0] * 255).round() / 255, 1.0 + outside
+    points = x + eps * torch.randn(x.shape, generator=generator)
+    points[2] = x[2] + eps * torch.randn(x[2].shape, generator=generator).sign()
+    radii = eps * torch.randint(0, 3, x.shape, generator=generator)
+    threat = ThreatModel("Linf", eps)
+    for own in (None, radii):
+        lower, upper = threat.bounds(x, BOX["low"], BOX["high"], own)
+        assert torch.equal((x + (points - x)).clamp(lower, upper), threat.project(points, x, **BOX, eps=own))
+
+
+class Kernels(TorchDispatchMode):
+    """Counts what a GPU would launch: all operators but those that only look at a tensor otherwise."""
+
+    def __init__(self):
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.n += not (function.is_view or function is torch.ops.aten.detach.default)
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_launches_little_beside_network_and_loss(images, labels):
+    """Of Linf a dozen: is there a way to go, did the logits say so, who is done, and the step itself."""
+    x, y = torch.from_numpy(images), torch.from_numpy(labels)
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 4)).requires_grad_(False)
+    shared = {"eps_step": 0.02, "solved": lambda logits, rows: logits.argmax(1) != y, **BOX}
+    runs = []
+    for max_iter in (2, 12):
+        with Kernels() as counted:
+            search(linear, x, y, ThreatModel("Linf", 0.1), losses.cross_entropy, max_iter=max_iter, **shared)
+        runs.append(counted.n)
+    leaf = x.clone().requires_grad_()
+    with Kernels() as counted:
+        torch.autograd.grad(losses.cross_entropy(linear(leaf), y).sum(), leaf)
+    assert runs[1] - runs[0] <= 10 * (counted.n + 14)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.05), ("L2", 0.5), ("L1", 5.0)])
+def test_who_leaves_makes_room_and_nobody_notices(network, norm, eps):
+    """An example meets the same, whoever is searched for at the same time, and from whichever step on."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(50, 3, 6, 6, generator=generator)
+    threat, module, seen = ThreatModel(norm, eps), MicroBatches(network.eval()), []
+    y = module(x).argmax(1)
+
+    def watched(images):
+        seen.append(len(images))
+        return module(images)
+
+    options = {
+        "eps": eps * (0.2 + torch.rand(50, 1, 1, 1, generator=generator)),
+        "mask": (torch.rand(50, 3, 6, 6, generator=generator) > 0.2).float(),
+        "start": threat.random_start(x, uniform(generator)),
+        "momentum": 0.5,
+        "eps_step": eps / 10,
+        "max_iter": 9,
+        "solved": lambda logits, rows: logits.argmax(1) != y[rows],
+        "early_stop": True,
+        **BOX,
+    }
+    wrapped = nn.Module()
+    wrapped.forward = watched
+    whole = search(wrapped, x, y, threat, losses.margin, **options)
+    assert 5 < whole.stopped.sum() < 48
+    for at_once in (1, 16, 20):
+        seen.clear()
+        found = search(wrapped, x, y, threat, losses.margin, at_once=at_once, **options)
+        assert all(torch.equal(getattr(found, f), getattr(whole, f)) for f in vars(whole))
+        assert max(seen) == at_once
+        assert sum(n < 14 for n in seen[:-9]) == 0 or at_once == 1  # room is filled before all have left

@@ -9,6 +9,7 @@ from torch import nn
 
 from art_classwise import AutoAttack, ClassWiseAttack, InputError, as_classifier
 from art_classwise.attacks import ladder, target_order
+from art_classwise.attacks._apgd import APGD
 from art_classwise.attacks.target_order import malt_order
 from art_classwise.audit.provenance import fingerprint, parameters
 
@@ -123,20 +124,17 @@ def test_autoattacks_targeted_members_try_its_targets(uneven, images, member, no
     assert (found["malt"] != found["logits"]).sum() <= 3
 
 
-def test_the_first_target_of_apgd_is_malts(uneven, images, monkeypatch):
-    from art_classwise.attacks._autoattack_members import OrderedAPGD
-
+@pytest.mark.parametrize("micro_batch_size", [None, 5])
+def test_the_first_target_of_apgd_is_malts(uneven, images, monkeypatch, micro_batch_size):
     classifier = as_classifier(uneven, (3, 6, 6), 4, device="cpu")
     y = classifier.predict(images).argmax(1)
     tried = []
-    run = OrderedAPGD.attack_single_run
-
-    def noted(self, x, *args, **options):
-        tried.append(self.y_target.tolist())
-        return run(self, x, *args, **options)
-
-    monkeypatch.setattr(OrderedAPGD, "attack_single_run", noted)
-    AutoAttack(classifier, eps=1e-4, attacks="apgd-t", n_iter=3, target_order="malt", verbose=False).generate(images, y)
+    run = APGD._run
+    monkeypatch.setattr(
+        APGD, "_run", lambda self, x, y, target: tried.append(target.tolist()) or run(self, x, y, target)
+    )
+    options = {"n_iter": 3, "target_order": "malt", "micro_batch_size": micro_batch_size, "verbose": False}
+    AutoAttack(classifier, eps=1e-4, attacks="apgd-t", **options).generate(images, y)
     expected = literally(uneven, torch.from_numpy(images), torch.from_numpy(y), "Linf")
     np.testing.assert_array_equal(np.array(tried).T, expected)
 

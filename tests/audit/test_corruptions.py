@@ -157,7 +157,7 @@ def test_images_of_another_folder_are_another_attack(data, folder, tmp_path):
     pixels = np.load(other / "fog.npy")
     pixels[0, 0, 0, 0] ^= 1
     np.save(other / "fog.npy", pixels)
-    with pytest.raises(InputError, match=r"the attack 'fog:1''s.digest was"):
+    with pytest.raises(InputError, match=r"of the attack 'fog:1', digest was"):
         audited(data, other, "fog:1", store=tmp_path / "store")
 
 

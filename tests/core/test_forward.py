@@ -8,7 +8,14 @@ import torch
 from torch import nn
 
 import art_classwise as acw
-from art_classwise._core.forward import MicroBatches, computing_at_most, is_out_of_memory, usual_batch_size
+from art_classwise._core.forward import (
+    MicroBatches,
+    computing_at_most,
+    counted,
+    in_passes,
+    is_out_of_memory,
+    usual_batch_size,
+)
 
 
 def logits_and_gradients(module, x):
@@ -50,18 +57,19 @@ def test_a_bound_changes_nothing_but_memory(network, most):
     assert len(seen) == -(-50 // most)  # without gradients each pass is computed once
 
 
-def test_a_pass_holds_no_more_than_its_activations(network):
-    """Two backward passes through one graph, as FAB asks for, are computed anew as often."""
-    network.requires_grad_(False)
-    x = torch.rand(20, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-    gradients = []
-    for most in (None, 6):
-        leaf = x.clone().requires_grad_()
-        logits = MicroBatches(network, most)(leaf)
-        gradients.append(
-            [torch.autograd.grad(logits[:, k].sum(), leaf, retain_graph=True)[0] for k in range(logits.shape[1])]
-        )
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+def test_parts_are_computed_one_after_another_and_once():
+    rows, other, sizes = torch.arange(7.0), torch.arange(14.0).view(7, 2), []
+
+    def compute(a, b):
+        sizes.append((len(a), len(b)))
+        return a[:, None] * b, a + 1
+
+    for most, expected in ((None, [7]), (7, [7]), (3, [3, 3, 1])):
+        sizes.clear()
+        product, more = in_passes(compute, most, rows, other)
+        assert sizes == [(n, n) for n in expected]
+        assert torch.equal(product, rows[:, None] * other)
+        assert torch.equal(more, rows + 1)
 
 
 def test_what_is_no_tensor_of_logits_is_passed_on():
@@ -115,13 +123,20 @@ def test_what_says_that_memory_is_out(error, is_it):
     assert is_out_of_memory(error) is is_it
 
 
-@pytest.mark.parametrize("member", ["apgd-ce", "apgd-t", "fab-t", "fab", "square"])
-def test_autoattack_finds_the_same_in_small_passes(classifier, images, own, member):
-    found = [
-        acw.AutoAttack(
-            classifier, eps=0.05, attacks=member, n_iter=6, n_queries=20, micro_batch_size=most, verbose=False
-        ).generate(images, own)
-        for most in (None, 3)
-    ]
+@pytest.mark.parametrize(
+    ("member", "norm"), [(m, np.inf) for m in ("apgd-ce", "apgd-t", "fab-t", "fab", "square")] + [("fab", 1)]
+)
+def test_autoattack_finds_the_same_in_small_passes(classifier, images, own, asked, member, norm):
+    """And asks for nothing twice: as often for each example, at most so many at once."""
+    eps, found, passes = 0.05 if norm == np.inf else 2.0, [], []
+    for most in (None, 3):
+        options = {"attacks": member, "n_iter": 6, "n_queries": 20, "micro_batch_size": most, "verbose": False}
+        asked.clear()
+        with counted(classifier) as counts:
+            found.append(acw.AutoAttack(classifier, norm, eps, **options).generate(images, own))
+        passes.append((sum(asked), counts.backwards > 0))
     np.testing.assert_array_equal(*found)
     assert (found[0] != images).any()
+    assert passes[0] == passes[1]
+    if member != "square":
+        assert max(asked) <= 16

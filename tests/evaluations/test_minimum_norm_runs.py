@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -44,3 +46,21 @@ def test_rows_replace_those_of_their_name(evaluation, two_classes, tmp_path):
     script.write_beside([{**row, "network": "other"}], {"command": "third"}, tmp_path / "t.csv", script.KEYS)
     table = pd.read_csv(tmp_path / "t.csv")
     assert table[["network", "steps", "command"]].values.tolist() == [["net", 40, "second"], ["other", 30, "third"]]
+
+
+def test_what_the_fast_ladder_misses_is_measured_once(evaluation, two_classes, tmp_path, monkeypatch):
+    classifier, x, y, exact = two_classes
+    script = evaluation("fast_ladder")
+    eps = float(np.median(exact))
+    monkeypatch.setattr(script, "ATTACKS", ("margin-20", "fast"))
+    data = acw.Dataset(x, y, ("a", "b"))
+    row = script.measured("net", classifier, data, f"Linf:{eps}", tmp_path)
+    assert (row["right"], row["broken_reference"], row["missed"], row["only_fast"]) == (12, 6, 0, 0)
+    assert row["robust_fast"] == 0.5
+    (kept,) = tmp_path.glob("*-fast.json")
+    stored = json.loads(kept.read_text())
+    stored[0]["seconds"] += 1000  # what is kept isn't measured again, unless the attacks are others
+    kept.write_text(json.dumps(stored))
+    again = script.measured("net", classifier, data, f"Linf:{eps}", tmp_path)
+    assert again["seconds_fast"] == pytest.approx(row["seconds_fast"] + 1000)
+    assert script.measured("net", classifier, data, f"Linf:{eps / 2}", tmp_path)["seconds_fast"] < 1000

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from results import make_result
 
+from art_classwise.attacks import ladder
 from art_classwise.audit import AuditResult
+from art_classwise.errors import InputError
 from art_classwise.metrics import class_groups
 from art_classwise.report import print_tables, render
 from art_classwise.report.data import comparisons, pairs, report_data
+from art_classwise.report.limits import limits
 
 CLASSES = ["ant", "bee", "cow", "doe"]
 
@@ -85,6 +88,25 @@ def test_only_models_without_a_strong_attack_have_upper_bounds(attacked, said, m
     monkeypatch.setattr(AuditResult, "strongly_attacked", attacked)
     made = make_result(CLASSES, models=("one", "two", "three"))
     assert report_data(made).bound == said
+
+
+def test_a_quick_estimate_is_called_so_and_is_no_autoattack(capsys):
+    made = make_result(CLASSES, models=("one",), attacks=tuple(ladder("fast", "Linf:0.1")))
+    data = report_data(made)
+    assert data.bound.startswith(
+        "A quick estimate, an upper bound of robust accuracy: the ladder fast isn't AutoAttack"
+    )
+    print_tables(made)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "one: quick estimate of accuracy in % at Linf:0.1" in shown
+    assert data.bound in shown
+    assert data.bound in limits(data, data.models[0])
+    page = render(made).replace("&#39;", "'")
+    assert "<title>Quick estimate of robustness by class" in page
+    assert data.bound in page
+    assert made.strongly_attacked == ()
+    with pytest.raises(InputError, match="autoattack"):
+        made.check("overall@autoattack >= 0.01")
 
 
 def test_models_with_other_examples_are_left_out_of_the_comparison():

@@ -137,7 +137,7 @@ ATTACKS: dict[str, Scenario] = {
     "apgd-t": member(attacks="apgd-t", n_iter=4),
     "fab": member(2, attacks="fab", n_iter=4),
     "fab-t": member(attacks="fab-t", n_iter=4),
-    "square": member(attacks="square", n_queries=10),
+    "square": member(attacks="square", n_queries=40),
     "square L2": member(2, attacks="square", n_queries=10),
 }
 
