@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -43,12 +44,14 @@ class ExampleUniform:
     def __init__(self, seed: int, restart: int, ids: Tensor) -> None:
         self.seed, self.ids = seed, ids
         self._calls = 0
-        self._keys = []
+        low, high = ids & _MASK, ids >> 32 & _MASK
+        begun = []
         for salt in (0x243F6A88, 0x85A308D3):  # two keys of 32 bits: any two examples differ in one at least
-            key = torch.full_like(ids, salt)
-            for word in (seed & _MASK, seed >> 32, restart, ids & _MASK, ids >> 32 & _MASK):
+            key = salt
+            for word in (seed & _MASK, seed >> 32, restart):  # the same for all examples, so the host mixes them
                 key = _mix(key * 0x9E3779B1 + word)
-            self._keys.append(key)
+            begun.append(low + (key * 0x9E3779B1 & _MASK))
+        self._keys = _mix(_mix(torch.stack(begun)) * 0x9E3779B1 + high)
 
     def __call__(self, *shape: int) -> Tensor:
         """Return float32 in (0, 1) of a shape whose first side is n: other numbers at each call."""
@@ -58,12 +61,15 @@ class ExampleUniform:
         for side in shape[1:]:
             size *= side
         position = torch.arange(size, device=first.device).view(1, *shape[1:])
-        hashed = _mix(_mix(position * 0x9E3779B1 + first) ^ _mix(second + self._calls))
+        hashed: Tensor = _mix(_mix(position * 0x9E3779B1 + first) ^ _mix(second + self._calls))
         self._calls += 1
         return ((hashed >> 9).to(torch.float32) + 0.5) * 2**-23  # with 24 bits the largest would round to 1
 
 
-def _mix(value: Tensor) -> Tensor:
+_Int = TypeVar("_Int", int, Tensor)
+
+
+def _mix(value: _Int) -> _Int:
     """Scatter the low 32 bits of each int64 over 32 bits; the product wraps, which its low bits don't see."""
     value = value & _MASK
     value = (value ^ value >> 16) * 0x85EBCA6B & _MASK
