@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaln, xlog1py, xlogy
+from scipy.special import bdtrc, gammaln, xlog1py, xlogy
 
 __all__ = ["dealt_statistics", "hypergeometric", "pearson"]
 
@@ -12,6 +12,7 @@ Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 _WORTHWHILE = 24  # classes that a round takes: fewer are dealt to one by one
+_IMPOSSIBLE = 1e-20
 
 
 def pearson(k: Counts, n: Counts, share: float) -> Floats:
@@ -55,7 +56,7 @@ def dealt_statistics(n: Counts, right: int, repeats: int, rng: np.random.Generat
             q = left[waiting] / now
             dealt, squares = np.zeros(len(waiting), np.int64), np.zeros(len(waiting))
             for m, classes in zip(size[taken > 0], taken[taken > 0], strict=True):
-                k = np.arange(m + 1)
+                k = _possible(int(m), float(q.max()))
                 alike = bool(np.all(q == q[0]))
                 chance = np.exp(_log_binomial(k, m, q[0] if alike else q[:, None]))
                 times = rng.multinomial(classes, chance / chance.sum(-1, keepdims=True), len(waiting))
@@ -82,8 +83,14 @@ def dealt_statistics(n: Counts, right: int, repeats: int, rng: np.random.Generat
 def _taken(size: Counts, number: Counts, share: float) -> Counts:
     """Return how many classes of each size a round takes: seven eighths, where they outnumber the counts they get."""
     taken = 7 * number // 8
-    likely = np.minimum(size + 1, 8 * (1 + size * share))
+    likely = np.minimum(size + 1, 3 + size * share + 3 * np.sqrt(size * share))
     return np.where(taken > 2 * likely, taken, 0)
+
+
+def _possible(n: int, p: float) -> Counts:
+    """Return the numbers of successes in n trials that float64 tells from impossible."""
+    k = np.arange(n + 1)
+    return k[: 2 + int(np.count_nonzero(bdtrc(k, n, p) > _IMPOSSIBLE))]
 
 
 def _log_binomial(k: npt.NDArray[np.number], n: int, p: Floats) -> Floats:

@@ -10,7 +10,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +33,7 @@ TABLES = ("memory", "disk")
 
 
 IMAGES = {"tiny": 40, "quick": 500, "long": 2_000, "full": 50_000}
-MODELS = {"tiny": 1, "quick": 1, "long": 2, "full": 30}
+MODELS = {"tiny": 1, "quick": 1, "long": 5, "full": 30}
 
 
 def measure(arguments: argparse.Namespace, only: str) -> pd.DataFrame:
@@ -49,12 +50,13 @@ def measure_disk(n_models: int, n_attacks: int = 8, n_examples: int = 50_000, n_
         n_models: How many models.
         n_attacks: How many attacks.
         n_examples: Examples per model and attack.
-        n_classes: How many classes. Labels come sorted; predictions and margins are random.
+        n_classes: How many classes, of as many examples each. Labels come sorted; predictions and margins are random.
 
     Returns:
-        One row: ``disk MB``, whole blocks of 4,096 bytes counted, ``bytes per row``, and the seconds it took to write
-        the shards, to list their digests, to verify them (digests and rows; there is no page), to read the table, and
-        to derive ``summary()`` and ``worst_case()`` from it; and what :func:`query` found, if DuckDB is there.
+        One row: ``disk MB``, whole blocks of 4,096 bytes counted, ``bytes per row``, and the seconds it took to make
+        and write the shards, to list their digests, to verify them (digests and rows; there is no page), to read the
+        table, and to derive ``summary()``, ``worst_case()`` and the page from it, each also as the process's own CPU
+        seconds, which other work on the machine doesn't lengthen; and what :func:`query` found, if DuckDB is there.
     """
     rng = np.random.default_rng(0)
     attacks = {f"attack{i}": described(f"attack{i}", {"number": i}) for i in range(n_attacks)}
@@ -73,35 +75,44 @@ def measure_disk(n_models: int, n_attacks: int = 8, n_examples: int = 50_000, n_
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
         store.join(manifest)
-        began = time.perf_counter()
-        for key in models.values():
-            for shard in range(manifest.n_shards):
-                example = np.arange(512 * shard, min(512 * (shard + 1), n_examples))
-                clean = _made_up(rng, example, n_classes).assign(perturbation=0.0, zero_gradient=False)
-                store.write(Unit(key, None, shard), clean)
-                for attack in attacks.values():
-                    size = np.where(rng.random(len(clean)) < 0.3, 0, 4 / 255 + 1e-8 * rng.normal(size=len(clean)))
-                    under = _made_up(rng, example, n_classes).assign(perturbation=size, zero_gradient=size == 0)
-                    store.write(Unit(key, attack.fingerprint, shard), under)
-        times = {"seconds to write": time.perf_counter() - began}
+        times: dict[str, float] = {}
+        with _timed(times, "to write"):
+            for key in models.values():
+                for shard in range(manifest.n_shards):
+                    example = np.arange(512 * shard, min(512 * (shard + 1), n_examples))
+                    clean = _made_up(rng, example, n_examples, n_classes).assign(perturbation=0.0, zero_gradient=False)
+                    store.write(Unit(key, None, shard), clean)
+                    for attack in attacks.values():
+                        size = np.where(rng.random(len(clean)) < 0.3, 0, 4 / 255 + 1e-8 * rng.normal(size=len(clean)))
+                        under = _made_up(rng, example, n_examples, n_classes).assign(
+                            perturbation=size, zero_gradient=size == 0
+                        )
+                        store.write(Unit(key, attack.fingerprint, shard), under)
         blocks = sum(-(-path.stat().st_size // 4096) for path in Path(folder).rglob("*.parquet"))
-        began = time.perf_counter()
-        store.seal()
-        times["seconds to seal"] = time.perf_counter() - began
-        began = time.perf_counter()
-        acw.verify(folder)
-        times["seconds to verify"] = time.perf_counter() - began
-        began = time.perf_counter()
-        result = acw.read_audit(folder)
-        times["seconds to read"] = time.perf_counter() - began
+        with _timed(times, "to seal"):
+            store.seal()
+        with _timed(times, "to verify"):
+            acw.verify(folder)
+        with _timed(times, "to read"):
+            result = acw.read_audit(folder)
         asked = apart(__file__, "query", folder=folder)
-    for name, derive in (("summary", result.summary), ("worst case", result.worst_case)):
-        began = time.perf_counter()
-        derive()
-        times[f"seconds for {name}"] = time.perf_counter() - began
+        with _timed(times, "for summary"):
+            result.summary()
+        with _timed(times, "for worst case"):
+            result.worst_case()
+        with _timed(times, "for the page"):
+            result.to_html(Path(folder) / "report.html")
     rows = n_models * n_attacks * n_examples
     sizes = {"models": n_models, "attacks": n_attacks, "n": n_examples, "rows": rows, "disk MB": blocks * 4096 / 1e6}
     return pd.DataFrame([{**sizes, "bytes per row": blocks * 4096 / rows, **times, **(asked or {})}])
+
+
+@contextmanager
+def _timed(times: dict[str, float], what: str) -> Iterator[None]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield
+    times[f"seconds {what}"] = time.perf_counter() - wall
+    times[f"CPU seconds {what}"] = time.process_time() - cpu
 
 
 def query(folder: str) -> dict[str, float]:
@@ -134,8 +145,8 @@ def query(folder: str) -> dict[str, float]:
     }
 
 
-def _made_up(rng: np.random.Generator, example: np.ndarray, n_classes: int) -> pd.DataFrame:
-    label = example * n_classes // (example[-1] + n_classes)
+def _made_up(rng: np.random.Generator, example: np.ndarray, n_examples: int, n_classes: int) -> pd.DataFrame:
+    label = example * n_classes // n_examples
     prediction = np.where(rng.random(len(example)) < 0.5, label, rng.integers(0, n_classes, len(example)))
     columns = {"example": example, "label": label, "prediction": prediction}
     costs = {"forwards": 20.0, "backwards": 10.0, "seconds": float(rng.random())}

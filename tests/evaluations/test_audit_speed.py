@@ -283,7 +283,7 @@ def test_sizes_of_the_command_line(audit_speed, audit_size, monkeypatch):
     assert (full[1][0].network, full[1][0].n_examples) == ("mine.pt", 10_000)
     assert full[2:] == (("pgd-20", "autoattack"), ("pyautoattack", "audit, worst case"), 1)
     assert (scaling[1].n_examples, scaling[3]) == (10_000, (1, 4))
-    assert sizes == [("measure_memory", 2_000), ("measure_disk", 2), ("measure_memory", 50_000), ("measure_disk", 30)]
+    assert sizes == [("measure_memory", 2_000), ("measure_disk", 5), ("measure_memory", 50_000), ("measure_disk", 30)]
     for only in ("audit", "scaling"):
         with pytest.raises(SystemExit, match=f"--only {only} needs --root with cifar10_test.npz and --checkpoints"):
             audit_speed.measure(asked(), only)
