@@ -56,6 +56,8 @@ def test_the_name_is_the_attack(classifier):
         (2, None, 100, 9),
         (2, None, 7, 9),
     ]
+    nearest = [make(classifier) for make in ladder(["fmn-malt", "fmn-7-malt"], "L2:0.5").values()]
+    assert [(one.targets, one.max_iter) for one in nearest] == [(1, 100), (1, 7)]
     for name in ("fmn-0", "fmn-", "fmn-5x2", "fnm"):
         with pytest.raises(InputError, match=f"Unknown attack '{name}'"):
             ladder(name, "L2:0.5")
