@@ -170,7 +170,16 @@ class ThreatModel:
             return flat.abs().amax(1)
         return flat.abs().sum(1) if self.norm == "L1" else torch.linalg.vector_norm(flat, dim=1)
 
-    def project(self, x_adv: Tensor, x: Tensor, low: Tensor, high: Tensor, eps: Tensor | None = None) -> Tensor:
+    def project(
+        self,
+        x_adv: Tensor,
+        x: Tensor,
+        low: Tensor,
+        high: Tensor,
+        eps: Tensor | None = None,
+        *,
+        out: Tensor | None = None,
+    ) -> Tensor:
         """Bring ``x_adv`` into the box [low, high] and the ball around ``x``.
 
         For Linf and L1 this is the projection onto their intersection, the nearest point of it. For L2 the
@@ -183,6 +192,7 @@ class ThreatModel:
             low: Lower bound of the box, broadcastable to ``x``.
             high: Upper bound of the box, broadcastable to ``x``.
             eps: Radii in place of the threat model's: (n, 1, ..., 1); for Linf of any shape that broadcasts to ``x``.
+            out: Where to write the result, perhaps ``x_adv`` itself; for Linf and L2.
 
         Returns:
             (n, ...) points inside both.
@@ -192,12 +202,13 @@ class ThreatModel:
             return (x + _project_l1(x_adv - x, low - x, high - x, radius.expand(len(x)))).clamp_(low, high)
         if not self.is_ball:
             return x_adv.clamp(low, high)
-        delta = torch.clamp(x_adv, low, high) - x
+        delta = torch.sub(torch.clamp(x_adv, low, high, out=out), x, out=out)
         if self.norm == "Linf":
             delta = delta.clamp_(-self.eps, self.eps) if eps is None else delta.clamp_(-eps, eps)
-            return (x + delta).clamp_(low, high)  # again: the sum may miss the box by a rounding
+            return torch.add(x, delta, out=out).clamp_(low, high)  # again: the sum may miss the box by a rounding
         size = per_example(self.size(delta), x).clamp_min(torch.finfo(x.dtype).tiny)
-        return (x + delta.mul_(((self.eps if eps is None else eps) / size).clamp_max(1))).clamp_(low, high)
+        delta = delta.mul_(((self.eps if eps is None else eps) / size).clamp_max(1))
+        return torch.add(x, delta, out=out).clamp_(low, high)
 
     def bounds(self, x: Tensor, low: Tensor, high: Tensor, eps: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return where ball and box around ``x`` end, for Linf: (n, ...) lower and upper bounds.
@@ -211,10 +222,19 @@ class ThreatModel:
             high: Likewise.
             eps: Likewise.
         """
-        lower, upper = (self.project(side.expand_as(x), x, low, high, eps) for side in (low, high))
+        lower, upper = torch.empty_like(x), torch.empty_like(x)
+        for side, bound in ((low, lower), (high, upper)):
+            self.project(side.expand_as(x), x, low, high, eps, out=bound)
         return lower, upper
 
-    def steepest(self, gradient: Tensor, coordinates: Tensor | None = None) -> Tensor:
+    def steepest(
+        self,
+        gradient: Tensor,
+        coordinates: Tensor | None = None,
+        *,
+        largest: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
         """Return the direction of unit norm along which to step.
 
         Linf: the sign; L2: g / ||g||: there the loss rises most. For L1 that would be the one largest coordinate,
@@ -224,9 +244,11 @@ class ThreatModel:
         Args:
             gradient: (n, ...).
             coordinates: For L1: (n,) int64, how many coordinates of each example a step changes; 1 % if absent.
+            largest: (n,) the largest size of each gradient's entries, if it is known.
+            out: Where to write the result; not for L1.
         """
         if self.norm == "Linf":
-            return gradient.sign()
+            return torch.sign(gradient, out=out)
         if self.norm == "L1":
             flat = gradient.flatten(1)
             d = flat.shape[1]
@@ -240,9 +262,10 @@ class ThreatModel:
             chosen = flat.sign().mul_(torch.ge(size, threshold, out=size))  # on a CPU, as floats: bool takes longer
             return chosen.div_(chosen.abs().sum(1, keepdim=True).clamp_min(1)).view_as(gradient)
         # Scaled by the largest entry first: squares of gradients below 1e-23 vanish in float32.
-        scaled = gradient / per_example(gradient.flatten(1).abs().amax(1), gradient).clamp_min(
-            torch.finfo(gradient.dtype).tiny
-        )
+        if largest is None:
+            largest = torch.abs(gradient, out=out).flatten(1).amax(1)
+        least = torch.finfo(gradient.dtype).tiny
+        scaled = torch.div(gradient, per_example(largest, gradient).clamp_min(least), out=out)
         return scaled.div_(per_example(self.size(scaled), gradient).clamp_min(0.5))
 
     def random_start(self, x: Tensor, uniform: Uniform | None = None, eps: Tensor | None = None) -> Tensor:
@@ -263,7 +286,9 @@ class ThreatModel:
         direction: Tensor = (
             torch.special.ndtri(u) if self.norm == "L2" else (u - 0.5).sign() * (1 - (2 * u - 1).abs()).log()
         )
-        distance = per_example(draw(len(x)) ** (1 / x[0].numel()) / self.size(direction), x)
+        # In float64: a CPU's float32 power depends in its last digit on the place in the batch.
+        share = (draw(len(x)).double() ** (1 / x[0].numel())).to(u.dtype)
+        distance = per_example(share / self.size(direction), x)
         return x + direction * (radius * distance)
 
 

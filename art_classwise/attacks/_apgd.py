@@ -49,7 +49,7 @@ class APGD:
 
     From the same random numbers it goes through the points that pyautoattack's goes through, and breaks the same
     examples. There, every example takes all steps; here, examples leave once they are broken. Who may leave is asked at
-    checkpoints, where step sizes are halved, and after 1, 2, 4, ... steps: else, nothing waits for a GPU.
+    checkpoints, where step sizes are halved, and after 1, 2, 4, ... steps; between, the host doesn't wait for a GPU.
 
     Attributes:
         module: Maps images (n, C, H, W) in [0, 1] to logits (n, K).
@@ -62,8 +62,6 @@ class APGD:
         order: Returns the targets; the classes with the largest logits come first, if absent.
         seed: Of the random starts.
         micro_batch_size: Examples whose gradients are computed at once; None for all.
-        confirm: Where the module is a copy of a network: returns whether points are misclassified indeed (m,), of
-            labels (m,). Those that aren't go on.
     """
 
     module: Callable[[Tensor], Tensor]
@@ -76,7 +74,6 @@ class APGD:
     order: Order | None = None
     seed: int = 0
     micro_batch_size: int | None = None
-    confirm: Callable[[Tensor, Tensor], Tensor] | None = None
 
     @torch.no_grad()
     def perturb(self, x: Tensor, y: Tensor) -> Tensor:
@@ -154,7 +151,7 @@ class APGD:
             examples.note(step, *self._ask(examples, slope=step < n_iter))
             asked = step & (step - 1) == 0 or step in (checkpoint, n_iter)
             if leave and asked:
-                gone = self._gone(examples, last=step == n_iter)
+                gone = examples.broken
                 (stay,) = (~gone).nonzero(as_tuple=True)  # the host waits
                 if len(stay) < len(gone):
                     broken[examples.rows[gone]], found[examples.rows[gone]] = True, examples.found[gone]
@@ -173,16 +170,6 @@ class APGD:
             moved = step_of(examples, eps, _MOMENTUM if step > 0 else 0.0)
             examples.before, examples.point = examples.point, moved
         return broken, found, examples.best
-
-    def _gone(self, examples: _Examples, *, last: bool) -> Tensor:
-        """Return who leaves: who is broken, and confirmed to be; after the last step, also who isn't confirmed."""
-        if self.confirm is None or last:
-            return examples.broken
-        (claimed,) = examples.broken.nonzero(as_tuple=True)  # the host waits
-        gone = torch.zeros_like(examples.broken)
-        if len(claimed) > 0:
-            gone[claimed] = self.confirm(examples.found[claimed], examples.y[claimed])
-        return gone
 
     def _ask(self, examples: _Examples, *, slope: bool) -> tuple[Tensor, ...]:
         """Return who is misclassified, their losses (n,), and, if asked for, the gradients at their points."""

@@ -45,10 +45,6 @@ class Unit(nn.Module):
         logits = self.module(torch.add(self.low, x.reshape(len(x), *self.input_shape), alpha=self.width))
         return art_interface.check_logits(logits, len(x), self.n_classes).clone()  # Square writes into what it gets
 
-    def misclassifies(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return whether images x, as members see them, are taken for other classes than y, exactly (m,)."""
-        return art_interface.exact_logits(self, x, self.n_classes).argmax(1) != y
-
     def verdict(self, x: Tensor, rows: npt.NDArray[np.intp]) -> Tensor:
         """Return what the module takes images x of these rows for, in the classifier's own units, exactly (m,)."""
         logits = art_interface.exact_logits(self.module, x, self.n_classes)

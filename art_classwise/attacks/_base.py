@@ -176,11 +176,12 @@ class TensorAttack(Parameters):
         if len(ids) != len(images):
             raise InputError(f"example_ids must have one number per example: {len(images)}, not {len(ids)}.")
         low, high = art_interface.clip_bounds(estimator, device)
-        exact = fast = MicroBatches(art_interface.logits_module(estimator))
+        exact = fast = MicroBatches(art_interface.logits_module(estimator), self.batch_size)
         if search:
             most = min(len(images), self.batch_size)
             model = fast_network(estimator, images, self.precision, compile=self.compile, most=most)
-            fast = exact if model is estimator.model else MicroBatches(art_interface.logits_module(estimator, model))
+            if model is not estimator.model:
+                fast = MicroBatches(art_interface.logits_module(estimator, model), self.batch_size)
         return Problem(
             exact=WithoutClasses(exact, excluded, device) if excluded else exact,
             fast=WithoutClasses(fast, excluded, device) if excluded else fast,
@@ -286,7 +287,7 @@ class SearchAttack(TensorAttack):
 
         Args:
             problem: What the attack is about.
-            rows: (m,) of its images, perhaps one several times.
+            rows: (m,) of its images, perhaps one several times; more than a batch only with ``early_stop``.
             x: (m, ...) these images.
             y: (m,) labels, which budgets by class refer to.
             compared: (m, ...) what the loss compares logits with.
@@ -298,10 +299,7 @@ class SearchAttack(TensorAttack):
         """
         eps, step = self._lengths(problem, rows, x, y)
         mask = None if problem.mask is None else problem.on_device(rows, problem.mask)
-        start = None
-        if self.num_random_init:
-            uniform = ExampleUniform(self.seed, restart, problem.on_device(rows, problem.ids))
-            start = self.threat.random_start(x, uniform, eps if isinstance(eps, Tensor) else None)
+        start = self._random_starts(problem, rows, x, eps, restart) if self.num_random_init else None
 
         def run(module: nn.Module, these: Tensor, start: Tensor | None) -> SearchResult:
             return search(
@@ -322,14 +320,17 @@ class SearchAttack(TensorAttack):
                 early_stop=early_stop,
                 observe=self._observer(problem, rows, y, these, restart),
                 n_excluded=problem.n_excluded,
+                at_once=self.batch_size,
             )
 
         everyone = torch.arange(len(x), device=x.device)
         result = run(problem.fast, everyone, start)
-        check_finite(result.no_logits, problem.ids[rows])
-        x_adv, zero = result.x_adv, result.zero_gradient
-        logits = self._exact(problem, rows, x_adv, everyone) if judge else None
+        x_adv, zero, no_logits = result.x_adv, result.zero_gradient, result.no_logits
+        logits = problem.logits(x_adv) if judge else None
+        if logits is not None:
+            no_logits = no_logits | not_finite(logits, problem.n_excluded)
         if early_stop:
+            check_finite(no_logits, problem.ids[rows])
             (claimed,) = result.stopped.nonzero(as_tuple=True)  # the host waits, once
             judged = self._exact(problem, rows, x_adv, claimed) if logits is None else logits[claimed]
             denied = claimed[~solved(judged, claimed)]
@@ -340,10 +341,21 @@ class SearchAttack(TensorAttack):
                 zero[denied] |= again.zero_gradient
                 if logits is not None:
                     logits[denied] = self._exact(problem, rows, x_adv, denied)
-        return Candidates(x_adv, zero, logits)
+        return Candidates(x_adv, zero, logits, None if early_stop else no_logits)
+
+    def _random_starts(
+        self, problem: Problem, rows: npt.NDArray[np.intp], x: Tensor, eps: float | Tensor, restart: int
+    ) -> Tensor:
+        starts = []
+        for begin in range(0, len(x), self.batch_size):  # hashing takes many times the memory of what it makes
+            some = slice(begin, begin + self.batch_size)
+            uniform = ExampleUniform(self.seed, restart, problem.on_device(rows[some], problem.ids))
+            radii = eps[some] if isinstance(eps, Tensor) else None
+            starts.append(self.threat.random_start(x[some], uniform, radii))
+        return starts[0] if len(starts) == 1 else torch.cat(starts)
 
     def _budget(self, name: str, rows: npt.NDArray[np.intp], problem: Problem, y: Tensor) -> float | Tensor:
-        return budget_of_batch(name, getattr(self, name), rows, problem.images.shape, y)
+        return budget_of_batch(name, getattr(self, name), rows, problem.images.shape, y, problem.labels)
 
     def _lengths(
         self, problem: Problem, rows: npt.NDArray[np.intp], x: Tensor, y: Tensor

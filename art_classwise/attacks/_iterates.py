@@ -11,7 +11,7 @@ from torch import Tensor
 
 from art_classwise.threat import ThreatModel, per_example
 
-__all__ = ["Iterates", "Seen", "Steps", "is_degenerate", "not_finite"]
+__all__ = ["Buffers", "Iterates", "Seen", "Steps", "is_degenerate", "not_finite"]
 
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -117,38 +117,38 @@ class Steps:
             made.coordinates = _coordinates(threat, x, radius, *box)
         return made
 
-    def after(self, at: Iterates, gradient: Tensor, size: Tensor, largest: Tensor) -> Tensor:
+    def after(self, at: Iterates, gradient: Tensor, size: Tensor, largest: Tensor, out: Tensor | None) -> Tensor:
         """Return new points, one step along gradients (m, ...); what isn't finite of these is no way to go.
-
-        Nothing given is written into but ``size``: a network or an observer may hold the rest.
 
         Args:
             at: Where the examples are; their velocity is updated.
-            gradient: (m, ...).
-            size: Its absolute values, which belong to the caller.
+            gradient: (m, ...), which others may hold.
+            size: Its absolute values; they are written over.
             largest: (m,) the largest of each example's.
+            out: Where to write the points, unless they are L1's.
         """
-        length = self.length if at.length is None else at.length
+        length, known = self.length if at.length is None else at.length, True
         # A CPU is asked at no cost; to ask a GPU would take longer than to compute.
         if gradient.device.type != "cpu" or not math.isfinite(float(largest.sum())):
-            gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
+            gradient, known = gradient.nan_to_num(0.0, 0.0, 0.0), False
             size = size if at.velocity is None else gradient.abs()
         if at.velocity is not None:
             gradient = gradient / per_example(size.flatten(1).sum(1).clamp_min(_TINY), gradient)
-            gradient = at.velocity = at.velocity.mul_(self.momentum).add_(gradient)
+            gradient, known = at.velocity.mul_(self.momentum).add_(gradient), False
         if at.lower is not None:
-            direction = torch.sign(gradient, out=size)
+            direction = self.threat.steepest(gradient, out=size)
             if isinstance(length, Tensor):
-                moved = torch.addcmul(at.x_adv, direction, length)  # a product with 1 or -1 is exact
+                moved = torch.addcmul(at.x_adv, direction, length, out=out)  # a product with 1 or -1 is exact
             else:
-                moved = torch.add(at.x_adv, direction, alpha=length)
+                moved = torch.add(at.x_adv, direction, alpha=length, out=out)
             return moved.sub_(at.x).add_(at.x).clamp_(at.lower, at.upper)  # rounded as the sum of x and a change
         if at.changes is not None:
-            gradient = gradient * at.changes
+            gradient, known = gradient * at.changes, False
         if at.coordinates is not None:  # else the few of a step are spent where the box ends
             gradient = gradient * self._inward(at.x_adv, gradient)
-        change = self.threat.steepest(gradient, at.coordinates).mul_(length)
-        return self.threat.project(change.add_(at.x_adv), at.x, self.low, self.high, at.radius)
+        direction = self.threat.steepest(gradient, at.coordinates, largest=largest if known else None, out=size)
+        moved = torch.add(at.x_adv, direction.mul_(length), out=out)
+        return self.threat.project(moved, at.x, self.low, self.high, at.radius, out=moved)
 
     def _inward(self, x_adv: Tensor, gradient: Tensor) -> Tensor:
         """Return 0 where a step would leave the box, and 1 elsewhere: as floats, since bool takes a CPU longer."""
@@ -159,6 +159,23 @@ class Steps:
         torch.lt(x_adv, self.high, out=way)
         beside = torch.le(gradient, 0, out=torch.empty_like(x_adv))
         return inward.mul_(torch.maximum(way, beside, out=way))
+
+
+class Buffers:
+    """Memory that steps write into again and again.
+
+    For a CPU, to be given new pages by the system takes many times as long as to fill them.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+
+    def like(self, name: str, tensor: Tensor) -> Tensor:
+        """Return memory for a tensor such as this: the same as before under that name, if it fits."""
+        held = self._held.get(name)
+        if held is None or len(held) < len(tensor) or held.stride() != tensor.stride():
+            held = self._held[name] = torch.empty_like(tensor)
+        return held if len(held) == len(tensor) else held[: len(tensor)]
 
 
 class Seen:

@@ -30,6 +30,7 @@ __all__ = [
     "check_budget_shape",
     "check_finite",
     "largest_budget",
+    "to_host",
     "warn_of_zero_gradients",
 ]
 
@@ -48,14 +49,23 @@ def warn_of_zero_gradients(zero_gradient: npt.NDArray[np.bool_]) -> None:
         )
 
 
-def check_finite(no_logits: Tensor, ids: npt.NDArray[Any]) -> None:
+def to_host(points: Tensor, *flags: Tensor) -> tuple[npt.NDArray[Any], ...]:
+    """Return points (m, ...) and flags (m,) bool as arrays: by one copy, for which the host waits once."""
+    if points.device.type == "cpu":
+        return tuple(t.numpy() for t in (points, *flags))
+    together = torch.cat([points.flatten(1), torch.stack(flags, 1).to(points.dtype)], 1).cpu().numpy()
+    values, columns = np.split(together, [-len(flags)], axis=1)
+    return values.reshape(points.shape), *(columns.T != 0)
+
+
+def check_finite(no_logits: Tensor | npt.NDArray[np.bool_], ids: npt.NDArray[Any]) -> None:
     """Check that no example of these numbers (m,) was given logits that aren't finite (m,).
 
     Raises:
         InputError: One was; the first is named.
     """
-    if bool(no_logits.any()):  # the host waits, once per search
-        first = int(ids[no_logits.cpu().numpy()].min())
+    if bool(no_logits.any()):  # for a tensor the host waits
+        first = int(ids[no_logits.cpu().numpy() if isinstance(no_logits, Tensor) else no_logits].min())
         raise InputError(
             f"The model returns logits that are not finite, first for example {first}: "
             "look for a division or a logarithm in it that meets 0."
@@ -119,11 +129,13 @@ class Candidates:
         x_adv: (m, ...) points.
         zero_gradient: (m,) bool.
         logits: (m, C) exact logits of the points, if they were asked for.
+        no_logits: (m,) bool, where logits weren't finite, which the caller is to check; None where that is done.
     """
 
     x_adv: Tensor
     zero_gradient: Tensor
     logits: Tensor | None
+    no_logits: Tensor | None = None
 
 
 class WithoutClasses(nn.Module):
@@ -213,9 +225,22 @@ def check_budget_shape(name: str, budget: Budget, norm: Norm, shape: tuple[int, 
 
 
 def budget_of_batch(
-    name: str, budget: Budget, rows: npt.NDArray[np.intp], shape: tuple[int, ...], y: Tensor
+    name: str,
+    budget: Budget,
+    rows: npt.NDArray[np.intp],
+    shape: tuple[int, ...],
+    y: Tensor,
+    labels: npt.NDArray[np.int64] | None = None,
 ) -> float | Tensor:
     """Return a budget for rows of examples of a shape (n, ...) with labels y (m,).
+
+    Args:
+        name: Of the budget.
+        budget: What it is.
+        rows: (m,) of the examples.
+        shape: Of all examples.
+        y: Where they lie, the budget is to lie, too.
+        labels: (n,) of all examples, where they are known: a GPU needn't be asked for them.
 
     Returns:
         A number, or a tensor whose first side is m and that broadcasts to the examples (m, ...).
@@ -227,18 +252,14 @@ def budget_of_batch(
         return float(budget)
     ones = [1] * (len(shape) - 1)
     if isinstance(budget, Mapping):
-        size = max(int(y.max()), *budget) + 1  # the host waits, once per batch
-        table = torch.full((size,), math.nan, dtype=torch.float32)
-        for k, value in budget.items():
-            table[k] = value
-        values = table.to(y.device)[y]
-        missing = values.isnan()
-        if bool(missing.any()):
+        of = y.cpu().numpy() if labels is None else labels[rows]
+        if missing := [int(k) for k in np.unique(of) if int(k) not in budget]:
             raise InputError(
-                f"`{name}` has no number for class {int(y[missing][0])}: give one for each class, "
+                f"`{name}` has no number for class {missing[0]}: give one for each class, "
                 f"{name}={{0: 8 / 255, 1: 4 / 255, ...}}."
             )
-        return values.view(-1, *ones)
+        values = torch.tensor([budget[int(k)] for k in of], dtype=torch.float32)
+        return values.to(y.device).view(-1, *ones)
     array = _shaped(name, np.asarray(budget, dtype=np.float32), shape)
     array = array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
     part = array[rows] if len(array) == shape[0] else np.repeat(array, len(rows), axis=0)

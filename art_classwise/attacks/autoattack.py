@@ -221,7 +221,7 @@ class AutoAttack(Parameters):
             # Where nothing is rounded on purpose, nothing shall be: verdicts would deny it, and none would search on.
             exactly = name in _FULL_PRECISION or searched is exact
             with float32(x.device.type, tf32=tf32) if exactly else nullcontext():
-                adversarial = self._member(name, searched, exact).perturb(unit, y)
+                adversarial = self._member(name, searched).perturb(unit, y)
             # A member leaves x as it is unless it succeeds, or unless the network it searches is wrong there.
             moved = (adversarial != unit).flatten(1).any(1)
             claimed = moved | (searched(unit).argmax(1) != y)
@@ -264,7 +264,7 @@ class AutoAttack(Parameters):
     def _on_device(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.estimator.device)
 
-    def _member(self, name: str, module: Unit, exact: Unit) -> APGD | FABAttack_PT | SquareAttack:
+    def _member(self, name: str, module: Unit) -> APGD | FABAttack_PT | SquareAttack:
         """Return one of AutoAttack's attacks on a module over [0, 1], set as its standard version sets it."""
         norm, others = self.threat.norm, self.estimator.nb_classes - 1
         eps = float(self.eps) / module.width  # pyautoattack takes no NumPy numbers
@@ -288,7 +288,6 @@ class AutoAttack(Parameters):
                 order=order,
                 seed=self.seed,
                 micro_batch_size=self.micro_batch_size,
-                confirm=None if module is exact else exact.misclassifies,
             )
         shared: dict[str, Any] = {"norm": norm, "eps": eps, "seed": self.seed, "device": self.estimator.device}
         if name == "square":

@@ -52,14 +52,14 @@ _SEARCH = re.compile(
 _EXAMPLES = (
     *_LADDERS,
     *("fgsm", "pgd-20", "pgd-100x5", "margin-20", "dlr-20", "kl-20", "tpgd5-20", "transfer-pgd-20"),
-    *("targeted3-40", "fmn", "autoattack", *MEMBERS),
+    *("targeted3-40", "fmn", "fmn-malt", "autoattack", *MEMBERS),
     *("corruptions", *CORRUPTIONS),
 )
 _TARGETED = ("autoattack", "apgd-t", "fab-t")
 """AutoAttack and those of its members that try target classes in an order."""
 
 _TOWARDS = re.compile(r"targeted(?P<targets>[1-9]\d*)-(?P<steps>[1-9]\d*)")
-_MINIMUM_NORM = re.compile(r"fmn(-(?P<steps>[1-9]\d*))?")
+_MINIMUM_NORM = re.compile(r"fmn(-(?P<steps>[1-9]\d*))?(?P<nearest>-malt)?")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,8 @@ def ladder(
             - ``"targeted3-40"``: 40 steps on the margin from x towards each of the 3 classes that are first in MALT's
               order, :class:`art_classwise.ClassWiseAttack`;
             - ``"fmn"``: the Fast Minimum-Norm attack with 100 steps, ``"fmn-50"`` with 50: the smallest perturbation of
-              each example, of whatever size, so robust accuracy at every radius;
+              each example, of whatever size, so robust accuracy at every radius; ``"fmn-malt"``: also towards the class
+              that is first in MALT's order;
             - ``"autoattack"``, and its members ``"apgd-ce"``, ``"apgd-dlr"``, ``"apgd-t"``, ``"fab"``, ``"fab-t"``,
               ``"square"``; ``"autoattack-malt"``, ``"apgd-t-malt"`` and ``"fab-t-malt"`` try target classes in MALT's
               order;
@@ -226,6 +227,7 @@ def _factory(name: str, given: Any, budget: _Budget, surrogate: Any, shared: dic
         return partial(_autoattack, **ball, attacks=members, **order, **shared)
     if match := _MINIMUM_NORM.fullmatch(name):
         searched = {key: value for key, value in shared.items() if key != "seed"}  # it draws no random numbers
+        searched |= {"targets": 1} if match["nearest"] else {}
         return partial(MinimumNormAttack, norm=ball["norm"], max_iter=int(match["steps"] or 100), **searched)
     if match := _TOWARDS.fullmatch(name):
         return partial(_towards, **ball, targets=int(match["targets"]), max_iter=int(match["steps"]), **shared)

@@ -20,6 +20,7 @@ from art_classwise.attacks._base import TensorAttack, check_norm
 from art_classwise.attacks._problem import Problem, check_finite, warn_of_zero_gradients
 from art_classwise.attacks.fast_copy import Compile, Precision, check_compile, check_precision
 from art_classwise.attacks.search import input_gradient, is_degenerate, not_finite
+from art_classwise.attacks.target_order import malt_order
 from art_classwise.errors import InputError, check_flag
 from art_classwise.threat import ThreatModel, per_example
 
@@ -59,6 +60,9 @@ class MinimumNormAttack(TensorAttack):
         eps_step: L2 length of the first step in every norm, as a multiple of the range of a pixel, the paper's alpha;
             if absent, half the radius of the ball at each step. The last step is a hundredth of the first.
         gamma: By how much the radius changes at first, as a share of it; at last by 0.001.
+        targets: Also walk towards so many classes, those whose boundary is nearest to first order (MALT's order, see
+            :class:`art_classwise.ClassWiseAttack`), and keep the nearest point of all. Each costs as much as the attack
+            itself, which goes to the likeliest class; 0, as published, is none.
         batch_size: Examples attacked at once.
         precision: As for :class:`art_classwise.attacks.SearchAttack`; a distance is that of a point which the network
             itself misclassifies in float32.
@@ -88,10 +92,16 @@ class MinimumNormAttack(TensorAttack):
     targeted: bool = option(False, check_flag)
     eps_step: float | None = option(None, optional(positive()))
     gamma: float = option(0.05, number(0, 1, above=True, below=True))
+    targets: int = option(0, whole(0))
     batch_size: int = option(128, whole(1))
     precision: Precision = option("auto", check_precision)
     compile: Compile = option(False, check_compile)
     verbose: bool = option(True, check_flag)
+
+    @property
+    def redundant_params(self) -> frozenset[str]:
+        """See :class:`art_classwise.attacks._base.Parameters`."""
+        return frozenset({"targets"} if self.targets == 0 else ())
 
     def __post_init__(self, estimator: Any) -> None:
         self._start(estimator)
@@ -111,6 +121,13 @@ class MinimumNormAttack(TensorAttack):
     @property
     def _asked_radius(self) -> ThreatModel | None:
         return None if self.eps is None else self.threat
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        if self.targeted and self.targets:
+            raise InputError(
+                "`targets` is for attacks without a target: a targeted one walks towards the class that `y` names."
+            )
 
     def _width(self) -> float:
         """Return the range of a pixel; 1 where there are no ``clip_values``."""
@@ -179,7 +196,11 @@ class MinimumNormAttack(TensorAttack):
 
         def run(module: nn.Module, these: Tensor) -> _Best:
             held = None if mask is None else mask[these] == 0
-            return self._walk(module, problem, rows[these.cpu().numpy()], x[these], y[these], held)
+            of = (module, problem, rows[these.cpu().numpy()], x[these], y[these], held)
+            best = self._walk(*of)
+            for target in self._targets(problem, x[these], y[these]):
+                best.keep_nearer(self._walk(*of, target))
+            return best
 
         best = run(problem.fast, torch.arange(len(x), device=x.device))
         denied = self._denied(problem, rows, x, y, best)
@@ -192,6 +213,17 @@ class MinimumNormAttack(TensorAttack):
         lost = (~best.size.isfinite()).nonzero()[:, 0]
         best.x_adv[lost] = x[lost]
         return best
+
+    def _targets(self, problem: Problem, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        """Return the classes to walk towards, one (m,) after the other."""
+        k = min(self.targets, problem.n_classes - 1)
+        if k == 0:
+            return ()
+
+        def check(logits: Tensor) -> Tensor:
+            return check_logits(logits, len(x), problem.n_classes)
+
+        return malt_order(problem.exact, x, y, self.threat.norm, check)[:, :k].unbind(1)
 
     def _denied(self, problem: Problem, rows: npt.NDArray[np.intp], x: Tensor, y: Tensor, best: _Best) -> Tensor:
         """Return whose points the network itself denies, a little further away, too; move the others there."""
@@ -220,8 +252,12 @@ class MinimumNormAttack(TensorAttack):
         x: Tensor,
         y: Tensor,
         held: Tensor | None,
+        towards: Tensor | None = None,
     ) -> _Best:
-        """Run Algorithm 1 on a module from x (m, ...), whose entries ``held`` (m, ...) stay as they are."""
+        """Run Algorithm 1 on a module from x (m, ...), whose entries ``held`` (m, ...) stay as they are.
+
+        With ``towards`` (m,), it ascends the logits of these classes less that of the label, whatever class is reached.
+        """
         threat, low, high, width = self.threat, problem.low, problem.high, self._width()
         limit = _FAR if self.eps is None and self.estimator.clip_values is None else threat.eps
         dual = {"Linf": 1, "L2": 2, "L1": torch.inf}[threat.norm]
@@ -237,7 +273,10 @@ class MinimumNormAttack(TensorAttack):
                 with torch.enable_grad():
                     x_adv = x_adv.detach().requires_grad_()
                     logits = check_logits(module(x_adv), len(x), problem.n_classes)
-                    margin = sign * losses.margin(logits, y)
+                    if towards is None:
+                        margin = sign * losses.margin(logits, y)
+                    else:
+                        margin = (logits.gather(1, towards[:, None]) - logits.gather(1, y[:, None]))[:, 0]
                     gradient = input_gradient(margin.sum(), x_adv)
                 with torch.no_grad():
                     x_adv, margin = x_adv.detach(), margin.detach()
@@ -276,6 +315,12 @@ class _Best(NamedTuple):
     x_adv: Tensor
     size: Tensor
     zero_gradient: Tensor
+
+    def keep_nearer(self, others: _Best) -> None:
+        """Take the points of another walk where they are nearer."""
+        nearer = others.size < self.size
+        self.x_adv[nearer], self.size[nearer] = others.x_adv[nearer], others.size[nearer]
+        self.zero_gradient[:] |= others.zero_gradient
 
     def put(self, rows: Tensor, others: _Best) -> None:
         """Replace rows."""

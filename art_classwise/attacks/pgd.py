@@ -21,7 +21,7 @@ from art_classwise._core.progress import progress
 from art_classwise._core.random_numbers import ExampleUniform, derive
 from art_classwise._core.state import preserved
 from art_classwise.attacks._base import SearchAttack
-from art_classwise.attacks._problem import Problem, check_finite, warn_of_zero_gradients
+from art_classwise.attacks._problem import Candidates, Problem, check_finite, to_host, warn_of_zero_gradients
 from art_classwise.attacks.search import Solved, of_rows, search
 from art_classwise.errors import InputError, check_flag, unknown
 from art_classwise.threat import per_example
@@ -29,6 +29,7 @@ from art_classwise.threat import per_example
 __all__ = ["LOSSES", "PGD", "LossAttack", "TemperaturePGD"]
 
 _TINY = float(np.finfo(np.float32).tiny)
+_BATCHES_TOGETHER = 8  # whose images lie on the device together, where the few that withstand are to fill batches
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -50,6 +51,11 @@ class LossAttack(SearchAttack):
                 "Budgets by class refer to the true labels, which a targeted attack isn't given: "
                 "give an array with one number per example."
             )
+
+    @property
+    def _makes_room(self) -> bool:
+        """Whether examples that are done leave their place to others; a summary writer is told of batches."""
+        return self.early_stop and self.summary_writer is None
 
     @abc.abstractmethod
     def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -86,20 +92,26 @@ class LossAttack(SearchAttack):
             raise InputError("A targeted attack needs the target labels: generate(x, y).")
         found = np.empty_like(problem.images)
         self.zero_gradient = np.zeros(len(found), dtype=bool)
-        begins = range(0, len(found), self.batch_size)
+        together = self.batch_size * (_BATCHES_TOGETHER if self._makes_room else 1)
+        begins = range(0, len(found), together)
         with preserved(self.estimator.model):  # ART's summary writer changes its mode
             for begin in progress(begins, desc=type(self).__name__, leave=False, shown=self.verbose):
-                rows = np.arange(begin, min(begin + self.batch_size, len(found)))
+                rows = np.arange(begin, min(begin + together, len(found)))
                 batch = problem.on_device(rows)
-                x_adv, zero = self._attack(problem, rows, batch, problem.label(rows, batch))
-                found[rows], self.zero_gradient[rows] = x_adv.cpu().numpy(), zero.cpu().numpy()
+                candidates = self._attack(problem, rows, batch, problem.label(rows, batch))
+                flags = (candidates.zero_gradient, candidates.no_logits)
+                found[rows], self.zero_gradient[rows], *no_logits = to_host(
+                    candidates.x_adv, *(flag for flag in flags if flag is not None)
+                )  # the host waits, once per batch without early stop
+                if no_logits:
+                    check_finite(no_logits[0], problem.ids[rows])
         if self.summary_writer is not None:
             self.summary_writer.reset()
         warn_of_zero_gradients(self.zero_gradient)
         return found
 
-    def _attack(self, problem: Problem, rows: npt.NDArray[np.intp], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Attack rows of the images, x (m, ...), away from y or towards it; return points, and zero gradients (m,)."""
+    def _attack(self, problem: Problem, rows: npt.NDArray[np.intp], x: Tensor, y: Tensor) -> Candidates:
+        """Attack rows of the images, x (m, ...), away from y or towards it."""
 
         def ascended(logits: Tensor, compared: Tensor) -> Tensor:
             loss = self._loss(art_interface.check_logits(logits, len(compared), problem.n_classes), compared)
@@ -117,7 +129,7 @@ class LossAttack(SearchAttack):
 
         left, compared = torch.arange(len(x), device=x.device), self._compared(problem, x, y)
         best, value = x.clone(), torch.full((len(x),), -torch.inf, device=x.device)
-        zero = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        zero, no_logits = torch.zeros(2, len(x), dtype=torch.bool, device=x.device)
         restarts = max(1, self.num_random_init)
         solved = zero.clone()
         if self.early_stop:
@@ -144,6 +156,8 @@ class LossAttack(SearchAttack):
                 restart=restart,
             )
             zero[left] |= found.zero_gradient
+            if found.no_logits is not None:
+                no_logits |= found.no_logits
             if found.logits is None:
                 best[left] = found.x_adv
                 break
@@ -152,7 +166,7 @@ class LossAttack(SearchAttack):
             best[left] = torch.where(per_example(better, x), found.x_adv, best[left])
             value[left] = torch.where(better, new, value[left])
             solved[left] = new > 0
-        return best, zero
+        return Candidates(best, zero, None, no_logits)
 
 
 def _among(solves: Solved, left: Tensor, logits: Tensor, these: Tensor) -> Tensor:
@@ -224,6 +238,10 @@ class PGD(LossAttack):
         flags = (name for name in ("random_eps", "minimal") if not getattr(self, name))
         return frozenset({"decay", *flags})
 
+    @property
+    def _makes_room(self) -> bool:
+        return super()._makes_room and not self.minimal
+
     def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
         return LOSSES[self.loss](logits, y)
 
@@ -239,10 +257,10 @@ class PGD(LossAttack):
         below_2 = torch.special.ndtr(torch.tensor(2.0, device=u.device))
         return per_example(torch.special.ndtri(0.5 + u * (below_2 - 0.5)) / 2, x)
 
-    def _attack(self, problem: Problem, rows: npt.NDArray[np.intp], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _attack(self, problem: Problem, rows: npt.NDArray[np.intp], x: Tensor, y: Tensor) -> Candidates:
         return self._smallest(problem, rows, x, y) if self.minimal else super()._attack(problem, rows, x, y)
 
-    def _smallest(self, problem: Problem, rows: npt.NDArray[np.intp], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _smallest(self, problem: Problem, rows: npt.NDArray[np.intp], x: Tensor, y: Tensor) -> Candidates:
         """Go along the gradient at x, step by step, until the network itself is fooled."""
         gradients: list[Tensor] = []
         shown = self._observer(problem, rows, y, torch.arange(len(x), device=x.device), 0)
@@ -284,7 +302,7 @@ class PGD(LossAttack):
             found[left] = (x[left] + k * (step * direction)[left]).clamp(problem.low, problem.high)
             hit = self._exact(problem, rows, found, left).argmax(1) == y[left]
             left = left[~hit if self.targeted else hit]
-        return found, result.zero_gradient
+        return Candidates(found, result.zero_gradient, None)
 
     def _check_params(self) -> None:
         super()._check_params()

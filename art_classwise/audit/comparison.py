@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,11 +15,12 @@ from art_classwise._core import display
 from art_classwise._core.display import Shown
 from art_classwise._core.files import output_file
 from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.audit.distances import distances_of
 from art_classwise.audit.outcomes import AuditTable, part
 from art_classwise.audit.requirements.grammar import Requirement
 from art_classwise.audit.requirements.measured import Pair
 from art_classwise.audit.requirements.verdicts import Verdicts, judge_pairs
-from art_classwise.errors import InputError, unknown
+from art_classwise.errors import InputError, check_positive, unknown
 from art_classwise.metrics.best import Measure
 from art_classwise.metrics.best import best_worst_class as best_of_models
 from art_classwise.metrics.best import compare_with_best as each_with_best
@@ -55,12 +56,14 @@ class Side:
         model: Name of a model of it.
         attack: Name of an attack, or ``"all attacks"``.
         name: What to call it.
+        eps: A radius other than the audit's, at which distances tell who withstands; None for the audit's own.
     """
 
     result: AuditTable
     model: str
     attack: str
     name: str
+    eps: float | None = None
 
     def __post_init__(self) -> None:
         if self.model not in self.result.models:
@@ -87,6 +90,19 @@ class Side:
         """Return the numbers of its examples, their labels, and which were right, each (n,)."""
         self.outcomes()  # of one set of examples
         rows = self.result.rows(self.model, self.attack)
+        if kind == "robust" and self.eps is not None:
+            of = distances_of(self.result, self.model, self.attack)
+            if self.eps > of.searched:
+                raise InputError(
+                    f"{self.name!r} isn't known at {self.eps:g}, beyond {of.searched:g}, the largest perturbation "
+                    "looked for."
+                )
+            if (unsure := int(((self.eps < of.smallest) & (of.distance > self.eps)).sum())) > 0:
+                raise InputError(
+                    f"{self.name!r} isn't known at {self.eps:g}: {unsure} examples were broken by other attacks, and "
+                    "not attacked with smaller perturbations. Audit without worst_case."
+                )
+            return rows["example"].to_numpy().astype(np.int64), of.label, of.distance > self.eps
         label = rows["label"].to_numpy().astype(np.int64)
         correct = rows["clean_prediction"].to_numpy() == label if kind == "clean" else rows["withstood"].to_numpy()
         return rows["example"].to_numpy().astype(np.int64), label, correct
@@ -164,10 +180,12 @@ def _check_audits(a: Side, b: Side, kind: Kind) -> None:
         )
     if kind == "clean":
         return
-    if a.result.threat != b.result.threat:
+    one_threat, other_threat = a.result.threat, b.result.threat
+    if one_threat.norm != other_threat.norm or (a.eps is None and one_threat != other_threat):
         raise InputError(
-            f"{a.name!r} was attacked at {a.result.threat} and {b.name!r} at {b.result.threat}: audit both at one "
-            "threat model, or compare clean accuracies."
+            f"{a.name!r} was attacked at {one_threat} and {b.name!r} at {other_threat}: audit both at one "
+            "threat model, or compare clean accuracies; where attacks looked for the smallest perturbations, a radius "
+            "of your choice can be given, `eps`.",
         )
     worst_case_sides = [side.name for side in (a, b) if side.result.manifest.worst_case]
     if len(worst_case_sides) == 1 and a.attack != WORST_CASE:
@@ -311,6 +329,7 @@ def compare(
     models: Sequence[str] | None = None,
     attack: str = WORST_CASE,
     kind: Kind = "robust",
+    eps: float | None = None,
     confidence: float = 0.95,
 ) -> Comparison:
     """Compare a model of one audit with a model of another, on the same examples.
@@ -323,6 +342,8 @@ def compare(
         models: A model of each; absent where each audit has but one.
         attack: An attack that both audits have, or ``"all attacks"``, which must then be the same ones.
         kind: ``"robust"``, or ``"clean"`` for accuracy without attack.
+        eps: A radius to compare at, in place of the audits', which may then be two: for attacks that look for the
+            smallest perturbations, such as ``"fmn"``.
         confidence: Coverage of the intervals.
 
     Returns:
@@ -345,7 +366,7 @@ def compare(
         raise InputError(f"`models` must be two names, a model of each audit, but got {models!r}.")
     a, b = models
     names = (a, b) if a != b else (f"{a} (first)", f"{b} (second)")
-    sides = Side(first, a, attack, names[0]), Side(second, b, attack, names[1])
+    sides = Side(first, a, attack, names[0], eps), Side(second, b, attack, names[1], eps)
     if is_same_network(*sides):
         raise InputError(
             f"{a!r} of the first audit and {b!r} of the second are the same network: there is nothing to "
@@ -362,6 +383,7 @@ def compare_within(
     attack: str | None = None,
     model: str | None = None,
     kind: Kind = "robust",
+    eps: float | None = None,
     confidence: float = 0.95,
 ) -> Comparison:
     """Compare two models of an audit, or two of its attacks on a model: see :meth:`AuditResult.compare`.
@@ -386,7 +408,8 @@ def compare_within(
         if model is not None:
             raise InputError(f"Models are compared, {first!r} and {second!r}: `model` is for two attacks.")
         under = WORST_CASE if attack is None else attack
-        return _compared(Side(result, first, under, first), Side(result, second, under, second), kind, confidence)
+        models = Side(result, first, under, first, eps), Side(result, second, under, second, eps)
+        return _compared(*models, kind, confidence)
     if not are_attacks:
         a, b = (first, second) if first in result.models else (second, first)
         raise InputError(f"{a!r} is a model and {b!r} an attack: name two models, or two attacks.")
@@ -395,7 +418,8 @@ def compare_within(
     if model is None and len(result.models) > 1:
         raise InputError(f"There are {len(result.models)} models: choose one, e.g. `model={result.models[0]!r}`.")
     on = result.models[0] if model is None else model
-    return _compared(Side(result, on, first, first), Side(result, on, second, second), kind, confidence)
+    sides = Side(result, on, first, first, eps), Side(result, on, second, second, eps)
+    return _compared(*sides, kind, confidence)
 
 
 def compare_with_best(
@@ -517,6 +541,10 @@ def check_differences(
 def _compared(a: Side, b: Side, kind: Kind, confidence: float) -> Comparison:
     if kind not in ("robust", "clean"):
         raise unknown("kind of accuracy", kind, ("robust", "clean"))
+    if a.eps is not None:
+        check_positive("eps", a.eps)
+        if kind == "clean":
+            raise InputError("Accuracy without attack has no radius: leave `eps` out.")
     check_comparable(a, b, kind)
     (_, y, first), (_, _, second) = a.right(kind), b.right(kind)
     classes, pair = a.result.classes, (first, second)
@@ -529,7 +557,7 @@ def _compared(a: Side, b: Side, kind: Kind, confidence: float) -> Comparison:
         kind=kind,
         model=a.model if attacks else None,
         attack=None if attacks or kind == "clean" else a.attack,
-        threat=a.result.threat if kind == "robust" else None,
+        threat=None if kind == "clean" else a.result.threat if a.eps is None else replace(a.result.threat, eps=a.eps),
         worst_case=a.result.manifest.worst_case,
         n=len(y),
         confidence=confidence,

@@ -581,6 +581,7 @@ class AuditResult(AuditTable):
         attack: str | None = None,
         model: str | None = None,
         kind: Kind = "robust",
+        eps: float | None = None,
         confidence: float = 0.95,
     ) -> Comparison:
         """Compare two models of the audit, or two of its attacks on a model, example by example.
@@ -593,13 +594,16 @@ class AuditResult(AuditTable):
             attack: Of two models: the attack under which they are compared; all attacks if absent.
             model: Of two attacks: the model they are compared on; not needed where there is but one.
             kind: Of two models: ``"robust"``, or ``"clean"`` for accuracy without attack.
+            eps: A radius other than the audit's, for attacks that look for the smallest perturbations, as
+                :meth:`robust_at` does.
             confidence: Coverage of the intervals.
 
         Raises:
             InputError: There is no such model or attack, both are the same, their examples differ, or the names are
                 those of models and of attacks, and neither ``model`` nor ``attack`` says what is meant.
         """
-        return compare_within(self, first, second, attack=attack, model=model, kind=kind, confidence=confidence)
+        options: dict[str, Any] = {"kind": kind, "eps": eps, "confidence": confidence}
+        return compare_within(self, first, second, attack=attack, model=model, **options)
 
     def compare_with_best(
         self,

@@ -28,6 +28,7 @@ from art_classwise.cli._options import (
     Quiet,
     Root,
     Seed,
+    one_radius,
     say_where,
 )
 from art_classwise.errors import InputError, unknown
@@ -212,13 +213,7 @@ def _radii(text: str) -> list[float]:
     """Return radii with commas between, as decimals or fractions."""
     from art_classwise.metrics.distances import check_radii
 
-    try:
-        parts = [part.partition("/") for part in text.split(",")]
-        return check_radii([float(above) / float(below or 1) for above, _, below in parts])
-    except (ValueError, ZeroDivisionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"--radii takes numbers with commas between, such as 0,0.25,0.5, not {text!r}.") from None
+    return check_radii([one_radius("--radii", part) for part in text.split(",")])
 
 
 def _prepared(given: Mapping[str, Any]) -> tuple[Any, Dataset]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from art_classwise.cli._json import comparison_content, printing, requirements_content
-from art_classwise.cli._options import OUTPUT, Json, JUnit, Latex, Require, write_latex
+from art_classwise.cli._options import OUTPUT, Json, JUnit, Latex, Require, one_radius, write_latex
 from art_classwise.cli._requirements import conclude, required
 from art_classwise.errors import InputError
 
@@ -50,6 +50,15 @@ def compare(
         _option("--attacks", "NAMES", "Compare two attacks of one audit: names separated by a comma."),
     ] = None,
     model: Annotated[str | None, _option("--model", "NAME", "Compare attacks on this model.")] = None,
+    radius: Annotated[
+        str | None,
+        _option(
+            "--radius",
+            "EPS",
+            "Compare at this radius, in place of the audits', which may be of two: for attacks that look for the "
+            "smallest perturbations (--attack fmn).",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -80,21 +89,22 @@ def compare(
     if out is not None:
         check_output_file(out, "comparison.csv")
     kind: Kind = "clean" if clean else "robust"
+    eps = None if radius is None else one_radius("--radius", radius)
     result, standings = read_audit(folder), None
     if attacks is not None:
         if other is not None or models is not None:
             raise InputError("--attacks compares two attacks of one audit: give one folder and no --models.")
-        made = [_attacks(result, attacks, attack, model, kind)]
+        made = [_attacks(result, attacks, attack, model, kind, eps)]
     elif model is not None:
         raise InputError("--model chooses the model on which two attacks are compared: also give --attacks X,Y.")
     elif other is None:
         names = _names(models, result.models) or list(result.models)
-        made = _within(result, folder, names, attack, kind)
-        standings = _standings(result, names, attack, kind) if len(names) > 2 else None
+        made = _within(result, folder, names, attack, kind, eps)
+        standings = _standings(result, names, attack, kind) if len(names) > 2 and eps is None else None
     else:
         results = result, read_audit(other)
         pair = _names(models, [name for one in results for name in one.models])
-        made = _between(results, (folder, other), pair, attack, kind)
+        made = _between(results, (folder, other), pair, attack, kind, eps)
     verdicts = check_differences(made, requirements) if requirements else None
     table = comparison_table(made)
     if out is not None:
@@ -139,7 +149,9 @@ def _names(text: str | None, known: Sequence[str]) -> list[str] | None:
     return names
 
 
-def _attacks(result: AuditResult, text: str, attack: str | None, model: str | None, kind: Kind) -> Comparison:
+def _attacks(
+    result: AuditResult, text: str, attack: str | None, model: str | None, kind: Kind, eps: float | None
+) -> Comparison:
     from art_classwise.attacks.ladder import WORST_CASE
     from art_classwise.audit.comparison import compare_within
     from art_classwise.errors import unknown
@@ -154,10 +166,12 @@ def _attacks(result: AuditResult, text: str, attack: str | None, model: str | No
     for name in names:
         if name not in (*result.attacks, WORST_CASE):
             raise unknown("attack", name, (*result.attacks, WORST_CASE))
-    return compare_within(result, names[0], names[1], model=model or result.models[0])
+    return compare_within(result, names[0], names[1], model=model or result.models[0], eps=eps)
 
 
-def _within(result: AuditResult, folder: Path, names: list[str], attack: str | None, kind: Kind) -> list[Comparison]:
+def _within(
+    result: AuditResult, folder: Path, names: list[str], attack: str | None, kind: Kind, eps: float | None
+) -> list[Comparison]:
     """Compare the first model of an audit with each other one."""
     from art_classwise.attacks.ladder import WORST_CASE
     from art_classwise.audit.comparison import compare_within
@@ -173,7 +187,7 @@ def _within(result: AuditResult, folder: Path, names: list[str], attack: str | N
             f"A single model, {first!r}, can't be compared; {folder} holds {', '.join(result.models)}. Name two of its "
             "models (--models), two of its attacks (--attacks), or the folder of another audit."
         )
-    return [compare_within(result, first, second, attack=under, kind=kind) for second in others]
+    return [compare_within(result, first, second, attack=under, kind=kind, eps=eps) for second in others]
 
 
 def _standings(result: AuditResult, names: Sequence[str], attack: str | None, kind: Kind) -> pd.DataFrame:
@@ -192,6 +206,7 @@ def _between(
     names: list[str] | None,
     attack: str | None,
     kind: Kind,
+    eps: float | None,
 ) -> list[Comparison]:
     """Compare each model of an audit with each one of another; a network that is in both isn't compared with itself."""
     from dataclasses import replace
@@ -210,7 +225,7 @@ def _between(
         sides = Side(results[0], a, under, a), Side(results[1], b, under, b)
         if len(pairs) > 1 and is_same_network(*sides):
             continue
-        one = compare(*results, models=(a, b), attack=under, kind=kind)
+        one = compare(*results, models=(a, b), attack=under, kind=kind, eps=eps)
         if set(results[0].models) & set(results[1].models):  # one name may mean two networks: say where each is from
             one = replace(one, first=f"{roots[0]}/{a}", second=f"{roots[1]}/{b}")
         made.append(one)

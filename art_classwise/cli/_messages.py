@@ -91,7 +91,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "seed": "--seed",
     },
     "report": {"license": "--license", "model": "--model"},
-    "compare": {"attack": "--attack", "model": "--model", "models": "--models"},
+    "compare": {"attack": "--attack", "eps": "--radius", "model": "--model", "models": "--models"},
     "train": {
         **_DATA,
         **_NETWORKS,

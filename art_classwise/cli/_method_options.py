@@ -14,7 +14,13 @@ _SHARED = (
     *("attack_mode", "awp_warmup", "class_balanced", "crop_padding", "eps_step"),
     *("flip", "friendly_tau", "label_smoothing", "passes", "two_passes"),
 )
-_ELSEWHERE = {"nb_epochs": "--epochs", "batch_size": "--batch-size"}  # options of the command
+_ELSEWHERE = {  # what is written otherwise
+    "nb_epochs": "give --epochs",
+    "batch_size": "give --batch-size",
+    "teacher": "give --teacher",
+    "on_collapse": "give --on-collapse",
+    "method": "name it in place of the trainer, as in train ard",
+}
 
 NAMES = tuple(
     dict.fromkeys(name for spec in METHODS.values() for name in (*spec.options, *_SHARED) if name not in _ELSEWHERE)
@@ -47,7 +53,7 @@ def method_options(given: Sequence[str], method: str) -> dict[str, Any]:
             raise InputError(f"--option is written NAME=VALUE, such as weighted=misclassified, but got {text!r}.")
         name = name.replace("-", "_")
         if name in _ELSEWHERE:
-            raise InputError(f"--option {text}: give {_ELSEWHERE[name]}.")
+            raise InputError(f"--option {text}: {_ELSEWHERE[name]}.")
         if name not in own:
             raise unknown(f"option of {method}", name, [n for n in own if n not in _ELSEWHERE])
         if name in options:

@@ -11,6 +11,7 @@ import typer
 
 from art_classwise.cli import _completion as completion
 from art_classwise.datasets.catalog import DATASETS
+from art_classwise.errors import InputError
 
 __all__ = [
     "ATTACKS",
@@ -35,6 +36,7 @@ __all__ = [
     "Require",
     "Root",
     "Seed",
+    "one_radius",
     "say_where",
     "split_names",
     "write_latex",
@@ -186,6 +188,19 @@ ImageSize = Annotated[
 def split_names(text: str | None) -> str | list[str] | None:
     """Return names with commas between as a list; one alone as it is."""
     return [name.strip() for name in text.split(",")] if text and "," in text else text
+
+
+def one_radius(flag: str, text: str) -> float:
+    """Return a radius that is written as a decimal or a fraction: 0.03, 8/255.
+
+    Raises:
+        InputError: It is no number.
+    """
+    above, _, below = text.strip().partition("/")
+    try:
+        return float(above) / float(below or 1)
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"{flag} takes a radius such as 0.03 or 8/255, but got {text!r}.") from None
 
 
 def write_latex(path: Path | None, *texts: str) -> dict[str, str]:

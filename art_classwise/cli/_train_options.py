@@ -174,7 +174,8 @@ MethodOption = Annotated[
         "--option",
         "NAME=VALUE",
         _RECIPE,
-        "Another option of the trainer, e.g. weighted=misclassified or misclassified_attack=fgsm of MART, exact=true, "
+        "Another option of the trainer: weighted=misclassified or misclassified_attack=fgsm of MART; temperature=20 of "
+        "ARD, alpha=0.5 of all distillation; noise=1, collapse_gap=0.1 of fast training; of several exact=true, "
         "friendly_tau=0, class_balanced=true, label_smoothing=0.1; repeat it for more.",
     ),
 ]

@@ -46,8 +46,12 @@ class AdversarialTrainerFastPyTorch(SearchTrainer):
     * ``"fgsm-rs"``: a uniform start in the ball, and a step of 1.25 times the radius, brought back into it (Wong, Rice,
       Kolter 2020, arXiv 2001.03994, algorithm 3).
 
-    The authors' code attacks in train mode, ``attack_mode="train"``, and trains for 15 to 30 epochs of a one-cycle
-    schedule that peaks at 0.2. ART has FGSM-RS as ``AdversarialTrainerFBFPyTorch``.
+    Noise, steps and clipping were read in the authors' code: pdejorge/N-FGSM, ``train.py``, and
+    locuslab/fast_adversarial, ``CIFAR10/train_fgsm.py``. Both attack in train mode, ``attack_mode="train"``, and train
+    a PreAct-ResNet-18 in batches of 128 with weight decay 5e-4 and a cyclic schedule that rises to 0.2 and falls to 0,
+    for 30 epochs (N-FGSM) and 15 (FGSM-RS). What they do beside that isn't done here: on SVHN, N-FGSM's peaks at 0.05
+    and lets the radius grow over the first 5 epochs; FGSM-RS's computes in half precision. Neither was run, so that
+    their papers' accuracies aren't verified. ART has FGSM-RS as ``AdversarialTrainerFBFPyTorch``.
 
     Such training may fail within an epoch: the network withstands the one step it is trained with, but several no
     longer. With ``validation_data`` the history tells so class by class: ``val_single_<k>`` is the accuracy under one

@@ -185,8 +185,7 @@ def _ours(
         classifier, eps=eps, attacks=member, n_iter=n_iter, micro_batch_size=micro_batch, precision="fp32",
         verbose=False,
     )  # fmt: skip
-    unit = Unit(classifier, classifier.model, micro_batch)
-    return attack._member(member, unit, unit).perturb
+    return attack._member(member, Unit(classifier, classifier.model, micro_batch)).perturb
 
 
 class _Recomputed(nn.Module):

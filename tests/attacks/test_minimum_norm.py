@@ -12,6 +12,7 @@ from torch import nn
 
 from art_classwise import InputError, as_classifier
 from art_classwise.attacks import PGD, MinimumNormAttack, minimum_norm
+from art_classwise.audit.provenance import parameters
 from art_classwise.errors import GradientMaskingWarning
 
 NORMS = (np.inf, 2, 1)
@@ -114,7 +115,13 @@ def test_of_a_linear_network_it_finds_the_exact_distance(norm, n):
     if n == 2:
         assert ratio.max() < 1.005
     exact[np.arange(30), y] = np.inf
-    assert np.median(attack.distance / exact.min(1)) < 1.2  # it goes to the likeliest class, which needn't be nearest
+    least = exact.min(1)
+    assert np.median(attack.distance / least) < 1.2  # it goes to the likeliest class, which needn't be nearest
+    aimed = MinimumNormAttack(classifier, norm=norm, max_iter=200, targets=1, verbose=False)
+    assert (classifier.predict(aimed.generate(x, y)).argmax(1) != y).all()
+    assert (aimed.distance <= attack.distance).all()
+    assert (aimed.distance >= least * (1 - 1e-4)).all()
+    assert np.median(aimed.distance / least) < 1.001
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -234,4 +241,11 @@ def test_bad_input_is_told(classifier, images, own):
         MinimumNormAttack(classifier, targeted=True, verbose=False).generate(images)
     with pytest.warns(UserWarning, match="covers every image"):
         MinimumNormAttack(classifier, eps=1, max_iter=1, verbose=False).generate(images, own)
+    with pytest.raises(InputError, match="`targets` is for attacks without a target"):
+        MinimumNormAttack(classifier, targeted=True, targets=2, verbose=False)
+    for targets in (-1, 1.5, "malt"):
+        with pytest.raises(InputError, match="`targets`"):
+            MinimumNormAttack(classifier, targets=targets, verbose=False)
+    assert "targets" not in parameters(MinimumNormAttack(classifier))
+    assert parameters(MinimumNormAttack(classifier, targets=2))["targets"] == 2
     assert minimum_norm.__all__ == ["MinimumNormAttack"]

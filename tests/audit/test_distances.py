@@ -56,6 +56,8 @@ def test_the_name_is_the_attack(classifier):
         (2, None, 100, 9),
         (2, None, 7, 9),
     ]
+    nearest = [make(classifier) for make in ladder(["fmn-malt", "fmn-7-malt"], "L2:0.5").values()]
+    assert [(one.targets, one.max_iter) for one in nearest] == [(1, 100), (1, 7)]
     for name in ("fmn-0", "fmn-", "fmn-5x2", "fnm"):
         with pytest.raises(InputError, match=f"Unknown attack '{name}'"):
             ladder(name, "L2:0.5")
@@ -144,6 +146,72 @@ def test_what_a_chain_broke_before_is_unknown_below_the_radius(result):
     unknown = at.loc[0.02]["unknown"] != ""
     assert unknown.any()
     assert at.loc[0.02]["robust"][unknown].isna().all()
+
+
+def test_models_are_compared_at_any_radius(classifier, data, result, command_line, tmp_path):
+    """Against a loop over examples; the two audits have different radii."""
+    other = acw.as_classifier(acw.build("digits-cnn", (1, 8, 8), 10, seed=5), (1, 8, 8), 10, device="cpu")
+    weights = {name: 0.9 * value for name, value in classifier.model.state_dict().items()}
+    other.model.load_state_dict(weights)
+    audit = acw.ClassWiseAudit("Linf:0.03", "fmn-30", checks=False, verbose=False, store=tmp_path / "b")
+    second = audit.evaluate({"scaled": other}, data)
+    held = []
+    for one in (result, second):
+        rows = one.rows(attack="fmn-30")
+        held.append((rows["distance"].to_numpy() > 0.06) & (rows["label"] == rows["clean_prediction"]).to_numpy())
+    compared = acw.compare(result, second, attack="fmn-30", eps=0.06)
+    assert str(compared.threat) == "Linf:0.06"
+    assert compared.overall["first"] == held[0].mean()
+    assert compared.overall["difference"] == pytest.approx(held[0].mean() - held[1].mean())
+    assert 0.1 < held[0].mean() < 0.9
+    own = acw.compare(result, second, attack="fmn-30", eps=EPS)
+    assert own.overall["first"] == result.rows(attack="fmn-30")["withstood"].mean()
+    result.save(tmp_path / "a")
+    code, out, err = command_line("compare", tmp_path / "a", tmp_path / "b", "--attack", "fmn-30", "--radius", "6/100")
+    assert (code, err) == (0, "")
+    assert f"{100 * held[0].mean():.1f}" in out
+    code, _, err = command_line("compare", tmp_path / "a", tmp_path / "b", "--attack", "fmn-30")
+    assert code == 2
+    assert "a radius of your choice can be given, --radius" in err
+    near = {"fmn-30": lambda c: acw.MinimumNormAttack(c, eps=0.15, max_iter=10, verbose=False)}
+    few = data.first(10)
+    searched = audited(classifier, few, near), audited(other, few, near)
+    for given, says in (
+        ((result, second, {"attack": "pgd-5", "eps": 0.06}), "'pgd-5'"),
+        ((result, second, {"attack": "fmn-30", "eps": 0}), "`eps`"),
+        ((result, second, {"kind": "clean", "eps": 0.06}), "no radius"),
+        ((*searched, {"attack": "fmn-30", "eps": 0.2}), "isn't known at 0.2, beyond 0.15"),
+        ((result.worst_case(), audited(other, data, worst_case=True), {"eps": 0.02}), "broken by other attacks"),
+    ):
+        with pytest.raises(InputError, match=says):
+            acw.compare(given[0], given[1], **given[2])
+
+
+def test_documents_and_tables_have_the_distances(result, capsys):
+    from art_classwise.cli._documents import AuditDocument
+    from art_classwise.cli._json import audit_content
+    from art_classwise.report import print_tables, render
+
+    told = audit_content(result, {})["models"][0]["distances"]
+    assert told["searched"] == np.inf  # any, null in JSON
+    at, distances = result.robust_at([0, EPS / 2, EPS, 1.5 * EPS, 2 * EPS]), result.distances()
+    assert [row["eps"] for row in told["radii"]] == sorted({*at.index.get_level_values("eps")})
+    for row in told["radii"]:
+        assert [one["robust"] for one in row["classes"]] == at.loc[row["eps"]]["robust"].tolist()
+    assert [one["half"] for one in told["classes"]] == distances["half"].tolist()
+    assert "distances" in AuditDocument.model_fields["models"].annotation.__args__[0].model_fields
+    print_tables(result)
+    out = capsys.readouterr().out
+    nearest = distances["half"].idxmin()
+    line = next(
+        line for line in out[out.index("smallest perturbations") :].splitlines() if line.startswith(f" {nearest} ")
+    )
+    assert f"{distances.loc[nearest, 'median']:.3g} (" in line
+    page = render(result)
+    assert "smallest perturbations found (Linf)" in page
+    assert 'download="robust_at.csv"' in page
+    without = audit_content(result.worst_case(), {})["models"][0]["distances"]
+    assert any(one["unknown"] and np.isnan(one["robust"]) for one in without["radii"][1]["classes"])
 
 
 def test_beyond_a_limit_it_is_unknown(classifier, data):

@@ -12,6 +12,7 @@ from art_classwise._core.forward import (
     MicroBatches,
     computing_at_most,
     counted,
+    filled_size,
     in_passes,
     is_out_of_memory,
     usual_batch_size,
@@ -25,19 +26,66 @@ def logits_and_gradients(module, x):
     return logits.detach(), gradient
 
 
-@pytest.mark.parametrize("architecture", ["digits-cnn", "mnist-cnn"])
-def test_an_example_has_the_same_bits_in_any_batch(architecture):
-    """On a CPU: alone, among others, at the batch's end. Unfilled, alone differs."""
-    shape = (1, 8, 8) if architecture == "digits-cnn" else (1, 28, 28)
-    network = acw.build(architecture, shape, 10, seed=0).eval().requires_grad_(False)
-    x = torch.rand(50, *shape, generator=torch.Generator().manual_seed(0))
-    expected = logits_and_gradients(MicroBatches(network), x)
-    for size in (1, 2, 7, 16, 33):
-        for begin in (0, 50 - size):
-            some = slice(begin, begin + size)
-            found = logits_and_gradients(MicroBatches(network), x[some])
-            assert all(torch.equal(f, e[some]) for f, e in zip(found, expected, strict=True))
-    assert not torch.equal(logits_and_gradients(network, x[:1])[1], expected[1][:1])
+def dense():
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 40), nn.Tanh(), nn.Linear(40, 5))
+
+
+def depthwise():
+    """Below 16 rows the kernels are others."""
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1),
+        nn.SiLU(),
+        nn.Conv2d(32, 32, 3, groups=32, padding=1),
+        nn.GroupNorm(4, 32),
+        nn.Conv2d(32, 48, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(48, 5),
+    )
+
+
+def transposed():
+    """An odd number of rows gives other bits, at 17, say."""
+    return nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU(), nn.ConvTranspose2d(8, 4, 3), nn.Flatten(), nn.Linear(144, 5))
+
+
+def dilated():
+    """With two threads, 20 rows give other bits than 24."""
+    return nn.Sequential(
+        nn.Conv2d(3, 20, 3, dilation=2), nn.Tanh(), nn.Conv2d(20, 30, (1, 3)), nn.Conv2d(30, 16, (3, 1)), nn.Flatten(),
+        nn.Linear(64, 5),
+    )  # fmt: skip
+
+
+def attention():
+    layer = nn.TransformerEncoderLayer(64, 4, 32, dropout=0.0, batch_first=True)
+    return nn.Sequential(nn.Flatten(2), layer, nn.Flatten(), nn.Linear(192, 5))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("make", [dense, depthwise, transposed, dilated, attention])
+def test_an_example_has_the_same_bits_in_any_batch(make, threads):
+    """On a CPU: alone, among others, at the batch's end, and whatever the number of threads."""
+    torch.manual_seed(0)
+    network, x = make().eval().requires_grad_(False), torch.rand(100, 3, 8, 8)
+    torch.set_num_threads(threads)
+    try:
+        expected = logits_and_gradients(MicroBatches(network), x)
+        for size in (1, 7, 17, 20, 33, 81):
+            found = logits_and_gradients(MicroBatches(network), x[-size:])
+            assert all(torch.equal(f, e[-size:]) for f, e in zip(found, expected, strict=True)), size
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_few_rows_are_filled_up_and_many_hardly():
+    sizes = {n: filled_size(n) for n in (1, 4, 16, 17, 60, 81, 96, 128, 130, 500, 512)}
+    assert sizes == {1: 16, 4: 16, 16: 16, 17: 20, 60: 60, 81: 88, 96: 96, 128: 128, 130: 144, 500: 512, 512: 512}
+    alone = acw.build("digits-cnn", (1, 8, 8), 10, seed=0).eval().requires_grad_(False)
+    x = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    filled, unfilled = (logits_and_gradients(m, x[:1])[1] for m in (MicroBatches(alone), alone))
+    assert torch.equal(filled, logits_and_gradients(alone, x)[1][:1])
+    assert not torch.equal(unfilled, filled)  # else there would be nothing to fill up for
 
 
 @pytest.mark.parametrize("most", [1, 5, 16, 49, 50])
@@ -50,7 +98,7 @@ def test_a_bound_changes_nothing_but_memory(network, most):
     seen.clear()
     found = logits_and_gradients(MicroBatches(network, most), x)
     assert all(torch.equal(f, e) for f, e in zip(found, expected, strict=True))
-    assert max(seen) == max(16, -(-most // 16) * 16)
+    assert max(seen) == max(16, -(-most // 4) * 4)
     with torch.no_grad():
         seen.clear()
         assert torch.equal(MicroBatches(network, most)(x), expected[0])

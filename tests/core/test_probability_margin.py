@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from art_classwise import losses
+from art_classwise.attacks.pgd import LOSSES
 
 
 def gradient(function, logits, y):
@@ -35,3 +36,14 @@ def test_what_is_ascended_has_its_direction_and_outlives_confidence():
     kept = gradient(losses.scaled_probability_margin, confident, label)
     assert kept[0, 2] < -0.5
     assert kept[0, 4] > 0.5
+
+
+def test_what_attacks_ascend_depends_on_no_place_in_the_batch():
+    """Of all their losses; a CPU's float32 sigmoid isn't the same at a batch's end."""
+    z = 4 * torch.randn(211, 5, generator=torch.Generator().manual_seed(0))
+    for name, loss in LOSSES.items():
+        y = z.roll(1, 0) if name == "kl" else torch.arange(len(z)) % 5
+        whole = gradient(loss, z, y)
+        for size in (1, 7, 16):
+            parts = zip(z.split(size), y.split(size), strict=True)
+            assert torch.equal(torch.cat([gradient(loss, *part) for part in parts]), whole), name

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from art_classwise import InputError, ThreatModel
+from art_classwise._core.random_numbers import ExampleUniform
 
 
 def uniform(generator):
@@ -126,6 +127,19 @@ def test_steepest_is_the_best_step_of_unit_norm():
 def test_steepest_of_tiny_and_zero_gradients():
     gradient = torch.tensor([[3e-30, 4e-30], [0.0, 0.0]])
     assert torch.allclose(ThreatModel("L2", 1.0).steepest(gradient), torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+
+
+def test_a_random_start_depends_on_no_place_in_the_batch():
+    """Of 48 features, whose root of a float32 a CPU rounds otherwise at a batch's end."""
+    x = torch.rand(211, 48, generator=torch.Generator().manual_seed(0))
+    ids = torch.arange(len(x))
+    for norm in ("Linf", "L2", "L1"):
+        threat = ThreatModel(norm, 1.0)
+        whole = threat.random_start(x, ExampleUniform(0, 0, ids))
+        for size in (1, 7, 16):
+            parts = zip(x.split(size), ids.split(size), strict=True)
+            found = torch.cat([threat.random_start(some, ExampleUniform(0, 0, own)) for some, own in parts])
+            assert torch.equal(found, whole)
 
 
 def test_random_start_is_uniform_in_the_ball():

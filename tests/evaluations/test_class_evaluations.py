@@ -208,6 +208,9 @@ def test_class_accuracies_alone_give_the_same_spread_apart_from_other_trainings(
     assert one.std() == pytest.approx(error, rel=0.2)
     assert (one - other).std() == pytest.approx(np.sqrt(2) * error, rel=0.2)
     assert script.on_drawn_examples(y, right)["robust"].std() == pytest.approx(error, rel=0.2)
+    # The seeds of a policy are tried on the same examples: their mean varies no less than each of them.
+    again = script.on_independent_examples(accuracies - 0.01, sizes, 3)["robust"]
+    assert ((one + again) / 2).std() == pytest.approx(error, rel=0.2)
 
 
 def test_networks_that_others_start_from_are_trained_anew(evaluation, tmp_path):

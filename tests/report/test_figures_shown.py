@@ -9,7 +9,8 @@ from matplotlib import pyplot
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from pictures import history, homing_table, images
+from matplotlib.text import Text
+from pictures import FIGURES, history, homing_table, images
 from PIL import Image
 from results import make_result
 
@@ -276,3 +277,18 @@ def test_panels_have_the_classes_in_one_order():
     ] == order
     with pytest.raises(InputError, match="order` names none of the classes"):
         figures.class_accuracy(result.class_table("one"), order=["elk"])
+
+
+@pytest.mark.parametrize("n_classes", [10, 20, 100])
+def test_names_at_the_ends_of_curves_are_apart_and_no_line_crosses_them(n_classes):
+    ax = FIGURES["accuracy_by_radius"](n_classes, False)
+    ax.figure.canvas.draw()
+    names = [text for text in ax.texts if getattr(text, "arrow_patch", None)]
+    boxes = [Text.get_window_extent(text).padded(-1) for text in names]  # without its line
+    lines = [text.arrow_patch.get_path().transformed(text.arrow_patch.get_transform()) for text in names]
+    assert len(names) == 9 if n_classes == 10 else 2 <= len(names) <= 12  # one of ten has no examples
+    for i, box in enumerate(boxes):
+        for j in range(len(names)):
+            if i != j:
+                assert not box.overlaps(boxes[j])
+                assert not lines[j].intersects_bbox(box, filled=False)

@@ -127,6 +127,10 @@ ATTACKS: dict[str, Scenario] = {
     "PGD restarts": pgd(num_random_init=3),
     "PGD early stop": pgd(early_stop=True, num_random_init=2),
     "PGD large early stop": pgd(large=True, precision="fp32", early_stop=True),
+    **{
+        f"PGD early stop, {n} steps": attack(acw.PGD, early_stop=True, max_iter=n, eps_step=1e-6, num_random_init=0)
+        for n in (4, 44)
+    },
     "TemperaturePGD": attack(acw.TemperaturePGD, max_iter=STEPS),
     "ClassWiseAttack": attack(acw.ClassWiseAttack, max_iter=STEPS),
     "ClassWiseAttack L1": attack(acw.ClassWiseAttack, 1, max_iter=STEPS, targets=2, loss="dlr"),

@@ -347,7 +347,10 @@ def test_trainers_take_the_options(recipe, network, images, labels):
         (lambda: plain_recipe("mart").override(steps=0), "`steps` must be"),
         (lambda: paper_recipe("mart", "resnet18", "cifar10", "dafa"), "of mart with dafa, only paper, paper:awp."),
         (lambda: paper_recipe("trades", "wrn-34-10", "cifar10", "dafa"), "only for resnet18 on cifar10, resnet18 on"),
-        (lambda: paper_recipe("natural", "resnet18", "cifar10"), "nor another of this method: take the fast one"),
+        (
+            lambda: paper_recipe("natural", "resnet18", "cifar10"),
+            "No recipe of the method 'natural' is published: take the quick one",
+        ),
         (lambda: plain_recipe("mart").override(class_policy="dafa:lam=1"), "Unknown parameter of dafa 'lam'"),
         (lambda: plain_recipe("mart").override(ema_decay=1.5), "`ema_decay` must be"),
         (lambda: plain_recipe("mart").override(awp_gamma=-1.0), "`awp_gamma` must be"),

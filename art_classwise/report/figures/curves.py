@@ -58,6 +58,7 @@ __all__ = [
 ]
 
 _MOST, _SPREAD = 20, 12
+_ALL_NAMED, _APART = 10, 7.0  # of more curves those are named that end so many points from each other
 
 
 def spread(ranking: pd.Index) -> pd.Index:
@@ -65,6 +66,22 @@ def spread(ranking: pd.Index) -> pd.Index:
     if len(ranking) <= _MOST:
         return ranking
     return ranking[np.linspace(0, len(ranking) - 1, _SPREAD).round().astype(np.int64)]
+
+
+def _labelled(first: Sequence[Any], ends: pd.Series[float]) -> list[Any]:
+    """Return which curves to name: all of few; else the first two, and those that end where there is room for a name.
+
+    Args:
+        first: The classes drawn, the worst and the best first.
+        ends: Where the curves end, in percent.
+    """
+    if len(first) <= _ALL_NAMED:
+        return list(first)
+    named = list(first[:2])
+    for name in first[2:]:
+        if all(abs(ends[name] - ends[one]) >= _APART for one in named):
+            named.append(name)
+    return named
 
 
 def draw_curves(
@@ -78,6 +95,8 @@ def draw_curves(
     ylabel: str = "robust accuracy (%)",
 ) -> Axes:
     """Draw a curve per class in percent, the worst and the best in colour, their mean, and the gap of all as a band.
+
+    Of more than ten curves, the worst and the best are named, and others that end where there is room for a name.
 
     Args:
         ax: Where to draw; a new figure if absent.
@@ -93,7 +112,8 @@ def draw_curves(
     """
     x = curves.index.to_numpy(dtype=np.float64)
     shown = spread(ranking)
-    first = [*dict.fromkeys([ranking[0], ranking[-1], *shown])]
+    ends = curves[shown].ffill().iloc[-1]
+    first = _labelled([*dict.fromkeys([ranking[0], ranking[-1], *shown])], ends)
     names = fit_all(first, name_room(ax))
     right = widest(names) + points(3)
     ax = canvas(ax, 5.6, 4.4, right)
@@ -115,7 +135,6 @@ def draw_curves(
     percent_axis(ax, "y", ylabel)
     if len(x) > 1:
         ax.set_xlim(x[0], x[-1])
-    ends = curves[shown].ffill().iloc[-1]
     side_labels(
         ax,
         np.full(len(first), x[-1]),
@@ -124,8 +143,9 @@ def draw_curves(
         [colours[name] for name in first],
     )
     entries: dict[str, Artist] = {"mean over classes": mean}
-    if len(shown) < len(ranking):
-        entries[f"{len(shown)} of {len(ranking):,} classes"] = Line2D([], [], color=OTHER, lw=0.9)
+    if len(first) < len(ranking):
+        drawn = f"{len(shown)} of {len(ranking):,}" if len(shown) < len(ranking) else f"{len(ranking)}"
+        entries[f"{drawn} classes"] = Line2D([], [], color=OTHER, lw=0.9)
     entries["from the worst to the best"] = band
     ax.set_xlabel(xlabel)
     caption(ax, title, *findings, legend=entries, right=right)

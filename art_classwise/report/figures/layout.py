@@ -310,6 +310,9 @@ def fold(text: str, room: float, after: str = " ") -> list[str]:
     return [line.rstrip() for line in lines]
 
 
+_LEADER = {"arrowstyle": "-", "color": "0.75", "lw": 0.6, "shrinkA": 1, "shrinkB": 3, "zorder": 1}
+
+
 def side_labels(
     ax: Axes,
     x: npt.NDArray[np.float64],
@@ -347,7 +350,8 @@ def side_labels(
             fontsize=points(SMALL),
             color=MEAN if colours[i] == OTHER else colours[i],
             fontweight="normal" if colours[i] == OTHER else "bold",
-            arrowprops={"arrowstyle": "-", "color": "0.75", "lw": 0.6, "shrinkA": 1, "shrinkB": 3, "zorder": 1},
+            # To the name's beginning: to its middle, the lines of others would run through it.
+            arrowprops={**_LEADER, "relpos": (0, 0.5)},
             annotation_clip=False,
         )
 

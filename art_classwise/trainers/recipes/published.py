@@ -45,10 +45,14 @@ def paper_recipe(method: str, architecture: str, dataset: str, variant: str | No
             "the fast one (`recipe='fast'`), or set each option."
         )
     variants = list(dict.fromkeys(n for m, _, _, n in PUBLISHED if m == method))
+    if not variants:
+        raise InputError(
+            f"No recipe of the method {method!r} is published: take the quick one of this package (`recipe='fast'`), "
+            "or set each option."
+        )
     raise InputError(
-        f"There is no published recipe of {of}, "
-        + (f"only {', '.join(variants)}. Take one of them, or " if variants else "nor another of this method: take ")
-        + "the fast one (`recipe='fast'`), or set each option."
+        f"There is no published recipe of {of}, only {', '.join(variants)}. Take one of them, or the fast one "
+        "(`recipe='fast'`), or set each option."
     )
 
 
