@@ -391,7 +391,7 @@ def mean_corruption(outcomes: pd.DataFrame, kinds: Mapping[str, Sequence[str]]) 
     ).reset_index(drop=True)[list(outcomes)]
 
 
-def to_parquet(frame: pd.DataFrame, schema: pa.Schema) -> bytes:
+def to_parquet(frame: pd.DataFrame | Mapping[str, npt.NDArray[Any]], schema: pa.Schema) -> bytes:
     """Return a shard as the content of a file.
 
     Args:
@@ -399,7 +399,7 @@ def to_parquet(frame: pd.DataFrame, schema: pa.Schema) -> bytes:
         schema: :data:`art_classwise.audit.outcomes.OUTCOMES`, or ``MEASURED``.
     """
     # Column by column: a frame's NaN would become nulls.
-    columns = [pa.array(frame[field.name].to_numpy(dtype=field.type.to_pandas_dtype())) for field in schema]
+    columns = [pa.array(np.asarray(frame[field.name], dtype=field.type.to_pandas_dtype())) for field in schema]
     rows = pa.Table.from_arrays(columns, schema=schema)
     buffer = io.BytesIO()
     pq.write_table(

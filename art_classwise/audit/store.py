@@ -20,12 +20,15 @@ import json
 import os
 import re
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 from pydantic import ValidationError
@@ -344,38 +347,39 @@ class Store:
         """Return the files of a model's shards under an attack, both by fingerprint; of several of one, the first."""
         return {number: files[0] for number, files in self._written(model, attack).items()}
 
-    def _written(self, model: str, attack: str | None) -> dict[int, list[Shard]]:
-        """Return all files of a model's shards under an attack, of each shard the one that counts first.
+    def _written(self, model: str, attack: str | None, only: int | None = None) -> dict[int, list[Shard]]:
+        """Return all files of a model's shards under an attack, or of one of them: of each the one that counts first.
 
         Where the manifest lists one of a shard's files, that one counts; of what :meth:`AuditResult.save` wrote, no
         other does.
         """
         manifest = self._parsed[1] if self._parsed else self.manifest()
-        there = self._found(model, attack, saved=manifest.examples.saved)
+        there = self._found(model, attack, only, saved=manifest.examples.saved)
         for files in there.values():
             files.sort(key=lambda shard: shard.name not in manifest.files)
         if manifest.examples.saved and manifest.files:
             there = {number: [one for one in files if one.name in manifest.files] for number, files in there.items()}
         return {number: files for number, files in there.items() if files}
 
-    def _found(self, model: str, attack: str | None, *, saved: bool) -> dict[int, list[Shard]]:
+    def _found(self, model: str, attack: str | None, only: int | None, *, saved: bool) -> dict[int, list[Shard]]:
         there: dict[int, list[Shard]] = {}
         older = f"shards/{model}/{attack or CLEAN_NAME}"
         for name in self.folder.files(older) if self._has_older else ():
-            if match := _OLDER_FILE.fullmatch(name):
+            match = _OLDER_FILE.fullmatch(name)
+            if match and only in (None, int(match[1])):
                 number = int(match[1])
                 there.setdefault(number, []).append(Shard(Unit(model, attack, number), f"{older}/{name}", older=True))
-        begin = f"{'saved-' if saved else ''}{_begin(model, attack)}"
+        begin = f"{'saved-' if saved else ''}{_begin(model, attack)}-" + ("" if only is None else f"{only:05d}-")
         found = [(name, folder) for folder in self._folders(model, attack) for name in self.folder.files(folder)]
         for name, folder in sorted(found, key=lambda one: one[0]):  # the same for all, whatever names they know
-            if (match := _FILE.fullmatch(name)) and name.startswith(f"{begin}-"):
+            if name.startswith(begin) and (match := _FILE.fullmatch(name)):
                 number = int(match[3])
                 there.setdefault(number, []).append(Shard(Unit(model, attack, number), f"{folder}/{name}"))
         return there
 
     def has(self, unit: Unit) -> bool:
         """Return whether a shard is there."""
-        return unit.shard in self.shards(unit.model, unit.attack)
+        return bool(self._written(unit.model, unit.attack, unit.shard))
 
     def read(self, unit: Unit) -> pd.DataFrame:
         """Return a shard, as :data:`OUTCOMES`, or :data:`MEASURED` under an attack that measures distances.
@@ -384,11 +388,11 @@ class Store:
             DamagedShardError: Its file isn't what was written, or not of this shard.
             MissingShardError: It isn't there.
         """
-        shard = self.shards(unit.model, unit.attack).get(unit.shard)
-        if shard is None:
+        files = self._written(unit.model, unit.attack, unit.shard).get(unit.shard)
+        if not files:
             folder = self.folder.where(self._folders(unit.model, unit.attack)[0])
             raise MissingShardError(f"There is no shard {unit.shard} in {folder}.")
-        frame: pd.DataFrame = self.table(shard).to_pandas()
+        frame: pd.DataFrame = self.table(files[0]).to_pandas()
         return frame
 
     def table(self, shard: Shard) -> pa.Table:
@@ -446,8 +450,9 @@ class Store:
         Raises:
             StoreError: It can't be written, on a full disk, say; the others are as they were.
         """
-        content = to_parquet(frame, MEASURED if DISTANCE in frame else OUTCOMES)
-        outcomes = verdict_digest(unit, frame)
+        columns = {str(name): column.to_numpy() for name, column in frame.items()}
+        content = to_parquet(columns, MEASURED if DISTANCE in frame else OUTCOMES)
+        outcomes = verdict_digest(unit, columns)
         begin, folder = _begin(unit.model, unit.attack), self._folders(unit.model, unit.attack)[0]
         begin = f"saved-{begin}" if replace else begin  # an audit that lies there takes it for none of its files
         mine = f"{folder}/{begin}-{unit.shard:05d}-{outcomes}-{_digest(unit, content)}.parquet"
@@ -455,10 +460,10 @@ class Store:
         if replace:
             self._write(mine, content)
             return Shard(unit, mine)
-        there = self._written(unit.model, unit.attack).get(unit.shard, [])
+        there = self._written(unit.model, unit.attack, unit.shard).get(unit.shard, [])
         if not there:
             self._write(mine, content)
-            there = self._written(unit.model, unit.attack).get(unit.shard, [])
+            there = self._written(unit.model, unit.attack, unit.shard).get(unit.shard, [])
             if not there:  # removed by someone who took it for damaged
                 raise StoreError(f"{self.folder.where(mine)} was removed as soon as it was written.")
         first, *others = there
@@ -601,12 +606,12 @@ class Store:
         )
 
 
-def verdict_digest(unit: Unit, frame: pd.DataFrame) -> str:
+def verdict_digest(unit: Unit, frame: pd.DataFrame | Mapping[str, npt.NDArray[Any]]) -> str:
     """Return 16 hexadecimal digits of what a shard says: its columns as numbers, what they cost left out."""
     digest = hashlib.sha256(_identity(unit))
     for name in (*VERDICTS, *([DISTANCE] if DISTANCE in frame else [])):
         kind = MEASURED.field(name).type.to_pandas_dtype()
-        digest.update(frame[name].to_numpy(dtype=kind).tobytes())
+        digest.update(np.asarray(frame[name], dtype=kind).tobytes())
     return digest.hexdigest()[:16]
 
 
