@@ -145,8 +145,7 @@ def certify(
 ) -> None:
     """Certify a model's predictions by randomised smoothing: radii within which nothing changes them, class by class.
 
-    What is certified is the class that the network returns most often under Gaussian noise, in L2. If interrupted, the
-    same command resumes.
+    Certified is, in L2, the class that the network returns most often under noise. If interrupted, repeat the command.
     """
     given = dict(locals())
     from art_classwise._core.folders import open_folder
