@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from art_classwise import losses
 from art_classwise._core import art_interface
 from art_classwise._core.forward import MicroBatches, in_passes
-from art_classwise._core.state import float32
+from art_classwise._core.state import float32, is_asked_freely
 from art_classwise.attacks._apgd import Order
 from art_classwise.attacks._problem import check_finite
 from art_classwise.attacks.search import derivative, input_gradient
@@ -347,7 +347,7 @@ class SquareAttack(square.SquareAttack):
     @staticmethod
     def _asks_every(device: torch.device) -> int:
         """Return after how many queries of Linf the host asks who is left: a CPU, at no cost, after each."""
-        return 1 if device.type == "cpu" else 16
+        return 1 if is_asked_freely(device) else 16
 
     def _side(self, query: int, c: int, h: int, w: int) -> int:
         return max(round(math.sqrt(self.p_selection(query) * (c * h * w) / c)), 1)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from art_classwise._core.state import is_asked_freely
 from art_classwise.threat import ThreatModel, per_example
 
 __all__ = ["Buffers", "Iterates", "Seen", "Steps", "is_degenerate", "not_finite"]
@@ -128,8 +129,7 @@ class Steps:
             out: Where to write the points, unless they are L1's.
         """
         length, known = self.length if at.length is None else at.length, True
-        # A CPU is asked at no cost; to ask a GPU would take longer than to compute.
-        if gradient.device.type != "cpu" or not math.isfinite(float(largest.sum())):
+        if not is_asked_freely(gradient.device) or not math.isfinite(float(largest.sum())):
             gradient, known = gradient.nan_to_num(0.0, 0.0, 0.0), False
             size = size if at.velocity is None else gradient.abs()
         if at.velocity is not None:

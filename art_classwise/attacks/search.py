@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from art_classwise._core.forward import is_out_of_memory
-from art_classwise._core.state import evaluating, frozen
+from art_classwise._core.state import evaluating, frozen, is_asked_freely
 from art_classwise.attacks._iterates import Buffers, Iterates, Seen, Steps, is_degenerate, not_finite
 from art_classwise.threat import ThreatModel, per_example
 
@@ -163,7 +163,7 @@ class _Walk:
             x.clone(),
             torch.zeros(3, len(x), dtype=torch.bool, device=x.device),
         )
-        on_host = x.device.type == "cpu"
+        on_host = is_asked_freely(x.device)
         seen = Seen(self.n_excluded)
         at, taken, entered, number = None, np.zeros(0, dtype=np.int64), 0, 0
         while True:

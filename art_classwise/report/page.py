@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from art_classwise import __version__
-from art_classwise._core.files import contents
+from art_classwise._core.files import contents, output_file
 from art_classwise._core.folders import open_folder
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.corrupted import MEAN_CORRUPTION
@@ -137,7 +137,8 @@ def report_contents(
     """
 
     def page(path: Path) -> None:
-        path.write_text(render(result, certificates), encoding="utf-8")
+        with output_file(path, REPORT) as file:
+            file.write_text(render(result, certificates), encoding="utf-8")
 
     write: dict[str, Callable[[Path], None]] = {
         REPORT: page,

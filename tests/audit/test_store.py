@@ -354,7 +354,7 @@ def test_other_examples_networks_and_parameters_are_named(folder, classifier, da
         again(folder, classifier, data.first(9))
     with pytest.raises(InputError, match="examples was '16 of data"):
         again(folder, classifier, data.take(np.arange(16)[::-1]))
-    with pytest.raises(InputError, match=r"'fgsm''s\.precision was 'auto', but is 'fp32'"):
+    with pytest.raises(InputError, match="of the attack 'fgsm', precision was 'auto', but is 'fp32'"):
         again(folder, classifier, data, precision="fp32")
     network[5].weight.data[0, 0] += 1e-3
     with pytest.raises(InputError, match="the network of the model 'net' was another"):

@@ -229,7 +229,7 @@ BAD = {
 }
 
 
-_NONE_IS_ALLOWED = {("MinimumNormAttack", "eps")}  # it has no limit then
+_ALLOWED = {("MinimumNormAttack", "eps"): None, ("MinimumNormAttack", "targets"): 0}  # no limit; no other walks
 BAD["gamma"] = (0, 1, -0.1, np.nan, "0.05", None, True)
 
 
@@ -239,7 +239,7 @@ def test_bad_parameters_are_named(linf, classifier):
     for parameter in set(attack.attack_params) - {"summary_writer", "attack"}:
         match, before = says.get(parameter, f"`{parameter}`"), dict(vars(attack))
         for value in BAD.get(parameter, ("nonsense", object())):
-            if value is None and (linf.name, parameter) in _NONE_IS_ALLOWED:
+            if value is _ALLOWED.get((linf.name, parameter), ...):
                 continue
             with pytest.raises((ValueError, TypeError), match=match):
                 linf(classifier, **{parameter: value})
