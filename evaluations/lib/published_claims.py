@@ -48,8 +48,8 @@ class Audited:
 
     @property
     def n(self) -> int:
-        """The number of images."""
-        return self.result.manifest.examples.n
+        """The number of images, of an unfinished audit those that all its attacks were tried on."""
+        return self.result.outcomes["example"].nunique()
 
     @property
     def board(self) -> str:

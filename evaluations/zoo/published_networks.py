@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -69,7 +70,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     made.add_argument("--images", type=whole, help="at most so many images per network")
     made.add_argument("--large", type=whole, default=250, help="at quick size, at most so many per large network")
     made.add_argument("--networks", nargs="+", help="only these; all of --checkpoints if absent")
-    made.add_argument("--finished", action="store_true", help="only what is in --store: nothing is computed")
+    made.add_argument(
+        "--finished",
+        action="store_true",
+        help="only what is in --store, on as many images as are there: nothing is computed",
+    )
     made.add_argument("--model-dir", help="folder of RobustBench's weights")
     made.add_argument("--dataset", default="cifar10", choices=("cifar10", "cifar100", "imagenet"), help="RobustBench's")
     arguments = made.parse_args(argv)
@@ -141,19 +146,38 @@ def audited(entry: Entry, arguments: Any) -> Audited:
     """
     data = images(entry.network.dataset, arguments.root, entry.n)
     classifier = load_published(entry.name, arguments.checkpoints or "checkpoints")
-    radius = entry.threat.replace(":", "-").replace("/", "-")
-    store = store_of(arguments) / "published" / f"{entry.name}-{radius}-{len(data)}"
-    made = acw.ClassWiseAudit(
-        entry.threat,
-        ATTACKS[arguments.size],
-        store=store,
-        verbose=False,
-        command=command(__file__, arguments),
-    )
-    finished = partial(acw.read_audit, store, partial=True)
-    result = finished() if arguments.finished else made.evaluate({entry.name: classifier}, data)
+    name = f"{entry.name}-{entry.threat.replace(':', '-').replace('/', '-')}"
+    folder = store_of(arguments) / "published"
+    if arguments.finished:
+        result = stored(folder, name)
+    else:
+        made = acw.ClassWiseAudit(
+            entry.threat,
+            ATTACKS[arguments.size],
+            store=folder / f"{name}-{len(data)}",
+            verbose=False,
+            command=command(__file__, arguments),
+        )
+        result = made.evaluate({entry.name: classifier}, data)
     norms = acw.metrics.head_weight_norms(classifier)
     return Audited(entry.name, result, entry.network.family, norms, is_main=entry.is_main)
+
+
+def stored(folder: Path, name: str) -> acw.AuditResult:
+    """Return, of the audits of a network at a radius, the one with most attacks, and of these with most images.
+
+    Raises:
+        InputError: There is none.
+    """
+    found = []
+    for place in sorted(folder.glob(f"{name}-*")):
+        if not place.name.removeprefix(f"{name}-").isdigit():
+            continue  # of another radius
+        with suppress(acw.InputError):  # it was stopped before anything was finished
+            found.append(acw.read_audit(place, partial=True))
+    if not found:
+        raise acw.InputError(f"No audit of it lies in {folder}.")
+    return max(found, key=lambda one: (len(one.attacks), one.outcomes["example"].nunique()))
 
 
 def robustbench(arguments: Any) -> list[Audited]:

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from torch import nn
 from torch.nn import functional
 
 import art_classwise as acw
@@ -244,6 +245,28 @@ def test_a_run_in_small(script, checkpoints, tmp_path, monkeypatch, capsys):
     (tmp_path / "store" / "tiny" / "published").rename(tmp_path / "elsewhere")
     with pytest.raises(SystemExit, match="^3$"):
         script.main([*options, "--finished", "--networks", names[0]])
+
+
+def test_of_stored_audits_the_one_with_most_attacks_and_images_is_taken(script, tmp_path):
+    """Also of one that was stopped, what is finished; of a network whose name only begins alike, nothing."""
+    data = acw.load_dataset("digits", "test")
+    net = acw.as_classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), (1, 8, 8), 10)
+
+    def audit(name, attacks, n):
+        made = acw.ClassWiseAudit("Linf:0.1", attacks, store=tmp_path / name, checks=False, verbose=False)
+        return made.evaluate({"net": net}, data.take(np.arange(n)))
+
+    audit("net-Linf-0.1-30", ["fgsm", "pgd-2"], 30)
+    audit("net-Linf-0.1-60", ["fgsm"], 60)
+    assert script.stored(tmp_path, "net-Linf-0.1").attacks == ("fgsm", "pgd-2")
+    stopped = audit("net-Linf-0.1-700", ["fgsm", "pgd-2"], 700)
+    audit("net-Linf-0.1-2-90", ["fgsm", "pgd-2"], 90)
+    (tmp_path / "net-Linf-0.1-99").mkdir()
+    (last,) = (tmp_path / "net-Linf-0.1-700" / "outcomes").glob("*/attack=pgd-2/*-00001-*")
+    last.unlink()
+    assert len(script.stored(tmp_path, "net-Linf-0.1").rows("net")) == stopped.manifest.shard_size
+    with pytest.raises(acw.InputError, match="No audit of it lies in"):
+        script.stored(tmp_path, "other")
 
 
 def test_what_is_wrong_is_said(script, checkpoints, tmp_path, capsys):
