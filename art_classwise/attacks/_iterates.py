@@ -12,7 +12,7 @@ from torch import Tensor
 from art_classwise._core.state import is_asked_freely
 from art_classwise.threat import ThreatModel, per_example
 
-__all__ = ["Buffers", "Iterates", "Seen", "Steps", "is_degenerate", "not_finite"]
+__all__ = ["Iterates", "Seen", "Steps", "is_degenerate", "not_finite"]
 
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -118,7 +118,7 @@ class Steps:
             made.coordinates = _coordinates(threat, x, radius, *box)
         return made
 
-    def after(self, at: Iterates, gradient: Tensor, size: Tensor, largest: Tensor, out: Tensor | None) -> Tensor:
+    def after(self, at: Iterates, gradient: Tensor, size: Tensor, largest: Tensor) -> Tensor:
         """Return new points, one step along gradients (m, ...); what isn't finite of these is no way to go.
 
         Args:
@@ -126,7 +126,6 @@ class Steps:
             gradient: (m, ...), which others may hold.
             size: Its absolute values; they are written over.
             largest: (m,) the largest of each example's.
-            out: Where to write the points, unless they are L1's.
         """
         length, known = self.length if at.length is None else at.length, True
         if not is_asked_freely(gradient.device) or not math.isfinite(float(largest.sum())):
@@ -138,16 +137,16 @@ class Steps:
         if at.lower is not None:
             direction = self.threat.steepest(gradient, out=size)
             if isinstance(length, Tensor):
-                moved = torch.addcmul(at.x_adv, direction, length, out=out)  # a product with 1 or -1 is exact
+                moved = torch.addcmul(at.x_adv, direction, length)  # a product with 1 or -1 is exact
             else:
-                moved = torch.add(at.x_adv, direction, alpha=length, out=out)
+                moved = torch.add(at.x_adv, direction, alpha=length)
             return moved.sub_(at.x).add_(at.x).clamp_(at.lower, at.upper)  # rounded as the sum of x and a change
         if at.changes is not None:
             gradient, known = gradient * at.changes, False
         if at.coordinates is not None:  # else the few of a step are spent where the box ends
             gradient = gradient * self._inward(at.x_adv, gradient)
         direction = self.threat.steepest(gradient, at.coordinates, largest=largest if known else None, out=size)
-        moved = torch.add(at.x_adv, direction.mul_(length), out=out)
+        moved = at.x_adv + direction.mul_(length)  # laid out as the points, not as a gradient that may be channels last
         return self.threat.project(moved, at.x, self.low, self.high, at.radius, out=moved)
 
     def _inward(self, x_adv: Tensor, gradient: Tensor) -> Tensor:
@@ -159,23 +158,6 @@ class Steps:
         torch.lt(x_adv, self.high, out=way)
         beside = torch.le(gradient, 0, out=torch.empty_like(x_adv))
         return inward.mul_(torch.maximum(way, beside, out=way))
-
-
-class Buffers:
-    """Memory that steps write into again and again.
-
-    For a CPU, to be given new pages by the system takes many times as long as to fill them.
-    """
-
-    def __init__(self) -> None:
-        self._held: dict[str, Tensor] = {}
-
-    def like(self, name: str, tensor: Tensor) -> Tensor:
-        """Return memory for a tensor such as this: the same as before under that name, if it fits."""
-        held = self._held.get(name)
-        if held is None or len(held) < len(tensor) or held.stride() != tensor.stride():
-            held = self._held[name] = torch.empty_like(tensor)
-        return held if len(held) == len(tensor) else held[: len(tensor)]
 
 
 class Seen:

@@ -6,7 +6,7 @@ Every gradient attack and every training method runs it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from art_classwise._core.forward import is_out_of_memory
 from art_classwise._core.state import evaluating, frozen, is_asked_freely
-from art_classwise.attacks._iterates import Buffers, Iterates, Seen, Steps, is_degenerate, not_finite
+from art_classwise.attacks._iterates import Iterates, Seen, Steps, is_degenerate, not_finite
 from art_classwise.threat import ThreatModel, per_example
 
 __all__ = [
@@ -143,8 +143,6 @@ class _Walk:
     solved: Solved | None
     observe: Observer | None
     n_excluded: int
-    _buffers: Buffers = field(default_factory=Buffers)
-    _turn: int = 0
 
     def together(self, of_all: dict[str, Any]) -> SearchResult:
         """Take all steps with all examples."""
@@ -204,7 +202,7 @@ class _Walk:
             logits = self.module(x_adv)
             gradient = input_gradient(self.loss(logits, at.y).sum(), x_adv)
         with torch.no_grad():
-            size, logits = torch.abs(gradient, out=self._buffers.like("size", gradient)), logits.detach()
+            size, logits = gradient.abs(), logits.detach()
             largest = size.flatten(1).amax(1)
             done = None if self.solved is None else self.solved(logits, at.rows)
             if done is not None and stopped is not None:
@@ -212,10 +210,7 @@ class _Walk:
             seen.add(logits, largest, done)
             if self.observe is not None:
                 self.observe(step, at.rows, x_adv.detach(), gradient)
-            # The points are written where those before these were, unless somebody may have kept them.
-            self._turn = 1 - self._turn
-            out = None if self.observe is not None else self._buffers.like(f"points {self._turn}", at.x_adv)
-            moved = self.steps.after(at, gradient, size, largest, out)
+            moved = self.steps.after(at, gradient, size, largest)
             return moved, at.stopped if done is None else done
 
 
