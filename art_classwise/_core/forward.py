@@ -150,9 +150,12 @@ def filled_size(n: int) -> int:
 
 
 def usual_batch_size(device: torch.device, input_shape: Sequence[int]) -> int:
-    """Return how many examples to compute at once: a power of two from 16 to 512, by their size."""
-    values = 2**26 if device.type == "cuda" else 2**20
-    return int(min(512, max(_LEAST, 2 ** int(math.log2(values / math.prod(input_shape))))))
+    """Return how many examples to compute at once: a power of two from 16 to 512, by their size.
+
+    On a CPU of many threads, at least as many as a pass is filled up to.
+    """
+    values, least = (2**26, _LEAST) if device.type == "cuda" else (2**20, filled_size(_LEAST))
+    return int(min(512, max(least, 2 ** int(math.log2(values / math.prod(input_shape))))))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from art_classwise.trainers import training_history
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
-TRAIN = shlex.split("train standard --epochs 24 --examples 100 --steps 1 --batch-size 4 --out mine.pt")
+TRAIN = shlex.split("train standard --epochs 12 --examples 100 --steps 1 --batch-size 4 --out mine.pt")
 
 
 def start(folder, *words):
@@ -48,7 +48,7 @@ def test_an_interrupted_training_names_the_command_that_goes_on(command_line, tm
 
     def second_epoch():
         assert process.stderr is not None
-        return "epoch 2/24" in process.stderr.readline()
+        return "epoch 2/12" in process.stderr.readline()
 
     kept, command = interrupted(process, second_epoch)
     epochs = int(kept.removeprefix("Interrupted: ").split()[0])
@@ -57,8 +57,8 @@ def test_an_interrupted_training_names_the_command_that_goes_on(command_line, tm
     assert len(training_history(tmp_path / "mine.training")) == epochs
     code, out, _ = command_line(*shlex.split(command)[1:])
     assert code == 0
-    assert "After 24 epochs" in out
-    assert len(pd.read_csv(tmp_path / "mine.csv")) == 24
+    assert "After 12 epochs" in out
+    assert len(pd.read_csv(tmp_path / "mine.csv")) == 12
 
 
 def test_a_training_that_has_not_begun_is_started_again(command_line, monkeypatch):

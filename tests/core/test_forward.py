@@ -143,6 +143,14 @@ def test_usual_batch_sizes_are_powers_of_two_by_the_images():
     assert [usual_batch_size(gpu, s) for s in ((3, 32, 32), (3, 224, 224))] == [512, 256]
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3, 5, 8, 16, 64])
+def test_of_large_images_no_pass_has_rows_that_only_fill_it_up(threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    size = usual_batch_size(torch.device("cpu"), (3, 224, 224))
+    assert filled_size(size) == size
+    assert 16 <= size <= 32
+
+
 def test_batch_sizes_of_attacks_are_bounded_and_put_back(classifier):
     within = acw.TransferAttack(classifier, acw.PGD(classifier, batch_size=64, verbose=False))
     whole = acw.AutoAttack(classifier, batch_size=100)
