@@ -6,8 +6,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
     $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info)' >/dev/null 2>&1 && { echo $$p; break; }; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Processes that share the tests: one per core that this one may use; each needs 1.5 GB.
-WORKERS ?= $(shell $(BIN)/python -c "import os; print(min(8, len(getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count() or 1))(0))))")
+# Processes that share the tests: one more than cores that this one may use, since some tests wait; each needs 1.5 GB.
+WORKERS ?= $(shell $(BIN)/python -c "import os; print(min(8, 1 + len(getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count() or 1))(0))))")
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: demo install test test-slow test-browser evaluate docs schemas clean

@@ -166,6 +166,7 @@ def test_natural_training_says_what_it_measured(run):
     assert "nan" not in out
 
 
+@pytest.mark.slow
 def test_all_of_it_together(run):
     options = (
         "--labels",

@@ -626,6 +626,7 @@ def test_an_error_ends_both_processes_at_once(later):
 
 
 @pytest.mark.parametrize("name", ["after one", "after two"])
+@pytest.mark.slow
 def test_training_goes_on_with_another_number_of_processes(runs, later, name):
     (whole_one,), whole_two = runs[0].of("whole"), check_both(runs[1].of("whole"))
     assert later[0].stderr == later[0].stdout == ""

@@ -175,6 +175,7 @@ def test_two_lines_of_arts_example_change():
 @pytest.mark.parametrize(
     "source", [pytest.param(ARTS, id="ART", marks=pytest.mark.slow), pytest.param(OURS, id="art-classwise")]
 )
+@pytest.mark.slow
 def test_the_script_runs_with_arts_trainer_and_with_ours(source, tmp_path):
     (tmp_path / "script.py").write_text(source, encoding="utf-8")
     done = subprocess.run(

@@ -254,6 +254,7 @@ def test_without_links_files_are_copied(audit_size, tmp_path, monkeypatch):
     assert len(acw.load_dataset(tmp_path / "x")) == 12
 
 
+@pytest.mark.slow
 def test_an_audit_of_many_models_on_disk(audit_size):
     (row,) = audit_size.measure_disk(2, 3, 1_000, 10).to_dict("records")
     assert (row["models"], row["attacks"], row["n"], row["rows"]) == (2, 3, 1_000, 6_000)

@@ -64,6 +64,7 @@ def test_cases_follow_from_the_files_given(speed, attack_speed, tmp_path):
         (("training, batch 2", "resnet18", "ours MART"), 2),
     ],
 )
+@pytest.mark.slow
 def test_a_case_in_small(attack_speed, case, n):
     done = attack_speed.time_case(case, "tiny", None, None, None)
     assert (done["n"], done["steps"], len(done["seconds"])) == (n, 10, 2)

@@ -309,6 +309,7 @@ def test_fit_returns_a_history_with_a_display(train_set, tmp_path):
 # Progress
 
 
+@pytest.mark.slow
 def test_in_a_notebook(tmp_path):
     """A kernel runs it: bars are the notebook's own, results are shown rich, and nothing goes to stderr."""
     cells = [

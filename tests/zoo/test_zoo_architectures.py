@@ -70,6 +70,7 @@ def test_too_little_memory_is_said(script, tmp_path, monkeypatch):
     assert script.try_model("Wong2020Fast", "cifar10", tmp_path, memory=8.0)["reason"] == "loading takes more than 8 GB"
 
 
+@pytest.mark.slow
 def test_a_failing_model_gets_a_row_and_the_next_is_tried(script, tmp_path, monkeypatch):
     out = tmp_path / "out.csv"
     script.measure([("cifar10", "Nobody2020Nothing")], out)  # in a process of its own, which ends with this error
