@@ -425,7 +425,8 @@ def draw(summaries: Sequence[pd.DataFrame]) -> plt.Figure:
         first = table.iloc[0]
         seeds = " to ".join(map(str, sorted({int(table["seeds"].min()), int(table["seeds"].max())})))
         title = f"{first['dataset']}, seeds: {seeds}, n = {first['n']:,}: mean and 95 % interval"
-        ax.set_title(f"{title}\nwithout a policy: {told}; filled: p adjusted below 0.05", loc="left", fontsize="medium")
+        told = f"{title}\nwithout a policy: {told}\nfilled: p adjusted below 0.05"
+        ax.set_title(told, loc="left", fontsize="medium")
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=4, fontsize="small", frameon=False)
     return figure
 
