@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from lib.experiment import ABSENT, RESULTS, command, write_beside
-from lib.machine import hardware, versions
-from lib.published import ADVERSARIAL, NETWORKS, at_hand
+from lib.experiment import RESULTS
+from lib.published import ADVERSARIAL, NETWORKS, write_networks
 
 import art_classwise as acw
 
@@ -100,17 +99,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--norms", nargs="+", choices=tuple(NORMS), default=tuple(NORMS))
     parser.add_argument("--out", type=Path, default=RESULTS / "minimum_norm", help="folder of the table")
     arguments = parser.parse_args(argv)
-    rows = []
-    for name, classifier, data, threat in at_hand(
-        arguments.checkpoints, arguments.root, arguments.examples, arguments.networks
-    ):
-        for norm in arguments.norms:
-            rows.append(measured(name, classifier, data, threat, norm, arguments.steps))
-            print(rows[-1], flush=True)
-            about = {"hardware": hardware(), "versions": versions(), "command": command(__file__, arguments)}
-            write_beside(rows, about, arguments.out / "minimum_norm.csv", KEYS)
-    if not rows:
-        sys.exit(ABSENT)
+    write_networks(
+        __file__,
+        arguments,
+        KEYS,
+        lambda *network: (measured(*network, norm, arguments.steps) for norm in arguments.norms),
+    )
 
 
 if __name__ == "__main__":

@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from lib.experiment import ABSENT, RESULTS, command, write_beside
-from lib.machine import hardware, versions
-from lib.published import NETWORKS, at_hand
+from lib.experiment import RESULTS
+from lib.published import NETWORKS, write_networks
 
 import art_classwise as acw
 
@@ -67,16 +66,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--autoattack", nargs="*", default=tuple(NETWORKS), help="networks on which AutoAttack runs")
     parser.add_argument("--out", type=Path, default=RESULTS / "target_order", help="folder of the table")
     arguments = parser.parse_args(argv)
-    rows = []
-    for name, classifier, data, threat in at_hand(
-        arguments.checkpoints, arguments.root, arguments.examples, arguments.networks
-    ):
-        rows.append(measured(name, classifier, data, threat, autoattack=name in arguments.autoattack))
-        print(rows[-1], flush=True)
-        about = {"hardware": hardware(), "versions": versions(), "command": command(__file__, arguments)}
-        write_beside(rows, about, arguments.out / "target_order.csv", KEYS)
-    if not rows:
-        sys.exit(ABSENT)
+    write_networks(
+        __file__, arguments, KEYS, lambda name, *rest: [measured(name, *rest, autoattack=name in arguments.autoattack)]
+    )
 
 
 if __name__ == "__main__":

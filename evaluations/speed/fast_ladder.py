@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from lib.experiment import ABSENT, RESULTS, command, whole, write_beside
-from lib.machine import hardware, versions
-from lib.published import at_hand
+from lib.experiment import RESULTS, whole
+from lib.published import write_networks
 
 import art_classwise as acw
 from art_classwise._core.files import written_aside
@@ -115,16 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, default=RESULTS / "fast_ladder", help="folder of the table")
     arguments = parser.parse_args(argv)
-    rows = []
-    for name, classifier, data, threat in at_hand(
-        arguments.checkpoints, arguments.root, arguments.examples, arguments.networks
-    ):
-        rows.append(measured(name, classifier, data, threat, arguments.store))
-        print(rows[-1], flush=True)
-        about = {"hardware": hardware(), "versions": versions(), "command": command(__file__, arguments)}
-        write_beside(rows, about, arguments.out / "fast_ladder.csv", KEYS)
-    if not rows:
-        sys.exit(ABSENT)
+    write_networks(__file__, arguments, KEYS, lambda *network: [measured(*network, arguments.store)])
 
 
 if __name__ == "__main__":

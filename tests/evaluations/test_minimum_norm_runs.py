@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pandas as pd
@@ -41,9 +42,10 @@ def test_rows_replace_those_of_their_name(evaluation, two_classes, tmp_path):
     row = script.measured("net", classifier, acw.Dataset(x, y, ("a", "b")), "Linf:0.1", "Linf", 30)
     assert row["fmn_median"] == pytest.approx(np.median(exact), rel=0.01)
     assert row["n"] == 12
+    write = sys.modules["lib.experiment"].write_beside
     for command, steps in (("first", 30), ("second", 40)):
-        script.write_beside([{**row, "steps": steps}], {"command": command}, tmp_path / "t.csv", script.KEYS)
-    script.write_beside([{**row, "network": "other"}], {"command": "third"}, tmp_path / "t.csv", script.KEYS)
+        write([{**row, "steps": steps}], {"command": command}, tmp_path / "t.csv", script.KEYS)
+    write([{**row, "network": "other"}], {"command": "third"}, tmp_path / "t.csv", script.KEYS)
     table = pd.read_csv(tmp_path / "t.csv")
     assert table[["network", "steps", "command"]].values.tolist() == [["net", 40, "second"], ["other", 30, "third"]]
 
