@@ -107,6 +107,7 @@ def script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "path", [str(EVALUATIONS), *sys.path])  # where it finds its neighbours, whoever loads it
         patched.setitem(sys.modules, name, module)  # where its dataclasses look their types up
         spec.loader.exec_module(module)
     return module

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from lib.experiment import RESULTS
-from lib.published import ADVERSARIAL, NETWORKS, write_networks
+from lib.experiment import RESULTS, write_networks
+from lib.published import ADVERSARIAL, NETWORKS
 
 import art_classwise as acw
 

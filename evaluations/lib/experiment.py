@@ -23,6 +23,7 @@ from scipy import stats
 import art_classwise as acw
 from art_classwise.datasets import DATASETS
 from lib.machine import hardware, versions
+from lib.published import at_hand
 from lib.setups import SIZES, Setup, Trainings
 
 matplotlib.use("Agg")
@@ -411,6 +412,29 @@ def write_beside(rows: Sequence[Mapping[str, Any]], about: Mapping[str, str], pa
     text = pd.DataFrame(rows).assign(**about).to_csv(index=False)
     stored = path.read_text(encoding="utf-8") if path.is_file() else None
     path.write_text(text if stored is None else with_stored(text, stored, keys), encoding="utf-8")
+
+
+def write_networks(
+    script: str, arguments: Any, keys: Sequence[str], measure: Callable[..., Iterable[dict[str, Any]]]
+) -> None:
+    """Measure the networks asked for, one after another, print the rows and write them into the script's table.
+
+    Args:
+        script: ``__file__`` of the script, whose name the table has.
+        arguments: Of its command line.
+        keys: Columns that name a row.
+        measure: Yields the rows of a network, given its name, classifier, test images and threat model.
+    """
+    rows: list[dict[str, Any]] = []
+    asked = (arguments.checkpoints, arguments.root, arguments.examples, arguments.networks)
+    for network in at_hand(*asked):
+        for row in measure(*network):
+            rows.append(row)
+            print(row, flush=True)
+            about = {"hardware": hardware(), "versions": versions(), "command": command(script, arguments)}
+            write_beside(rows, about, arguments.out / f"{Path(script).stem}.csv", keys)
+    if not rows:
+        sys.exit(ABSENT)
 
 
 def dataset_of(data: str) -> str:

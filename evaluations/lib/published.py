@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import as_file, files
@@ -18,8 +18,6 @@ from torch import Tensor, nn
 
 import art_classwise as acw
 from art_classwise.datasets import DATASETS
-from lib.experiment import ABSENT, command, write_beside
-from lib.machine import hardware, versions
 
 FAMILIES = {"adversarial": "adversarially", "certified": "provably", "natural": "naturally"}
 """How networks are trained, and the word that nets.json begins with where it says so."""
@@ -304,26 +302,3 @@ def _fill(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     if len(theirs) != len(weights):
         raise ValueError(f"they are {len(weights)} tensors, where {len(theirs)} are needed")
     module.load_state_dict(state | dict(zip(theirs, weights.values(), strict=True)))
-
-
-def write_networks(
-    script: str, arguments: Any, keys: Sequence[str], measure: Callable[..., Iterable[dict[str, Any]]]
-) -> None:
-    """Measure the networks asked for, one after another, print the rows and write them into the script's table.
-
-    Args:
-        script: ``__file__`` of the script, whose name the table has.
-        arguments: Of its command line.
-        keys: Columns that name a row.
-        measure: Yields the rows of a network, given its name, classifier, test images and threat model.
-    """
-    rows: list[dict[str, Any]] = []
-    asked = (arguments.checkpoints, arguments.root, arguments.examples, arguments.networks)
-    for network in at_hand(*asked):
-        for row in measure(*network):
-            rows.append(row)
-            print(row, flush=True)
-            about = {"hardware": hardware(), "versions": versions(), "command": command(script, arguments)}
-            write_beside(rows, about, arguments.out / f"{Path(script).stem}.csv", keys)
-    if not rows:
-        sys.exit(ABSENT)

@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from lib.experiment import RESULTS, whole
-from lib.published import write_networks
+from lib.experiment import RESULTS, whole, write_networks
 
 import art_classwise as acw
 from art_classwise._core.files import written_aside
