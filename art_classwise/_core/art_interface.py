@@ -90,6 +90,11 @@ class Border(nn.Module):
         """The type of images that the network takes, once it has been asked."""
         return torch.float32 if self._type is None else self._type
 
+    @property
+    def alone(self) -> nn.Module | None:
+        """The network, if nothing comes before it."""
+        return self.model if self._estimator is None else None
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Border:
         """Copy the model alone: ART's estimators, copied, write files and move to the first GPU."""
         return self.around(copy.deepcopy(self.model, memo))

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from art_classwise._core.filling import LEAST, filled_size, rows_for
 from art_classwise.errors import InputError
 
 __all__ = [
@@ -24,15 +25,12 @@ __all__ = [
     "computing_at_most",
     "count_pass",
     "counted",
-    "filled_size",
     "in_passes",
     "is_out_of_memory",
     "release",
     "usual_batch_size",
     "warn_of_probabilities",
 ]
-
-_LEAST = 16
 
 
 @dataclass
@@ -113,11 +111,21 @@ class MicroBatches(nn.Module):
         return torch.cat(outputs) if all(isinstance(o, Tensor) for o in outputs) else outputs[0]
 
     def _filled(self, x: Tensor) -> Any:
-        lacking = filled_size(len(x)) - len(x)
-        if not lacking or len(x) == 0 or x.device.type != "cpu":
+        if len(x) == 0 or x.device.type != "cpu":
+            return self.module(x)
+        lacking = rows_for(self._tried, getattr(self.module, "alone", self.module), x) - len(x)
+        if not lacking:
             return self.module(x)
         output = self.module(torch.cat([x, x[:1].detach().expand(lacking, *x.shape[1:])]))
         return output[: len(x)] if isinstance(output, Tensor) and len(output) == len(x) + lacking else output
+
+    def _tried(self, x: Tensor) -> Any:
+        """Return what the network returns, without counting the pass: it is no attack's."""
+        before, _COUNTING.passes = getattr(_COUNTING, "passes", None), None
+        try:
+            return self.module(x)
+        finally:
+            _COUNTING.passes = before
 
 
 def in_passes(compute: Callable[..., tuple[Tensor, ...]], most: int | None, *rows: Tensor) -> tuple[Tensor, ...]:
@@ -134,27 +142,12 @@ def in_passes(compute: Callable[..., tuple[Tensor, ...]], most: int | None, *row
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
-def filled_size(n: int) -> int:
-    """Return with how many rows a CPU is to compute n examples, so that each gets the same bits as in any other batch.
-
-    Kernels go by the number of rows, and so do the shares of threads. Of 16 networks (convolutions of all kinds, dense
-    and recurrent layers, attention) on an AVX-512 CPU, none gave an example other logits or gradients in another batch
-    of at least 16 rows, and a multiple of four for each of up to four threads. Neither fewer rows nor odd numbers will
-    do: depthwise convolutions differ up to 15 rows, transposed ones at 17, 21 and 81; with two threads dilated ones at
-    20, with three group norms at 16. With 16 threads, some differ at 64, too.
-    """
-    rows = 4 * min(torch.get_num_threads(), 8)
-    coarse = 4 if n <= 64 else 8 if n <= 128 else 16  # a number of rows that is new costs as much as some rows
-    rows *= -(-coarse // rows)
-    return -(-max(n, _LEAST) // rows) * rows
-
-
 def usual_batch_size(device: torch.device, input_shape: Sequence[int]) -> int:
     """Return how many examples to compute at once: a power of two from 16 to 512, by their size.
 
     On a CPU of many threads, at least as many as a pass is filled up to.
     """
-    values, least = (2**26, _LEAST) if device.type == "cuda" else (2**20, filled_size(_LEAST))
+    values, least = (2**26, LEAST) if device.type == "cuda" else (2**20, filled_size(LEAST))
     return int(min(512, max(least, 2 ** int(math.log2(values / math.prod(input_shape))))))
 
 

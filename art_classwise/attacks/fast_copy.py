@@ -24,6 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from art_classwise._core.art_interface import Border, logits_module, operations, trial_images
 from art_classwise._core.forward import is_out_of_memory
 from art_classwise._core.state import evaluating, float32, frozen, is_exported, preserved_random_state, put_in_eval_mode
+from art_classwise._core.structure import structure
 from art_classwise.attacks.search import input_gradient
 from art_classwise.errors import InputError, check_flag
 
@@ -116,7 +117,7 @@ def fast_network(
     if _wanted(model, x, precision, compile=compile) == _AS_IT_IS:
         return model
     with _LOCK:
-        key = (precision, compile, x.device, tuple(x.shape[1:]), _structure(model))
+        key = (precision, compile, x.device, tuple(x.shape[1:]), structure(model))
         kept = _KEPT.get(id(model))
         if not (kept and kept.network() is model and kept.key == key and kept.copy.agrees(model, x, bordered)):
             kept = _Kept(
@@ -416,21 +417,6 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Return weights and buffers by all their names: layers may share one, of which a fold takes only its own."""
     yield from module.named_parameters(remove_duplicate=False)
     yield from module.named_buffers(remove_duplicate=False)
-
-
-def _structure(model: nn.Module) -> tuple[Any, ...]:
-    """Return what tells whether a network still has the layers, hooks and settings that it had."""
-    return tuple(
-        (
-            *(name, id(layer), type(layer), tuple(layer._forward_hooks), tuple(layer._forward_pre_hooks)),
-            tuple((k, v) for k, v in vars(layer).items() if isinstance(v, (bool, int, float, str)) and k != "training"),
-            tuple(
-                (k, v.shape, v.dtype) for k, v in (*layer._parameters.items(), *layer._buffers.items()) if v is not None
-            ),
-        )
-        for name, layer in model.named_modules()
-        if not isinstance(layer, torch.jit.ScriptModule)
-    )
 
 
 class _Kept(NamedTuple):

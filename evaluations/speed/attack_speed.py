@@ -38,6 +38,7 @@ class Size:
 
     Attributes:
         images: Of PGD-10, by network.
+        few: Also of PGD-10 on the first of these networks: fewer images.
         verdict: Test images of which is seen whether they withstand; 0: that isn't measured.
         precision: Likewise in float32 and bfloat16.
         batches: Of training.
@@ -54,16 +55,17 @@ class Size:
     steps: int | None
     repeats: int = 2
     at_once: int = 128
+    few: tuple[int, ...] = ()
     trained: str = "resnet18"
 
 
 SIZES = {
     "smallest": Size({"cnn-a": 1}, 0, 0, (2,), 1, repeats=1, trained="cnn-a"),
     "tiny": Size({"resnet18": 2}, 2, 8, (2,), 1),
-    "quick": Size({"resnet18": 32}, 48, 200, (32,), 2),
-    "long": Size({"resnet18": 64}, 128, 1_000, (64,), 4),
+    "quick": Size({"resnet18": 32}, 48, 200, (32,), 2, few=(4,)),
+    "long": Size({"resnet18": 64}, 128, 1_000, (64,), 4, few=(1, 4, 16)),
     "short": Size({"resnet18": 512}, 1_000, 1_000, (128,), 10, at_once=512),
-    "full": Size({"resnet18": 512, "wrn-28-10": 256}, 10_000, 10_000, (128, 512), None, at_once=512),
+    "full": Size({"resnet18": 512, "wrn-28-10": 256}, 10_000, 10_000, (128, 512), None, at_once=512, few=(1, 4, 16)),
 }
 """``smallest`` and ``short`` are gpu.py's, the others are speed.py's."""
 
@@ -127,6 +129,7 @@ def cases(arguments: argparse.Namespace, only: str) -> list[tuple[str, str, str]
     others = ("ART", *(("torchattacks",) if arguments.torchattacks else ()))
     ours = ("ours auto", "ours fp32", *(("ours auto compiled",) if full or arguments.compiled else ()))
     asked = [("pgd-10", network, a) for network in size.images for a in (*others, *ours)]
+    asked += [(f"pgd-10 of {n}", next(iter(size.images)), a) for n in size.few for a in (*others, *ours)]
     if arguments.cifar10 and size.verdict:
         asked += [
             ("verdict pgd-20", "cifar10-resnet18-natural", a) for a in ("ART", "ours auto", "ours auto early stop")
@@ -165,9 +168,10 @@ def time_case(
         torch.cuda.reset_peak_memory_stats()
     if benchmark.startswith("training"):
         return _time_training(method, int(benchmark.split()[-1]), how, device)
-    eps, steps, repeats = EPS, 10 if benchmark == "pgd-10" else 20, how.repeats
-    if benchmark == "pgd-10":
-        n = how.images[name]
+    random_images = benchmark.startswith("pgd-10")
+    eps, steps, repeats = EPS, 10 if random_images else 20, how.repeats
+    if random_images:
+        n = how.images[name] if benchmark == "pgd-10" else int(benchmark.split()[-1])
         module = random_network(name).eval()
         classifier = moved(acw.as_classifier(module, (3, 32, 32), 10, device=placed_by_art(device)), device)
         rng = np.random.default_rng(0)
@@ -196,7 +200,7 @@ def time_case(
         "n": n,
         "steps": steps,
         "eps x 255": eps * 255,
-        "robust %": 100 * robust if benchmark != "pgd-10" else None,
+        "robust %": None if random_images else 100 * robust,
         "seconds": seconds,
         "FLOP per image": _flops_per_image(classifier, x),
         "peak MiB": peak / 2**20,

@@ -8,15 +8,16 @@ import torch
 from torch import nn
 
 import art_classwise as acw
+from art_classwise._core.filling import filled_size
 from art_classwise._core.forward import (
     MicroBatches,
     computing_at_most,
     counted,
-    filled_size,
     in_passes,
     is_out_of_memory,
     usual_batch_size,
 )
+from art_classwise._core.state import preserved_random_state
 
 
 def logits_and_gradients(module, x):
@@ -71,7 +72,7 @@ def test_an_example_has_the_same_bits_in_any_batch(make, threads):
     torch.set_num_threads(threads)
     try:
         expected = logits_and_gradients(MicroBatches(network), x)
-        for size in (1, 7, 17, 20, 33, 81):
+        for size in (1, 7, 17, 20, 33, 81, *([1] * 4), *([7] * 4), *([10] * 4), 13):  # fewer rows are tried after some
             found = logits_and_gradients(MicroBatches(network), x[-size:])
             assert all(torch.equal(f, e[-size:]) for f, e in zip(found, expected, strict=True)), size
     finally:
@@ -88,6 +89,65 @@ def test_few_rows_are_filled_up_and_many_hardly():
     assert not torch.equal(unfilled, filled)  # else there would be nothing to fill up for
 
 
+def rows_of_passes(network, x, times=8):
+    """With how many rows the network itself computes x, when it is asked again and again."""
+    seen, module = [], MicroBatches(network)
+    hook = network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    for _ in range(times):
+        seen.clear()
+        logits_and_gradients(module, x)
+    hook.remove()
+    return seen[-1]
+
+
+class Doubles(nn.Module):
+    def forward(self, x):
+        return 2 * x.flatten(1)[:, :5]
+
+
+def test_networks_that_allow_it_compute_few_examples_with_few_rows():
+    x, network = torch.rand(40, 3, 8, 8), Doubles().eval()
+    assert [rows_of_passes(network, x[:n]) for n in (1, 4, 5, 12, 13, 16, 17)] == [4, 4, 8, 12, 16, 16, 20]
+
+
+class Noisy(nn.Module):
+    """Draws random numbers in eval mode, too."""
+
+    def forward(self, x):
+        return x.flatten(1)[:, :5] + torch.randn(len(x), 5) + np.random.rand()
+
+
+class CountsRows(nn.Module):
+    """What it returns depends on the number of rows, as batch norm's does while training."""
+
+    def forward(self, x):
+        return x.flatten(1) * len(x)
+
+
+class TakesSixteen(nn.Module):
+    def forward(self, x):
+        return x.view(16, -1)[:, :5]
+
+
+@pytest.mark.parametrize("make", [Noisy, CountsRows, TakesSixteen, Doubles])
+def test_other_networks_stay_filled_up_and_notice_nothing(make):
+    network, x = make().train(make is Doubles), torch.rand(3, 3, 8, 8)
+    with preserved_random_state(0):
+        expected = [network(torch.cat([x, x[:1].expand(13, 3, 8, 8)]))[:3] for _ in range(5)]
+    module = MicroBatches(network)
+    with preserved_random_state(0):
+        found = [module(x) for _ in range(5)]
+    assert all(torch.equal(f, e) for f, e in zip(found, expected, strict=True))
+    assert rows_of_passes(network, x.requires_grad_()) == 16
+
+
+def test_a_network_whose_layers_are_others_is_tried_anew():
+    network, x = nn.Sequential(nn.Identity(), Doubles()).eval(), torch.rand(4, 3, 8, 8)
+    assert rows_of_passes(network, x) == 4
+    network[0] = CountsRows().eval()
+    assert rows_of_passes(network, x) == 16
+
+
 @pytest.mark.parametrize("most", [1, 5, 16, 49, 50])
 def test_a_bound_changes_nothing_but_memory(network, most):
     network.requires_grad_(False)
@@ -102,7 +162,7 @@ def test_a_bound_changes_nothing_but_memory(network, most):
     with torch.no_grad():
         seen.clear()
         assert torch.equal(MicroBatches(network, most)(x), expected[0])
-    assert len(seen) == -(-50 // most)  # without gradients each pass is computed once
+    assert len(seen) == -(-50 // most) + 2 * (most < 12)  # each pass is computed once; two try fewer rows
 
 
 def test_parts_are_computed_one_after_another_and_once():
