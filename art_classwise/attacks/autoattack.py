@@ -86,6 +86,8 @@ class AutoAttack(Parameters):
             ``"logits"``, as the standard version does; or ``"malt"``, those whose boundary is nearest to first order
             (Melamed et al. 2024, NeurIPS, MALT; fab-t in L1 keeps the logits' order). It isn't the standard version
             then: audits name it ``autoattack-malt``.
+        n_target_classes: How many classes apgd-t and fab-t try at most; None as the standard version does: nine, of
+            apgd-t in L1 five.
         verbose: Show a progress bar.
 
     Attributes:
@@ -116,11 +118,13 @@ class AutoAttack(Parameters):
     micro_batch_size: int | None = option(None, optional(whole(1)))
     verbose: bool = option(True, check_flag)
     target_order: TargetOrder = option("logits", check_target_order)
+    n_target_classes: int | None = option(None, optional(whole(1)))
 
     @property
     def redundant_params(self) -> frozenset[str]:
         """See :class:`art_classwise.attacks._base.Parameters`."""
-        return frozenset({"target_order"} if self.target_order == "logits" else ())
+        unchanged = {"target_order": self.target_order == "logits", "n_target_classes": self.n_target_classes is None}
+        return frozenset(name for name, is_so in unchanged.items() if is_so)
 
     def __post_init__(self, estimator: Any) -> None:
         self._start(estimator)
@@ -284,7 +288,7 @@ class AutoAttack(Parameters):
                 n_iter=self.n_iter,
                 loss=_LOSSES[name],
                 n_restarts=5 if norm == "L1" and name != "apgd-t" else 1,
-                n_target_classes=min(5 if norm == "L1" else 9, others),
+                n_target_classes=min(self.n_target_classes or (5 if norm == "L1" else 9), others),
                 order=order,
                 seed=self.seed,
                 micro_batch_size=self.micro_batch_size,
@@ -295,7 +299,11 @@ class AutoAttack(Parameters):
             shared["to_the_edge"] = len(shape) != 3 or min(shape[1:]) < 5
             return SquareAttack(module, p_init=0.8, n_queries=self.n_queries, resc_schedule=False, **shared)
         fab = FABAttack_PT(
-            module, targeted=name == "fab-t", n_target_classes=min(9, others), n_iter=self.n_iter, **shared
+            module,
+            targeted=name == "fab-t",
+            n_target_classes=min(self.n_target_classes or 9, others),
+            n_iter=self.n_iter,
+            **shared,
         )
         fab.order, fab.micro_batch_size = order, self.micro_batch_size
         return fab

@@ -36,7 +36,7 @@ WORST_CASE = "all attacks"
 
 _LADDERS = {
     "quick": ("fgsm", "pgd-10"),
-    "fast": ("apgd-ce", "targeted3-40", "margin-20x3"),  # a tenth of AutoAttack's passes: evaluations/speed
+    "fast": ("apgd-ce", "apgd-t3-40", "margin-20x3"),  # a tenth of AutoAttack's passes: evaluations/speed
     "standard": (
         *("fgsm", "pgd-{steps}", "margin-{steps}"),
         *(f"tpgd{s}-{{steps}}" for s in (2, 5, 10, 50)),  # Tian et al.'s grid
@@ -44,6 +44,8 @@ _LADDERS = {
     ),
     "blackbox": ("square", "transfer-pgd-{steps}"),
 }
+_FAST_BEFORE = {"apgd-ce", "targeted3-40", "margin-20x3"}
+"""What audits may have stored of the ladder ``"fast"``, as it was once."""
 _LOSS_OF = {"pgd" if loss == "cross_entropy" else loss: loss for loss in LOSSES}
 _SEARCH = re.compile(
     rf"(?P<family>{'|'.join(_LOSS_OF)}|tpgd(?P<inverse_temperature>\d+(\.\d+)?))"
@@ -52,13 +54,14 @@ _SEARCH = re.compile(
 _EXAMPLES = (
     *_LADDERS,
     *("fgsm", "pgd-20", "pgd-100x5", "margin-20", "dlr-20", "kl-20", "tpgd5-20", "transfer-pgd-20"),
-    *("targeted3-40", "fmn", "fmn-malt", "autoattack", *MEMBERS),
+    *("targeted3-40", "apgd-t3-40", "fmn", "fmn-malt", "autoattack", *MEMBERS),
     *("corruptions", *CORRUPTIONS),
 )
 _TARGETED = ("autoattack", "apgd-t", "fab-t")
 """AutoAttack and those of its members that try target classes in an order."""
 
 _TOWARDS = re.compile(r"targeted(?P<targets>[1-9]\d*)-(?P<steps>[1-9]\d*)")
+_APGD_TOWARDS = re.compile(r"apgd-t(?P<targets>[1-9]\d*)-(?P<steps>[1-9]\d*)")
 _MINIMUM_NORM = re.compile(r"fmn(-(?P<steps>[1-9]\d*))?(?P<nearest>-malt)?")
 
 
@@ -111,9 +114,9 @@ def ladder(
     All of them stop at an example once it is misclassified: they are for verdicts.
 
     Args:
-        attacks: A ladder: ``"quick"`` (FGSM, PGD-10), ``"fast"`` (APGD on cross-entropy, searches towards three
-            classes in MALT's order, margin PGD with 3 restarts: a quick estimate at about a tenth of AutoAttack's cost,
-            not AutoAttack), ``"standard"`` (FGSM, PGD-20, margin PGD, Temperature-PGD with 1/T = 2, 5, 10 and 50,
+        attacks: A ladder: ``"quick"`` (FGSM, PGD-10), ``"fast"`` (APGD on cross-entropy and towards three classes in
+            MALT's order, margin PGD with 3 restarts: a quick estimate at about a tenth of AutoAttack's cost, not
+            AutoAttack), ``"standard"`` (FGSM, PGD-20, margin PGD, Temperature-PGD with 1/T = 2, 5, 10 and 50,
             PGD-100 with 5 restarts, AutoAttack) or ``"blackbox"`` (Square, and transfer from ``surrogate``). Or names
             of ladders and attacks, or ART attacks, which are made anew for each classifier, or a dict of attacks or of
             functions by name. Names are
@@ -123,7 +126,8 @@ def ladder(
             - ``"margin-20"``, ``"pma-20"``, ``"dlr-20"``, ``"kl-20"``: likewise, ascending another loss;
             - ``"tpgd5-20"``: Temperature-PGD with 1/T = 5;
             - ``"targeted3-40"``: 40 steps on the margin from x towards each of the 3 classes that are first in MALT's
-              order, :class:`art_classwise.ClassWiseAttack`;
+              order, :class:`art_classwise.ClassWiseAttack`; ``"apgd-t3-40"``: the same by AutoAttack's member apgd-t,
+              whose loss compares four classes: on fewer, it is ``"targeted3-40"``;
             - ``"fmn"``: the Fast Minimum-Norm attack with 100 steps, ``"fmn-50"`` with 50: the smallest perturbation of
               each example, of whatever size, so robust accuracy at every radius; ``"fmn-malt"``: also towards the class
               that is first in MALT's order;
@@ -175,7 +179,7 @@ def is_ladder(attacks: Any) -> bool:
 
 def is_quick_estimate(names: Iterable[str]) -> bool:
     """Return whether attacks are those of the ladder ``"fast"``, whose robust accuracy is only a quick upper bound."""
-    return {*names} == {*_LADDERS["fast"]}
+    return {*names} in ({*_LADDERS["fast"]}, _FAST_BEFORE)
 
 
 def _listed(attacks: Attacks, steps: int) -> Iterable[tuple[str, Any]]:
@@ -231,6 +235,8 @@ def _factory(name: str, given: Any, budget: _Budget, surrogate: Any, shared: dic
         return partial(MinimumNormAttack, norm=ball["norm"], max_iter=int(match["steps"] or 100), **searched)
     if match := _TOWARDS.fullmatch(name):
         return partial(_towards, **ball, targets=int(match["targets"]), max_iter=int(match["steps"]), **shared)
+    if match := _APGD_TOWARDS.fullmatch(name):
+        return partial(_apgd_towards, **ball, targets=int(match["targets"]), max_iter=int(match["steps"]), **shared)
     if not name.startswith("transfer-"):
         make, parameters = _search(name, budget)
         return partial(make, **ball, **parameters, early_stop=True, **shared)
@@ -260,6 +266,14 @@ def _autoattack(classifier: Any, *, batch_size: int, **options: Any) -> AutoAtta
     """
     batch = min(512, max(16, 2**24 // math.prod(classifier.input_shape)))
     return AutoAttack(classifier, batch_size=batch, micro_batch_size=batch_size, **options)
+
+
+def _apgd_towards(classifier: Any, *, targets: int, max_iter: int, **options: Any) -> AutoAttack | ClassWiseAttack:
+    """Return apgd-t towards the nearest classes; with too few classes for its loss, a search on the margin."""
+    if classifier.nb_classes < 4:
+        return _towards(classifier, targets=targets, max_iter=max_iter, **options)
+    few: dict[str, Any] = {"attacks": "apgd-t", "target_order": "malt", "n_target_classes": targets, "n_iter": max_iter}
+    return _autoattack(classifier, **few, **options)
 
 
 def _towards(classifier: Any, *, eps: float, targets: int, max_iter: int, **options: Any) -> ClassWiseAttack:

@@ -34,7 +34,19 @@ __all__ = [
 
 ATTACKS = (
     *("quick", "fast", "standard", "blackbox", "fgsm", "pgd-20", "pgd-100x5", "margin-20", "dlr-20", "kl-20"),
-    *("tpgd5-20", "targeted3-40", "fmn", "autoattack", "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"),
+    *(
+        "tpgd5-20",
+        "targeted3-40",
+        "apgd-t3-40",
+        "fmn",
+        "autoattack",
+        "apgd-ce",
+        "apgd-dlr",
+        "apgd-t",
+        "fab",
+        "fab-t",
+        "square",
+    ),
     *("transfer-fgsm", "transfer-pgd-20", "transfer-margin-20"),
 )
 """Ladders and some attacks, which are named after their steps."""

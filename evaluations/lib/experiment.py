@@ -316,7 +316,7 @@ def command(script: str, arguments: argparse.Namespace) -> str:
     path = Path(script).resolve()
     parts = [f"python evaluations/{path.parent.name}/{path.name}"]
     for name, value in vars(arguments).items():
-        if name in ("root", "checkpoints", "store", "out", "keep") or value is None or value is False:
+        if name in ("root", "checkpoints", "store", "audits", "out", "keep") or value is None or value is False:
             continue
         values = value if isinstance(value, list) else [] if value is True else [value]
         parts.append(" ".join([f"--{name.replace('_', '-')}", *(shlex.quote(str(value)) for value in values)]))

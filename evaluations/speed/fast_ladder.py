@@ -5,7 +5,8 @@
 For each network: the test images that it has right and that AutoAttack's standard version breaks at the radius of its
 training, how many of them the ladder misses, what it breaks beside them, and the processor time of both. Each attack of
 the ladder meets what those before it left, as in an audit with --worst-case. What was measured is kept in --store: a
-run that was stopped goes on.
+run that was stopped goes on. With --audits, AutoAttack's verdicts come from finished audits of published_networks.py,
+where there is one of the same images: without times, of which the table then has the ladder's alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from art_classwise._core.files import written_aside
 from art_classwise.attacks import ladder
 from art_classwise.audit.provenance import parameters
 
-KEYS = ["network"]
+KEYS = ["network", "n"]
 ATTACKS = ("autoattack", "fast")
 """What is taken for the truth, and what is held against it."""
 DEFAULT = (
@@ -75,10 +77,33 @@ def broken_by(attacks: str, classifier: Any, data: acw.Dataset, threat: str, kep
     return rows
 
 
-def measured(name: str, classifier: Any, data: acw.Dataset, threat: str, store: Path) -> dict[str, Any]:
+def audited(name: str, data: acw.Dataset, threat: str, audits: Path) -> list[dict[str, Any]] | None:
+    """Return what AutoAttack broke in a finished audit of these images, as :func:`broken_by`; None if there is none."""
+    for folder in sorted(audits.glob(f"**/{name}-*-{len(data)}")):
+        with suppress(acw.InputError):
+            result = acw.read_audit(folder)
+            same = result.models == (name,) and result.manifest.threat == acw.ThreatModel.parse(threat)
+            if not same or ATTACKS[0] not in result.attacks:
+                continue
+            rows = result.rows(name, ATTACKS[0])
+            if rows["example"].tolist() != data.ids.tolist() or rows["label"].tolist() != data.y.tolist():
+                continue
+            right = (rows["clean_prediction"] == rows["label"]).to_numpy()
+            broken = right & (rows["prediction"] != rows["label"]).to_numpy()
+            found = np.flatnonzero(broken).tolist()
+            return [{"attack": ATTACKS[0], "attacked": int(right.sum()), "broken": found, "seconds": np.nan}]
+    return None
+
+
+def measured(
+    name: str, classifier: Any, data: acw.Dataset, threat: str, store: Path, audits: Path | None = None
+) -> dict[str, Any]:
     """Return a row: what both break, and their processor times."""
+    known = None if audits is None else audited(name, data, threat, audits)
     reference, fast = (
-        broken_by(attacks, classifier, data, threat, store / f"{name}-{len(data)}-{attacks}.json")
+        known
+        if known is not None and attacks == ATTACKS[0]
+        else broken_by(attacks, classifier, data, threat, store / f"{name}-{len(data)}-{attacks}.json")
         for attacks in ATTACKS
     )
     truth, found = ({i for one in rows for i in one["broken"]} for rows in (reference, fast))
@@ -111,9 +136,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--store", type=Path, default=Path("runs/evaluations/fast_ladder"), help="folder of finished work"
     )
+    parser.add_argument("--audits", type=Path, help="folder of published_networks.py's audits")
     parser.add_argument("--out", type=Path, default=RESULTS / "fast_ladder", help="folder of the table")
     arguments = parser.parse_args(argv)
-    write_networks(__file__, arguments, KEYS, lambda *network: [measured(*network, arguments.store)])
+    write_networks(__file__, arguments, KEYS, lambda *network: [measured(*network, arguments.store, arguments.audits)])
 
 
 if __name__ == "__main__":

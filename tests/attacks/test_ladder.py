@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from art.attacks.evasion import ProjectedGradientDescentPyTorch
+from torch import nn
 
 import art_classwise as acw
 from art_classwise import PGD, AutoAttack, InputError, TemperaturePGD, TransferAttack
@@ -43,15 +44,27 @@ def test_ladders_are_lists_of_names(classifier):
 
 
 def test_the_fast_ladder_searches_towards_the_nearest_classes(classifier):
-    attacks = made(classifier, ["fast", "targeted9-8"], "L2:0.5", seed=4)
-    assert list(attacks) == ["apgd-ce", "targeted3-40", "margin-20x3", "targeted9-8"]
+    attacks = made(classifier, ["fast", "targeted3-40", "targeted9-8"], "L2:0.5", seed=4)
+    assert list(attacks) == ["apgd-ce", "apgd-t3-40", "margin-20x3", "targeted3-40", "targeted9-8"]
+    apgd = attacks["apgd-t3-40"]
+    assert type(apgd) is AutoAttack
+    assert (apgd.members, apgd.n_target_classes, apgd.target_order, apgd.n_iter) == (("apgd-t",), 3, "malt", 40)
+    assert (apgd.norm, apgd.eps, apgd.seed) == (2, 0.5, 4)
     towards, all_of_three = attacks["targeted3-40"], attacks["targeted9-8"]
     assert type(towards) is acw.ClassWiseAttack
     assert (towards.targets, towards.order, towards.loss, towards.max_iter) == (3, "malt", "margin", 40)
     assert (towards.norm, towards.eps, towards.eps_step, towards.num_random_init) == (2, 0.5, 0.05, 0)
     assert (all_of_three.targets, all_of_three.eps_step, towards.seed) == (3, 0.125, 4)  # the network has four classes
-    assert is_quick_estimate(["margin-20x3", "targeted3-40", "apgd-ce"])
+    assert is_quick_estimate(["margin-20x3", "apgd-t3-40", "apgd-ce"])
+    assert is_quick_estimate(["margin-20x3", "targeted3-40", "apgd-ce"])  # as it once was
     assert not is_quick_estimate(attacks)
+
+
+def test_where_apgds_loss_lacks_classes_the_fast_ladder_searches_on_the_margin():
+    three = acw.as_classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), (1, 2, 2), 3, device="cpu")
+    attack = made(three, "fast", "Linf:0.1")["apgd-t3-40"]
+    assert type(attack) is acw.ClassWiseAttack
+    assert (attack.targets, attack.loss, attack.eps) == (2, "margin", 0.1)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +145,8 @@ def test_transfers_come_from_the_surrogate(classifier, network, images, labels):
         ("pgd-{steps}", "Unknown attack 'pgd-{steps}'"),
         ("targeted0-40", "Unknown attack 'targeted0-40'"),
         ("targeted3", "Did you mean targeted3-40"),
+        ("apgd-t0-40", "Unknown attack 'apgd-t0-40'"),
+        ("apgd-t3-40x2", "Did you mean apgd-t3-40"),
         ("autoatack", "Did you mean autoattack"),
         (["fgsm", "fgsm"], "named twice"),
         ([], "no attack"),

@@ -124,8 +124,8 @@ def test_autoattacks_targeted_members_try_its_targets(uneven, images, member, no
     assert (found["malt"] != found["logits"]).sum() <= 3
 
 
-@pytest.mark.parametrize("micro_batch_size", [None, 5])
-def test_the_first_target_of_apgd_is_malts(uneven, images, monkeypatch, micro_batch_size):
+@pytest.mark.parametrize(("micro_batch_size", "most"), [(None, None), (5, None), (5, 1), (None, 2), (None, 50)])
+def test_the_first_targets_of_apgd_are_malts(uneven, images, monkeypatch, micro_batch_size, most):
     classifier = as_classifier(uneven, (3, 6, 6), 4, device="cpu")
     y = classifier.predict(images).argmax(1)
     tried = []
@@ -134,9 +134,10 @@ def test_the_first_target_of_apgd_is_malts(uneven, images, monkeypatch, micro_ba
         APGD, "_run", lambda self, x, y, target: tried.append(target.tolist()) or run(self, x, y, target)
     )
     options = {"n_iter": 3, "target_order": "malt", "micro_batch_size": micro_batch_size, "verbose": False}
+    options["n_target_classes"] = most
     AutoAttack(classifier, eps=1e-4, attacks="apgd-t", **options).generate(images, y)
     expected = literally(uneven, torch.from_numpy(images), torch.from_numpy(y), "Linf")
-    np.testing.assert_array_equal(np.array(tried).T, expected)
+    np.testing.assert_array_equal(np.array(tried).T, expected[:, :most])
 
 
 def test_names_and_fingerprints(classifier):
@@ -144,7 +145,7 @@ def test_names_and_fingerprints(classifier):
         n: make(classifier) for n, make in ladder(["autoattack", "autoattack-malt", "fab-t-malt"], "Linf:0.1").items()
     }
     assert [one.target_order for one in made.values()] == ["logits", "malt", "malt"]
-    assert "target_order" not in parameters(made["autoattack"])
+    assert not {"target_order", "n_target_classes"} & parameters(made["autoattack"]).keys()
     assert parameters(made["autoattack-malt"])["target_order"] == "malt"
     assert "order" not in parameters(ClassWiseAttack(classifier))
     assert fingerprint(parameters(ClassWiseAttack(classifier, order="malt"))) != fingerprint(
@@ -152,7 +153,11 @@ def test_names_and_fingerprints(classifier):
     )
     with pytest.raises(InputError, match="'square-malt' doesn't exist: autoattack-malt"):
         ladder("square-malt", "Linf:0.1")
-    for attack, name in ((ClassWiseAttack, "order"), (AutoAttack, "target_order")):
-        for value in ("nearest", None, 1):
+    for attack, name, values in (
+        (ClassWiseAttack, "order", ("nearest", None, 1)),
+        (AutoAttack, "target_order", ("nearest", None, 1)),
+        (AutoAttack, "n_target_classes", (0, -1, 1.5, "all", True)),
+    ):
+        for value in values:
             with pytest.raises(InputError, match=f"`{name}`"):
                 attack(classifier, **{name: value})

@@ -159,3 +159,22 @@ def test_what_a_check_could_have_missed_is_clopper_and_pearsons_bound():
 def test_whether_a_strong_attack_was_run(attacks, strong, trained, digits):
     result = audited(trained, digits.first(30), attacks, "Linf:0.02", checks=False)
     assert (result.strongly_attacked == ("net",)) is strong
+
+
+@pytest.mark.parametrize(
+    ("options", "standard"),
+    [
+        ({}, True),
+        ({"n_iter": 200, "n_queries": 9_000, "batch_size": 7}, True),
+        ({"n_iter": 99}, False),
+        ({"n_queries": 4_999}, False),
+        ({"n_target_classes": 3}, False),
+        ({"target_order": "malt"}, False),
+        ({"attacks": "apgd-ce"}, False),
+    ],
+)
+def test_autoattack_with_less_than_its_standard_effort_is_not_taken_for_it(options, standard, classifier):
+    from art_classwise.audit.findings.attack_checks import asked_standard
+    from art_classwise.audit.provenance import parameters
+
+    assert asked_standard(parameters(acw.AutoAttack(classifier, eps=0.1, **options))) is standard

@@ -66,3 +66,17 @@ def test_what_the_fast_ladder_misses_is_measured_once(evaluation, two_classes, t
     again = script.measured("net", classifier, data, f"Linf:{eps}", tmp_path)
     assert again["seconds_fast"] == pytest.approx(row["seconds_fast"] + 1000)
     assert script.measured("net", classifier, data, f"Linf:{eps / 2}", tmp_path)["seconds_fast"] < 1000
+
+
+def test_autoattacks_verdicts_are_those_of_an_audit_of_the_same_images(evaluation, two_classes, tmp_path, monkeypatch):
+    classifier, x, y, exact = two_classes
+    script = evaluation("fast_ladder")
+    monkeypatch.setattr(script, "ATTACKS", ("margin-20", "fast"))
+    data, eps = acw.Dataset(x, y, ("a", "b")), float(np.median(exact))
+    options = {"store": tmp_path / "net-other-12", "checks": False, "verbose": False}
+    acw.ClassWiseAudit(f"Linf:{eps}", ["margin-20"], **options).evaluate({"net": classifier}, data)
+    row = script.measured("net", classifier, data, f"Linf:{eps}", tmp_path / "own", tmp_path)
+    assert (row["right"], row["broken_reference"], row["missed"]) == (12, 6, 0)
+    assert np.isnan(row["seconds_reference"])
+    assert script.audited("net", acw.Dataset(x, 1 - y, ("a", "b")), f"Linf:{eps}", tmp_path) is None
+    assert script.audited("net", data, f"Linf:{2 * eps}", tmp_path) is None

@@ -283,6 +283,13 @@ def is_strongly_attacked(evidence: Evidence) -> bool:
 
 
 def asked_standard(parameters: Mapping[str, Any]) -> bool:
-    """Return whether this is AutoAttack with its standard members, as they are."""
-    standard = parameters.get("attacks") == "standard" and parameters.get("target_order", "logits") == "logits"
-    return attack_kind(parameters) == "AutoAttack" and standard
+    """Return whether this is AutoAttack as its standard version is, or stronger by more steps."""
+    if attack_kind(parameters) != "AutoAttack" or parameters.get("attacks") != "standard":
+        return False
+    unchanged = parameters.get("target_order", "logits") == "logits" and parameters.get("n_target_classes") is None
+    effort = {"n_iter": 100, "n_queries": 5000}
+    return unchanged and all(_is_at_least(parameters.get(name, least), least) for name, least in effort.items())
+
+
+def _is_at_least(value: Any, least: int) -> bool:
+    return isinstance(value, int) and value >= least
