@@ -9,7 +9,6 @@ time of FMN-100 beside that of one PGD-100 without early stop at the network's r
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -19,8 +18,8 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from lib.experiment import RESULTS, write_networks
-from lib.published import ADVERSARIAL, NETWORKS
+from lib.experiment import parser_of_networks, write_networks
+from lib.published import ADVERSARIAL
 
 import art_classwise as acw
 
@@ -90,14 +89,9 @@ def measured(name: str, classifier: Any, data: acw.Dataset, threat: str, norm: s
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and write ``minimum_norm.csv``."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--root", help="folder of the data sets")
-    parser.add_argument("--checkpoints", help="folder of the published networks' weights")
-    parser.add_argument("--examples", type=int, default=60, help="test images of each network")
+    parser = parser_of_networks(__doc__, __file__, 60, ADVERSARIAL)
     parser.add_argument("--steps", type=int, default=100, help="of FMN, and of each PGD")
-    parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=ADVERSARIAL)
     parser.add_argument("--norms", nargs="+", choices=tuple(NORMS), default=tuple(NORMS))
-    parser.add_argument("--out", type=Path, default=RESULTS / "minimum_norm", help="folder of the table")
     arguments = parser.parse_args(argv)
     write_networks(
         __file__,

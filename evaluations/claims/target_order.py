@@ -9,7 +9,6 @@ takes for its verdicts with both, and its robust accuracies. Tens of minutes on 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from lib.experiment import RESULTS, write_networks
+from lib.experiment import parser_of_networks, write_networks
 from lib.published import NETWORKS
 
 import art_classwise as acw
@@ -58,13 +57,8 @@ def measured(name: str, classifier: Any, data: acw.Dataset, threat: str, *, auto
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and write ``target_order.csv``."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--root", help="folder of the data sets")
-    parser.add_argument("--checkpoints", help="folder of the published networks' weights")
-    parser.add_argument("--examples", type=int, default=200, help="test images of each network")
-    parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=tuple(NETWORKS))
+    parser = parser_of_networks(__doc__, __file__, 200)
     parser.add_argument("--autoattack", nargs="*", default=tuple(NETWORKS), help="networks on which AutoAttack runs")
-    parser.add_argument("--out", type=Path, default=RESULTS / "target_order", help="folder of the table")
     arguments = parser.parse_args(argv)
     write_networks(
         __file__, arguments, KEYS, lambda name, *rest: [measured(name, *rest, autoattack=name in arguments.autoattack)]

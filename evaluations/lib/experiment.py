@@ -23,7 +23,7 @@ from scipy import stats
 import art_classwise as acw
 from art_classwise.datasets import DATASETS
 from lib.machine import hardware, versions
-from lib.published import at_hand
+from lib.published import NETWORKS, at_hand
 from lib.setups import SIZES, Setup, Trainings
 
 matplotlib.use("Agg")
@@ -412,6 +412,28 @@ def write_beside(rows: Sequence[Mapping[str, Any]], about: Mapping[str, str], pa
     text = pd.DataFrame(rows).assign(**about).to_csv(index=False)
     stored = path.read_text(encoding="utf-8") if path.is_file() else None
     path.write_text(text if stored is None else with_stored(text, stored, keys), encoding="utf-8")
+
+
+def parser_of_networks(
+    doc: str | None, script: str, examples: int, networks: Sequence[str] = tuple(NETWORKS)
+) -> argparse.ArgumentParser:
+    """Return the command line of a script whose table :func:`write_networks` writes.
+
+    Args:
+        doc: The script's docstring, of which the first line is shown.
+        script: ``__file__`` of the script, whose name the folder of its table has.
+        examples: How many test images, if the command line doesn't say.
+        networks: Which networks, likewise.
+    """
+    made = argparse.ArgumentParser(description=(doc or "").split("\n\n")[0])
+    made.add_argument("--root", help="folder of the data sets")
+    made.add_argument("--checkpoints", help="folder of the published networks' weights")
+    made.add_argument("--examples", type=whole, default=examples, help="test images of each network")
+    made.add_argument(
+        "--networks", nargs="+", metavar="NAME", default=list(networks), help="published ones, also of nets.json there"
+    )
+    made.add_argument("--out", type=Path, default=RESULTS / Path(script).stem, help="folder of the table")
+    return made
 
 
 def write_networks(

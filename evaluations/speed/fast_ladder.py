@@ -11,7 +11,6 @@ where there is one of the same images: without times, of which the table then ha
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from lib.experiment import RESULTS, whole, write_networks
+from lib.experiment import parser_of_networks, write_networks
 
 import art_classwise as acw
 from art_classwise._core.files import written_aside
@@ -128,16 +127,11 @@ def measured(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and write ``fast_ladder.csv``."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--root", help="folder of the data sets")
-    parser.add_argument("--checkpoints", help="folder of the published networks' weights")
-    parser.add_argument("--examples", type=whole, default=100, help="test images of each network")
-    parser.add_argument("--networks", nargs="+", default=list(DEFAULT), help="names of published networks")
+    parser = parser_of_networks(__doc__, __file__, 100, DEFAULT)
     parser.add_argument(
         "--store", type=Path, default=Path("runs/evaluations/fast_ladder"), help="folder of finished work"
     )
     parser.add_argument("--audits", type=Path, help="folder of published_networks.py's audits")
-    parser.add_argument("--out", type=Path, default=RESULTS / "fast_ladder", help="folder of the table")
     arguments = parser.parse_args(argv)
     write_networks(__file__, arguments, KEYS, lambda *network: [measured(*network, arguments.store, arguments.audits)])
 
