@@ -19,6 +19,7 @@ from art_classwise.audit.provenance import fingerprint
 from art_classwise.audit.saved import finished_shards
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Shard, Store
 from art_classwise.errors import InputError
+from art_classwise.evidence.certificates import certificate_differences
 from art_classwise.evidence.page import file_differences
 from art_classwise.evidence.recompute import Recomputed, recomputed
 from art_classwise.evidence.rows import Columns, attacked_differences, clean_differences, columns
@@ -135,6 +136,11 @@ def verify(
     _check_files(found, store, manifest)
     _check_records(found, store, manifest, own, text)
     found.check("rows", "Rows agree with each other and with the threat model.", rows)
+    said = list[str]()
+    of_certificates = [*certificate_differences(store, manifest, said)]
+    if of_certificates or store.certificate_files():
+        found.check("certificates", "Certificates fit the audit, their settings and their tables.", of_certificates)
+    found.unchecked += said
     if manifest.files and not any(found.differences.values()):
         found.check(
             "page",
@@ -149,6 +155,7 @@ def verify(
             store, manifest, recompute, models=models, data=data, seed=seed, run_code=run_code, verbose=verbose
         )
         found.check("recomputed", str(again), again.differences)
+        found.unchecked += again.unchecked
     return _verification(store, manifest, text, found, again)
 
 
@@ -218,6 +225,8 @@ def _file_digests(store: Store, manifest: Manifest) -> Iterator[str]:
         if differs:
             yield f"{name} isn't the file that the manifest lists."
     there = {name for name in store.everything() if name.endswith(".parquet")}
+    if manifest.lists_certificates:
+        there |= {*store.certificate_files()}
     for name in sorted(there - manifest.files.keys()):
         yield f"{name} isn't listed in the manifest."
     needed = store.counted(manifest)

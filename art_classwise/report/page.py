@@ -28,11 +28,12 @@ from art_classwise.audit.corrupted import MEAN_CORRUPTION
 from art_classwise.audit.distances import measuring_attacks
 from art_classwise.audit.findings import Finding
 from art_classwise.audit.result import AuditResult
+from art_classwise.certification.kept import certificates_in
 from art_classwise.certification.result import CertifiedResult
 from art_classwise.datasets.catalog import DATASETS
 from art_classwise.errors import WriteError, first_line
 from art_classwise.report import figures
-from art_classwise.report.certified import CertifiedModel, certificates_in, shown_certificate
+from art_classwise.report.certified import CertifiedModel, shown_certificate
 from art_classwise.report.data import FEWEST_EXAMPLES, ModelData, class_order, comparisons, pairs, report_data
 from art_classwise.report.explorer import explored
 from art_classwise.report.figures.layout import no_wider_than

@@ -12,10 +12,13 @@ import torch
 from torch import nn
 
 import art_classwise as acw
+from art_classwise._core.fingerprints import digest
+from art_classwise.audit.store import Store
 from art_classwise.certification import read_certificate
+from art_classwise.certification.kept import certificate_folder, certificates_in
 from art_classwise.evidence import verify
 from art_classwise.report import render, write_report
-from art_classwise.report.certified import by_class_grid, certificate_folder, certificates_in, shown_certificate
+from art_classwise.report.certified import by_class_grid, shown_certificate
 
 DATA = ("--dataset", "digits", "--examples", "40")
 HOW = ("--noise", "0.25", "--samples", "30", "--selection", "10")
@@ -129,17 +132,38 @@ def test_an_audits_page_shows_its_certificates(network, command_line):
     assert (code, err) == (0, "")
     assert certificate_folder(folder, "net") == f"{folder}/certificates/net"
     result = acw.read_audit(folder)
+    assert result.roots
     found = certificates_in(folder, result)
     page = (folder / "report.html").read_text()
     assert page == render(result, found)
     assert "Gaussian noise 0.25" in page
     assert 'id="certified"' in page
     assert 'id="certified"' not in render(result)
-    checked = verify(folder)
-    assert checked.ok
-    assert any("only certifying anew" in said for said in checked.unchecked)
+    checked = verify(folder, recompute=0.1, seed=0, models={"net": acw.load_checkpoint(network / "net.pt")})
+    assert checked.ok, str(checked)
+    (again,) = checked.recomputed.certificates
+    assert (again.exact, len(again.examples), again.passes) == (True, 4, 4 * 40)
+    listed = Store(folder).manifest().files
+    for name in ("certificate.json", "certified.csv", "certified.png"):
+        assert listed[f"certificates/net/{name}"] == digest((folder / "certificates" / "net" / name).read_bytes())
+    # Other radii make another table, whose digest counts from then on; the root moves with it.
+    code, _, err = command_line(
+        *("certify", "--model", network / "net.pt", *DATA, *HOW, "--audit", folder, "--quiet", "--radii", "0,0.1")
+    )
+    assert (code, err) == (0, "")
+    assert verify(folder).ok
+    assert verify(folder).root != checked.root
+    page = (folder / "report.html").read_text()
     (folder / "report.html").write_text(page.replace("Gaussian noise 0.25", "Gaussian noise 0.5"))
     assert not verify(folder).ok
+    # What was changed since isn't gone on from.
+    kept = folder / "certificates" / "net" / "certificate.json"
+    content = kept.read_text()
+    kept.write_text(content.replace('"prediction": [', '"prediction": [ '))
+    code, _, err = command_line("certify", "--model", network / "net.pt", *DATA, *HOW, "--audit", folder, "--quiet")
+    assert code == 2
+    assert "isn't the file that the audit's manifest lists" in err
+    kept.write_text(content)
     shown = shown_certificate(found["net"], result, "net")
     beside = found["net"].beside(result)
     assert {one.name: one.certified.value for one in shown.beside} == beside["certified"].to_dict()
