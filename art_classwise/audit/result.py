@@ -612,6 +612,7 @@ class AuditResult(AuditTable):
         attack: str | None = None,
         measure: Measure = "mean",
         kind: Kind = "robust",
+        eps: float | None = None,
         confidence: float = 0.95,
         seed: int = 0,
     ) -> pd.DataFrame:
@@ -625,6 +626,7 @@ class AuditResult(AuditTable):
             attack: Name of an attack; all attacks if absent.
             measure: ``"mean"`` of the class accuracies, or that of the ``"worst"`` class, each model's own.
             kind: ``"robust"``, or ``"clean"`` for accuracy without attack.
+            eps: A radius in place of the audit's, as for :meth:`compare`.
             confidence: Coverage of the intervals.
             seed: Of the draws behind the intervals of means.
 
@@ -634,26 +636,34 @@ class AuditResult(AuditTable):
             ``rank_high`` of this model alone and ``all_ranks_low`` and ``all_ranks_high`` of all models at once.
 
         Raises:
-            InputError: There are fewer than two models, no such model, attack or measure, or their examples differ.
+            InputError: There are fewer than two models, no such model, attack or measure, their examples differ, or
+                the radius is beyond what the attack looked for.
         """
-        options: dict[str, Any] = {"measure": measure, "kind": kind, "confidence": confidence, "seed": seed}
+        options: dict[str, Any] = {"measure": measure, "kind": kind, "eps": eps, "confidence": confidence, "seed": seed}
         return compare_with_best(self, models=models, attack=attack, **options)
 
     def best_worst_class(
-        self, attack: str | None = None, *, kind: Kind = "robust", confidence: float = 0.95, seed: int = 0
+        self,
+        attack: str | None = None,
+        *,
+        kind: Kind = "robust",
+        eps: float | None = None,
+        confidence: float = 0.95,
+        seed: int = 0,
     ) -> pd.Series[Any]:
         """Return the worst class of the model that has the best one: :func:`art_classwise.metrics.best_worst_class`.
 
         Args:
             attack: Name of an attack; all attacks if absent.
             kind: ``"robust"``, or ``"clean"`` for accuracy without attack.
+            eps: A radius in place of the audit's, as for :meth:`compare`.
             confidence: Coverage of the interval, which allows for the choice of model and class.
             seed: Of the splits behind the estimate.
 
         Raises:
             InputError: There is no such attack, models' examples differ, or no class has two of them.
         """
-        return best_worst_class(self, attack=attack, kind=kind, confidence=confidence, seed=seed)
+        return best_worst_class(self, attack=attack, kind=kind, eps=eps, confidence=confidence, seed=seed)
 
     def check(
         self, requirements: Requirement | str | Iterable[Requirement | str], *, confidence: float = 0.95

@@ -100,7 +100,7 @@ def compare(
     elif other is None:
         names = _names(models, result.models) or list(result.models)
         made = _within(result, folder, names, attack, kind, eps)
-        standings = _standings(result, names, attack, kind) if len(names) > 2 and eps is None else None
+        standings = _standings(result, names, attack, kind, eps) if len(names) > 2 else None
     else:
         results = result, read_audit(other)
         pair = _names(models, [name for one in results for name in one.models])
@@ -190,11 +190,13 @@ def _within(
     return [compare_within(result, first, second, attack=under, kind=kind, eps=eps) for second in others]
 
 
-def _standings(result: AuditResult, names: Sequence[str], attack: str | None, kind: Kind) -> pd.DataFrame:
+def _standings(
+    result: AuditResult, names: Sequence[str], attack: str | None, kind: Kind, eps: float | None
+) -> pd.DataFrame:
     """Compare each model with the best of the others, by mean and by worst class."""
     import pandas as pd
 
-    options: dict[str, Any] = {"attack": attack, "kind": kind}
+    options: dict[str, Any] = {"attack": attack, "kind": kind, "eps": eps}
     mean = result.compare_with_best(names, measure="mean", **options)
     worst = result.compare_with_best(names, measure="worst", **options)
     return pd.concat({"mean": mean, "worst": worst}, names=["measure"])
