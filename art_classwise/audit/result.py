@@ -804,14 +804,20 @@ class AuditResult(AuditTable):
         with output_file(path, "by_class.csv") as aside:
             self.by_class().assign(root=" ".join(self.roots)).to_csv(aside)
 
-    def to_html(self, path: str | os.PathLike[str]) -> None:
+    def to_html(self, path: str | os.PathLike[str], *, certificates: Mapping[str, Any] | None = None) -> None:
         """Write the report, one HTML file that needs no other; its folder is made if missing.
 
+        Args:
+            path: The file.
+            certificates: What :func:`art_classwise.certify` returned of models on the same examples, by the models'
+                names, to be shown, too; :func:`art_classwise.certification.read_certificates` reads those in the
+                audit's folder, which the page of the command line shows.
+
         Raises:
-            InputError: It can't be written.
+            InputError: It can't be written, or a certificate is of other examples or of no model of the audit.
         """
         with output_file(path, "report.html") as aside:
-            aside.write_text(display.page(self), encoding="utf-8")
+            aside.write_text(display.page(self, certificates), encoding="utf-8")
 
     def to_latex(self) -> str:
         r"""Return the tables for LaTeX, with booktabs: a row per model, and of each model a row per class.

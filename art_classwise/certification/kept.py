@@ -6,12 +6,12 @@ import os
 from collections.abc import Mapping
 
 from art_classwise._core.fingerprints import digest
-from art_classwise.audit.result import AuditResult
+from art_classwise.audit.result import AuditResult, read_audit
 from art_classwise.audit.store import Store, certificates_folder
 from art_classwise.certification.result import FILE, CertifiedResult, parsed
 from art_classwise.errors import InputError
 
-__all__ = ["certificate_folder", "certificates_in", "check_as_listed", "check_examples", "keep_certificate"]
+__all__ = ["certificate_folder", "check_as_listed", "check_examples", "keep_certificate", "read_certificates"]
 
 _TRIES = 8  # where another process certifies the same model
 
@@ -26,16 +26,23 @@ def certificate_folder(audit: str | os.PathLike[str], model: str) -> str:
     return f"{os.fspath(audit)}/{certificates_folder(model)}"
 
 
-def certificates_in(audit: str | os.PathLike[str], result: AuditResult) -> dict[str, CertifiedResult]:
-    """Return the certificates in an audit's folder, by model; those that aren't finished are left out.
+def read_certificates(audit: str | os.PathLike[str], result: AuditResult | None = None) -> dict[str, CertifiedResult]:
+    """Read the certificates in an audit's folder, which ``art-classwise certify --audit`` keeps there.
 
     Args:
         audit: The folder, or its address.
-        result: The audit.
+        result: The audit; it is read, if absent.
+
+    Returns:
+        By the names of models, as :meth:`art_classwise.AuditResult.to_html` takes them; those that aren't finished are
+        left out.
 
     Raises:
-        InputError: One is damaged, of other examples, or isn't the one that the audit's manifest lists.
+        InputError: There is no audit; or a certificate is damaged, of other examples, or isn't the one that the audit's
+            manifest lists.
     """
+    if result is None:
+        result = read_audit(audit)
     store, found = Store(audit), {}
     for model in result.models:
         name = f"{certificates_folder(model)}/{FILE}"
@@ -64,8 +71,14 @@ def check_as_listed(store: Store, name: str) -> None:
         )
 
 
-def check_examples(certified: CertifiedResult, result: AuditResult, model: str, place: str) -> None:
+def check_examples(certified: CertifiedResult, result: AuditResult, model: str, place: str = "") -> None:
     """Check that a certificate is of the examples of an audit.
+
+    Args:
+        certified: The certificate.
+        result: The audit.
+        model: Name of the model there.
+        place: Where the certificate lies, if it does.
 
     Raises:
         InputError: It isn't.
@@ -73,7 +86,8 @@ def check_examples(certified: CertifiedResult, result: AuditResult, model: str, 
     rows = result.rows(model)
     own = certified.examples
     if rows["example"].tolist() != own["example"].tolist() or rows["label"].tolist() != own["label"].tolist():
-        raise InputError(f"The certificate in {place} and the audit are of different examples: remove it.")
+        where, advice = (f"in {place}", ": remove it") if place else (f"of {model!r}", "")
+        raise InputError(f"The certificate {where} and the audit are of different examples{advice}.")
 
 
 def keep_certificate(found: CertifiedResult, store: Store, model: str, others: Mapping[str, bytes]) -> str | None:

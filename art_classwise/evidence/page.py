@@ -15,7 +15,7 @@ from PIL import Image
 from art_classwise import __version__
 from art_classwise.audit.result import AuditResult, read_audit
 from art_classwise.audit.store import Store
-from art_classwise.certification.kept import certificates_in
+from art_classwise.certification.kept import read_certificates
 from art_classwise.errors import InputError, first_line
 from art_classwise.report.page import ABOUT, PICTURE, REPORT, TABLE, render, report_contents
 
@@ -53,7 +53,7 @@ def file_differences(store: Store, page: Path | None, unchecked: list[str]) -> I
             f"The page, which is by {said}, while this is {__version__}: `art-classwise report` renews it."
         )
     else:
-        certificates = certificates_in(store.address, result)
+        certificates = read_certificates(store.address, result)
         yield from page_differences(text, render(result, certificates))
     table = _read(store, TABLE)
     if table is None:

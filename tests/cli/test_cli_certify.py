@@ -14,8 +14,8 @@ from torch import nn
 import art_classwise as acw
 from art_classwise._core.fingerprints import digest
 from art_classwise.audit.store import Store
-from art_classwise.certification import read_certificate
-from art_classwise.certification.kept import certificate_folder, certificates_in
+from art_classwise.certification import CertifiedResult, read_certificate
+from art_classwise.certification.kept import certificate_folder, read_certificates
 from art_classwise.evidence import verify
 from art_classwise.report import render, write_report
 from art_classwise.report.certified import by_class_grid, shown_certificate
@@ -133,12 +133,22 @@ def test_an_audits_page_shows_its_certificates(network, command_line):
     assert certificate_folder(folder, "net") == f"{folder}/certificates/net"
     result = acw.read_audit(folder)
     assert result.roots
-    found = certificates_in(folder, result)
+    found = read_certificates(folder, result)
     page = (folder / "report.html").read_text()
     assert page == render(result, found)
     assert "Gaussian noise 0.25" in page
     assert 'id="certified"' in page
     assert 'id="certified"' not in render(result)
+    result.to_html(folder / "by_hand.html", certificates=acw.certification.read_certificates(folder))
+    assert (folder / "by_hand.html").read_text() == page
+    part = CertifiedResult(found["net"].examples.iloc[1:], found["net"].certificate)
+    for wrong, says in (
+        ({"other": found["net"]}, "Unknown model of a certificate 'other'. Known: net"),
+        ({"net": part}, "The certificate of 'net' and the audit are of different examples."),
+        ({"net": folder}, "`certificates` are what certify"),
+    ):
+        with pytest.raises(acw.InputError, match=says):
+            result.to_html(folder / "by_hand.html", certificates=wrong)
     checked = verify(folder, recompute=0.1, seed=0, models={"net": acw.load_checkpoint(network / "net.pt")})
     assert checked.ok, str(checked)
     (again,) = checked.recomputed.certificates

@@ -13,7 +13,7 @@ from small_audit import make_classifier, make_data, result
 import art_classwise as acw
 from art_classwise.audit import collect
 from art_classwise.audit.store import Store
-from art_classwise.certification.kept import certificate_folder, certificates_in, keep_certificate
+from art_classwise.certification.kept import certificate_folder, keep_certificate, read_certificates
 from art_classwise.certification.result import parsed
 from art_classwise.certification.smoothing import certified_radius, votes_of
 from art_classwise.evidence import verify
@@ -189,7 +189,7 @@ def test_what_is_unfinished_or_of_an_earlier_release_is_said(store):
     write_manifest(store, told)
     older = acw.read_audit(store)
     write_report(older, store)
-    assert set(certificates_in(store, older)) == {"net"}
+    assert set(read_certificates(store, older)) == {"net"}
     found = verify(store)
     assert found.ok, str(found)
     assert found.root == older.roots[0]
