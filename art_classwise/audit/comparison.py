@@ -36,6 +36,7 @@ __all__ = [
     "check_audit",
     "check_comparable",
     "check_differences",
+    "check_kind",
     "compare",
     "compare_with_best",
     "compare_within",
@@ -471,7 +472,7 @@ def _verdicts(
     """Return labels (n,), which examples each of m models got right (m, n), and the models' names."""
     if isinstance(models, str):
         raise InputError(f"`models` must be several names, but got {models!r}.")
-    _check_kind(kind, eps)
+    check_kind(kind, eps)
     names = list(result.models if models is None else models)
     sides = [Side(result, name, WORST_CASE if attack is None else attack, name, eps) for name in names]
     if not sides:
@@ -539,7 +540,12 @@ def check_differences(
     return judge_pairs(pairs, requirements)
 
 
-def _check_kind(kind: Kind, eps: float | None) -> None:
+def check_kind(kind: Kind, eps: float | None) -> None:
+    """Check the kind of accuracy, and a radius to ask for it at.
+
+    Raises:
+        InputError: There is no such kind, the radius isn't above 0, or the kind has none.
+    """
     if kind not in ("robust", "clean"):
         raise unknown("kind of accuracy", kind, ("robust", "clean"))
     if eps is not None:
@@ -549,7 +555,7 @@ def _check_kind(kind: Kind, eps: float | None) -> None:
 
 
 def _compared(a: Side, b: Side, kind: Kind, confidence: float) -> Comparison:
-    _check_kind(kind, a.eps)
+    check_kind(kind, a.eps)
     check_comparable(a, b, kind)
     (_, y, first), (_, _, second) = a.right(kind), b.right(kind)
     classes, pair = a.result.classes, (first, second)

@@ -151,11 +151,13 @@ def certify(
     from art_classwise._core.folders import open_folder
     from art_classwise.certification import certify as run
     from art_classwise.certification.kept import certificate_folder
+    from art_classwise.cli._early import check_given
     from art_classwise.report.certified import print_certified
 
     with printing(json) as write:
         write_config(context, save_config)
-        _check_smoothing(noise, samples, alpha)
+        check_given(given)
+        _check_smoothing(noise, samples, selection, alpha)
         asked = None if radii is None else _radii(radii)
         if audit is not None and out is not None:
             raise InputError(
@@ -193,7 +195,7 @@ def certify(
         say_where(files)
 
 
-def _check_smoothing(noise: float | None, samples: int, alpha: float) -> None:
+def _check_smoothing(noise: float | None, samples: int, selection: int, alpha: float) -> None:
     """Refuse, before anything is loaded, what nothing can be certified with."""
     from art_classwise.certification.smoothing import Smoothing
     from art_classwise.errors import check_number, check_positive, check_whole
@@ -205,6 +207,7 @@ def _check_smoothing(noise: float | None, samples: int, alpha: float) -> None:
         )
     check_positive("noise", noise)
     check_whole("n", samples, 1)
+    check_whole("n_selection", selection, 1)
     check_number("alpha", alpha, 0, 0.5, above=True, below=True)
     if Smoothing(noise, samples, 1, alpha, 0).reach == 0:
         least = math.floor(math.log2(1 / alpha)) + 1

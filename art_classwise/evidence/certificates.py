@@ -94,8 +94,8 @@ def certificate_differences(store: Store, manifest: Manifest, unchecked: list[st
             continue
         if name not in finished:
             unchecked.append(
-                f"The certificate of {models[folder]}, which isn't finished, and isn't shown: the same `certify` goes "
-                "on."
+                f"The certificate of {models[folder]}, which isn't finished, and isn't shown: the command that "
+                "began it goes on."
             )
             continue
         if name not in manifest.files and manifest.files and not manifest.lists_certificates:

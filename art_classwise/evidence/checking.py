@@ -24,7 +24,7 @@ from art_classwise.evidence.page import file_differences
 from art_classwise.evidence.recompute import Recomputed, recomputed
 from art_classwise.evidence.rows import Columns, attacked_differences, clean_differences, columns
 
-__all__ = ["Verification", "verify"]
+__all__ = ["Verification", "checked_root", "verify"]
 
 _MOST_NAMED = 200  # differences: of a store of another audit, each row differs
 
@@ -113,7 +113,7 @@ def verify(
     Raises:
         InputError: There is no audit, the root digest isn't one, or nothing can be computed anew.
     """
-    wanted = None if root is None else _checked_root(root)
+    wanted = None if root is None else checked_root(root)
     if not 0 <= recompute <= 1:
         raise InputError(f"The share of units to compute anew must be 0 to 1 (0 % to 100 %), but is {recompute:g}.")
     page = None
@@ -172,7 +172,12 @@ def _verification(
     )
 
 
-def _checked_root(root: str) -> str:
+def checked_root(root: str) -> str:
+    """Return a root digest as 64 lower-case hexadecimal digits.
+
+    Raises:
+        InputError: It is none.
+    """
     digits = root.strip().lower().removeprefix("sha256:")
     if len(digits) != 64 or not set(digits) <= set("0123456789abcdef"):
         raise InputError(
