@@ -567,7 +567,8 @@ class Store:
                         if not one.older:
                             self.folder.remove(one.name)
         if isinstance(self.folder, DiskFolder):
-            within = {"", *(name.rpartition("/")[0] for name in self.files())}
+            names = self.files() | {*self.certificate_files(finished=False)}
+            within = {"", *(name.rpartition("/")[0] for name in names)}
             for folder in within:
                 self.folder.remove_left_aside(folder)
 

@@ -12,7 +12,7 @@ from art_classwise.cli import _audit_options as flags
 from art_classwise.cli._interrupt import on_interrupt
 from art_classwise.cli._json import printing
 from art_classwise.cli._options import Device, Json, ModelDir, Quiet, Root
-from art_classwise.errors import InputError, check_seed
+from art_classwise.errors import InputError, check_seed, printable
 
 __all__ = ["verify"]
 
@@ -37,7 +37,7 @@ def verify(
         typer.Option(
             "--recompute",
             metavar="SHARE",
-            help="Compute this share of the units anew, drawn at random: 1%, 0.01.",
+            help="Compute this share of the units anew, drawn at random: 1%, 0.01; of a certificate, up to 8 examples.",
             rich_help_panel=_ANEW,
         ),
     ] = None,
@@ -142,7 +142,7 @@ def verify(
         else:
             print(found)
             for said in of_statement:
-                print(f"  {said}")
+                print(printable(f"  {said}"))
     if differences:
         sys.stdout.flush()
         raise typer.Exit(_DIFFERS)

@@ -113,11 +113,12 @@ def _misfits(store: Store, manifest: Manifest, model: str, found: CertifiedResul
     """Yield, as ends of sentences, in what a certificate isn't of an audit's network, classes and examples."""
     of, source, key = found.certificate, manifest.sources.get(model), manifest.models[model]
     rows = _clean(store, manifest, key)
-    if (of.dataset, of.split) != (manifest.examples.dataset, manifest.examples.split):
+    known = manifest.examples.fingerprint is not None
+    if known and (of.dataset, of.split) != (manifest.examples.dataset, manifest.examples.split):
         yield f"is of {of.dataset} ({of.split}), not of {manifest.examples.dataset} ({manifest.examples.split})"
     if of.classes != manifest.classes:
         yield "is of other classes than the audit"
-    if manifest.examples.fingerprint not in (None, of.examples):
+    if known and manifest.examples.fingerprint != of.examples:
         yield "is of other images than the audit"
     if rows is not None and not rows[["example", "label"]].equals(found.examples[["example", "label"]]):
         yield "is of other examples, or has other labels, than the audit"

@@ -18,7 +18,7 @@ from art_classwise.audit.plan import CLEAN_NAME
 from art_classwise.audit.provenance import fingerprint
 from art_classwise.audit.saved import finished_shards
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Shard, Store
-from art_classwise.errors import InputError
+from art_classwise.errors import InputError, printable
 from art_classwise.evidence.certificates import certificate_differences
 from art_classwise.evidence.page import file_differences
 from art_classwise.evidence.recompute import Recomputed, recomputed
@@ -60,7 +60,8 @@ class Verification:
         ]
         lines += [f"  {said}" for of in self.differences.values() for said in of]
         lines += [f"not checked: {said}" for said in self.unchecked]
-        return "\n".join([*lines, f"root {self.root or 'none'}"])
+        lines.append(f"root {self.root or 'none'}")
+        return "\n".join(map(printable, lines))  # names of files may be anyone's
 
 
 @dataclass

@@ -219,6 +219,30 @@ def test_two_that_certify_at_once_are_both_listed(monkeypatch):
     assert {f"certificates/{model}/certificate.json" for model in ("net", "other")} <= listed.keys()
 
 
+def test_two_that_certify_one_model_at_once_leave_what_is_listed(monkeypatch):
+    """Their tables are of other radii: whichever stays, the manifest lists it."""
+    place = "memory://one-model-twice"
+    result(place, ("net",), attacks=("fgsm",))
+    write, second, found = Store.write_manifest, [b"radius,class,n,certified,low,high,unknown\n"], certified("net")
+
+    def late(self, manifest):
+        if second and manifest.lists_certificates and len(manifest.files) > 10:
+            keep_certificate(found, Store(place), "net", {"certified.csv": second.pop()})
+        write(self, manifest)
+
+    monkeypatch.setattr(Store, "write_manifest", late)
+    keep(place, "net", found)
+    assert not second
+    found = verify(place)
+    assert not found.differences["files"]
+
+
+def test_names_of_folders_move_no_cursor(store):
+    shutil.copytree(store / "certificates" / "net", store / "certificates" / "\x1b[2Jnet")
+    assert "\x1b" not in str(verify(store))
+    assert "is of no model of the audit" in str(verify(store))
+
+
 def test_a_saved_result_keeps_certificates_of_its_networks_only(store):
     listed = Store(store).manifest().files
     mine = {name: of for name, of in listed.items() if name.startswith("certificates/net/")}
