@@ -182,17 +182,20 @@ def certify(
         options: dict[str, Any] = {"noise": noise, "n": samples, "n_selection": selection, "alpha": alpha, "seed": seed}
         found = run(classifier, data, **options, batch_size=batch_size, store=place, verbose=not quiet)
         made = _made(found, asked)
+        root = None
         if result is not None and audit is not None:
-            _keep(found, result, audit, name, made)
+            root = _keep(found, result, audit, name, made)
         else:
             for file, content in made.items():
                 open_folder(place).write(file, content)
         files = _places(place, audit)
         if json:
-            write("certificate", certificate_content(found, name, files, asked))
+            write("certificate", certificate_content(found, name, files, asked) | {"root": root})
             return
         print_certified(found, name, asked)
         say_where(files)
+        if root is not None:
+            print(f"root: {root}")
 
 
 def _check_smoothing(noise: float | None, samples: int, selection: int, alpha: float) -> None:
@@ -286,8 +289,13 @@ def _made(found: CertifiedResult, radii: Sequence[float] | None) -> dict[str, by
     )
 
 
-def _keep(found: CertifiedResult, result: AuditResult, audit: str, name: str, made: Mapping[str, bytes]) -> None:
-    """Keep a certificate in an audit's folder, and write the audit's page anew, on which it and the root stand."""
+def _keep(found: CertifiedResult, result: AuditResult, audit: str, name: str, made: Mapping[str, bytes]) -> str | None:
+    """Keep a certificate in an audit's folder, and write the audit's page anew, on which it and the root stand.
+
+    Returns:
+        The root digest; None of an audit that has none.
+    """
+    from art_classwise._core.fingerprints import digest
     from art_classwise.audit.store import Store
     from art_classwise.certification.kept import keep_certificate
     from art_classwise.report.page import write_report
@@ -295,10 +303,11 @@ def _keep(found: CertifiedResult, result: AuditResult, audit: str, name: str, ma
     sealed = keep_certificate(found, Store(audit), name, made)
     while True:
         # Outcomes that were changed after they were listed have no root digest.
-        write_report(replace(result, sealed=(sealed,) if sealed and result.sealed else ()), audit)
+        told = sealed if result.sealed else None
+        write_report(replace(result, sealed=() if told is None else (told,)), audit)
         now = Store(audit).sealed()
         if now == sealed:
-            return
+            return None if told is None else digest(told.encode())
         sealed = now  # another process has certified another model meanwhile
 
 

@@ -320,6 +320,7 @@ class CertificateDocument(Document):
     classes: tuple[str, ...]
     radii: tuple[CertifiedRow, ...]
     files: dict[str, str]
+    root: Digest | None = None
 
 
 class DifferenceRow(_Part):

@@ -71,6 +71,7 @@ def test_it_prints_and_keeps_what_certify_returns(network, command_line, tmp_pat
     told = json.loads(out)
     schema = json.loads((files("art_classwise") / "schemas" / "certificate-2.schema.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(told)
+    assert told["root"] is None
     assert (told["model"], told["norm"], told["noise"], told["n"]) == ("net", "L2", 0.25, 30)
     assert [row["radius"] for row in told["radii"]] == ours.radii
     for row in told["radii"]:
@@ -128,7 +129,7 @@ def test_bad_input_is_answered_with_a_sentence(options, says, network, command_l
 
 def test_an_audits_page_shows_its_certificates(network, command_line):
     folder = network / "audit"
-    code, _, err = command_line("certify", "--model", network / "net.pt", *DATA, *HOW, "--audit", folder, "--quiet")
+    code, out, err = command_line("certify", "--model", network / "net.pt", *DATA, *HOW, "--audit", folder, "--quiet")
     assert (code, err) == (0, "")
     assert certificate_folder(folder, "net") == f"{folder}/certificates/net"
     result = acw.read_audit(folder)
@@ -156,6 +157,7 @@ def test_an_audits_page_shows_its_certificates(network, command_line):
     listed = Store(folder).manifest().files
     for name in ("certificate.json", "certified.csv", "certified.png"):
         assert listed[f"certificates/net/{name}"] == digest((folder / "certificates" / "net" / name).read_bytes())
+    assert out.splitlines()[-1] == f"root: {checked.root}"
     # Other radii make another table, whose digest counts from then on; the root moves with it.
     code, _, err = command_line(
         *("certify", "--model", network / "net.pt", *DATA, *HOW, "--audit", folder, "--quiet", "--radii", "0,0.1")
