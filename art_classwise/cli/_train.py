@@ -17,7 +17,7 @@ from art_classwise.cli._config import save_config as write_config
 from art_classwise.cli._interrupt import command_line, on_interrupt
 from art_classwise.cli._json import printing
 from art_classwise.cli._messages import say
-from art_classwise.cli._method_options import method_options
+from art_classwise.cli._method_options import check_options, method_options
 from art_classwise.cli._options import ClassNames, DatasetName, Device, ImageSize, Json, Quiet, Root, Seed, split_names
 from art_classwise.errors import InputError
 
@@ -133,6 +133,7 @@ def train(
             raise InputError(f"--on-collapse is for fast training, n-fgsm or fgsm-rs, not for {spec.name}.")
         if on_collapse is not None and not validation:
             raise InputError("--on-collapse needs validation examples: give --validation, e.g. --validation 1000.")
+        check_options(replace(chosen, class_policy=None), own)
         semi_supervised = unlabeled is not None or gamma is not None or chosen.unlabeled_fraction is not None
         gamma = 1.0 if gamma is None else gamma
         for flag, file in (("--init", init), ("--teacher", teacher)):

@@ -101,6 +101,32 @@ def test_a_mistake_is_named_before_a_missing_file(command, given, says, command_
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("--lr", "0"), "--lr must be"),
+        (("--epochs", "0"), "--epochs must be"),
+        (("--steps", "0"), "--steps must be"),
+        (("--beta", "-1"), "--beta must be"),
+        (("--awp", "-1"), "--awp must be"),
+        (("--gradient-clip", "0"), "--gradient-clip must be"),
+        (("--ema", "2"), "--ema must be"),
+        (("--recipe", "papers"), "papers"),
+        (("--unlabeled-fraction", "2", "--unlabeled", "more.npz"), "--unlabeled-fraction must be"),
+        (("--option", "weighted=corect"), "Did you mean correct"),
+        (("--option", "kl=false", "--option", "weighted=correct"), "--option weighted=correct is about the KL term"),
+        (("--option", "eps_step=-1"), "--option eps_step"),
+        (("--on-collapse", "stop"), "--on-collapse is for fast training"),
+        (("--keep", "robust"), "--keep robust needs validation examples"),
+    ],
+)
+def test_a_mistake_of_a_training_is_named_before_a_missing_file(given, says, command_line, nothing_is_loaded):
+    code, out, err = command_line("train", *COMMANDS["train"], *given)
+    assert (code, out) == (2, "")
+    assert says in err
+    assert MISSING not in err
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_missing_file_is_named_before_data_are_read(command, command_line, nothing_is_loaded):
     code, out, err = command_line(command, *COMMANDS[command])
