@@ -26,15 +26,15 @@ def attach(*, notebook: str, page: str, latex: str) -> None:
     Args:
         notebook: A module with ``text(value)``, ``html(value)``, ``table_html(table, kind)`` and
             ``explorer(result, classes)``.
-        page: A module with ``render(result)``.
+        page: A module with ``render(result, certificates)``.
         latex: A module with ``latex(result)``.
     """
     _attached.update(notebook=notebook, page=page, latex=latex)
 
 
-def page(result: Any) -> str:
-    """Return a result as one HTML page."""
-    written: str = importlib.import_module(_attached["page"]).render(result)
+def page(result: Any, certificates: Any = None) -> str:
+    """Return a result as one HTML page, certificates beside it."""
+    written: str = importlib.import_module(_attached["page"]).render(result, certificates)
     return written
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from art.attacks.attack import EvasionAttack
 
@@ -63,6 +63,10 @@ _TARGETED = ("autoattack", "apgd-t", "fab-t")
 _TOWARDS = re.compile(r"targeted(?P<targets>[1-9]\d*)-(?P<steps>[1-9]\d*)")
 _APGD_TOWARDS = re.compile(r"apgd-t(?P<targets>[1-9]\d*)-(?P<steps>[1-9]\d*)")
 _MINIMUM_NORM = re.compile(r"fmn(-(?P<steps>[1-9]\d*))?(?P<nearest>-malt)?")
+
+
+LATER: Final = object()
+"""Stands for a surrogate that isn't loaded yet: names are checked, but transfer attacks can't be made."""
 
 
 @dataclass(frozen=True)
@@ -249,6 +253,8 @@ def _factory(name: str, given: Any, budget: _Budget, surrogate: Any, shared: dic
         ) from None
     if surrogate is None:
         raise InputError(f"The attack {name!r} needs a model to transfer from: give `surrogate`, or take square alone.")
+    if surrogate is LATER:
+        return partial(TransferAttack, attack=None)
     return partial(TransferAttack, attack=make(surrogate, **ball, **parameters, **shared))
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "check_audit",
     "check_comparable",
     "check_differences",
+    "check_kind",
     "compare",
     "compare_with_best",
     "compare_within",
@@ -429,6 +430,7 @@ def compare_with_best(
     attack: str | None = None,
     measure: Measure = "mean",
     kind: Kind = "robust",
+    eps: float | None = None,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -437,7 +439,7 @@ def compare_with_best(
     Raises:
         InputError: There are fewer than two models, no such model, attack or measure, or their examples differ.
     """
-    y, correct, names = _verdicts(result, models, attack, kind)
+    y, correct, names = _verdicts(result, models, attack, kind, eps)
     if len(names) < 2:
         raise InputError(f"There is one model, {names[0]!r}: to be compared with the best, it takes two.")
     return each_with_best(
@@ -451,6 +453,7 @@ def best_worst_class(
     models: Sequence[str] | None = None,
     attack: str | None = None,
     kind: Kind = "robust",
+    eps: float | None = None,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> pd.Series[Any]:
@@ -459,20 +462,19 @@ def best_worst_class(
     Raises:
         InputError: There is no such model or attack, their examples differ, or no class has two of them.
     """
-    y, correct, names = _verdicts(result, models, attack, kind)
+    y, correct, names = _verdicts(result, models, attack, kind, eps)
     return best_of_models(y, correct, len(result.classes), models=names, confidence=confidence, seed=seed)
 
 
 def _verdicts(
-    result: AuditTable, models: Sequence[str] | None, attack: str | None, kind: Kind
+    result: AuditTable, models: Sequence[str] | None, attack: str | None, kind: Kind, eps: float | None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], list[str]]:
     """Return labels (n,), which examples each of m models got right (m, n), and the models' names."""
     if isinstance(models, str):
         raise InputError(f"`models` must be several names, but got {models!r}.")
-    if kind not in ("robust", "clean"):
-        raise unknown("kind of accuracy", kind, ("robust", "clean"))
+    check_kind(kind, eps)
     names = list(result.models if models is None else models)
-    sides = [Side(result, name, WORST_CASE if attack is None else attack, name) for name in names]
+    sides = [Side(result, name, WORST_CASE if attack is None else attack, name, eps) for name in names]
     if not sides:
         raise InputError("There is no model to compare.")
     for side in sides[1:]:
@@ -538,13 +540,22 @@ def check_differences(
     return judge_pairs(pairs, requirements)
 
 
-def _compared(a: Side, b: Side, kind: Kind, confidence: float) -> Comparison:
+def check_kind(kind: Kind, eps: float | None) -> None:
+    """Check the kind of accuracy, and a radius to ask for it at.
+
+    Raises:
+        InputError: There is no such kind, the radius isn't above 0, or the kind has none.
+    """
     if kind not in ("robust", "clean"):
         raise unknown("kind of accuracy", kind, ("robust", "clean"))
-    if a.eps is not None:
-        check_positive("eps", a.eps)
+    if eps is not None:
+        check_positive("eps", eps)
         if kind == "clean":
             raise InputError("Accuracy without attack has no radius: leave `eps` out.")
+
+
+def _compared(a: Side, b: Side, kind: Kind, confidence: float) -> Comparison:
+    check_kind(kind, a.eps)
     check_comparable(a, b, kind)
     (_, y, first), (_, _, second) = a.right(kind), b.right(kind)
     classes, pair = a.result.classes, (first, second)

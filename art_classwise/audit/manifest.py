@@ -182,9 +182,11 @@ class Manifest(Record):
         published: What is published of models, by their names.
         plan: How models, data and attacks are loaded by whichever process computes, if the audit was planned.
         sources: Files, architectures and sizes of models, by their names, as far as they are known.
-        files: SHA-256 of each file of outcomes and images, by its name within the folder: what
+        files: SHA-256 of each file of outcomes, images and certificates, by its name within the folder: what
             :func:`art_classwise.audit.collect` lists once the audit is finished.
         saved_from: Root digests of the audits that saved outcomes are from.
+        lists_certificates: Whether ``files`` has certificates, too, so that another one in the folder is a stranger's:
+            earlier releases listed none.
     """
 
     format: Literal["art-classwise audit"] = _FORMAT
@@ -206,6 +208,7 @@ class Manifest(Record):
     sources: Annotated[dict[Name, ModelSource], Field(max_length=_MOST_NAMES)] = Field(default_factory=dict)
     files: Annotated[dict[str, Digest], Field(max_length=_MOST_UNITS)] = Field(default_factory=dict)
     saved_from: Annotated[tuple[Digest, ...], Field(max_length=_MOST_NAMES)] = ()
+    lists_certificates: bool = False
 
     @model_validator(mode="after")
     def _is_plausible(self) -> Manifest:
@@ -382,7 +385,10 @@ class Manifest(Record):
 
     def to_json(self) -> str:
         """Return it as text."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=False) + "\n"
+        content = self.model_dump(mode="json", by_alias=True)
+        if not self.lists_certificates:
+            del content["lists_certificates"]  # as earlier releases wrote it, byte for byte: it has a root digest
+        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:

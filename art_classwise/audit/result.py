@@ -612,6 +612,7 @@ class AuditResult(AuditTable):
         attack: str | None = None,
         measure: Measure = "mean",
         kind: Kind = "robust",
+        eps: float | None = None,
         confidence: float = 0.95,
         seed: int = 0,
     ) -> pd.DataFrame:
@@ -625,6 +626,7 @@ class AuditResult(AuditTable):
             attack: Name of an attack; all attacks if absent.
             measure: ``"mean"`` of the class accuracies, or that of the ``"worst"`` class, each model's own.
             kind: ``"robust"``, or ``"clean"`` for accuracy without attack.
+            eps: A radius in place of the audit's, as for :meth:`compare`.
             confidence: Coverage of the intervals.
             seed: Of the draws behind the intervals of means.
 
@@ -634,26 +636,34 @@ class AuditResult(AuditTable):
             ``rank_high`` of this model alone and ``all_ranks_low`` and ``all_ranks_high`` of all models at once.
 
         Raises:
-            InputError: There are fewer than two models, no such model, attack or measure, or their examples differ.
+            InputError: There are fewer than two models, no such model, attack or measure, their examples differ, or
+                the radius is beyond what the attack looked for.
         """
-        options: dict[str, Any] = {"measure": measure, "kind": kind, "confidence": confidence, "seed": seed}
+        options: dict[str, Any] = {"measure": measure, "kind": kind, "eps": eps, "confidence": confidence, "seed": seed}
         return compare_with_best(self, models=models, attack=attack, **options)
 
     def best_worst_class(
-        self, attack: str | None = None, *, kind: Kind = "robust", confidence: float = 0.95, seed: int = 0
+        self,
+        attack: str | None = None,
+        *,
+        kind: Kind = "robust",
+        eps: float | None = None,
+        confidence: float = 0.95,
+        seed: int = 0,
     ) -> pd.Series[Any]:
         """Return the worst class of the model that has the best one: :func:`art_classwise.metrics.best_worst_class`.
 
         Args:
             attack: Name of an attack; all attacks if absent.
             kind: ``"robust"``, or ``"clean"`` for accuracy without attack.
+            eps: A radius in place of the audit's, as for :meth:`compare`.
             confidence: Coverage of the interval, which allows for the choice of model and class.
             seed: Of the splits behind the estimate.
 
         Raises:
             InputError: There is no such attack, models' examples differ, or no class has two of them.
         """
-        return best_worst_class(self, attack=attack, kind=kind, confidence=confidence, seed=seed)
+        return best_worst_class(self, attack=attack, kind=kind, eps=eps, confidence=confidence, seed=seed)
 
     def check(
         self, requirements: Requirement | str | Iterable[Requirement | str], *, confidence: float = 0.95
@@ -794,14 +804,20 @@ class AuditResult(AuditTable):
         with output_file(path, "by_class.csv") as aside:
             self.by_class().assign(root=" ".join(self.roots)).to_csv(aside)
 
-    def to_html(self, path: str | os.PathLike[str]) -> None:
+    def to_html(self, path: str | os.PathLike[str], *, certificates: Mapping[str, Any] | None = None) -> None:
         """Write the report, one HTML file that needs no other; its folder is made if missing.
 
+        Args:
+            path: The file.
+            certificates: What :func:`art_classwise.certify` returned of models on the same examples, by the models'
+                names, to be shown, too; :func:`art_classwise.certification.read_certificates` reads those in the
+                audit's folder, which the page of the command line shows.
+
         Raises:
-            InputError: It can't be written.
+            InputError: It can't be written, or a certificate is of other examples or of no model of the audit.
         """
         with output_file(path, "report.html") as aside:
-            aside.write_text(display.page(self), encoding="utf-8")
+            aside.write_text(display.page(self, certificates), encoding="utf-8")
 
     def to_latex(self) -> str:
         r"""Return the tables for LaTeX, with booktabs: a row per model, and of each model a row per class.

@@ -14,7 +14,7 @@ from art_classwise.audit.corrupted import is_described_corruption
 from art_classwise.audit.manifest import Manifest, described, name_fingerprint
 from art_classwise.audit.outcomes import COSTS, AuditTable, MisfitError, assembled, disassembled, parts, table
 from art_classwise.audit.plan import CLEAN_NAME
-from art_classwise.audit.store import DamagedShardError, MissingShardError, Shard, Store, Unit
+from art_classwise.audit.store import DamagedShardError, MissingShardError, Shard, Store, Unit, certificates_folder
 from art_classwise.errors import InputError, unknown
 
 __all__ = [
@@ -261,7 +261,7 @@ def write_audit(
         files={},
         saved_from=tuple(roots),
     )
-    old = store.everything()
+    old, certificates = store.everything(), _certificates_of(store, manifest)
     store.begin(manifest)
     new = set()
     for model, key in manifest.models.items():
@@ -274,9 +274,23 @@ def write_audit(
     for name, content in ({} if extra is None else extra(manifest)).items():
         store.put(name, content)
         new.add(name)
-    store.write_manifest(manifest.updated(files={name: store.digest_of(name) for name in sorted(new)}))
+    listed = {name: store.digest_of(name) for name in new} | certificates
+    store.write_manifest(manifest.updated(files=dict(sorted(listed.items())), lists_certificates=True))
+    old |= {*store.certificate_files(finished=False)} - certificates.keys()
     for name in old - new:  # a folder of these alone is read as before: the manifest lists the others
         store.folder.remove(name)
+
+
+def _certificates_of(store: Store, new: Manifest) -> dict[str, str]:
+    """Return the certificates in a folder that hold for another manifest, too, by name with the digests they had."""
+    if not store.is_begun:
+        return {}
+    before = store.manifest()
+    if before.examples.fingerprint is None or before.examples.fingerprint != new.examples.fingerprint:
+        return {}
+    same = {certificates_folder(name) for name, key in new.models.items() if before.models.get(name) == key}
+    names = [name for name in store.certificate_files() if name.rpartition("/")[0] in same]
+    return {name: before.files.get(name) or store.digest_of(name) for name in names}
 
 
 def _with_cost(rows: pd.DataFrame, costs: pd.DataFrame | None, attack: str) -> pd.DataFrame:

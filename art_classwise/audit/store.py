@@ -7,6 +7,8 @@
     probes/<model>-<digest>.json              what was tried on a network itself
     outcomes/model=<name>/attack=<name>/      of a model under an attack; "clean" for none
         <model>-<attack>-<number>-<outcomes>-<file>.parquet
+    attacked_images-<digest>.parquet          a few images to look at
+    certificates/<model>/                     what was certified of a network: certificate.json, table and figure
 
 Whoever works here needs to know of no one else, and nothing is locked: files are named by their content, and none is
 ever changed. Of a shard the first file counts; whoever comes later finds that his own says the same, or is told.
@@ -20,7 +22,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,7 +45,7 @@ from art_classwise.audit.probes import Probe
 from art_classwise.audit.provenance import Environment
 from art_classwise.errors import InputError, first_line
 
-__all__ = ["DamagedShardError", "MissingShardError", "Shard", "Store", "StoreError", "Unit"]
+__all__ = ["DamagedShardError", "MissingShardError", "Shard", "Store", "StoreError", "Unit", "certificates_folder"]
 
 _RecordT = TypeVar("_RecordT", bound=Record)
 
@@ -52,7 +54,9 @@ _OLDER_FILE = re.compile(r"(\d{5,})-([0-9a-f]{16})\.parquet")
 _RECORD = re.compile(r"[0-9a-f-]+\.json")
 _MANIFEST = "manifest.json"
 _IMAGES = re.compile(r"attacked_images(-[0-9a-f]{16})?\.parquet")
-_LONGEST_NAME = 120  # of a folder, of the 255 bytes that file systems allow
+_CERTIFICATES, _CERTIFIED = "certificates", ("certificate.json", "certified.csv", "certified.png")
+_TRIES = 8  # to list what another process writes meanwhile
+_LONGEST_NAME, _LONGEST_OF_ALL = 120, 255  # of a folder: bytes that leave room for more, and that file systems allow
 
 
 @dataclass(frozen=True)
@@ -186,11 +190,14 @@ class Store:
         """
         self._write(_MANIFEST, manifest.to_json().encode())
 
-    def seal(self) -> str | None:
+    def seal(self, anew: Collection[str] = ()) -> str | None:
         """Write the manifest with the SHA-256 of every file of outcomes, if all of them are there.
 
         What was listed keeps the digest that it was listed with: a file that was changed since isn't taken for one
-        that an audit wrote.
+        that an audit wrote. Certificates that aren't finished aren't listed.
+
+        Args:
+            anew: Names of certificates' files that this process wrote, whose digests now count.
 
         Returns:
             The manifest's text, whose SHA-256 is the root digest; None of an unfinished audit.
@@ -199,16 +206,25 @@ class Store:
             InputError: There is no audit, or it is damaged.
             StoreError: It can't be written.
         """
-        manifest = self.manifest()
-        names = self.counted(manifest)
-        if names is None:
-            self.write_manifest(manifest)
-            return None
-        images = self.image_files()
-        names += [name for name in images if name in manifest.files][:1] or images[:1]
-        files = {name: manifest.files.get(name) or self.digest_of(name) for name in sorted(names)}
-        sealed = manifest.updated(files=files)
-        self.write_manifest(sealed)
+        for _ in range(_TRIES):
+            manifest = self.manifest()
+            names = self.counted(manifest)
+            if names is None:
+                self.write_manifest(manifest)
+                return None
+            images, certificates = self.image_files(), self.certificate_files()
+            names += [name for name in images if name in manifest.files][:1] or images[:1]
+            names += certificates
+            files = {
+                name: (None if name in anew else manifest.files.get(name)) or self.digest_of(name)
+                for name in sorted(names)
+            }
+            sealed = manifest.updated(files=files, lists_certificates=True)
+            self.write_manifest(sealed)
+            # Of two that certify at once, the one who writes last may have read the manifest before the other wrote
+            # it; the other's files were there before its manifest was, so they are seen now.
+            if self.certificate_files() == certificates:
+                break
         return sealed.to_json()
 
     def sealed(self) -> str | None:
@@ -248,6 +264,29 @@ class Store:
         """Return the names of all files of attacked images."""
         return [name for name in self.folder.files("") if _IMAGES.fullmatch(name)]
 
+    def certificate_files(self, *, finished: bool = True) -> list[str]:
+        """Return the names of all files of certificates.
+
+        Args:
+            finished: Only those of certificates of all their examples.
+        """
+        names = []
+        for model in self.folder.folders(_CERTIFICATES):
+            within = f"{_CERTIFICATES}/{model}"
+            there = [name for name in self.folder.files(within) if name in _CERTIFIED]
+            if not finished or self._is_certified(f"{within}/{_CERTIFIED[0]}", there):
+                names += [f"{within}/{name}" for name in there]
+        return names
+
+    def _is_certified(self, name: str, there: Collection[str]) -> bool:
+        if _CERTIFIED[0] not in there:
+            return False
+        try:
+            content = json.loads(self.folder.read(name))
+            return bool(len(content["example"]) == content["n_examples"])
+        except (OSError, ValueError, TypeError, LookupError, RecursionError):
+            return False
+
     def digest_of(self, name: str) -> str:
         """Return the SHA-256 of a file: as it was read or written here, if it was.
 
@@ -262,7 +301,7 @@ class Store:
         return self._digests[name]
 
     def put(self, name: str, content: bytes) -> None:
-        """Write a file other than of outcomes, such as attacked images.
+        """Write a file other than of outcomes, such as attacked images or a certificate.
 
         Raises:
             StoreError: It can't be written.
@@ -528,7 +567,8 @@ class Store:
                         if not one.older:
                             self.folder.remove(one.name)
         if isinstance(self.folder, DiskFolder):
-            within = {"", *(name.rpartition("/")[0] for name in self.files())}
+            names = self.files() | {*self.certificate_files(finished=False)}
+            within = {"", *(name.rpartition("/")[0] for name in names)}
             for folder in within:
                 self.folder.remove_left_aside(folder)
 
@@ -604,6 +644,12 @@ class Store:
             f"{self.address} can't be used, since {error}. Choose another folder for this one "
             "(`store`, --out on the command line), or delete that one."
         )
+
+
+def certificates_folder(model: str) -> str:
+    """Return the folder, within an audit's, of the certificate of a model, whose name may be no name of a folder."""
+    name = quote(model, safe="").replace(".", "%2E")
+    return f"{_CERTIFICATES}/{name if len(name) <= _LONGEST_OF_ALL else _quoted(model)}"
 
 
 def verdict_digest(unit: Unit, frame: pd.DataFrame | Mapping[str, npt.NDArray[Any]]) -> str:

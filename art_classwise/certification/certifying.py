@@ -17,7 +17,13 @@ from art_classwise._core.forward import MicroBatches, usual_batch_size
 from art_classwise._core.plain_values import differences
 from art_classwise._core.progress import progress_bar
 from art_classwise._core.state import preserved
-from art_classwise.audit.provenance import data_fingerprint, model_fingerprint, weights_fingerprint
+from art_classwise.audit.provenance import (
+    Environment,
+    data_fingerprint,
+    environment,
+    model_fingerprint,
+    weights_fingerprint,
+)
 from art_classwise.certification.bounds import Bounds, bounds_of
 from art_classwise.certification.result import FILE, Certificate, CertifiedResult, read_stored
 from art_classwise.certification.smoothing import Smoothing
@@ -121,10 +127,16 @@ def certify(
     if len(np.unique(examples.ids)) < len(examples) or examples.ids.min() < 0:
         raise InputError("Examples' ids must be whole numbers of at least 0 that don't repeat: noise goes by them.")
     certificate = _certificate(method, classifier, examples, seed)
-    done = _stored(store, certificate)
+    done, environments = _stored(store, certificate)
+    if len(done) < len(examples) and (here := environment()) not in environments:
+        environments += (here,)
     rows: _Rows = _by_smoothing if isinstance(method, Smoothing) else _by_bounds
     parts, last = [done], time.monotonic()
     total = len(examples)
+
+    def so_far() -> CertifiedResult:
+        return CertifiedResult(pd.concat(parts, ignore_index=True), certificate, environments)
+
     with progress_bar(total=total, name="certify", unit="img", shown=verbose, done=len(done)) as bar:
         begin = len(done)
         for predictions, radii in rows(method, classifier, examples, begin, batch_size):
@@ -134,9 +146,9 @@ def certify(
             bar.update(end - begin)
             begin = end
             if store is not None and (end == total or time.monotonic() - last > _SECONDS):
-                CertifiedResult(pd.concat(parts, ignore_index=True), certificate).save(store)
+                so_far().save(store)
                 last = time.monotonic()
-    return CertifiedResult(pd.concat(parts, ignore_index=True), certificate)
+    return so_far()
 
 
 def certified_accuracy(classifier: Any, x: npt.ArrayLike, y: npt.ArrayLike, *, radius: float, **options: Any) -> float:
@@ -223,18 +235,18 @@ def _certificate(method: Smoothing | Bounds, classifier: Any, data: Dataset, see
     )
 
 
-def _stored(store: str | os.PathLike[str] | None, asked: Certificate) -> pd.DataFrame:
-    """Return the rows that are there already."""
+def _stored(store: str | os.PathLike[str] | None, asked: Certificate) -> tuple[pd.DataFrame, tuple[Environment, ...]]:
+    """Return the rows that are there already, and where they were computed."""
     found = None if store is None else read_stored(store)
     if found is None:
         types = {"example": np.int64, "label": np.int64, "prediction": np.int64, "radius": np.float64}
-        return pd.DataFrame({name: np.empty(0, kind) for name, kind in types.items()})
+        return pd.DataFrame({name: np.empty(0, kind) for name, kind in types.items()}), ()
     other = differences(found.certificate.model_dump(), asked.model_dump())
     if other:
         raise InputError(
             f"{FILE} in {store} is another certificate: {'; '.join(other[:3])}. Choose another folder, or remove it."
         )
-    return found.examples
+    return found.examples, found.environments
 
 
 def _by_smoothing(method: Smoothing, classifier: Any, data: Dataset, begin: int, batch_size: int | None) -> Rows:

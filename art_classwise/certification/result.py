@@ -18,14 +18,18 @@ from art_classwise._core.files import output_file
 from art_classwise._core.folders import open_folder
 from art_classwise._core.records import Record, validation_message
 from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.audit.provenance import Environment
 from art_classwise.audit.result import AuditResult
+from art_classwise.certification.smoothing import Smoothing, certified_radius, votes_of
 from art_classwise.errors import InputError, check_number
 from art_classwise.metrics.distances import check_radii
 from art_classwise.threat import ThreatModel
 
-__all__ = ["FILE", "Certificate", "CertifiedResult", "read_certificate"]
+__all__ = ["FILE", "PICTURE", "TABLE", "Certificate", "CertifiedResult", "parsed", "read_certificate", "read_stored"]
 
-FILE, TABLE = "certificate.json", "certified.csv"
+FILE, TABLE, PICTURE = "certificate.json", "certified.csv", "certified.png"
+
+_MOST = 2**53  # samples: more are no whole numbers as floats
 
 Integers = tuple[Annotated[int, Field(ge=-(2**63), lt=2**63)], ...]
 
@@ -55,8 +59,8 @@ class Certificate(Record):
     norm: Literal["L2", "Linf"]
     alpha: Annotated[float, Field(ge=0, lt=0.5)]
     noise: Annotated[float, Field(gt=0)] | None = None
-    n: Annotated[int, Field(ge=1)] | None = None
-    n_selection: Annotated[int, Field(ge=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=_MOST)] | None = None
+    n_selection: Annotated[int, Field(ge=1, le=_MOST)] | None = None
     seed: int | None = None
     reach: Annotated[float, Field(ge=0)]
     classes: tuple[str, ...]
@@ -75,6 +79,7 @@ class _Stored(Certificate):
     label: Integers
     prediction: Integers
     radius: tuple[Annotated[float, Field(ge=0)], ...]
+    environments: tuple[Environment, ...] = ()
 
 
 _COLUMNS = ("example", "label", "prediction", "radius")
@@ -88,10 +93,12 @@ class CertifiedResult:
         examples: A row per example: ``example`` (its number in the data set), ``label``, ``prediction`` (-1 where the
             smoothed classifier abstained) and ``radius``, in the units of images.
         certificate: What decided them.
+        environments: Versions and hardware of the processes that certified; none where an earlier release did.
     """
 
     examples: pd.DataFrame = field(repr=False)
     certificate: Certificate
+    environments: tuple[Environment, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -270,9 +277,15 @@ class CertifiedResult:
         Raises:
             InputError: It can't be written.
         """
-        columns = {name: self.examples[name].tolist() for name in _COLUMNS}
+        open_folder(folder).write(FILE, self.to_json().encode())
+
+    def to_json(self) -> str:
+        """Return what ``certificate.json`` holds."""
+        columns: dict[str, Any] = {name: self.examples[name].tolist() for name in _COLUMNS}
+        if self.environments:
+            columns["environments"] = [one.model_dump(mode="json") for one in self.environments]
         head = {"kind": "certificate", "schema": 1, **self.certificate.model_dump(mode="json")}
-        open_folder(folder).write(FILE, json.dumps(head | columns, ensure_ascii=False).encode())
+        return json.dumps(head | columns, ensure_ascii=False)
 
     def __repr__(self) -> str:
         of = self.certificate
@@ -330,9 +343,21 @@ def read_stored(folder: str | os.PathLike[str]) -> CertifiedResult | None:
     place = open_folder(folder)
     if not place.exists(FILE):
         return None
-    where = place.where(FILE)
+    return parsed(place.read(FILE), place.where(FILE))
+
+
+def parsed(content: bytes, where: str) -> CertifiedResult:
+    """Return a certificate, which may be unfinished, from what its file holds, which may come from anyone.
+
+    Args:
+        content: What ``certificate.json`` holds.
+        where: The file's address.
+
+    Raises:
+        InputError: The file is damaged, or its numbers contradict each other.
+    """
     try:
-        stored = _Stored.model_validate_json(place.read(FILE))
+        stored = _Stored.model_validate_json(content)
     except ValidationError as error:
         raise InputError(f"{where} {validation_message(error)}. Remove it, and certify again.") from error
     columns: Mapping[str, tuple[Any, ...]] = {name: getattr(stored, name) for name in _COLUMNS}
@@ -345,8 +370,39 @@ def read_stored(folder: str | os.PathLike[str]) -> CertifiedResult | None:
         )
     types = {name: np.float64 if name == "radius" else np.int64 for name in _COLUMNS}
     examples = pd.DataFrame({name: np.asarray(column, dtype=types[name]) for name, column in columns.items()})
+    wrong = _contradiction(stored, examples)
+    if wrong:
+        raise InputError(f"{where} is damaged: {wrong}. Remove it, and certify again.")
     settings = {name: getattr(stored, name) for name in Certificate.model_fields}
-    return CertifiedResult(examples, Certificate(**settings))
+    return CertifiedResult(examples, Certificate(**settings), stored.environments)
+
+
+_ROUNDING = 1e-6  # relative, of radii that other releases of SciPy computed
+
+
+def _contradiction(of: Certificate, examples: pd.DataFrame) -> str:
+    """Say what contradicts what in a certificate, or nothing: radii follow from whole numbers of votes."""
+    radius, prediction = examples["radius"].to_numpy(), examples["prediction"].to_numpy()
+    if (radius > of.reach * (1 + _ROUNDING)).any():
+        return f"it has radii beyond its reach, {of.reach:g}"
+    if of.method != "smoothing":
+        given = [name for name in ("noise", "n", "n_selection", "seed") if getattr(of, name) is not None]
+        return f"bounds have no {(*given, 'alpha')[0]}" if given or of.alpha else ""
+    if of.norm != "L2" or of.noise is None or of.n is None or of.n_selection is None or of.seed is None or not of.alpha:
+        return "smoothing certifies in L2, and has noise, n, n_selection, alpha and seed"
+    if 1 - 2 * of.alpha == 1:
+        return f"alpha, {of.alpha:g}, is below what floats can tell from 0"
+    reach = Smoothing(of.noise, of.n, of.n_selection, of.alpha, of.seed).reach
+    if not np.isclose(of.reach, reach, rtol=_ROUNDING, atol=0):
+        return f"with its noise, n and alpha radii reach to {reach:g}, but it says {of.reach:g}"
+    if ((prediction < 0) != (radius == 0)).any():
+        return "examples without a prediction have the radius 0, and no others do"
+    certified = radius[radius > 0]
+    votes = votes_of(certified, of.n, of.noise, of.alpha)
+    possible = certified_radius(votes, of.n, of.noise, of.alpha)
+    if not np.isclose(certified, possible, rtol=_ROUNDING, atol=0).all():
+        return f"no number of {of.n:,} votes has some of its radii"
+    return ""
 
 
 def _ball(norm: str, threat: ThreatModel) -> float:

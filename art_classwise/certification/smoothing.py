@@ -16,7 +16,7 @@ from art_classwise._core.random_numbers import ExampleUniform, derive, gaussian
 from art_classwise.errors import InputError
 from art_classwise.metrics.intervals import clopper_pearson
 
-__all__ = ["ABSTAINED", "Smoothing", "certified_radius"]
+__all__ = ["ABSTAINED", "Smoothing", "certified_radius", "votes_of"]
 
 ABSTAINED = -1
 """The prediction of an example whose class under noise isn't certain enough."""
@@ -100,3 +100,22 @@ def certified_radius(votes: npt.ArrayLike, n: int, noise: float, alpha: float) -
     low, _ = clopper_pearson(votes, n, 1 - 2 * alpha)
     radius: npt.NDArray[np.float64] = noise * ndtri(low)
     return radius
+
+
+def votes_of(radius: npt.ArrayLike, n: int, noise: float, alpha: float) -> npt.NDArray[np.int64]:
+    """Return the number of votes whose radius is nearest: the inverse of :func:`certified_radius`, by bisection.
+
+    Args:
+        radius: Radii of any shape, from 0 to that of n votes.
+        n: Number of samples.
+        noise: Standard deviation of the noise.
+        alpha: Probability at most that the bound is too high.
+    """
+    wanted = np.asarray(radius, dtype=np.float64)
+    low, high = np.zeros(wanted.shape, dtype=np.int64), np.full(wanted.shape, n, dtype=np.int64)
+    while (high - low > 1).any():  # radii rise with votes: that of low is below, that of high isn't
+        middle = (low + high) // 2
+        reached = certified_radius(middle, n, noise, alpha) >= wanted
+        low, high = np.where(reached, low, middle), np.where(reached, middle, high)
+    below, above = (np.abs(certified_radius(k, n, noise, alpha) - wanted) for k in (low, high))
+    return np.where(below < above, low, high)

@@ -103,11 +103,13 @@ def audit(
     from art_classwise.audit import ClassWiseAudit
     from art_classwise.audit.corrupted import MEAN_CORRUPTION
     from art_classwise.audit.requirements.verdicts import check_names
+    from art_classwise.cli._early import check_given
     from art_classwise.cli._prepared import prepared
     from art_classwise.metrics import what_can_be_told
     from art_classwise.report import write_report
     from art_classwise.studies.norms import parse_several
 
+    check_given(given)
     with printing(json) as write, _engine(on, slurm, quiet=quiet or json) as executor:
         write_config(context, save_config)
         radii = () if threat is None else parse_several(threat)
@@ -251,11 +253,14 @@ def report(
     """
     from art_classwise._core.folders import open_folder
     from art_classwise.audit import is_finished, read_audit
+    from art_classwise.cli._early import check_given
     from art_classwise.metrics import class_groups
     from art_classwise.report import write_report
     from art_classwise.studies.radii import radius_folders
 
     requirements = required(require, junit)
+    _check_formats(formats or (), license_, model)
+    check_given({"latex": latex})
     if radius_folders(folder):
         with printing(json) as write:
             sweep = reported_again(folder, groups)
@@ -281,16 +286,20 @@ def report(
         conclude(verdicts, junit, folder, as_json=json)
 
 
+def _check_formats(formats: Sequence[Format], license: str | None, model: str | None) -> None:
+    """Refuse options of documents that aren't asked for, before an audit is read."""
+    if Format.card not in formats and model is not None:
+        raise InputError("--model is for --format card.")
+    if not formats and license is not None:
+        raise InputError("--license is for --format card or cyclonedx.")
+
+
 def _documents(
     result: AuditResult, formats: Sequence[Format], license: str | None, model: str | None
 ) -> dict[str, tuple[str, str]]:
     """Return names and contents of documents, by their format."""
     from art_classwise.report import cyclonedx, model_card
 
-    if Format.card not in formats and model is not None:
-        raise InputError("--model is for --format card.")
-    if not formats and license is not None:
-        raise InputError("--license is for --format card or cyclonedx.")
     made: dict[str, tuple[str, str]] = {}
     if Format.cyclonedx in formats:
         made["cyclonedx"] = "bom.cdx.json", cyclonedx(result, license)

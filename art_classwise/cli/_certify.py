@@ -150,12 +150,14 @@ def certify(
     given = dict(locals())
     from art_classwise._core.folders import open_folder
     from art_classwise.certification import certify as run
-    from art_classwise.report.certified import certificate_folder, print_certified
-    from art_classwise.report.page import write_report
+    from art_classwise.certification.kept import certificate_folder
+    from art_classwise.cli._early import check_given
+    from art_classwise.report.certified import print_certified
 
     with printing(json) as write:
         write_config(context, save_config)
-        _check_smoothing(noise, samples, alpha)
+        check_given(given)
+        _check_smoothing(noise, samples, selection, alpha)
         asked = None if radii is None else _radii(radii)
         if audit is not None and out is not None:
             raise InputError(
@@ -166,6 +168,8 @@ def certify(
         result = None if audit is None else _audit_of(audit, name, data)
         place = (out or "runs/certify") if audit is None else certificate_folder(audit, name)
         open_folder(place).check_writable()
+        if audit is not None:
+            _check_kept(audit, name)
         classifier = spec.load(sources.device)
         if result is not None:
             _check_weights(result, name, classifier)
@@ -177,18 +181,24 @@ def certify(
         )
         options: dict[str, Any] = {"noise": noise, "n": samples, "n_selection": selection, "alpha": alpha, "seed": seed}
         found = run(classifier, data, **options, batch_size=batch_size, store=place, verbose=not quiet)
-        files = _written(found, place, asked)
+        made = _made(found, asked)
+        root = None
         if result is not None and audit is not None:
-            write_report(result, audit)
-            files["report"] = open_folder(audit).where("report.html")
+            root = _keep(found, result, audit, name, made)
+        else:
+            for file, content in made.items():
+                open_folder(place).write(file, content)
+        files = _places(place, audit)
         if json:
-            write("certificate", certificate_content(found, name, files, asked))
+            write("certificate", certificate_content(found, name, files, asked) | {"root": root})
             return
         print_certified(found, name, asked)
         say_where(files)
+        if root is not None:
+            print(f"root: {root}")
 
 
-def _check_smoothing(noise: float | None, samples: int, alpha: float) -> None:
+def _check_smoothing(noise: float | None, samples: int, selection: int, alpha: float) -> None:
     """Refuse, before anything is loaded, what nothing can be certified with."""
     from art_classwise.certification.smoothing import Smoothing
     from art_classwise.errors import check_number, check_positive, check_whole
@@ -200,6 +210,7 @@ def _check_smoothing(noise: float | None, samples: int, alpha: float) -> None:
         )
     check_positive("noise", noise)
     check_whole("n", samples, 1)
+    check_whole("n_selection", selection, 1)
     check_number("alpha", alpha, 0, 0.5, above=True, below=True)
     if Smoothing(noise, samples, 1, alpha, 0).reach == 0:
         least = math.floor(math.log2(1 / alpha)) + 1
@@ -250,21 +261,61 @@ def _check_weights(result: AuditResult, name: str, classifier: Any) -> None:
         raise InputError(f"The audit's {name!r} has other weights than this network: certify the one that was audited.")
 
 
-def _written(found: CertifiedResult, place: str, radii: Sequence[float] | None) -> dict[str, str]:
-    """Write table and figure; return where what lies."""
+def _check_kept(audit: str, name: str) -> None:
+    """Refuse to go on from a certificate in an audit's folder that isn't the one its manifest lists."""
+    from art_classwise.audit.store import Store, certificates_folder
+    from art_classwise.certification.kept import check_as_listed
+    from art_classwise.certification.result import FILE
+
+    store, file = Store(audit), f"{certificates_folder(name)}/{FILE}"
+    if store.folder.exists(file):
+        check_as_listed(store, file)
+    elif file in store.manifest().files:
+        store.seal()  # removed to be made anew: a half of the new one isn't what was listed
+
+
+def _made(found: CertifiedResult, radii: Sequence[float] | None) -> dict[str, bytes]:
+    """Return table and figure, by the files' names."""
     from art_classwise._core.files import contents
-    from art_classwise._core.folders import open_folder
-    from art_classwise.certification.result import FILE, TABLE
+    from art_classwise.certification.result import PICTURE, TABLE
     from art_classwise.report import figures
 
-    folder, picture = open_folder(place), "certified.png"
     table = found.certified_at(None if radii is None else list(radii))
-    made = contents(
+    return contents(
         {
             TABLE: lambda path: table.to_csv(path),
-            picture: lambda path: figures.save(figures.certified_by_radius(found), path),
+            PICTURE: lambda path: figures.save(figures.certified_by_radius(found), path),
         }
     )
-    for name, content in made.items():
-        folder.write(name, content)
-    return {"certificate": folder.where(FILE), "table": folder.where(TABLE), "picture": folder.where(picture)}
+
+
+def _keep(found: CertifiedResult, result: AuditResult, audit: str, name: str, made: Mapping[str, bytes]) -> str | None:
+    """Keep a certificate in an audit's folder, and write the audit's page anew, on which it and the root stand.
+
+    Returns:
+        The root digest; None of an audit that has none.
+    """
+    from art_classwise._core.fingerprints import digest
+    from art_classwise.audit.store import Store
+    from art_classwise.certification.kept import keep_certificate
+    from art_classwise.report.page import write_report
+
+    sealed = keep_certificate(found, Store(audit), name, made)
+    while True:
+        # Outcomes that were changed after they were listed have no root digest.
+        told = sealed if result.sealed else None
+        write_report(replace(result, sealed=() if told is None else (told,)), audit)
+        now = Store(audit).sealed()
+        if now == sealed:
+            return None if told is None else digest(told.encode())
+        sealed = now  # another process has certified another model meanwhile
+
+
+def _places(place: str, audit: str | None) -> dict[str, str]:
+    """Return where what lies."""
+    from art_classwise._core.folders import open_folder
+    from art_classwise.certification.result import FILE, PICTURE, TABLE
+
+    names = {"certificate": FILE, "table": TABLE, "picture": PICTURE}
+    files = {what: open_folder(place).where(name) for what, name in names.items()}
+    return files if audit is None else {**files, "report": open_folder(audit).where("report.html")}

@@ -90,17 +90,14 @@ def compare(
         check_output_file(out, "comparison.csv")
     kind: Kind = "clean" if clean else "robust"
     eps = None if radius is None else one_radius("--radius", radius)
+    _check(other, models, attack, attacks, model, eps, kind)
     result, standings = read_audit(folder), None
     if attacks is not None:
-        if other is not None or models is not None:
-            raise InputError("--attacks compares two attacks of one audit: give one folder and no --models.")
-        made = [_attacks(result, attacks, attack, model, kind, eps)]
-    elif model is not None:
-        raise InputError("--model chooses the model on which two attacks are compared: also give --attacks X,Y.")
+        made = [_attacks(result, attacks, model, eps)]
     elif other is None:
         names = _names(models, result.models) or list(result.models)
         made = _within(result, folder, names, attack, kind, eps)
-        standings = _standings(result, names, attack, kind) if len(names) > 2 and eps is None else None
+        standings = _standings(result, names, attack, kind, eps) if len(names) > 2 else None
     else:
         results = result, read_audit(other)
         pair = _names(models, [name for one in results for name in one.models])
@@ -132,6 +129,29 @@ def compare(
     conclude(verdicts, junit, folder, as_json=False)
 
 
+def _check(
+    other: Path | None,
+    models: str | None,
+    attack: str | None,
+    attacks: str | None,
+    model: str | None,
+    eps: float | None,
+    kind: Kind,
+) -> None:
+    """Refuse options that don't fit each other, before an audit is read."""
+    from art_classwise.audit.comparison import check_kind
+
+    check_kind(kind, eps)
+    if attacks is None:
+        if model is not None:
+            raise InputError("--model chooses the model on which two attacks are compared: also give --attacks X,Y.")
+        return
+    if other is not None or models is not None:
+        raise InputError("--attacks compares two attacks of one audit: give one folder and no --models.")
+    if attack is not None or kind != "robust":
+        raise InputError("--attacks can't be combined with --attack or --clean, which compare models.")
+
+
 def _names(text: str | None, known: Sequence[str]) -> list[str] | None:
     """Part a text into names; those that are known may hold commas themselves."""
     if text is None:
@@ -149,15 +169,11 @@ def _names(text: str | None, known: Sequence[str]) -> list[str] | None:
     return names
 
 
-def _attacks(
-    result: AuditResult, text: str, attack: str | None, model: str | None, kind: Kind, eps: float | None
-) -> Comparison:
+def _attacks(result: AuditResult, text: str, model: str | None, eps: float | None) -> Comparison:
     from art_classwise.attacks.ladder import WORST_CASE
     from art_classwise.audit.comparison import compare_within
     from art_classwise.errors import unknown
 
-    if attack is not None or kind != "robust":
-        raise InputError("--attacks can't be combined with --attack or --clean, which compare models.")
     if model is None and len(result.models) > 1:
         raise InputError(f"The audit has {len(result.models)} models: choose one, e.g. --model {result.models[0]}.")
     names = _names(text, (*result.attacks, WORST_CASE)) or []
@@ -190,11 +206,13 @@ def _within(
     return [compare_within(result, first, second, attack=under, kind=kind, eps=eps) for second in others]
 
 
-def _standings(result: AuditResult, names: Sequence[str], attack: str | None, kind: Kind) -> pd.DataFrame:
+def _standings(
+    result: AuditResult, names: Sequence[str], attack: str | None, kind: Kind, eps: float | None
+) -> pd.DataFrame:
     """Compare each model with the best of the others, by mean and by worst class."""
     import pandas as pd
 
-    options: dict[str, Any] = {"attack": attack, "kind": kind}
+    options: dict[str, Any] = {"attack": attack, "kind": kind, "eps": eps}
     mean = result.compare_with_best(names, measure="mean", **options)
     worst = result.compare_with_best(names, measure="worst", **options)
     return pd.concat({"mean": mean, "worst": worst}, names=["measure"])

@@ -320,6 +320,7 @@ class CertificateDocument(Document):
     classes: tuple[str, ...]
     radii: tuple[CertifiedRow, ...]
     files: dict[str, str]
+    root: Digest | None = None
 
 
 class DifferenceRow(_Part):
@@ -507,6 +508,16 @@ class CheckedPart(_Part):
     differences: tuple[str, ...]
 
 
+class RecertifiedPart(_Part):
+    """Examples of a certificate that were certified anew, and how many passes through the network that took."""
+
+    model: str
+    examples: tuple[int, ...]
+    of: Annotated[int, Field(ge=1)]
+    passes: Annotated[int, Field(ge=1)]
+    exact: bool
+
+
 class RecomputedPart(_Part):
     """Units computed anew; ``missed`` is the probability to miss a changed share of the units, by the share."""
 
@@ -515,6 +526,7 @@ class RecomputedPart(_Part):
     seed: int
     exact: bool
     missed: dict[str, Share]
+    certificates: tuple[RecertifiedPart, ...] = ()
 
 
 class VerificationDocument(Document):

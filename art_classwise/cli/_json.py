@@ -30,8 +30,8 @@ unknown values are null, never NaN, and names are not changed. By ``kind``:
 - ``certificate`` (of ``certify``): ``model``, ``dataset``, ``split``, ``examples``, how many; ``norm``, ``method``,
   ``noise``, ``n``, ``n_selection``, ``alpha``, ``seed`` and ``reach`` as in
   :class:`art_classwise.certification.Certificate`; ``classes``, names; ``radii``, the rows of
-  :meth:`art_classwise.certification.CertifiedResult.summary`, each with ``classes``, those of ``certified_at``; and
-  ``files``.
+  :meth:`art_classwise.certification.CertifiedResult.summary`, each with ``classes``, those of ``certified_at``;
+  ``files``; and ``root``, the audit's root digest with the certificate, null without ``--audit``.
 - ``leaderboard`` (of ``zoo``): ``dataset``, ``threat_model``, ``model_dir``; ``models``, the rows of
   :func:`art_classwise.zoo.robustbench_table`, with ``--measured`` also the audit's results.
 - ``ranking`` (of ``zoo --rank``): ``dataset``, ``threat_model``; ``models``, the rows of

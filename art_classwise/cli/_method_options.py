@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from art_classwise.errors import InputError, unknown
 from art_classwise.trainers.catalog import METHODS, method_spec
 
-__all__ = ["NAMES", "method_options"]
+if TYPE_CHECKING:
+    from art_classwise.trainers.recipes import Recipe
+
+__all__ = ["NAMES", "check_options", "method_options"]
 
 _SHARED = (
     *("attack_mode", "awp_warmup", "class_balanced", "crop_padding", "eps_step"),
@@ -74,3 +77,35 @@ def _value(text: str) -> Any:
         return float(numerator) / float(denominator) if slash else float(text)
     except (ValueError, ZeroDivisionError):
         return text
+
+
+def check_options(recipe: Recipe, own: Mapping[str, Any]) -> None:
+    """Check the values of a trainer's options, before data are read: a trainer of two pixels and two classes does it.
+
+    Args:
+        recipe: The recipe, with all that was given besides.
+        own: What :func:`method_options` returned.
+
+    Raises:
+        InputError: A value isn't allowed, or doesn't fit another.
+    """
+    from torch import nn
+
+    from art_classwise._core.state import preserved_random_state
+    from art_classwise.zoo import as_classifier
+
+    spec = method_spec(recipe.method)
+    with preserved_random_state(0):  # that of the training is as if these had never been
+        network, teacher = (nn.Sequential(nn.Flatten(), nn.Linear(2, 2)) for _ in range(2))
+    classifier = as_classifier(network, (1, 1, 2), 2, optimizer=recipe.optimizer(network), device="cpu")
+    given: dict[str, Any] = recipe.override(precision="fp32", compile=False).trainer_options(network) | {
+        "gradient_clip": recipe.gradient_clip,
+        "ema_decay": recipe.ema_decay,
+        "awp_gamma": recipe.awp_gamma,
+        "class_policy": None,  # of other classes
+        "verbose": False,
+    }
+    if "teacher" in spec.options:
+        given["teacher"] = as_classifier(teacher, (1, 1, 2), 2, device="cpu")
+    given |= {} if spec.method is None else {"method": spec.method}
+    spec.trainer(classifier, **given | dict(own))

@@ -78,9 +78,11 @@ def plan(
     from art_classwise._core.progress import about
     from art_classwise.audit import ClassWiseAudit
     from art_classwise.audit.planned import planned_units
+    from art_classwise.cli._early import check_given
     from art_classwise.cli._prepared import prepared
 
     write_config(context, save_config)
+    check_given(given)
     asked = prepared(given)
     specs = asked.sources.specs(model)
     source = None if asked.surrogate is None else asked.sources.spec(asked.surrogate)[1]

@@ -51,13 +51,12 @@ def prepared(given: Mapping[str, Any]) -> Prepared:
     """
     from art_classwise.attacks import usual_threat
     from art_classwise.audit.corrupted import asked
+    from art_classwise.cli._early import attack_names
     from art_classwise.cli._interrupt import command_line
     from art_classwise.metrics import class_groups
 
     model, surrogate = given["model"], given["surrogate"]
-    names = None if given["attacks"] is None else [a.strip() for a in given["attacks"].split(",")]
-    attacks = names[0] if names is not None and len(names) == 1 else names
-    threat, adversaries, corruptions = asked(given["threat"], attacks, given["corruptions"])
+    threat, adversaries, corruptions = asked(given["threat"], attack_names(given["attacks"]), given["corruptions"])
     sources = sources_of(given, "Linf" if threat is None else threat.norm)
     sources.check([*model, *([] if surrogate is None else [surrogate])])
     named = named_data(given)

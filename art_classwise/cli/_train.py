@@ -17,9 +17,9 @@ from art_classwise.cli._config import save_config as write_config
 from art_classwise.cli._interrupt import command_line, on_interrupt
 from art_classwise.cli._json import printing
 from art_classwise.cli._messages import say
-from art_classwise.cli._method_options import method_options
+from art_classwise.cli._method_options import check_options, method_options
 from art_classwise.cli._options import ClassNames, DatasetName, Device, ImageSize, Json, Quiet, Root, Seed, split_names
-from art_classwise.errors import InputError, check_number
+from art_classwise.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,8 +80,10 @@ def train(
 
     Under torchrun, training is shared by all processes.
     """
+    given = dict(locals())
     from art_classwise._core.distributed import is_main
     from art_classwise._core.files import check_output_file, output_file
+    from art_classwise.cli._early import check_given
     from art_classwise.datasets import load_dataset
     from art_classwise.head import normalize_head
     from art_classwise.trainers.catalog import method_spec
@@ -90,6 +92,7 @@ def train(
 
     with printing(json) as write:
         write_config(context, save_config)
+        check_given(given)
         chosen = _chosen_recipe(method, recipe, arch, dataset, threat, image_size).override(
             epochs=epochs,
             batch_size=batch_size,
@@ -130,10 +133,12 @@ def train(
             raise InputError(f"--on-collapse is for fast training, n-fgsm or fgsm-rs, not for {spec.name}.")
         if on_collapse is not None and not validation:
             raise InputError("--on-collapse needs validation examples: give --validation, e.g. --validation 1000.")
+        check_options(replace(chosen, class_policy=None), own)
         semi_supervised = unlabeled is not None or gamma is not None or chosen.unlabeled_fraction is not None
         gamma = 1.0 if gamma is None else gamma
-        if tau is not None:
-            check_number("--normalize-head", tau, 0, 1)
+        for flag, file in (("--init", init), ("--teacher", teacher)):
+            if file is not None and not (str(file).startswith("hf:") or file.exists()):
+                raise InputError(f"There is no file {str(file)!r} for {flag}.")
         if chosen.fine_tunes and init is None:
             raise InputError(
                 f"The recipe {chosen.name} fine-tunes a robust network: give its checkpoint as --init, e.g. --init "

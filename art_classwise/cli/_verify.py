@@ -12,7 +12,7 @@ from art_classwise.cli import _audit_options as flags
 from art_classwise.cli._interrupt import on_interrupt
 from art_classwise.cli._json import printing
 from art_classwise.cli._options import Device, Json, ModelDir, Quiet, Root
-from art_classwise.errors import InputError
+from art_classwise.errors import InputError, check_seed, printable
 
 __all__ = ["verify"]
 
@@ -37,7 +37,7 @@ def verify(
         typer.Option(
             "--recompute",
             metavar="SHARE",
-            help="Compute this share of the units anew, drawn at random: 1%, 0.01.",
+            help="Compute this share of the units anew, drawn at random: 1%, 0.01; of a certificate, up to 8 examples.",
             rich_help_panel=_ANEW,
         ),
     ] = None,
@@ -111,19 +111,27 @@ def verify(
     Exit code 0 if nothing differs, 3 if something does.
     """
     from art_classwise import evidence
+    from art_classwise.cli._early import check_given
+    from art_classwise.evidence.checking import checked_root
 
     with printing(json) as write:
         if sign is not None and attest is None:
             raise InputError("--sign is for the statement that --attest FILE writes.")
         if key is not None and signed is None:
             raise InputError("--key is for the statement of --attestation FILE.")
+        if root is not None:
+            checked_root(root)
+        if seed is not None:
+            check_seed(seed)
+        share = None if recompute is None else _share(recompute)
+        if share is None and (model or dataset):
+            raise InputError("--model and --dataset are for --recompute SHARE.")
+        check_given({"dataset": dataset, "arch": arch or None})
         on_interrupt(context, lambda: "Interrupted: nothing was changed.")
         given: dict[str, Any] = {}
-        if recompute is not None:
-            given = {"recompute": _share(recompute), "seed": seed, "run_code": run_code, "verbose": not (quiet or json)}
+        if share is not None:
+            given = {"recompute": share, "seed": seed, "run_code": run_code, "verbose": not (quiet or json)}
             given |= _sources(place, model, arch, model_dir, dataset, data_dir, device)
-        elif model or dataset:
-            raise InputError("--model and --dataset are for --recompute SHARE.")
         found = evidence.verify(place, root=root, **given)
         of_statement = [] if signed is None else evidence.attestation_differences(signed, found, key=key)
         differences = [*(said for of in found.differences.values() for said in of), *of_statement]
@@ -134,7 +142,7 @@ def verify(
         else:
             print(found)
             for said in of_statement:
-                print(f"  {said}")
+                print(printable(f"  {said}"))
     if differences:
         sys.stdout.flush()
         raise typer.Exit(_DIFFERS)

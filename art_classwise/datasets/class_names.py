@@ -11,7 +11,7 @@ import numpy.typing as npt
 from art_classwise.datasets.catalog import DATASETS
 from art_classwise.errors import InputError, unknown
 
-__all__ = ["class_names", "classes_of"]
+__all__ = ["check_given_names", "class_names", "classes_of"]
 
 
 def classes_of(y: npt.NDArray[Any], source: str) -> list[str]:
@@ -57,10 +57,30 @@ def class_names(given: str | Sequence[str] | None, found: Sequence[str], n_class
     if given is None:
         return tuple(found)
     if isinstance(given, str):
-        known = {name: spec.class_names for name, spec in DATASETS.items() if spec.class_names}
-        if given not in known:
-            raise unknown("set of class names", given, known, hint="Or give a list of names.")
-        given = known[given]
+        given = _names_of(given)
     if len(given) < n_classes:
         raise InputError(f"The labels have {n_classes} classes, but {len(given)} class names were given.")
     return tuple(given)
+
+
+def check_given_names(given: str | Sequence[str] | None, dataset: str) -> None:
+    """Check class names that were given, before the data are read.
+
+    Args:
+        given: As for :func:`class_names`.
+        dataset: The data set's name, or the path of the data.
+
+    Raises:
+        InputError: The data set has its own names, or there is no data set whose names were asked for.
+    """
+    if given is not None and dataset in DATASETS:
+        raise InputError(f"{dataset} has its own class names: they can't be given.")
+    if isinstance(given, str):
+        _names_of(given)
+
+
+def _names_of(dataset: str) -> tuple[str, ...]:
+    known = {name: spec.class_names for name, spec in DATASETS.items() if spec.class_names}
+    if dataset not in known:
+        raise unknown("set of class names", dataset, known, hint="Or give a list of names.")
+    return known[dataset]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from art_classwise._core.arrays import as_images
 from art_classwise.datasets.catalog import DATASETS, DatasetSpec
-from art_classwise.datasets.class_names import class_names, classes_of
+from art_classwise.datasets.class_names import check_given_names, class_names, classes_of
 from art_classwise.datasets.dataset import Dataset, LazyImages
 from art_classwise.datasets.files import image_files, is_grey
 from art_classwise.datasets.image_folder import ENDINGS, image_folder
@@ -80,29 +80,22 @@ def load_dataset(
         options: dict[str, Any] = {"root": root, "classes": classes, "image_size": image_size, "download": download}
         tailed = load_dataset(name, split, **options).long_tailed(imbalance)
         return tailed if n_examples is None else tailed.first(n_examples)
-    text = known_name(name)
+    text = check_name(name)
     if image_size is not None:
         check_whole("image_size", image_size, 1)
     splits = (DATASETS[text].splits if text in DATASETS else None) or ("train", "test")
     if split not in splits:
         raise unknown("split", split, splits)
     folder = Path(root if root is not None else os.environ.get("ART_CLASSWISE_DATA", "data"))
+    if classes is not None:
+        check_given_names(classes, text)
     if text in DATASETS:
-        if classes is not None:
-            raise InputError(f"{text} has its own class names: they can't be given.")
         data = DATASETS[text].load(folder, split, download, image_size or DATASETS[text].shape[1])
     elif Path(text).is_dir():
         data = image_folder(Path(text), Path(text).name, split, image_size, classes)
-    elif text.endswith(".npz"):
+    else:
         data = _npz(Path(text), split, classes, n_examples)
         n_examples = None if n_examples == len(data) else n_examples
-    else:
-        raise unknown(
-            "data set",
-            text,
-            DATASETS,
-            hint="Or give the path of an .npz file, or of an existing image folder.",
-        )
     data = data if n_examples is None else data.first(n_examples)
     if image_size is None or isinstance(data.x, LazyImages):  # which are of that size already
         return data
@@ -114,6 +107,19 @@ def known_name(name: str | os.PathLike[str]) -> str:
     text = os.path.expanduser(os.fspath(name))
     bare = text.lower().replace("-", "").replace("_", "")
     return bare if bare in DATASETS and not os.path.exists(text) else text
+
+
+def check_name(name: str | os.PathLike[str]) -> str:
+    """Return the name of a data set as :func:`known_name` does, if it can be one, or the path of a file or folder.
+
+    Raises:
+        InputError: It is neither a data set's name, an existing folder nor an ``.npz`` file's path.
+    """
+    text = known_name(name)
+    if text not in DATASETS and not Path(text).is_dir() and not text.endswith(".npz"):
+        hint = "Or give the path of an .npz file, or of an existing image folder."
+        raise unknown("data set", text, DATASETS, hint=hint)
+    return text
 
 
 def read_digits(spec: DatasetSpec, root: Path, split: str, download: bool, image_size: int) -> Dataset:

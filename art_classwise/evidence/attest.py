@@ -200,6 +200,16 @@ def document(found: Verification) -> dict[str, Any]:
             "of": again.n,
             "seed": again.seed,
             "exact": again.exact,
+            "certificates": [
+                {
+                    "model": one.model,
+                    "examples": one.examples,
+                    "of": one.n,
+                    "passes": one.passes,
+                    "exact": one.exact,
+                }
+                for one in again.certificates
+            ],
             "missed": {f"{share:g}": again.missed(share) for share in (0.01, 0.05, 0.1, 0.5)},
         },
     }

@@ -18,12 +18,13 @@ from art_classwise.audit.plan import CLEAN_NAME
 from art_classwise.audit.provenance import fingerprint
 from art_classwise.audit.saved import finished_shards
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Shard, Store
-from art_classwise.errors import InputError
+from art_classwise.errors import InputError, printable
+from art_classwise.evidence.certificates import certificate_differences
 from art_classwise.evidence.page import file_differences
 from art_classwise.evidence.recompute import Recomputed, recomputed
 from art_classwise.evidence.rows import Columns, attacked_differences, clean_differences, columns
 
-__all__ = ["Verification", "verify"]
+__all__ = ["Verification", "checked_root", "verify"]
 
 _MOST_NAMED = 200  # differences: of a store of another audit, each row differs
 
@@ -59,7 +60,8 @@ class Verification:
         ]
         lines += [f"  {said}" for of in self.differences.values() for said in of]
         lines += [f"not checked: {said}" for said in self.unchecked]
-        return "\n".join([*lines, f"root {self.root or 'none'}"])
+        lines.append(f"root {self.root or 'none'}")
+        return "\n".join(map(printable, lines))  # names of files may be anyone's
 
 
 @dataclass
@@ -112,7 +114,7 @@ def verify(
     Raises:
         InputError: There is no audit, the root digest isn't one, or nothing can be computed anew.
     """
-    wanted = None if root is None else _checked_root(root)
+    wanted = None if root is None else checked_root(root)
     if not 0 <= recompute <= 1:
         raise InputError(f"The share of units to compute anew must be 0 to 1 (0 % to 100 %), but is {recompute:g}.")
     page = None
@@ -135,6 +137,11 @@ def verify(
     _check_files(found, store, manifest)
     _check_records(found, store, manifest, own, text)
     found.check("rows", "Rows agree with each other and with the threat model.", rows)
+    said = list[str]()
+    of_certificates = [*certificate_differences(store, manifest, said)]
+    if of_certificates or store.certificate_files():
+        found.check("certificates", "Certificates fit the audit, their settings and their tables.", of_certificates)
+    found.unchecked += said
     if manifest.files and not any(found.differences.values()):
         found.check(
             "page",
@@ -149,6 +156,7 @@ def verify(
             store, manifest, recompute, models=models, data=data, seed=seed, run_code=run_code, verbose=verbose
         )
         found.check("recomputed", str(again), again.differences)
+        found.unchecked += again.unchecked
     return _verification(store, manifest, text, found, again)
 
 
@@ -165,7 +173,12 @@ def _verification(
     )
 
 
-def _checked_root(root: str) -> str:
+def checked_root(root: str) -> str:
+    """Return a root digest as 64 lower-case hexadecimal digits.
+
+    Raises:
+        InputError: It is none.
+    """
     digits = root.strip().lower().removeprefix("sha256:")
     if len(digits) != 64 or not set(digits) <= set("0123456789abcdef"):
         raise InputError(
@@ -218,6 +231,8 @@ def _file_digests(store: Store, manifest: Manifest) -> Iterator[str]:
         if differs:
             yield f"{name} isn't the file that the manifest lists."
     there = {name for name in store.everything() if name.endswith(".parquet")}
+    if manifest.lists_certificates:
+        there |= {*store.certificate_files()}
     for name in sorted(there - manifest.files.keys()):
         yield f"{name} isn't listed in the manifest."
     needed = store.counted(manifest)

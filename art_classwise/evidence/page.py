@@ -15,8 +15,8 @@ from PIL import Image
 from art_classwise import __version__
 from art_classwise.audit.result import AuditResult, read_audit
 from art_classwise.audit.store import Store
+from art_classwise.certification.kept import read_certificates
 from art_classwise.errors import InputError, first_line
-from art_classwise.report.certified import certificates_in
 from art_classwise.report.page import ABOUT, PICTURE, REPORT, TABLE, render, report_contents
 
 __all__ = ["file_differences", "page_differences"]
@@ -53,9 +53,7 @@ def file_differences(store: Store, page: Path | None, unchecked: list[str]) -> I
             f"The page, which is by {said}, while this is {__version__}: `art-classwise report` renews it."
         )
     else:
-        certificates = certificates_in(store.address, result)
-        if certificates:
-            unchecked.append(f"The certificates of {', '.join(certificates)}, which only certifying anew can check.")
+        certificates = read_certificates(store.address, result)
         yield from page_differences(text, render(result, certificates))
     table = _read(store, TABLE)
     if table is None:

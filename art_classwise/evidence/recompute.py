@@ -25,7 +25,14 @@ from art_classwise.audit.runner import ShardRunner
 from art_classwise.audit.store import Store, Unit
 from art_classwise.audit.work import checked_data, compute, unit_of
 from art_classwise.datasets import Dataset, as_dataset, load_dataset
-from art_classwise.errors import InputError
+from art_classwise.errors import InputError, first_line
+from art_classwise.evidence.certificates import (
+    MOST_EXAMPLES,
+    Recertified,
+    finished_certificates,
+    passes_of,
+    recertified,
+)
 
 __all__ = ["Recomputed", "drawn", "recomputed"]
 
@@ -43,6 +50,8 @@ class Recomputed:
         seed: Of the draw.
         exact: Whether they were computed where the audit was, so that they must be equal to the bit.
         differences: What differs, a sentence each.
+        certificates: Examples that were certified anew, of each certificate.
+        unchecked: What couldn't be computed anew, and why, a sentence each.
     """
 
     units: tuple[str, ...]
@@ -50,6 +59,8 @@ class Recomputed:
     seed: int
     exact: bool
     differences: tuple[str, ...]
+    certificates: tuple[Recertified, ...] = ()
+    unchecked: tuple[str, ...] = ()
 
     def missed(self, share: float) -> float:
         """Return the probability that none of these units is a changed one, had a share of all been changed.
@@ -72,6 +83,7 @@ class Recomputed:
         return (
             f"{len(self.units)} of {self.n} units, drawn by seed {self.seed}, come out {how}. That a changed share of "
             f"the units is missed by such a draw has a probability of {odds}."
+            + "".join(f" {one}" for one in self.certificates)
         )
 
 
@@ -107,6 +119,7 @@ def recomputed(
     seed = secrets.randbits(32) if seed is None else seed
     chosen = [every[i] for i in drawn(len(every), share, seed)]
     plan, spec = manifest.plan, {} if manifest.plan is None else manifest.plan.models
+    certificates = finished_certificates(store, manifest)
     lacking = {task.model for task in chosen} - {*(models or {}), *spec}
     if lacking:
         raise InputError(
@@ -124,19 +137,37 @@ def recomputed(
         batch_size=None if plan is None else plan.batch_size,
     )
     exact, differences = environment() in manifest.environments, list[str]()
-    with progress_bar(total=len(chosen), name="verify", shown=verbose) as bar:
-        for model in dict.fromkeys(task.model for task in chosen):
+    again, unchecked = list[Recertified](), list[str]()
+    with progress_bar(total=len(chosen) + len(certificates), name="verify", shown=verbose) as bar:
+        for model in dict.fromkeys([*(task.model for task in chosen), *certificates]):
+            if model not in {*(models or {}), *spec}:
+                unchecked.append(f"The certificate of {model}, since the audit doesn't say how to load that.")
+                continue
             classifier = _loaded(model, models, spec)
-            attacks = _attacks(manifest, model, classifier, examples)
-            for task in (task for task in chosen if task.model == model):
+            _check_model(manifest, model, classifier, examples)
+            of_model = [task for task in chosen if task.model == model]
+            attacks = _attacks(manifest, model, classifier, examples) if of_model else {}
+            for task in of_model:
                 bar.at(task.id)
                 for attack, frame in compute(runner, classifier, attacks, task, {}):
                     stored = store.read(unit_of(manifest, task, attack))
                     differences += _differences(task, attack, stored, frame, exact=exact)
                 bar.update()
+            if model in certificates:
+                found = certificates[model]
+                n = len(found.examples)
+                rows = drawn(n, min(share, MOST_EXAMPLES / n), seed)
+                bar.at(f"{model}: {len(rows)} certified examples, {len(rows) * passes_of(found):,} passes")
+                try:
+                    again.append(recertified(found, model, classifier, examples, rows))
+                except InputError as error:
+                    unchecked.append(f"The certificate of {model}: {first_line(error).rstrip('.')}.")
+                bar.update()
             del classifier, attacks
             release()
-    return Recomputed(tuple(task.id for task in chosen), len(every), seed, exact, tuple(differences))
+    differences += [said for one in again for said in one.differences]
+    units = tuple(task.id for task in chosen)
+    return Recomputed(units, len(every), seed, exact, tuple(differences), tuple(again), tuple(unchecked))
 
 
 def _examples(store: Store, manifest: Manifest, data: Any) -> Dataset:
@@ -165,11 +196,15 @@ def _loaded(name: str, models: Mapping[str, Any] | None, spec: Mapping[str, Any]
     return given() if loads(given) else given
 
 
-def _attacks(manifest: Manifest, name: str, classifier: Any, examples: Dataset) -> dict[str, Any]:
-    """Return the audit's attacks on a model, if model and attacks are the audit's."""
+def _check_model(manifest: Manifest, name: str, classifier: Any, examples: Dataset) -> None:
+    """Refuse a model that isn't the audit's."""
     check_fit(name, classifier, examples)
     if model_fingerprint(classifier) != manifest.models[name]:
         raise InputError(f"The network given as {name!r} isn't the audit's: it has another fingerprint.")
+
+
+def _attacks(manifest: Manifest, name: str, classifier: Any, examples: Dataset) -> dict[str, Any]:
+    """Return the audit's attacks on a model, if these are the audit's."""
     plan = manifest.plan
     surrogate = None if plan is None or plan.surrogate is None else plan.surrogate.load()
     corruptions = [name for name, known in manifest.attacks.items() if is_described_corruption(known.parameters)]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import quote
 
 from art_classwise._core.console import UNLIMITED, console
 from art_classwise.audit.result import AuditResult
-from art_classwise.certification.result import Certificate, CertifiedResult, read_stored
+from art_classwise.certification.result import Certificate, CertifiedResult
 from art_classwise.errors import InputError
 from art_classwise.report.data import Estimate
 from art_classwise.report.tables import WIDTH, Grid, Marked, interval, percent, printable, shorten
@@ -20,56 +18,11 @@ __all__ = [
     "CertifiedModel",
     "by_class_grid",
     "by_radius_grid",
-    "certificate_folder",
-    "certificates_in",
-    "check_examples",
     "print_certified",
     "shown_certificate",
 ]
 
 _NAME, _MOST_CLASSES = 16, 20
-
-
-def certificate_folder(audit: str | os.PathLike[str], model: str) -> str:
-    """Return the folder, within an audit's, of the certificate of one of its models.
-
-    Args:
-        audit: The audit's folder, or its address.
-        model: Its name there, which may be no name of a folder.
-    """
-    return f"{os.fspath(audit)}/certificates/{quote(model, safe='').replace('.', '%2E')}"
-
-
-def certificates_in(audit: str | os.PathLike[str], result: AuditResult) -> dict[str, CertifiedResult]:
-    """Return the certificates in an audit's folder, by model; those that aren't finished are left out.
-
-    Args:
-        audit: The folder, or its address.
-        result: The audit.
-
-    Raises:
-        InputError: One is damaged, or of other examples.
-    """
-    found = {}
-    for model in result.models:
-        place = certificate_folder(audit, model)
-        certified = read_stored(place)
-        if certified is not None and len(certified.examples) == certified.certificate.n_examples:
-            check_examples(certified, result, model, place)
-            found[model] = certified
-    return found
-
-
-def check_examples(certified: CertifiedResult, result: AuditResult, model: str, place: str) -> None:
-    """Check that a certificate is of the examples of an audit.
-
-    Raises:
-        InputError: It isn't.
-    """
-    rows = result.rows(model)
-    own = certified.examples
-    if rows["example"].tolist() != own["example"].tolist() or rows["label"].tolist() != own["label"].tolist():
-        raise InputError(f"The certificate in {place} and the audit are of different examples: remove it.")
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,12 @@ from art_classwise.audit.corrupted import MEAN_CORRUPTION
 from art_classwise.audit.distances import measuring_attacks
 from art_classwise.audit.findings import Finding
 from art_classwise.audit.result import AuditResult
+from art_classwise.certification.kept import check_examples, read_certificates
 from art_classwise.certification.result import CertifiedResult
 from art_classwise.datasets.catalog import DATASETS
-from art_classwise.errors import WriteError, first_line
+from art_classwise.errors import InputError, WriteError, first_line, unknown
 from art_classwise.report import figures
-from art_classwise.report.certified import CertifiedModel, certificates_in, shown_certificate
+from art_classwise.report.certified import CertifiedModel, shown_certificate
 from art_classwise.report.data import FEWEST_EXAMPLES, ModelData, class_order, comparisons, pairs, report_data
 from art_classwise.report.explorer import explored
 from art_classwise.report.figures.layout import no_wider_than
@@ -56,7 +57,19 @@ def render(result: AuditResult, certificates: Mapping[str, CertifiedResult] | No
 
     Returns:
         The page; names of classes, models and attacks are escaped.
+
+    Raises:
+        InputError: A certificate is of other examples, or of no model of the audit.
     """
+    for name, one in (certificates or {}).items():
+        if name not in result.models:
+            raise unknown("model of a certificate", name, result.models)
+        if not isinstance(one, CertifiedResult):
+            raise InputError(
+                f"`certificates` are what certify() returned, by models' names, but that of {name!r} is a "
+                f"{type(one).__name__}."
+            )
+        check_examples(one, result, name)
     report, compared, script = report_data(result), comparisons(result), _script()
     certified = [shown_certificate(one, result, model) for model, one in (certificates or {}).items()]
     about = {
@@ -114,7 +127,7 @@ def write_report(result: AuditResult, place: str | os.PathLike[str]) -> None:
         InputError: A certificate there is damaged, or of other examples.
         WriteError: It can't be written.
     """
-    folder, certificates = open_folder(place), certificates_in(place, result)
+    folder, certificates = open_folder(place), read_certificates(place, result)
     try:
         for name, content in report_contents(result, certificates=certificates).items():
             folder.write(name, content)

@@ -72,6 +72,18 @@ def runs_code(name: str) -> bool:
     return ":" in name and name.partition(":")[0] not in ("torchvision", "timm")
 
 
+def check_architecture(name: str) -> None:
+    """Check that there is an architecture of this name; a file that builds one isn't run.
+
+    Raises:
+        InputError: There is none, or no such file.
+    """
+    _maker(name)
+    library, _, _ = name.rpartition(":")
+    if runs_code(name) and library.endswith(".py") and not Path(library).is_file():
+        raise InputError(f"There is no file {printable(library)}.")
+
+
 def _maker(name: str) -> Callable[[Shape, int], nn.Module]:
     """Return what builds a network of this name."""
     if name in ARCHITECTURES:

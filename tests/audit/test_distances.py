@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -185,6 +187,37 @@ def test_models_are_compared_at_any_radius(classifier, data, result, command_lin
     ):
         with pytest.raises(InputError, match=says):
             acw.compare(given[0], given[1], **given[2])
+
+
+def test_standings_are_shown_at_any_radius(classifier, data, command_line, tmp_path):
+    """What `metrics.compare_with_best` says of verdicts by hand."""
+    audit = acw.ClassWiseAudit("Linf:0.03", "fmn-10", checks=False, verbose=False, store=tmp_path / "a")
+    models = {"net": classifier}
+    for name, share in (("scaled", 0.8), ("weak", 0.5)):
+        models[name] = acw.as_classifier(acw.build("digits-cnn", (1, 8, 8), 10, seed=5), (1, 8, 8), 10, device="cpu")
+        weights = {key: share * value for key, value in classifier.model.state_dict().items()}
+        models[name].model.load_state_dict(weights)
+    several = audit.evaluate(models, data.first(60))
+    rows = [several.rows(name) for name in models]
+    held = [((of["distance"] > 0.06) & (of["label"] == of["clean_prediction"])).tolist() for of in rows]
+    code, out, err = command_line("compare", tmp_path / "a", "--radius", "0.06")
+    assert (code, err) == (0, "")
+    document = json.loads(command_line("compare", tmp_path / "a", "--radius", "0.06", "--json")[1])
+    for measure, title in (("mean", "mean over classes"), ("worst", "worst class")):
+        expected = acw.metrics.compare_with_best(rows[0]["label"], held, 10, models=[*models], measure=measure)
+        pd.testing.assert_frame_equal(several.compare_with_best(measure=measure, eps=0.06), expected)
+        own = several.compare_with_best(measure=measure)
+        assert measure == "worst" or not expected["accuracy"].equals(own["accuracy"])
+        told = pd.DataFrame(document["compared_with_best"][measure]).set_index("name")
+        assert told["accuracy"].to_dict() == pytest.approx(expected["accuracy"].to_dict())
+        words = " ".join(out.split())
+        shown = words[words.rindex(f"{title}, robust accuracy under all attacks at Linf:0.06") :]
+        assert f"{100 * expected['accuracy'].iloc[0]:.1f}" in shown
+    best = acw.metrics.best_worst_class(rows[0]["label"], held, 10, models=[*models])
+    assert several.best_worst_class(eps=0.06)["accuracy"] == best["accuracy"]
+    for options, says in (({"eps": -1}, "`eps`"), ({"eps": 0.06, "kind": "clean"}, "no radius")):
+        with pytest.raises(InputError, match=says):
+            several.compare_with_best(**options)
 
 
 def test_documents_and_tables_have_the_distances(result, capsys):

@@ -466,6 +466,7 @@ def test_a_manifest_lacks_nothing(folder):
         "sources",
         "files",
         "saved_from",
+        "lists_certificates",
     }:  # which older folders lack
         path.write_text(json.dumps({k: v for k, v in content.items() if k != key}))
         with pytest.raises(InputError, match=r"manifest\.json is"):

@@ -169,9 +169,8 @@ def found(linear, data):
     classes = ("ant", "bee", "cow", "none")
     label = rng.integers(0, 3, 300)
     prediction = np.where(rng.random(300) < 0.7, label, rng.integers(-1, 3, 300))
-    examples = pd.DataFrame(
-        {"example": np.arange(300), "label": label, "prediction": prediction, "radius": rng.random(300) * 0.6}
-    )
+    radius = np.where(prediction < 0, 0.0, certified_radius(rng.integers(600, 1001, 300), 1000, 0.25, 0.001))
+    examples = pd.DataFrame({"example": np.arange(300), "label": label, "prediction": prediction, "radius": radius})
     of = acw.certify(linear, data, noise=0.25, n=1000, verbose=False).certificate
     return CertifiedResult(examples, of.updated(classes=classes, n_examples=300))
 

@@ -512,7 +512,7 @@ BAD = [
     (("train", "mart", "--out", "x.pt", "--recipe", "paper"), "only for resnet18 on cifar10, wrn-34-10 on cifar10"),
     (("train", "mart", "--out", "x.pt", "--recipe", "paper"), "--recipe fast"),
     (("train", "mart", "--out", "x.pt", "--recipe", "fast", "--dataset", "shape.npz"), "Give a threat model"),
-    (("train", "mart", "--out", "x.pt", "--recipe", "fast", "--dataset", "cifar11"), "no usual one for cifar11"),
+    (("train", "mart", "--out", "x.pt", "--recipe", "fast", "--dataset", "cifar11"), "Unknown data set 'cifar11'"),
     (("train", "mart", "--out", "x.pt", "--dataset", "cifar11"), "Unknown data set 'cifar11'"),
     (("train", "mart", "--out", "x.pt", "--keep", "robust"), "--keep robust needs validation examples"),
     (("train", "mart", "--out", "x.pt", "--keep", "best"), "best"),

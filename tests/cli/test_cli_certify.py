@@ -12,10 +12,13 @@ import torch
 from torch import nn
 
 import art_classwise as acw
-from art_classwise.certification import read_certificate
+from art_classwise._core.fingerprints import digest
+from art_classwise.audit.store import Store
+from art_classwise.certification import CertifiedResult, read_certificate
+from art_classwise.certification.kept import certificate_folder, read_certificates
 from art_classwise.evidence import verify
 from art_classwise.report import render, write_report
-from art_classwise.report.certified import by_class_grid, certificate_folder, certificates_in, shown_certificate
+from art_classwise.report.certified import by_class_grid, shown_certificate
 
 DATA = ("--dataset", "digits", "--examples", "40")
 HOW = ("--noise", "0.25", "--samples", "30", "--selection", "10")
@@ -68,6 +71,7 @@ def test_it_prints_and_keeps_what_certify_returns(network, command_line, tmp_pat
     told = json.loads(out)
     schema = json.loads((files("art_classwise") / "schemas" / "certificate-2.schema.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(told)
+    assert told["root"] is None
     assert (told["model"], told["norm"], told["noise"], told["n"]) == ("net", "L2", 0.25, 30)
     assert [row["radius"] for row in told["radii"]] == ours.radii
     for row in told["radii"]:
@@ -125,21 +129,53 @@ def test_bad_input_is_answered_with_a_sentence(options, says, network, command_l
 
 def test_an_audits_page_shows_its_certificates(network, command_line):
     folder = network / "audit"
-    code, _, err = command_line("certify", "--model", network / "net.pt", *DATA, *HOW, "--audit", folder, "--quiet")
+    code, out, err = command_line("certify", "--model", network / "net.pt", *DATA, *HOW, "--audit", folder, "--quiet")
     assert (code, err) == (0, "")
     assert certificate_folder(folder, "net") == f"{folder}/certificates/net"
     result = acw.read_audit(folder)
-    found = certificates_in(folder, result)
+    assert result.roots
+    found = read_certificates(folder, result)
     page = (folder / "report.html").read_text()
     assert page == render(result, found)
     assert "Gaussian noise 0.25" in page
     assert 'id="certified"' in page
     assert 'id="certified"' not in render(result)
-    checked = verify(folder)
-    assert checked.ok
-    assert any("only certifying anew" in said for said in checked.unchecked)
+    result.to_html(folder / "by_hand.html", certificates=acw.certification.read_certificates(folder))
+    assert (folder / "by_hand.html").read_text() == page
+    part = CertifiedResult(found["net"].examples.iloc[1:], found["net"].certificate)
+    for wrong, says in (
+        ({"other": found["net"]}, "Unknown model of a certificate 'other'. Known: net"),
+        ({"net": part}, "The certificate of 'net' and the audit are of different examples."),
+        ({"net": folder}, "`certificates` are what certify"),
+    ):
+        with pytest.raises(acw.InputError, match=says):
+            result.to_html(folder / "by_hand.html", certificates=wrong)
+    checked = verify(folder, recompute=0.1, seed=0, models={"net": acw.load_checkpoint(network / "net.pt")})
+    assert checked.ok, str(checked)
+    (again,) = checked.recomputed.certificates
+    assert (again.exact, len(again.examples), again.passes) == (True, 4, 4 * 40)
+    listed = Store(folder).manifest().files
+    for name in ("certificate.json", "certified.csv", "certified.png"):
+        assert listed[f"certificates/net/{name}"] == digest((folder / "certificates" / "net" / name).read_bytes())
+    assert out.splitlines()[-1] == f"root: {checked.root}"
+    # Other radii make another table, whose digest counts from then on; the root moves with it.
+    code, _, err = command_line(
+        *("certify", "--model", network / "net.pt", *DATA, *HOW, "--audit", folder, "--quiet", "--radii", "0,0.1")
+    )
+    assert (code, err) == (0, "")
+    assert verify(folder).ok
+    assert verify(folder).root != checked.root
+    page = (folder / "report.html").read_text()
     (folder / "report.html").write_text(page.replace("Gaussian noise 0.25", "Gaussian noise 0.5"))
     assert not verify(folder).ok
+    # What was changed since isn't gone on from.
+    kept = folder / "certificates" / "net" / "certificate.json"
+    content = kept.read_text()
+    kept.write_text(content.replace('"prediction": [', '"prediction": [ '))
+    code, _, err = command_line("certify", "--model", network / "net.pt", *DATA, *HOW, "--audit", folder, "--quiet")
+    assert code == 2
+    assert "isn't the file that the audit's manifest lists" in err
+    kept.write_text(content)
     shown = shown_certificate(found["net"], result, "net")
     beside = found["net"].beside(result)
     assert {one.name: one.certified.value for one in shown.beside} == beside["certified"].to_dict()

@@ -26,6 +26,7 @@ def relisted(folder):
     """List the files that are there, as they are."""
     folder, content = Path(folder), manifest_of(folder)
     found = [*folder.glob("outcomes/*/*/*.parquet"), *folder.glob("attacked_images*.parquet")]
+    found += folder.glob("certificates/*/certifi*")
     content["files"] = {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(found)
     }
