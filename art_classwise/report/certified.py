@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from art_classwise._core.console import UNLIMITED, console
+from art_classwise._core.words import more
 from art_classwise.audit.result import AuditResult
 from art_classwise.certification.result import Certificate, CertifiedResult
 from art_classwise.errors import InputError
@@ -176,9 +177,9 @@ def by_class_grid(certified: CertifiedResult, model: str, radii: Sequence[float]
     ]
     notes = [f"at {of.norm} radii", "brackets: exact 95 % intervals", "marked: the worst class"]
     if shown < len(radii):
-        notes.append(f"{len(radii) - shown} more radii in certified.csv")
+        notes.append(f"{more(len(radii) - shown, 'radius', 'radii')} in certified.csv")
     if most < len(rows):
-        notes.append(f"{len(rows) - most} more classes in certified.csv")
+        notes.append(f"{more(len(rows) - most, 'class')} in certified.csv")
     if any(radius > of.reach for radius in radii[:shown]):
         notes.append(f"–: beyond {of.reach:.3g}, the largest radius that could be certified")
     heads = ("class", "n", *(f"{radius:.3g}" for radius in radii[:shown]))

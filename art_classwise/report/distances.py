@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from art_classwise._core.console import UNLIMITED
+from art_classwise._core.words import more
 from art_classwise.audit.distances import distances_of, measuring_attacks
 from art_classwise.audit.result import AuditResult
 from art_classwise.errors import InputError
@@ -132,6 +133,6 @@ def distances_grid(model: str, distances: ModelDistances, norm: str, width: int 
         "brackets: 95 % intervals",
     ]
     if len(shown) < len(distances.classes):
-        notes.append(f"{len(distances.classes) - len(shown)} more classes in report.html")
+        notes.append(f"{more(len(distances.classes) - len(shown), 'class')} in report.html")
     heads = ("class", "right", "median", "half")
     return Grid(f"{model}: smallest perturbations ({norm}), nearest class first", heads, rows, notes)

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from art_classwise._core.words import more
 from art_classwise.audit.comparison import Comparison
 from art_classwise.audit.findings import Finding, Findings
 from art_classwise.audit.result import AuditResult
@@ -94,13 +95,13 @@ def _(result: AuditResult) -> Parts:
         f"{_several(len(names), 'model')} under {under}, "
         f"{_several(n, 'example')}{report.data}, {_several(len(report.classes), 'class')}"
     )
-    rest = f"{len(names) - _MOST} more models: .summary()" if len(names) > _MOST else ""
+    rest = f"{more(len(names) - _MOST, 'model')}: .summary()" if len(names) > _MOST else ""
     parts: Parts = [headline, _first(models_grid(report)), rest, report.bound]
     if len(names) <= _MOST:
         parts.append(comparisons(result).verdict)
     parts += [_sentence(finding) for finding in report.findings[:_MOST_FINDINGS]]
     if len(report.findings) > _MOST_FINDINGS:
-        parts.append(f"{len(report.findings) - _MOST_FINDINGS} more findings: .findings")
+        parts.append(f"{more(len(report.findings) - _MOST_FINDINGS, 'finding')}: .findings")
     if not report.findings and not report.unchecked:
         parts.append("Nothing looks wrong.")
     parts.append(f"{report.checked} Each with its result: .checks")

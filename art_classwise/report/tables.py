@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from art_classwise._core.words import more
 from art_classwise.errors import printable
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _environment() -> jinja2.Environment:
         # What a column is sorted by: nothing where nothing is known.
         "order": lambda value: "" if value != value else f"{value:.6g}",
     }
-    environment.globals["interval"] = interval
+    environment.globals |= {"interval": interval, "more": more}
     return environment
 
 
@@ -269,7 +270,7 @@ def classes_grid(table: pd.DataFrame) -> Grid:
     if len(names) == 1 and (n > 0).any():
         notes.append(f"mean {percent(robust.mean())}, gap {percent(robust.max() - robust.min())}")
     if len(table) > _MOST_ROWS:
-        notes.append(f"{len(table) - _MOST_ROWS:,} more rows")
+        notes.append(more(len(table) - _MOST_ROWS, "row"))
     return Grid("", [*names, "n", "clean", "robust"], rows, notes, frozenset(range(len(names))))
 
 

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from art_classwise._core.console import UNLIMITED, console
+from art_classwise._core.words import more
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.comparison import Comparison
 from art_classwise.audit.requirements import Verdicts
@@ -192,10 +193,10 @@ def class_grid(report: ReportData, model: ModelData, width: int) -> Grid:
     if report.worst_case and len(report.attacks) > 1:
         notes.append("each attack with those before it")
     if len(model.classes) > most:
-        notes.append(f"{len(model.classes) - most} more classes in by_class.csv")
-    what = "attacks" if report.overall == WORST_CASE else "corruptions"
+        notes.append(f"{more(len(model.classes) - most, 'class')} in by_class.csv")
+    what = "attack" if report.overall == WORST_CASE else "corruption"
     if len(shown) < len(report.attacks):
-        notes.append(f"{len(report.attacks) - len(shown)} more {what} in by_class.csv")
+        notes.append(f"{more(len(report.attacks) - len(shown), what)} in by_class.csv")
     cells = [
         [*first, *map(percent, row.by_attack[: len(shown)]), last]
         for row, (*first, last) in zip(model.classes, fixed, strict=False)
@@ -259,7 +260,7 @@ def comparison_grid(comparison: Comparison, width: int = WIDTH) -> Grid:
         notes.append(f"worst class: {lows[0]} of {one}, {lows[1]} of {other}")
     most = _most(_MOST_ROWS, width)
     if len(rows) > most:
-        notes.append(f"{len(rows) - most} more classes")
+        notes.append(more(len(rows) - most, "class"))
     shown = rows.head(most)
     lines = [[f"{row['n']:.0f}", *_values(row), p_value(row["p_adjusted"])] for _, row in shown.iterrows()]
     totals = {
@@ -290,7 +291,7 @@ def print_pairs(table: pd.DataFrame, comparisons: Sequence[Comparison]) -> None:
         *_with_those_before(comparisons[0]),
     ]
     if len(table) > most:
-        notes.append(f"{len(table) - most} more pairs")
+        notes.append(more(len(table) - most, "pair"))
     lines = []
     for _, row in table.head(most).iterrows():
         means = {key: row[f"mean_{key}"] for key in ("difference", "low", "high")}
