@@ -196,6 +196,10 @@ def test_what_is_unfinished_or_of_an_earlier_release_is_said(store):
     (said,) = [one for one in found.unchecked if "ertificate" in one]
     assert "Digests of the certificates of net" in said
     assert "`art-classwise collect STORE` lists them" in said
+    shutil.move(store / "certificates", store / "elsewhere")
+    assert collect(store) == ()  # where there is none, nothing is new
+    assert verify(store).root == older.roots[0]
+    shutil.move(store / "elsewhere", store / "certificates")
     assert collect(store) == ()
     assert manifest_of(store)["files"].keys() > told["files"].keys()
     assert not any("ertificate" in one for one in verify(store).unchecked)
