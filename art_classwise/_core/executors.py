@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from art_classwise.errors import InputError, first_line
 
-__all__ = ["ENGINES", "bundle_size", "checked_executor", "dispatch", "open_executor", "share_with"]
+__all__ = ["ENGINES", "bundle_size", "check_engine", "checked_executor", "dispatch", "open_executor", "share_with"]
 
 ENGINES = ("dask:N", "dask://HOST:PORT", "slurm", "ray", "ray://HOST:PORT", "processes:N")
 """What :func:`open_executor` takes."""
@@ -154,24 +154,40 @@ def open_executor(engine: str, options: Sequence[str] = ()) -> Iterator[Executor
         InputError: The engine is unknown or not installed, no scheduler answers within ten seconds, or an option isn't
             written so.
     """
+    check_engine(engine, options)
     kind, _, rest = engine.partition(":")
     opened: Executor
-    if options and kind != "slurm":
-        raise InputError(f"--slurm is for --on slurm, not for --on {engine}.")
-    if kind == "dask" and rest.startswith("//"):
-        opened = DaskExecutor(engine)
-    elif kind in ("dask", "processes") and re.fullmatch(r"[1-9]\d*", rest):
-        opened = DaskExecutor(int(rest)) if kind == "dask" else _processes(int(rest))
-    elif engine == "slurm":
+    if kind == "dask":
+        opened = DaskExecutor(engine if rest.startswith("//") else int(rest))
+    elif kind == "processes":
+        opened = _processes(int(rest))
+    elif kind == "slurm":
         opened = SlurmExecutor(_options(options))
-    elif engine == "ray" or (kind == "ray" and rest.startswith("//")):
-        opened = RayExecutor(None if engine == "ray" else engine)
     else:
-        raise InputError(f"Unknown engine {engine!r}. Write {', '.join(ENGINES)}.")
+        opened = RayExecutor(None if engine == "ray" else engine)
     try:
         yield opened
     finally:
         opened.shutdown(wait=False, cancel_futures=True)
+
+
+def check_engine(engine: str, options: Sequence[str] = ()) -> None:
+    """Check the name of an engine and how its options are written, and start nothing.
+
+    Args:
+        engine: As for :func:`open_executor`.
+        options: Likewise.
+
+    Raises:
+        InputError: There is no such engine, or an option is for another one or isn't written so.
+    """
+    kind, _, rest = engine.partition(":")
+    if options and kind != "slurm":
+        raise InputError(f"--slurm is for --on slurm, not for --on {engine}.")
+    counted = kind in ("dask", "processes") and re.fullmatch(r"[1-9]\d*", rest)
+    if not (counted or engine in ("slurm", "ray") or (kind in ("dask", "ray") and rest.startswith("//"))):
+        raise InputError(f"Unknown engine {engine!r}. Write {', '.join(ENGINES)}.")
+    _options(options)
 
 
 def _processes(n: int) -> Executor:

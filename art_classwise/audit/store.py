@@ -219,7 +219,9 @@ class Store:
                 name: (None if name in anew else manifest.files.get(name)) or self.digest_of(name)
                 for name in sorted(names)
             }
-            sealed = manifest.updated(files=files, lists_certificates=True)
+            # Whoever asks again for what an earlier release sealed finds the root digest that was published.
+            as_it_was = manifest.files == files and not manifest.lists_certificates
+            sealed = manifest if as_it_was else manifest.updated(files=files, lists_certificates=True)
             self.write_manifest(sealed)
             # Of two that certify at once, the one who writes last may have read the manifest before the other wrote
             # it; the other's files were there before its manifest was, so they are seen now.

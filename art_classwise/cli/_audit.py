@@ -110,7 +110,7 @@ def audit(
     from art_classwise.studies.norms import parse_several
 
     check_given(given)
-    with printing(json) as write, _engine(on, slurm, quiet=quiet or json) as executor:
+    with printing(json) as write:
         write_config(context, save_config)
         radii = () if threat is None else parse_several(threat)
         asked = prepared(given | ({"threat": radii[0]} if radii else {}))
@@ -123,34 +123,37 @@ def audit(
             names = [] if adversaries is None else list(ladder(adversaries, asked.threat, surrogate=source))
             names += [*asked.corruptions, MEAN_CORRUPTION] if asked.corruptions else []
             check_names(requirements, list(sources.loaders(model)[0]), names, data.classes)
-        options = asked.options | {"surrogate": source, "executor": executor, "verbose": not quiet}
-        on_interrupt(
-            context,
-            lambda: f"Interrupted: what is finished is kept in {out}, and the same command goes on:\n{command_line()}",
-        )
-        _check(options, radii or (asked.threat,), data)  # before models are loaded, which may take long
-        models, optional = sources.models(model) if executor is None else sources.loaders(model)
-        loaded()
-        if is_main():
-            _say_where_trained(models, radii or (asked.threat,))
-            if not (quiet or json):
-                say(what_can_be_told(data.y, len(data.classes)))
-        given_data = asked.named if executor else data
-        if len(radii) > 1:
-            sweep = swept(models, given_data, data, radii, options, optional, out)
+        with _engine(on, slurm, quiet=quiet or json) as executor:
+            options = asked.options | {"surrogate": source, "executor": executor, "verbose": not quiet}
+            on_interrupt(
+                context,
+                lambda: (
+                    f"Interrupted: what is finished is kept in {out}, and the same command goes on:\n{command_line()}"
+                ),
+            )
+            _check(options, radii or (asked.threat,), data)  # before models are loaded, which may take long
+            models, optional = sources.models(model) if executor is None else sources.loaders(model)
+            loaded()
             if is_main():
-                verdicts = _judged(sweep.results, requirements, list(models))
-                show_sweep(sweep, out, write if json else None, groups, latex, verdicts)
-                conclude(verdicts, junit, out, as_json=json)
-            return
-        result = ClassWiseAudit(store=out, **options).evaluate(models, given_data, optional=optional)
-        if not is_main():
-            return
-        result = with_kept_images(result, models, data, out, verbose=not quiet)
-        write_report(result, out)
-        verdicts = _judged([result], requirements, list(models))
-        show(result, out, write if json else None, groups, latex, verdicts)
-        conclude(verdicts, junit, out, as_json=json)
+                _say_where_trained(models, radii or (asked.threat,))
+                if not (quiet or json):
+                    say(what_can_be_told(data.y, len(data.classes)))
+            given_data = asked.named if executor else data
+            if len(radii) > 1:
+                sweep = swept(models, given_data, data, radii, options, optional, out)
+                if is_main():
+                    verdicts = _judged(sweep.results, requirements, list(models))
+                    show_sweep(sweep, out, write if json else None, groups, latex, verdicts)
+                    conclude(verdicts, junit, out, as_json=json)
+                return
+            result = ClassWiseAudit(store=out, **options).evaluate(models, given_data, optional=optional)
+            if not is_main():
+                return
+            result = with_kept_images(result, models, data, out, verbose=not quiet)
+            write_report(result, out)
+            verdicts = _judged([result], requirements, list(models))
+            show(result, out, write if json else None, groups, latex, verdicts)
+            conclude(verdicts, junit, out, as_json=json)
 
 
 def _judged(
@@ -196,8 +199,6 @@ def _say_where_trained(models: Mapping[str, Any], threats: Sequence[ThreatModel]
 @contextmanager
 def _engine(on: str | None, slurm: Sequence[str] | None, *, quiet: bool) -> Iterator[Executor | None]:
     if on is None:
-        if slurm:
-            raise InputError("--slurm is for --on slurm.")
         yield None
         return
     from art_classwise._core.executors import open_executor

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from art_classwise.datasets.catalog import DATASETS
-from art_classwise.errors import check_number, check_seed, check_whole
+from art_classwise.errors import InputError, check_number, check_seed, check_whole
 
 __all__ = ["CHECKS", "attack_names", "check_given"]
 
@@ -129,6 +129,14 @@ def _numbers(option: str) -> Callable[[Mapping[str, Any]], None]:
     return check
 
 
+def _engine(given: Mapping[str, Any]) -> None:
+    from art_classwise._core.executors import check_engine
+
+    if given["on"] is None:
+        raise InputError("--slurm is for --on slurm.")
+    check_engine(given["on"], given["slurm"] or ())
+
+
 def _whole(name: str, parameter: str, least: int) -> Callable[[Mapping[str, Any]], object]:
     return lambda given: check_whole(name, given[parameter], least)
 
@@ -167,5 +175,7 @@ CHECKS: Mapping[str, _Check] = {
     "batch_size": _whole("batch_size", "batch_size", 1),
     "seed": lambda given: check_seed(given["seed"]),
     "latex": _latex,
+    "on": _engine,
+    "slurm": _engine,
 }
 """What is checked, by the names of parameters, in the order of the help."""

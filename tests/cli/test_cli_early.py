@@ -55,12 +55,18 @@ MISTAKES = {
     "workers": [(("--workers", "-1"), "--workers must be")],
     "batch_size": [(("--batch-size", "0"), "--batch-size must be")],
     "seed": [(("--seed", "-1"), "--seed must be")],
+    "on": [(("--on", "spark:3"), "Unknown engine 'spark:3'"), (("--on", "dask:0"), "Unknown engine 'dask:0'")],
+    "slurm": [
+        (("--slurm", "timeout_min=3"), "--slurm is for --on slurm"),
+        (("--on", "dask:2", "--slurm", "timeout_min=3"), "--slurm is for --on slurm, not for --on dask:2"),
+        (("--on", "slurm", "--slurm", "gpu"), "--slurm takes KEY=VALUE"),
+    ],
     "latex": [(("--latex", "audit.toml/tables.tex"), "audit.toml")],
 }
 ELSEWHERE = {
     *("model", "surrogate", "init", "teacher", "audit"),  # what is looked for on the disk, or on the net, comes after
     *("model_dir", "data_dir", "corruption_dir", "out", "tensorboard", "unlabeled", "pseudo_labels"),
-    *("precision", "device", "keep", "on_collapse", "slurm", "on"),  # typer knows the values, or executors do
+    *("precision", "device", "keep", "on_collapse"),  # typer knows the values
     *("noise", "samples", "selection", "alpha", "radii"),  # in test_cli_certify.py
     *("method", "steps", "recipe", "epochs", "lr", "beta", "option", "awp", "gradient_clip", "ema"),  # a recipe's own
     *("unlabeled_fraction", "require", "junit", "config", "save_config"),
@@ -132,6 +138,18 @@ def test_the_missing_file_is_named_before_data_are_read(command, command_line, n
     code, out, err = command_line(command, *COMMANDS[command])
     assert (code, out) == (2, "")
     assert f"There is no file '{MISSING}'" in err
+
+
+@pytest.mark.parametrize("given", [(), ("--model", "digits.pt", "--dataset", "mine.npz")])
+def test_no_workers_are_started_for_what_is_missing(given, command_line, monkeypatch, tmp_path):
+    def starts(*_):
+        raise AssertionError("workers were started")
+
+    monkeypatch.setattr("art_classwise._core.executors.open_executor", starts)
+    (tmp_path / "digits.pt").write_bytes(b"")
+    code, _, err = command_line("audit", *(given or COMMANDS["audit"]), "--on", "processes:2")
+    assert code == 2
+    assert "There is no file" in err
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -196,9 +196,29 @@ def test_what_is_unfinished_or_of_an_earlier_release_is_said(store):
     (said,) = [one for one in found.unchecked if "ertificate" in one]
     assert "Digests of the certificates of net" in said
     assert "`art-classwise collect STORE` lists them" in said
+    shutil.move(store / "certificates", store / "elsewhere")
+    assert collect(store) == ()  # where there is none, nothing is new
+    assert verify(store).root == older.roots[0]
+    shutil.move(store / "elsewhere", store / "certificates")
     assert collect(store) == ()
     assert manifest_of(store)["files"].keys() > told["files"].keys()
     assert not any("ertificate" in one for one in verify(store).unchecked)
+
+
+def test_an_audit_without_digests_is_vouched_for_by_nobody(store):
+    """As 0.1.0 left it: a certificate is kept and shown there, and what was found is listed once someone asks."""
+    told = manifest_of(store)
+    del told["lists_certificates"]
+    write_manifest(store, told | {"files": {}})
+    shutil.rmtree(store / "certificates" / "net")
+    before = (store / "manifest.json").read_bytes()
+    assert keep(store, "net", certified()) is None
+    assert (store / "manifest.json").read_bytes() == before
+    found = verify(store)
+    assert (found.ok, found.root) == (True, None)
+    assert {"rows", "certificates"} <= found.checks.keys()
+    file_of(store).write_bytes(file_of(store, "other").read_bytes())
+    assert any("its weights or layers" in said for said in verify(store).differences["certificates"])
 
 
 def test_two_that_certify_at_once_are_both_listed(monkeypatch):
