@@ -35,7 +35,10 @@ __all__ = [
 
 @dataclass
 class Passes:
-    """Passes through a network: each example counts, also those that batches are filled up with.
+    """Passes through a network: each example counts, also those that small batches are filled up with.
+
+    Where a network lets these be left out (:func:`art_classwise._core.filling.rows_for`), they count all the same: so
+    numbers don't depend on what was computed before.
 
     Attributes:
         forwards: Examples that went forward.
@@ -74,6 +77,7 @@ def count_pass(n: int, output: Any) -> None:
     passes: Passes | None = getattr(_COUNTING, "passes", None)
     if passes is None:
         return
+    n += getattr(_COUNTING, "left_out", 0)
     passes.forwards += n
     if isinstance(output, Tensor) and output.requires_grad:
         counting = passes
@@ -98,11 +102,13 @@ class MicroBatches(nn.Module):
         module: Maps images (n, ...) to logits, each example by itself.
         most: Examples per pass; none means as many as come. With a gradient, all passes are held in memory until it is
             computed: :func:`in_passes` computes gradients with one pass in memory at a time.
+        tries: Whether to find out if the network lets few examples be computed with few rows. How many there are may
+            then change from one pass to the next.
     """
 
-    def __init__(self, module: nn.Module, most: int | None = None) -> None:
+    def __init__(self, module: nn.Module, most: int | None = None, *, tries: bool = True) -> None:
         super().__init__()
-        self.module, self.most = module, most
+        self.module, self.most, self.tries = module, most, tries
 
     def forward(self, x: Tensor) -> Any:
         if self.most is None or len(x) <= self.most:
@@ -113,11 +119,21 @@ class MicroBatches(nn.Module):
     def _filled(self, x: Tensor) -> Any:
         if len(x) == 0 or x.device.type != "cpu":
             return self.module(x)
-        lacking = rows_for(self._tried, getattr(self.module, "alone", self.module), x) - len(x)
-        if not lacking:
+        rows = all_rows = filled_size(len(x))
+        if rows > len(x) and self.tries:
+            rows = rows_for(self._tried, getattr(self.module, "alone", self.module), x)
+        if rows == len(x):
+            return self._counted_as(all_rows, rows, x)
+        lacking = rows - len(x)
+        output = self._counted_as(all_rows, rows, torch.cat([x, x[:1].detach().expand(lacking, *x.shape[1:])]))
+        return output[: len(x)] if isinstance(output, Tensor) and len(output) == rows else output
+
+    def _counted_as(self, all_rows: int, rows: int, x: Tensor) -> Any:
+        _COUNTING.left_out = all_rows - rows
+        try:
             return self.module(x)
-        output = self.module(torch.cat([x, x[:1].detach().expand(lacking, *x.shape[1:])]))
-        return output[: len(x)] if isinstance(output, Tensor) and len(output) == len(x) + lacking else output
+        finally:
+            _COUNTING.left_out = 0
 
     def _tried(self, x: Tensor) -> Any:
         """Return what the network returns, without counting the pass: it is no attack's."""

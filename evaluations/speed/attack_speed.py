@@ -62,7 +62,7 @@ class Size:
 SIZES = {
     "smallest": Size({"cnn-a": 1}, 0, 0, (2,), 1, repeats=1, trained="cnn-a"),
     "tiny": Size({"resnet18": 2}, 2, 8, (2,), 1),
-    "quick": Size({"resnet18": 32}, 48, 200, (32,), 2, few=(4,)),
+    "quick": Size({"resnet18": 32}, 48, 200, (32,), 2),
     "long": Size({"resnet18": 64}, 128, 1_000, (64,), 4, few=(1, 4, 16)),
     "short": Size({"resnet18": 512}, 1_000, 1_000, (128,), 10, at_once=512),
     "full": Size({"resnet18": 512, "wrn-28-10": 256}, 10_000, 10_000, (128, 512), None, at_once=512, few=(1, 4, 16)),

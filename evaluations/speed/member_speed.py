@@ -205,7 +205,9 @@ class _Recomputed(nn.Module):
 def _recomputed(
     classifier: Any, member: str, eps: float, micro_batch: int, n_iter: int
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    network = _Recomputed(Unit(classifier, classifier.model, None), micro_batch)
+    unit = Unit(classifier, classifier.model, None)
+    unit.module.tries = False  # each micro-batch is to be recomputed with the rows that it had
+    network = _Recomputed(unit, micro_batch)
     options = {"eps": eps, "norm": "Linf", "n_iter": n_iter, "device": classifier.device}
     makes: dict[str, Callable[..., Any]] = {
         "apgd-ce": APGDAttack,
