@@ -318,7 +318,7 @@ def command(script: str, arguments: argparse.Namespace) -> str:
     for name, value in vars(arguments).items():
         if name in ("root", "checkpoints", "store", "audits", "out", "keep") or value is None or value is False:
             continue
-        values = value if isinstance(value, list) else [] if value is True else [value]
+        values = value if isinstance(value, (list, tuple)) else [] if value is True else [value]
         parts.append(" ".join([f"--{name.replace('_', '-')}", *(shlex.quote(str(value)) for value in values)]))
     return " ".join(parts)
 
