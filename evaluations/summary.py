@@ -119,8 +119,12 @@ EXPERIMENTS = (
     ),
     Experiment(
         *("target_order", "claims", "Does MALT's order put the right target first?"),
-        *("cifar10, a published network", "18 broken images", "first target 100 %, by logits 94 %: too few to tell"),
-        "python evaluations/claims/target_order.py --root data --checkpoints FOLDER --examples 100",
+        *(
+            "cifar10, mnist, six published networks",
+            "832 broken images",
+            "the first target breaks 99.6 %, by logits 93.9 %",
+        ),
+        "python evaluations/claims/target_order.py --root data --checkpoints FOLDER --examples 1000",
         runs=False,
     ),
     Experiment(
