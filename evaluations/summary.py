@@ -131,7 +131,7 @@ EXPERIMENTS = (
         *("fast_ladder", "speed", "What does the ladder fast miss of what AutoAttack breaks, and what does it cost?"),
         *(
             "mnist, cifar10, cifar100, ten published networks",
-            "736 and 233 broken images",
+            "888 and 233 broken images",
             "2 % and 0.4 % missed, at 6 % of the time",
         ),
         "python evaluations/speed/fast_ladder.py --root data --checkpoints FOLDER",
