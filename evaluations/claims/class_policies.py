@@ -153,7 +153,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         claims += claims_of_collapse(study, hit[-1])
         print(readable(summaries[-1]).to_string(index=False))
     written = {"": pd.concat(summaries), "runs": pd.concat(tables), "ours": pd.concat(ours), "collapse": pd.concat(hit)}
-    write(__file__, arguments, {k: t for k, t in written.items() if len(t)}, claims, draw(summaries))
+    figures = {str(of["dataset"].iloc[0]): draw(of) for of in summaries}
+    write(__file__, arguments, {k: t for k, t in written.items() if len(t)}, claims, figures)
 
 
 def jobs_of(arguments: Any) -> list[tuple[str, str, int]]:
@@ -398,36 +399,33 @@ def claims_of_collapse(study: Study, hit: pd.DataFrame) -> list[Claim]:
     ]
 
 
-def draw(summaries: Sequence[pd.DataFrame]) -> plt.Figure:
-    """Draw the change of the worst class, held out, with its interval, by policy and objective."""
-    figure, axes = plt.subplots(
-        1, len(summaries), figsize=(8.5 * len(summaries), 9), squeeze=False, layout="constrained"
-    )
+def draw(table: pd.DataFrame) -> plt.Figure:
+    """Draw the change of the worst class on a data set, held out, with its interval, by policy and objective."""
+    figure, ax = plt.subplots(figsize=(8.5, 9), layout="constrained")
     colours = {"standard": acw.figures.CLEAN, "trades": acw.figures.ROBUST, "mart": acw.figures.WORST}
-    for ax, table in zip(axes[0], summaries, strict=True):
-        names = list(dict.fromkeys(table.loc[table["policy"] != NONE, "policy"]))
-        for i, (objective, colour) in enumerate(colours.items()):
-            rows = table[(table["objective"] == objective) & (table["policy"] != NONE)]
-            if len(rows):
-                _points(ax, rows, [names.index(p) + 0.24 * (i - 1) for p in rows["policy"]], colour, objective)
-        alone = table[table["objective"].isin(list(ALONE))]
-        if len(alone):
-            _points(ax, alone, [len(names) + i for i in range(len(alone))], "0.25", "methods")
-        names += [f"{ALONE[o].title}, beside {title_of(ALONE[o].beside)}" for o in alone["objective"]]
-        ax.axvline(0, color="0.6", lw=1, zorder=0)
-        ax.set_yticks(range(len(names)), names)
-        ax.set_ylim(len(names) - 0.5, -0.5)
-        ax.set_xlabel("change of the worst class's robust accuracy, held out (points)")
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.tick_params(axis="y", length=0)
-        base = table[(table["policy"] == NONE) & table["objective"].isin(list(colours))]
-        told = ", ".join(f"{o} {100 * w:.0f} %" for o, w in zip(base["objective"], base["worst held out"], strict=True))
-        first = table.iloc[0]
-        seeds = " to ".join(map(str, sorted({int(table["seeds"].min()), int(table["seeds"].max())})))
-        title = f"{first['dataset']}, seeds: {seeds}, n = {first['n']:,}: mean and 95 % interval"
-        told = f"{title}\nwithout a policy: {told}\nfilled: p adjusted below 0.05"
-        ax.set_title(told, loc="left", fontsize="medium")
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=4, fontsize="small", frameon=False)
+    names = list(dict.fromkeys(table.loc[table["policy"] != NONE, "policy"]))
+    for i, (objective, colour) in enumerate(colours.items()):
+        rows = table[(table["objective"] == objective) & (table["policy"] != NONE)]
+        if len(rows):
+            _points(ax, rows, [names.index(p) + 0.24 * (i - 1) for p in rows["policy"]], colour, objective)
+    alone = table[table["objective"].isin(list(ALONE))]
+    if len(alone):
+        _points(ax, alone, [len(names) + i for i in range(len(alone))], "0.25", "methods")
+    names += [f"{ALONE[o].title}, beside {title_of(ALONE[o].beside)}" for o in alone["objective"]]
+    ax.axvline(0, color="0.6", lw=1, zorder=0)
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.set_xlabel("change of the worst class's robust accuracy, held out (points)")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    base = table[(table["policy"] == NONE) & table["objective"].isin(list(colours))]
+    told = ", ".join(f"{o} {100 * w:.0f} %" for o, w in zip(base["objective"], base["worst held out"], strict=True))
+    first = table.iloc[0]
+    seeds = " to ".join(map(str, sorted({int(table["seeds"].min()), int(table["seeds"].max())})))
+    title = f"{first['dataset']}, seeds: {seeds}, n = {first['n']:,}: mean and 95 % interval"
+    told = f"{title}\nwithout a policy: {told}\nfilled: p adjusted below 0.05"
+    ax.set_title(told, loc="left", fontsize="medium")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=4, fontsize="small", frameon=False)
     return figure
 
 

@@ -70,7 +70,7 @@ SURROGATES = ("natural", "standard")
 SETUPS = {
     "tiny": SIZES["tiny"]["cifar10"],
     "quick": replace(SIZES["quick"]["cifar10"], threat="Linf:8/255", epochs=3, lr=0.02),
-    "medium": SIZES["medium"]["cifar10"],
+    "medium": replace(SIZES["medium"]["cifar10"], begun_by="standard"),
     "full": Setup("cifar10", "resnet18", "Linf:8/255", epochs=120, steps=10, recipe="paper"),
 }
 N_ATTACKED = {"tiny": 40, "quick": 1000, "medium": 1000, "full": None}

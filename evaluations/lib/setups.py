@@ -66,6 +66,8 @@ class Setup:
             at fresh weights. From these CNN-A stayed at a constant prediction on CIFAR-10, by some seeds.
         phases: Parts of a training, each of which begins at the weights that the one before ends with. Natural training
             has the first only.
+        begun_by: With phases, the method by which all adversarial trainings of a seed do the first one together, so
+            that they differ in the rest alone; each by its own if absent.
         weight_decay: With phases.
         ema_decay: With phases, of the averaged weights, per step.
     """
@@ -83,6 +85,7 @@ class Setup:
     lr: float | None = None
     natural_first: int = 0
     phases: tuple[Phase, ...] = ()
+    begun_by: str | None = None
     weight_decay: float = 5e-4
     ema_decay: float | None = None
 
@@ -289,10 +292,15 @@ class Trainings:
             module.load_state_dict(torch.load(folder / "weights.pt", weights_only=True, map_location="cpu"))
             module.eval()
             return classifier
+        options |= {"seed": seed, "verbose": False}
+        phases = self.parts(method)
         if self.setup.natural_first and method != "natural":
             module.load_state_dict(self.trained("natural", seed).model.state_dict())
-        options |= {"seed": seed, "verbose": False}
-        parts = [self._part(part, module, method, labels, folder, keep, options) for part in self.parts(method)]
+        elif self.setup.begun_by is not None and method != "natural":
+            first, phases = phases[0], phases[1:]
+            shared = {"seed": seed, "verbose": False}
+            self._part(first, module, self.setup.begun_by, None, self.folder / f"begun-{seed}", "last", shared)
+        parts = [self._part(part, module, method, labels, folder, keep, options) for part in phases]
         ends = np.cumsum([0, *map(len, parts)])
         history = pd.concat([part.assign(epoch=part["epoch"] + end) for part, end in zip(parts, ends, strict=False)])
         history.to_csv(folder / "history.csv", index=False)

@@ -156,6 +156,30 @@ def test_a_training_that_stopped_between_phases_resumes(setups, tmp_path, monkey
     assert all(map(torch.equal, resumed.model.parameters(), whole.model.parameters()))
 
 
+def test_trainings_share_a_first_phase(setups, tmp_path, monkeypatch):
+    """It is done once, by its own method, and they differ in the rest alone."""
+    began, part = [], setups.Trainings._part
+
+    def recorded(self, phase, module, method, *arguments):
+        began.append((phase.name, method, [p.detach().clone() for p in module.parameters()]))
+        return part(self, phase, module, method, *arguments)
+
+    monkeypatch.setattr(setups.Trainings, "_part", recorded)
+    one = setups.Trainings(replace(short(setups), begun_by="standard"), None, tmp_path)
+    trained = [one.trained("mart", 0), one.trained("mart", 0, name="-plain", boosted=False)]
+    assert [of[:2] for of in began] == [("single-step", "standard"), ("finish", "mart")] * 2
+    assert all(map(torch.equal, began[1][2], began[3][2]))
+    assert not any(map(torch.equal, began[1][2], one.network(0).parameters()))
+    assert not any(map(torch.equal, trained[0].model.parameters(), trained[1].model.parameters()))
+    assert list(one.history("mart", 0)["epoch"]) == [1]
+    assert one.trained("natural", 0) is not None
+    assert [of[:2] for of in began[4:]] == [("single-step", "natural")]
+    assert all(map(torch.equal, began[4][2], one.network(0).parameters()))
+    assert {p.name for p in (tmp_path / "digits").iterdir() if p.is_dir()} == {
+        *("begun-0", "mart-0", "mart-plain-0", "natural-0"),
+    }
+
+
 def test_natural_training_has_the_first_phase_only(setups):
     one = setups.Trainings.__new__(setups.Trainings)
     one.setup = short(setups)
