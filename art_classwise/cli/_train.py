@@ -135,8 +135,8 @@ def train(
         check_options(replace(chosen, class_policy=None), own)
         semi_supervised = unlabeled is not None or gamma is not None or chosen.unlabeled_fraction is not None
         gamma = 1.0 if gamma is None else gamma
-        images = Path(unlabeled).expanduser() if unlabeled is not None and unlabeled.endswith(".npz") else None
-        for flag, file in (("--init", init), ("--teacher", teacher), ("--unlabeled", images)):
+        npz = Path(unlabeled).expanduser() if unlabeled is not None and unlabeled.endswith(".npz") else None
+        for flag, file in (("--init", init), ("--teacher", teacher), ("--unlabeled", npz)):
             if file is not None and not (str(file).startswith("hf:") or file.exists()):
                 raise InputError(f"There is no file {str(file)!r} for {flag}.")
         if chosen.fine_tunes and init is None:

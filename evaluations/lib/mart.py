@@ -72,7 +72,10 @@ SETUPS = {
     "tiny": SIZES["tiny"]["cifar10"],
     "quick": replace(SIZES["quick"]["cifar10"], threat="Linf:8/255", epochs=3, lr=0.02),
     "medium": replace(
-        SIZES["medium"]["cifar10"], phases=(_SINGLE_STEP, replace(_FINISH, epochs=5)), epochs=31, begun_by="standard"
+        SIZES["medium"]["cifar10"],
+        phases=(replace(_SINGLE_STEP, epochs=15), replace(_FINISH, epochs=4)),
+        epochs=19,
+        begun_by="standard",
     ),
     "full": Setup("cifar10", "resnet18", "Linf:8/255", epochs=120, steps=10, recipe="paper"),
 }
