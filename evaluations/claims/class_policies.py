@@ -404,10 +404,11 @@ def draw(table: pd.DataFrame) -> plt.Figure:
     figure, ax = plt.subplots(figsize=(8.5, 9), layout="constrained")
     colours = {"standard": acw.figures.CLEAN, "trades": acw.figures.ROBUST, "mart": acw.figures.WORST}
     names = list(dict.fromkeys(table.loc[table["policy"] != NONE, "policy"]))
-    for i, (objective, colour) in enumerate(colours.items()):
-        rows = table[(table["objective"] == objective) & (table["policy"] != NONE)]
-        if len(rows):
-            _points(ax, rows, [names.index(p) + 0.24 * (i - 1) for p in rows["policy"]], colour, objective)
+    repaired = table[(table["policy"] != NONE) & table["objective"].isin(list(colours))]
+    objectives = [objective for objective in colours if objective in set(repaired["objective"])]
+    for i, objective in enumerate(objectives):
+        rows, aside = repaired[repaired["objective"] == objective], 0.24 * (i - (len(objectives) - 1) / 2)
+        _points(ax, rows, [names.index(p) + aside for p in rows["policy"]], colours[objective], objective)
     alone = table[table["objective"].isin(list(ALONE))]
     if len(alone):
         _points(ax, alone, [len(names) + i for i in range(len(alone))], "0.25", "methods")
