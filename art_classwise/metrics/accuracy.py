@@ -173,7 +173,8 @@ def class_groups(groups: Groups, classes: Sequence[str]) -> list[str]:
         groups: A mapping from every class, by name or number, to its group, or a pandas Series with classes as its
             index; or the group of each class, in the order of the classes; or ``"cifar100"``, the 20 superclasses of
             CIFAR-100 (Krizhevsky 2009); or ``"transport-animal"``, which parts the classes of CIFAR-10 or STL-10 in
-            two; or ``"imagenet"`` or ``"imagenet-coarse"``, 29 and 7 groups of ImageNet's 1,000 classes, after WordNet's hypernyms.
+            two; or ``"imagenet"`` or ``"imagenet-coarse"``, 29 and 7 groups of ImageNet's 1,000 classes, after
+            WordNet's hypernyms.
         classes: Names of the C classes.
 
     Returns:
