@@ -292,7 +292,7 @@ def _chosen_recipe(
 def _say_training(history: pd.DataFrame, recipe: Recipe, kept: str) -> None:
     last = history.iloc[-1]
     print(
-        f"After {len(history)} epochs: loss {last['loss']:.3f}, "
+        f"After {len(history)} epoch{'s' * (len(history) > 1)}: loss {last['loss']:.3f}, "
         + (
             f"{last['clean']:.1%} of the training examples classified correctly."
             if math.isnan(last["robust"])

@@ -92,7 +92,7 @@ def parse_corruption(name: str) -> list[Corrupted]:
     elif made and kinds[0] not in MAKEABLE:
         raise InputError(
             f"Images with {kinds[0]} can't be made here, only with {', '.join(MAKEABLE)}: read them from a folder, "
-            "`corruption_dir` (--corruption-dir on the command line)."
+            "`corruption_dir`."
         )
     if severity is not None and severity not in map(str, SEVERITIES):
         raise InputError(
@@ -439,7 +439,7 @@ def corrupted_images(
         if not wanted:
             raise InputError(
                 f"There is no folder of corrupted images{_named(data)}, and without one images are made with "
-                f"{', '.join(MAKEABLE)} only: give the folder, `corruption_dir` (--corruption-dir on the command line)."
+                f"{', '.join(MAKEABLE)} only: give the folder, `corruption_dir`."
             )
     elif read:
         arrays = any((path / f"{kind}.npy").is_file() for kind in CORRUPTIONS)
