@@ -7,12 +7,13 @@ multiplication. Throughout: ``logits`` and ``logits_adv`` float (n, C), ``y`` in
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from art_classwise.errors import InputError, unknown
+from art_classwise.errors import InputError, check_flag, unknown
 
 __all__ = [
     "ard",
@@ -223,8 +224,7 @@ def mart_terms(
     """
     if on not in ("adversarial", "clean"):
         raise unknown("value of `on`", on, ("adversarial", "clean"))
-    if isinstance(weighted, str) and weighted not in ("misclassified", "correct"):
-        raise unknown("value of `weighted`", weighted, ("misclassified", "correct"), hint="Or give True or False.")
+    weighted = check_weighted(weighted)
     if logits is None:
         if kl or on == "clean":
             raise InputError('MART needs the clean logits unless `kl=False` and `on="adversarial"`: pass `logits`.')
@@ -247,6 +247,24 @@ def mart_terms(
     elif weighted:
         divergence = divergence * ((1.0000001 if exact else 1.0) - _of(p, y))
     return first, divergence
+
+
+_PARTS: tuple[Literal["misclassified"], Literal["correct"]] = ("misclassified", "correct")
+
+
+def check_weighted(weighted: object) -> bool | Literal["misclassified", "correct"]:
+    """Return :func:`mart`'s ``weighted`` if it is one of its values.
+
+    Raises:
+        InputError: It isn't.
+    """
+    for part in _PARTS:
+        if isinstance(weighted, str) and weighted == part:
+            return part
+    try:
+        return check_flag("weighted", weighted)
+    except InputError:
+        raise unknown("value of `weighted`", weighted, _PARTS, hint="Or give True or False.") from None
 
 
 def bat(logits: Tensor, logits_first: Tensor, logits_last: Tensor, y: Tensor, beta: float = 6.0) -> Tensor:

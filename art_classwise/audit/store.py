@@ -644,7 +644,7 @@ class Store:
     def _refused(self, error: InputError) -> str:
         return (
             f"{self.address} can't be used, since {error}. Choose another folder for this one "
-            "(`store`, --out on the command line), or delete that one."
+            "(`store`), or delete that one."
         )
 
 

@@ -276,11 +276,13 @@ def _chosen_recipe(
     method: str, name: str | None, arch: str, dataset: str, threat: str | None, size: int | None
 ) -> Recipe:
     from art_classwise.datasets import DATASETS
+    from art_classwise.datasets.load import known_name
     from art_classwise.threat import ThreatModel
     from art_classwise.trainers.recipes import fast_recipe, paper_recipe, plain_recipe
 
     ball = None if threat is None else ThreatModel.parse(threat)
-    known = dataset if dataset in DATASETS else Path(dataset).stem  # the name it will have once it is loaded
+    known = known_name(dataset)
+    known = known if known in DATASETS else Path(known).stem  # the name it will have once it is loaded
     if name == "fast":
         return fast_recipe(method, known, architecture=arch, threat=ball, image_size=size)
     if name is None:
@@ -291,7 +293,7 @@ def _chosen_recipe(
 def _say_training(history: pd.DataFrame, recipe: Recipe, kept: str) -> None:
     last = history.iloc[-1]
     print(
-        f"After {len(history)} epochs: loss {last['loss']:.3f}, "
+        f"After {len(history)} epoch{'s' * (len(history) > 1)}: loss {last['loss']:.3f}, "
         + (
             f"{last['clean']:.1%} of the training examples classified correctly."
             if math.isnan(last["robust"])

@@ -92,7 +92,7 @@ def parse_corruption(name: str) -> list[Corrupted]:
     elif made and kinds[0] not in MAKEABLE:
         raise InputError(
             f"Images with {kinds[0]} can't be made here, only with {', '.join(MAKEABLE)}: read them from a folder, "
-            "`corruption_dir` (--corruption-dir on the command line)."
+            "`corruption_dir`."
         )
     if severity is not None and severity not in map(str, SEVERITIES):
         raise InputError(
@@ -226,14 +226,19 @@ class _Arrays(CorruptedImages):
         return self.folder.name
 
     def check(self, data: Dataset, wanted: Sequence[Corrupted]) -> None:
-        labels = self._labels()
         channels, height, width = data.input_shape
         for kind in dict.fromkeys(one.corruption for one in wanted):
             path = self._path(kind)
             shape, dtype = (array := _opened(path)).shape, array.dtype
             if dtype != np.uint8 or len(shape) != 4:
                 raise InputError(f"{path} must hold uint8 images (n, H, W, C), but holds {dtype} of shape {shape}.")
-            if len(shape) and shape[0] != 5 * len(labels):
+            labels = self._labels(kind)
+            if shape[0] == len(labels) and shape[0] % 5 == 0:
+                raise InputError(
+                    f"{path} holds {shape[0]:,} images, and labels.npy as many labels, which aren't the same at each "
+                    "of five severities: they are of one severity alone, or in another order."
+                )
+            if shape[0] != 5 * len(labels):
                 raise InputError(
                     f"{path} holds {shape[0]:,} images, but labels.npy is of {len(labels):,} at each of five "
                     f"severities, {5 * len(labels):,} in all: one of the two was cut, or is of another set."
@@ -243,7 +248,7 @@ class _Arrays(CorruptedImages):
                     f"{path} holds images of shape {shape[1:]} (H, W, C), but those of {data.name} have "
                     f"{(height, width, channels)}."
                 )
-        self._check_labels(data.ids, data.y, data.name)
+            self._check_labels(kind, data.ids, data.y, data.name)
 
     def digest(self, one: Corrupted) -> str:
         path = self._path(one.corruption)
@@ -253,8 +258,8 @@ class _Arrays(CorruptedImages):
     def images(
         self, one: Corrupted, ids: npt.NDArray[np.int64], x: npt.NDArray[np.float32], y: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.float32]:
-        self._check_labels(ids, y, "the audit")
-        rows = (one.severity - 1) * len(self._labels()) + ids
+        self._check_labels(one.corruption, ids, y, "the audit")
+        rows = (one.severity - 1) * len(self._labels(one.corruption)) + ids
         pixels = np.asarray(_opened(self._path(one.corruption))[rows])
         # As float32 from the start, like the clean images and RobustBench's: 0.1 lies elsewhere in float64.
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
@@ -266,15 +271,20 @@ class _Arrays(CorruptedImages):
             raise InputError(f"{self.folder} has no {kind}.npy; it has {', '.join(there)}.")
         return path
 
-    def _labels(self) -> npt.NDArray[np.int64]:
+    def _labels(self, kind: str) -> npt.NDArray[np.int64]:
+        """Return the labels of one severity, from a file of one or of all five."""
         path = self.folder / "labels.npy"
         if not path.is_file():
             raise InputError(f"{self.folder} has no labels.npy, which says whether its images are in the usual order.")
         status = path.stat()
-        return _one_block(str(path), status.st_size, status.st_mtime_ns)
+        whole, repeats = _read_labels(str(path), status.st_size, status.st_mtime_ns)
+        # Those of one severity may repeat, too: if each fifth has the classes in the same order.
+        if not repeats or len(_opened(self._path(kind))) == 5 * len(whole):
+            return whole
+        return whole[: len(whole) // 5]
 
-    def _check_labels(self, ids: npt.NDArray[np.int64], y: npt.NDArray[np.int64], name: str) -> None:
-        labels = self._labels()
+    def _check_labels(self, kind: str, ids: npt.NDArray[np.int64], y: npt.NDArray[np.int64], name: str) -> None:
+        labels = self._labels(kind)
         beyond = ids[(ids < 0) | (ids >= len(labels))]
         if len(beyond):
             raise InputError(
@@ -292,21 +302,26 @@ class _Arrays(CorruptedImages):
 
 
 @lru_cache(maxsize=8)
-def _one_block(path: str, size: int, changed: int) -> npt.NDArray[np.int64]:
-    """Return the labels of one severity, from a file of one or of all five."""
+def _read_labels(path: str, size: int, changed: int) -> tuple[npt.NDArray[np.int64], bool]:
+    """Return all labels of a file, and whether they are the same five times."""
     labels = np.asarray(_opened(Path(path)))
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) == 0:
         raise InputError(f"{path} must hold whole numbers (n,), but holds {labels.dtype} of shape {labels.shape}.")
     whole: npt.NDArray[np.int64] = labels.astype(np.int64)
-    of_severity = whole.reshape(5, -1) if len(whole) % 5 == 0 else whole[None]
-    return of_severity[0] if (of_severity == of_severity[0]).all() else whole
+    fifths = whole.reshape(5, -1) if len(whole) % 5 == 0 else None
+    return whole, fifths is not None and bool((fifths == fifths[0]).all())
 
 
 def _opened(path: Path) -> Any:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            begins = file.read(6)
+        if begins == b"\x93NUMPY":  # else np.load would take it for an archive of arrays, or advise to unpickle it
+            return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path} can't be read as a NumPy array: {first_line(error)}") from error
+    what = "it is an archive, as .npz files are" if begins[:2] == b"PK" else "it isn't as np.save writes them"
+    raise InputError(f"{path} can't be read as a NumPy array: {what}.")
 
 
 @lru_cache(maxsize=256)
@@ -424,7 +439,7 @@ def corrupted_images(
         if not wanted:
             raise InputError(
                 f"There is no folder of corrupted images{_named(data)}, and without one images are made with "
-                f"{', '.join(MAKEABLE)} only: give the folder, `corruption_dir` (--corruption-dir on the command line)."
+                f"{', '.join(MAKEABLE)} only: give the folder, `corruption_dir`."
             )
     elif read:
         arrays = any((path / f"{kind}.npy").is_file() for kind in CORRUPTIONS)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from art_classwise._core.files import open_regular, read_regular
+from art_classwise._core.memory import check_memory
 from art_classwise.datasets.dataset import LazyImages
 from art_classwise.errors import InputError, check_whole, first_line
 
@@ -28,7 +29,7 @@ def image_files(paths: Sequence[str], *, grey: bool, image_size: int | None) -> 
         image_size: Resize each image's shorter side to 8/7 of this and crop its centre to this, if given.
 
     Raises:
-        InputError: The first one can't be read.
+        InputError: The first one can't be read, or images of this size don't fit into memory.
     """
     from PIL import Image
     from torchvision import transforms
@@ -36,6 +37,7 @@ def image_files(paths: Sequence[str], *, grey: bool, image_size: int | None) -> 
     steps: list[Any] = []
     if image_size is not None:
         check_whole("image_size", image_size, 1)
+        check_memory(12 * image_size**2, f"An image of {image_size:,} x {image_size:,}", "Take a smaller `image_size`.")
         # RobustBench's ImageNet preprocessing: resize 256, crop 224, and its ratio for other sizes.
         steps = [transforms.Resize(round(image_size * 256 / 224)), transforms.CenterCrop(image_size)]
     to_tensor = transforms.Compose([*steps, transforms.ToTensor()])

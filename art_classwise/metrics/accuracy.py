@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -169,10 +170,11 @@ def class_groups(groups: Groups, classes: Sequence[str]) -> list[str]:
     """Return the group of each class.
 
     Args:
-        groups: A mapping from every class, by name or number, to its group; or the group of each class, in the order
-            of the classes; or ``"cifar100"``, the 20 superclasses of CIFAR-100 (Krizhevsky 2009); or
-            ``"transport-animal"``, which parts the classes of CIFAR-10 or STL-10 in two; or ``"imagenet"`` or
-            ``"imagenet-coarse"``, 29 and 7 groups of ImageNet's 1,000 classes, after WordNet's hypernyms.
+        groups: A mapping from every class, by name or number, to its group, or a pandas Series with classes as its
+            index; or the group of each class, in the order of the classes; or ``"cifar100"``, the 20 superclasses of
+            CIFAR-100 (Krizhevsky 2009); or ``"transport-animal"``, which parts the classes of CIFAR-10 or STL-10 in
+            two; or ``"imagenet"`` or ``"imagenet-coarse"``, 29 and 7 groups of ImageNet's 1,000 classes, after
+            WordNet's hypernyms.
         classes: Names of the C classes.
 
     Returns:
@@ -212,9 +214,9 @@ def class_groups(groups: Groups, classes: Sequence[str]) -> list[str]:
                 "give a mapping from class to group."
             )
         return [of_name[name] for name in names]
-    if isinstance(groups, Mapping):
-        return _by_class(groups, names)
-    if not hasattr(groups, "__getitem__"):  # a set has no order
+    if isinstance(groups, Mapping | pd.Series):  # of which a series has its classes in its index
+        return _by_class(groups.items(), names)
+    if not hasattr(groups, "__getitem__") or isinstance(groups, pd.DataFrame):  # a set has no order
         raise InputError(
             "Groups must be a mapping from class to group, a group for each class, or "
             f"{' or '.join((*_BUILT_IN, *_BY_NUMBER))}, but got {groups!r:.60}."
@@ -223,7 +225,7 @@ def class_groups(groups: Groups, classes: Sequence[str]) -> list[str]:
         raise InputError(f"There are {len(names)} classes, but {len(groups)} groups: one is needed for each class.")
     for group in groups:
         check_name("group", group)
-    return list(groups)
+    return [str(group) for group in groups]
 
 
 def _out_of_order(names: Sequence[str]) -> int | None:
@@ -304,12 +306,12 @@ def _numbered(groups: Groups, classes: Sequence[str]) -> tuple[list[str], npt.ND
     return names.tolist(), number_of.astype(np.int64)
 
 
-def _by_class(groups: Mapping[str, str] | Mapping[int, str], names: Sequence[str]) -> list[str]:
+def _by_class(groups: Iterable[tuple[Any, str]], names: Sequence[str]) -> list[str]:
     found: dict[int, str] = {}
-    for key, group in groups.items():
+    for key, group in groups:
         number = class_number(key, names)
         if number in found:
-            raise InputError(f"The groups have class {names[number]!r} twice, by name and by number.")
+            raise InputError(f"The groups have class {names[number]!r} twice: give each class one group.")
         check_name("group", group)
         found[number] = group
     missing = [name for i, name in enumerate(names) if i not in found]

@@ -167,10 +167,11 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
             ``"correct"`` take the KL term on those that the step's clean prediction gets wrong, or right.
         attacked: Which training examples are attacked: ``"all"``, or those that the network gets right without
             the attack (``"correct"``), or wrong (``"misclassified"``); the others stay as they are.
-        misclassified_attack: How examples are attacked that the network gets wrong without the attack, in eval mode:
-            as the others (``"pgd"``); by a step of the radius from the image itself (``"fgsm"``); on the margin
-            max_{k != y} z_k - z_y from the same start (``"cw"``); or not at all (``"none"``, which is
-            ``attacked="correct"``). The paper's other question: how little this matters.
+        misclassified_attack: How examples are attacked that the network gets wrong without the attack, as that sees it
+            (in eval mode, unless ``attack_mode`` is another): as the others (``"pgd"``); by a step of the radius from
+            the image itself (``"fgsm"``); on the margin max_{k != y} z_k - z_y from the same start (``"cw"``); or not
+            at all (``"none"``, which is ``attacked="correct"``). Examples to which a class policy gives a target go
+            towards that, by the steps of either. The paper's other question: how little this matters.
         exact: Follow the published implementation to the letter: its two forward passes (as ``two_passes``) and
             its constants. It computed in float32 throughout: that is ``precision="fp32"``. Its attack may begin a
             little outside the range of images; here it begins inside.
@@ -234,10 +235,9 @@ class AdversarialTrainerMARTPyTorch(SearchTrainer):
         self.boosted, self.on, self.kl, self.weighted, self.exact = boosted, on, kl, weighted, exact
         self.attacked: Attacked = attacked
         self.misclassified_attack: MisclassifiedAttack = misclassified_attack
-        for name in ("boosted", "kl", "exact", *(() if isinstance(weighted, str) else ("weighted",))):
+        for name in ("boosted", "kl", "exact"):
             setattr(self, name, check_flag(name, getattr(self, name)))
-        if isinstance(weighted, str) and weighted not in ("misclassified", "correct"):
-            raise unknown("value of `weighted`", weighted, ("misclassified", "correct"), hint="Or give True or False.")
+        self.weighted = losses.check_weighted(weighted)
         if on not in ("adversarial", "clean"):
             raise unknown("kind of images for the first term, `on`,", on, ("adversarial", "clean"))
         if attacked not in get_args(Attacked):

@@ -19,7 +19,7 @@ from typing import Any, cast
 from torch import nn
 
 from art_classwise._core.state import preserved_random_state
-from art_classwise.errors import InputError, check_seed, check_whole, first_line, printable, unknown
+from art_classwise.errors import InputError, check_seed, check_whole, first_line, printable, shown, unknown
 from art_classwise.zoo.building import within_memory
 from art_classwise.zoo.classifier import checked_shape
 from art_classwise.zoo.image_sizes import check_takes, refusing_size
@@ -86,6 +86,8 @@ def check_architecture(name: str) -> None:
 
 def _maker(name: str) -> Callable[[Shape, int], nn.Module]:
     """Return what builds a network of this name."""
+    if not isinstance(name, str):
+        raise unknown("architecture", shown(name), ARCHITECTURES)
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
     if wide := re.fullmatch(r"wrn-(\d{1,9})-(\d{1,9})(-swish)?", name):
@@ -136,10 +138,11 @@ def _timm() -> Any:
 def _from_timm(name: str, shape: Shape, n_classes: int) -> nn.Module:
     timm = _timm()
     options: dict[str, Any] = {"pretrained": False, "num_classes": n_classes, "in_chans": shape[0]}
-    try:
-        network: nn.Module = timm.create_model(name, **options, img_size=shape[1:])
-    except TypeError:  # most take images of any size, and none by name
-        network = timm.create_model(name, **options)
+    with refusing_size(f"timm:{name}", shape):
+        try:
+            network: nn.Module = timm.create_model(name, **options, img_size=shape[1:])
+        except TypeError:  # most take images of any size, and none by name
+            network = timm.create_model(name, **options)
     check_takes(network, f"timm:{name}", shape)
     return network
 

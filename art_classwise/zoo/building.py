@@ -15,7 +15,7 @@ from art_classwise._core.forward import is_out_of_memory
 from art_classwise._core.memory import memory_size, size_text
 from art_classwise.errors import InputError
 
-__all__ = ["as_large_as", "within_memory"]
+__all__ = ["as_large_as", "is_too_large", "within_memory"]
 
 _TENSORS, _NUMBERS = 1_000, 1 << 24
 """Layers that a network makes and replaces again, and buffers that it keeps out of its state dict, may come on top."""
@@ -39,10 +39,15 @@ def within_memory(what: str) -> Iterator[None]:
         try:
             yield
         except (RuntimeError, MemoryError, OverflowError) as error:
-            # torch says "Storage size calculation overflowed", or that its allocator can't.
-            if is_out_of_memory(error) or "overflow" in str(error).lower():
+            if is_too_large(error):
                 raise too_large from error
             raise
+
+
+def is_too_large(error: Exception) -> bool:
+    """Return whether an error says that a network doesn't fit into memory."""
+    # torch says "Storage size calculation overflowed", or that its allocator can't.
+    return is_out_of_memory(error) or isinstance(error, MemoryError) or "overflow" in str(error).lower()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -192,7 +193,7 @@ def load_checkpoint(
         module: The network to load the weights into.
         architecture: In its place, a name that :func:`build` knows: ``"resnet18"``, ``"torchvision:resnet50"``,
             ``"timm:..."``, ``"file.py:callable"``. A checkpoint of ours says its own.
-        input_shape: (C, H, W); a checkpoint of ours says it.
+        input_shape: (C, H, W); a checkpoint of ours says it. A warning says if the network for this one is another.
         n_classes: Number of classes; if absent as many as there are logits, or with ``architecture`` as the last of the
             weights has rows. A checkpoint of ours says it.
         mean: What is subtracted from images in [0, 1] before they reach the network, if it doesn't do so itself: a
@@ -247,6 +248,8 @@ def load_checkpoint(
         what = f"the architecture {architecture!r}"
         with as_large_as(weights, what, holder):
             network = build(architecture, input_shape, rows if n_classes is None else n_classes, seed=0)
+        if own is not None and own.input_shape != input_shape and ":" not in architecture:
+            _warn_of_other_function(network, architecture, own, input_shape)
     else:
         network, what = module, f"the module {type(module).__name__}"
     fit(network, renamed_to_fit(weights, network, holder), what, holder)
@@ -280,6 +283,18 @@ def _is_folder_or_hub(path: str | os.PathLike[str]) -> bool:
 
 def _is_ours(content: Any) -> bool:
     return isinstance(content, dict) and content.get("format") == _FORMAT
+
+
+def _warn_of_other_function(network: nn.Module, architecture: str, own: Checkpoint, shape: tuple[int, ...]) -> None:
+    """Warn where one of our networks isn't what a checkpoint's is, as it was asked for images of another size."""
+    with torch.device("meta"):
+        saved = build(architecture, own.input_shape, max(2, len(own.classes)))
+    if str(saved) != str(network):  # which has strides and paddings
+        warnings.warn(
+            f"The checkpoint's network is for images of shape {own.input_shape}. {architecture} for {shape} computes "
+            "something else with the same weights, since larger images are reduced first: resize images instead.",
+            stacklevel=3,
+        )
 
 
 def _are_weights(content: Any) -> bool:

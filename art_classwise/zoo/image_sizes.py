@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
-from torch.func import functional_call
+from torch import Tensor, nn
 
 from art_classwise._core.state import evaluating, preserved_random_state
 from art_classwise.errors import InputError, first_line
+from art_classwise.zoo.building import is_too_large
 
 __all__ = ["USUAL_SIZES", "check_takes", "refusing_size"]
 
@@ -49,12 +50,12 @@ def refusing_size(name: str, shape: Sequence[int]) -> Iterator[None]:
         shape: (C, H, W) of the images.
 
     Raises:
-        InputError: A check of the network's own failed.
+        InputError: The network's own code failed.
     """
     try:
         yield
-    except (AssertionError, ValueError) as error:
-        if isinstance(error, InputError):
+    except Exception as error:  # of others' code: a check of its own, or shapes that don't fit
+        if isinstance(error, (InputError, ImportError, NotImplementedError)) or is_too_large(error):
             raise
         raise _refusal(name, shape, error, []) from error
 
@@ -74,10 +75,18 @@ def _problem(network: nn.Module, shape: Sequence[int], device: torch.device) -> 
             if device.type == "cpu":
                 network(torch.zeros(2, *shape))
                 return None
-            state: dict[str, Any] = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-            with device:  # also what it makes on the way
-                empty = {key: torch.empty_like(value, device=device) for key, value in state.items()}
-                functional_call(network, empty, (torch.zeros(2, *shape),))
+            empty = _on_meta(network)  # a copy: networks may keep what they make on the way
+            with device:
+                empty(torch.zeros(2, *shape))
         except Exception as error:  # of the network's own code: of any kind
             return error
     return None
+
+
+def _on_meta(network: nn.Module) -> nn.Module:
+    """Return a copy of a network whose weights and buffers have shapes, but no values."""
+    empty: dict[int, Any] = {}
+    for tensor in (*network.parameters(), *network.buffers()):
+        shaped: Tensor = torch.empty_like(tensor, device="meta")
+        empty[id(tensor)] = nn.Parameter(shaped, False) if isinstance(tensor, nn.Parameter) else shaped
+    return copy.deepcopy(network, empty)

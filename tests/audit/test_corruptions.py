@@ -254,16 +254,43 @@ def _pickled(folder):
     np.save(folder / "labels.npy", np.array([{}], dtype=object))
 
 
+def _empty(folder):
+    (folder / "fog.npy").write_bytes(b"")
+
+
+def _shuffled_labels(folder):
+    np.save(folder / "labels.npy", np.random.default_rng(0).permutation(np.load(folder / "labels.npy")))
+
+
+def _archive(folder):
+    np.savez(folder / "fog.npz", x=np.zeros(3))
+    (folder / "fog.npz").replace(folder / "fog.npy")
+
+
+def _labels_in_an_archive(folder):
+    np.savez(folder / "labels.npz", y=np.zeros(3))
+    (folder / "labels.npz").replace(folder / "labels.npy")
+
+
+def _damaged_archive(folder):
+    (folder / "fog.npy").write_bytes(b"PK\x03\x04 and no more")
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
         (_other_length, r"holds 449 images, but labels.npy is of 90 at each of five severities, 450 in all"),
         (_other_shape, r"holds images of shape \(2, 4, 3\) \(H, W, C\), but those of tiny have \(4, 4, 3\)"),
         (_floats, "must hold uint8 images"),
-        (_no_array, "can't be read as a NumPy array"),
+        (_no_array, "can't be read as a NumPy array: it isn't as np.save writes them"),
+        (_empty, "can't be read as a NumPy array: it isn't as np.save writes them"),
+        (_shuffled_labels, "as many labels, which aren't the same at each of five severities"),
         (_other_order, r"labels.npy differs from the labels of tiny in \d+ of 90 places, first in that of example"),
         (_no_labels, "has no labels.npy"),
         (_pickled, "can't be read as a NumPy array"),
+        (_archive, "fog.npy can't be read as a NumPy array: it is an archive"),
+        (_labels_in_an_archive, "labels.npy can't be read as a NumPy array: it is an archive"),
+        (_damaged_archive, "can't be read as a NumPy array"),
     ],
 )
 def test_folders_of_something_else_are_refused(data, tmp_path, damage, says):
@@ -271,6 +298,16 @@ def test_folders_of_something_else_are_refused(data, tmp_path, damage, says):
     damage(folder)
     with pytest.raises(InputError, match=says):
         audited(data, folder, "fog")
+
+
+@pytest.mark.parametrize("labels_of", [1, 5])
+@pytest.mark.parametrize("y", [np.tile([0, 1, 2], 30), np.zeros(90, np.int64), np.repeat([2, 0, 1], 30)])
+def test_labels_are_those_of_one_severity_or_of_all_five_whatever_their_order(data, tmp_path, y, labels_of):
+    """Classes in turn look like five severities of fewer images: the number of images tells."""
+    given = acw.Dataset(data.x, y, data.classes, name="tiny")
+    result = audited(given, write_arrays(tmp_path / "TINY-C", given, labels_of=labels_of), "fog:2,snow:5")
+    for name, kind, severity in (("fog:2", "fog", 2), ("snow:5", "snow", 5)):
+        np.testing.assert_array_equal(result.rows("net", name)["withstood"], right(given, kind, severity))
 
 
 def test_the_training_set_has_no_corrupted_images(data, folder):

@@ -200,6 +200,8 @@ def test_image_folder_with_images_of_two_sizes(folder):
     with pytest.raises(InputError, match=r"1.png has 25 x 25 pixels, but .*0.png 30 x 20: .* `image_size=N`"):
         load_dataset(folder).x[:]
     assert load_dataset(folder, image_size=14).x[:].shape == (12, 3, 14, 14)
+    with pytest.raises(InputError, match=r"An image of 10,000,000 x 10,000,000 takes .*smaller `image_size`"):
+        load_dataset(folder, image_size=10_000_000)
 
 
 def test_grey_and_16_bit_images_keep_their_channel_and_their_values(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import recall_score
 from statsmodels.stats.proportion import proportion_confint
@@ -42,8 +43,17 @@ def test_transport_and_animals():
 
 @pytest.mark.parametrize(
     "groups",
-    [INSECTS, dict(reversed(INSECTS.items())), dict(enumerate(INSECTS.values())), list(INSECTS.values())],
-    ids=["by name", "in another order", "by number", "a list"],
+    [
+        INSECTS,
+        dict(reversed(INSECTS.items())),
+        dict(enumerate(INSECTS.values())),
+        list(INSECTS.values()),
+        np.array(list(INSECTS.values())),
+        pd.Series(INSECTS),
+        pd.Series(INSECTS)[::-1],
+        pd.Series(list(INSECTS.values())),
+    ],
+    ids=["name", "another order", "number", "a list", "an array", "a series", "one in another order", "by its numbers"],
 )
 def test_groups_may_be_given_in_several_ways(groups):
     assert class_groups(groups, CLASSES) == list(INSECTS.values())
@@ -99,11 +109,15 @@ def test_a_group_without_examples_is_nan():
         ("transport-animal", "for the classes of CIFAR-10 and STL-10, of which 'ant' is none"),
         (None, "Groups must be a mapping from class to group, .* but got None"),
         (set("abcde"), "Groups must be a mapping .* but got {"),
+        (pd.Series(INSECTS).to_frame(), "Groups must be a mapping "),
         (5, "Groups must be a mapping .* but got 5"),
         ({"ant": "insect"}, "4 of 5 classes have no group: bee, cow, doe, elk"),
         (INSECTS | {"cows": "tame"}, "Unknown class 'cows'. Did you mean cow"),
         (dict.fromkeys(range(6), "all"), "Unknown class '5'"),
         (INSECTS | {0: "insect"}, "'ant' twice"),
+        (pd.Series([*INSECTS.values(), "wild"], index=[*INSECTS, "elk"]), "'elk' twice"),
+        (pd.Series(INSECTS)[:3], "2 of 5 classes have no group: doe, elk"),
+        (pd.Series(INSECTS).rename({"elk": "eel"}), "Unknown class 'eel'"),
         (["a", "b"], "5 classes, but 2 groups"),
         (INSECTS | {"elk": ""}, "group name must be a non-empty string"),
         ([1, 1, 2, 2, 2], "group name must be a non-empty string"),

@@ -187,6 +187,20 @@ def test_fast_suits_the_data(dataset, threat, augmentation, lr):
     assert recipe.precision == "auto"
 
 
+@pytest.mark.parametrize(
+    ("written", "name"), [("MNIST", "mnist"), ("CIFAR10", "cifar10"), ("Cifar-10", "cifar10"), ("ImageNet", "imagenet")]
+)
+def test_data_sets_are_known_however_they_are_written(written, name):
+    """As load_dataset knows them: else a recipe would be that of one's own data, without a word."""
+    assert plain_recipe("mart", written) == plain_recipe("mart", name)
+    assert fast_recipe("mart", written) == fast_recipe("mart", name)
+    assert fast_recipe("mart", written, threat="L2:1") == fast_recipe("mart", name, threat="L2:1")
+    for (method, architecture, dataset, recipe), published in TABLE.items():
+        if dataset == name:
+            for variant in (recipe, recipe.upper(), recipe.partition(":")[2]):
+                assert paper_recipe(method, architecture, written, variant) == published
+
+
 def test_fast_suits_the_architecture():
     assert fast_recipe("mart", "own", architecture="digits-cnn", threat="L2:1").lr == 0.05
     assert fast_recipe("mart", "mnist", architecture="resnet18").lr == 0.2
@@ -357,6 +371,29 @@ def test_trainers_take_the_options(recipe, network, images, labels):
         (lambda: plain_recipe("mart").override(validation=1.0), "`validation` must be"),
         (lambda: plain_recipe("mart").override(keep="best"), "Unknown rule to keep weights by 'best'"),
         (lambda: plain_recipe("mart").override(attack_mode="both"), "Unknown attack_mode 'both'"),
+        (lambda: plain_recipe("mart").override(epoch=3), "Unknown attribute of a recipe 'epoch'. Did you mean epochs"),
+        (lambda: paper_recipe("mart", "resnet18", "cifar10").override(nb_epochs=3), "Did you mean epochs"),
+        (lambda: plain_recipe("mart").override(schedule="onecycle"), "Unknown schedule 'onecycle'. Did you mean one-"),
+        (lambda: plain_recipe("mart").override(decay_unit="steps"), "Unknown decay_unit 'steps'. Did you mean step"),
+        (lambda: plain_recipe("mart").override(momentum=1.0), "`momentum` must be a number from 0 to below 1"),
+        (lambda: plain_recipe("mart").override(weight_decay=-1e-4), "`weight_decay` must be a number of at least 0"),
+        (lambda: plain_recipe("mart").override(nesterov=True, momentum=0.0), "`nesterov` needs `momentum` above 0"),
+        (lambda: plain_recipe("mart").override(nesterov="yes"), "`nesterov` must be True or False"),
+        (lambda: plain_recipe("mart").override(exact=1), "`exact` must be True or False"),
+        (lambda: plain_recipe("mart").override(beta=-1.0), "`beta` must be a number of at least 0"),
+        (lambda: plain_recipe("mart").override(eps_step=0.0), "`eps_step` must be a finite number above 0"),
+        (lambda: plain_recipe("mart").override(crop_padding=-4), "`crop_padding` must be"),
+        (lambda: plain_recipe("mart").override(flip="no"), "`flip` must be True or False"),
+        (lambda: plain_recipe("mart").override(two_passes="no"), "`two_passes` must be True or False"),
+        (lambda: plain_recipe("mart").override(precision="fp16"), "precision"),
+        (lambda: plain_recipe("mart").override(decay=5), r"`decay` must be pairs (first, factor)"),
+        (lambda: plain_recipe("mart").override(decay=((0, 0.1),)), "`decay` must begin at 1 or later"),
+        (lambda: plain_recipe("mart").override(decay=((20, 0.1), (10, 0.01))), "go on in rising order"),
+        (lambda: plain_recipe("mart").override(decay=((20, "x"),)), "`decay` must be pairs"),
+        (lambda: plain_recipe("mart").override(decay=((2.5, 0.1),)), "`decay` must be pairs"),
+        (lambda: plain_recipe("mart").override(class_policy="dafer"), "Unknown class policy 'dafer'"),
+        (lambda: plain_recipe("mart").override(class_policy="dafa + trxi"), "Unknown class policy 'trxi'"),
+        (lambda: plain_recipe("mart").override(class_policy=acw.policies.TRIX()), "is written as on a command line"),
     ],
 )
 def test_errors_say_what_to_do(call, says):

@@ -35,6 +35,7 @@ from torch.nn.functional import cross_entropy, softmax
 
 import art_classwise as acw
 from art_classwise import InputError
+from art_classwise.trainers.engine.adversary import Budgets, InnerSearch
 
 
 def running_mean(model):
@@ -114,6 +115,21 @@ def test_not_attacking_the_misclassified_is_attacking_the_correct():
         assert torch.equal(value, same)
 
 
+def test_fgsm_on_misclassified_examples_goes_towards_a_target_where_there_is_one():
+    """As class policies set them (TRIX, FAIR-TAT), on a linear network: along w_t less the mean of w by softmax."""
+    torch.manual_seed(0)
+    network, x = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(6, 3)), torch.rand(40, 1, 2, 3)
+    y = network(x).argmin(1)  # all are misclassified
+    targets = torch.where(torch.arange(40) % 2 > 0, (y + 1) % 3, -1)
+    bounds = torch.tensor(-9.0), torch.tensor(9.0)
+    search = InnerSearch(acw.ThreatModel("Linf", 0.1), 0.02, 3, *bounds, start="clean", misclassified_attack="fgsm")
+    x_adv = search(network, x, y, None, Budgets(targets=targets))
+    weight = network[1].weight.detach()
+    p, aim = network(x).softmax(1).detach(), torch.where(targets >= 0, targets, y)
+    along = (weight[aim] - p @ weight) * torch.where(targets >= 0, 1.0, -1.0)[:, None]
+    torch.testing.assert_close(x_adv, x + 0.1 * along.sign().view_as(x))
+
+
 @pytest.mark.parametrize("part", ["misclassified", "correct"])
 def test_mart_regularises_one_part_alone(part):
     """The paper's figure 1 (c), with BCE: the divergence counts where the natural prediction is wrong, or right."""
@@ -141,7 +157,9 @@ def test_mart_regularises_one_part_alone(part):
         ({"misclassified_attack": "pdg"}, "Unknown value of `misclassified_attack` 'pdg'. Did you mean pgd"),
         ({"misclassified_attack": True}, "Unknown value of `misclassified_attack` 'True'"),
         ({"weighted": "misclasified"}, "Unknown value of `weighted` 'misclasified'. Did you mean misclassified"),
-        ({"weighted": 0.5}, "`weighted` must be True or False, but got 0.5"),
+        ({"weighted": 0.5}, "Unknown value of `weighted` '0.5'. Known: misclassified, correct. Or give True or False."),
+        ({"weighted": 1}, "Or give True or False"),
+        ({"weighted": None}, "Or give True or False"),
         ({"weighted": "correct", "kl": False}, "is about the KL term, which `kl=False` leaves out"),
         ({"attacked": "misclassified", "misclassified_attack": "none"}, "leave no example attacked"),
         ({"attacked": "correct", "misclassified_attack": "cw"}, "has no effect: leave one of them out"),

@@ -51,6 +51,9 @@ def test_published_parameter_counts():
         (("wrn-13-1", (3, 32, 32), 10), "6k \\+ 4 layers"),
         (("digits-cnn", (8, 8), 10), "needs images"),
         (("digits-cnn", (1, 8, 8), 1), "2 classes or more"),
+        ((None, (1, 8, 8), 10), "Unknown architecture 'None'"),
+        ((18, (1, 8, 8), 10), "Unknown architecture '18'. "),
+        ((["resnet8"], (1, 8, 8), 10), "Unknown architecture .*Did you mean resnet8"),
     ],
 )
 def test_bad_architectures_are_named(arguments, says):

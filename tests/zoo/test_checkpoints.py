@@ -44,6 +44,20 @@ def test_checkpoint_round_trip(saved, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["mine.pt"]  # nothing aside is left
 
 
+def test_another_size_of_images_is_told_where_the_network_for_it_is_another(tmp_path):
+    """From 48 pixels on, residual networks begin with a stride, so that the weights mean something else."""
+    path, classes = tmp_path / "net.pt", ["a", "b"]
+    network = acw.build("resnet8", (3, 28, 28), 2, seed=0)
+    acw.save_checkpoint(path, network, architecture="resnet8", classes=classes, input_shape=(3, 28, 28))
+    x = torch.zeros(2, 3, 32, 32)
+    same = acw.load_checkpoint(path, input_shape=(3, 32, 32), device="cpu").model
+    torch.testing.assert_close(same(x), network.eval()(x))
+    with pytest.warns(
+        UserWarning, match=r"images of shape \(3, 28, 28\)\. resnet8 for \(3, 64, 64\) computes something"
+    ):
+        acw.load_checkpoint(path, input_shape=(3, 64, 64), device="cpu")
+
+
 def test_own_module_goes_through_a_checkpoint(network, classifier, images, tmp_path):
     acw.save_checkpoint(tmp_path / "own.pt", classifier, architecture="", classes=list("abcd"))
     with pytest.raises(InputError, match="that art-classwise doesn't define: .* Or give the network itself, `module`"):

@@ -30,6 +30,46 @@ def test_vision_transformers_are_built_for_their_size():
             acw.build("vit_b_32", (3, 64, 32), 10)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "says"),
+    [
+        ("xcit_nano_12_p16_224", (3, 33, 33), "`patch_size` should divide"),
+        ("nest_tiny", (3, 32, 48), "only handles square inputs"),
+        ("swinv2_tiny_window8_256", (3, 32, 48), "invalid for input of size"),
+        ("vit_tiny_r_s16_p8_224", (3, 33, 33), "AssertionError"),
+    ],
+)
+def test_networks_of_timm_that_cannot_be_built_for_a_size_say_so(name, shape, says):
+    size = f"timm:{name} can't take images of {shape[1]} x {shape[2]} pixels"
+    with pytest.raises(InputError, match=f"{size} .*{says}"):
+        acw.build(f"timm:{name}", shape, 10)
+
+
+class Remembering(nn.Module):
+    """Keeps positions for the size that it saw last, as timm's ConViT does."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(12, 2)
+        self.positions = torch.zeros(1, 1)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        if self.positions.shape[1] != x.shape[1]:
+            self.positions = torch.ones(1, x.shape[1])
+        return self.linear(x + self.positions)
+
+
+def test_trying_a_size_leaves_nothing_behind():
+    network = Remembering()
+    check_takes(network, "mine", (3, 2, 2))
+    assert network.positions.shape == (1, 1)
+    assert network(torch.zeros(2, 3, 2, 2)).device.type == "cpu"
+    network = acw.build("timm:convit_tiny", (1, 32, 32), 10, seed=0).eval()
+    with torch.no_grad():
+        assert network(torch.zeros(2, 1, 32, 32)).isfinite().all()
+
+
 class OnlyReal(nn.Module):
     """Looks at values, which meta tensors don't have."""
 

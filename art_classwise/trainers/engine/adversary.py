@@ -97,7 +97,7 @@ class InnerSearch:
         attacked: Which examples: all, or those that the network gets right, or wrong; the others stay as they are.
         misclassified_attack: How examples are attacked that the network gets wrong without: by the search (``"pgd"``);
             in one step of the radius from the image itself (``"fgsm"``); by the search on the margin (``"cw"``); or
-            not at all (``"none"``).
+            not at all (``"none"``). Those that have a target are moved towards it by all of these.
         friendly_tau: If given, each example's search ends at the iterate that is misclassified for the
             ``friendly_tau + 1``-th time (Zhang et al. 2020, FAT, algorithm 1). The last iterate isn't looked at: it
             stands for what wasn't found before.
@@ -145,11 +145,12 @@ class InnerSearch:
         return self.attacked != "all" or self.misclassified_attack != "pgd"
 
     def _fgsm(self, module: nn.Module, x: Tensor, y: Tensor, budgets: Budgets | None) -> Tensor:
-        """Return images after one step of the radius along cross-entropy (Goodfellow et al. 2015)."""
-        radii = None if budgets is None else budgets.radii
-        eps = None if radii is None else self.threat.eps * per_example(radii, x)
+        """Return images after one step of the radius along cross-entropy (Goodfellow et al. 2015), or to the target."""
+        asked = Budgets() if budgets is None else budgets
+        eps = None if asked.radii is None else self.threat.eps * per_example(asked.radii, x)
+        ascended = losses.cross_entropy if asked.targets is None else _towards(asked.targets, losses.cross_entropy)
         return search(
-            *(module, x, y, self.threat, losses.cross_entropy),
+            *(module, x, y, self.threat, ascended),
             eps_step=self.threat.eps if eps is None else eps,
             max_iter=1,
             low=self.low,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from art_classwise.errors import InputError, check_number, check_whole
+from art_classwise.errors import InputError, check_flag, check_number, check_whole
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers.policies.policy import (
     Array,
@@ -110,6 +110,8 @@ class CFA(ClassPolicy):
         check_number("threshold", self.threshold, 0, 1)
         check_whole("begin_after", self.begin_after, 1)
         check_whole("fawa_start", self.fawa_start, 0)
+        for name in ("ccm", "ccr", "fawa"):
+            check_flag(name, getattr(self, name))
         if not (self.ccm or self.ccr or self.fawa):
             raise InputError("CFA has nothing to do without ccm, ccr and fawa: switch one of them on.")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from art_classwise.datasets.load import known_name
 from art_classwise.errors import InputError
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers.catalog import method_spec
@@ -27,12 +28,14 @@ def paper_recipe(method: str, architecture: str, dataset: str, variant: str | No
         method: A name of ``art_classwise.trainers.METHODS``: ``"mart"``, say.
         architecture: As :func:`art_classwise.build` knows it.
         dataset: As :func:`art_classwise.load_dataset` knows it.
-        variant: What is added to the method: ``"awp"``, ``"cfa"``, ``"dafa"``, ...; nothing if absent.
+        variant: What is added to the method: ``"awp"``, ``"cfa"``, ``"dafa"``, ..., or as ``--recipe`` has it,
+            ``"paper:awp"``; nothing if absent.
 
     Raises:
         InputError: The method is unknown, or no recipe of it is published for these.
     """
     method_spec(method)
+    dataset, variant = known_name(dataset), (variant or "").strip().lower().removeprefix("paper").removeprefix(":")
     name = f"paper:{variant}" if variant else "paper"
     found = PUBLISHED.get((method, architecture, dataset, name))
     if found is not None:

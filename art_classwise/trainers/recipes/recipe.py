@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
@@ -13,16 +15,27 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, O
 
 from art_classwise.attacks import usual_threat
 from art_classwise.datasets.catalog import DATASETS
-from art_classwise.errors import InputError, check_number, check_positive, check_whole, unknown
+from art_classwise.datasets.load import known_name
+from art_classwise.errors import (
+    InputError,
+    as_float,
+    check_flag,
+    check_number,
+    check_positive,
+    check_whole,
+    shown,
+    unknown,
+)
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers.catalog import METHODS, method_spec
-from art_classwise.trainers.engine.options import training_options
+from art_classwise.trainers.engine.options import check_beta, training_options
 from art_classwise.trainers.engine.schedule import Keep
-from art_classwise.trainers.policies import POLICIES, parse_policy
+from art_classwise.trainers.policies import parse_policy
 
 __all__ = ["Recipe", "fast_recipe", "plain_recipe"]
 
 Schedule = Literal["decay", "cosine", "one-cycle"]
+DecayUnit = Literal["epoch", "step"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +84,7 @@ class Recipe:
         fine_tunes: Whether it starts from a robust network.
 
     Raises:
-        InputError: The method or class policy is unknown, or a number is out of range.
+        InputError: The method, class policy or schedule is unknown, or a value is out of range.
     """
 
     name: str
@@ -89,7 +102,7 @@ class Recipe:
     nesterov: bool = False
     schedule: Schedule = "cosine"
     decay: tuple[tuple[int, float], ...] = ()
-    decay_unit: Literal["epoch", "step"] = "epoch"
+    decay_unit: DecayUnit = "epoch"
     crop_padding: int = 0
     flip: bool = False
     two_passes: bool = False
@@ -117,18 +130,39 @@ class Recipe:
 
     def __post_init__(self) -> None:
         method_spec(self.method)
+        if not isinstance(self.threat, ThreatModel):
+            raise InputError(f'`threat` must be a ThreatModel, such as ThreatModel("Linf", 0.03), not {self.threat!r}.')
         check_positive("lr", self.lr)
         for name in ("epochs", "batch_size", "steps"):
             check_whole(name, getattr(self, name), 1)
+        for name in ("nesterov", "exact", "fine_tunes"):
+            check_flag(name, getattr(self, name))
+        check_number("momentum", self.momentum, 0, 1, below=True)
+        check_number("weight_decay", self.weight_decay, 0, math.inf, below=True, words="of at least 0, and finite")
+        if self.nesterov and self.momentum == 0:
+            raise InputError("`nesterov` needs `momentum` above 0.")
+        if self.beta is not None:
+            check_beta(self.beta)
+        for what, value, known in (("schedule", self.schedule, Schedule), ("decay_unit", self.decay_unit, DecayUnit)):
+            if value not in get_args(known):
+                raise unknown(what, value, get_args(known))
+        _check_decay(self.decay)
         if self.unlabeled_fraction is not None:
             check_number("unlabeled_fraction", self.unlabeled_fraction, 0, 1)
         check_number("rise", self.rise, 0, 1)
         check_number("validation", self.validation, 0, 1, below=True)
-        training_options({name: getattr(self, name) for name in _SHARED})
+        compiled = False if self.compile is None else self.compile  # None leaves it to the device
+        training_options({name: getattr(self, name) for name in (*_SHARED, *_TRAINERS)} | {"compile": compiled})
         if self.keep is not None and self.keep not in get_args(Keep):
             raise unknown("rule to keep weights by", self.keep, get_args(Keep))
-        if self.class_policy is not None and self.class_policy.partition(":")[0].strip().lower() in POLICIES:
-            parse_policy(self.class_policy, ())
+        if not isinstance(self.class_policy, str | None):
+            raise InputError(
+                "A recipe's `class_policy` is written as on a command line, such as 'dafa:lamb=1.5', but got "
+                f"{shown(self.class_policy)}. A trainer takes policies themselves."
+            )
+        for part in () if self.class_policy is None else re.split(r"\s\+\s", self.class_policy):
+            if part.partition(":")[0].strip().lower() not in ("weights", "budgets"):  # of classes, not known here
+                parse_policy(part, ())
 
     @property
     def provenance(self) -> str:
@@ -141,11 +175,16 @@ class Recipe:
     def override(self, **given: Any) -> Recipe:
         """Return the recipe with other values for these attributes; None leaves an attribute as it is.
 
-        With a new ``threat`` and no new ``eps_step``, steps are as if the recipe had none: see there.
+        With a new ``threat`` and no new ``eps_step``, steps are as if the recipe had none: see there. With new
+        ``epochs``, what begins at an epoch still begins there: ``decay``, ``awp_warmup``, the class policy.
 
         Raises:
-            InputError: A number is out of range, or ``beta`` is given for a method that has none.
+            InputError: A recipe has no such attribute, a value is out of range, or ``beta`` is given for a method that
+                has none.
         """
+        for name in given:
+            if name not in (known := [f.name for f in fields(self)]):
+                raise unknown("attribute of a recipe", name, known)
         changes = {name: value for name, value in given.items() if value is not None}
         if "beta" in changes and self.beta is None:
             have = ", ".join(name for name, spec in METHODS.items() if spec.beta is not None)
@@ -264,6 +303,9 @@ _SHARED = (
 )
 """Options of all trainers that a recipe may set, and leaves to the trainer's default else."""
 
+_TRAINERS = ("eps_step", "crop_padding", "flip", "two_passes", "precision")
+"""Options of all trainers that a recipe always sets, by the same names."""
+
 _ADDED = {
     f.name: f.default
     for f in fields(Recipe)
@@ -271,6 +313,21 @@ _ADDED = {
     in {*_SHARED, "rise", "verified", "unverified", "changed", "class_policy", "validation", "keep", "fine_tunes"}
 }
 """Attributes that checkpoints of before don't name, with their defaults."""
+
+
+def _check_decay(decay: object) -> None:
+    pairs = decay if isinstance(decay, Sequence) and not isinstance(decay, str) else [decay]
+    firsts = [0]
+    for pair in pairs:
+        first, factor = pair if isinstance(pair, Sequence) and len(pair) == 2 else (None, None)
+        if isinstance(first, bool) or not isinstance(first, int) or not 0 < as_float(factor) < math.inf:
+            raise InputError(
+                "`decay` must be pairs (first, factor), the first whole number from 1 and a factor above 0, such as "
+                f"((75, 0.1), (90, 0.01)), but got {shown(decay)}."
+            )
+        firsts.append(first)
+    if any(later <= before for before, later in itertools.pairwise(firsts)):
+        raise InputError(f"`decay` must begin at 1 or later, and go on in rising order, but got {shown(decay)}.")
 
 
 class _Decay:
@@ -297,13 +354,14 @@ def plain_recipe(method: str, dataset: str | None = None, *, threat: ThreatModel
 
     Args:
         method: A name of ``art_classwise.trainers.METHODS``: ``"mart"``, say.
-        dataset: Its name decides on the threat model if none is given.
+        dataset: Its name, as :func:`art_classwise.load_dataset` takes it, decides on the threat model if none is given.
         threat: Norm and radius of the training attack; if absent, the ones in use for the data set, or ``Linf:8/255``.
 
     Raises:
         InputError: The method is unknown, or the threat model can't be read.
     """
-    usual = DATASETS[dataset].threat if dataset in DATASETS else _OWN_DATA
+    spec = None if dataset is None else DATASETS.get(known_name(dataset))
+    usual = spec.threat if spec else _OWN_DATA
     return Recipe(
         "plain",
         method,
@@ -315,7 +373,7 @@ def plain_recipe(method: str, dataset: str | None = None, *, threat: ThreatModel
 
 def fast_recipe(
     method: str,
-    dataset: str,
+    dataset: str | None,
     *,
     architecture: str | None = None,
     threat: ThreatModel | str | None = None,
@@ -329,7 +387,8 @@ def fast_recipe(
 
     Args:
         method: A name of ``art_classwise.trainers.METHODS``: ``"mart"``, say.
-        dataset: Its name decides on the augmentation, and on the threat model if none is given.
+        dataset: Its name, as :func:`art_classwise.load_dataset` takes it, decides on the augmentation, and on the
+            threat model if none is given; None is data of your own.
         architecture: As :func:`art_classwise.build` knows it; if absent, a small network for MNIST and the digits
             and a ResNet for all else.
         threat: Norm and radius of the training attack; the ones in use for the data set if absent.
@@ -339,14 +398,15 @@ def fast_recipe(
     Raises:
         InputError: The method is unknown, or no threat model is given and none is in use for the data set.
     """
-    spec = DATASETS.get(dataset)
+    name = None if dataset is None else known_name(dataset)
+    spec = None if name is None else DATASETS.get(name)
     network = architecture if architecture is not None else spec and spec.network
     small = network in {own.network for own in DATASETS.values()} - {None}
     return Recipe(
         "fast",
         method,
         "a one-cycle schedule; no paper's",
-        usual_threat(dataset) if threat is None else ThreatModel.parse(threat),
+        usual_threat(name) if threat is None else ThreatModel.parse(threat),
         beta=method_spec(method).beta,
         epochs=epochs,
         lr=0.05 if small else 0.2,
