@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from art_classwise._core.labels import check_labels, class_names
 from art_classwise.errors import InputError, as_float, check_number, shown
 from art_classwise.metrics.accuracy import class_counts
 
-__all__ = ["check_radii", "class_distances", "robust_at"]
+__all__ = ["check_radii", "check_radius", "class_distances", "robust_at"]
 
 
 def robust_at(
@@ -131,21 +132,39 @@ def class_distances(
     return table
 
 
-def check_radii(eps: float | Sequence[float]) -> list[float]:
+def check_radius(radius: float, name: str = "radius") -> float:
+    """Return one radius.
+
+    Args:
+        radius: What was given.
+        name: Of the argument.
+
+    Raises:
+        InputError: It is no finite number of at least 0, or there are several.
+    """
+    return float(check_number(name, radius, 0, math.inf, below=True, words="of at least 0, and finite"))
+
+
+def check_radii(eps: float | Sequence[float], name: str = "eps") -> list[float]:
     """Return radii as a list.
+
+    Args:
+        eps: What was given: a number, or several.
+        name: Of the argument.
 
     Raises:
         InputError: There is none, one is no finite number of at least 0, or they don't rise.
     """
-    given = [eps] if np.ndim(eps) == 0 or isinstance(eps, str) else list(eps)  # type: ignore[arg-type]
+    plain: Any = eps.tolist() if hasattr(eps, "tolist") else eps  # arrays, tensors and series, of one number or several
+    given = [plain] if np.ndim(plain) == 0 or isinstance(plain, str) else list(plain)
     radii = [as_float(one) for one in given]
     wrong = [one for one, radius in zip(given, radii, strict=True) if not 0 <= radius < math.inf]
     if wrong or not radii:
         given_one = shown(wrong[0] if wrong else eps)
-        raise InputError(f"`eps` must be radii of at least 0, such as [2 / 255, 4 / 255], but got {given_one}.")
+        raise InputError(f"`{name}` must be radii of at least 0, such as [2 / 255, 4 / 255], but got {given_one}.")
     for before, radius in pairwise(radii):
         if radius <= before:
-            raise InputError(f"`eps` must rise, but {radius:g} follows {before:g}: give sorted radii, each once.")
+            raise InputError(f"`{name}` must rise, but {radius:g} follows {before:g}: give sorted radii, each once.")
     return radii
 
 
