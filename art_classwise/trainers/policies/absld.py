@@ -18,7 +18,9 @@ from art_classwise.trainers.policies.policy import (
     ClassPolicy,
     ClassWeights,
     PolicyContext,
+    as_float64,
     as_given,
+    check_same_shape,
 )
 
 __all__ = ["ABSLD", "absld_temperatures"]
@@ -41,12 +43,16 @@ def absld_temperatures(
     Returns:
         (C,) float64, as ``temperatures`` were given.
 
+    Raises:
+        InputError: They aren't of one shape.
+
     Example:
         >>> absld_temperatures([1.0, 1.0, 1.0], [3.0, 2.0, 1.0])
         array([0.9, 1. , 1.1])
     """
-    before = torch.as_tensor(temperatures, dtype=torch.float64)
-    r = torch.as_tensor(risks, dtype=torch.float64, device=before.device)
+    before = as_float64(temperatures, "temperatures")
+    r = as_float64(risks, "risks", before.device)
+    check_same_shape(before, r, "temperatures and risks")
     gaps = (r - r.nanmean()).nan_to_num(0.0)
     step = rate * gaps / gaps.abs().amax().clamp_min(torch.finfo(gaps.dtype).tiny)
     return as_given((before - step).clamp(lowest, highest), temperatures)
