@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -74,8 +73,8 @@ class ABSLD(ClassPolicy):
 
     Args:
         rate: Length of the longest step.
-        lowest: The lowest temperature, above 0: the logits are divided by it.
-        highest: The highest.
+        lowest: The lowest temperature, from 0.001 to 1: the logits are divided by it.
+        highest: The highest, from 1 to 1,000.
         exact: Divide the logits by both temperatures in both terms, as the released code does, where the two kinds
             of labels share their memory.
 
@@ -91,12 +90,12 @@ class ABSLD(ClassPolicy):
     def _check(self) -> None:
         check_number("rate", self.rate, 0, 100)
         try:
-            check_number("lowest", self.lowest, 0, 1, above=True)
+            check_number("lowest", self.lowest, losses.SHARPEST, 1)
         except InputError as error:
             raise InputError(
                 f"{error} Logits are divided by a class's temperature, so that it may not reach 0."
             ) from None
-        check_number("highest", self.highest, 1, np.inf, below=True, words="of at least 1, and finite")
+        check_number("highest", self.highest, 1, losses.SOFTEST)
         check_flag("exact", self.exact)
 
     def begin(self, context: PolicyContext) -> None:
