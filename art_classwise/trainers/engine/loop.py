@@ -185,13 +185,13 @@ class Training:
         return row
 
     def _answer(self, watch: CollapseWatch, before: dict[str, Tensor]) -> None:
-        """Say of the first collapse, and keep the weights before the epoch, if that is the answer to it."""
-        message = watch.message(self._rows)
-        if message is not None and distributed.is_main():
-            warnings.warn(message, stacklevel=2)
+        """Keep the weights before the epoch of the first collapse, if that is the answer to it, and say of it."""
         chosen = None if self._kept is None else self._kept[1]
         if watch.answer == "restore" and watch.ends(self._rows) and chosen in (None, self._epoch):
             self._kept = (0.0, self._epoch - 1, before)
+        message = watch.message(self._rows, self._epoch if self._kept is None else self._kept[1])
+        if message is not None and distributed.is_main():
+            warnings.warn(message, stacklevel=2)
 
     def _descend(self, source: Source, bar: ProgressBar, title: str) -> dict[str, float]:
         began, n_images, learning_rate = time.perf_counter(), 0, math.nan
