@@ -16,11 +16,13 @@ from trainable import SMALL, STANDARD, TRADES, Seen, Smooth, make
 
 import art_classwise as acw
 from art_classwise import InputError
+from art_classwise._core.random_numbers import ExampleUniform, derive
 from art_classwise.policies import (
     CFA,
     DAFA,
     FAAL,
     TRIX,
+    WAT,
     BalancedSoftmax,
     Combined,
     FairTAT,
@@ -382,6 +384,27 @@ def test_weights_and_budgets_are_multiplied(data):
     assert not both.needs_validation
     assert Combined([weights, CFA()]).needs_validation
     assert Combined([weights, CFA()]).averaging == CFA().averaging
+
+
+def test_policies_see_each_validation_example_once_an_epoch(data, monkeypatch):
+    """Where CFA averages weights and validates both, those of the average, of which the history tells."""
+    seen, see = [], WAT.see_validation
+    monkeypatch.setattr(WAT, "see_validation", lambda self, *of: seen.append(of) or see(self, *of))
+    held, options = (data.x[:60], data.y[:60]), {"batch_size": 40, "nb_epochs": 2}
+    classifier = make()
+    cfa = CFA(begin_after=1, ccm=False, fawa_start=1, threshold=0.0, decay=0.5)
+    trainer = TRADES(classifier, class_policy=Combined([WAT(), cfa]), **SMALL)
+    trainer.fit(data.x, data.y, held, **options)
+    assert [len(y) for y, _ in seen] == [40, 20, 40, 20]
+    # What the training ends with is the average, which was validated last.
+    adversary, x, y = trainer._adversary(), torch.from_numpy(held[0]), torch.from_numpy(held[1])
+    starts = ExampleUniform(derive(trainer.options["seed"], "validation"), 0, torch.arange(60))
+    network = classifier.model.eval()
+    with torch.no_grad():
+        logits = network(x)
+    logits_adv = network(adversary(network, x, y, starts)).detach()
+    expected = acw.losses.trades(logits, logits_adv, y, trainer.beta)
+    torch.testing.assert_close(torch.cat([values for _, values in seen[2:]]), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_a_combination_is_resumed(data, tmp_path):
