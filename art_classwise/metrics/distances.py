@@ -12,8 +12,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import bdtr
 
+from art_classwise._core.arrays import as_array
 from art_classwise._core.labels import check_labels, class_names
-from art_classwise.errors import InputError, as_float, check_number, shown
+from art_classwise.errors import InputError, as_float, check_number, check_positive, shown
 from art_classwise.metrics.accuracy import class_counts
 
 __all__ = ["check_radii", "check_radius", "class_distances", "robust_at"]
@@ -50,8 +51,8 @@ def robust_at(
         class.
 
     Raises:
-        InputError: The radii aren't numbers of at least 0 that rise, labels and distances don't fit, or distances are
-            negative or NaN.
+        InputError: The radii aren't numbers of at least 0 that rise, labels and distances don't fit, distances are
+            negative or NaN, or ``searched`` or ``smallest`` is out of range.
 
     Example:
         >>> table = robust_at([0, 0, 1, 1], [0.1, 0.3, 0.0, 0.2], 2, [0.1, 0.2])
@@ -60,7 +61,11 @@ def robust_at(
     """
     radii = check_radii(eps)
     label, size = _checked(y, distance, n_classes)
-    least = np.broadcast_to(np.asarray(smallest, dtype=np.float64), size.shape)
+    check_positive("searched", searched, finite=False)
+    least = np.asarray(as_array(smallest, "smallest"), dtype=np.float64)
+    if least.shape not in ((), size.shape) or not (least >= 0).all():
+        raise InputError("`smallest` must be one number of at least 0, or one per example.")
+    least = np.broadcast_to(least, size.shape)
     tables = []
     for radius in radii:
         table = class_counts(label, size > radius, n_classes, classes=classes, confidence=confidence)
@@ -104,7 +109,7 @@ def class_distances(
         has no such example, or where it lies beyond ``searched`` or any perturbation found.
 
     Raises:
-        InputError: Labels and distances don't fit, or distances are negative or NaN.
+        InputError: Labels and distances don't fit, distances are negative or NaN, or ``searched`` isn't above 0.
 
     Example:
         >>> class_distances([0, 0, 0, 1], [0.0, 0.2, 0.4, 0.1], 2)[["n", "right", "median", "half"]]
@@ -115,6 +120,7 @@ def class_distances(
     """
     check_number("confidence", confidence, 0, 1, above=True, below=True, words="between 0 and 1, e.g. 0.95")
     label, size = _checked(y, distance, n_classes)
+    check_positive("searched", searched, finite=False)
     size = np.where(size > searched, np.inf, size)
     rows = []
     for k in range(n_classes):
@@ -171,10 +177,10 @@ def check_radii(eps: float | Sequence[float], name: str = "eps") -> list[float]:
 def _checked(
     y: npt.ArrayLike, distance: npt.ArrayLike, n_classes: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    size = np.asarray(distance, dtype=np.float64)
+    size = np.asarray(as_array(distance, "distance"), dtype=np.float64)
     if size.ndim != 1 or not (size >= 0).all():
         raise InputError("`distance` must have one number of at least 0 per example; infinity where none was found.")
-    return check_labels(y, len(size), n_classes), size
+    return check_labels(y, len(size), n_classes, x_name="distance"), size
 
 
 def _median(ordered: npt.NDArray[np.float64], confidence: float) -> tuple[float, float, float]:
