@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from art_classwise.errors import InputError, check_flag, unknown
+from art_classwise.errors import InputError, check_flag, check_number, check_positive, unknown
 
 __all__ = [
     "ard",
@@ -39,6 +39,10 @@ __all__ = [
 ]
 
 
+SOFTEST, SHARPEST = 1000.0, 0.001
+"""Temperatures of distillation that float32 can compute with: beyond, divergences lose all digits, or overflow."""
+
+
 def cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Return -log p_y, with p the softmax of the logits.
 
@@ -59,7 +63,11 @@ def temperature(logits: Tensor, y: Tensor, inverse_temperature: float) -> Tensor
 
     In float32 the gradient of this loss is exactly zero once the network is confident enough.
     :func:`soft_margin` rises in the same direction and keeps its gradient: attacks ascend that one.
+
+    Raises:
+        InputError: ``inverse_temperature`` is no finite number above 0.
     """
+    check_positive("inverse_temperature", inverse_temperature)
     return cross_entropy(logits * inverse_temperature, y)
 
 
@@ -70,7 +78,11 @@ def soft_margin(logits: Tensor, y: Tensor, inverse_temperature: float = 1.0) -> 
     so both have the same gradient up to a positive factor per example, s p(not y). That factor is what
     underflows in float32 for a confident network; here it is absent. s -> infinity gives :func:`margin`
     (the CW direction), s = 1 plain PGD, s -> 0 the mean of the other logits.
+
+    Raises:
+        InputError: ``inverse_temperature`` is no number above 0.
     """
+    check_positive("inverse_temperature", inverse_temperature, finite=False)
     if inverse_temperature > 1e30:  # the product would overflow, and the limit is reached long before
         return margin(logits, y)
     others = _without(logits * inverse_temperature, y).logsumexp(1) / inverse_temperature
@@ -111,8 +123,12 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Return the difference of logits ratio, (max_{k != y} z_k - z_y) / (z_(1) - z_(3)).
 
     Croce and Hein 2020 (arXiv 2003.01690), eq. 6, with z_(i) the i-th largest logit: a margin that scaling the
-    logits doesn't change. It needs 3 classes.
+    logits doesn't change.
+
+    Raises:
+        InputError: There are fewer than 3 classes.
     """
+    _check_classes(logits, 3)
     largest = logits.topk(3, dim=1).values
     return margin(logits, y) / (largest[:, 0] - largest[:, 2] + 1e-12)
 
@@ -120,8 +136,12 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """Return (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2), for a target class t (n,).
 
-    Croce and Hein 2020 (arXiv 2003.01690), eq. 7. It needs 4 classes.
+    Croce and Hein 2020 (arXiv 2003.01690), eq. 7.
+
+    Raises:
+        InputError: There are fewer than 4 classes.
     """
+    _check_classes(logits, 4)
     largest = logits.topk(4, dim=1).values
     scale = largest[:, 0] - (largest[:, 2] + largest[:, 3]) / 2
     return (_of(logits, target) - _of(logits, y)) / (scale + 1e-12)
@@ -312,11 +332,12 @@ def ard(
         teacher: The teacher's, of the clean inputs.
         y: The labels.
         alpha: Share of the distillation, from 0 to 1.
-        temperature: T.
+        temperature: T, from 0.001 to 1,000.
 
     Raises:
-        InputError: The clean logits are needed and None.
+        InputError: ``alpha`` or ``temperature`` is out of range, or the clean logits are needed and None.
     """
+    check_number("alpha", alpha, 0, 1)
     first, second = ard_terms(logits, logits_adv, teacher, y, temperature, classify=alpha < 1)
     return alpha * second if first is None else (1 - alpha) * first + alpha * second
 
@@ -332,6 +353,7 @@ def ard_terms(
     classify: bool = True,
 ) -> tuple[Tensor | None, Tensor]:
     """Return CE(p, y), None unless ``classify``, and T^2 KL(t || p'): see :func:`ard`."""
+    check_number("temperature", temperature, SHARPEST, SOFTEST)
     divergence = temperature**2 * kl(teacher / temperature, logits_adv / temperature)
     if not classify:
         return None, divergence
@@ -359,7 +381,11 @@ def rslad(
         teacher: The teacher's, of the clean inputs.
         teacher_adv: What the prediction under attack is compared with; ``teacher`` if absent.
         alpha: Share of the second term, from 0 to 1.
+
+    Raises:
+        InputError: ``alpha`` is out of range.
     """
+    check_number("alpha", alpha, 0, 1)
     first, second = rslad_terms(logits, logits_adv, teacher, teacher_adv)
     return (1 - alpha) * first + alpha * second
 
@@ -384,6 +410,14 @@ def _log_not_runner_up(logits: Tensor, y: Tensor, exact: bool) -> Tensor:
         return (1.0001 - _of(logits.softmax(1), runner_up) + 1e-12).log()
     # As a sum over the other classes: 1 - p_k itself loses all digits where p_k is near 1.
     return _without(logits.log_softmax(1), runner_up).logsumexp(1)
+
+
+def _check_classes(logits: Tensor, least: int) -> None:
+    if logits.shape[1] < least:
+        raise InputError(
+            f"The difference of logits ratio compares {least} classes here, but there are {logits.shape[1]}: take "
+            "margin() or cross_entropy()."
+        )
 
 
 def _of(logits: Tensor, y: Tensor) -> Tensor:

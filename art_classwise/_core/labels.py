@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from art_classwise._core.arrays import as_array
-from art_classwise.errors import InputError, unknown
+from art_classwise.errors import InputError, check_whole, unknown
 
 __all__ = [
     "LabelRole",
     "check_class_names",
+    "check_differ",
     "check_labels",
     "check_reads_targets",
     "check_reads_true_labels",
@@ -38,8 +39,10 @@ def check_labels(
         kind: What to call a label.
 
     Raises:
-        InputError: The shape is none of these, the length isn't ``n_examples``, or a label is no class.
+        InputError: The shape is none of these, the length isn't ``n_examples``, or a label is no class; ``n_classes``
+            is no whole number of at least 1.
     """
+    check_whole("n_classes", n_classes, 1)
     array = as_array(y, y_name, texts=True)
     if array.ndim == 0:
         raise InputError(f"{kind}s must be indices (n,) or one-hot (n, {n_classes}), but got {y!r}.")
@@ -76,7 +79,19 @@ def class_names(classes: Sequence[str] | None, n_classes: int) -> list[str] | li
     check_class_names(classes)
     if len(classes) != n_classes:
         raise InputError(f"There are {n_classes} classes, but {len(classes)} class names.")
+    check_differ(classes)
     return list(classes)
+
+
+def check_differ(classes: Sequence[str]) -> None:
+    """Check that class names don't repeat: tables are asked by them.
+
+    Raises:
+        InputError: One does.
+    """
+    if len(set(classes)) < len(classes):
+        repeated = next(c for i, c in enumerate(classes) if c in classes[:i])
+        raise InputError(f"Class names must differ, but {repeated!r} appears twice.")
 
 
 def check_class_names(classes: Any) -> None:

@@ -119,6 +119,11 @@ class MinimumNormAttack(TensorAttack):
         return ThreatModel(whole.norm, radius)
 
     @property
+    def _largest(self) -> float:
+        """The largest perturbation there can be: without a box, and if none is asked for, any."""
+        return _FAR if self.eps is None and self.estimator.clip_values is None else self.threat.eps
+
+    @property
     def _asked_radius(self) -> ThreatModel | None:
         return None if self.eps is None else self.threat
 
@@ -233,7 +238,8 @@ class MinimumNormAttack(TensorAttack):
         for factor in _OUTWARD:
             if len(left) == 0:
                 break
-            points = self.threat.project(x[left] + factor * delta, x[left], problem.low, problem.high)
+            radii = per_example(x.new_full((len(left),), self._largest), x)
+            points = self.threat.project(x[left] + factor * delta, x[left], problem.low, problem.high, radii)
             hit = self._hits(self._exact(problem, rows[left.cpu().numpy()], points, _every(points)), y[left])
             best.x_adv[left[hit]] = points[hit]
             best.size[left[hit]] = self.threat.size(points[hit] - x[left[hit]])
@@ -259,7 +265,7 @@ class MinimumNormAttack(TensorAttack):
         With ``towards`` (m,), it ascends the logits of these classes less that of the label, whatever class is reached.
         """
         threat, low, high, width = self.threat, problem.low, problem.high, self._width()
-        limit = _FAR if self.eps is None and self.estimator.clip_values is None else threat.eps
+        limit = self._largest
         dual = {"Linf": 1, "L2": 2, "L1": torch.inf}[threat.norm]
         sign = -1 if self.targeted else 1
         best, best_size = x.clone(), torch.full((len(x),), torch.inf, device=x.device)

@@ -26,9 +26,10 @@ from art_classwise.audit.provenance import (
 )
 from art_classwise.certification.bounds import Bounds, bounds_of
 from art_classwise.certification.result import FILE, Certificate, CertifiedResult, read_stored
-from art_classwise.certification.smoothing import Smoothing
+from art_classwise.certification.smoothing import Smoothing, smoothing
 from art_classwise.datasets import Dataset, as_dataset
-from art_classwise.errors import InputError, check_flag, check_number, check_positive, check_seed, check_whole
+from art_classwise.errors import InputError, check_flag, check_positive, check_seed, check_whole
+from art_classwise.metrics.distances import check_radius
 
 __all__ = ["certified_accuracy", "certify"]
 
@@ -73,7 +74,7 @@ def certify(
         n: Noisy samples per example for its radius; 1,000 if absent. Cohen et al. use 100,000, which certifies larger
             radii: with n samples all of one class, noise times the normal quantile of ``alpha ** (1 / n)``.
         n_selection: Samples that choose the class before.
-        alpha: Probability at most that an example's radius is wrong; the classifier's, or 0.001.
+        alpha: Probability at most that an example's radius is wrong, at least 1e-9; the classifier's, or 0.001.
         max_radius: For bounds: the largest radius to try, 0.3 if absent. Radii are found by bisection, to 1/4096 of it.
         seed: Of the noise.
         batch_size: Images per forward pass.
@@ -86,8 +87,9 @@ def certify(
 
     Raises:
         InputError: There is no noise level, or one that isn't the classifier's; an option is out of range or for
-            another method; the classifier is none of these, or its bounds aren't in the units of images; images don't
-            fit; or the folder holds a certificate of something else.
+            another method; ``n`` is so small that nothing can be certified at ``alpha``; the classifier is none of
+            these, or its bounds aren't in the units of images; images don't fit; or the folder holds a certificate of
+            something else.
 
     Example:
         >>> import art_classwise as acw
@@ -165,16 +167,18 @@ def certified_accuracy(classifier: Any, x: npt.ArrayLike, y: npt.ArrayLike, *, r
         A fraction; NaN beyond what could be certified.
 
     Raises:
-        InputError: As :func:`certify`, or the radius is out of range.
+        InputError: As :func:`certify`, or the radius isn't one number of at least 0.
 
     Example:
         ```python
         per_class(certified_accuracy, radius=0.25, noise=0.25)(classifier, data.x, data.y, classes=data.classes)
         ```
     """
+    asked = check_radius(radius)
+    _checked_bounds(classifier)  # before it is asked for its number of classes
     classes = [str(k) for k in range(int(classifier.nb_classes))]
     found = certify(classifier, Dataset(x, y, classes), **{"verbose": False, **options})  # type: ignore[arg-type]
-    table = found.certified_at(radius)
+    table = found.certified_at(asked)
     return float((table["certified"] * table["n"]).sum(min_count=1) / table["n"].sum())
 
 
@@ -206,12 +210,8 @@ def _smoothing(
             "There is no certificate without noise: give its standard deviation, `noise=0.25`, say, that the network "
             "was trained under. Without noise, ART's PyTorchIBPClassifier and PytorchDeepZ are certified, by bounds."
         )
-    return Smoothing(
-        noise=float(check_positive("noise", noise)),
-        n=check_whole("n", 1000 if n is None else n, 1),
-        n_selection=check_whole("n_selection", n_selection, 1),
-        alpha=float(check_number("alpha", 0.001 if alpha is None else alpha, 0, 0.5, above=True, below=True)),
-        seed=seed,
+    return smoothing(
+        noise, 1000 if n is None else n, n_selection=n_selection, alpha=0.001 if alpha is None else alpha, seed=seed
     )
 
 

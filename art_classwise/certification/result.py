@@ -22,7 +22,7 @@ from art_classwise.audit.provenance import Environment
 from art_classwise.audit.result import AuditResult
 from art_classwise.certification.smoothing import Smoothing, certified_radius, votes_of
 from art_classwise.errors import InputError, check_number
-from art_classwise.metrics.distances import check_radii
+from art_classwise.metrics.distances import check_radii, check_radius
 from art_classwise.threat import ThreatModel
 
 __all__ = ["FILE", "PICTURE", "TABLE", "Certificate", "CertifiedResult", "parsed", "read_certificate", "read_stored"]
@@ -131,7 +131,7 @@ class CertifiedResult:
         Raises:
             InputError: The radii aren't numbers of at least 0 that rise, or the confidence is out of range.
         """
-        asked = self.radii if radii is None else check_radii(radii)
+        asked = self.radii if radii is None else check_radii(radii, "radii")
         y, n_classes = self._labels, len(self.classes)
         n = np.bincount(y, minlength=n_classes)
         tables = []
@@ -163,7 +163,7 @@ class CertifiedResult:
         Raises:
             InputError: The radius is out of range or beyond the reach, or no class has two examples.
         """
-        (asked,) = check_radii(radius)
+        asked = check_radius(radius)
         if beyond := self._beyond(asked):
             raise InputError(f"The radius {asked:g} is {beyond}.")
         worst = metrics.worst_class(
@@ -190,7 +190,7 @@ class CertifiedResult:
             InputError: As :meth:`certified_at`.
         """
         check_number("confidence", confidence, 0, 1, above=True, below=True, words="between 0 and 1, e.g. 0.95")
-        asked, y = self.radii if radii is None else check_radii(radii), self._labels
+        asked, y = self.radii if radii is None else check_radii(radii, "radii"), self._labels
         n = np.bincount(y, minlength=len(self.classes))
         rows: list[dict[str, Any]] = []
         for radius in asked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -13,10 +14,10 @@ from torch import Tensor, nn
 
 from art_classwise._core.art_interface import exact_logits
 from art_classwise._core.random_numbers import ExampleUniform, derive, gaussian
-from art_classwise.errors import InputError
+from art_classwise.errors import InputError, check_number, check_positive, check_whole
 from art_classwise.metrics.intervals import clopper_pearson
 
-__all__ = ["ABSTAINED", "Smoothing", "certified_radius", "votes_of"]
+__all__ = ["ABSTAINED", "Smoothing", "certified_radius", "smoothing", "votes_of"]
 
 ABSTAINED = -1
 """The prediction of an example whose class under noise isn't certain enough."""
@@ -83,6 +84,38 @@ class Smoothing:
                 )
             counts += logits.argmax(1).bincount(minlength=n_classes)
         return counts.cpu().numpy()
+
+
+def smoothing(noise: float, n: int, *, n_selection: int, alpha: float, seed: int) -> Smoothing:
+    """Return a smoothing whose numbers are checked.
+
+    Args:
+        noise: As of :class:`Smoothing`, as are the others.
+        n: Likewise.
+        n_selection: Likewise.
+        alpha: Likewise.
+        seed: Likewise.
+
+    Raises:
+        InputError: One is out of range, or so few samples can't certify any example.
+    """
+    words = f"from {_LEAST_ALPHA:g} to below 0.5"  # below, 1 - 2 alpha has too few digits
+    made = Smoothing(
+        noise=float(check_positive("noise", noise)),
+        n=check_whole("n", n, 1),
+        n_selection=check_whole("n_selection", n_selection, 1),
+        alpha=float(check_number("alpha", alpha, _LEAST_ALPHA, 0.5, below=True, words=words)),
+        seed=seed,
+    )
+    if made.reach == 0:
+        least = math.floor(-math.log2(made.alpha)) + 1
+        raise InputError(
+            f"With {made.n:,} samples nothing can be certified at `alpha={made.alpha:g}`: take at least {least}, `n`."
+        )
+    return made
+
+
+_LEAST_ALPHA = 1e-9
 
 
 def certified_radius(votes: npt.ArrayLike, n: int, noise: float, alpha: float) -> npt.NDArray[np.float64]:

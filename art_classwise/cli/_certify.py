@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -200,30 +199,21 @@ def certify(
 
 def _check_smoothing(noise: float | None, samples: int, selection: int, alpha: float) -> None:
     """Refuse, before anything is loaded, what nothing can be certified with."""
-    from art_classwise.certification.smoothing import Smoothing
-    from art_classwise.errors import check_number, check_positive, check_whole
+    from art_classwise.certification.smoothing import smoothing
 
     if noise is None:
         raise InputError(
             "There is no certificate without noise: give its standard deviation, --noise 0.25, say, that the network "
             "was trained under."
         )
-    check_positive("noise", noise)
-    check_whole("n", samples, 1)
-    check_whole("n_selection", selection, 1)
-    check_number("alpha", alpha, 0, 0.5, above=True, below=True)
-    if Smoothing(noise, samples, 1, alpha, 0).reach == 0:
-        least = math.floor(math.log2(1 / alpha)) + 1
-        raise InputError(
-            f"With {samples} samples nothing can be certified at --alpha {alpha:g}: take at least {least}."
-        )
+    smoothing(noise, samples, n_selection=selection, alpha=alpha, seed=0)
 
 
 def _radii(text: str) -> list[float]:
     """Return radii with commas between, as decimals or fractions."""
     from art_classwise.metrics.distances import check_radii
 
-    return check_radii([one_radius("--radii", part) for part in text.split(",")])
+    return check_radii([one_radius("--radii", part) for part in text.split(",")], "radii")
 
 
 def _prepared(given: Mapping[str, Any]) -> tuple[Any, Dataset]:

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from art_classwise._core.arrays import as_array, as_images
 from art_classwise._core.display import Shown
-from art_classwise._core.labels import check_class_names, check_labels, class_number
+from art_classwise._core.labels import check_class_names, check_differ, check_labels, class_number
 from art_classwise._core.memory import check_memory
-from art_classwise.errors import InputError, check_name, check_number, check_whole
+from art_classwise.errors import InputError, check_name, check_number, check_seed, check_whole
 
 __all__ = ["Dataset", "LazyImages"]
 
@@ -144,9 +144,7 @@ class Dataset(Shown):
             object.__setattr__(self, "x", images)
             if conversions:
                 warnings.warn(f"x of {self.name!r} was converted: {'; '.join(conversions)}.", stacklevel=3)
-        if len(set(self.classes)) < len(self.classes):
-            repeated = next(c for i, c in enumerate(self.classes) if c in self.classes[:i])
-            raise InputError(f"Class names must differ, but {repeated!r} appears twice.")
+        check_differ(self.classes)
         for name in self.classes:
             check_name("class", name)
         object.__setattr__(self, "y", _numbered(self.y, len(self.x), self.classes))
@@ -199,7 +197,7 @@ class Dataset(Shown):
             The others, and the n examples; both in the order they had.
 
         Raises:
-            InputError: n isn't a whole number above 0, or nothing would be left.
+            InputError: n isn't a whole number above 0, nothing would be left, or the seed is out of range.
 
         Example:
             >>> data = Dataset(np.zeros((6, 1, 2, 2), np.float32), np.array([0, 0, 0, 0, 1, 1]), ("a", "b"))
@@ -207,6 +205,7 @@ class Dataset(Shown):
             [[0, 0, 1], [0, 0, 1]]
         """
         check_whole("n_examples", n_examples, 1)
+        check_seed(seed)
         if n_examples >= len(self):
             raise InputError(f"{n_examples} examples can't be held out of {self.name}, which has {len(self)}.")
         order = np.random.default_rng(seed).permutation(len(self))
@@ -233,7 +232,7 @@ class Dataset(Shown):
             The examples, in the order they had.
 
         Raises:
-            InputError: ``imbalance`` is out of range, or a class would have no example left.
+            InputError: ``imbalance`` or ``seed`` is out of range, or a class would have no example left.
 
         Example:
             >>> data = Dataset(np.zeros((30, 1, 2, 2), np.float32), np.arange(30) % 3, ("a", "b", "c"))
@@ -241,9 +240,11 @@ class Dataset(Shown):
             [10, 3, 1]
         """
         check_number("imbalance", imbalance, 0, 1, above=True)
+        check_seed(seed)
         counts, last = np.bincount(self.y, minlength=len(self.classes)), max(1, len(self.classes) - 1)
         profile = imbalance ** (np.arange(len(self.classes)) / last)
-        wanted = np.floor((counts / profile).min() * profile + 1e-9).astype(np.int64)
+        with np.errstate(over="ignore"):  # of a number near 0, which leaves the last class without examples
+            wanted = np.floor((counts / profile).min() * profile + 1e-9).astype(np.int64)
         if (wanted == 0).any():
             k = int((counts == 0).argmax() if (counts == 0).any() else (wanted == 0).argmax())
             why = (

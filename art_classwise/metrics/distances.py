@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.special import bdtr
 
+from art_classwise._core.arrays import as_array
 from art_classwise._core.labels import check_labels, class_names
-from art_classwise.errors import InputError, as_float, check_number, shown
+from art_classwise.errors import InputError, as_float, check_number, check_positive, shown
 from art_classwise.metrics.accuracy import class_counts
 
-__all__ = ["check_radii", "class_distances", "robust_at"]
+__all__ = ["check_radii", "check_radius", "class_distances", "robust_at"]
 
 
 def robust_at(
@@ -49,8 +51,8 @@ def robust_at(
         class.
 
     Raises:
-        InputError: The radii aren't numbers of at least 0 that rise, labels and distances don't fit, or distances are
-            negative or NaN.
+        InputError: The radii aren't numbers of at least 0 that rise, labels and distances don't fit, distances are
+            negative or NaN, or ``searched`` or ``smallest`` is out of range.
 
     Example:
         >>> table = robust_at([0, 0, 1, 1], [0.1, 0.3, 0.0, 0.2], 2, [0.1, 0.2])
@@ -59,7 +61,11 @@ def robust_at(
     """
     radii = check_radii(eps)
     label, size = _checked(y, distance, n_classes)
-    least = np.broadcast_to(np.asarray(smallest, dtype=np.float64), size.shape)
+    check_positive("searched", searched, finite=False)
+    least = np.asarray(as_array(smallest, "smallest"), dtype=np.float64)
+    if least.shape not in ((), size.shape) or not (least >= 0).all():
+        raise InputError("`smallest` must be one number of at least 0, or one per example.")
+    least = np.broadcast_to(least, size.shape)
     tables = []
     for radius in radii:
         table = class_counts(label, size > radius, n_classes, classes=classes, confidence=confidence)
@@ -103,7 +109,7 @@ def class_distances(
         has no such example, or where it lies beyond ``searched`` or any perturbation found.
 
     Raises:
-        InputError: Labels and distances don't fit, or distances are negative or NaN.
+        InputError: Labels and distances don't fit, distances are negative or NaN, or ``searched`` isn't above 0.
 
     Example:
         >>> class_distances([0, 0, 0, 1], [0.0, 0.2, 0.4, 0.1], 2)[["n", "right", "median", "half"]]
@@ -114,6 +120,7 @@ def class_distances(
     """
     check_number("confidence", confidence, 0, 1, above=True, below=True, words="between 0 and 1, e.g. 0.95")
     label, size = _checked(y, distance, n_classes)
+    check_positive("searched", searched, finite=False)
     size = np.where(size > searched, np.inf, size)
     rows = []
     for k in range(n_classes):
@@ -131,31 +138,49 @@ def class_distances(
     return table
 
 
-def check_radii(eps: float | Sequence[float]) -> list[float]:
+def check_radius(radius: float, name: str = "radius") -> float:
+    """Return one radius.
+
+    Args:
+        radius: What was given.
+        name: Of the argument.
+
+    Raises:
+        InputError: It is no finite number of at least 0, or there are several.
+    """
+    return float(check_number(name, radius, 0, math.inf, below=True, words="of at least 0, and finite"))
+
+
+def check_radii(eps: float | Sequence[float], name: str = "eps") -> list[float]:
     """Return radii as a list.
+
+    Args:
+        eps: What was given: a number, or several.
+        name: Of the argument.
 
     Raises:
         InputError: There is none, one is no finite number of at least 0, or they don't rise.
     """
-    given = [eps] if np.ndim(eps) == 0 or isinstance(eps, str) else list(eps)  # type: ignore[arg-type]
+    plain: Any = eps.tolist() if hasattr(eps, "tolist") else eps  # arrays, tensors and series, of one number or several
+    given = [plain] if np.ndim(plain) == 0 or isinstance(plain, str) else list(plain)
     radii = [as_float(one) for one in given]
     wrong = [one for one, radius in zip(given, radii, strict=True) if not 0 <= radius < math.inf]
     if wrong or not radii:
         given_one = shown(wrong[0] if wrong else eps)
-        raise InputError(f"`eps` must be radii of at least 0, such as [2 / 255, 4 / 255], but got {given_one}.")
+        raise InputError(f"`{name}` must be radii of at least 0, such as [2 / 255, 4 / 255], but got {given_one}.")
     for before, radius in pairwise(radii):
         if radius <= before:
-            raise InputError(f"`eps` must rise, but {radius:g} follows {before:g}: give sorted radii, each once.")
+            raise InputError(f"`{name}` must rise, but {radius:g} follows {before:g}: give sorted radii, each once.")
     return radii
 
 
 def _checked(
     y: npt.ArrayLike, distance: npt.ArrayLike, n_classes: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    size = np.asarray(distance, dtype=np.float64)
+    size = np.asarray(as_array(distance, "distance"), dtype=np.float64)
     if size.ndim != 1 or not (size >= 0).all():
         raise InputError("`distance` must have one number of at least 0 per example; infinity where none was found.")
-    return check_labels(y, len(size), n_classes), size
+    return check_labels(y, len(size), n_classes, x_name="distance"), size
 
 
 def _median(ordered: npt.NDArray[np.float64], confidence: float) -> tuple[float, float, float]:

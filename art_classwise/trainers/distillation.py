@@ -61,14 +61,14 @@ class AdversarialTrainerDistillationPyTorch(SearchTrainer):
         method: One of these.
         alpha: Share of the term under attack, from 0 to 1: of ARD's distillation, which is 1 by default, so that no
             clean image is classified; of RSLAD's second term, 5/6 by default.
-        temperature: What both networks' logits are divided by in ARD's divergence, above 0; 30 if absent.
+        temperature: What both networks' logits are divided by in ARD's divergence, from 0.001 to 1,000; 30 if absent.
         exact: Divide the divergences by the number of classes, as the released codes do.
         **options: As for all trainers: :class:`art_classwise.trainers.TrainingOptions`. A ``class_policy`` acts on the
             two terms; of ``"fair-ard"`` and ``"absld"`` it is their own, perhaps with other parameters.
 
     Raises:
-        InputError: The teacher isn't such a classifier, or is the student itself; another parameter is out of range;
-            and as :class:`SearchTrainer`.
+        InputError: The teacher isn't such a classifier, or is the student itself, or shares weights with it that are
+            trained; another parameter is out of range; and as :class:`SearchTrainer`.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class AdversarialTrainerDistillationPyTorch(SearchTrainer):
         self.alpha = (1.0 if self._softens else 5 / 6) if alpha is None else alpha
         self.temperature = 30.0 if temperature is None else temperature
         check_number("alpha", self.alpha, 0, 1)
-        check_number("temperature", self.temperature, 0, np.inf, above=True, below=True, words="above 0, and finite")
+        check_number("temperature", self.temperature, losses.SHARPEST, losses.SOFTEST)
         self.exact = check_flag("exact", exact)
         self._labels = TeacherLabels(teacher, classifier.nb_classes)
         if not self._softens:
@@ -199,6 +199,12 @@ def _check_teacher(teacher: Any, classifier: Any) -> None:
     check_predicts_logits("The teacher", teacher)
     if teacher is classifier or getattr(teacher, "model", teacher) is classifier.model:
         raise InputError("The teacher is the network that is trained: give another one, or a copy of its weights.")
+    shared = _shared_weight(getattr(teacher, "model", None), classifier.model)
+    if shared is not None:
+        raise InputError(
+            f"The teacher shares weights with the network that is trained, {shared}, and would change with it: give it "
+            "its own, copy.deepcopy(network)."
+        )
     if teacher.nb_classes != classifier.nb_classes:
         raise InputError(
             f"The teacher has {teacher.nb_classes} classes, but the classifier has {classifier.nb_classes}: they must "
@@ -215,6 +221,16 @@ def _check_teacher(teacher: Any, classifier: Any) -> None:
             f"The teacher takes images within {teacher.clip_values}, but the classifier takes them within "
             f"{classifier.clip_values}: they must be the same."
         )
+
+
+def _shared_weight(teacher: Any, student: nn.Module) -> str | None:
+    """Return the name of one of a teacher's weights or buffers that training its student changes; None of none."""
+    if not isinstance(teacher, nn.Module):
+        return None
+    trained = [*(p for p in student.parameters() if p.requires_grad), *student.buffers()]
+    places = {t.untyped_storage().data_ptr() for t in trained} - {0}  # where there is no memory yet
+    own = [*teacher.named_parameters(), *teacher.named_buffers()]
+    return next((name for name, t in own if t.untyped_storage().data_ptr() in places), None)
 
 
 def _same(one: Any, other: Any) -> bool:

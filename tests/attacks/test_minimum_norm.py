@@ -227,6 +227,35 @@ def test_without_clip_values_and_in_other_units(network, images):
     assert np.isfinite(unbounded).all()
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_without_a_box_a_denied_point_is_looked_for_further_out_however_far(norm, monkeypatch):
+    """The fast copy sees the boundary a little too near; further along the same way the network itself crosses it."""
+    torch.manual_seed(0)
+    linear = nn.Linear(12, 2)
+    module = nn.Sequential(nn.Flatten(), linear)
+
+    class Early(nn.Module):
+        def forward(self, x):
+            logits = module(x)
+            return logits - torch.tensor([1e-3, 0.0]) * logits.detach().std()
+
+    classifier = PyTorchClassifier(module, nn.CrossEntropyLoss(), (3, 2, 2), 2, device_type="cpu")
+    x = (40 * np.random.default_rng(0).standard_normal((20, 3, 2, 2))).astype(np.float32)
+    x = x[classifier.predict(x).argmax(1) == 0]
+    slope = torch.linalg.vector_norm(linear.weight[0] - linear.weight[1], DUAL[norm]).item()
+    exact = -np.diff(classifier.predict(x), axis=1)[:, 0] / slope
+    walked = []
+    real = MinimumNormAttack._walk
+    monkeypatch.setattr(MinimumNormAttack, "_walk", lambda self, *args: walked.append(args[0]) or real(self, *args))
+    monkeypatch.setattr("art_classwise.attacks._base.fast_network", lambda *args, **options: Early().eval())
+    attack = MinimumNormAttack(classifier, norm=norm, verbose=False)
+    x_adv = attack.generate(x)
+    assert (classifier.predict(x_adv).argmax(1) == 1).all()
+    assert len(walked) == 1  # the network itself wasn't walked on
+    assert exact.max() > 1.5 * attack.threat.eps
+    assert (attack.distance / exact).max() < 1.05
+
+
 class _Divided(nn.Module):
     def __init__(self, by):
         super().__init__()

@@ -319,6 +319,9 @@ def test_it_is_a_metric_per_class(linear, data):
         ({"noise": 0.25, "n_selection": 0}, "`n_selection`"),
         ({"noise": 0.25, "alpha": 0}, "`alpha`"),
         ({"noise": 0.25, "alpha": 0.5}, "`alpha`"),
+        ({"noise": 0.25, "alpha": 1e-17}, "`alpha` must be a number from 1e-09 to below 0.5"),
+        ({"noise": 0.25, "n": 9}, "With 9 samples nothing can be certified at `alpha=0.001`: take at least 10"),
+        ({"noise": 0.25, "n": 2, "alpha": 0.25}, "take at least 3"),
         ({"noise": 0.25, "seed": -1}, "`seed`"),
         ({"noise": 0.25, "batch_size": 0}, "`batch_size`"),
         ({"noise": 0.25, "max_radius": 0.1}, "`max_radius` is for bounds"),
@@ -344,8 +347,16 @@ def test_bad_classifiers_and_examples(linear, data, found):
     with pytest.raises(InputError, match="don't repeat"):
         acw.certify(linear, acw.Dataset(data.x, data.y, CLASSES, ids=np.zeros(8, int)), noise=0.25)
     for radii, says in (([0.2, 0.1], "must rise"), (-1, "at least 0"), ([], "at least 0"), (np.inf, "at least 0")):
-        with pytest.raises(InputError, match=says):
-            found.certified_at(radii)
+        for method in (found.certified_at, found.summary):
+            with pytest.raises(InputError, match=f"`radii` .*{says}"):
+                method(radii)
+    for several in ([0.0, 0.1], np.array([0.1]), None, "0.1", np.nan, -0.1):
+        with pytest.raises(InputError, match="`radius` must be a number of at least 0, and finite, but got"):
+            found.worst_class(several)
+        with pytest.raises(InputError, match="`radius` must be a number of at least 0, and finite, but got"):
+            certified_accuracy(linear, data.x, data.y, radius=several, noise=0.25)
+    with pytest.raises(InputError, match="must be an ART PyTorchClassifier, but is a Linear"):
+        certified_accuracy(nn.Linear(2, 2), data.x, data.y, radius=0.1, noise=0.25)
     with pytest.raises(InputError, match="beyond"):
         found.worst_class(3.0)
     with pytest.raises(InputError, match="between 0 and 1"):
@@ -362,6 +373,8 @@ def test_the_figure_shows_the_table(found, linear, data):
     assert ax.get_ylabel() == "certified accuracy (%)"
     assert "(L2)" in ax.get_xlabel()
     with pytest.raises(InputError, match="a larger `n`"):
-        acw.figures.certified_by_radius(acw.certify(linear, data, noise=0.25, n=5, verbose=False))
+        acw.figures.certified_by_radius(
+            CertifiedResult(found.examples, found.certificate.model_copy(update={"reach": 0.0}))
+        )
     with pytest.raises(InputError, match="must be what certify"):
         acw.figures.certified_by_radius(data)

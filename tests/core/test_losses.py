@@ -339,3 +339,17 @@ def test_targeted_dlr_is_croce_and_heins(batch):
         ordered = sorted(z, reverse=True)
         expected.append(-(z[k] - z[t]) / (ordered[0] - (ordered[2] + ordered[3]) / 2 + 1e-12))
     assert losses.dlr_targeted(logits, y, target).tolist() == pytest.approx(expected)
+
+
+def test_numbers_and_classes_of_losses_are_checked():
+    logits, y = torch.zeros(2, 2), torch.tensor([0, 1])
+    for bad in (0, -1, math.nan, "sharp", True):
+        for loss in (losses.temperature, losses.soft_margin):
+            with pytest.raises(InputError, match="`inverse_temperature` must be a"):
+                loss(logits, y, bad)
+    with pytest.raises(InputError, match="`inverse_temperature` must be a finite number"):
+        losses.temperature(logits, y, math.inf)
+    with pytest.raises(InputError, match="compares 3 classes here, but there are 2"):
+        losses.dlr(logits, y)
+    with pytest.raises(InputError, match="compares 4 classes here, but there are 3"):
+        losses.dlr_targeted(torch.zeros(2, 3), y, 1 - y)

@@ -356,6 +356,19 @@ def test_an_imbalance_out_of_range_is_refused(imbalance):
         load_dataset("digits", "train", imbalance=imbalance)
 
 
+@pytest.mark.parametrize("seed", [-1, 1.5, "0", None, 2**63])
+def test_seeds_of_drawing_are_checked(seed):
+    data = load_dataset("digits", "test")
+    for draw in (lambda: data.long_tailed(0.5, seed=seed), lambda: data.hold_out(5, seed=seed)):
+        with pytest.raises(InputError, match="`seed` must be a whole number"):
+            draw()
+
+
+def test_an_imbalance_of_almost_0_leaves_nothing_and_warns_of_nothing():
+    with pytest.raises(InputError, match="would have none of its"):
+        load_dataset("digits", "train", imbalance=1e-320)
+
+
 def test_a_class_that_has_no_example_is_named():
     data = Dataset(np.zeros((4, 1, 2, 2), np.float32), np.array([0, 0, 1, 1]), ("a", "b", "c"))
     with pytest.raises(InputError, match="class 'c' has no example in data .test.: leave it out"):

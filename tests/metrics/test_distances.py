@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from scipy.stats import binom
 
 from art_classwise import InputError, metrics
@@ -101,6 +103,45 @@ def test_the_interval_of_the_median_holds_as_often_as_it_says():
 def test_bad_radii_are_told(eps, says):
     with pytest.raises(InputError, match=says):
         metrics.robust_at([0, 1], [0.1, 0.2], 2, eps)
+
+
+@pytest.mark.parametrize(
+    "eps", [np.array(0.1), np.float32(0.1), torch.tensor(0.1), torch.tensor([0.1, 0.2]), pd.Series([0.1])]
+)
+def test_radii_may_be_arrays_tensors_and_series(eps):
+    found = metrics.robust_at([0, 1], [0.05, 0.3], 2, eps)
+    assert found["robust"].tolist()[:2] == [0, 1]
+    assert len(found) == 2 * np.size(np.asarray(eps))
+
+
+@pytest.mark.parametrize("bad", [0, -1, np.nan, "far", None])
+def test_a_search_reaches_somewhere(bad):
+    for function in (metrics.class_distances, lambda *a, **o: metrics.robust_at(*a, [0.1], **o)):
+        with pytest.raises(InputError, match="`searched` must be a number above 0"):
+            function([0, 1], [0.1, 0.2], 2, searched=bad)
+
+
+@pytest.mark.parametrize("smallest", [-0.1, np.nan, [0.1], [0.1, 0.2, 0.3], [[0.1, 0.2]]])
+def test_what_was_not_looked_for_is_told_of_all_or_of_each(smallest):
+    with pytest.raises(InputError, match="`smallest` must be one number of at least 0, or one per example"):
+        metrics.robust_at([0, 1], [0.1, 0.2], 2, [0.1], smallest=smallest)
+
+
+@pytest.mark.parametrize(
+    ("distance", "n_classes", "options", "says"),
+    [
+        (["a", "b"], 2, {}, "distance must be an array, a tensor or a list of numbers"),
+        ([None, 0.1], 2, {}, "distance must be an array"),
+        ([0.1], 2, {}, "distance and y differ in length: 1 examples, but 2 labels"),
+        ([0.1, 0.2], 2.5, {}, "`n_classes` must be a whole number"),
+        ([0.1, 0.2], 0, {}, "`n_classes` must be a whole number"),
+        ([0.1, 0.2], 2, {"classes": ["ant", "ant"]}, "Class names must differ, but 'ant' appears twice"),
+    ],
+)
+def test_what_does_not_fit_is_told(distance, n_classes, options, says):
+    for function in (metrics.class_distances, lambda *a, **o: metrics.robust_at(*a, [0.1], **o)):
+        with pytest.raises(InputError, match=says):
+            function([0, 1], distance, n_classes, **options)
 
 
 @pytest.mark.parametrize("distance", [[0.1, -0.1], [0.1, np.nan], [[0.1, 0.2]], [0.1]])

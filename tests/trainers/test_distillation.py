@@ -51,6 +51,35 @@ def test_ard_is_the_formula():
         losses.ard(None, z_adv, t, torch.tensor(y), alpha=0.5)
 
 
+@pytest.mark.parametrize("bad", [-0.1, 1.5, math.nan, "half", None])
+def test_shares_of_the_losses_are_checked(bad):
+    z, y = torch.zeros(2, 3), torch.tensor([0, 1])
+    with pytest.raises(InputError, match="`alpha` must be a number from 0 to 1"):
+        losses.ard(z, z, z, y, bad)
+    with pytest.raises(InputError, match="`alpha` must be a number from 0 to 1"):
+        losses.rslad(z, z, z, alpha=bad)
+
+
+@pytest.mark.parametrize("bad", [0, -1, 1e-30, 1e30, 1e200, math.nan, math.inf, "warm"])
+def test_temperatures_that_float32_can_not_compute_with_are_refused(bad):
+    z, y = torch.zeros(2, 3), torch.tensor([0, 1])
+    with pytest.raises(InputError, match="`temperature` must be a number from 0.001 to 1000, but got"):
+        losses.ard(None, z, z, y, temperature=bad)
+
+
+@pytest.mark.parametrize("temperature", [losses.SHARPEST, losses.SOFTEST])
+def test_at_the_ends_of_their_range_losses_and_gradients_are_right(temperature):
+    torch.manual_seed(0)
+    z, t = 5 * torch.randn(2, 20, 10)
+    found = []
+    for kind in (torch.float32, torch.float64):
+        logits = z.to(kind).requires_grad_()
+        value = losses.ard(None, logits, t.to(kind), torch.zeros(20, dtype=torch.int64), temperature=temperature)
+        found.append((value.detach(), *torch.autograd.grad(value.sum(), logits)))
+    for single, double in zip(*found, strict=True):
+        torch.testing.assert_close(single.double(), double, rtol=0.02, atol=0.02 * float(double.abs().max()))
+
+
 def test_rslad_is_the_formula():
     torch.manual_seed(0)
     z, z_adv, t, t_adv = 3 * torch.randn(4, 5, 4, dtype=torch.float64)
@@ -242,11 +271,13 @@ def test_no_temperature_reaches_0(rate):
     [
         (
             lambda: ABSLD(lowest=0),
-            "`lowest` must be a number above 0 to 1, but got 0. Logits are divided by .* reach 0",
+            "`lowest` must be a number from 0.001 to 1, but got 0. Logits are divided by .* reach 0",
         ),
         (lambda: ABSLD(lowest=-1), "may not reach 0"),
         (lambda: ABSLD(lowest=2), "`lowest`"),
-        (lambda: ABSLD(highest=0.5), "`highest` must be a number of at least 1"),
+        (lambda: ABSLD(lowest=1e-30), "may not reach 0"),  # of whose quotients nothing is left in float32
+        (lambda: ABSLD(highest=0.5), "`highest` must be a number from 1 to 1000"),
+        (lambda: ABSLD(highest=1e300), "`highest`"),
         (lambda: ABSLD(highest=math.inf), "`highest`"),
         (lambda: ABSLD(rate=-0.1), "`rate`"),
         (lambda: ABSLD(rate="much"), "`rate`"),
@@ -384,7 +415,9 @@ def a_teacher(n_classes=C, shape=(1, 8, 8), clip_values=(0, 1)):
         (lambda s: a_teacher(), {"method": "rsald"}, "Unknown method of distillation 'rsald'. Did you mean rslad"),
         (lambda s: a_teacher(), {"alpha": 1.5}, "`alpha` must be a number from 0 to 1"),
         (lambda s: a_teacher(), {"alpha": "x"}, "`alpha`"),
-        (lambda s: a_teacher(), {"method": "ard", "temperature": 0}, "`temperature` must be a number above 0"),
+        (lambda s: a_teacher(), {"method": "ard", "temperature": 0}, "`temperature` must be a number from 0.001 to"),
+        (lambda s: a_teacher(), {"method": "ard", "temperature": 1e-30}, "`temperature`"),  # its square is 0
+        (lambda s: a_teacher(), {"method": "fair-ard", "temperature": 1e200}, "`temperature`"),  # and that overflows
         (lambda s: a_teacher(), {"temperature": 2.0}, '`temperature` is a parameter of the methods "ard"'),
         (lambda s: a_teacher(), {"method": "absld", "temperature": 2.0}, "class by class"),
         (lambda s: a_teacher(), {"exact": "yes"}, "`exact`"),
@@ -396,6 +429,34 @@ def test_what_can_not_teach_is_refused(teacher, options, says):
     student = make(Smooth)
     with pytest.raises(InputError, match=says):
         DISTILLATION(student, teacher(student), **SMALL, **options)
+
+
+class Sharper(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return 2 * self.network(x)
+
+
+def test_a_teacher_with_weights_of_the_student_is_refused():
+    """It would change as the student does."""
+    student = make()
+    around = acw.as_classifier(Sharper(student.model), (1, 8, 8), C, device="cpu")
+    with pytest.raises(InputError, match=r"shares weights with the network that is trained, network\.features"):
+        DISTILLATION(student, around, **SMALL)
+    other = make()
+    other.model.norm.running_mean = student.model.norm.running_mean  # which training moves, too
+    with pytest.raises(InputError, match=r"shares weights .*, norm\.running_mean"):
+        DISTILLATION(student, other, **SMALL)
+    frozen = make()
+    frozen.model.features.weight = student.model.features.weight
+    with pytest.raises(InputError, match=r"shares weights .*, features\.weight"):
+        DISTILLATION(student, frozen, **SMALL)
+    student.model.features.weight.requires_grad_(False)  # then it stays as it is
+    DISTILLATION(student, frozen, **SMALL)
+    DISTILLATION(student, acw.as_classifier(Sharper(copy.deepcopy(student.model)), (1, 8, 8), C, device="cpu"), **SMALL)
 
 
 def test_absld_needs_a_teacher():

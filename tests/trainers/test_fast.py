@@ -145,10 +145,10 @@ def test_a_collapse_is_told_once_and_ends_training_if_asked():
     epochs = [([0.6, 0.5], [0.7, 0.6]), ([0.1, 0.5], [0.9, 0.6]), ([0.1, 0.1], [0.9, 0.9])]
     for answer in (None, "stop", "restore"):
         watch, rows = watched(*epochs, answer=answer)
-        assert [watch.message(rows[:n]) is None for n in (1, 2, 3)] == [True, False, True]
+        assert [watch.message(rows[:n], 1) is None for n in (1, 2, 3)] == [True, False, True]
         assert [watch.ends(rows[:n]) for n in (1, 2, 3)] == [False, answer is not None, answer is not None]
-        assert "overfitting in epoch 2 of class 0 (90% under one step, 10% under several)" in watch.message(rows[:2])
-    assert "with the weights from after epoch 1" in watch.message(rows[:2])
+        assert "overfitting in epoch 2 of class 0 (90% under one step, 10% under several)" in watch.message(rows[:2], 1)
+    assert "with the weights from after epoch 1" in watch.message(rows[:2], 1)
     assert not watch.ends([])
 
 
@@ -210,6 +210,32 @@ def test_what_keep_chose_before_stays_chosen(data, tmp_path):
         _, history = trained(data, tmp_path / "a", "restore", keep="robust")
     best = history["val_robust"][:2].idxmax() + 1
     assert history.attrs["kept_epoch"] == (2 if history["val_robust"].idxmax() == 2 else best)
+
+
+@pytest.mark.parametrize("on_collapse", ["stop", "restore"])
+@pytest.mark.parametrize("best", [1, 2, 3])
+def test_the_message_names_the_epoch_whose_weights_training_ends_with(on_collapse, best, data, tmp_path):
+    """Where `keep` chose one before it isn't the one before the collapse."""
+
+    class Best(Losing):
+        def _watch(self):
+            watch = super()._watch()
+            real = watch.columns
+
+            def columns(row, before):
+                row["val_robust"] = 1.0 if row["epoch"] == best else 0.5
+                return real(row, before)
+
+            object.__setattr__(watch, "columns", columns)
+            return watch
+
+    trainer = Best(make(), eps=0.02, max_iter=1, on_collapse=on_collapse, verbose=False)
+    kept = 2 if (best, on_collapse) == (3, "restore") else best
+    with pytest.warns(UserWarning, match="Catastrophic") as told:
+        history = trainer.fit(data.x, data.y, (data.x, data.y), nb_epochs=4, keep="robust")
+    assert history.attrs["kept_epoch"] == kept
+    said = "ends here." if kept == 3 else f"ends here, with the weights from after epoch {kept}."
+    assert str(told[0].message).endswith(said)
 
 
 def test_class_policies_and_budgets_go_with_it(data):

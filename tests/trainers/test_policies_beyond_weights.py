@@ -16,21 +16,26 @@ from trainable import SMALL, STANDARD, TRADES, Seen, Smooth, make
 
 import art_classwise as acw
 from art_classwise import InputError
+from art_classwise._core.random_numbers import ExampleUniform, derive
 from art_classwise.policies import (
     CFA,
     DAFA,
     FAAL,
     TRIX,
+    WAT,
     BalancedSoftmax,
     Combined,
     FairTAT,
     Fixed,
+    PolicyContext,
     Spectral,
+    absld_temperatures,
     balanced_adjustment,
     confusional_norm,
     confusional_weights,
     draw_targets,
     false_positive_scores,
+    frl_multipliers,
 )
 from art_classwise.threat import ThreatModel
 from art_classwise.trainers.engine.adversary import Budgets, InnerSearch
@@ -72,6 +77,52 @@ def test_without_errors_nothing_is_weighted():
                 call(bad)
 
 
+@pytest.mark.parametrize("call", [confusional_norm, confusional_weights, false_positive_scores])
+def test_confusion_matrices_are_taken_as_metrics_return_them(call):
+    """As a frame, in which the row of a class without examples is NaN; it is as one without errors."""
+    y, predicted = [0, 0, 0, 2, 2, 2], [0, 1, 2, 2, 0, 0]
+    table = acw.metrics.confusion(y, predicted, 3, classes=["ant", "bee", "cow"])
+    assert table.loc["bee"].isna().all()
+    array = np.array([[1 / 3, 1 / 3, 1 / 3], [0, 1, 0], [2 / 3, 0, 1 / 3]])
+    np.testing.assert_allclose(call(table), call(array), rtol=1e-12)
+    assert np.max(call(array)) > 0
+    for bad in (
+        [[math.nan, 1], [0, 1]],
+        [[0.5, -0.5], [0, 1]],
+        [[0, math.inf], [1, 0]],
+        [[0, math.nan], [1, math.nan]],
+    ):
+        with pytest.raises(InputError, match="must hold shares or numbers of at least 0"):
+            call(bad)
+    for bad in ("ab", None, [["a"]]):
+        with pytest.raises(InputError, match="confusion must be an array, a tensor or a list of numbers"):
+            call(bad)
+
+
+def test_arguments_that_do_not_fit_each_other_are_refused():
+    calls = (
+        lambda: draw_targets([0, 1], [0.5, 0.5], [0.1]),
+        lambda: absld_temperatures([1.0, 1.0], [1.0, 2.0, 3.0]),
+        lambda: frl_multipliers([0.0, 0.0], [0.1], 0.1, 0.05, 0.1),
+    )
+    for call in calls:
+        with pytest.raises(InputError, match="must be of one shape"):
+            call()
+    for labels, p in (([[0, 1]], [0.5, 0.5]), ([0, 1], [[0.5, 0.5]])):
+        with pytest.raises(InputError, match=r"Labels must have shape \(m,\) and probabilities \(C,\)"):
+            draw_targets(labels, p, [0.1, 0.2])
+
+
+def test_without_an_error_fair_tat_aims_at_trained_classes_alone():
+    policy, shares = FairTAT(smoothing=0.0), torch.tensor([0.5, 0.0, 0.5])
+    policy.begin(PolicyContext(3, shares, None, 0.1, 2, torch.device("cpu")))
+    y = torch.tensor([0, 2, 0, 2])
+    policy.weigh(y, torch.eye(3)[y])
+    policy.end_epoch(1, {})
+    assert list(policy.columns().values()) == [0.5, 0.0, 0.5]
+    assert policy.targets_of(y, lambda *shape: torch.full(shape, 0.4)).tolist() == [2, 0, 2, 0]
+
+
 def test_false_positive_scores_by_hand():
     confusion = np.random.default_rng(0).dirichlet(np.ones(5), 5)
     sums = [sum(confusion[i][j] for i in range(5) if i != j) for j in range(5)]
@@ -108,7 +159,7 @@ def test_balanced_softmax_is_the_posterior_of_other_frequencies():
     np.testing.assert_allclose(balanced_adjustment(7.0 * n, 2.0), 2 * balanced_adjustment(n / n.sum()), rtol=1e-12)
     assert np.isfinite(balanced_adjustment([5, 0, 1])).all()
     assert special.softmax(balanced_adjustment([5, 0, 1]))[1] < 1e-6
-    for bad in ([0.0, 0.0], [-1.0, 2.0], [math.nan, 1.0], np.ones((2, 2))):
+    for bad in ([0.0, 0.0], [-1.0, 2.0], [math.nan, 1.0], [math.inf, 1.0], np.ones((2, 2))):
         with pytest.raises(InputError, match="shares must be numbers"):
             balanced_adjustment(bad)
 
@@ -333,6 +384,27 @@ def test_weights_and_budgets_are_multiplied(data):
     assert not both.needs_validation
     assert Combined([weights, CFA()]).needs_validation
     assert Combined([weights, CFA()]).averaging == CFA().averaging
+
+
+def test_policies_see_each_validation_example_once_an_epoch(data, monkeypatch):
+    """Where CFA averages weights and validates both, those of the average, of which the history tells."""
+    seen, see = [], WAT.see_validation
+    monkeypatch.setattr(WAT, "see_validation", lambda self, *of: seen.append(of) or see(self, *of))
+    held, options = (data.x[:60], data.y[:60]), {"batch_size": 40, "nb_epochs": 2}
+    classifier = make()
+    cfa = CFA(begin_after=1, ccm=False, fawa_start=1, threshold=0.0, decay=0.5)
+    trainer = TRADES(classifier, class_policy=Combined([WAT(), cfa]), **SMALL)
+    trainer.fit(data.x, data.y, held, **options)
+    assert [len(y) for y, _ in seen] == [40, 20, 40, 20]
+    # What the training ends with is the average, which was validated last.
+    adversary, x, y = trainer._adversary(), torch.from_numpy(held[0]), torch.from_numpy(held[1])
+    starts = ExampleUniform(derive(trainer.options["seed"], "validation"), 0, torch.arange(60))
+    network = classifier.model.eval()
+    with torch.no_grad():
+        logits = network(x)
+    logits_adv = network(adversary(network, x, y, starts)).detach()
+    expected = acw.losses.trades(logits, logits_adv, y, trainer.beta)
+    torch.testing.assert_close(torch.cat([values for _, values in seen[2:]]), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_a_combination_is_resumed(data, tmp_path):

@@ -54,8 +54,13 @@ class CollapseWatch:
         """Return whether training ends after the epochs of these rows."""
         return self.answer is not None and bool(first_collapses(rows[-1:]))
 
-    def message(self, rows: Sequence[Mapping[str, float]]) -> str | None:
-        """Return what is said of the last epoch: of the first in which a class collapses, else nothing."""
+    def message(self, rows: Sequence[Mapping[str, float]], kept: int) -> str | None:
+        """Return what is said of the last epoch: of the first in which a class collapses, else nothing.
+
+        Args:
+            rows: What the history has of the epochs so far.
+            kept: The epoch whose weights the network has if training ends now.
+        """
         now = first_collapses(rows[-1:])
         if not now or first_collapses(rows[:-1]):
             return None
@@ -64,9 +69,10 @@ class CollapseWatch:
             f"{k} ({last[f'val_single_{k}']:.0%} under one step, {last[f'val_robust_{k}']:.0%} under several)"
             for k in now
         )
+        ends = f"Training ends here, with the weights from after epoch {kept}."
         does = {
-            "stop": "Training ends here.",
-            "restore": f"Training ends here, with the weights from after epoch {epoch - 1}.",
+            "stop": "Training ends here." if kept == epoch else ends,
+            "restore": ends,
             None: 'Training goes on: `on_collapse="restore"` would end it with the weights from before.',
         }[self.answer]
         return f"Catastrophic overfitting in epoch {epoch} of class{'es' if len(now) > 1 else ''} {told}. {does}"

@@ -76,6 +76,7 @@ class Training:
         self._epoch = 0
         self._rows: list[dict[str, float]] = []
         self._kept: tuple[float, int, dict[str, Tensor]] | None = None  # score, epoch, weights
+        self._validated: list[tuple[Tensor, Tensor]] = []  # labels and objective of the last validation, by batch
 
     def run(
         self,
@@ -166,6 +167,9 @@ class Training:
             with preserved_random_state(derive(seed, "validation")):
                 row |= self._validate(validation, averaged=self._fair_averaging is None)
                 row |= self._average_if_fair(row, validation)
+                if self._policy is not None:
+                    for y, values in self._validated:
+                        self._policy.see_validation(y, values)
             if self._watch is not None:
                 row |= self._watch.columns(row, self._rows)
         if self._policy is not None:
@@ -185,13 +189,13 @@ class Training:
         return row
 
     def _answer(self, watch: CollapseWatch, before: dict[str, Tensor]) -> None:
-        """Say of the first collapse, and keep the weights before the epoch, if that is the answer to it."""
-        message = watch.message(self._rows)
-        if message is not None and distributed.is_main():
-            warnings.warn(message, stacklevel=2)
+        """Keep the weights before the epoch of the first collapse, if that is the answer to it, and say of it."""
         chosen = None if self._kept is None else self._kept[1]
         if watch.answer == "restore" and watch.ends(self._rows) and chosen in (None, self._epoch):
             self._kept = (0.0, self._epoch - 1, before)
+        message = watch.message(self._rows, self._epoch if self._kept is None else self._kept[1])
+        if message is not None and distributed.is_main():
+            warnings.warn(message, stacklevel=2)
 
     def _descend(self, source: Source, bar: ProgressBar, title: str) -> dict[str, float]:
         began, n_images, learning_rate = time.perf_counter(), 0, math.nan
@@ -242,6 +246,7 @@ class Training:
     def _validate(self, validation: Source, *, averaged: bool) -> dict[str, float]:
         """Return the row of a validation, of the average, if there is one, or of the model itself."""
         assert self._validation_adversary is not None
+        self._validated = []  # of an average that is validated after the model, the policy sees what the history tells
         counts, of_one_step = (ClassCounts(self._n_classes, self._device) for _ in range(2))
         with self._average.in_place_of(self._model) if self._average and averaged else nullcontext():
             searched = self._step.searched()
@@ -254,7 +259,7 @@ class Training:
                     with torch.no_grad():
                         adjustment = self._policy.logit_adjustment
                         values = self._objective.values(logits, views, batch.y, ClassWeights(), adjustment)
-                        self._policy.see_validation(batch.y, values)
+                        self._validated.append((batch.y, values))
                 # Withstood: right without the attack as well.
                 right = logits.argmax(1, keepdim=True) == batch.y[:, None]
                 counts.add(batch.y, logits, torch.where(right, logits_adv, logits))

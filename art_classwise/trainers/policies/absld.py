@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +17,9 @@ from art_classwise.trainers.policies.policy import (
     ClassPolicy,
     ClassWeights,
     PolicyContext,
+    as_float64,
     as_given,
+    check_same_shape,
 )
 
 __all__ = ["ABSLD", "absld_temperatures"]
@@ -41,12 +42,16 @@ def absld_temperatures(
     Returns:
         (C,) float64, as ``temperatures`` were given.
 
+    Raises:
+        InputError: They aren't of one shape.
+
     Example:
         >>> absld_temperatures([1.0, 1.0, 1.0], [3.0, 2.0, 1.0])
         array([0.9, 1. , 1.1])
     """
-    before = torch.as_tensor(temperatures, dtype=torch.float64)
-    r = torch.as_tensor(risks, dtype=torch.float64, device=before.device)
+    before = as_float64(temperatures, "temperatures")
+    r = as_float64(risks, "risks", before.device)
+    check_same_shape(before, r, "temperatures and risks")
     gaps = (r - r.nanmean()).nan_to_num(0.0)
     step = rate * gaps / gaps.abs().amax().clamp_min(torch.finfo(gaps.dtype).tiny)
     return as_given((before - step).clamp(lowest, highest), temperatures)
@@ -68,8 +73,8 @@ class ABSLD(ClassPolicy):
 
     Args:
         rate: Length of the longest step.
-        lowest: The lowest temperature, above 0: the logits are divided by it.
-        highest: The highest.
+        lowest: The lowest temperature, from 0.001 to 1: the logits are divided by it.
+        highest: The highest, from 1 to 1,000.
         exact: Divide the logits by both temperatures in both terms, as the released code does, where the two kinds
             of labels share their memory.
 
@@ -85,12 +90,12 @@ class ABSLD(ClassPolicy):
     def _check(self) -> None:
         check_number("rate", self.rate, 0, 100)
         try:
-            check_number("lowest", self.lowest, 0, 1, above=True)
+            check_number("lowest", self.lowest, losses.SHARPEST, 1)
         except InputError as error:
             raise InputError(
                 f"{error} Logits are divided by a class's temperature, so that it may not reach 0."
             ) from None
-        check_number("highest", self.highest, 1, np.inf, below=True, words="of at least 1, and finite")
+        check_number("highest", self.highest, 1, losses.SOFTEST)
         check_flag("exact", self.exact)
 
     def begin(self, context: PolicyContext) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from art_classwise.errors import InputError, check_number
-from art_classwise.trainers.policies.policy import Array, ClassPolicy, ClassWeights, PolicyContext, as_given
+from art_classwise.trainers.policies.policy import Array, ClassPolicy, ClassWeights, PolicyContext, as_float64, as_given
 
 __all__ = ["BalancedSoftmax", "balanced_adjustment"]
 
@@ -26,15 +26,15 @@ def balanced_adjustment(shares: Array, tau: float = 1.0) -> Any:
         rarest class's examples would have.
 
     Raises:
-        InputError: There are no examples, or a number is negative.
+        InputError: There are no examples, or a number is negative or not finite.
 
     Example:
         >>> balanced_adjustment([100, 10, 1]).round(3)
         array([ 0.   , -2.303, -4.605])
     """
-    n = torch.as_tensor(shares, dtype=torch.float64)
-    if n.dim() != 1 or not bool((n >= 0).all()) or not bool(n.amax() > 0):
-        raise InputError("The classes' shares must be numbers (C,) of at least 0, one of them above.")
+    n = as_float64(shares, "shares")
+    if n.dim() != 1 or not bool(((n >= 0) & n.isfinite()).all()) or not bool(n.amax() > 0):
+        raise InputError("The classes' shares must be numbers (C,) of at least 0, finite, one of them above 0.")
     rarest = torch.where(n > 0, n, torch.inf).amin()
     return as_given(tau * (torch.where(n > 0, n, 1e-6 * rarest) / n.amax()).log(), shares)
 

@@ -18,6 +18,7 @@ from art_classwise.trainers.policies.policy import (
     ClassWeights,
     FairAveraging,
     PolicyContext,
+    as_float64,
     as_given,
 )
 
@@ -38,7 +39,7 @@ def cfa_budgets(robust: Array, lambda1: float = 0.5) -> Any:
         >>> cfa_budgets([0.25, 0.75])
         array([0.75, 1.25])
     """
-    return as_given(lambda1 + torch.as_tensor(robust, dtype=torch.float64), robust)
+    return as_given(lambda1 + as_float64(robust, "robust"), robust)
 
 
 def cfa_weights(robust: Array, beta: float, lambda2: float = 0.5) -> tuple[Any, Any]:
@@ -54,7 +55,7 @@ def cfa_weights(robust: Array, beta: float, lambda2: float = 0.5) -> tuple[Any, 
     Returns:
         (C,) of the first term and (C,) of the second, as ``robust`` was given.
     """
-    scale = lambda2 + torch.as_tensor(robust, dtype=torch.float64)
+    scale = lambda2 + as_float64(robust, "robust")
     first = 1 / (1 + scale * beta)
     return as_given(first, robust), as_given(scale * first, robust)
 

@@ -15,6 +15,7 @@ from art_classwise.trainers.policies.policy import (
     ClassPolicy,
     ClassWeights,
     PolicyContext,
+    as_float64,
     as_given,
     sum_by_class,
 )
@@ -36,7 +37,7 @@ def cfol_probabilities(scores: Array, gamma: float = 0.5) -> Any:
         >>> cfol_probabilities([0.0, 0.0])
         array([0.5, 0.5])
     """
-    w = torch.as_tensor(scores, dtype=torch.float64)
+    w = as_float64(scores, "scores")
     present = ~w.isneginf()
     return as_given(torch.where(present, gamma / present.sum(dtype=w.dtype) + (1 - gamma) * w.softmax(0), 0.0), scores)
 
@@ -58,8 +59,8 @@ def cfol_scores(scores: Array, y: Array, losses: Array, drawn: Array, eta: float
         >>> cfol_scores([0.0, 0.0], [1, 1], [1.0, 0.0], [0.5, 0.5], eta=0.1)
         array([0. , 0.2])
     """
-    w, labels = torch.as_tensor(scores, dtype=torch.float64), torch.as_tensor(y)
-    steps = eta * torch.as_tensor(losses, dtype=torch.float64) / torch.as_tensor(drawn, dtype=torch.float64)[labels]
+    w, labels = as_float64(scores, "scores"), torch.as_tensor(y)
+    steps = eta * as_float64(losses, "losses") / as_float64(drawn, "drawn")[labels]
     return as_given(w + sum_by_class(labels, steps[:, None], len(w))[:, 0], scores)
 
 

@@ -19,6 +19,7 @@ from art_classwise.trainers.policies.policy import (
     ClassPolicy,
     ClassWeights,
     PolicyContext,
+    as_float64,
     as_given,
 )
 
@@ -48,7 +49,7 @@ def dafa_weights(probabilities: Array, y: Array, lamb: float = 1.0) -> Any:
         >>> dafa_weights([[0.5, 0.5], [0.2, 0.8]], [0, 1]).round(3)
         array([1.4, 0.6])
     """
-    p = torch.as_tensor(probabilities, dtype=torch.float64)
+    p = as_float64(probabilities, "probabilities")
     if p.dim() != 2:
         raise InputError(f"Probabilities must have shape (n, C), but have {tuple(p.shape)}.")
     n, n_classes = p.shape

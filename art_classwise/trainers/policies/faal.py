@@ -17,6 +17,7 @@ from art_classwise.trainers.policies.policy import (
     ClassPolicy,
     ClassWeights,
     PolicyContext,
+    as_float64,
     as_given,
     sum_by_class,
 )
@@ -44,7 +45,7 @@ def faal_probabilities(margins: Array, radius: float = 0.5) -> Any:
         >>> faal_probabilities([0.0, 0.0, 0.0, 0.0])
         array([0.25, 0.25, 0.25, 0.25])
     """
-    m = torch.as_tensor(margins, dtype=torch.float64)
+    m = as_float64(margins, "margins")
     if m.dim() != 1 or len(m) == 0:
         raise InputError(f"Class margins must have shape (C,), but have {tuple(m.shape)}.")
     present = ~m.isnan()

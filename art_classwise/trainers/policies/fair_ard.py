@@ -17,6 +17,7 @@ from art_classwise.trainers.policies.policy import (
     ClassPolicy,
     ClassWeights,
     PolicyContext,
+    as_float64,
     as_given,
 )
 
@@ -40,7 +41,7 @@ def fair_ard_weights(kappa: Array, power: float = 2.0, lowest: float = 5 / 6, hi
         >>> fair_ard_weights([2.0, 4.0]).round(3)
         array([1.6  , 0.833])
     """
-    k = torch.as_tensor(kappa, dtype=torch.float64)
+    k = as_float64(kappa, "kappa")
     present = ~k.isnan()
     # Relative to the smallest, so that no power overflows.
     odds = torch.where(present, ((k + _SMALL) / (k.nan_to_num(torch.inf).amin() + _SMALL)) ** -power, 0.0)

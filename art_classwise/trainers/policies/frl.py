@@ -18,7 +18,9 @@ from art_classwise.trainers.policies.policy import (
     ClassPolicy,
     ClassWeights,
     PolicyContext,
+    as_float64,
     as_given,
+    check_same_shape,
     sum_by_class,
 )
 
@@ -43,12 +45,17 @@ def frl_multipliers(
     Returns:
         (C,), as ``phi`` was given.
 
+    Raises:
+        InputError: They aren't of one shape.
+
     Example:
         >>> frl_multipliers([0.0, 0.0], [0.6, 0.2], 0.4, tolerance=0.05, rate=0.1, limit=0.5).round(3)
         array([0.015, 0.   ])
     """
-    before = torch.as_tensor(phi, dtype=torch.float64)
-    violation = torch.as_tensor(errors, dtype=torch.float64, device=before.device) - error - tolerance
+    before = as_float64(phi, "phi")
+    of_classes = as_float64(errors, "errors", before.device)
+    check_same_shape(before, of_classes, "multipliers and errors")
+    violation = of_classes - error - tolerance
     after = before + rate * violation.nan_to_num(0.0)
     if limit is not None:
         after = after.clamp_min(0)
@@ -69,7 +76,7 @@ def frl_weights(phi: Array) -> Any:
         >>> frl_weights([0.1, 0.0])
         array([1.1, 0.9])
     """
-    values = torch.as_tensor(phi, dtype=torch.float64)
+    values = as_float64(phi, "phi")
     shifted = (~values.isnan()).sum() * (values - values.nanmean())
     return as_given(1 + shifted.nan_to_num(0.0), phi)
 
@@ -81,7 +88,7 @@ def frl_budgets(phi: Array) -> Any:
         >>> frl_budgets([-1.0, 0.1, 9.0]).round(3)
         array([0.98 , 1.221, 3.   ])
     """
-    return as_given((2 * torch.as_tensor(phi, dtype=torch.float64)).exp().clamp(0.98, _LARGEST), phi)
+    return as_given((2 * as_float64(phi, "phi")).exp().clamp(0.98, _LARGEST), phi)
 
 
 @dataclass

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from art_classwise._core import distributed
+from art_classwise._core.arrays import as_array
 from art_classwise.errors import InputError, shown
 from art_classwise.threat import ThreatModel, Uniform
 
@@ -27,7 +28,10 @@ __all__ = [
     "Fixed",
     "PolicyContext",
     "SoftLabels",
+    "as_confusion",
+    "as_float64",
     "as_given",
+    "check_same_shape",
     "one_hot",
     "sum_by_class",
     "without_defaults",
@@ -339,6 +343,52 @@ def without_defaults(values: Mapping[str, Any], added: Mapping[str, Any]) -> dic
     A training begun before there was the option has no value for it, and goes on with the default.
     """
     return {name: value for name, value in values.items() if name not in added or value != added[name]}
+
+
+def as_float64(given: Any, name: str, device: torch.device | None = None) -> Tensor:
+    """Return numbers as a tensor float64: an array, a tensor, a list, a series or a frame.
+
+    Args:
+        given: The numbers.
+        name: What to call them in messages.
+        device: Where to; where they are, if absent.
+
+    Raises:
+        InputError: They are no numbers.
+    """
+    numbers = given if isinstance(given, Tensor) else torch.from_numpy(np.array(as_array(given, name), np.float64))
+    return numbers.to(device=device, dtype=torch.float64)
+
+
+def check_same_shape(one: Tensor, other: Tensor, names: str) -> None:
+    """Check that two formulas' arguments have one shape.
+
+    Raises:
+        InputError: They don't.
+    """
+    if one.shape != other.shape:
+        raise InputError(f"The {names} must be of one shape, but have {tuple(one.shape)} and {tuple(other.shape)}.")
+
+
+def as_confusion(given: Any) -> Tensor:
+    """Return a confusion matrix (C, C) as float64, a row per true class; the row of a class without examples is 0.
+
+    Args:
+        given: Shares of the true class, or numbers; NaN in all of a row where the class has no example.
+
+    Raises:
+        InputError: It isn't square, or has negative entries or such as aren't finite.
+    """
+    matrix = as_float64(given, "confusion")
+    if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) == 0:
+        raise InputError(f"A confusion matrix must have shape (C, C), but has {tuple(matrix.shape)}.")
+    matrix = matrix.masked_fill(matrix.isnan().all(1, keepdim=True), 0.0)
+    if not bool(((matrix >= 0) & matrix.isfinite()).all()):
+        raise InputError(
+            "A confusion matrix must hold shares or numbers of at least 0; NaN, all of the row of a class without "
+            "examples alone."
+        )
+    return matrix
 
 
 def as_given(result: Tensor, given: Any) -> Any:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from art_classwise import losses
-from art_classwise.errors import InputError, check_number
+from art_classwise.errors import check_number
 from art_classwise.trainers.policies.policy import (
     Array,
     ClassMeans,
     ClassPolicy,
     ClassWeights,
     PolicyContext,
+    as_confusion,
     as_given,
     one_hot,
 )
@@ -30,10 +31,11 @@ def confusional_norm(confusion: Array) -> float:
     It bounds the worst class's error in their theorem 4.1.
 
     Args:
-        confusion: (C, C), rows true classes, columns predictions: shares of the true class, or numbers.
+        confusion: (C, C), rows true classes, columns predictions: shares of the true class, or numbers, as
+            :meth:`art_classwise.AuditResult.confusion` has them. The row of a class without examples, NaN, is no error.
 
     Raises:
-        InputError: It isn't square.
+        InputError: It isn't square, or has other entries than finite ones of at least 0.
 
     Example:
         >>> confusional_norm([[0.5, 0.5], [0.2, 0.8]])
@@ -49,13 +51,13 @@ def confusional_weights(confusion: Array) -> Any:
     lie from 0.01 to 2.01.
 
     Args:
-        confusion: (C, C), rows true classes, columns predictions; its diagonal doesn't count.
+        confusion: (C, C), as for :func:`confusional_norm`; its diagonal doesn't count.
 
     Returns:
         (C, C), as ``confusion`` was given; 0 where there is no error.
 
     Raises:
-        InputError: It isn't square.
+        InputError: As :func:`confusional_norm`.
 
     Example:
         >>> confusional_weights([[0.5, 0.5], [0.2, 0.8]]).round(2)
@@ -71,9 +73,7 @@ def confusional_weights(confusion: Array) -> Any:
 
 
 def _errors(confusion: Array) -> Tensor:
-    matrix = torch.as_tensor(confusion, dtype=torch.float64)
-    if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) == 0:
-        raise InputError(f"A confusion matrix must have shape (C, C), but has {tuple(matrix.shape)}.")
+    matrix = as_confusion(confusion)
     return matrix - torch.diag(matrix.diagonal())
 
 

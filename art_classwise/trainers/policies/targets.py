@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from art_classwise._core.arrays import as_array
 from art_classwise.errors import InputError, check_number, check_whole
 from art_classwise.threat import Uniform
 from art_classwise.trainers.policies.policy import (
@@ -17,7 +19,10 @@ from art_classwise.trainers.policies.policy import (
     ClassPolicy,
     ClassWeights,
     PolicyContext,
+    as_confusion,
+    as_float64,
     as_given,
+    check_same_shape,
     one_hot,
 )
 
@@ -35,15 +40,22 @@ def draw_targets(y: Array, probabilities: Array, u: Array) -> Any:
     Returns:
         int64 (m,), as ``y`` was given; -1 where no other class has a probability above 0.
 
+    Raises:
+        InputError: Their shapes don't fit.
+
     Example:
         >>> draw_targets([0, 0, 1, 2], [0.5, 0.25, 0.25], [0.4, 0.6, 0.9, 0.1])
         array([1, 2, 2, 0])
     """
-    labels = torch.as_tensor(y)
-    p = torch.as_tensor(probabilities, dtype=torch.float64, device=labels.device)
+    labels = y if isinstance(y, Tensor) else torch.from_numpy(np.array(as_array(y, "y"), np.int64))
+    p, uniform = (as_float64(v, name, labels.device) for v, name in ((probabilities, "probabilities"), (u, "u")))
+    if p.dim() != 1 or labels.dim() != 1:
+        shapes = f"{tuple(labels.shape)} and {tuple(p.shape)}"
+        raise InputError(f"Labels must have shape (m,) and probabilities (C,), but have {shapes}.")
+    check_same_shape(labels, uniform, "labels and the numbers drawn for them")
     others = p.expand(len(labels), -1).masked_fill(one_hot(labels, len(p)), 0.0)
     steps = others.cumsum(1)
-    drawn = torch.as_tensor(u, dtype=torch.float64, device=labels.device)[:, None] * steps[:, -1:]
+    drawn = uniform[:, None] * steps[:, -1:]
     # The first class whose step lies above what was drawn; a class of probability 0 has no step of its own.
     targets = (steps > drawn).to(torch.int8).argmax(1)
     return as_given(torch.where(steps[:, -1] > 0, targets, -1), y)
@@ -53,18 +65,20 @@ def false_positive_scores(confusion: Array) -> Any:
     """Return how often examples of other classes are predicted as each class (Medi et al. 2024): the off-diagonal sums.
 
     Args:
-        confusion: (C, C), rows true classes, columns predictions, shares of the true class.
+        confusion: (C, C), rows true classes, columns predictions, shares of the true class; NaN in the row of a class
+            without examples, which has no error.
 
     Returns:
         (C,) with sum 1, as ``confusion`` was given; all equal where there is no error.
+
+    Raises:
+        InputError: It isn't square, or has other entries than finite ones of at least 0.
 
     Example:
         >>> false_positive_scores([[0.5, 0.5, 0.0], [0.2, 0.5, 0.3], [0.0, 0.0, 1.0]])
         array([0.2, 0.5, 0.3])
     """
-    matrix = torch.as_tensor(confusion, dtype=torch.float64)
-    if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) == 0:
-        raise InputError(f"A confusion matrix must have shape (C, C), but has {tuple(matrix.shape)}.")
+    matrix = as_confusion(confusion)
     sums = matrix.sum(0) - matrix.diagonal()
     total = sums.sum()
     even = torch.full_like(sums, 1 / len(sums))
@@ -179,8 +193,10 @@ class FairTAT(ClassPolicy):
         """See :class:`ClassPolicy`."""
         seen, state = self._means.take(), self._state
         state["confusion"] = torch.where(seen.isnan(), state["confusion"], seen)
-        scores = false_positive_scores(state["confusion"].nan_to_num(0.0))
-        state["targets"] = (1 - self.smoothing) * scores + self.smoothing * self._even
+        confusion = state["confusion"].nan_to_num(0.0)
+        mixed = (1 - self.smoothing) * false_positive_scores(confusion) + self.smoothing * self._even
+        # Without an error no class is a likelier target than another, but one that isn't trained is none.
+        state["targets"] = torch.where((confusion - confusion.diagonal().diag() > 0).any(), mixed, self._even)
 
     def columns(self) -> dict[str, float]:
         """See :class:`ClassPolicy`."""

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from art_classwise.errors import check_number
-from art_classwise.trainers.policies.policy import Array, ClassMeans, ClassPolicy, ClassWeights, PolicyContext, as_given
+from art_classwise.trainers.policies.policy import (
+    Array,
+    ClassMeans,
+    ClassPolicy,
+    ClassWeights,
+    PolicyContext,
+    as_float64,
+    as_given,
+)
 
 __all__ = ["WAT", "wat_weights"]
 
@@ -30,7 +38,7 @@ def wat_weights(cumulated: Array, eta: float = 0.1) -> Any:
         >>> wat_weights([1.0, 1.0, 1.0]).round(3)
         array([0.667, 0.667, 0.667])
     """
-    losses = torch.as_tensor(cumulated, dtype=torch.float64)
+    losses = as_float64(cumulated, "cumulated")
     weights = (eta * losses).nan_to_num(-torch.inf).softmax(0)
     return as_given(((~losses.isnan()).sum() - 1) * weights, cumulated)
 
