@@ -5,15 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
-from weakref import ref
 
 import torch
 from torch import Tensor, nn
 
 from art_classwise._core.state import preserved_random_state
-from art_classwise._core.structure import structure
+from art_classwise._core.structure import PerNetwork, structure
 
 __all__ = ["LEAST", "filled_size", "rows_for"]
 
@@ -56,10 +54,11 @@ def rows_for(ask: Callable[[Tensor], Any], network: nn.Module | None, x: Tensor)
     if fewer >= min(all_rows, _MOST) or network is None:
         return all_rows
     has_gradient = x.requires_grad and torch.is_grad_enabled()
-    kept, now = _KEPT.get(id(network)), structure(network)
-    if kept is None or kept.network() is not network or kept.structure != now:
-        kept = _Kept(ref(network, partial(_forget, id(network))), now)
-        _KEPT[id(network)] = kept
+    now = structure(network)
+    kept = _TRIALS.get(network, now)
+    if kept is None:
+        kept = _Trials()
+        _TRIALS.set(network, now, kept)
     key = (fewer, all_rows, tuple(x.shape[1:]), x.dtype, has_gradient, *_settings())
     if key not in kept.alike:
         kept.in_vain[key] = kept.in_vain.get(key, 0) + all_rows - fewer
@@ -70,22 +69,14 @@ def rows_for(ask: Callable[[Tensor], Any], network: nn.Module | None, x: Tensor)
 
 
 @dataclass
-class _Kept:
-    """What is known of a network of this structure, by number of rows: computed in vain, and whether fewer did."""
+class _Trials:
+    """What is known of a network, by number of rows: how many were computed in vain, and whether fewer did."""
 
-    network: ref[nn.Module]
-    structure: tuple[Any, ...]
     in_vain: dict[Any, int] = field(default_factory=dict)
     alike: dict[Any, bool] = field(default_factory=dict)
 
 
-_KEPT: dict[int, _Kept] = {}
-"""By the network's id."""
-
-
-def _forget(key: int, dead: ref[nn.Module]) -> None:
-    if key in _KEPT and _KEPT[key].network is dead:
-        del _KEPT[key]
+_TRIALS: PerNetwork[_Trials] = PerNetwork()
 
 
 def _settings() -> tuple[Any, ...]:

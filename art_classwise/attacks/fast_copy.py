@@ -7,12 +7,10 @@ network itself, in float32.
 from __future__ import annotations
 
 import copy
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from threading import RLock
 from typing import Any, Literal, NamedTuple, cast, get_args
-from weakref import ref
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from art_classwise._core.art_interface import Border, logits_module, operations, trial_images
 from art_classwise._core.forward import is_out_of_memory
 from art_classwise._core.state import evaluating, float32, frozen, is_exported, preserved_random_state, put_in_eval_mode
-from art_classwise._core.structure import structure
+from art_classwise._core.structure import PerNetwork, structure
 from art_classwise.attacks.search import input_gradient
 from art_classwise.errors import InputError, check_flag
 
@@ -118,16 +116,11 @@ def fast_network(
         return model
     with _LOCK:
         key = (precision, compile, x.device, tuple(x.shape[1:]), structure(model))
-        kept = _KEPT.get(id(model))
-        if not (kept and kept.network() is model and kept.key == key and kept.copy.agrees(model, x, bordered)):
-            kept = _Kept(
-                ref(model, partial(_forget, id(model))), key, FastCopy(model, x, precision, bordered, compile=compile)
-            )
-            _KEPT[id(model)] = kept
-        _KEPT.move_to_end(id(model))
-        while len(_KEPT) > _MOST_KEPT:
-            _KEPT.popitem(last=False)
-        return kept.copy.of(model)
+        kept = _COPIES.get(model, key)
+        if kept is None or not kept.agrees(model, x, bordered):
+            kept = FastCopy(model, x, precision, bordered, compile=compile)
+            _COPIES.set(model, key, kept)
+        return kept.of(model)
 
 
 class FastCopy:
@@ -419,21 +412,8 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_buffers(remove_duplicate=False)
 
 
-class _Kept(NamedTuple):
-    network: ref[nn.Module]
-    key: tuple[Any, ...]
-    copy: FastCopy
-
-
-_KEPT: OrderedDict[int, _Kept] = OrderedDict()
-"""By the network's id its copy."""
-_MOST_KEPT = 2  # an audit attacks one network after the other, a transfer two
+_COPIES: PerNetwork[FastCopy] = PerNetwork(most=2)  # an audit attacks one network after the other, a transfer two
 _LOCK = RLock()
-
-
-def _forget(key: int, dead: ref[nn.Module]) -> None:
-    if key in _KEPT and _KEPT[key].network is dead:
-        del _KEPT[key]
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

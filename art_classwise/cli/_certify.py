@@ -155,7 +155,6 @@ def certify(
     from art_classwise.report.certified import print_certified
 
     with printing(json) as write:
-        write_config(context, save_config)
         check_given(given)
         _check_smoothing(noise, samples, selection, alpha)
         asked = None if radii is None else _radii(radii)
@@ -163,6 +162,7 @@ def certify(
             raise InputError(
                 "--out is for certificates on their own: with --audit they are kept in the audit's folder."
             )
+        write_config(context, save_config)
         sources, data = _prepared(given)
         name, spec = sources.spec(model)
         result = None if audit is None else _audit_of(audit, name, data)

@@ -141,6 +141,14 @@ def _whole(name: str, parameter: str, least: int) -> Callable[[Mapping[str, Any]
     return lambda given: check_whole(name, given[parameter], least)
 
 
+def _unlabeled(given: Mapping[str, Any]) -> None:
+    from art_classwise.cli._train_data import REST
+    from art_classwise.datasets.load import check_unlabeled_name
+
+    if given["unlabeled"] != REST:
+        check_unlabeled_name(given["unlabeled"], given["pseudo_labels"])
+
+
 def _latex(given: Mapping[str, Any]) -> None:
     from art_classwise._core.files import check_output_file
 
@@ -167,6 +175,7 @@ CHECKS: Mapping[str, _Check] = {
     "std": _numbers("std"),
     "validation": _whole("--validation", "validation", 0),
     "labels": _whole("--labels", "labels", 1),
+    "unlabeled": _unlabeled,
     "gamma": lambda given: check_number(
         "gamma", given["gamma"], 0, math.inf, below=True, words="of at least 0, and finite"
     ),

@@ -81,8 +81,8 @@ def plan(
     from art_classwise.cli._early import check_given
     from art_classwise.cli._prepared import prepared
 
-    write_config(context, save_config)
     check_given(given)
+    write_config(context, save_config)
     asked = prepared(given)
     specs = asked.sources.specs(model)
     source = None if asked.surrogate is None else asked.sources.spec(asked.surrogate)[1]

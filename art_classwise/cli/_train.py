@@ -91,7 +91,6 @@ def train(
     from art_classwise.zoo import as_classifier, build, load_checkpoint, save_checkpoint
 
     with printing(json) as write:
-        write_config(context, save_config)
         check_given(given)
         chosen = _chosen_recipe(method, recipe, arch, dataset, threat, image_size).override(
             epochs=epochs,
@@ -136,7 +135,8 @@ def train(
         check_options(replace(chosen, class_policy=None), own)
         semi_supervised = unlabeled is not None or gamma is not None or chosen.unlabeled_fraction is not None
         gamma = 1.0 if gamma is None else gamma
-        for flag, file in (("--init", init), ("--teacher", teacher)):
+        npz = Path(unlabeled).expanduser() if unlabeled is not None and unlabeled.endswith(".npz") else None
+        for flag, file in (("--init", init), ("--teacher", teacher), ("--unlabeled", npz)):
             if file is not None and not (str(file).startswith("hf:") or file.exists()):
                 raise InputError(f"There is no file {str(file)!r} for {flag}.")
         if chosen.fine_tunes and init is None:
@@ -156,6 +156,7 @@ def train(
         for path in () if resume else (out, curve):
             if path.exists():
                 raise InputError(f"{path} already exists: choose another --out, or remove it.")
+        write_config(context, save_config)
         data = load_dataset(dataset, "train", root=data_dir, classes=split_names(class_names), image_size=image_size)
         data = data if imbalance is None else data.long_tailed(imbalance)
         data = data.first(examples) if examples is not None else data

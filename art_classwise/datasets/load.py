@@ -242,10 +242,8 @@ def load_unlabeled(
     Raises:
         InputError: Unknown name, missing or unreadable files, there is no image, or no array of that name.
     """
-    text = known_name(name)
+    text = check_unlabeled_name(name, pseudo_labels)
     path = Path(text)
-    if pseudo_labels is not None and (text in DATASETS or not text.endswith(".npz")):
-        raise InputError(f"`pseudo_labels` names an array of an .npz file, but {text} is none.")
     if text in DATASETS:
         split = "unlabeled" if "unlabeled" in DATASETS[text].splits else "train"
         return Unlabeled(load_dataset(text, split, root=root, image_size=image_size, download=download).x, None)
@@ -256,16 +254,34 @@ def load_unlabeled(
         return Unlabeled(
             image_files(paths, grey=is_grey(paths[0]) if grey is None else grey, image_size=image_size), None
         )
-    if text.endswith(".npz"):
-        needed = ("x",) if pseudo_labels is None else ("x", pseudo_labels)
-        arrays = read_npz(path, needed, ("y_pseudo",), "train")
-        if arrays["x"].ndim == 0 or len(arrays["x"]) == 0:
-            raise InputError(f"{path} is empty: it needs at least one image in x.")
-        images = as_images(arrays["x"], str(path))[0]
-        return Unlabeled(
-            images if image_size is None else resized(images, image_size, path.stem),
-            arrays.get(pseudo_labels or "y_pseudo"),
-        )
+    needed = ("x",) if pseudo_labels is None else ("x", pseudo_labels)
+    arrays = read_npz(path, needed, ("y_pseudo",), "train")
+    if arrays["x"].ndim == 0 or len(arrays["x"]) == 0:
+        raise InputError(f"{path} is empty: it needs at least one image in x.")
+    images = as_images(arrays["x"], str(path))[0]
+    return Unlabeled(
+        images if image_size is None else resized(images, image_size, path.stem),
+        arrays.get(pseudo_labels or "y_pseudo"),
+    )
+
+
+def check_unlabeled_name(name: str | os.PathLike[str], pseudo_labels: str | None = None) -> str:
+    """Return the name of a data set as :func:`known_name` does, or a path that images without labels may have.
+
+    Args:
+        name: As for :func:`load_unlabeled`.
+        pseudo_labels: As there.
+
+    Raises:
+        InputError: It is neither a data set's name, an existing folder nor an ``.npz`` file's path; or pseudo-labels
+            are asked of what isn't such a file.
+    """
+    text = known_name(name)
+    path = Path(text)
+    if pseudo_labels is not None and (text in DATASETS or not text.endswith(".npz")):
+        raise InputError(f"`pseudo_labels` names an array of an .npz file, but {text} is none.")
+    if text in DATASETS or path.is_dir() or text.endswith(".npz"):
+        return text
     if path.suffix.lower() in (".pickle", ".pkl"):
         raise InputError(
             f"{text} is a pickle, which may run code when it is read. Convert its arrays once: "

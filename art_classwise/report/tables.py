@@ -67,7 +67,9 @@ def difference(row: Mapping[str, Any] | pd.Series[Any]) -> tuple[str, str]:
 
 def p_value(value: float) -> str:
     """Write a p value; a dash where nothing is known."""
-    return "–" if math.isnan(value) else "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
+    if math.isnan(value):
+        return "–"
+    return "<.001" if value < 0.001 else ">.999" if value > 0.999 else f"{value:.3f}".removeprefix("0")
 
 
 def shorten(text: str, length: int) -> str:

@@ -67,10 +67,16 @@ KINDS = {
 PAPERS = ("fgsm", "pgd-20", "cw-30")
 """The paper's attacks: see :func:`papers`."""
 SURROGATES = ("natural", "standard")
+_SINGLE_STEP, _FINISH = SIZES["medium"]["cifar10"].phases
 SETUPS = {
     "tiny": SIZES["tiny"]["cifar10"],
     "quick": replace(SIZES["quick"]["cifar10"], threat="Linf:8/255", epochs=3, lr=0.02),
-    "medium": replace(SIZES["medium"]["cifar10"], begun_by="standard"),
+    "medium": replace(
+        SIZES["medium"]["cifar10"],
+        phases=(replace(_SINGLE_STEP, epochs=15), replace(_FINISH, epochs=4)),
+        epochs=19,
+        begun_by="standard",
+    ),
     "full": Setup("cifar10", "resnet18", "Linf:8/255", epochs=120, steps=10, recipe="paper"),
 }
 N_ATTACKED = {"tiny": 40, "quick": 1000, "medium": 1000, "full": None}

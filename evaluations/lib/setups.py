@@ -67,7 +67,8 @@ class Setup:
         phases: Parts of a training, each of which begins at the weights that the one before ends with. Natural training
             has the first only.
         begun_by: With phases, the method by which all adversarial trainings of a seed do the first one together, so
-            that they differ in the rest alone; each by its own if absent.
+            that they differ in the rest alone; each by its own if absent. On other labels than the data set's, that
+            phase is done apart.
         weight_decay: With phases.
         ema_decay: With phases, of the averaged weights, per step.
     """
@@ -298,8 +299,9 @@ class Trainings:
             module.load_state_dict(self.trained("natural", seed).model.state_dict())
         elif self.setup.begun_by is not None and method != "natural":
             first, phases = phases[0], phases[1:]
-            shared = {"seed": seed, "verbose": False}
-            self._part(first, module, self.setup.begun_by, None, self.folder / f"begun-{seed}", "last", shared)
+            place = self.folder / f"begun-{seed}" if labels is None else folder  # other labels have no part in it
+            plain = {"seed": seed, "verbose": False}
+            self._part(first, module, self.setup.begun_by, labels, place, "last", plain)
         parts = [self._part(part, module, method, labels, folder, keep, options) for part in phases]
         ends = np.cumsum([0, *map(len, parts)])
         history = pd.concat([part.assign(epoch=part["epoch"] + end) for part, end in zip(parts, ends, strict=False)])

@@ -15,6 +15,7 @@ import art_classwise as acw
 from art_classwise import InputError
 from art_classwise._core.art_interface import Border
 from art_classwise._core.state import float32
+from art_classwise._core.structure import PerNetwork
 from art_classwise.attacks import fast_copy
 from art_classwise.attacks.fast_copy import FastCopy
 
@@ -603,12 +604,12 @@ def test_a_copy_goes_when_its_network_does(monkeypatch):
     monkeypatch.setattr(fast_copy, "_LARGE", 0)
     module = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(48, 4))
     classifier = acw.as_classifier(module, (3, 6, 6), 4, device="cpu")
+    monkeypatch.setattr(fast_copy, "_COPIES", PerNetwork())
     fast_copy.fast_network(classifier, rand(2, 3, 6, 6).numpy(), "fp32")
-    key = id(module)
-    assert key in fast_copy._KEPT
+    assert len(fast_copy._COPIES) == 1
     del module, classifier
     gc.collect()
-    assert key not in fast_copy._KEPT
+    assert len(fast_copy._COPIES) == 0
 
 
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")

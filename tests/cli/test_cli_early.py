@@ -50,6 +50,11 @@ MISTAKES = {
     "std": [(("--std", "x"), "--std takes a number")],
     "validation": [(("--validation", "-1"), "--validation must be")],
     "labels": [(("--labels", "0", "--unlabeled", "rest"), "--labels must be")],
+    "unlabeled": [
+        (("--unlabeled", "cifar11"), "Unknown data set 'cifar11'"),
+        (("--unlabeled", "more.pickle"), "convert_pickle"),
+        (("--unlabeled", "digits", "--pseudo-labels", "label"), "--pseudo-labels names an array"),
+    ],
     "gamma": [(("--gamma", "-1", "--unlabeled", "more.npz"), "--gamma must be")],
     "tau": [(("--normalize-head", "2"), "--normalize-head must be")],
     "workers": [(("--workers", "-1"), "--workers must be")],
@@ -65,7 +70,7 @@ MISTAKES = {
 }
 ELSEWHERE = {
     *("model", "surrogate", "init", "teacher", "audit"),  # what is looked for on the disk, or on the net, comes after
-    *("model_dir", "data_dir", "corruption_dir", "out", "tensorboard", "unlabeled", "pseudo_labels"),
+    *("model_dir", "data_dir", "corruption_dir", "out", "tensorboard", "pseudo_labels"),
     *("precision", "device", "keep", "on_collapse"),  # typer knows the values
     *("noise", "samples", "selection", "alpha", "radii"),  # in test_cli_certify.py
     *("method", "steps", "recipe", "epochs", "lr", "beta", "option", "awp", "gradient_clip", "ema"),  # a recipe's own
@@ -138,6 +143,18 @@ def test_the_missing_file_is_named_before_data_are_read(command, command_line, n
     code, out, err = command_line(command, *COMMANDS[command])
     assert (code, out) == (2, "")
     assert f"There is no file '{MISSING}'" in err
+
+
+def test_missing_unlabelled_images_are_named_before_data_are_read(command_line, nothing_is_loaded):
+    code, out, err = command_line("train", "mart", "--out", "m.pt", "--unlabeled", "missing.npz")
+    assert (code, out) == (2, "")
+    assert "There is no file 'missing.npz' for --unlabeled" in err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_options_are_saved_once_they_are_checked(command, command_line, nothing_is_loaded, tmp_path):
+    assert command_line(command, *COMMANDS[command], "--seed", "-1", "--save-config", "mine.toml")[0] == 2
+    assert not (tmp_path / "mine.toml").exists()
 
 
 @pytest.mark.parametrize("given", [(), ("--model", "digits.pt", "--dataset", "mine.npz")])

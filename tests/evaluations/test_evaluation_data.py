@@ -172,12 +172,14 @@ def test_trainings_share_a_first_phase(setups, tmp_path, monkeypatch):
     assert not any(map(torch.equal, began[1][2], one.network(0).parameters()))
     assert not any(map(torch.equal, trained[0].model.parameters(), trained[1].model.parameters()))
     assert list(one.history("mart", 0)["epoch"]) == [1]
-    assert one.trained("natural", 0) is not None
-    assert [of[:2] for of in began[4:]] == [("single-step", "natural")]
+    one.trained("natural", 0)
+    one.trained("standard", 0, labels=one.train.y[::-1].copy(), name="-noise")
+    others = [("single-step", "natural"), ("single-step", "standard"), ("finish", "standard")]
+    assert [of[:2] for of in began[4:]] == others
     assert all(map(torch.equal, began[4][2], one.network(0).parameters()))
-    assert {p.name for p in (tmp_path / "digits").iterdir() if p.is_dir()} == {
-        *("begun-0", "mart-0", "mart-plain-0", "natural-0"),
-    }
+    assert not any(map(torch.equal, began[6][2], began[1][2]))
+    folders = {p.name for p in (tmp_path / "digits").iterdir() if p.is_dir()}
+    assert folders == {"begun-0", "mart-0", "mart-plain-0", "natural-0", "standard-noise-0"}
 
 
 def test_natural_training_has_the_first_phase_only(setups):
