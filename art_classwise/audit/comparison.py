@@ -249,6 +249,7 @@ class Comparison(Shown):
         worst_class: ``first_class``, ``second_class``, the worst class of each; ``first``, ``second``, their
             accuracies; ``difference``, ``low``, ``high``, ``p``, all of which allow for choosing the classes, and
             ``left_out``, classes with a single example (:func:`art_classwise.metrics.worst_class_difference`).
+        is_quick_estimate: Whether robust accuracies are under the ladder ``"fast"``: quick upper bounds.
     """
 
     first: str
@@ -264,13 +265,15 @@ class Comparison(Shown):
     overall: pd.Series[float] = field(repr=False)
     mean: pd.Series[float] = field(repr=False)
     worst_class: pd.Series[Any] = field(repr=False)
+    is_quick_estimate: bool = False
 
     @property
     def about(self) -> str:
         """What is compared, in words."""
         of = "" if self.model is None else f" of {self.model}"
         under = "" if self.attack is None else f" under {self.attack}"
-        return f"{self.kind} accuracy{of}{under}{'' if self.threat is None else f' at {self.threat}'}"
+        what = f"quick estimate of {self.kind}" if self.is_quick_estimate else self.kind
+        return f"{what} accuracy{of}{under}{'' if self.threat is None else f' at {self.threat}'}"
 
     def table(self) -> pd.DataFrame:
         """Return all of it in one table.
@@ -576,4 +579,6 @@ def _compared(a: Side, b: Side, kind: Kind, confidence: float) -> Comparison:
         overall=overall.rename(None),
         mean=mean_difference(y, *pair, len(classes), **options),
         worst_class=worst_class_difference(y, *pair, len(classes), classes=classes, **options),
+        is_quick_estimate=kind == "robust"
+        and all(side.attack == WORST_CASE and side.result.is_quick_estimate for side in (a, b)),
     )

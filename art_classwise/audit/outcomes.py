@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from art_classwise import metrics
 from art_classwise._core.display import Shown, shown_as
-from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.attacks.ladder import WORST_CASE, is_quick_estimate
 from art_classwise.audit.corrupted import (
     ALL_CORRUPTIONS,
     MEAN_CORRUPTION,
@@ -577,6 +577,11 @@ class AuditTable(Shown):
     def adversaries(self) -> tuple[str, ...]:
         """Names of the other attacks, which ``"all attacks"`` is of."""
         return tuple(name for name in self.attacks if name not in self.corruptions)
+
+    @property
+    def is_quick_estimate(self) -> bool:
+        """Whether attacks are those of the ladder ``"fast"``: robust accuracies are quick upper bounds then."""
+        return is_quick_estimate(self.adversaries)
 
     @property
     def overall(self) -> str:

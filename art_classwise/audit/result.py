@@ -121,7 +121,8 @@ class AuditResult(AuditTable):
         Corruptions are no attack, whose accuracies would be bounds: where there are only these, it is all models.
 
         Strong is standard AutoAttack within the threat model, or a search of a hundred steps and restarts or more
-        together that found at most 1 % more than one of less effort, where no other attack found 1 % more either.
+        together that found at most 1 % more than one of less effort, where no other attack found 1 % more either. One
+        that met no gradient on any example isn't strong.
         """
         return tuple(one.name for one in evidences(self) if not one.adversaries or is_strongly_attacked(one))
 

@@ -122,6 +122,7 @@ def zoo(
     """List RobustBench's models: architecture, published accuracy, and whether the weights exist locally."""
     from art_classwise._core.files import check_output_file, output_file
     from art_classwise.audit import read_audit
+    from art_classwise.report.data import upper_bounds
     from art_classwise.report.terminal import print_leaderboard, print_places
     from art_classwise.studies import beside_measured, place_on_board
     from art_classwise.zoo import robustbench_board, robustbench_table
@@ -143,9 +144,10 @@ def zoo(
             if out is not None:
                 print(f"table     {out}")
             return
-        table = robustbench_table(dataset, threat, model_dir)
+        table, bound = robustbench_table(dataset, threat, model_dir), ""
         if measured is not None:
-            table = beside_measured(table, read_audit(measured), dataset, threat)
+            result = read_audit(measured)
+            table, bound = beside_measured(table, result, dataset, threat), upper_bounds(result)
         table = table[table["here"]] if here else table
         if out is not None:
             with output_file(out, "leaderboard.csv") as aside:
@@ -153,6 +155,6 @@ def zoo(
         if json:
             write("leaderboard", leaderboard_content(table, dataset, threat, model_dir))
             return
-        print_leaderboard(table, f"RobustBench, {dataset} {threat}", model_dir)
+        print_leaderboard(table, f"RobustBench, {dataset} {threat}", model_dir, bound)
         if out is not None:
             print(f"table     {out}")

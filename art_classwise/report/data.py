@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from art_classwise import metrics
-from art_classwise.attacks.ladder import WORST_CASE, is_quick_estimate
+from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.comparison import Comparison, Side, check_comparable
 from art_classwise.audit.corrupted import MEAN_CORRUPTION
 from art_classwise.audit.findings import CheckResult, Findings
@@ -31,10 +31,12 @@ __all__ = [
     "ModelData",
     "ReportData",
     "Standing",
+    "as_note",
     "class_order",
     "comparisons",
     "pairs",
     "report_data",
+    "upper_bounds",
 ]
 
 T = TypeVar("T")
@@ -184,6 +186,8 @@ class ReportData:
         findings: What looks wrong.
         checks: Each check of the audit and of each model, with its result.
         unchecked: Names of the models whose networks themselves weren't checked.
+        is_estimate: Whether the attacks are those of the ladder ``"fast"``: a quick estimate, which is no AutoAttack.
+        bound: What :func:`upper_bounds` says of the audit.
     """
 
     threat: str
@@ -203,11 +207,8 @@ class ReportData:
     findings: Findings
     checks: tuple[CheckResult, ...]
     unchecked: tuple[str, ...]
-
-    @property
-    def is_estimate(self) -> bool:
-        """Whether the attacks are those of the ladder ``"fast"``: a quick estimate, which is no AutoAttack."""
-        return self.overall == WORST_CASE and is_quick_estimate(self.attacks)
+    is_estimate: bool
+    bound: str
 
     @property
     def has_made(self) -> bool:
@@ -250,19 +251,6 @@ class ReportData:
         found = sum(one.result == "found" for one in self.checks)
         verdict = f"{found} of them found something" if found else "none of them found anything"
         return f"{ran} of {len(self.checks)} checks ran, {verdict}."
-
-    @property
-    def bound(self) -> str:
-        """Of which models the robust accuracies are upper bounds; nothing if a strong attack was run on all."""
-        if self.is_estimate:
-            return (
-                "A quick estimate, an upper bound of robust accuracy: the ladder fast isn't AutoAttack, which may "
-                "break more (--attacks standard)."
-            )
-        names = [name for name in self.order if self.model(name).is_bound]
-        of = f" on {', '.join(names[:_MOST_NAMED])}{' and others' * (len(names) > _MOST_NAMED)}"
-        where = "" if len(names) == len(self.order) else of
-        return f"At most: no strong attack, such as AutoAttack, was run{where}." if names else ""
 
     def model(self, name: str) -> ModelData:
         """Return the model of this name."""
@@ -361,7 +349,32 @@ def report_data(result: AuditResult) -> ReportData:
         findings=result.findings,
         checks=result.check_results,
         unchecked=result.unchecked,
+        is_estimate=result.is_quick_estimate,
+        bound=upper_bounds(result),
     )
+
+
+def upper_bounds(result: AuditResult) -> str:
+    """Return, as a sentence, of which models robust accuracies are upper bounds; nothing if of none.
+
+    They are where no strong attack was run: see :attr:`art_classwise.AuditResult.strongly_attacked`.
+    """
+    if result.is_quick_estimate:
+        return (
+            "A quick estimate, an upper bound of robust accuracy: the ladder fast isn't AutoAttack, which may "
+            "break more (--attacks standard)."
+        )
+    strongly = result.strongly_attacked
+    names = [name for name in result.models if name not in strongly]
+    of = f" on {', '.join(names[:_MOST_NAMED])}{' and others' * (len(names) > _MOST_NAMED)}"
+    where = "" if len(names) == len(result.models) else of
+    return f"At most: no strong attack, such as standard AutoAttack, was run{where}." if names else ""
+
+
+def as_note(bound: str) -> str:
+    """Return what :func:`upper_bounds` says as it stands among the notes below a table."""
+    told = bound.partition(" (--")[0].removesuffix(".")
+    return f"{told[:1].lower()}{told[1:]}"
 
 
 def _model(

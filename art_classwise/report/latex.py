@@ -2,12 +2,13 @@ r"""Tables for LaTeX, as booktabs and longtable set them: ``\usepackage{booktabs
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from art_classwise._core.console import UNLIMITED
 from art_classwise.audit import AuditResult, Comparison
 from art_classwise.errors import printable
-from art_classwise.report.data import report_data
+from art_classwise.report.data import as_note, report_data
 from art_classwise.report.radii import radii_grid
 from art_classwise.report.tables import Grid
 from art_classwise.report.terminal import class_grid, comparison_grid, models_grid
@@ -37,8 +38,17 @@ def _grids(value: Any) -> list[Grid]:
     if isinstance(value, RadiusSweep):
         return [radii_grid(value, UNLIMITED)]
     report = report_data(value)
-    by_class = [class_grid(report, report.model(name), UNLIMITED) for name in report.order]
-    return [models_grid(report, UNLIMITED), *by_class]
+    bound = as_note(report.bound)
+    by_class = [
+        _noted(class_grid(report, model, UNLIMITED), bound if model.is_bound else "")
+        for model in map(report.model, report.order)
+    ]
+    return [_noted(models_grid(report, UNLIMITED), bound), *by_class]
+
+
+def _noted(grid: Grid, note: str) -> Grid:
+    """Say below a table, which will stand alone, what the terminal says once for all."""
+    return replace(grid, notes=[*grid.notes, note]) if note else grid
 
 
 def _table(grid: Grid) -> str:

@@ -35,7 +35,9 @@ def limits(report: ReportData, model: ModelData) -> list[str]:
     if report.is_estimate:
         told.append(report.bound)
     elif model.is_bound:
-        told.append("No strong attack, such as AutoAttack, was run: robust accuracy is at most what is given here.")
+        told.append(
+            "No strong attack, such as standard AutoAttack, was run: robust accuracy is at most what is given here."
+        )
     lacking = [one.name for one in model.classes if one.n == 0]
     if lacking:
         told.append(f"Not tested, because there was no example: {_named(lacking)}.")

@@ -10,6 +10,7 @@ from art_classwise._core.files import contents
 from art_classwise._core.folders import open_folder
 from art_classwise.errors import WriteError, first_line
 from art_classwise.report import figures
+from art_classwise.report.data import as_note, upper_bounds
 from art_classwise.report.tables import Grid, Marked, interval, percent, printable, shorten
 from art_classwise.studies.norms import NormUnion
 from art_classwise.studies.radii import TABLE, RadiusSweep
@@ -91,7 +92,17 @@ def radii_grid(sweep: RadiusSweep, width: int) -> Grid:
     each = "norm" if union else "radius"
     notes = [f"mean over classes, and the worst class of each {each}, under all attacks", "brackets: 95 % intervals"]
     ends = frozenset(i - 1 for i, row in enumerate(rows) if i and row[0])
-    title = f"Robust accuracy in % by {each}"
+    notes += _bounds(sweep)
+    estimated = all(result.is_quick_estimate for result in sweep.results)
+    title = f"{'Quick estimate of robust' if estimated else 'Robust'} accuracy in % by {each}"
     title += "" if union else f" ({sweep.results[0].threat.norm})"
     heads = ("model", "threat" if union else "radius", "robust", "worst class", "worst")
     return Grid(title, heads, rows, notes, frozenset([3]), rules=ends, tight=True)
+
+
+def _bounds(sweep: RadiusSweep) -> list[str]:
+    """Return what says of which audits robust accuracies are upper bounds: a note for all, or one for each."""
+    told = {str(result.threat): as_note(upper_bounds(result)) for result in sweep.results}
+    if len({*told.values()}) == 1:
+        return [note for note in told.values() if note][:1]
+    return [f"{threat}: {note}" for threat, note in told.items() if note]

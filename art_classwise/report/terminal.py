@@ -26,7 +26,7 @@ from art_classwise.audit.comparison import Comparison
 from art_classwise.audit.requirements import Verdicts
 from art_classwise.audit.result import AuditResult
 from art_classwise.metrics.accuracy import Groups
-from art_classwise.report.data import ModelData, ReportData, comparisons, report_data
+from art_classwise.report.data import ModelData, ReportData, as_note, comparisons, report_data
 from art_classwise.report.distances import distances_grid
 from art_classwise.report.tables import (
     WIDTH,
@@ -364,13 +364,14 @@ def _values(row: pd.Series[float]) -> list[str]:
 _NUMBERS = 31  # columns of clean, robust and here
 
 
-def print_leaderboard(table: pd.DataFrame, title: str, model_dir: Path) -> None:
+def print_leaderboard(table: pd.DataFrame, title: str, model_dir: Path, bound: str = "") -> None:
     """Print the models, the most robust first; within 80 columns.
 
     Args:
         table: Of :func:`art_classwise.zoo.robustbench_table` or :func:`art_classwise.studies.beside_measured`.
         title: Above it.
         model_dir: Where weights are looked for.
+        bound: What :func:`art_classwise.report.data.upper_bounds` says of the audit that was measured.
     """
     out = console()
     measured = "measured_clean" in table
@@ -378,6 +379,7 @@ def print_leaderboard(table: pd.DataFrame, title: str, model_dir: Path) -> None:
     notes = ["published accuracy in %, under AutoAttack or the leaderboard's corruptions", "–: nothing published"]
     if measured:
         notes += ["measured: over all examples, under all attacks, with 95 % intervals", "!: published lies outside"]
+        notes += [f"measured robust: {as_note(bound)}"] if bound else []
     else:
         notes.append("here: whether the weights are on this machine")
     shown = Table(title=Text(title, "bold"), caption=Text("; ".join(notes)), box=box.SIMPLE_HEAD, pad_edge=False)

@@ -33,9 +33,12 @@ def beside_measured(
         each with its 95 % Wilson interval, ``_low`` and ``_high``. Of two models or more ``measured_worst``, the
         accuracy of the worst class under attack, with an interval that holds for all models at once, and ``mean_rank``
         and ``worst_rank``, their places by robust accuracy, of the mean over classes and of the worst class, each with
-        an interval for all of them at once (:func:`art_classwise.metrics.compare_with_best`). Last ``differs``, whether
-        that is among the audit's findings: beyond an interval that allows for the number of models. A robust accuracy
-        is compared where the audit has the published radius; under attacks weaker than AutoAttack it may be higher.
+        an interval for all of them at once (:func:`art_classwise.metrics.compare_with_best`). Then
+        ``strongly_attacked``, whether a strong attack was run, as for the published numbers: if not,
+        ``measured_robust`` is an upper bound (:attr:`art_classwise.AuditResult.strongly_attacked`). Last ``differs``,
+        whether that is among the audit's findings: beyond an interval that allows for the number of models. A robust
+        accuracy is compared where the audit has the published radius; under attacks weaker than AutoAttack it may be
+        higher.
 
     Raises:
         InputError: None of the audit's models is of this leaderboard.
@@ -55,10 +58,11 @@ def beside_measured(
         pooled = accuracies(result.rows(model), ["all"], np.zeros_like, 0.95).iloc[0]
         row: dict[str, object] = {"model": model, "n": int(pooled["n"])}
         row |= {f"measured_{column}": value for column, value in pooled.drop("n").items()}
-        rows.append(row | {"differs": model in differs})
+        rows.append(row | {"strongly_attacked": model in result.strongly_attacked, "differs": model in differs})
     measured = pd.DataFrame(rows, index=pd.Index(found.values(), name="name"))  # a model may be there under two names
     if len(found) > 1 and result.adversaries:
-        measured = pd.concat([measured.drop(columns="differs"), _ranks(result, found), measured["differs"]], axis=1)
+        last = ["strongly_attacked", "differs"]
+        measured = pd.concat([measured.drop(columns=last), _ranks(result, found), measured[last]], axis=1)
     return table.join(measured, how="inner").rename_axis("name")
 
 

@@ -364,6 +364,41 @@ def test_published_numbers():
     assert checks(made({"aa": first(700)}, **options, **told_of(None, None, eps=None, norm="corruptions"))) == []
 
 
+WEAKER = [
+    {"attacks": ["apgd-ce", "apgd-t", "fab-t", "square"]},
+    {"n_iter": 99},
+    {"n_queries": 1000},
+    {"n_target_classes": 3},
+    {"target_order": "malt"},
+    {"eps": 4 / 255},
+    {"norm": 2},
+]
+
+
+@pytest.mark.parametrize("changed", [{}, {"n_iter": 200}, {"batch_size": 7}, *WEAKER])
+def test_weaker_autoattacks_are_not_taken_for_the_standard_one(changed):
+    """Whatever they are called; nor is what is published of the standard one compared with theirs."""
+    strong = changed not in WEAKER
+    result = made({"autoattack": first(500)}, attacks={"autoattack": AUTOATTACK["aa"] | changed}, **told_of(1.0, 0.42))
+    assert result.strongly_attacked == ("net",) * strong
+    assert ("differs from what is published" in checks(result)) is strong
+
+
+@pytest.mark.parametrize("worst_case", [False, True])
+def test_attacks_that_met_no_gradient_are_not_strong(worst_case):
+    """Square alone may have run, and PGD stood still."""
+    effort = {"pgd-20": {}, "pgd-100x5": {"max_iter": 100, "num_random_init": 5}}
+    for attacks in (AUTOATTACK, effort):
+        attacked = first(600) if worst_case else first(N)  # by the second
+        for blind in (True, False):
+            zero = {a: (attacked if i else first(N)) & (blind | first(300)) for i, a in enumerate(attacks)}
+            withstood = dict.fromkeys(attacks, first(600))
+            result = made(withstood, attacks=attacks, zero=zero, worst_case=worst_case)
+            strong = not blind and not (worst_case and attacks is effort)  # there, attacks aren't compared
+            assert result.strongly_attacked == ("net",) * strong
+            assert "masked gradients" in checks(result)
+
+
 # Networks.
 
 

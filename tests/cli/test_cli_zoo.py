@@ -61,10 +61,12 @@ def test_published_beside_measured(command_line, folder):
     (row,) = [line.split() for line in out.splitlines() if line.split()[:1] == ["Wong2020Fast"]]
     assert row[1:3] == ["83.3", "43.2"]
     assert row[-1] == "!"
+    assert "measured robust: at most: no strong attack, such as standard AutoAttack, was run" in " ".join(out.split())
     (table,) = pd.read_csv(folder / "beside.csv").to_dict("records")
     result = acw.read_audit(folder / "runs" / "a")
     right = (result.outcomes["label"] == result.outcomes["clean_prediction"]).mean()
     assert (table["model"], table["n"], table["differs"]) == ("Wong2020Fast", 24, True)
+    assert not table["strongly_attacked"]
     assert table["measured_clean"] == pytest.approx(right)
     assert table["measured_clean_low"] < right < table["measured_clean_high"]
     assert table["measured_robust"] == pytest.approx(result.outcomes["withstood"].mean())

@@ -6,6 +6,7 @@ import gc
 import weakref
 
 import numpy as np
+import pandas as pd
 import pytest
 from results import make_result
 
@@ -14,8 +15,10 @@ from art_classwise.audit import AuditResult
 from art_classwise.errors import InputError
 from art_classwise.metrics import class_groups
 from art_classwise.report import print_tables, render
-from art_classwise.report.data import comparisons, pairs, report_data
+from art_classwise.report.data import comparisons, pairs, report_data, upper_bounds
 from art_classwise.report.limits import limits
+from art_classwise.report.radii import radii_grid
+from art_classwise.studies import RadiusSweep
 
 CLASSES = ["ant", "bee", "cow", "doe"]
 
@@ -66,7 +69,7 @@ def test_it_is_computed_once_and_forgotten_with_the_audit(monkeypatch, capsys):
 
 def test_the_terminal_and_the_notebook_say_what_the_page_says(result, capsys):
     data = report_data(result)
-    assert data.bound == "At most: no strong attack, such as AutoAttack, was run."
+    assert data.bound == "At most: no strong attack, such as standard AutoAttack, was run."
     print_tables(result)
     shown = " ".join(capsys.readouterr().out.split())
     for sentence in (data.bound, data.checked, comparisons(result).verdict):
@@ -81,7 +84,7 @@ def test_the_terminal_and_the_notebook_say_what_the_page_says(result, capsys):
     ("attacked", "said"),
     [
         (("one", "two", "three"), ""),
-        (("two",), "At most: no strong attack, such as AutoAttack, was run on one, three."),
+        (("two",), "At most: no strong attack, such as standard AutoAttack, was run on one, three."),
     ],
 )
 def test_only_models_without_a_strong_attack_have_upper_bounds(attacked, said, monkeypatch):
@@ -107,6 +110,60 @@ def test_a_quick_estimate_is_called_so_and_is_no_autoattack(capsys):
     assert made.strongly_attacked == ()
     with pytest.raises(InputError, match="autoattack"):
         made.check("overall@autoattack >= 0.01")
+
+
+def test_whatever_leaves_the_audit_says_that_it_is_a_quick_estimate(tmp_path):
+    """Tables for LaTeX, comparisons, audits over radii: each is read without the others."""
+    fast = tuple(ladder("fast", "Linf:0.1"))
+    made = make_result(CLASSES, models=("one", "two"), attacks=fast)
+    for table in made.to_latex().split("\\begin{table}")[1:]:
+        assert "quick estimate" in table
+        assert "the ladder fast isn't AutoAttack" in table
+    compared = made.compare("one", "two")
+    assert compared.about == "quick estimate of robust accuracy under all attacks at Linf:0.1"
+    assert "quick estimate of robust accuracy" in compared.to_latex()
+    compared.to_csv(tmp_path / "compared.csv")
+    assert pd.read_csv(tmp_path / "compared.csv")["about"].str.startswith("quick estimate").all()
+    assert "quick" not in made.compare("one", "two", kind="clean").about
+    assert "quick" not in made.compare("one", "two", attack="margin-20x3").about
+    others = [made, make_result(CLASSES, models=("one", "two"), attacks=fast, eps=0.3)]
+    grid = radii_grid(RadiusSweep(tuple(others)), 80)
+    assert grid.title.startswith("Quick estimate of robust accuracy")
+    assert any("isn't AutoAttack" in note for note in grid.notes)
+
+
+def test_corruptions_beside_the_fast_ladder_make_it_no_less_of_an_estimate(monkeypatch):
+    made = make_result(CLASSES, models=("one",), attacks=(*ladder("fast", "Linf:0.1"), "fog:3"))
+    monkeypatch.setattr("art_classwise.audit.outcomes.is_described_corruption", lambda given: given == {})
+    manifest = made.manifest.model_copy(update={"attacks": {**made.manifest.attacks}})
+    manifest.attacks["fog:3"] = manifest.attacks["fog:3"].model_copy(update={"parameters": {}})
+    made = AuditResult(made.outcomes, manifest)
+    assert made.corruptions == ("fog:3",)
+    assert made.is_quick_estimate
+    assert upper_bounds(made).startswith("A quick estimate")
+    assert "quick" not in upper_bounds(make_result(CLASSES, attacks=("fog:3",)))
+
+
+def test_tables_for_latex_say_of_which_models_accuracies_are_upper_bounds(monkeypatch):
+    note = "at most: no strong attack, such as standard AutoAttack, was run"
+    assert make_result(CLASSES).to_latex().count(f"{note}.") == 3
+    monkeypatch.setattr(AuditResult, "strongly_attacked", ("one",))
+    models, one, two = make_result(CLASSES).to_latex().split("\\begin{table}")[1:]
+    assert f"{note} on two." in models
+    assert note not in one
+    assert f"{note} on two." in two
+    monkeypatch.setattr(AuditResult, "strongly_attacked", ("one", "two"))
+    assert "at most" not in make_result(CLASSES).to_latex()
+
+
+def test_audits_over_radii_say_at_which_accuracies_are_upper_bounds(monkeypatch):
+    sweep = RadiusSweep(tuple(make_result(CLASSES, eps=eps) for eps in (0.1, 0.3)))
+    note = "at most: no strong attack, such as standard AutoAttack, was run"
+    assert [n for n in radii_grid(sweep, 80).notes if "AutoAttack" in n] == [note]
+    assert f"{note}." in sweep.to_latex()
+    strong = property(lambda self: self.models if self.threat.eps < 0.2 else ("one",))
+    monkeypatch.setattr(AuditResult, "strongly_attacked", strong)
+    assert [n for n in radii_grid(sweep, 80).notes if "AutoAttack" in n] == [f"Linf:0.3: {note} on two"]
 
 
 def test_models_with_other_examples_are_left_out_of_the_comparison():

@@ -241,12 +241,8 @@ def other_threat(evidence: Evidence) -> Observations:
 
 
 def left_out(evidence: Evidence) -> Observations:
-    n_classes, worst_case = len(evidence.result.classes), evidence.manifest.worst_case
-    tried = evidence.right
-    for attack, table in evidence.tables.items():
-        attacked = tried
-        tried = evidence.withstood[attack] if worst_case else evidence.right  # by the next
-        given = evidence.parameters[attack]
+    n_classes, blind = len(evidence.result.classes), _met_no_gradient(evidence)
+    for attack, given in evidence.parameters.items():
         if attack_kind(given) != "AutoAttack":
             continue
         members: Any = given.get("attacks") if isinstance(given.get("attacks"), (str, list)) else ()
@@ -256,30 +252,51 @@ def left_out(evidence: Evidence) -> Observations:
                 "Add another attack in its place: margin-20, or PGD with restarts.",
             )
         by_gradients = [*filter(needs_gradients, asked_members(given, n_classes))]
-        if by_gradients and attacked.any() and bool(table["zero_gradient"].to_numpy()[attacked].all()):
+        if by_gradients and attack in blind:
             names = " and ".join(filter(None, (", ".join(by_gradients[:-1]), by_gradients[-1])))
             yield (
-                f"In {attack}, {names} found no gradient on any of the {int(attacked.sum())} examples: if no gradient "
+                f"In {attack}, {names} found no gradient on any of the {blind[attack]} examples: if no gradient "
                 "passes through the network, they don't run.",
                 _USE_ANOTHER,
             )
+
+
+def _met_no_gradient(evidence: Evidence) -> dict[str, int]:
+    """Return which attacks needed gradients and found none on any example they attacked, and on how many."""
+    found, tried = {}, evidence.right
+    for attack, table in evidence.tables.items():
+        attacked = tried
+        tried = evidence.withstood[attack] if evidence.manifest.worst_case else evidence.right  # by the next
+        needed = attacked.any() and not is_black_box(evidence.parameters[attack])
+        if needed and bool(table["zero_gradient"].to_numpy()[attacked].all()):
+            found[attack] = int(attacked.sum())
+    return found
 
 
 def is_strongly_attacked(evidence: Evidence) -> bool:
     """Return whether a strong attack was run on a model, so that its robust accuracy is more than an upper bound.
 
     Standard AutoAttack within the threat model; or a search of a hundred steps and restarts or more together that found
-    at most 1 % more than one of less effort, and no other attack did.
+    at most 1 % more than one of less effort, and no other attack did. One that met no gradient at all isn't.
     """
-    for given in evidence.parameters.values():
-        if asked_standard(given) and is_within(given, evidence.threat):
-            return True
+    blind = _met_no_gradient(evidence)
+    if any(attack not in blind for attack in standard_attacks(evidence)):
+        return True
     for weaker, strongest in effort_pairs(evidence):
+        if strongest in blind:
+            continue
         less, more = evidence.withstood[weaker], evidence.withstood[strongest]
         settled = (less & ~more).mean() <= STILL_GAINS and (more & ~evidence.held).mean() <= STILL_GAINS
         if settled and _effort(evidence.comparable[strongest]) >= 100:
             return True
     return False
+
+
+def standard_attacks(evidence: Evidence) -> list[str]:
+    """Return the names of attacks that are standard AutoAttack within the threat model."""
+    return [
+        a for a, given in evidence.parameters.items() if asked_standard(given) and is_within(given, evidence.threat)
+    ]
 
 
 def asked_standard(parameters: Mapping[str, Any]) -> bool:

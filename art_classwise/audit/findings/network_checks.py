@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import chdtrc
 
-from art_classwise.audit.findings.attack_checks import Observations, asked_standard
+from art_classwise.audit.findings.attack_checks import Observations, standard_attacks
 from art_classwise.audit.findings.evidence import Evidence, exceeds, gains, of, points
 from art_classwise.audit.probes import CHANNELS, Alternative, Probe
 from art_classwise.datasets.catalog import DATASETS
@@ -214,8 +214,7 @@ def published_numbers(evidence: Evidence) -> Observations:
     ):
         return
     low, high = (float(end) for end in wilson(int(evidence.held.sum()), n, confidence))
-    as_strong = any(map(asked_standard, evidence.parameters.values()))
-    if published.robust > high or (as_strong and published.robust < low):
+    if published.robust > high or (standard_attacks(evidence) and published.robust < low):
         yield (
             f"Robust accuracy under all attacks is {points(evidence.held.mean())} % ({points(low)} to {points(high)}, "
             f"n = {n}), but {published.source} is published with {points(published.robust)} % under AutoAttack.",
