@@ -56,6 +56,7 @@ from lib.gpu_call import METHODS, PARTS, SIZES, Call
 from lib.gpu_summary import Folder, Settings
 
 import art_classwise as acw
+from art_classwise.errors import first_line
 
 
 def main(argv: Sequence[str] | None = None, *, began: float | None = None) -> None:
@@ -73,6 +74,8 @@ def main(argv: Sequence[str] | None = None, *, began: float | None = None) -> No
         folder = Folder(arguments.out, settings)
     except acw.InputError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: --out {arguments.out} can't be used: {first_line(error)}")
     seconds = 60 * arguments.minutes
     budget = Budget(seconds, min(15.0, 0.05 * seconds), folder.times, began=began)
     before = signal.signal(signal.SIGTERM, _interrupt)
@@ -127,6 +130,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
             "every part on the CPU in under a minute, on made-up images if there is no --root; `--device cpu` alone "
             "does the full work there, of which little fits into minutes."
         )
+    try:
+        torch.zeros(1, device=arguments.device)
+    except Exception as error:  # of a device's own backend: of any kind
+        sys.exit(f"error: torch can't compute on --device {arguments.device}: {first_line(error)}")
+    if not 0 <= arguments.seed < 2**63:
+        sys.exit(f"error: --seed must be a whole number of at least 0, but is {arguments.seed}")
     if arguments.epochs is not None and arguments.epochs < 1:
         sys.exit(f"error: --epochs must be 1 or more, but is {arguments.epochs}")
     if arguments.model and not Path(arguments.model).is_file():

@@ -191,7 +191,7 @@ def test_without_a_folder_images_are_made_and_named_so(data, tmp_path, monkeypat
     again = audited(data.take(np.arange(5, 9)), None, "made:all:3")
     rows = result.outcomes[result.outcomes["example"].between(5, 8)].reset_index(drop=True)
     pd.testing.assert_frame_equal(again.outcomes, rows)  # by example, whatever stands beside it
-    with pytest.raises(InputError, match=r"no folder of corrupted images for tiny.*corruption-dir"):
+    with pytest.raises(InputError, match=r"no folder of corrupted images for tiny.*`corruption_dir`"):
         audited(data, None, "fog:3")
 
 

@@ -352,6 +352,8 @@ def test_a_case_that_fails_leaves_the_others(evaluation, tmp_path, monkeypatch, 
         (("--device", "cpu", "--size", "tiny", "--root", "nowhere"), "there is no nowhere.cifar10_train.npz"),
         (("--device", "cpu", "--size", "tiny", "--epochs", "0"), "--epochs must be 1 or more"),
         (("--device", "cpu", "--size", "tiny", "--model", "nowhere.pt"), "there is no file nowhere.pt"),
+        (("--device", "cpu", "--size", "tiny", "--seed", "-1"), "--seed must be a whole number of at least 0"),
+        (("--device", "abacus", "--size", "tiny"), "torch can't compute on --device abacus: Expected one of cpu"),
     ],
 )
 def test_what_cannot_be_done_is_said(evaluation, tmp_path, monkeypatch, arguments, said):
@@ -360,6 +362,12 @@ def test_what_cannot_be_done_is_said(evaluation, tmp_path, monkeypatch, argument
     with pytest.raises(SystemExit, match=said):
         evaluation("gpu").main([*arguments, "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_said(evaluation, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="--out .*file/gpu can't be used: "):
+        evaluation("gpu").main([*TINY, "--minutes", "9", "--out", str(tmp_path / "file/gpu")])
 
 
 def test_results_of_other_settings_are_not_mixed(evaluation, tmp_path):

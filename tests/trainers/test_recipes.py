@@ -388,7 +388,7 @@ def test_trainers_take_the_options(recipe, network, images, labels):
         (lambda: plain_recipe("mart").override(precision="fp16"), "precision"),
         (lambda: plain_recipe("mart").override(decay=5), r"`decay` must be pairs (first, factor)"),
         (lambda: plain_recipe("mart").override(decay=((0, 0.1),)), "`decay` must begin at 1 or later"),
-        (lambda: plain_recipe("mart").override(decay=((20, 0.1), (10, 0.01))), "go on in rising order"),
+        (lambda: plain_recipe("mart").override(decay=((20, 0.1), (10, 0.01))), "never fall back"),
         (lambda: plain_recipe("mart").override(decay=((20, "x"),)), "`decay` must be pairs"),
         (lambda: plain_recipe("mart").override(decay=((2.5, 0.1),)), "`decay` must be pairs"),
         (lambda: plain_recipe("mart").override(class_policy="dafer"), "Unknown class policy 'dafer'"),
@@ -419,6 +419,12 @@ def test_a_step_schedule_knows_that_part_of_a_batch_is_unlabelled():
     recipe = fast_recipe("mart", "digits").override(epochs=4, batch_size=64)
     schedule, interval = recipe.scheduler(recipe.optimizer(nn.Linear(1, 1)), 100, batch_size=48)
     assert (interval, schedule.total_steps) == ("step", 4 * math.ceil(100 / 48))
+
+
+def test_of_decays_at_the_same_epoch_the_last_one_holds():
+    """So they fall together where a schedule is shortened in proportion."""
+    recipe = plain_recipe("mart").override(schedule="decay", decay=((2, 0.1), (2, 0.01)), lr=1.0, epochs=3)
+    assert [epoch[0] for epoch in rates(recipe, 10)] == pytest.approx([1.0, 0.01, 0.01])
 
 
 def test_a_threat_model_may_be_text():

@@ -317,7 +317,7 @@ _ADDED = {
 
 def _check_decay(decay: object) -> None:
     pairs = decay if isinstance(decay, Sequence) and not isinstance(decay, str) else [decay]
-    firsts = [0]
+    firsts = [1]
     for pair in pairs:
         first, factor = pair if isinstance(pair, Sequence) and len(pair) == 2 else (None, None)
         if isinstance(first, bool) or not isinstance(first, int) or not 0 < as_float(factor) < math.inf:
@@ -326,8 +326,8 @@ def _check_decay(decay: object) -> None:
                 f"((75, 0.1), (90, 0.01)), but got {shown(decay)}."
             )
         firsts.append(first)
-    if any(later <= before for before, later in itertools.pairwise(firsts)):
-        raise InputError(f"`decay` must begin at 1 or later, and go on in rising order, but got {shown(decay)}.")
+    if any(later < before for before, later in itertools.pairwise(firsts)):  # of several at once the last one holds
+        raise InputError(f"`decay` must begin at 1 or later, and never fall back, but got {shown(decay)}.")
 
 
 class _Decay:
