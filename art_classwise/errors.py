@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 __all__ = [
+    "LARGEST",
     "DivergenceError",
     "GradientMaskingWarning",
     "InputError",
@@ -24,6 +25,7 @@ __all__ = [
     "first_line",
     "printable",
     "shown",
+    "too_large",
     "unknown",
 ]
 
@@ -90,6 +92,15 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
+LARGEST = 1e30
+"""What numbers that have to be finite may be at most: float32, which networks compute in, ends at 3.4e38."""
+
+
+def too_large(number: float) -> str:
+    """Return what a message adds of a number that is finite, but not in float32; nothing of others."""
+    return f", at most {LARGEST:g}" if LARGEST < number < math.inf else ""
+
+
 def as_float(value: object) -> float:
     """Return a number as Python's float; infinity where it is too large for one, NaN where it is none, a bool, say."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
@@ -149,12 +160,13 @@ def check_positive(name: str, value: Any, *, finite: bool = True) -> Any:
     """Return an argument, as it is, if it is a number above 0.
 
     Raises:
-        InputError: It isn't, or ``finite`` is asked for and it is infinite.
+        InputError: It isn't, or ``finite`` is asked for and it is infinite, or would be in float32.
     """
     number = as_float(value)
-    if number > 0 and (math.isfinite(number) or not finite):
+    if number > 0 and (number <= LARGEST or not finite):
         return value
-    raise InputError(f"`{name}` must be a {'finite ' if finite else ''}number above 0, but got {shown(value)}.")
+    allowed = f"finite number above 0{too_large(number)}" if finite else "number above 0"
+    raise InputError(f"`{name}` must be a {allowed}, but got {shown(value)}.")
 
 
 def check_name(kind: str, name: object) -> None:
@@ -195,11 +207,13 @@ def check_number(
     Raises:
         InputError: It isn't.
     """
-    number = as_float(value)
+    number, largest = as_float(value), ""
+    if below and high == math.inf:  # so that it is finite in float32, too
+        high, below, largest = LARGEST, False, too_large(number)
     if low <= number <= high and not (above and number == low) and not (below and number == high):
         return value
     bounds = f"{'above' if above else 'from'} {low:g} to {'below ' if below else ''}{high:g}"
-    raise InputError(f"`{name}` must be a number {words or bounds}, but got {shown(value)}.")
+    raise InputError(f"`{name}` must be a number {words or bounds}{largest}, but got {shown(value)}.")
 
 
 # Letters that look like nothing, though Unicode calls them printable: fillers of Hangul, Khmer's inherent vowels.

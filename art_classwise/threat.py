@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from art_classwise.errors import InputError, as_float, shown, unknown
+from art_classwise.errors import LARGEST, InputError, as_float, shown, too_large, unknown
 
 __all__ = ["CORRUPTIONS", "Norm", "ThreatModel", "Uniform", "per_example"]
 
@@ -61,9 +61,10 @@ class ThreatModel:
             raise InputError(
                 f"Corruptions have no radius, so theirs must be 1, the whole range, not {shown(self.eps)}."
             )
-        if not 0 < as_float(self.eps) < math.inf:
+        if not 0 < as_float(self.eps) <= LARGEST:
+            most = too_large(as_float(self.eps))
             raise InputError(
-                f"The radius must be a finite number above 0, but got {shown(self.eps)}. "
+                f"The radius must be a finite number above 0{most}, but got {shown(self.eps)}. "
                 'Give it in the units of the images, e.g. "Linf:8/255" for images in [0, 1].'
             )
         object.__setattr__(self, "eps", float(self.eps))

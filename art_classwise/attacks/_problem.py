@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 import warnings
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from art_classwise._core import art_interface
 from art_classwise._core.state import evaluating
-from art_classwise.errors import GradientMaskingWarning, InputError, as_float, shown
+from art_classwise.errors import LARGEST, GradientMaskingWarning, InputError, as_float, shown, too_large
 from art_classwise.threat import Norm
 
 __all__ = [
@@ -185,11 +184,12 @@ def check_budget(name: str, budget: Any) -> Any:
     elif isinstance(budget, (np.ndarray, list, tuple, Tensor)):
         values = np.asarray(budget)
     else:
-        if not 0 < as_float(budget) < math.inf:
-            raise InputError(f"`{name}` must be a finite number above 0, an array or a dict, but got {shown(budget)}.")
+        if not 0 < as_float(budget) <= LARGEST:
+            allowed = f"a finite number above 0{too_large(as_float(budget))}, an array or a dict"
+            raise InputError(f"`{name}` must be {allowed}, but got {shown(budget)}.")
         return budget
-    if not np.issubdtype(values.dtype, np.number) or values.size == 0 or not np.isfinite(values).all():
-        raise InputError(f"`{name}` must hold finite numbers, but got {shown(budget)}.")
+    if not np.issubdtype(values.dtype, np.number) or values.size == 0 or not (np.abs(values) <= LARGEST).all():
+        raise InputError(f"`{name}` must hold finite numbers, of at most {LARGEST:g}, but got {shown(budget)}.")
     if values.min() < 0 or values.max() == 0:
         raise InputError(f"`{name}` must hold numbers of at least 0, one of them above it, but got {shown(budget)}.")
     return budget

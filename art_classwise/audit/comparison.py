@@ -93,12 +93,12 @@ class Side:
         rows = self.result.rows(self.model, self.attack)
         if kind == "robust" and self.eps is not None:
             of = distances_of(self.result, self.model, self.attack)
-            if self.eps > of.searched:
+            if self.eps > of.searched_at(self.eps):
                 raise InputError(
                     f"{self.name!r} isn't known at {self.eps:g}, beyond {of.searched:g}, the largest perturbation "
                     "looked for."
                 )
-            if (unsure := int(((self.eps < of.smallest) & (of.distance > self.eps)).sum())) > 0:
+            if (unsure := int((of.smallest_at(self.eps) > self.eps).sum())) > 0:
                 raise InputError(
                     f"{self.name!r} isn't known at {self.eps:g}: {unsure} examples were broken by other attacks, and "
                     "not attacked with smaller perturbations. Audit without worst_case."

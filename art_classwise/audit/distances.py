@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from art_classwise.attacks.ladder import WORST_CASE
 from art_classwise.audit.outcomes import DISTANCE, AuditTable
 from art_classwise.errors import InputError
+from art_classwise.threat import ThreatModel
 
 __all__ = ["Distances", "distances_of", "measuring_attacks"]
 
@@ -23,15 +23,30 @@ class Distances(NamedTuple):
         label: (n,) int64.
         distance: (n,) float64, of the smallest perturbation found: 0 where the model is wrong without one, infinite
             where there is none.
-        smallest: (n,) float64, below which nothing was looked for: above 0 for examples that only attacks broke which
-            don't look for the smallest.
-        searched: The largest perturbation that was looked for.
+        measured: (n,) bool, whether an attack looked for the smallest; others that broke them looked at the audit's
+            radius only.
+        measured_to: The largest perturbation that such an attack looked for.
+        searched: The largest that any looked for.
+        own: The audit's radius, at which its verdicts are known, however far an attack looked.
     """
 
     label: npt.NDArray[np.int64]
     distance: npt.NDArray[np.float64]
-    smallest: npt.NDArray[np.float64]
+    measured: npt.NDArray[np.bool_]
+    measured_to: float
     searched: float
+    own: float
+
+    def searched_at(self, radius: float) -> float:
+        """Return the largest perturbation that was looked for, as far as it matters at a radius."""
+        return math.inf if radius == self.own else self.searched
+
+    def smallest_at(self, radius: float) -> npt.NDArray[np.float64]:
+        """Return below which perturbations (n,) nothing was looked for, as far as it matters at a radius."""
+        unmeasured = ~self.measured
+        if radius > self.measured_to:  # others broke these, within the audit's radius
+            unmeasured = unmeasured | (np.isfinite(self.distance) & (self.distance > self.measured_to))
+        return np.where(unmeasured, self.distance, 0.0)
 
 
 def measuring_attacks(table: AuditTable, model: str) -> list[str]:
@@ -64,9 +79,10 @@ def distances_of(table: AuditTable, model: str | None, attack: str) -> Distances
             python="Audit with `attacks=[..., 'fmn']`, or at several radii: audit_over_radii().",
         )
     eps, n = table.threat.eps, len(first)
-    distance, smallest = np.full(n, np.inf), np.zeros(n)
+    distance = np.full(n, np.inf)
     withstood, measured = np.ones(n, dtype=bool), np.zeros(n, dtype=bool)
-    for one in table.attacks if attack == WORST_CASE else [attack]:
+    tried = table.adversaries if attack == WORST_CASE else (attack,)
+    for one in tried:
         rows = table.rows(name, one)
         if not np.array_equal(rows["example"], first["example"]):
             raise InputError(f"Attacks on {name!r} were tried on different examples: name one, {measuring[0]!r}.")
@@ -80,12 +96,26 @@ def distances_of(table: AuditTable, model: str | None, attack: str) -> Distances
     right = (first["label"] == first["clean_prediction"]).to_numpy()
     distance = np.where(withstood, np.maximum(distance, np.nextafter(eps, np.inf)), np.minimum(distance, eps))
     distance = np.where(right, distance, 0.0)
-    smallest = np.where(right & ~measured, distance, 0.0)
-    limits = [_limit(table.manifest.parameters(one)) for one in measuring]
-    return Distances(first["label"].to_numpy(dtype=np.int64), distance, smallest, max([eps, *limits]))
+    measured_to = max(_limit(table, one) for one in measuring if one in tried)
+    searched = max([measured_to, *(eps for one in tried if one not in measuring)])
+    label = first["label"].to_numpy(dtype=np.int64)
+    return Distances(label, distance, measured | ~right, measured_to, searched, eps)
 
 
-def _limit(parameters: Mapping[str, Any]) -> float:
-    """Return the largest perturbation that an attack looks for, infinity for any."""
+_NESTED = ("L1", "L2", "Linf")
+"""Norms whose ball lies within those of the same radius that follow."""
+
+
+def _limit(table: AuditTable, attack: str) -> float:
+    """Return the largest perturbation, in the audit's norm, that an attack surely looked for; infinity for any."""
+    parameters = table.manifest.parameters(attack)
     given = parameters.get("eps")
-    return float(given) if isinstance(given, (int, float)) and not isinstance(given, bool) else math.inf
+    if not isinstance(given, (int, float)) or isinstance(given, bool):
+        return math.inf
+    try:
+        norm = ThreatModel.from_art(parameters.get("norm", table.threat.art_norm), 1.0).norm
+    except InputError:
+        return 0.0
+    # A smaller ball than the audit's of that radius, such as L2 where the audit is of Linf, leaves out what it allows.
+    limit = float(given) if _NESTED.index(table.threat.norm) <= _NESTED.index(norm) else 0.0
+    return max(limit, table.threat.eps) if math.isclose(limit, table.threat.eps, rel_tol=1e-6) else limit

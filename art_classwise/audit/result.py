@@ -47,6 +47,7 @@ from art_classwise.datasets import as_dataset
 from art_classwise.errors import InputError
 from art_classwise.metrics.accuracy import Groups
 from art_classwise.metrics.best import Measure
+from art_classwise.metrics.distances import check_radii
 from art_classwise.metrics.shares import worst_share
 
 __all__ = ["WORST_CASE", "AuditResult", "read_audit"]
@@ -305,7 +306,7 @@ class AuditResult(AuditTable):
         """Return the robust accuracy of each class at each radius: :func:`art_classwise.metrics.robust_at`.
 
         It takes an attack that looks for the smallest perturbations, such as ``"fmn"``. At the audit's own radius it is
-        the robust accuracy of :meth:`class_table`.
+        the robust accuracy of :meth:`class_table`, even where the attack has a limit below.
 
         Args:
             eps: Radii of at least 0, rising.
@@ -322,9 +323,12 @@ class AuditResult(AuditTable):
                 of its attacks looks for the smallest perturbations.
         """
         of = distances_of(self, model, attack)
-        options: dict[str, Any] = {"classes": self.classes, "confidence": confidence, "searched": of.searched}
-        table = metrics.robust_at(of.label, of.distance, len(self.classes), eps, smallest=of.smallest, **options)
-        return self._told(table)
+        options: dict[str, Any] = {"classes": self.classes, "confidence": confidence}
+        tables = []
+        for radius in check_radii(eps):
+            known: dict[str, Any] = {"searched": of.searched_at(radius), "smallest": of.smallest_at(radius)}
+            tables.append(metrics.robust_at(of.label, of.distance, len(self.classes), radius, **known, **options))
+        return self._told(pd.concat(tables))
 
     def distances(
         self, model: str | None = None, attack: str = WORST_CASE, *, confidence: float = 0.95

@@ -28,7 +28,7 @@ from art_classwise.certification.bounds import Bounds, bounds_of
 from art_classwise.certification.result import FILE, Certificate, CertifiedResult, read_stored
 from art_classwise.certification.smoothing import Smoothing, smoothing
 from art_classwise.datasets import Dataset, as_dataset
-from art_classwise.errors import InputError, check_flag, check_positive, check_seed, check_whole
+from art_classwise.errors import InputError, as_float, check_flag, check_positive, check_seed, check_whole
 from art_classwise.metrics.distances import check_radius
 
 __all__ = ["certified_accuracy", "certify"]
@@ -198,7 +198,7 @@ def _smoothing(
     from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
 
     if isinstance(classifier, PyTorchRandomizedSmoothing):
-        if noise is not None and noise != classifier.scale:
+        if noise is not None and as_float(noise) != classifier.scale:
             raise InputError(
                 f"The classifier is smoothed with noise {classifier.scale:g}, but `noise` is {noise!r}: leave it out."
             )

@@ -130,7 +130,7 @@ def train(
         prepare.check_teacher(teacher, spec)
         if on_collapse is not None and "on_collapse" not in spec.options:
             raise InputError(f"--on-collapse is for fast training, n-fgsm or fgsm-rs, not for {spec.name}.")
-        if on_collapse is not None and not validation:
+        if on_collapse is not None and not validates:
             raise InputError("--on-collapse needs validation examples: give --validation, e.g. --validation 1000.")
         check_options(replace(chosen, class_policy=None), own)
         semi_supervised = unlabeled is not None or gamma is not None or chosen.unlabeled_fraction is not None

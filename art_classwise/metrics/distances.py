@@ -14,7 +14,7 @@ from scipy.special import bdtr
 
 from art_classwise._core.arrays import as_array
 from art_classwise._core.labels import check_labels, class_names
-from art_classwise.errors import InputError, as_float, check_number, check_positive, shown
+from art_classwise.errors import InputError, as_float, check_number, shown
 from art_classwise.metrics.accuracy import class_counts
 
 __all__ = ["check_radii", "check_radius", "class_distances", "robust_at"]
@@ -61,7 +61,7 @@ def robust_at(
     """
     radii = check_radii(eps)
     label, size = _checked(y, distance, n_classes)
-    check_positive("searched", searched, finite=False)
+    check_number("searched", searched, 0, math.inf, words="of at least 0")
     least = np.asarray(as_array(smallest, "smallest"), dtype=np.float64)
     if least.shape not in ((), size.shape) or not (least >= 0).all():
         raise InputError("`smallest` must be one number of at least 0, or one per example.")
@@ -109,7 +109,7 @@ def class_distances(
         has no such example, or where it lies beyond ``searched`` or any perturbation found.
 
     Raises:
-        InputError: Labels and distances don't fit, distances are negative or NaN, or ``searched`` isn't above 0.
+        InputError: Labels and distances don't fit, distances are negative or NaN, or ``searched`` is.
 
     Example:
         >>> class_distances([0, 0, 0, 1], [0.0, 0.2, 0.4, 0.1], 2)[["n", "right", "median", "half"]]
@@ -120,7 +120,7 @@ def class_distances(
     """
     check_number("confidence", confidence, 0, 1, above=True, below=True, words="between 0 and 1, e.g. 0.95")
     label, size = _checked(y, distance, n_classes)
-    check_positive("searched", searched, finite=False)
+    check_number("searched", searched, 0, math.inf, words="of at least 0")
     size = np.where(size > searched, np.inf, size)
     rows = []
     for k in range(n_classes):

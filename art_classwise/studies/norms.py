@@ -14,7 +14,15 @@ from art_classwise.attacks.ladder import WORST_CASE, Attacks
 from art_classwise.audit import AuditResult, is_finished, read_audit
 from art_classwise.audit.outcomes import accuracies, summarised
 from art_classwise.errors import InputError
-from art_classwise.studies.radii import RadiusSweep, audit_each, parse_threats, radius_folders, read_sweep, table_of
+from art_classwise.studies.radii import (
+    RadiusSweep,
+    audit_each,
+    parse_threats,
+    radius_folders,
+    read_sweep,
+    table_of,
+    threat_parts,
+)
 from art_classwise.threat import ThreatModel
 
 __all__ = ["ALL_NORMS", "NormUnion", "audit_over_norms", "parse_several", "read_several", "read_union"]
@@ -59,7 +67,7 @@ class NormUnion(RadiusSweep):
 
         Returns:
             ``example``, ``label``, ``clean_prediction``, a column of truth values per threat model, such as
-            ``"Linf:8/255"``, and ``"all norms"``.
+            ``"Linf:8/255"``, and ``"all norms"``; of ``"mean corruption"`` shares.
 
         Raises:
             InputError: An audit has no such model or attack.
@@ -67,7 +75,8 @@ class NormUnion(RadiusSweep):
         of = [result.rows(model, attack) for result in self.results]
         table = of[0][["example", "label", "clean_prediction"]].reset_index(drop=True)
         each = {str(result.threat): rows["withstood"].to_numpy() for result, rows in zip(self.results, of, strict=True)}
-        return table.assign(**each, **{ALL_NORMS: np.logical_and.reduce(list(each.values()))})
+        # Of shares, under the mean of corruptions, which are the same in each audit, the smallest.
+        return table.assign(**each, **{ALL_NORMS: np.minimum.reduce(list(each.values()))})
 
     def table(self, attack: str = WORST_CASE) -> pd.DataFrame:
         """Return a row per model and norm, and one of all norms: robust accuracy and the worst class.
@@ -170,7 +179,7 @@ def parse_several(threats: str | Sequence[ThreatModel | str]) -> tuple[ThreatMod
     Raises:
         InputError: One can't be read, or there are several norms and one of them twice.
     """
-    parts = threats.split(",") if isinstance(threats, str) else list(threats)
+    parts = threat_parts(threats)
     norms = {str(part).partition(":")[0].strip().lower() for part in parts if ":" in str(part)}
     if len(norms) < 2:
         return parse_threats(threats)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -19,7 +19,7 @@ from art_classwise.audit import AuditResult, ClassWiseAudit, is_finished, read_a
 from art_classwise.audit.plan import NamedData, PickledData
 from art_classwise.audit.store import Store
 from art_classwise.datasets import Dataset, as_dataset
-from art_classwise.errors import InputError
+from art_classwise.errors import InputError, shown
 from art_classwise.threat import ThreatModel
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "radius_folders",
     "read_sweep",
     "table_of",
+    "threat_parts",
 ]
 
 TABLE = "radii.csv"
@@ -187,7 +188,7 @@ def parse_threats(threats: str | Sequence[ThreatModel | str]) -> tuple[ThreatMod
     Raises:
         InputError: One can't be read, a radius stands twice, or they are of several norms.
     """
-    parts = [part.strip() for part in threats.split(",")] if isinstance(threats, str) else list(threats)
+    parts = threat_parts(threats)
     norm = str(parts[0]).partition(":")[0] if parts else ""
     read = [
         ThreatModel.parse(f"{norm}:{part}" if isinstance(part, str) and i and ":" not in part else part)
@@ -200,6 +201,21 @@ def parse_threats(threats: str | Sequence[ThreatModel | str]) -> tuple[ThreatMod
         if one.eps == other.eps:
             raise InputError(f"The radius {other} stands twice.")
     return tuple(read)
+
+
+def threat_parts(threats: str | Sequence[ThreatModel | str]) -> list[ThreatModel | str]:
+    """Return threat models, or texts of them, one by one.
+
+    Raises:
+        InputError: They are neither a text nor several.
+    """
+    if isinstance(threats, str):
+        return [part.strip() for part in threats.split(",")]
+    if isinstance(threats, ThreatModel) or not isinstance(threats, Iterable):
+        raise InputError(
+            f'`threats` must be several, "Linf:4/255,8/255" or a list of threat models, but got {shown(threats)}.'
+        )
+    return list(threats)
 
 
 def read_sweep(store: str | os.PathLike[str]) -> RadiusSweep:

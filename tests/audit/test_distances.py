@@ -12,6 +12,7 @@ import torch
 import art_classwise as acw
 from art_classwise import InputError
 from art_classwise.attacks import ladder
+from art_classwise.audit.comparison import Side
 from art_classwise.audit.outcomes import MEASURED, OUTCOMES, cumulative, parts
 
 EPS = 0.1
@@ -255,6 +256,56 @@ def test_beyond_a_limit_it_is_unknown(classifier, data):
     assert at.loc[0.2]["robust"].isna().all()
     assert at.loc[0.2]["unknown"].str.contains("beyond 0.15").all()
     assert found.rows()["distance"].replace(np.inf, 0).max() <= 0.15 * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("others", "known"),
+    [
+        ([], {0.03: True, 0.05: True, 0.07: False, EPS: True, 0.12: False}),
+        (["pgd-5"], {0.03: True, 0.05: True, EPS: True, 0.12: False}),
+    ],
+)
+def test_an_attack_that_looks_less_far_than_the_audit_leaves_the_rest_unknown(classifier, data, others, known):
+    """But for the audit's own radius, whose verdicts its tables have."""
+    attacks = {"near": lambda c: acw.MinimumNormAttack(c, eps=0.05, max_iter=10, verbose=False)}
+    attacks |= ladder(others, f"Linf:{EPS}") if others else {}
+    found = audited(classifier, data, attacks)
+    at = found.robust_at(list(known))
+    present = found.class_table(None, "all attacks")["n"] > 0
+    for radius, is_known in known.items():
+        assert at.loc[radius]["robust"].notna()[present].all() == is_known, radius
+        assert (at.loc[radius]["unknown"] == "").all() == is_known, radius
+    assert at.loc[EPS]["robust"].equals(found.class_table(None, "all attacks")["robust"].rename("robust"))
+    # Between, what another attack broke is unknown from the one's limit to the other's perturbation.
+    between = found.robust_at(0.07)
+    rows = found.rows()
+    broken = rows[(rows["label"] == rows["clean_prediction"]) & ~rows["withstood"]]
+    unknown = between.droplevel("eps").index[between["robust"].isna()] if others else []
+    for name in unknown:
+        assert (broken[broken["label"] == int(name)]["perturbation"] > 0.07).any()
+    ax = acw.figures.accuracy_by_radius(found)
+    assert any(EPS in line.get_xdata() for line in ax.lines)
+    if not others:
+        with pytest.raises(InputError, match="isn't known at 0.07, beyond 0.05"):
+            Side(found, "net", "near", "net", 0.07).right("robust")
+        assert Side(found, "net", "near", "net", EPS).right("robust")[2].any()
+
+
+@pytest.mark.parametrize(("norm", "known"), [(np.inf, True), (2, False), (1, False)])
+def test_a_limit_in_a_norm_of_smaller_balls_is_none_in_the_audits(classifier, data, norm, known):
+    attacks = {"other": lambda c: acw.MinimumNormAttack(c, norm=norm, eps=0.5, max_iter=10, verbose=False)}
+    at = audited(classifier, data.first(40), attacks).robust_at([0.05, 0.2])
+    assert (at["unknown"] == "").all() == known
+    assert known or at["unknown"].str.contains("beyond 0").all()
+
+
+def test_corruptions_are_no_attacks_whose_distances_count(classifier, data):
+    options = {"corruptions": "made:gaussian_noise:5", "checks": False, "verbose": False}
+    found = acw.ClassWiseAudit("Linf:0.02", ["fmn-10"], **options).evaluate({"net": classifier}, data.first(40))
+    whole, alone = (found.robust_at([0.01, 0.02, 0.3], attack=name) for name in ("all attacks", "fmn-10"))
+    pd.testing.assert_frame_equal(whole, alone)
+    corrupted = (~found.rows(None, found.corruptions[0])["withstood"]).to_numpy()
+    assert (corrupted & (found.rows(None, "fmn-10")["distance"].to_numpy() > 0.02)).any()
 
 
 def test_broken_examples_leave_with_their_distance(result):

@@ -335,8 +335,9 @@ def test_bad_options(linear, data, options, says):
 def test_bad_classifiers_and_examples(linear, data, found):
     with pytest.raises(InputError, match="must be an ART PyTorchClassifier, but is a Linear"):
         acw.certify(nn.Linear(2, 2), data, noise=0.25)
-    with pytest.raises(InputError, match="is smoothed with noise 0.3"):
-        acw.certify(smoothing(linear, scale=0.3), data, noise=0.25)
+    for other in (0.25, "x", np.array([0.3, 0.3])):
+        with pytest.raises(InputError, match="is smoothed with noise 0.3"):
+            acw.certify(smoothing(linear, scale=0.3), data, noise=other)
     interval = bounded(PyTorchIBPClassifier, Net())
     with pytest.raises(InputError, match="`noise` is for randomised smoothing"):
         acw.certify(interval, data, noise=0.25)

@@ -15,6 +15,9 @@ from art_classwise.trainers import policies
 ABSURD = [10**400, -(10**400), 10**5000, Fraction(10**400), float("nan"), float("-inf"), True, "1", 1 + 2j, None]
 
 
+BEYOND_FLOAT32 = [1e31, 3.5e38, 1e39, 1e308]
+
+
 @pytest.fixture(scope="module")
 def classifier():
     network = acw.build("digits-cnn", (1, 8, 8), 10, seed=0)
@@ -65,3 +68,37 @@ def test_of_a_policy_an_audit_and_a_data_set(tmp_path):
     refused(lambda value: acw.build("digits-cnn", (1, 8, 8), value))
     refused(lambda value: acw.build("digits-cnn", (1, 8, 8), 10, seed=value), allowed_none=True)
     refused(lambda value: acw.metrics.class_accuracy(np.array([0]), np.array([0]), n_classes=1, confidence=value))
+
+
+@pytest.mark.parametrize("value", BEYOND_FLOAT32)
+def test_what_is_finite_but_not_in_float32(value, classifier):
+    calls = [
+        lambda: acw.ThreatModel("L2", value),
+        lambda: acw.certify(classifier, None, noise=value),
+        lambda: acw.AdversarialTrainerTRADESPyTorch(classifier, beta=value),
+        lambda: acw.AdversarialTrainerFastPyTorch(classifier, noise=value),
+        *(
+            lambda name=name, kind=kind: kind(classifier, **{name: value})
+            for name in ("eps", "eps_step")
+            for kind in (acw.PGD, acw.ClassWiseAttack, acw.MinimumNormAttack, acw.AdversarialTrainerMARTPyTorch)
+        ),
+        lambda: acw.PGD(classifier, momentum=value),
+    ]
+    for call in calls:
+        with pytest.raises(InputError, match="at most 1e\\+30, "):
+            call()
+    for budget in (np.array([[0.1, value]]), {0: 0.1, 1: value}):
+        with pytest.raises(InputError, match="finite numbers, of at most 1e\\+30"):
+            acw.PGD(classifier, eps=budget)
+
+
+@pytest.mark.parametrize("norm", [np.inf, 2, 1])
+def test_the_largest_numbers_of_attacks_can_be_computed_with(norm, classifier):
+    data = acw.load_dataset("digits", "test").first(4)
+    for attack in (
+        acw.PGD(classifier, norm=norm, eps=0.1, eps_step=1e30, max_iter=2, verbose=False),
+        acw.MinimumNormAttack(classifier, norm=norm, eps_step=1e30, max_iter=2, verbose=False),
+    ):
+        found = attack.generate(data.x, data.y)
+        assert found.min() >= 0
+        assert found.max() <= 1

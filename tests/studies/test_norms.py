@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 import art_classwise as acw
 from art_classwise import InputError
 from art_classwise.report.radii import print_radii, write_radii
-from art_classwise.studies import NormUnion, audit_over_norms, read_sweep, read_union
+from art_classwise.studies import NormUnion, audit_over_norms, audit_over_radii, read_sweep, read_union
 from art_classwise.studies.norms import parse_several
 
 THREATS = "Linf:0.05,L2:0.5,L1:3"
@@ -75,6 +75,28 @@ def test_the_union_is_counted(union):
         assert (whole["norm"], whole["n"]) == ("", 120)
         for result in union.results:
             assert table.at[(model, str(result.threat)), "mean"] == result.summary().at[model, "mean"]
+
+
+def test_under_the_mean_of_corruptions_it_is_that_mean():
+    """Examples withstand a share of them, the same in each audit."""
+    data = acw.load_dataset("digits", "test").first(40)
+    network = acw.build("digits-cnn", (1, 8, 8), 10, seed=0)
+    models = {"net": acw.as_classifier(network, (1, 8, 8), 10, device="cpu")}
+    options = {"corruptions": ["made:gaussian_noise:1", "made:brightness:5"], "checks": False, "verbose": False}
+    union = audit_over_norms(models, data, "Linf:0.05,L2:0.5", "fgsm", **options)
+    rows = union.rows(attack="mean corruption")
+    assert set(rows["all norms"]) == {0.0, 0.5, 1.0}
+    assert rows["all norms"].equals(rows["L2:0.5"].rename("all norms"))
+    table = union.table("mean corruption").reset_index("threat")
+    assert table["mean"].nunique() == 1
+    assert union.rows(attack="all corruptions")["all norms"].dtype == bool
+
+
+@pytest.mark.parametrize("threats", [None, 5, acw.ThreatModel("L2", 0.5)])
+def test_threats_are_several(threats):
+    for study in (audit_over_norms, audit_over_radii):
+        with pytest.raises(InputError, match="`threats` must be several"):
+            study({}, None, threats)
 
 
 def test_what_is_no_union_is_refused(union):
