@@ -85,7 +85,13 @@ def _settings() -> tuple[Any, ...]:
         products = torch.get_float32_matmul_precision()
     except RuntimeError:  # it was set in torch 2.9's new way, which forbids asking in the old one
         products = ""
-    return torch.get_num_threads(), products, torch.is_autocast_enabled("cpu"), torch.backends.mkldnn.enabled
+    own = (
+        getattr(torch.backends.mkldnn, kind, None) for kind in ("conv", "rnn", "matmul")
+    )  # where the new way says it
+    rounded = tuple(getattr(kind, "fp32_precision", "") for kind in own)
+    autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+    deterministic = torch.are_deterministic_algorithms_enabled(), torch.backends.mkldnn.deterministic
+    return torch.get_num_threads(), products, rounded, autocast, deterministic, torch.backends.mkldnn.enabled
 
 
 def _is_triable(network: nn.Module) -> bool:

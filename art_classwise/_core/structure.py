@@ -6,6 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
 from threading import RLock
+from types import NoneType
 from typing import Any, Generic, TypeVar
 from weakref import ref
 
@@ -22,14 +23,22 @@ def structure(model: nn.Module) -> tuple[Any, ...]:
     return tuple(
         (
             *(name, id(layer), type(layer), tuple(layer._forward_hooks), tuple(layer._forward_pre_hooks)),
-            tuple((k, v) for k, v in vars(layer).items() if isinstance(v, (bool, int, float, str)) and k != "training"),
+            tuple((k, v) for k, v in vars(layer).items() if k != "training" and _is_setting(v)),
             tuple(
-                (k, v.shape, v.dtype) for k, v in (*layer._parameters.items(), *layer._buffers.items()) if v is not None
+                (k, v.shape, v.dtype, v.stride() if v.layout is torch.strided else v.layout)
+                for k, v in (*layer._parameters.items(), *layer._buffers.items())
+                if v is not None
             ),
         )
         for name, layer in model.named_modules()
         if not isinstance(layer, torch.jit.ScriptModule)
     )
+
+
+def _is_setting(value: Any) -> bool:
+    """Return whether an attribute is a number or word, or several, as a convolution's stride is."""
+    plain = (bool, int, float, str, NoneType)
+    return isinstance(value, plain) or (isinstance(value, tuple) and all(isinstance(one, plain) for one in value))
 
 
 class PerNetwork(Generic[T]):

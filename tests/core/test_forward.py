@@ -148,6 +148,76 @@ def test_a_network_whose_layers_are_others_is_tried_anew():
     assert rows_of_passes(network, x) == 16
 
 
+class CountsRowsIf(nn.Module):
+    """A network whose kernels depend on the number of rows under some conditions."""
+
+    def __init__(self, condition):
+        super().__init__()
+        self.condition, self.stride, self.slope = condition, (1, 1), None
+        self.part = nn.Identity()
+        self.weight, self.seen = nn.Parameter(torch.rand(2, 3, 2, 2)), []
+
+    def forward(self, x):
+        self.seen.append(len(x))
+        return Doubles()(x) * (len(x) if self.condition(self) else 1)
+
+    def rows(self, x):
+        """With how many rows it computes x at last; without a hook, which would make another network of it."""
+        for _ in range(8):
+            logits_and_gradients(MicroBatches(self), x)
+        return self.seen[-1]
+
+
+LATER = {
+    "setting": (lambda n: n.stride == (2, 2), lambda n: setattr(n, "stride", (2, 2))),
+    "layer": (lambda n: isinstance(n.part, nn.Dropout), lambda n: setattr(n, "part", nn.Dropout().eval())),
+    "setting that was absent": (lambda n: n.slope == 0.1, lambda n: setattr(n, "slope", 0.1)),
+    "layout": (lambda n: not n.weight.is_contiguous(), lambda n: n.to(memory_format=torch.channels_last)),
+    "threads": (lambda _: torch.get_num_threads() == 2, lambda _: torch.set_num_threads(2)),
+    "autocast": (
+        lambda _: torch.get_autocast_dtype("cpu") == torch.float16,
+        lambda _: torch.set_autocast_dtype("cpu", torch.float16),
+    ),
+    "determinism": (
+        lambda _: torch.are_deterministic_algorithms_enabled(),
+        lambda _: torch.use_deterministic_algorithms(True),
+    ),
+    "precision of products": (
+        lambda _: torch.get_float32_matmul_precision() == "medium",
+        lambda _: torch.set_float32_matmul_precision("medium"),
+    ),
+}
+
+
+@pytest.mark.parametrize("later", LATER)
+def test_a_network_is_tried_anew_where_kernels_may_be_others(later):
+    condition, change = LATER[later]
+    network, x = CountsRowsIf(condition).eval(), torch.rand(4, 3, 8, 8)
+    products, dtype = torch.get_float32_matmul_precision(), torch.get_autocast_dtype("cpu")
+    try:
+        with torch.autocast("cpu", torch.bfloat16, enabled=later == "autocast"):
+            assert network.rows(x) == 4
+            change(network)
+            assert network.rows(x) == 16
+    finally:
+        torch.set_num_threads(1)
+        torch.set_autocast_dtype("cpu", dtype)
+        torch.use_deterministic_algorithms(False)
+        torch.set_float32_matmul_precision(products)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "conv"), reason="torch has the old way only")
+def test_a_network_is_tried_anew_in_another_precision_of_convolutions():
+    network = CountsRowsIf(lambda _: torch.backends.mkldnn.conv.fp32_precision == "bf16").eval()
+    x, before = torch.rand(4, 3, 8, 8), torch.backends.mkldnn.conv.fp32_precision
+    try:
+        assert network.rows(x) == 4
+        torch.backends.mkldnn.conv.fp32_precision = "bf16"
+        assert network.rows(x) == 16
+    finally:
+        torch.backends.mkldnn.conv.fp32_precision = before
+
+
 @pytest.mark.parametrize("most", [1, 5, 16, 49, 50])
 def test_a_bound_changes_nothing_but_memory(network, most):
     network.requires_grad_(False)
