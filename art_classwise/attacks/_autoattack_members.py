@@ -21,6 +21,7 @@ from art_classwise._core.state import float32, is_asked_freely
 from art_classwise.attacks._apgd import Order
 from art_classwise.attacks._problem import check_finite
 from art_classwise.attacks.search import derivative, input_gradient
+from art_classwise.errors import InputError
 
 __all__ = ["FABAttack_PT", "SquareAttack", "Unit", "to_hyperplane"]
 
@@ -38,12 +39,39 @@ class Unit(nn.Module):
         self.low, self.high = art_interface.clip_bounds(estimator, estimator.device)
         self.width, self.n_classes = float(self.high - self.low), estimator.nb_classes
         self.input_shape, self.seen_shape = tuple(estimator.input_shape), image_shape(estimator.input_shape)
+        self._largest: Tensor | None = None  # logit since the last check; NaN, if one was
 
     def forward(self, x: Tensor) -> Tensor:
         if len(x) == 0:  # Square asks so where all margins are 0; many networks can't
             return x.new_zeros(0, self.n_classes)
         logits = self.module(torch.add(self.low, x.reshape(len(x), *self.input_shape), alpha=self.width))
-        return art_interface.check_logits(logits, len(x), self.n_classes).clone()  # Square writes into what it gets
+        logits = art_interface.check_logits(logits, len(x), self.n_classes)
+        self._note(x, logits.detach().abs().amax(1))
+        return logits.clone()  # Square writes into what it gets
+
+    def _note(self, x: Tensor, largest: Tensor) -> None:
+        """Note the largest size of the logits (n,) of images x (n, ...), unless these are no numbers themselves."""
+        if not (is_asked_freely(x.device) and math.isfinite(float(largest.sum()))):
+            # Where gradients are infinite, members ask about such points.
+            largest = torch.where(x.detach().flatten(1).sum(1).isfinite(), largest, 0.0)
+        largest = largest.amax()
+        self._largest = largest if self._largest is None else torch.maximum(self._largest, largest)
+
+    def check_finite(self, rows: npt.NDArray[np.intp]) -> None:
+        """Check that all logits that a member was given are finite: ``argmax`` takes NaN for the first class.
+
+        Args:
+            rows: (m,) of the images that it attacked.
+
+        Raises:
+            InputError: One wasn't.
+        """
+        largest, self._largest = self._largest, None
+        if largest is not None and not bool(largest < math.inf):  # the host waits, once per batch
+            raise InputError(
+                f"The model returns logits that are not finite for attacked images, among those of examples "
+                f"{rows.min()} to {rows.max()}: look for a division or a logarithm in it that meets 0."
+            )
 
     def verdict(self, x: Tensor, rows: npt.NDArray[np.intp]) -> Tensor:
         """Return what the module takes images x of these rows for, in the classifier's own units, exactly (m,)."""

@@ -229,6 +229,7 @@ class AutoAttack(Parameters):
             # A member leaves x as it is unless it succeeds, or unless the network it searches is wrong there.
             moved = (adversarial != unit).flatten(1).any(1)
             claimed = moved | (searched(unit).argmax(1) != y)
+            searched.check_finite(rows)
             points = torch.add(exact.low, adversarial, alpha=exact.width).view_as(x)
             points = self.threat.project(points, x, exact.low, exact.high)
             usable = moved & points.isfinite().flatten(1).all(1)  # NaN gradients make points of NaN, "misclassified"

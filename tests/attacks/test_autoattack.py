@@ -22,6 +22,7 @@ from art_classwise._core.state import float32
 from art_classwise.attacks._apgd import APGD
 from art_classwise.attacks.autoattack import AutoAttack
 from art_classwise.errors import GradientMaskingWarning
+from art_classwise.zoo import as_classifier
 
 MEMBERS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
 SHORT = {"n_iter": 10, "n_queries": 100, "verbose": False}
@@ -340,6 +341,34 @@ def test_gradients_that_are_not_finite_give_finite_images(classifier, images, no
     dark = (images * 0.05).astype(np.float32)
     rooted = build(10, Root(classifier.model))
     broken(rooted, dark, predicted(rooted, dark), norm, EPS[norm])  # checks the images
+
+
+class LostUnderAttack(nn.Module):
+    """Gives NaN or infinity for all but these images; ``argmax`` takes that for class 0."""
+
+    def __init__(self, images, value):
+        super().__init__()
+        self.images, self.value = torch.from_numpy(images), value
+        self.inner = nn.Sequential(nn.Flatten(), nn.Linear(images[0].size, 5))
+        with torch.no_grad():
+            self.inner[1].bias[0] += 10
+
+    def forward(self, x):
+        moved = (x[:, None] != self.images).flatten(2).any(2).all(1)
+        return torch.where(moved[:, None], self.value, self.inner(x))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("norm", list(EPS))
+def test_logits_lost_under_attack_are_no_robustness(images, norm, value):
+    """Of class 0, no example would be broken."""
+    some = images[:3]
+    classifier = as_classifier(LostUnderAttack(some, value), some.shape[1:], 5, device="cpu")
+    assert (classifier.predict(some).argmax(1) == 0).all()
+    for member in MEMBERS:
+        attack = AutoAttack(classifier, norm, EPS[norm], attacks=member, n_iter=3, n_queries=2, verbose=False)
+        with pytest.raises(InputError, match="not finite for attacked images, among those of examples 0 to 2"):
+            attack.generate(some)
 
 
 def test_equal_logits_dont_stop_it(images):
