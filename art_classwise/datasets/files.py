@@ -92,7 +92,7 @@ def _opened(path: str) -> Iterator[Any]:
     Raises:
         InputError: It can't be read.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with open_regular(path) as file, warnings.catch_warnings():
@@ -101,6 +101,8 @@ def _opened(path: str) -> Iterator[Any]:
                 yield image
     except InputError:
         raise
+    except UnidentifiedImageError as error:  # which names the opened file by its number
+        raise InputError(f"{path} can't be read as an image: it begins like none that Pillow knows.") from error
     except Exception as error:  # damaged files break PIL's readers in many ways
         raise InputError(
             f"{path} can't be read as an image: {getattr(error, 'strerror', None) or first_line(error)}"

@@ -106,6 +106,11 @@ class AdversarialTrainerDistillationPyTorch(SearchTrainer):
         check_number("alpha", self.alpha, 0, 1)
         check_number("temperature", self.temperature, losses.SHARPEST, losses.SOFTEST)
         self.exact = check_flag("exact", exact)
+        if options.get("label_smoothing") and not (self._softens and self.alpha < 1):
+            raise InputError(
+                '`label_smoothing` is that of a cross-entropy, which distillation has only by the methods "ard" and '
+                '"fair-ard" with `alpha` below 1: leave it out.'
+            )
         self._labels = TeacherLabels(teacher, classifier.nb_classes)
         if not self._softens:
             self._start, self._ascended = "gaussian", "kl"

@@ -68,9 +68,9 @@ class AdversarialTrainerFastPyTorch(SearchTrainer):
             ``"restore"`` ends it with the weights from after the epoch before. None only tells. Both need
             ``validation_data``. Where ``keep`` chose another epoch before, its weights stay chosen.
         collapse_gap: The smallest difference of the two accuracies of a collapse, from 0 to 1.
-        **options: As for all trainers, :class:`art_classwise.trainers.TrainingOptions`, but for ``attack``.
-            ``eps_step`` is the length of the one step, the method's if absent; ``max_iter`` is the number of steps of
-            the attack on validation examples.
+        **options: As for all trainers, :class:`art_classwise.trainers.TrainingOptions`, but for ``attack`` and
+            ``friendly_tau``. ``eps_step`` is the length of the one step, the method's if absent; ``max_iter`` is the
+            number of steps of the attack on validation examples.
 
     Raises:
         InputError: One of these is out of range, there is an ``attack``, or nothing to validate on where
@@ -93,6 +93,10 @@ class AdversarialTrainerFastPyTorch(SearchTrainer):
             raise unknown("method of fast adversarial training", method, get_args(FastMethod))
         if options.get("attack") is not None:
             raise InputError(self._own_attack_only)
+        if options.get("friendly_tau") is not None:
+            raise InputError(
+                "Fast adversarial training attacks in one step, so `friendly_tau` has no effect: leave it out."
+            )
         super().__init__(classifier, **options)
         kind = _KINDS[method]
         self.method, self._clipped = method, kind.clipped

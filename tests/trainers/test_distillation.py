@@ -421,6 +421,8 @@ def a_teacher(n_classes=C, shape=(1, 8, 8), clip_values=(0, 1)):
         (lambda s: a_teacher(), {"temperature": 2.0}, '`temperature` is a parameter of the methods "ard"'),
         (lambda s: a_teacher(), {"method": "absld", "temperature": 2.0}, "class by class"),
         (lambda s: a_teacher(), {"exact": "yes"}, "`exact`"),
+        (lambda s: a_teacher(), {"label_smoothing": 0.1}, "`label_smoothing` is that of a cross-entropy"),
+        (lambda s: a_teacher(), {"method": "ard", "label_smoothing": 0.1}, "with `alpha` below 1: leave it out"),
         (lambda s: a_teacher(), {"method": "absld", "class_policy": FAAL()}, "sets its own class policy, ABSLD"),
         (lambda s: a_teacher(), {"method": "fair-ard", "class_policy": FAAL()}, 'take the method "ard"'),
     ],

@@ -254,6 +254,7 @@ def test_class_policies_and_budgets_go_with_it(data):
         ({"collapse_gap": 0}, "`collapse_gap` must be a number above 0 to 1"),
         ({"collapse_gap": 2}, "`collapse_gap`"),
         ({"attack": object()}, "defined by its own attack of one step: leave `attack` out"),
+        ({"friendly_tau": 0}, "attacks in one step, so `friendly_tau` has no effect"),
     ],
 )
 def test_bad_options_are_refused(options, says):

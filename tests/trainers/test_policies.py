@@ -870,6 +870,8 @@ def test_every_published_policy_has_a_name():
     ],
 )
 def test_texts_that_are_no_policies_say_why(text, says):
+    with pytest.raises(InputError):  # also where no class is known
+        parse_policy(text, ())
     with pytest.raises(InputError, match=says):
         parse_policy(text, CLASSES)
 

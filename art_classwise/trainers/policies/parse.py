@@ -74,7 +74,7 @@ def parse_policy(text: str, classes: Sequence[str]) -> ClassPolicy:
     name = name.strip().lower()
     if name in ("weights", "budgets"):
         if not values:
-            raise InputError(f"{name} by class are written {name}:{classes[0]}=..., but got {text!r}.")
+            raise InputError(f"{name} by class are written {name}:{(*classes, 'cat')[0]}=..., but got {text!r}.")
         numbers: Any = {class_number(key, classes): value for key, value in values.items()}
         if len(numbers) < len(pairs):
             raise InputError(f"A class appears twice in {text!r}: give each one value.")
