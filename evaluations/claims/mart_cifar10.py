@@ -263,8 +263,11 @@ def _bars(
     ax.set(**{"xlabel" if lying else "ylabel": "accuracy, %"})
     ax.tick_params(axis="y" if lying else "x", length=0)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.margins(**{"x" if lying else "y": 0.4})  # room for the legend
-    ax.legend(frameon=False, loc="lower right" if lying else "upper right")
+    if lying:
+        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    else:
+        ax.margins(y=0.4)  # room for the legend
+        ax.legend(frameon=False, loc="upper right")
 
 
 def _parser() -> argparse.ArgumentParser:
