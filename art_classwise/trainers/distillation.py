@@ -233,9 +233,17 @@ def _shared_weight(teacher: Any, student: nn.Module) -> str | None:
     if not isinstance(teacher, nn.Module):
         return None
     trained = [*(p for p in student.parameters() if p.requires_grad), *student.buffers()]
-    places = {t.untyped_storage().data_ptr() for t in trained} - {0}  # where there is no memory yet
+    places = {*map(_place, trained)}
     own = [*teacher.named_parameters(), *teacher.named_buffers()]
-    return next((name for name, t in own if t.untyped_storage().data_ptr() in places), None)
+    return next((name for name, t in own if _place(t) in places), None)
+
+
+def _place(tensor: Tensor) -> int:
+    """Return where a tensor's memory begins; where that isn't told, or there is none yet, what tells the tensor."""
+    try:
+        return tensor.untyped_storage().data_ptr() or id(tensor)
+    except (RuntimeError, NotImplementedError):  # of tensors that are no plain memory
+        return id(tensor)
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -24,9 +24,14 @@ TRAIN = shlex.split("train standard --epochs 12 --examples 100 --steps 1 --batch
 def start(folder, *words):
     environment = {**os.environ, "TQDM_DISABLE": "0", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "art_classwise", *words]
-    return subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    heeded = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background jobs inherit that they don't
+    try:
+        return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
+    finally:
+        signal.signal(signal.SIGINT, heeded)
 
 
 def interrupted(process, begun, number=signal.SIGINT):
