@@ -85,9 +85,8 @@ def _settings() -> tuple[Any, ...]:
         products = torch.get_float32_matmul_precision()
     except RuntimeError:  # it was set in torch 2.9's new way, which forbids asking in the old one
         products = ""
-    own = (
-        getattr(torch.backends.mkldnn, kind, None) for kind in ("conv", "rnn", "matmul")
-    )  # where the new way says it
+    # Where torch 2.9's new way says it.
+    own = (getattr(torch.backends.mkldnn, kind, None) for kind in ("conv", "rnn", "matmul"))
     rounded = tuple(getattr(kind, "fp32_precision", "") for kind in own)
     autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
     deterministic = torch.are_deterministic_algorithms_enabled(), torch.backends.mkldnn.deterministic

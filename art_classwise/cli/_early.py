@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from art_classwise.datasets.catalog import DATASETS
@@ -89,7 +88,7 @@ def _attacks(given: Mapping[str, Any]) -> None:
     """Check what an audit attacks by: threat, attacks and corruptions belong together."""
     from art_classwise.attacks.ladder import LATER, ladder
     from art_classwise.audit.corrupted import asked
-    from art_classwise.datasets.load import known_name
+    from art_classwise.datasets.load import loaded_name
     from art_classwise.studies.norms import parse_several
     from art_classwise.threat import ThreatModel
 
@@ -100,12 +99,11 @@ def _attacks(given: Mapping[str, Any]) -> None:
     threat = None if given["threat"] is None else parse_several(given["threat"])[0]
     found = asked(threat, attack_names(given["attacks"]), given["corruptions"])
     if found.attacks is not None:
-        name = known_name(given["dataset"])
         surrogate = None if given["surrogate"] is None else LATER
         ladder(
             found.attacks,
             found.threat,
-            dataset=name if name in DATASETS else Path(name).stem,
+            dataset=loaded_name(given["dataset"]),
             surrogate=surrogate,
         )
 

@@ -275,14 +275,12 @@ def _kept(state: Path) -> str:
 def _chosen_recipe(
     method: str, name: str | None, arch: str, dataset: str, threat: str | None, size: int | None
 ) -> Recipe:
-    from art_classwise.datasets import DATASETS
-    from art_classwise.datasets.load import known_name
+    from art_classwise.datasets.load import loaded_name
     from art_classwise.threat import ThreatModel
     from art_classwise.trainers.recipes import fast_recipe, paper_recipe, plain_recipe
 
     ball = None if threat is None else ThreatModel.parse(threat)
-    known = known_name(dataset)
-    known = known if known in DATASETS else Path(known).stem  # the name it will have once it is loaded
+    known = loaded_name(dataset)
     if name == "fast":
         return fast_recipe(method, known, architecture=arch, threat=ball, image_size=size)
     if name is None:

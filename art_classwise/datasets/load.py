@@ -109,6 +109,12 @@ def known_name(name: str | os.PathLike[str]) -> str:
     return bare if bare in DATASETS and not os.path.exists(text) else text
 
 
+def loaded_name(name: str | os.PathLike[str]) -> str:
+    """Return the name that a data set will have once it is loaded: see :func:`known_name`; of a file, its stem."""
+    text = known_name(name)
+    return text if text in DATASETS else Path(text).stem
+
+
 def check_name(name: str | os.PathLike[str]) -> str:
     """Return the name of a data set as :func:`known_name` does, if it can be one, or the path of a file or folder.
 
