@@ -14,13 +14,13 @@ from torch import Tensor
 
 from art_classwise.errors import LARGEST, InputError, as_float, shown, too_large, unknown
 
-__all__ = ["CORRUPTIONS", "Norm", "ThreatModel", "Uniform", "per_example"]
+__all__ = ["CORRUPTIONS", "Norm", "ThreatModel", "Uniform", "dual_norm", "per_example"]
 
 Norm = Literal["Linf", "L2", "L1", "corruptions"]
 _NORMS: dict[str, Norm] = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 _ANYWHERE: Norm = "corruptions"
 _ART_NORMS: dict[float, Norm] = {np.inf: "Linf", 2: "L2", 1: "L1"}
-
+_DUAL: dict[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf"}
 _TEXTS = {"inf": np.inf, "linf": np.inf, "2": 2, "l2": 2, "1": 1, "l1": 1}
 
 Uniform = Callable[..., Tensor]
@@ -166,10 +166,7 @@ class ThreatModel:
 
     def size(self, delta: Tensor) -> Tensor:
         """Return the norm of each perturbation, of corruptions the largest change: (n, ...) -> (n,)."""
-        flat = delta.flatten(1)
-        if self.norm in ("Linf", _ANYWHERE):
-            return flat.abs().amax(1)
-        return flat.abs().sum(1) if self.norm == "L1" else torch.linalg.vector_norm(flat, dim=1)
+        return _norm_of(delta, self.norm)
 
     def project(
         self,
@@ -200,16 +197,19 @@ class ThreatModel:
         """
         if self.norm == "L1":
             radius = x.new_full((len(x),), self.eps) if eps is None else eps.flatten()
-            return (x + _project_l1(x_adv - x, low - x, high - x, radius.expand(len(x)))).clamp_(low, high)
+            moved = x + _project_l1(x_adv - x, low - x, high - x, radius.expand(len(x)))
+            return _clamped(moved, low, high, out=moved)
         if not self.is_ball:
-            return x_adv.clamp(low, high)
-        delta = torch.sub(torch.clamp(x_adv, low, high, out=out), x, out=out)
+            return _clamped(x_adv, low, high)
+        delta = torch.sub(_clamped(x_adv, low, high, out=out), x, out=out)
         if self.norm == "Linf":
             delta = delta.clamp_(-self.eps, self.eps) if eps is None else delta.clamp_(-eps, eps)
-            return torch.add(x, delta, out=out).clamp_(low, high)  # again: the sum may miss the box by a rounding
+            delta = torch.add(x, delta, out=out)
+            return _clamped(delta, low, high, out=delta)  # again: the sum may miss the box by a rounding
         size = per_example(self.size(delta), x).clamp_min(torch.finfo(x.dtype).tiny)
         delta = delta.mul_(((self.eps if eps is None else eps) / size).clamp_max(1))
-        return torch.add(x, delta, out=out).clamp_(low, high)
+        delta = torch.add(x, delta, out=out)
+        return _clamped(delta, low, high, out=delta)
 
     def bounds(self, x: Tensor, low: Tensor, high: Tensor, eps: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return where ball and box around ``x`` end, for Linf: (n, ...) lower and upper bounds.
@@ -297,6 +297,13 @@ CORRUPTIONS = ThreatModel(_ANYWHERE, 1.0)
 """The threat model of corrupted images, for audits without an attacker."""
 
 
+def _clamped(x: Tensor, low: Tensor, high: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Return torch.clamp's result; on a CPU, limits that are one tensor each take it six times as long as numbers."""
+    if x.device.type == "cpu" and low.numel() == high.numel() == 1:
+        return torch.clamp(x, float(low), float(high), out=out)
+    return torch.clamp(x, low, high, out=out)
+
+
 def _project_l1(delta: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
     """Return the nearest points to ``delta`` (n, ...) with low <= point <= high and ||point||_1 <= eps (n,).
 
@@ -321,6 +328,19 @@ def _project_l1(delta: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor
 
 
 _BISECTIONS = 30
+
+
+def dual_norm(gradient: Tensor, norm: Norm) -> Tensor:
+    """Return how fast functions rise at most per unit of a norm, to first order: (n, ...) gradients -> (n,)."""
+    return _norm_of(gradient, _DUAL[norm])
+
+
+def _norm_of(delta: Tensor, norm: Norm) -> Tensor:
+    """Return norms, (n, ...) -> (n,); without torch.linalg.vector_norm where that takes six to twenty times as long."""
+    flat = delta.flatten(1)
+    if norm in ("Linf", _ANYWHERE):
+        return flat.abs().amax(1)
+    return flat.abs().sum(1) if norm == "L1" else torch.linalg.vector_norm(flat, dim=1)
 
 
 def per_example(values: Tensor, like: Tensor) -> Tensor:

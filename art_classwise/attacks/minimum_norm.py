@@ -22,7 +22,7 @@ from art_classwise.attacks.fast_copy import Compile, Precision, check_compile, c
 from art_classwise.attacks.search import input_gradient, is_degenerate, not_finite
 from art_classwise.attacks.target_order import malt_order
 from art_classwise.errors import InputError, check_flag
-from art_classwise.threat import ThreatModel, per_example
+from art_classwise.threat import ThreatModel, dual_norm, per_example
 
 __all__ = ["MinimumNormAttack"]
 
@@ -266,7 +266,6 @@ class MinimumNormAttack(TensorAttack):
         """
         threat, low, high, width = self.threat, problem.low, problem.high, self._width()
         limit = self._largest
-        dual = {"Linf": 1, "L2": 2, "L1": torch.inf}[threat.norm]
         sign = -1 if self.targeted else 1
         best, best_size = x.clone(), torch.full((len(x),), torch.inf, device=x.device)
         eps = best_size.clone()
@@ -293,24 +292,25 @@ class MinimumNormAttack(TensorAttack):
                     if held is not None:
                         gradient = torch.where(held, 0.0, gradient)
                     nearer = hit & (size < best_size)
-                    best = torch.where(per_example(nearer, x), x_adv, best)
+                    torch.where(per_example(nearer, x), x_adv, best, out=best)
                     best_size = torch.where(nearer, size, best_size)
                     # Scaled by the largest entry: squares of gradients below 1e-23 vanish in float32.
                     largest = gradient.flatten(1).abs().amax(1).clamp_min(_TINY)
                     way = gradient / per_example(largest, x)
-                    flat = way.flatten(1)
-                    slope = (largest * torch.linalg.vector_norm(flat, dual, dim=1)).clamp_min(_TINY)
+                    slope = (largest * dual_norm(way, threat.norm)).clamp_min(_TINY)
                     inside = torch.where(
                         best_size.isfinite(), eps * (1 + gamma), (1 + _LAST_GAMMA) * (size - margin / slope)
                     )
                     eps = torch.where(hit, torch.minimum(eps * (1 - gamma), best_size), inside).clamp_max(limit)
                     if threat.norm == "Linf" and self.eps_step is None:
-                        way = way.sign()
+                        way.sign_()
                     else:
-                        way = way / per_example(torch.linalg.vector_norm(flat, dim=1).clamp_min(0.5), x)  # 0, or >= 1
+                        flat = way.flatten(1)
+                        way /= per_example(torch.linalg.vector_norm(flat, dim=1).clamp_min(0.5), x)  # 0, or >= 1
                     length = eps / 2 if self.eps_step is None else torch.full_like(eps, width * self.eps_step)
-                    moved = x_adv + per_example(length * (_LAST_STEP + (1 - _LAST_STEP) * share), x) * way
-                    x_adv = threat.project(moved, x, low, high, per_example(eps, x))
+                    moved = way.mul_(per_example(length * (_LAST_STEP + (1 - _LAST_STEP) * share), x)).add_(x_adv)
+                    out = None if threat.norm == "L1" else moved
+                    x_adv = threat.project(moved, x, low, high, per_example(eps, x), out=out)
         check_finite(no_logits, problem.ids[rows])
         return _Best(best, best_size, zero_gradient)
 

@@ -12,7 +12,7 @@ from art_classwise._core.options import Check
 from art_classwise._core.state import evaluating, frozen
 from art_classwise.attacks.search import input_gradient
 from art_classwise.errors import unknown
-from art_classwise.threat import Norm
+from art_classwise.threat import Norm, dual_norm
 
 __all__ = ["TargetOrder", "check_target_order", "malt_order"]
 
@@ -21,7 +21,6 @@ TargetOrder: TypeAlias = Literal["logits", "malt"]
 _MOST = 100
 """Targets whose gradients are computed: the likeliest ones, as in the paper."""
 
-_DUAL: dict[Norm, float] = {"Linf": 1, "L2": 2, "L1": torch.inf}
 _TINY = 1e-30
 
 
@@ -70,7 +69,7 @@ def malt_order(
         for rank in range(count):
             margin = own - logits.gather(1, ranked[:, rank : rank + 1])[:, 0]
             gradient = input_gradient(margin.sum(), x, keep=rank + 1 < count)
-            slope = torch.linalg.vector_norm(gradient.flatten(1), _DUAL[norm], dim=1)
+            slope = dual_norm(gradient, norm)
             nearness.append((margin.detach() / slope.clamp_min(_TINY)).nan_to_num(torch.inf))
     value = torch.stack(nearness, 1)
     value = value.masked_fill(~allowed.gather(1, ranked[:, :count]), torch.inf)
