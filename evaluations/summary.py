@@ -110,9 +110,9 @@ EXPERIMENTS = (
     Experiment(
         *("minimum_norm", "claims", "Does FMN come as near as bisection of PGD, and what does it cost?"),
         *(
-            "cifar10, mnist, five published networks",
-            "58 to 198 images each",
-            "nearer in the median, by 1 to 58 %; 0.9 to 1.4 x PGD's time",
+            "cifar10, mnist, six published networks",
+            "58 to 199 images each",
+            "nearer in the median, by 1 to 58 %; 0.9 to 1.1 x PGD's time",
         ),
         "python evaluations/claims/minimum_norm.py --root data --checkpoints FOLDER --examples 200",
         runs=False,

@@ -25,11 +25,11 @@ test examples and measured on the other half, so that the choice doesn't bias it
 worst class minus the relative loss of the mean over classes, both against the training without a policy. Accuracies
 have intervals over seeds (Student's t); changes have them over seeds and test examples, crossed, and p is that of 0
 there. Among dozens of intervals some exclude 0 by chance: p is adjusted by Holm's method for all comparisons on a data
-set. A further table has the differences of the combinations that no paper has, and of weight 2, to each published
-policy, adjusted likewise: one is better than all of them if each of these intervals lies above 0. Of trainings that
---known takes from an earlier table only class accuracies are known ("examples" in the table of runs): their test
-examples are drawn as binomials, alike for the seeds of a policy, apart from those of other policies, so that the
-intervals of differences are rather too wide.
+set, and a policy is said to help only where that p is below 0.05. A further table has the differences of the
+combinations that no paper has, and of weight 2, to each published policy, adjusted likewise: one is better than all of
+them if each of these intervals lies above 0. Of trainings that --known takes from an earlier table only class
+accuracies are known ("examples" in the table of runs): their test examples are drawn as binomials, alike for the seeds
+of a policy, apart from those of other policies, so that the intervals of differences are rather too wide.
 
 Sizes: quick uses digits (or MNIST, CIFAR-10 on request), full (a GPU) CIFAR-10. Interrupted runs resume.
 """
@@ -361,6 +361,7 @@ def claims_of(study: Study, table: pd.DataFrame, ours: pd.DataFrame) -> list[Cla
                 *(value, low, high),
                 n=n + told_seeds(row["seeds"]),
                 least=2,
+                p=p,
             )
         )
     for (objective, policy), some in ours.groupby(["objective", "policy"], sort=False) if len(ours) else ():

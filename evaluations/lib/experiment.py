@@ -49,6 +49,7 @@ class Claim:
         unit: Of the numbers, such as ``"points"``.
         published: The papers' number, if they give one.
         smoke: Whether there are so few examples that it is a test of the script, which has no verdict.
+        p: Of several claims that are looked at together, the p value of the null, adjusted for all of them; else NaN.
     """
 
     claim: str
@@ -63,18 +64,20 @@ class Claim:
     unit: str = "points"
     published: str = ""
     smoke: bool = False
+    p: float = float("nan")
 
     @property
     def verdict(self) -> str:
         """Whether the claim was seen.
 
-        ``"seen"``: the interval lies above the null, and the value isn't below the least. ``"not seen"``: the interval
-        lies below the least, or doesn't reach above the null. Else ``"unclear"``. Of a smoke test ``"smoke test"``.
+        ``"seen"``: the interval lies above the null, the value isn't below the least, and p, if there is one, is below
+        0.05. ``"not seen"``: the interval lies below the least, or doesn't reach above the null. Else ``"unclear"``. Of
+        a smoke test ``"smoke test"``.
         """
         if self.smoke:
             return "smoke test"
         if self.low > self.null and self.value >= self.least:
-            return "seen"
+            return "unclear" if self.p >= 0.05 else "seen"
         if self.high < self.least or self.high <= self.null:
             return "not seen"
         return "unclear"

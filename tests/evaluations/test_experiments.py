@@ -54,6 +54,21 @@ def test_a_verdict_takes_size_and_chance_into_account(frame, value, low, high, v
     assert one.row()["verdict"] == verdict
 
 
+@pytest.mark.parametrize(
+    ("interval", "p", "verdict"),
+    [
+        ((8, 1, 15), 0.049, "seen"),
+        ((8, 1, 15), 0.05, "unclear"),  # one of dozens of intervals, some of which exclude nothing by chance
+        ((8, 1, 15), 1.0, "unclear"),
+        ((-8, -12, -4), 0.9, "not seen"),  # that it isn't so large needs no allowance
+        ((4, 1, 7), 0.001, "unclear"),
+    ],
+)
+def test_of_several_claims_one_is_seen_if_it_stays_after_adjustment(frame, interval, p, verdict):
+    one = claim(frame, *interval, p=p)
+    assert (one.verdict, one.row()["p"]) == (verdict, p)
+
+
 def test_a_claim_is_shown_with_its_interval(frame):
     assert claim(frame, 8.04, 1, 15).shown == "8.0 (1.0 to 15.0) points"
     assert claim(frame, 0.512, 0.1, 1, unit="").shown == "0.51 (0.10 to 1.00)"
