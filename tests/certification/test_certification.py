@@ -321,7 +321,10 @@ def test_it_is_a_metric_per_class(linear, data):
         ({"noise": 0.25, "alpha": 0.5}, "`alpha`"),
         ({"noise": 0.25, "alpha": 1e-17}, "`alpha` must be a number from 1e-09 to below 0.5"),
         ({"noise": 0.25, "n": 9}, "With 9 samples nothing can be certified at `alpha=0.001`: take at least 10"),
+        ({"noise": 0.25, "n": 1}, "With one sample nothing"),
         ({"noise": 0.25, "n": 2, "alpha": 0.25}, "take at least 3"),
+        ({"noise": 0.25, "n": 10**17}, r"`n` must be at most 2\*\*53"),
+        ({"noise": 0.25, "n_selection": 2**60}, r"`n_selection` must be at most 2\*\*53"),
         ({"noise": 0.25, "seed": -1}, "`seed`"),
         ({"noise": 0.25, "batch_size": 0}, "`batch_size`"),
         ({"noise": 0.25, "max_radius": 0.1}, "`max_radius` is for bounds"),
@@ -341,6 +344,14 @@ def test_bad_classifiers_and_examples(linear, data, found):
     interval = bounded(PyTorchIBPClassifier, Net())
     with pytest.raises(InputError, match="`noise` is for randomised smoothing"):
         acw.certify(interval, data, noise=0.25)
+    for option in ({"n": 50}, {"n_selection": 100}, {"alpha": 0.001}, {"seed": 0}):
+        with pytest.raises(InputError, match=f"`{next(iter(option))}` is for randomised smoothing.*leave it out"):
+            acw.certify(interval, data, **option)
+    with pytest.raises(InputError, match="`n` and `seed` are for randomised smoothing.*leave them out"):
+        acw.certify(interval, data, n=50, seed=1)
+    for empty in ((data.x[:0], data.y[:0]), {"x": data.x[:0], "y": data.y[:0]}, []):
+        with pytest.raises(InputError, match="empty: it needs at least one example"):
+            acw.certify(linear, empty, noise=0.25)
     with pytest.raises(InputError, match="3 classes, but the data set has 2"):
         acw.certify(interval, data)
     with pytest.raises(InputError, match="preprocessing"):
@@ -362,6 +373,35 @@ def test_bad_classifiers_and_examples(linear, data, found):
         found.worst_class(3.0)
     with pytest.raises(InputError, match="between 0 and 1"):
         found.certified_at(0.1, confidence=1)
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_logits_that_are_not_finite_are_refused(data, value):
+    """Of two that are infinite, `argmax` takes the first: all would be certified for it."""
+
+    class Broken(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :2] * 0 + value
+
+    classifier = acw.as_classifier(Broken(), SHAPE, 2, device="cpu")
+    with pytest.raises(InputError, match="example 1 under noise 0.25 aren't finite"):
+        acw.certify(classifier, data, noise=0.25, n=20, verbose=False)
+
+
+def test_what_is_no_audit_or_no_attack_stands_beside_no_certificate(found, linear, data):
+    with pytest.raises(InputError, match="`audit` must be an audit's result"):
+        found.beside("runs/audit")
+    options = {"corruptions": ["gaussian_noise:1"], "checks": False, "verbose": False}
+    with pytest.warns(UserWarning, match="images are made from the clean ones"):
+        audit = acw.ClassWiseAudit("L2:0.05", "fgsm", **options).evaluate({"net": linear}, data)
+    certified = acw.certify(linear, data, noise=0.25, n=20, verbose=False)
+    assert len(certified.beside(audit)) == 2
+    for corruption in (*audit.corruptions, "mean corruption", "all corruptions"):
+        with pytest.raises(InputError, match=f"nothing of corruptions such as '{corruption}'"):
+            certified.beside(audit, attack=corruption)
+    for given in (found, "net", [("net", found)]):
+        with pytest.raises(InputError, match="`certificates` must be a mapping from models' names"):
+            audit.to_html("report.html", certificates=given)
 
 
 def test_the_figure_shows_the_table(found, linear, data):
