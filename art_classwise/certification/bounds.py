@@ -53,7 +53,7 @@ class Bounds:
                 predicted = classifier.predict_intervals(images, bounds=0.0, limits=limits)[:, 0].argmax(1)
 
                 def holds(radii: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-                    side = radii.astype(np.float32).reshape(-1, *[1] * images.ndim)  # (n, 1, ...), as ART has it
+                    side = _no_less(radii).reshape(-1, *[1] * images.ndim)  # (n, 1, ...), as ART has it
                     found = classifier.predict_intervals(images, bounds=np.stack([side, side]), limits=limits)
                     return np.asarray(classifier.certify(found, predicted))
 
@@ -71,6 +71,13 @@ class Bounds:
                     )
 
             return predicted.astype(np.int64), _largest(holds, len(images), self.reach)
+
+
+def _no_less(radii: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Return the smallest float32 of at least these radii: what is tried mustn't be less than what is claimed."""
+    rounded = radii.astype(np.float32)
+    above: npt.NDArray[np.float32] = np.where(rounded < radii, np.nextafter(rounded, np.float32(np.inf)), rounded)
+    return above
 
 
 def _largest(holds: Holds, n: int, reach: float) -> npt.NDArray[np.float64]:

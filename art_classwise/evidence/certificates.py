@@ -51,7 +51,7 @@ class Recertified:
         examples: Their numbers in the data set.
         n: How many the certificate has.
         passes: How many noisy images the network had to look at, or radii its bounds were computed for.
-        exact: Whether they were computed where the certificate was, so that votes must be equal to the bit.
+        exact: Whether votes were counted where the certificate was made, so that they must be equal to the bit.
         differences: What differs, a sentence each.
         by_bounds: Whether bounds were computed, and no votes counted.
     """
@@ -223,7 +223,7 @@ def recertified(found: CertifiedResult, model: str, classifier: Any, data: Datas
         tuple(int(number) for number in some["example"]),
         len(found.examples),
         len(rows) * passes_of(found),
-        exact,
+        exact and not by_bounds,
         tuple(differences),
         by_bounds,
     )

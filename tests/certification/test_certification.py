@@ -20,6 +20,7 @@ import art_classwise as acw
 from art_classwise import InputError
 from art_classwise._core.art_interface import logits_module
 from art_classwise.certification import CertifiedResult, certified_accuracy, read_certificate
+from art_classwise.certification.bounds import Bounds, bounds_of
 from art_classwise.certification.smoothing import Smoothing, certified_radius
 from art_classwise.metrics import clopper_pearson, per_class, worst_class
 
@@ -263,12 +264,26 @@ def test_zonotopes_of_a_linear_model_are_exact(linear):
     result = {}
     for kind in (PyTorchIBPClassifier, PytorchDeepZ):
         classifier = bounded(kind, nn.Sequential(layer), 2, (12,))
-        from art_classwise.certification.bounds import Bounds, bounds_of
-
         _, result[kind] = Bounds(bounds_of(classifier), 0.25).certify(classifier, x)
     assert (exact < 0.25).all()
     np.testing.assert_allclose(result[PytorchDeepZ], exact, atol=0.25 / 2**12 + 1e-6)
     assert (result[PyTorchIBPClassifier] <= result[PytorchDeepZ] + 1e-6).all()
+
+
+def test_no_radius_is_claimed_that_is_larger_than_the_one_tried(images, monkeypatch):
+    """In float32, half of all radii are rounded down."""
+    classifier, tried = bounded(PyTorchIBPClassifier, Net()), []
+    predict = classifier.predict_intervals
+
+    def recorded(x, bounds, limits):
+        tried.append(np.ravel(np.asarray(bounds, np.float64)[0]) if np.ndim(bounds) else None)
+        return predict(x, bounds=bounds, limits=limits)
+
+    monkeypatch.setattr(classifier, "predict_intervals", recorded)
+    _, radii = Bounds("interval", 0.17).certify(classifier, images)
+    for place, radius in enumerate(radii):
+        above = [bounds[place] for bounds in tried[1:] if bounds[place] >= radius]
+        assert min(above) == pytest.approx(radius, rel=1e-6)
 
 
 def test_an_audit_beside_the_certificate(images):
