@@ -41,6 +41,7 @@ class NormUnion(RadiusSweep):
     """
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         norms = [result.threat.norm for result in self.results]
         if len(set(norms)) < max(2, len(norms)):
             raise InputError(
