@@ -14,10 +14,12 @@ from torch import Tensor
 
 from art_classwise.errors import LARGEST, InputError, as_float, shown, too_large, unknown
 
-__all__ = ["CORRUPTIONS", "Norm", "ThreatModel", "Uniform", "dual_norm", "per_example"]
+__all__ = ["CORRUPTIONS", "NORMS", "Norm", "ThreatModel", "Uniform", "dual_norm", "per_example"]
 
 Norm = Literal["Linf", "L2", "L1", "corruptions"]
-_NORMS: dict[str, Norm] = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+NORMS: tuple[Norm, ...] = ("Linf", "L2", "L1")
+"""Those of balls, in the order in which they are told: at one radius, each ball contains those that follow."""
+_NORMS: dict[str, Norm] = {norm.lower(): norm for norm in NORMS}
 _ANYWHERE: Norm = "corruptions"
 _ART_NORMS: dict[float, Norm] = {np.inf: "Linf", 2: "L2", 1: "L1"}
 _DUAL: dict[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf"}

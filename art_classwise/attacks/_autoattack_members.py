@@ -107,12 +107,39 @@ class FABAttack_PT(fab_pt.FABAttack_PT):  # noqa: N801  # it takes the other's p
 
     Attributes:
         order: Returns target classes (n, K) of images and labels, the first to be tried first; None for that of the
-            logits. For Linf and L2.
+            logits. For targeted runs in Linf and L2, without random starts.
         micro_batch_size: Examples whose gradients are computed at once; None for all.
     """
 
     order: Order | None = None
     micro_batch_size: int | None = None
+
+    @torch.no_grad()
+    def perturb(self, x: Tensor, y: Tensor) -> Tensor:
+        """Attack those examples that have withstood so far, target by target; the order is asked for once.
+
+        Args:
+            x: (n, C, H, W) images in [0, 1].
+            y: (n,) labels.
+
+        Returns:
+            (n, C, H, W): misclassified points within the radius, and x where there is none.
+        """
+        if self.order is None or not self.targeted or self.norm == "L1" or self.n_restarts > 1 or self.verbose:
+            result: Tensor = super().perturb(x, y)
+            return result
+        found = x.clone()
+        (left,) = (self.predict(x).argmax(1) == y).nonzero(as_tuple=True)  # the host waits
+        targets = self.order(x[left], y[left]) if len(left) > 0 else None
+        for turn in range(self.n_target_classes):
+            if targets is None or len(left) == 0:
+                break
+            points = self._walk(x[left], y[left], targets[:, turn])
+            hit = self.predict(points).argmax(1) != y[left]
+            hit &= self._length((points - x[left]).flatten(1)) <= self.eps
+            found[left[hit]] = points[hit]
+            left, targets = left[~hit], targets[~hit]
+        return found
 
     def attack_single_run(
         self, x: Tensor, y: Tensor | None = None, use_rand_start: bool = False, is_targeted: bool = False
@@ -137,8 +164,6 @@ class FABAttack_PT(fab_pt.FABAttack_PT):  # noqa: N801  # it takes the other's p
             adversarial = x.clone()
             if len(right) > 0:
                 target = logits.argsort(1)[right, -self.target_class] if is_targeted else None
-                if target is not None and self.order is not None:
-                    target = self.order(x[right], y[right])[:, self.target_class - 2]
                 adversarial[right] = self._walk(x[right], y[right], target)
         return adversarial
 

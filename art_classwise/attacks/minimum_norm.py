@@ -55,7 +55,7 @@ class MinimumNormAttack(TensorAttack):
         estimator: An ART ``PyTorchClassifier`` that returns logits.
         norm: ``np.inf``, 2 or 1: in which the perturbation is small.
         eps: The largest perturbation to look for, in the units of x; None for any within the box.
-        max_iter: Number of steps.
+        max_iter: Number of points that are looked at, at least 2: the first is x itself.
         targeted: Whether ``y`` names the classes to move into.
         eps_step: L2 length of the first step in every norm, as a multiple of the range of a pixel, the paper's alpha;
             if absent, half the radius of the ball at each step. The last step is a hundredth of the first.
@@ -87,7 +87,7 @@ class MinimumNormAttack(TensorAttack):
     estimator: InitVar[Any] = field()  # without one, ART's property would be its default
     norm: float | str = option(np.inf, check_norm)
     eps: float | None = option(None, optional(positive()))
-    max_iter: int = option(100, whole(1))
+    max_iter: int = option(100, whole(2))
     _: KW_ONLY
     targeted: bool = option(False, check_flag)
     eps_step: float | None = option(None, optional(positive()))

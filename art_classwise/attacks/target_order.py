@@ -65,6 +65,8 @@ def malt_order(
         ranked = logits.detach().masked_fill(~allowed, -torch.inf).argsort(dim=1, descending=True, stable=True)
         own = logits.gather(1, y[:, None])[:, 0]
         count = min(_MOST, int(allowed.sum(1).max()))
+        if count == 0:
+            return ranked
         nearness = []
         for rank in range(count):
             margin = own - logits.gather(1, ranked[:, rank : rank + 1])[:, 0]

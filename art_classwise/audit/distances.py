@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from art_classwise.attacks.ladder import WORST_CASE
-from art_classwise.audit.outcomes import DISTANCE, AuditTable
+from art_classwise.audit.outcomes import DISTANCE, AuditTable, kept
 from art_classwise.errors import InputError
-from art_classwise.threat import ThreatModel
+from art_classwise.threat import NORMS, ThreatModel
 
 __all__ = ["Distances", "distances_of", "measuring_attacks"]
 
@@ -51,9 +51,10 @@ class Distances(NamedTuple):
 
 def measuring_attacks(table: AuditTable, model: str) -> list[str]:
     """Return the attacks that measured distances of a model's examples."""
-    if DISTANCE not in table.outcomes:
+    outcomes = kept(table)
+    if DISTANCE not in outcomes:
         return []
-    rows = table.outcomes[table.outcomes["model"] == model]
+    rows = outcomes[outcomes["model"] == model]
     known = rows[rows[DISTANCE].notna()]["attack"].unique()
     return [attack for attack in table.attacks if attack in known]
 
@@ -102,10 +103,6 @@ def distances_of(table: AuditTable, model: str | None, attack: str) -> Distances
     return Distances(label, distance, measured | ~right, measured_to, searched, eps)
 
 
-_NESTED = ("L1", "L2", "Linf")
-"""Norms whose ball lies within those of the same radius that follow."""
-
-
 def _limit(table: AuditTable, attack: str) -> float:
     """Return the largest perturbation, in the audit's norm, that an attack surely looked for; infinity for any."""
     parameters = table.manifest.parameters(attack)
@@ -117,5 +114,5 @@ def _limit(table: AuditTable, attack: str) -> float:
     except InputError:
         return 0.0
     # A smaller ball than the audit's of that radius, such as L2 where the audit is of Linf, leaves out what it allows.
-    limit = float(given) if _NESTED.index(table.threat.norm) <= _NESTED.index(norm) else 0.0
+    limit = float(given) if NORMS.index(norm) <= NORMS.index(table.threat.norm) else 0.0
     return max(limit, table.threat.eps) if math.isclose(limit, table.threat.eps, rel_tol=1e-6) else limit

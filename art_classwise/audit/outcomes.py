@@ -6,7 +6,7 @@ import io
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -47,6 +47,7 @@ __all__ = [
     "disassembled",
     "from_parquet",
     "joined",
+    "kept",
     "mean_corruption",
     "nearest",
     "no_costs",
@@ -341,15 +342,15 @@ def part(audit: AuditTable, model: str, attack: str) -> pd.DataFrame:
     """Return the rows of one model under one attack, as they stand in an audit's table; none, if it has none."""
     where = audit._places.get((model, attack))
     if where is not None:
-        rows = audit.outcomes.iloc[where]
+        rows = kept(audit).iloc[where]
         return rows if _COPY_ON_WRITE else rows.copy()
-    return audit.outcomes[(audit.outcomes["model"] == model) & (audit.outcomes["attack"] == attack)]
+    return (frame := kept(audit))[(frame["model"] == model) & (frame["attack"] == attack)]
 
 
 def parts_of(audit: AuditTable, model: str) -> dict[str, pd.DataFrame]:
     """Return the rows of a model under each attack, in the order they stand there, as :func:`parts` has them."""
     if not audit._places:
-        rows = audit.outcomes[audit.outcomes["model"] == model]
+        rows = kept(audit)[kept(audit)["model"] == model]
         return {attack: of_attack for (_, attack), of_attack in parts(rows).items()}
     attacks = [attack for of, attack in audit._places if of == model]
     return {a: part(audit, model, a).drop(columns=["model", "attack"]).reset_index(drop=True) for a in attacks}
@@ -534,6 +535,12 @@ def no_costs() -> pd.DataFrame:
     return pd.DataFrame(columns=["n", *COSTS], index=index, dtype=float)
 
 
+def kept(table: AuditTable) -> pd.DataFrame:
+    """Return the one table itself, to be read only."""
+    frame: pd.DataFrame = table.__dict__["outcomes"]
+    return frame
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class AuditTable(Shown):
     """The outcomes of an audit, without what is concluded from them: see :class:`art_classwise.AuditResult`."""
@@ -542,6 +549,10 @@ class AuditTable(Shown):
     manifest: Manifest
     missing: tuple[str, ...] = ()
     costs: pd.DataFrame = field(default_factory=no_costs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields alone: what is concluded from them is computed anew, and needn't be picklable."""
+        return {one.name: self.__dict__[one.name] for one in fields(self)}
 
     @property
     def finished(self) -> bool:
@@ -561,12 +572,12 @@ class AuditTable(Shown):
     @property
     def models(self) -> tuple[str, ...]:
         """Names of the models, in the order they were given."""
-        return tuple(self.outcomes["model"].cat.categories)
+        return tuple(kept(self)["model"].cat.categories)
 
     @property
     def attacks(self) -> tuple[str, ...]:
         """Names of the attacks, in the order they were given."""
-        return tuple(self.outcomes["attack"].cat.categories)
+        return tuple(kept(self)["attack"].cat.categories)
 
     @cached_property
     def corruptions(self) -> tuple[str, ...]:
@@ -597,7 +608,7 @@ class AuditTable(Shown):
     def _places(self) -> dict[tuple[str, str], slice]:
         """Where the rows of a model under an attack stand, if they stand together: millions needn't be compared."""
         places: dict[tuple[str, str], slice] = {}
-        for model, attack, run in _runs(self.outcomes):
+        for model, attack, run in _runs(kept(self)):
             pair = self.models[model], self.attacks[attack]
             if model < 0 or attack < 0 or pair in places:
                 return {}
@@ -611,16 +622,16 @@ class AuditTable(Shown):
     @cached_property
     def _nearest(self) -> pd.DataFrame:
         if not self.corruptions:
-            return nearest(self.outcomes, WORST_CASE)
-        return nearest(self.outcomes[self.outcomes["attack"].isin(self.adversaries)], WORST_CASE)
+            return nearest(kept(self), WORST_CASE)
+        return nearest(kept(self)[kept(self)["attack"].isin(self.adversaries)], WORST_CASE)
 
     @cached_property
     def _nearest_corruption(self) -> pd.DataFrame:
-        return nearest(self.outcomes[self.outcomes["attack"].isin(self.corruptions)], ALL_CORRUPTIONS)
+        return nearest(kept(self)[kept(self)["attack"].isin(self.corruptions)], ALL_CORRUPTIONS)
 
     @cached_property
     def _mean_corruption(self) -> pd.DataFrame:
-        return mean_corruption(self.outcomes, self._kinds)
+        return mean_corruption(kept(self), self._kinds)
 
     def rows(self, model: str | None = None, attack: str = WORST_CASE) -> pd.DataFrame:
         """Return the outcomes of one model under one attack: what any metric is a function of.
@@ -677,8 +688,27 @@ class AuditTable(Shown):
             InputError: The audit has no such model or attack.
         """
         table = accuracies(self.rows(model, attack), self.classes, lambda label: label, confidence)
+        if attack == WORST_CASE and self.is_quick_estimate:
+            table.attrs["quick_estimate"] = True  # for the figures that are drawn from it
         return shown_as(self._told(table), "classes")
 
     def _told(self, table: pd.DataFrame) -> pd.DataFrame:
         """Write on a table what audits it is of, for the files that are made of it."""
         return table
+
+
+class _Kept:
+    """A field that keeps a frame of its own, and hands out copies: what is written into them changes nothing here.
+
+    What is concluded from the frame is computed once, and would be of another one else. With copy-on-write, a copy
+    costs nothing until it is written into; what only reads takes :func:`kept`.
+    """
+
+    def __get__(self, table: AuditTable | None, owner: type | None = None) -> Any:
+        return self if table is None else kept(table).copy(deep=not _COPY_ON_WRITE)
+
+    def __set__(self, table: AuditTable, frame: pd.DataFrame) -> None:
+        table.__dict__["outcomes"] = frame.copy(deep=not _COPY_ON_WRITE)
+
+
+AuditTable.outcomes = _Kept()  # type: ignore[assignment]  # not within the class, where it would be a default

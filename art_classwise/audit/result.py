@@ -34,6 +34,7 @@ from art_classwise.audit.outcomes import (
     Relabel,
     accuracies,
     cumulative,
+    kept,
     parts,
     stacked,
     summarised,
@@ -58,12 +59,14 @@ class AuditResult(AuditTable):
     """The outcomes of an audit.
 
     Attributes:
-        outcomes: A row per (model, attack, example): ``model``, ``attack``, ``example`` (its number in the data
-            set), ``label``, ``clean_prediction``, ``prediction`` (under attack), ``withstood``,
-            ``clean_margin`` and ``margin`` (true logit minus the largest other one), ``perturbation`` (its
-            norm), ``zero_gradient`` (whether the attack met one). And ``distance``, if an attack looks for the smallest
-            perturbations: the norm of the smallest that was found, within the radius or beyond, 0 where the model is
-            wrong without one, infinite where there is none; NaN for other attacks, and where nobody looked.
+        outcomes: A copy of the one table: what you write into it changes nothing here; to change a result, make another
+            one, ``dataclasses.replace(result, outcomes=changed)``. A row per (model, attack, example): ``model``,
+            ``attack``, ``example`` (its number in the data set), ``label``, ``clean_prediction``, ``prediction`` (under
+            attack), ``withstood``, ``clean_margin`` and ``margin`` (true logit minus the largest other one),
+            ``perturbation`` (its norm), ``zero_gradient`` (whether the attack met one). And ``distance``, if an attack
+            looks for the smallest perturbations: the norm of the smallest that was found, within the radius or beyond,
+            0 where the model is wrong without one, infinite where there is none; NaN for other attacks, and where
+            nobody looked.
         manifest: What was audited, how and where: see :class:`art_classwise.audit.Manifest`. Outcomes that no audit
             made get one from :meth:`art_classwise.audit.Manifest.of_table`.
         missing: Of an audit that was read before its end, sentences that say what isn't there yet.
@@ -149,7 +152,7 @@ class AuditResult(AuditTable):
 
     @cached_property
     def _worst_case(self) -> AuditResult:
-        of = parts(self.outcomes)
+        of = parts(kept(self))
         rows: dict[tuple[str, str], pd.DataFrame] = {}
         if not self.adversaries:
             raise InputError("Corruptions are no adversaries, of which an audit could have a worst case.")
@@ -188,7 +191,10 @@ class AuditResult(AuditTable):
         tables = [self.class_table(model, attack) for attack in (*self.attacks, *self.together)]
         columns = [tables[-1]["clean"], *(table["robust"] for table in tables)]
         names = pd.Index(["clean", *self.attacks, *self.together], name="attack")
-        return self._told(pd.concat(columns, axis=1).set_axis(names, axis=1))
+        table = pd.concat(columns, axis=1).set_axis(names, axis=1)
+        if self.is_quick_estimate:
+            table.attrs["quick_estimate"] = True
+        return self._told(table)
 
     def by_corruption(self, model: str | None = None) -> pd.DataFrame:
         """Return a model's accuracy per class under each corruption, the mean over its severities.
@@ -862,7 +868,7 @@ class AuditResult(AuditTable):
         rows = self.rows(model, attack)
         if rows["withstood"].dtype == bool:
             return rows
-        of = self.outcomes
+        of = kept(self)
         found: pd.DataFrame = of[(of["model"] == rows["model"].iloc[0]) & of["attack"].isin(self.corruptions)]
         return found
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from art_classwise.audit.corrupted import is_described_corruption
 from art_classwise.audit.manifest import Manifest, described, name_fingerprint
-from art_classwise.audit.outcomes import COSTS, AuditTable, MisfitError, assembled, disassembled, parts, table
+from art_classwise.audit.outcomes import COSTS, AuditTable, MisfitError, assembled, disassembled, kept, parts, table
 from art_classwise.audit.plan import CLEAN_NAME
 from art_classwise.audit.store import DamagedShardError, MissingShardError, Shard, Store, Unit, certificates_folder
 from art_classwise.errors import InputError, unknown
@@ -244,7 +244,7 @@ def write_audit(
     store.folder.check_writable()
     if store.is_begun and not overwrite:
         raise InputError(f"{store.address} holds an audit: choose another folder, or save(..., overwrite=True).")
-    of = parts(result.outcomes)
+    of = parts(kept(result))
     for model in result.models:
         ids = [of[model, a]["example"].to_numpy() for a in result.attacks if (model, a) in of]
         if len(ids) < len(result.attacks) or not all(np.array_equal(i, ids[0]) for i in ids):

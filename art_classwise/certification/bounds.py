@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from art_classwise._core.state import preserved
 from art_classwise.errors import InputError, first_line
 
-__all__ = ["Bounds", "bounds_of"]
+__all__ = ["HALVINGS", "Bounds", "bounding", "bounds_of"]
 
-_HALVINGS = 12
+HALVINGS = 12
+"""Rounds of bisection: radii are found to 1/4096 of the largest that is tried."""
 
 Holds = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.bool_]]
 
@@ -48,7 +53,7 @@ class Bounds:
                 predicted = classifier.predict_intervals(images, bounds=0.0, limits=limits)[:, 0].argmax(1)
 
                 def holds(radii: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-                    side = radii.astype(np.float32).reshape(-1, *[1] * images.ndim)  # (n, 1, ...), as ART has it
+                    side = _no_less(radii).reshape(-1, *[1] * images.ndim)  # (n, 1, ...), as ART has it
                     found = classifier.predict_intervals(images, bounds=np.stack([side, side]), limits=limits)
                     return np.asarray(classifier.certify(found, predicted))
 
@@ -68,11 +73,18 @@ class Bounds:
             return predicted.astype(np.int64), _largest(holds, len(images), self.reach)
 
 
+def _no_less(radii: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Return the smallest float32 of at least these radii: what is tried mustn't be less than what is claimed."""
+    rounded = radii.astype(np.float32)
+    above: npt.NDArray[np.float32] = np.where(rounded < radii, np.nextafter(rounded, np.float32(np.inf)), rounded)
+    return above
+
+
 def _largest(holds: Holds, n: int, reach: float) -> npt.NDArray[np.float64]:
     """Return the largest radius found at which each of n certificates holds: all of the reach, or by bisection."""
     whole = holds(np.full(n, reach))
     low, high = np.where(whole, reach, 0.0), np.full(n, reach)
-    for _ in range(0 if whole.all() else _HALVINGS):
+    for _ in range(0 if whole.all() else HALVINGS):
         middle = (low + high) / 2
         held = holds(middle)
         low, high = np.where(held, middle, low), np.where(held, high, middle)
@@ -85,21 +97,56 @@ def bounds_of(classifier: Any) -> str | None:
     Raises:
         InputError: It has preprocessing, after which its radii would be in other units than images.
     """
+    found = next((name for name, kind in _kinds().items() if isinstance(classifier, kind)), None)
+    if found is not None:
+        _check_plain(classifier)
+    return found
+
+
+def bounding(classifier: Any, method: str) -> Any:
+    """Return an ART estimator that bounds a classifier's logits by a method: itself, if it does.
+
+    Args:
+        classifier: An ART ``PyTorchClassifier``; its network is copied.
+        method: ``"interval"`` or ``"zonotope"``.
+
+    Raises:
+        InputError: It has preprocessing, or ART can't bound its network.
+    """
+    if bounds_of(classifier) == method:
+        return classifier
+    _check_plain(classifier)
+    options = {"clip_values": classifier.clip_values, "channels_first": classifier.channels_first}
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # ART says which layers it found
+        warnings.simplefilter("ignore")
+        try:
+            return _kinds()[method](
+                copy.deepcopy(classifier.model),
+                nn.CrossEntropyLoss(),
+                classifier.input_shape,
+                classifier.nb_classes,
+                device_type="cpu" if torch.device(classifier.device).type == "cpu" else "gpu",
+                **options,
+            )
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise InputError(f"ART can't bound this network by {method}s: {first_line(error)}") from error
+
+
+def _kinds() -> dict[str, Any]:
     from art.estimators.certification.deep_z.pytorch import PytorchDeepZ
     from art.estimators.certification.interval.pytorch import PyTorchIBPClassifier
 
+    return {"interval": PyTorchIBPClassifier, "zonotope": PytorchDeepZ}
+
+
+def _check_plain(classifier: Any) -> None:
     from art_classwise._core.art_interface import logits_module
 
-    kinds = {"interval": PyTorchIBPClassifier, "zonotope": PytorchDeepZ}
-    found = next((name for name, kind in kinds.items() if isinstance(classifier, kind)), None)
-    if found is None:
-        return None
     if logits_module(classifier)._estimator is not None or classifier.postprocessing_defences:
         raise InputError(
             f"The classifier, a {type(classifier).__name__}, has preprocessing or postprocessing, before which ART's "
             "bounds would begin: make the normalisation the network's first layer, and certify that."
         )
-    return found
 
 
 def _clip(classifier: Any) -> tuple[float, float]:

@@ -45,10 +45,10 @@ def certify(
     *,
     noise: float | None = None,
     n: int | None = None,
-    n_selection: int = 100,
+    n_selection: int | None = None,
     alpha: float | None = None,
     max_radius: float | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     batch_size: int | None = None,
     store: str | os.PathLike[str] | None = None,
     verbose: bool = True,
@@ -73,10 +73,10 @@ def certify(
             the classifier says it.
         n: Noisy samples per example for its radius; 1,000 if absent. Cohen et al. use 100,000, which certifies larger
             radii: with n samples all of one class, noise times the normal quantile of ``alpha ** (1 / n)``.
-        n_selection: Samples that choose the class before.
+        n_selection: Samples that choose the class before; 100 if absent.
         alpha: Probability at most that an example's radius is wrong, at least 1e-9; the classifier's, or 0.001.
         max_radius: For bounds: the largest radius to try, 0.3 if absent. Radii are found by bisection, to 1/4096 of it.
-        seed: Of the noise.
+        seed: Of the noise; 0 if absent.
         batch_size: Images per forward pass.
         store: A folder that results are kept in while they come, and that an interrupted call goes on from;
             :func:`art_classwise.read_certificate` reads it.
@@ -100,19 +100,22 @@ def certify(
         >>> certified.certificate.norm, round(certified.certificate.reach, 3)
         ('L2', 0.375)
     """
-    check_seed(seed)
+    if seed is not None:
+        check_seed(seed)
     check_flag("verbose", verbose)
     if batch_size is not None:
         check_whole("batch_size", batch_size, 1)
     method: Smoothing | Bounds
     check = _checked_bounds(classifier)
     if check is not None:
-        given = {"noise": noise, "n": n, "alpha": alpha}
+        given = {"noise": noise, "n": n, "n_selection": n_selection, "alpha": alpha, "seed": seed}
         wrong = [f"`{name}`" for name, value in given.items() if value is not None]
         if wrong:
             raise InputError(
-                f"{wrong[0]} is for randomised smoothing, but the classifier, a {type(classifier).__name__}, is "
-                "certified by its bounds, which need none."
+                f"{' and '.join(wrong)} {'are' if len(wrong) > 1 else 'is'} for randomised smoothing, but the "
+                f"classifier, a {type(classifier).__name__}, is certified by its bounds, on which "
+                f"{'they have' if len(wrong) > 1 else 'it has'} no effect: leave {'them' if len(wrong) > 1 else 'it'} "
+                "out."
             )
         method = Bounds(check, float(check_positive("max_radius", 0.3 if max_radius is None else max_radius)))
     else:
@@ -128,7 +131,7 @@ def certify(
         )
     if len(np.unique(examples.ids)) < len(examples) or examples.ids.min() < 0:
         raise InputError("Examples' ids must be whole numbers of at least 0 that don't repeat: noise goes by them.")
-    certificate = _certificate(method, classifier, examples, seed)
+    certificate = _certificate(method, classifier, examples)
     done, environments = _stored(store, certificate)
     if len(done) < len(examples) and (here := environment()) not in environments:
         environments += (here,)
@@ -192,7 +195,12 @@ def _checked_bounds(classifier: Any) -> str | None:
 
 
 def _smoothing(
-    classifier: Any, noise: float | None, n: int | None, n_selection: int, alpha: float | None, seed: int
+    classifier: Any,
+    noise: float | None,
+    n: int | None,
+    n_selection: int | None,
+    alpha: float | None,
+    seed: int | None,
 ) -> Smoothing:
     """Return how a classifier is smoothed: as it says, or as is asked for."""
     from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
@@ -211,14 +219,18 @@ def _smoothing(
             "was trained under. Without noise, ART's PyTorchIBPClassifier and PytorchDeepZ are certified, by bounds."
         )
     return smoothing(
-        noise, 1000 if n is None else n, n_selection=n_selection, alpha=0.001 if alpha is None else alpha, seed=seed
+        noise,
+        1000 if n is None else n,
+        n_selection=100 if n_selection is None else n_selection,
+        alpha=0.001 if alpha is None else alpha,
+        seed=0 if seed is None else int(seed),
     )
 
 
-def _certificate(method: Smoothing | Bounds, classifier: Any, data: Dataset, seed: int) -> Certificate:
+def _certificate(method: Smoothing | Bounds, classifier: Any, data: Dataset) -> Certificate:
     of: dict[str, Any] = {"method": "smoothing", "alpha": 0.0}
     if isinstance(method, Smoothing):
-        of |= {name: getattr(method, name) for name in ("alpha", "noise", "n", "n_selection")} | {"seed": int(seed)}
+        of |= {name: getattr(method, name) for name in ("alpha", "noise", "n", "n_selection", "seed")}
     else:
         of["method"] = method.method
     return Certificate(

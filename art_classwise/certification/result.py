@@ -18,9 +18,11 @@ from art_classwise._core.files import output_file
 from art_classwise._core.folders import open_folder
 from art_classwise._core.records import Record, validation_message
 from art_classwise.attacks.ladder import WORST_CASE
+from art_classwise.audit.comparison import check_audit
+from art_classwise.audit.corrupted import ALL_CORRUPTIONS, MEAN_CORRUPTION
 from art_classwise.audit.provenance import Environment
 from art_classwise.audit.result import AuditResult
-from art_classwise.certification.smoothing import Smoothing, certified_radius, votes_of
+from art_classwise.certification.smoothing import MOST_SAMPLES, Smoothing, certified_radius, votes_of
 from art_classwise.errors import InputError, check_number
 from art_classwise.metrics.distances import check_radii, check_radius
 from art_classwise.threat import ThreatModel
@@ -28,8 +30,6 @@ from art_classwise.threat import ThreatModel
 __all__ = ["FILE", "PICTURE", "TABLE", "Certificate", "CertifiedResult", "parsed", "read_certificate", "read_stored"]
 
 FILE, TABLE, PICTURE = "certificate.json", "certified.csv", "certified.png"
-
-_MOST = 2**53  # samples: more are no whole numbers as floats
 
 Integers = tuple[Annotated[int, Field(ge=-(2**63), lt=2**63)], ...]
 
@@ -59,8 +59,8 @@ class Certificate(Record):
     norm: Literal["L2", "Linf"]
     alpha: Annotated[float, Field(ge=0, lt=0.5)]
     noise: Annotated[float, Field(gt=0)] | None = None
-    n: Annotated[int, Field(ge=1, le=_MOST)] | None = None
-    n_selection: Annotated[int, Field(ge=1, le=_MOST)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = None
+    n_selection: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = None
     seed: int | None = None
     reach: Annotated[float, Field(ge=0)]
     classes: tuple[str, ...]
@@ -233,11 +233,17 @@ class CertifiedResult:
             are NaN of smoothing.
 
         Raises:
-            InputError: The audit is of another model or other examples, of a norm whose ball reaches further, or has no
-                such model or attack.
+            InputError: It is no audit, or one of another model or other examples, of a norm whose ball reaches further,
+                or has no such model or attack; or the attack is a corruption, which keeps to no radius.
         """
+        check_audit("`audit`", audit)
         rows = audit.rows(model, attack)
         name, of = str(rows["model"].iloc[0]), self.certificate
+        if attack in (*audit.corruptions, MEAN_CORRUPTION, ALL_CORRUPTIONS):
+            raise InputError(
+                f"A certificate says nothing of corruptions such as {attack!r}, which keep to no radius: name an "
+                "attack."
+            )
         if not np.array_equal(rows[["example", "label"]], self.examples[["example", "label"]]):
             raise InputError("The audit and the certificate are of different examples.")
         source = audit.manifest.sources.get(name)

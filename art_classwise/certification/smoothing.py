@@ -17,7 +17,10 @@ from art_classwise._core.random_numbers import ExampleUniform, derive, gaussian
 from art_classwise.errors import InputError, check_number, check_positive, check_whole
 from art_classwise.metrics.intervals import clopper_pearson
 
-__all__ = ["ABSTAINED", "Smoothing", "certified_radius", "smoothing", "votes_of"]
+__all__ = ["ABSTAINED", "MOST_SAMPLES", "Smoothing", "certified_radius", "smoothing", "votes_of"]
+
+MOST_SAMPLES = 2**53
+"""More are no whole numbers as floats."""
 
 ABSTAINED = -1
 """The prediction of an example whose class under noise isn't certain enough."""
@@ -78,9 +81,10 @@ class Smoothing:
             ids = torch.arange(begin, min(n, begin + most), device=image.device)
             noise = gaussian(ExampleUniform(seed, draw, ids), len(ids), *image.shape)
             logits = exact_logits(module, image + self.noise * noise, n_classes)
-            if bool(logits.isnan().any()):
+            if not bool(logits.isfinite().all()):  # `argmax` takes the first NaN, or of several infinities the first
                 raise InputError(
-                    f"The network's logits of example {example} under noise {self.noise:g} aren't numbers."
+                    f"The network's logits of example {example} under noise {self.noise:g} aren't finite: look for a "
+                    "division or a logarithm in it that meets 0, or take less noise."
                 )
             counts += logits.argmax(1).bincount(minlength=n_classes)
         return counts.cpu().numpy()
@@ -100,18 +104,20 @@ def smoothing(noise: float, n: int, *, n_selection: int, alpha: float, seed: int
         InputError: One is out of range, or so few samples can't certify any example.
     """
     words = f"from {_LEAST_ALPHA:g} to below 0.5"  # below, 1 - 2 alpha has too few digits
+    for name, given in (("n", n), ("n_selection", n_selection)):
+        if check_whole(name, given, 1) > MOST_SAMPLES:
+            raise InputError(f"`{name}` must be at most 2**53, which floats can tell from one more, but got {given}.")
     made = Smoothing(
         noise=float(check_positive("noise", noise)),
-        n=check_whole("n", n, 1),
-        n_selection=check_whole("n_selection", n_selection, 1),
+        n=int(n),
+        n_selection=int(n_selection),
         alpha=float(check_number("alpha", alpha, _LEAST_ALPHA, 0.5, below=True, words=words)),
         seed=seed,
     )
     if made.reach == 0:
         least = math.floor(-math.log2(made.alpha)) + 1
-        raise InputError(
-            f"With {made.n:,} samples nothing can be certified at `alpha={made.alpha:g}`: take at least {least}, `n`."
-        )
+        few = "one sample" if made.n == 1 else f"{made.n:,} samples"
+        raise InputError(f"With {few} nothing can be certified at `alpha={made.alpha:g}`: take at least {least}, `n`.")
     return made
 
 

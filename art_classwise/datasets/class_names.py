@@ -22,8 +22,10 @@ def classes_of(y: npt.NDArray[Any], source: str) -> list[str]:
         source: What to call the data in messages.
 
     Raises:
-        InputError: They aren't labels, or start at 1.
+        InputError: There are none, they aren't labels, or start at 1.
     """
+    if y.size == 0:
+        raise InputError("The data set is empty: it needs at least one example.")
     if y.dtype.kind in "US":
         return sorted(
             {label.decode(errors="replace") if isinstance(label, bytes) else str(label) for label in y.ravel()}

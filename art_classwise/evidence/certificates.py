@@ -17,6 +17,7 @@ from art_classwise.audit.manifest import Manifest
 from art_classwise.audit.provenance import environment
 from art_classwise.audit.store import Store, certificates_folder
 from art_classwise.certification import certify
+from art_classwise.certification.bounds import HALVINGS, bounding
 from art_classwise.certification.result import FILE, TABLE, CertifiedResult, parsed
 from art_classwise.certification.smoothing import certified_radius, votes_of
 from art_classwise.datasets import Dataset
@@ -37,6 +38,9 @@ MOST_EXAMPLES = 8
 _FLIPS = 0.001
 """Share of the votes under noise that may differ on another kind of processor, which rounds otherwise."""
 
+_STEPS = 2
+"""Steps of the bisection by which radii of bounds may differ: bounds are rounded otherwise in another batch."""
+
 
 @dataclass(frozen=True)
 class Recertified:
@@ -46,9 +50,10 @@ class Recertified:
         model: Name of the model.
         examples: Their numbers in the data set.
         n: How many the certificate has.
-        passes: Noisy images that the network had to look at.
-        exact: Whether they were computed where the certificate was, so that they must be equal to the bit.
+        passes: How many noisy images the network had to look at, or radii its bounds were computed for.
+        exact: Whether votes were counted where the certificate was made, so that they must be equal to the bit.
         differences: What differs, a sentence each.
+        by_bounds: Whether bounds were computed, and no votes counted.
     """
 
     model: str
@@ -57,9 +62,12 @@ class Recertified:
     passes: int
     exact: bool
     differences: tuple[str, ...]
+    by_bounds: bool = False
 
     def __str__(self) -> str:
         how = "equal to the bit" if self.exact else f"equal but for {_FLIPS:.1%} of the votes, as on another processor"
+        if self.by_bounds:
+            how = f"equal but for {_STEPS} steps of the bisection"
         return (
             f"{len(self.examples)} of {self.n} certified examples of {self.model} come out {how}, in {self.passes:,} "
             "forward passes."
@@ -174,23 +182,24 @@ def recertified(found: CertifiedResult, model: str, classifier: Any, data: Datas
     """Certify some examples of a certificate anew, with its own settings, and compare.
 
     Args:
-        found: The certificate, by smoothing.
+        found: The certificate.
         model: Name of the model.
         classifier: The model.
         data: The audit's examples.
         rows: Places of the examples in the certificate.
 
     Raises:
-        InputError: It is by bounds, an example isn't there, or the model can't be certified so.
+        InputError: An example isn't there, or the model can't be certified so.
     """
     of, some = found.certificate, found.examples.iloc[rows]
-    if of.noise is None:
-        raise InputError(f"Bounds by {of.method}s aren't computed anew, for which ART's estimator is needed.")
     places = {int(number): place for place, number in enumerate(data.ids)}
     lacking = [int(number) for number in some["example"] if int(number) not in places]
     if lacking:
         raise InputError(f"There is no example {lacking[0]} among those given.")
     settings: Mapping[str, Any] = {name: getattr(of, name) for name in ("noise", "n", "n_selection", "alpha", "seed")}
+    by_bounds = of.noise is None
+    if by_bounds:
+        classifier, settings = bounding(classifier, of.method), {"max_radius": of.reach}
     now = certify(
         classifier,
         data.take(np.array([places[int(number)] for number in some["example"]])),
@@ -198,6 +207,11 @@ def recertified(found: CertifiedResult, model: str, classifier: Any, data: Datas
         verbose=False,
     )
     exact = found.environments == (environment(),)
+    if by_bounds and (now.certificate.model, now.certificate.weights) != (of.model, of.weights):
+        raise InputError(
+            f"ART makes another network of {model} than the one whose bounds by {of.method}s were certified, as other "
+            "releases do."
+        )
     again = now.examples
     differences = [
         f"The certificate of {model} comes out otherwise for example {then.example}: its {' and '.join(names)}."
@@ -209,18 +223,24 @@ def recertified(found: CertifiedResult, model: str, classifier: Any, data: Datas
         tuple(int(number) for number in some["example"]),
         len(found.examples),
         len(rows) * passes_of(found),
-        exact,
+        exact and not by_bounds,
         tuple(differences),
+        by_bounds,
     )
 
 
 def passes_of(found: CertifiedResult) -> int:
-    """Return how many noisy images an example of a certificate takes."""
-    return (found.certificate.n or 0) + (found.certificate.n_selection or 0)
+    """Return how many passes through the network an example of a certificate takes."""
+    of = found.certificate
+    return HALVINGS + 2 if of.noise is None else (of.n or 0) + (of.n_selection or 0)
 
 
 def _other(found: CertifiedResult, then: Any, now: Any, *, exact: bool) -> list[str]:
     """Return what differs of an example: names of columns."""
+    if found.certificate.noise is None:
+        names = [name for name in ("label", "prediction") if getattr(then, name) != getattr(now, name)]
+        apart = abs(then.radius - now.radius) > _STEPS * found.certificate.reach / 2**HALVINGS * (1 + 1e-9)
+        return [*names, "radius"] if apart else names
     if exact:
         return [name for name in ("label", "prediction", "radius") if getattr(then, name) != getattr(now, name)]
     of = found.certificate

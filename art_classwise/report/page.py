@@ -61,6 +61,11 @@ def render(result: AuditResult, certificates: Mapping[str, CertifiedResult] | No
     Raises:
         InputError: A certificate is of other examples, or of no model of the audit.
     """
+    if certificates is not None and not isinstance(certificates, Mapping):
+        raise InputError(
+            "`certificates` must be a mapping from models' names to what certify() returned, such as "
+            f"{{{result.models[0]!r}: certified}}, but is a {type(certificates).__name__}."
+        )
     for name, one in (certificates or {}).items():
         if name not in result.models:
             raise unknown("model of a certificate", name, result.models)

@@ -23,7 +23,7 @@ from art_classwise.studies.radii import (
     table_of,
     threat_parts,
 )
-from art_classwise.threat import ThreatModel
+from art_classwise.threat import NORMS, ThreatModel
 
 __all__ = ["ALL_NORMS", "NormUnion", "audit_over_norms", "parse_several", "read_several", "read_union"]
 
@@ -41,6 +41,7 @@ class NormUnion(RadiusSweep):
     """
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         norms = [result.threat.norm for result in self.results]
         if len(set(norms)) < max(2, len(norms)):
             raise InputError(
@@ -209,10 +210,8 @@ def read_union(store: str | os.PathLike[str]) -> NormUnion:
             f"The audit at {', '.join(unfinished)} isn't finished, so nothing is known of all norms: repeat it, which "
             "goes on."
         )
-    order = ("Linf", "L2", "L1")
-    return NormUnion(
-        tuple(read_audit(folders[threat]) for threat in sorted(folders, key=lambda threat: order.index(threat.norm)))
-    )
+    ordered = sorted(folders, key=lambda threat: NORMS.index(threat.norm))
+    return NormUnion(tuple(read_audit(folders[threat]) for threat in ordered))
 
 
 def read_several(store: str | os.PathLike[str]) -> RadiusSweep:

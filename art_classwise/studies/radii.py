@@ -16,6 +16,7 @@ from art_classwise._core import display
 from art_classwise._core.folders import open_folder
 from art_classwise.attacks.ladder import WORST_CASE, Attacks
 from art_classwise.audit import AuditResult, ClassWiseAudit, is_finished, read_audit
+from art_classwise.audit.comparison import check_audit
 from art_classwise.audit.plan import NamedData, PickledData
 from art_classwise.audit.store import Store
 from art_classwise.datasets import Dataset, as_dataset
@@ -45,9 +46,18 @@ class RadiusSweep:
 
     Attributes:
         results: By rising radius.
+
+    Raises:
+        InputError: One isn't an audit's result, or there is none.
     """
 
     results: tuple[AuditResult, ...]
+
+    def __post_init__(self) -> None:
+        if not self.results:
+            raise InputError("`results` must be audits, but there is none.")
+        for i, result in enumerate(self.results):
+            check_audit(f"Number {i + 1} of `results`", result)
 
     def table(self, attack: str = WORST_CASE) -> pd.DataFrame:
         """Return a row per model and radius: robust accuracy and the worst class.

@@ -157,9 +157,14 @@ class AdversarialTrainerDistillationPyTorch(SearchTrainer):
 
     def _train(self, *arguments: Any) -> pd.DataFrame:
         model = getattr(self.teacher, "model", None)
+        sample = art_interface.trial_images(self._classifier)
+        self._labels.see(sample, torch.zeros(len(sample), dtype=torch.int64, device=sample.device))
+        if not bool(self._labels.logits.isfinite().all()):
+            raise InputError(
+                "The teacher's logits aren't finite: they are to be learnt, and a loss of them would be NaN. Look for "
+                "a division or a logarithm in it that meets 0, or for weights that aren't numbers."
+            )
         if isinstance(model, nn.Module):
-            sample = art_interface.trial_images(self._classifier)
-            self._labels.see(sample, torch.zeros(len(sample), dtype=torch.int64, device=sample.device))
             consequence = "Distillation applies the softmax itself, and of the teacher's labels little is left"
             warn_of_probabilities(self._labels.logits, model, consequence, stacklevel=4)
         return super()._train(*arguments)

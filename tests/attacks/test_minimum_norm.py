@@ -269,9 +269,12 @@ def test_bad_input_is_told(classifier, images, own):
     with pytest.raises(InputError, match="needs the target labels"):
         MinimumNormAttack(classifier, targeted=True, verbose=False).generate(images)
     with pytest.warns(UserWarning, match="covers every image"):
-        MinimumNormAttack(classifier, eps=1, max_iter=1, verbose=False).generate(images, own)
+        MinimumNormAttack(classifier, eps=1, max_iter=2, verbose=False).generate(images, own)
     with pytest.raises(InputError, match="`targets` is for attacks without a target"):
         MinimumNormAttack(classifier, targeted=True, targets=2, verbose=False)
+    for max_iter in (0, 1):  # the first point looked at is x itself
+        with pytest.raises(InputError, match="`max_iter` must be a whole number of at least 2"):
+            MinimumNormAttack(classifier, max_iter=max_iter, verbose=False)
     for targets in (-1, 1.5, "malt"):
         with pytest.raises(InputError, match="`targets`"):
             MinimumNormAttack(classifier, targets=targets, verbose=False)

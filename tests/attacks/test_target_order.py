@@ -10,6 +10,7 @@ from torch import nn
 from art_classwise import AutoAttack, ClassWiseAttack, InputError, as_classifier
 from art_classwise.attacks import ladder, target_order
 from art_classwise.attacks._apgd import APGD
+from art_classwise.attacks._autoattack_members import FABAttack_PT
 from art_classwise.attacks.target_order import malt_order
 from art_classwise.audit.provenance import fingerprint, parameters
 
@@ -138,6 +139,59 @@ def test_the_first_targets_of_apgd_are_malts(uneven, images, monkeypatch, micro_
     AutoAttack(classifier, eps=1e-4, attacks="apgd-t", **options).generate(images, y)
     expected = literally(uneven, torch.from_numpy(images), torch.from_numpy(y), "Linf")
     np.testing.assert_array_equal(np.array(tried).T, expected[:, :most])
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_fab_takes_the_order_once_and_finds_what_pyautoattacks_loop_finds(uneven, images, norm):
+    x = torch.from_numpy(images)
+    y = uneven(x).argmax(1)
+    asked = []
+
+    def order(x, y):
+        asked.append(len(x))
+        return malt_order(uneven, x, y, norm, lambda z: z)
+
+    options = {"norm": norm, "eps": {"Linf": 0.03, "L2": 0.25}[norm], "n_iter": 5, "targeted": True, "seed": 0}
+    ours = FABAttack_PT(uneven, n_target_classes=3, device="cpu", **options)
+    ours.order = order
+    found = ours.perturb(x, y)
+    assert asked == [16]
+
+    class EachTime(FABAttack_PT):
+        """Whose targets are looked up for each target again, of those left."""
+
+        def attack_single_run(self, x, y, use_rand_start=False, is_targeted=False):
+            return self._walk(x, y, order(x, y)[:, self.target_class - 2])
+
+    expected = EachTime(uneven, n_target_classes=3, device="cpu", **options).perturb(x, y)
+    moved = (found != x).flatten(1).any(1)
+    assert 0 < moved.sum() < 16
+    assert len(asked) == 4
+    assert asked[1] > asked[3]  # some had left
+    torch.testing.assert_close(found, expected)
+
+
+def test_fab_leaves_what_is_misclassified_as_it_is(uneven, images):
+    x = torch.from_numpy(images)
+    wrong = uneven(x).argmin(1)
+    attack = FABAttack_PT(uneven, norm="Linf", eps=0.1, n_iter=2, targeted=True, device="cpu")
+    attack.order = lambda x, y: pytest.fail("there is no one to attack")
+    assert torch.equal(attack.perturb(x, wrong), x)
+
+
+@pytest.mark.parametrize("order", ["logits", "malt"])
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_classes_that_may_be_sent_nowhere_stay(classifier, images, order, batch_size):
+    targets = np.zeros((4, 4), dtype=bool)
+    targets[2, 1] = True
+    y = classifier.predict(images).argmax(1)
+    attack = ClassWiseAttack(
+        classifier, eps=0.5, targets=targets, order=order, batch_size=batch_size, max_iter=5, verbose=False
+    )
+    moved = (attack.generate(images, y) != images).any(axis=(1, 2, 3))
+    assert not moved[y != 2].any()
+    assert moved[y == 2].any()
+    assert not attack.reach(images[y != 2], y[y != 2]).any()
 
 
 def test_names_and_fingerprints(classifier):

@@ -595,6 +595,20 @@ def test_attacks_without_a_radius_and_short_ones_are_not_compared():
     assert checks(made({"pgd-10": first(300), "pgd-50": first(900)}, attacks=short)) == ["weak attack"]
 
 
+def test_the_smallest_perturbations_of_another_norm_are_not_those_of_the_audits():
+    kind = {"kind": "art_classwise.attacks.minimum_norm.MinimumNormAttack", "eps": None, "max_iter": 100}
+    held = {"fgsm": first(300), "fmn": first(250)}
+    told = {"fgsm": {"max_iter": 1}, "fmn": {**kind, "norm": "inf"}}
+    assert checks(made(held, attacks=told)) == []
+    result = made(held, attacks={**told, "fmn": {**kind, "norm": 2}})
+    assert checks(result) == ["weak attack", "another threat model"]
+    said = "fmn looks for perturbations that are small in norm 2, but the audit is for Linf:8/255"
+    assert said in str(result.findings[1])
+    black = {**BLACK_BOX[3], "norm": 2, "eps": None}
+    found = checks(made({"pgd-20": first(250), "black": first(300)}, attacks={"black": black}))
+    assert found == ["another threat model"]
+
+
 def test_a_healthy_leaderboard_raises_no_alarm():
     """Of 300 walks over 76 models, both numbers measured on 1,000 of the published network's examples."""
     rng = np.random.default_rng(0)

@@ -1,6 +1,8 @@
 """What an audit's result answers: the metrics, asked of its outcomes."""
 
+import copy
 import inspect
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -298,3 +300,38 @@ def test_what_a_question_lacks_is_said():
             ask()
         with pytest.raises(InputError, match="Unknown"):
             ask("net")
+
+
+def test_what_is_written_into_outcomes_leaves_the_result_as_it_is():
+    given = make_result(["ant", "bee", "cow"], attacks=("fgsm", "pgd-5")).outcomes
+    one = make_result(["ant", "bee", "cow"], attacks=("fgsm", "pgd-5"))
+    one = replace(one, outcomes=given)
+    before = [one.summary(), one.rows("one", "fgsm"), one.rows("one"), one.by_class()]
+    outcomes, rows = one.outcomes, one.rows("one", "fgsm")
+    for frame in (given, outcomes, rows, one.rows("one"), one.worst_case().outcomes, one.summary()):
+        frame.loc[:, frame.columns[-1]] = frame.iloc[0, -1]
+        for column in {"withstood", "mean"} & {*frame}:
+            frame[column] = False
+    del outcomes["label"]
+    array = one.outcomes["withstood"].to_numpy()
+    if array.flags.writeable:
+        array[:] = False
+    fresh = make_result(["ant", "bee", "cow"], attacks=("fgsm", "pgd-5"))
+    for result in (one, fresh):
+        now = [result.summary(), result.rows("one", "fgsm"), result.rows("one"), result.by_class()]
+        for a, b in zip(before, now, strict=True):
+            assert_frame_equal(a, b)
+    assert_frame_equal(one.outcomes, fresh.outcomes)
+    changed = replace(one, outcomes=one.outcomes.assign(withstood=False))
+    assert (changed.summary()["mean"] == 0).all()
+
+
+def test_results_are_copied_and_pickled_whatever_was_asked_of_them():
+    one = make_result(["ant", "bee", "cow"], attacks=("fgsm", "pgd-5"))
+    expected = one.summary()
+    assert len(one.check_results) > 0
+    for made in (pickle.loads(pickle.dumps(one)), copy.copy(one), copy.deepcopy(one)):
+        assert_frame_equal(made.summary(), expected)
+        assert_frame_equal(made.outcomes, one.outcomes)
+        assert made.manifest == one.manifest
+        assert [str(found) for found in made.findings] == [str(found) for found in one.findings]

@@ -20,6 +20,7 @@ import art_classwise as acw
 from art_classwise import InputError
 from art_classwise._core.art_interface import logits_module
 from art_classwise.certification import CertifiedResult, certified_accuracy, read_certificate
+from art_classwise.certification.bounds import Bounds, bounds_of
 from art_classwise.certification.smoothing import Smoothing, certified_radius
 from art_classwise.metrics import clopper_pearson, per_class, worst_class
 
@@ -263,12 +264,26 @@ def test_zonotopes_of_a_linear_model_are_exact(linear):
     result = {}
     for kind in (PyTorchIBPClassifier, PytorchDeepZ):
         classifier = bounded(kind, nn.Sequential(layer), 2, (12,))
-        from art_classwise.certification.bounds import Bounds, bounds_of
-
         _, result[kind] = Bounds(bounds_of(classifier), 0.25).certify(classifier, x)
     assert (exact < 0.25).all()
     np.testing.assert_allclose(result[PytorchDeepZ], exact, atol=0.25 / 2**12 + 1e-6)
     assert (result[PyTorchIBPClassifier] <= result[PytorchDeepZ] + 1e-6).all()
+
+
+def test_no_radius_is_claimed_that_is_larger_than_the_one_tried(images, monkeypatch):
+    """In float32, half of all radii are rounded down."""
+    classifier, tried = bounded(PyTorchIBPClassifier, Net()), []
+    predict = classifier.predict_intervals
+
+    def recorded(x, bounds, limits):
+        tried.append(np.ravel(np.asarray(bounds, np.float64)[0]) if np.ndim(bounds) else None)
+        return predict(x, bounds=bounds, limits=limits)
+
+    monkeypatch.setattr(classifier, "predict_intervals", recorded)
+    _, radii = Bounds("interval", 0.17).certify(classifier, images)
+    for place, radius in enumerate(radii):
+        above = [bounds[place] for bounds in tried[1:] if bounds[place] >= radius]
+        assert min(above) == pytest.approx(radius, rel=1e-6)
 
 
 def test_an_audit_beside_the_certificate(images):
@@ -321,7 +336,10 @@ def test_it_is_a_metric_per_class(linear, data):
         ({"noise": 0.25, "alpha": 0.5}, "`alpha`"),
         ({"noise": 0.25, "alpha": 1e-17}, "`alpha` must be a number from 1e-09 to below 0.5"),
         ({"noise": 0.25, "n": 9}, "With 9 samples nothing can be certified at `alpha=0.001`: take at least 10"),
+        ({"noise": 0.25, "n": 1}, "With one sample nothing"),
         ({"noise": 0.25, "n": 2, "alpha": 0.25}, "take at least 3"),
+        ({"noise": 0.25, "n": 10**17}, r"`n` must be at most 2\*\*53"),
+        ({"noise": 0.25, "n_selection": 2**60}, r"`n_selection` must be at most 2\*\*53"),
         ({"noise": 0.25, "seed": -1}, "`seed`"),
         ({"noise": 0.25, "batch_size": 0}, "`batch_size`"),
         ({"noise": 0.25, "max_radius": 0.1}, "`max_radius` is for bounds"),
@@ -341,6 +359,14 @@ def test_bad_classifiers_and_examples(linear, data, found):
     interval = bounded(PyTorchIBPClassifier, Net())
     with pytest.raises(InputError, match="`noise` is for randomised smoothing"):
         acw.certify(interval, data, noise=0.25)
+    for option in ({"n": 50}, {"n_selection": 100}, {"alpha": 0.001}, {"seed": 0}):
+        with pytest.raises(InputError, match=f"`{next(iter(option))}` is for randomised smoothing.*leave it out"):
+            acw.certify(interval, data, **option)
+    with pytest.raises(InputError, match="`n` and `seed` are for randomised smoothing.*leave them out"):
+        acw.certify(interval, data, n=50, seed=1)
+    for empty in ((data.x[:0], data.y[:0]), {"x": data.x[:0], "y": data.y[:0]}, []):
+        with pytest.raises(InputError, match="empty: it needs at least one example"):
+            acw.certify(linear, empty, noise=0.25)
     with pytest.raises(InputError, match="3 classes, but the data set has 2"):
         acw.certify(interval, data)
     with pytest.raises(InputError, match="preprocessing"):
@@ -362,6 +388,35 @@ def test_bad_classifiers_and_examples(linear, data, found):
         found.worst_class(3.0)
     with pytest.raises(InputError, match="between 0 and 1"):
         found.certified_at(0.1, confidence=1)
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_logits_that_are_not_finite_are_refused(data, value):
+    """Of two that are infinite, `argmax` takes the first: all would be certified for it."""
+
+    class Broken(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :2] * 0 + value
+
+    classifier = acw.as_classifier(Broken(), SHAPE, 2, device="cpu")
+    with pytest.raises(InputError, match="example 1 under noise 0.25 aren't finite"):
+        acw.certify(classifier, data, noise=0.25, n=20, verbose=False)
+
+
+def test_what_is_no_audit_or_no_attack_stands_beside_no_certificate(found, linear, data):
+    with pytest.raises(InputError, match="`audit` must be an audit's result"):
+        found.beside("runs/audit")
+    options = {"corruptions": ["gaussian_noise:1"], "checks": False, "verbose": False}
+    with pytest.warns(UserWarning, match="images are made from the clean ones"):
+        audit = acw.ClassWiseAudit("L2:0.05", "fgsm", **options).evaluate({"net": linear}, data)
+    certified = acw.certify(linear, data, noise=0.25, n=20, verbose=False)
+    assert len(certified.beside(audit)) == 2
+    for corruption in (*audit.corruptions, "mean corruption", "all corruptions"):
+        with pytest.raises(InputError, match=f"nothing of corruptions such as '{corruption}'"):
+            certified.beside(audit, attack=corruption)
+    for given in (found, "net", [("net", found)]):
+        with pytest.raises(InputError, match="`certificates` must be a mapping from models' names"):
+            audit.to_html("report.html", certificates=given)
 
 
 def test_the_figure_shows_the_table(found, linear, data):

@@ -7,16 +7,22 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from forging import manifest_of, relisted, write_manifest
-from small_audit import make_classifier, make_data, result
+from small_audit import audit, make_classifier, make_data, result
+from torch import nn
 
 import art_classwise as acw
+from art_classwise import InputError
 from art_classwise.audit import collect
 from art_classwise.audit.store import Store
+from art_classwise.certification import CertifiedResult
+from art_classwise.certification.bounds import bounding
 from art_classwise.certification.kept import certificate_folder, keep_certificate, read_certificates
 from art_classwise.certification.result import parsed
 from art_classwise.certification.smoothing import certified_radius, votes_of
 from art_classwise.evidence import verify
+from art_classwise.evidence.certificates import recertified
 from art_classwise.evidence.recompute import drawn
 from art_classwise.report import write_report
 
@@ -167,6 +173,50 @@ def test_what_contradicts_nothing_is_found_by_certifying_anew(store, field, monk
     again = verify(store, recompute=1.0, seed=0, **GIVEN).recomputed.certificates[0]
     assert not again.exact
     assert bool(again.differences) == (field != "radius")
+
+
+class Plain(nn.Module):
+    """What ART's bounds take: convolutions, dense layers and ReLU, in the order that they are called in."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.conv, self.relu, self.out = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Linear(64, 4)
+
+    def forward(self, x):
+        return self.out(self.relu(self.conv(x)).flatten(1))
+
+
+@pytest.mark.parametrize("method", ["interval", "zonotope"])
+def test_bounds_are_computed_anew(tmp_path, method):
+    plain, data = acw.as_classifier(Plain(), (3, 6, 6), 4, device="cpu"), make_data()
+    store = tmp_path / "store"
+    audit(store, attacks="fgsm").evaluate({"net": plain}, data)
+    found = acw.certify(bounding(plain, method), data, max_radius=0.1, verbose=False)
+    assert found.certificate.method == method
+    keep(store, "net", found)
+    given = {"models": {"net": plain}, "data": data}
+    told = verify(store, recompute=1.0, seed=1, **given)
+    assert told.ok, str(told)
+    assert "8 of 18 certified examples of net come out equal but for 2 steps of the bisection, in 112" in str(told)
+    assert not any("certificate" in one for one in told.unchecked)
+    for change, other in ((0.003, True), (0.1 / 2**13, False)):
+        examples = found.examples.assign(radius=found.examples["radius"] + change)
+        keep(store, "net", CertifiedResult(examples, found.certificate, found.environments))
+        told = verify(store, recompute=1.0, seed=1, **given)
+        assert told.ok != other
+        assert ("comes out otherwise" in str(told)) == other
+
+
+def test_bounds_that_can_not_be_computed_anew_are_said(store):
+    plain = acw.as_classifier(Plain(), (3, 6, 6), 4, device="cpu")
+    found = acw.certify(bounding(plain, "interval"), make_data(), max_radius=0.1, verbose=False)
+    with pytest.raises(InputError, match="ART can't bound this network by intervals"):
+        recertified(found, "net", make_classifier(), make_data(), [0])
+    with torch.no_grad():
+        plain.model.out.bias += 1
+    with pytest.raises(InputError, match="another network of net"):
+        recertified(found, "net", plain, make_data(), [0])
 
 
 def test_what_is_unfinished_or_of_an_earlier_release_is_said(store):

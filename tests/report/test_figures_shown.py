@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +17,7 @@ from PIL import Image
 from results import make_result
 
 from art_classwise import InputError, figures
+from art_classwise.attacks import ladder
 from art_classwise.audit import AuditResult
 from art_classwise.report.figures import ROBUST, WORST
 
@@ -292,3 +295,49 @@ def test_names_at_the_ends_of_curves_are_apart_and_no_line_crosses_them(n_classe
             if i != j:
                 assert not box.overlaps(boxes[j])
                 assert not lines[j].intersects_bbox(box, filled=False)
+
+
+def test_figures_of_the_fast_ladder_say_that_they_are_a_quick_estimate():
+    def labels(drawn):
+        axes = drawn.axes if isinstance(drawn, Figure) else [drawn]
+        return [f"{ax.get_xlabel()} {ax.get_ylabel()}".replace("\n", " ") for ax in axes if ax.axison]
+
+    fast = tuple(ladder("fast", "Linf:0.1"))
+    for attacks, attack, estimate in (
+        (fast, "all attacks", True),
+        (fast, fast[0], False),
+        (ATTACKS, "all attacks", False),
+    ):
+        made = [make_result(CLASSES, attacks=attacks, eps=eps) for eps in (0.1, 0.3)]
+        table = made[0].class_table("one", attack)
+        drawn = [
+            figures.class_accuracy(table),
+            figures.class_histogram(table),
+            figures.models_by_class(made[0], attack=attack),
+            figures.models_by_radius(made, attack=attack),
+            figures.accuracy_by_radius(made, "one", attack=attack),
+            figures.compared(made[0].compare("one", "two", attack=attack)),
+        ]
+        if attack == "all attacks":
+            drawn.append(figures.class_by_attack(made[0].by_attack("one")))
+        for one in drawn:
+            assert [("quick estimate of" in text) for text in labels(one)] == [estimate] * len(labels(one))
+            assert all("accuracy (%)" in text for text in labels(one))
+    clean = make_result(CLASSES, attacks=fast).compare("one", "two", kind="clean")
+    assert labels(figures.compared(clean))[0].startswith("clean accuracy")
+
+
+def test_the_worst_class_of_curves_that_cross_is_named_where_it_is_the_worst():
+    """Over all radii taken together, known of all classes: at the audit's own radius it may be the best."""
+    made = make_result(["ant", "bee", "cow"], models=("one",), attacks=("fmn",))
+    outcomes = made.outcomes.copy()
+    half = np.arange(80) % 40 < 20  # of the ants 20 lie nearer, of the bees all in between
+    outcomes["distance"] = np.where(outcomes["label"] == 1, 0.11, np.where(half, 0.01, 0.3)).astype(np.float32)
+    outcomes["withstood"] = outcomes["distance"] > 0.1
+    known = made.manifest.attacks["fmn"].model_copy(update={"parameters": {"class": "MinimumNormAttack"}})
+    made = replace(made, outcomes=outcomes, manifest=made.manifest.updated(attacks={"fmn": known}))
+    ax = figures.accuracy_by_radius(made)
+    text = said(ax)
+    assert "worst: bee, 0.0 % at Linf:" in text
+    assert "50.0 points below the best, ant" in text
+    assert "Linf:0.1 " not in text

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from results import make_result
 from scipy.stats import binomtest
 
 import art_classwise as acw
 from art_classwise import InputError
 from art_classwise.report.radii import print_radii, write_radii
-from art_classwise.studies import NormUnion, audit_over_norms, audit_over_radii, read_sweep, read_union
+from art_classwise.studies import NormUnion, RadiusSweep, audit_over_norms, audit_over_radii, read_sweep, read_union
 from art_classwise.studies.norms import parse_several
+from art_classwise.studies.radii import radius_folder
+from art_classwise.threat import NORMS, ThreatModel
 
 THREATS = "Linf:0.05,L2:0.5,L1:3"
 
@@ -111,6 +115,27 @@ def test_what_is_no_union_is_refused(union):
     changed = replace(second, outcomes=second.outcomes.assign(clean_prediction=0))
     with pytest.raises(InputError, match="isn't the same model"):
         NormUnion((first, changed))
+
+
+@pytest.mark.parametrize("kind", [RadiusSweep, NormUnion])
+def test_what_is_no_audit_is_refused(union, kind):
+    for results, says in (
+        ((), "but there is none"),
+        ((union.results[0], "runs/n"), "Number 2 of `results` must be an audit's result.*read_audit"),
+        ((1, 2), "Number 1 of `results` must be an audit's result"),
+    ):
+        with pytest.raises(InputError, match=says):
+            kind(results)
+
+
+def test_norms_are_read_in_one_order(union, tmp_path):
+    for result in reversed(union.results):
+        result.save(tmp_path / radius_folder(result.threat))
+    assert [result.threat.norm for result in read_union(tmp_path).results] == [*NORMS][: len(union.results)]
+    deltas = torch.rand(1000, 1, 3, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+    sizes = [ThreatModel(norm, 1.0).size(deltas) for norm in NORMS]
+    for of, following in pairwise(sizes):  # a ball holds those of the same radius that follow
+        assert (of <= following * (1 + 1e-6)).all()
 
 
 def test_files_and_terminal(union, tmp_path, capsys):

@@ -433,6 +433,16 @@ def test_what_can_not_teach_is_refused(teacher, options, says):
         DISTILLATION(student, teacher(student), **SMALL, **options)
 
 
+@pytest.mark.parametrize("method", ["ard", "absld"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_teacher_without_numbers_is_told_from_a_training_that_diverges(data, method, value):
+    teacher = a_teacher()
+    with torch.no_grad():
+        teacher.model[1].bias[3] = value
+    with pytest.raises(InputError, match="teacher's logits aren't finite"):
+        DISTILLATION(make(Smooth), teacher, method, **SMALL).fit(data.x, data.y, batch_size=40, nb_epochs=1)
+
+
 class Sharper(nn.Module):
     def __init__(self, network):
         super().__init__()

@@ -34,6 +34,7 @@ from art_classwise.policies import (
     confusional_norm,
     confusional_weights,
     draw_targets,
+    fair_ard_weights,
     false_positive_scores,
     frl_multipliers,
 )
@@ -111,6 +112,37 @@ def test_arguments_that_do_not_fit_each_other_are_refused():
     for labels, p in (([[0, 1]], [0.5, 0.5]), ([0, 1], [[0.5, 0.5]])):
         with pytest.raises(InputError, match=r"Labels must have shape \(m,\) and probabilities \(C,\)"):
             draw_targets(labels, p, [0.1, 0.2])
+
+
+@pytest.mark.parametrize("values", [[], [[1.0, 2.0]], [-1.0, 2.0], [math.inf, 1.0], 1.0])
+def test_numbers_by_class_are_refused_where_the_formulas_mean_nothing(values):
+    ones = np.ones(np.shape(values))
+    calls = (
+        lambda: balanced_adjustment(values),
+        lambda: fair_ard_weights(values),
+        lambda: absld_temperatures(values, ones),
+        lambda: absld_temperatures(ones, values),
+        lambda: draw_targets([0], values, [0.5]),
+    )
+    for call in calls:
+        with pytest.raises(InputError, match=r"must be numbers \(C,\), one per class|must have shape \(m,\)"):
+            call()
+
+
+def test_what_is_drawn_from_and_for_is_checked():
+    for labels in ([0, 2], [-1, 0], [0.5, 1]):
+        with pytest.raises(InputError, match="labels must be numbers of the classes, from 0 to 1"):
+            draw_targets(labels, [0.5, 0.5], [0.1, 0.2])
+    for u in ([0.1, 1.5], [0.0, 0.5], [math.nan, 0.5]):
+        with pytest.raises(InputError, match="must lie between 0 and 1"):
+            draw_targets([0, 1], [0.5, 0.5], u)
+    with pytest.raises(InputError, match="probabilities must be numbers"):
+        draw_targets([0, 1], [math.nan, 0.5], [0.1, 0.2])
+    for tau in (-1, math.inf, math.nan):
+        with pytest.raises(InputError, match="`tau`"):
+            balanced_adjustment([1, 2], tau)
+    with pytest.raises(InputError, match="but all are 0"):
+        balanced_adjustment([0, 0])
 
 
 def test_without_an_error_fair_tat_aims_at_trained_classes_alone():

@@ -226,7 +226,14 @@ def other_threat(evidence: Evidence) -> Observations:
                 f"{attack} draws its radii at random, most of them well below eps.",
                 "It may miss what the threat model allows: make it without random_eps.",
             )
-        if eps is None or isinstance(norm, bool) or not isinstance(norm, (int, float, str)):
+        if isinstance(norm, bool) or not isinstance(norm, (int, float, str)):
+            continue
+        if eps is None:  # one that looks for the smallest perturbation, in its own norm
+            if not is_same_norm(norm, threat):
+                yield (
+                    f"{attack} looks for perturbations that are small in norm {norm}, but the audit is for {threat}.",
+                    "It may miss what the threat model allows: give it the audit's norm.",
+                )
             continue
         seeks = f"{attack} searches within norm {norm} and eps {eps:.4g}, but the audit is for {threat}"
         if not is_same_norm(norm, threat):

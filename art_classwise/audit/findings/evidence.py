@@ -186,7 +186,9 @@ def is_many_step(parameters: Mapping[str, Any], threat: ThreatModel, n_classes: 
     if is_black_box(parameters):
         return False
     eps, norm = number(parameters, "eps"), parameters.get("norm")
-    if eps is not None and norm is not None and (eps < 0.99 * threat.eps or not is_same_norm(norm, threat)):
+    if norm is not None and not is_same_norm(norm, threat):  # one without eps looks for the smallest perturbation in it
+        return False
+    if eps is not None and norm is not None and eps < 0.99 * threat.eps:
         return False
     by_members = any(map(needs_gradients, asked_members(parameters, n_classes)))
     return by_members or (number(parameters, "max_iter") or 0) >= _MANY_STEPS

@@ -23,6 +23,7 @@ from art_classwise.report.figures.layout import (
     ROBUST,
     SMALL,
     WORST,
+    accuracy_of,
     canvas,
     caption,
     chance,
@@ -92,7 +93,7 @@ def class_accuracy(
     ax.hlines(position, shown["robust_low"] * 100, shown["robust_high"] * 100, color="black", lw=1.2)
     clean = ax.scatter(shown["clean"] * 100, position, marker="|", s=120, color=CLEAN, lw=2.5, zorder=3, clip_on=False)
     class_axis(ax, names, is_worst)
-    percent_axis(ax, "x", "accuracy (%)")
+    percent_axis(ax, "x", accuracy_of(table, "accuracy"))
     ax.set_ylabel(weakest(len(shown), len(measured), order))
     mean = float(measured["robust"].mean() * 100)
     entries: dict[str, Artist] = {
@@ -181,7 +182,7 @@ def class_histogram(table: pd.DataFrame, ax: Axes | None = None, *, title: str =
         np.arange(_INTERVALS) * width, counts, width=width, align="edge", color=colours, edgecolor="white", lw=1.5
     )
     ax.bar_label(bars, [f"{c:,}" if c else "" for c in counts], fontsize=points(0.86), padding=2, bbox=_WHITE)
-    percent_axis(ax, "x", "robust accuracy (%)")
+    percent_axis(ax, "x", accuracy_of(table))
     ax.set_xticks(np.arange(_INTERVALS + 1) * width)
     ax.set(ylabel="number of classes", ylim=(0, 1.12 * counts.max()))
     ax.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
@@ -346,7 +347,8 @@ def compared(
             fontsize=points(SMALL),
             fontweight="bold" if starred else "normal",
         )
-    percent_axis(ax, "x", f"{comparison.kind} accuracy (%); right: difference (points)")
+    what = accuracy_of(comparison, f"{comparison.kind} accuracy")
+    percent_axis(ax, "x", f"{what}; right: difference (points)")
     ax.set_ylabel(weakest(len(shown), len(measured), order))
     interval = f"{100 * comparison.confidence:g} % interval of their difference, from the second"
     most = legend_room(ax, left, right)

@@ -23,6 +23,7 @@ from art_classwise.report.figures.layout import (
     OTHER,
     ROBUST,
     WORST,
+    accuracy_of,
     canvas,
     caption,
     check_class_table,
@@ -186,7 +187,7 @@ def accuracy_by_radius(
     """
     if isinstance(results, Sequence) or not hasattr(results, "robust_at"):
         curves, low, high, names = _at_each_audit(results, check_radii(results, model), attack)  # type: ignore[arg-type]
-        norm, marked = results[0].threat.norm, None  # type: ignore[index]
+        norm, marked, audits = results[0].threat.norm, None, list(results)  # type: ignore[index, arg-type]
         eps = list(curves.index)
         ranking = curves.iloc[1:].mean().sort_values(kind="stable").index
         gap = curves[ranking[-1]] - curves[ranking[0]]
@@ -194,16 +195,21 @@ def accuracy_by_radius(
         radius = f"{norm}:{names[eps.index(at)]}"
     else:
         curves, low, high, names = _at_every_radius(results, model, attack)
-        norm, at = results.threat.norm, results.threat.eps
-        marked, radius = at, str(results.threat)
+        norm, marked, audits = results.threat.norm, results.threat.eps, [results]
         eps = list(curves.index)
-        ranking = curves.iloc[1:].mean().sort_values(kind="stable").index
-        gap = curves[ranking[-1]] - curves[ranking[0]]
+        # Where only some classes are known, no mean would be of the same radii. All are at the audit's own.
+        known = curves.iloc[1:].dropna()
+        ranking = known.mean().sort_values(kind="stable").index
+        gap = known[ranking[-1]] - known[ranking[0]]
+        at = marked if gap[marked] > 0 else gap.idxmax()
+        radius = str(results.threat) if at == marked else f"{norm}:{at:.3g}"
+    estimates = attack == WORST_CASE and all(result.is_quick_estimate for result in audits)
     findings = [
         f"worst: {label(ranking[0])}, {curves.loc[at, ranking[0]]:.1f} % at {radius}",
         f"{gap[at]:.1f} points below the best, {label(ranking[-1])}" if len(ranking) > 1 else "",
     ]
-    ax = draw_curves(ax, curves, ranking, title=title, findings=findings, xlabel=f"radius ({norm})")
+    ylabel = accuracy_of(audits[0] if estimates else None)
+    ax = draw_curves(ax, curves, ranking, title=title, findings=findings, xlabel=f"radius ({norm})", ylabel=ylabel)
     for c, colour in {ranking[-1]: BEST, ranking[0]: WORST}.items():
         ax.fill_between(eps, low[c], high[c], color=colour, alpha=0.22, lw=0, zorder=1.5)
     if marked is not None:

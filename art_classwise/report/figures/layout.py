@@ -43,6 +43,7 @@ __all__ = [
     "ROBUST",
     "SMALL",
     "WORST",
+    "accuracy_of",
     "canvas",
     "caption",
     "chance",
@@ -214,6 +215,18 @@ def percent_axis(ax: Axes, which: str, text: str) -> None:
     """Let an axis reach from 0 % to 100 %."""
     ax.set(**{f"{which}lim": (0, 100), f"{which}label": text})
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def accuracy_of(source: Any, kind: str = "robust accuracy") -> str:
+    """Return the label of an axis of accuracies, which says where they are a quick estimate.
+
+    Args:
+        source: What is drawn: a table of an audit, an audit, or a comparison.
+        kind: Of the accuracies.
+    """
+    attrs: Mapping[str, Any] = getattr(source, "attrs", {})
+    estimate = attrs.get("quick_estimate", getattr(source, "is_quick_estimate", False))
+    return f"quick estimate of {kind} (%)" if estimate else f"{kind} (%)"
 
 
 def draw_mean(ax: Axes, which: str, value: float) -> Artist:

@@ -24,6 +24,7 @@ from art_classwise.report.figures.layout import (
     ROBUST,
     SMALL,
     WORST,
+    accuracy_of,
     canvas,
     caption,
     check_table,
@@ -176,7 +177,8 @@ def class_by_attack(
     ax.axhline(rows - 1.5, color="white", lw=4)
     for edge in {0.5, columns - 1.5}:
         ax.axvline(edge, color="white", lw=4)
-    ax.set(xlabel="accuracy (%): without attack, and under each", ylabel=weakest(len(shown), len(measured), order))
+    what = accuracy_of(table, "accuracy")
+    ax.set(xlabel=f"{what}: without attack, and under each", ylabel=weakest(len(shown), len(measured), order))
     known = measured[last].dropna()
     caption(ax, title, f"under {label(last)}, {worst_classes(known)}" if len(known) else "", left=left)
     return ax

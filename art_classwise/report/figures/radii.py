@@ -15,6 +15,7 @@ from art_classwise.report.figures.curves import check_radii, name_radii
 from art_classwise.report.figures.fonts import in_any_script
 from art_classwise.report.figures.layout import (
     MEAN,
+    accuracy_of,
     canvas,
     caption,
     fit_all,
@@ -84,7 +85,8 @@ def models_by_radius(
             if len(names) == 1:
                 low, high = curve[f"{kind}_low"], curve[f"{kind}_high"]
                 ax.fill_between(eps, low, high, color=colour, alpha=0.18, lw=0)
-    percent_axis(ax, "y", "robust accuracy (%)")
+    estimates = attack == WORST_CASE and all(result.is_quick_estimate for result in results)
+    percent_axis(ax, "y", accuracy_of(results[0] if estimates else None))
     ax.set_xlim(0, eps[-1])
     ends = np.array([curve["mean"].iloc[-1] for curve in curves.values()])
     side_labels(ax, np.full(len(names), eps[-1]), ends, shown, colours)

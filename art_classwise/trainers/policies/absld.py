@@ -19,6 +19,7 @@ from art_classwise.trainers.policies.policy import (
     PolicyContext,
     as_float64,
     as_given,
+    check_by_class,
     check_same_shape,
 )
 
@@ -43,7 +44,7 @@ def absld_temperatures(
         (C,) float64, as ``temperatures`` were given.
 
     Raises:
-        InputError: They aren't of one shape.
+        InputError: They aren't of one shape, or one is negative or infinite.
 
     Example:
         >>> absld_temperatures([1.0, 1.0, 1.0], [3.0, 2.0, 1.0])
@@ -52,6 +53,8 @@ def absld_temperatures(
     before = as_float64(temperatures, "temperatures")
     r = as_float64(risks, "risks", before.device)
     check_same_shape(before, r, "temperatures and risks")
+    check_by_class(before, "temperatures")
+    check_by_class(r, "risks", unknown=True)
     gaps = (r - r.nanmean()).nan_to_num(0.0)
     step = rate * gaps / gaps.abs().amax().clamp_min(torch.finfo(gaps.dtype).tiny)
     return as_given((before - step).clamp(lowest, highest), temperatures)

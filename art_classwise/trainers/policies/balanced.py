@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from art_classwise.errors import InputError, check_number
-from art_classwise.trainers.policies.policy import Array, ClassPolicy, ClassWeights, PolicyContext, as_float64, as_given
+from art_classwise.trainers.policies.policy import (
+    Array,
+    ClassPolicy,
+    ClassWeights,
+    PolicyContext,
+    as_float64,
+    as_given,
+    check_by_class,
+)
 
 __all__ = ["BalancedSoftmax", "balanced_adjustment"]
 
@@ -26,15 +34,17 @@ def balanced_adjustment(shares: Array, tau: float = 1.0) -> Any:
         rarest class's examples would have.
 
     Raises:
-        InputError: There are no examples, or a number is negative or not finite.
+        InputError: There are no examples, or a number is negative or not finite, or ``tau`` is above 100.
 
     Example:
         >>> balanced_adjustment([100, 10, 1]).round(3)
         array([ 0.   , -2.303, -4.605])
     """
     n = as_float64(shares, "shares")
-    if n.dim() != 1 or not bool(((n >= 0) & n.isfinite()).all()) or not bool(n.amax() > 0):
-        raise InputError("The classes' shares must be numbers (C,) of at least 0, finite, one of them above 0.")
+    check_by_class(n, "classes' shares")
+    if not bool(n.amax() > 0):
+        raise InputError("The classes' shares must be numbers of at least 0, one of them above 0, but all are 0.")
+    check_number("tau", tau, 0, 100)
     rarest = torch.where(n > 0, n, torch.inf).amin()
     return as_given(tau * (torch.where(n > 0, n, 1e-6 * rarest) / n.amax()).log(), shares)
 

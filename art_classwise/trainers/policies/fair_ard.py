@@ -19,6 +19,7 @@ from art_classwise.trainers.policies.policy import (
     PolicyContext,
     as_float64,
     as_given,
+    check_by_class,
 )
 
 __all__ = ["FairARD", "fair_ard_weights"]
@@ -37,11 +38,15 @@ def fair_ard_weights(kappa: Array, power: float = 2.0, lowest: float = 5 / 6, hi
     Returns:
         (C,) float64, as ``kappa`` was given.
 
+    Raises:
+        InputError: A number is negative or infinite, or there is none.
+
     Example:
         >>> fair_ard_weights([2.0, 4.0]).round(3)
         array([1.6  , 0.833])
     """
     k = as_float64(kappa, "kappa")
+    check_by_class(k, "numbers of steps, `kappa`,", unknown=True)
     present = ~k.isnan()
     # Relative to the smallest, so that no power overflows.
     odds = torch.where(present, ((k + _SMALL) / (k.nan_to_num(torch.inf).amin() + _SMALL)) ** -power, 0.0)

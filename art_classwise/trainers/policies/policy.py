@@ -31,6 +31,7 @@ __all__ = [
     "as_confusion",
     "as_float64",
     "as_given",
+    "check_by_class",
     "check_same_shape",
     "one_hot",
     "sum_by_class",
@@ -358,6 +359,25 @@ def as_float64(given: Any, name: str, device: torch.device | None = None) -> Ten
     """
     numbers = given if isinstance(given, Tensor) else torch.from_numpy(np.array(as_array(given, name), np.float64))
     return numbers.to(device=device, dtype=torch.float64)
+
+
+def check_by_class(values: Tensor, name: str, *, unknown: bool = False) -> None:
+    """Check numbers by class: (C,), finite and at least 0.
+
+    Args:
+        values: The numbers.
+        name: What to call them in messages.
+        unknown: Whether NaN may stand for classes without examples.
+
+    Raises:
+        InputError: They are others.
+    """
+    known = values[~values.isnan()] if unknown else values
+    if values.dim() != 1 or len(values) == 0 or not bool(((known >= 0) & known.isfinite()).all()):
+        raise InputError(
+            f"The {name} must be numbers (C,), one per class, of at least 0 and finite"
+            + ("; NaN for classes without examples." if unknown else ".")
+        )
 
 
 def check_same_shape(one: Tensor, other: Tensor, names: str) -> None:

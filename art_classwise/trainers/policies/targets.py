@@ -22,6 +22,7 @@ from art_classwise.trainers.policies.policy import (
     as_confusion,
     as_float64,
     as_given,
+    check_by_class,
     check_same_shape,
     one_hot,
 )
@@ -41,24 +42,35 @@ def draw_targets(y: Array, probabilities: Array, u: Array) -> Any:
         int64 (m,), as ``y`` was given; -1 where no other class has a probability above 0.
 
     Raises:
-        InputError: Their shapes don't fit.
+        InputError: Their shapes don't fit, or they are out of range.
 
     Example:
         >>> draw_targets([0, 0, 1, 2], [0.5, 0.25, 0.25], [0.4, 0.6, 0.9, 0.1])
         array([1, 2, 2, 0])
     """
-    labels = y if isinstance(y, Tensor) else torch.from_numpy(np.array(as_array(y, "y"), np.int64))
-    p, uniform = (as_float64(v, name, labels.device) for v, name in ((probabilities, "probabilities"), (u, "u")))
-    if p.dim() != 1 or labels.dim() != 1:
-        shapes = f"{tuple(labels.shape)} and {tuple(p.shape)}"
+    given = y if isinstance(y, Tensor) else torch.from_numpy(np.array(as_array(y, "y")))
+    p, uniform = (as_float64(v, name, given.device) for v, name in ((probabilities, "probabilities"), (u, "u")))
+    if p.dim() != 1 or given.dim() != 1:
+        shapes = f"{tuple(given.shape)} and {tuple(p.shape)}"
         raise InputError(f"Labels must have shape (m,) and probabilities (C,), but have {shapes}.")
-    check_same_shape(labels, uniform, "labels and the numbers drawn for them")
-    others = p.expand(len(labels), -1).masked_fill(one_hot(labels, len(p)), 0.0)
+    check_same_shape(given, uniform, "labels and the numbers drawn for them")
+    check_by_class(p, "probabilities")
+    labels = given.to(torch.int64)
+    if not bool(((labels == given) & (labels >= 0) & (labels < len(p))).all()):
+        raise InputError(f"The labels must be numbers of the classes, from 0 to {len(p) - 1}.")
+    if not bool(((uniform > 0) & (uniform < 1)).all()):
+        raise InputError("The numbers drawn, `u`, must lie between 0 and 1.")
+    return as_given(_drawn(labels, p, uniform), y)
+
+
+def _drawn(y: Tensor, p: Tensor, uniform: Tensor) -> Tensor:
+    """Return what :func:`draw_targets` does, of numbers that need no check, for which a GPU would wait."""
+    others = p.expand(len(y), -1).masked_fill(one_hot(y, len(p)), 0.0)
     steps = others.cumsum(1)
-    drawn = uniform[:, None] * steps[:, -1:]
+    drawn = uniform.to(p.dtype)[:, None] * steps[:, -1:]
     # The first class whose step lies above what was drawn; a class of probability 0 has no step of its own.
     targets = (steps > drawn).to(torch.int8).argmax(1)
-    return as_given(torch.where(steps[:, -1] > 0, targets, -1), y)
+    return torch.where(steps[:, -1] > 0, targets, -1)
 
 
 def false_positive_scores(confusion: Array) -> Any:
@@ -125,7 +137,7 @@ class TRIX(ClassPolicy):
 
     def targets_of(self, y: Tensor, uniform: Uniform) -> Tensor | None:
         """See :class:`ClassPolicy`."""
-        targets: Tensor = draw_targets(y, self._even, uniform(len(y)))
+        targets = _drawn(y, self._even, uniform(len(y)))
         return torch.where(self._state["strong"][y] > 0, targets, -1)
 
     def end_epoch(self, epoch: int, row: Mapping[str, float]) -> None:
@@ -181,8 +193,7 @@ class FairTAT(ClassPolicy):
 
     def targets_of(self, y: Tensor, uniform: Uniform) -> Tensor | None:
         """See :class:`ClassPolicy`: none before the first epoch has ended, where nothing is known."""
-        targets: Tensor = draw_targets(y, self._state["targets"].nan_to_num(0.0), uniform(len(y)))
-        return targets
+        return _drawn(y, self._state["targets"].nan_to_num(0.0), uniform(len(y)))
 
     def weigh(self, y: Tensor, logits_adv: Tensor) -> ClassWeights:
         """See :class:`ClassPolicy`."""
