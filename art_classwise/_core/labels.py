@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from art_classwise._core.arrays import as_array
-from art_classwise.errors import InputError, check_whole, unknown
+from art_classwise.errors import InputError, check_whole, shown, unknown
 
 __all__ = [
     "LabelRole",
@@ -95,13 +95,18 @@ def check_differ(classes: Sequence[str]) -> None:
 
 
 def check_class_names(classes: Any) -> None:
-    """Check that class names are several, not one text, whose letters would be taken for names.
+    """Check that class names are several, in an order: not one text, whose letters would be taken for names.
 
     Raises:
-        InputError: They are one, or nothing that holds names.
+        InputError: They are one, or nothing that holds names, or a set or dict, whose order isn't that of the classes.
     """
     if isinstance(classes, (str, bytes)) or not isinstance(classes, Iterable):
-        raise InputError(f'`classes` must be a list of names, e.g. ["cat", "dog"], but got {classes!r:.200}.')
+        raise InputError(f'`classes` must be a list of names, e.g. ["cat", "dog"], but got {shown(classes)}.')
+    if isinstance(classes, (Set, Mapping)):
+        raise InputError(
+            "`classes` must be a list of names, that of class 0 first, but got "
+            f"{shown(classes)}, a {type(classes).__name__}, whose order may be another."
+        )
 
 
 def class_number(name: str | int, classes: Sequence[str]) -> int:
