@@ -127,7 +127,7 @@ def check_whole(name: str, value: object, least: int) -> int:
         InputError: It isn't, or has more than 64 bits.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not least <= int(value) < 2**63:
-        below = " and below 2**63" if isinstance(value, numbers.Integral) and int(value) > least else ""
+        below = " and below 2**63" if isinstance(value, numbers.Integral) and int(value) >= 2**63 else ""
         raise InputError(f"`{name}` must be a whole number of at least {least}{below}, but got {shown(value)}.")
     return int(value)
 

@@ -42,6 +42,14 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "speed"))
+from lib.gpu_arguments import check_images, parsed
+
+SUMMARY = (__doc__ or "").split("\n\n")[0]
+if __name__ == "__main__":
+    parsed(None, SUMMARY)  # what is wrong with the command line is said before seconds of imports
+
 try:
     import art  # noqa: F401
     import pyautoattack  # noqa: F401
@@ -49,10 +57,8 @@ try:
 except ImportError as error:
     sys.exit(f"error: {error}. The top of {__file__} says how to bring packages along to a machine without internet.")
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parent / "speed"))
 from lib.budget import Budget, began_at, ended_by
-from lib.gpu_call import METHODS, PARTS, SIZES, Call
+from lib.gpu_call import SIZES, Call
 from lib.gpu_summary import Folder, Settings
 
 import art_classwise as acw
@@ -107,22 +113,7 @@ def _end_at_once(folder: Folder, budget: Budget) -> None:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--minutes", type=_positive, default=12.0, help="within which the call ends")
-    parser.add_argument("--size", choices=SIZES, default="full", help="tiny: to try every part")
-    parser.add_argument("--device", default="cuda", help="cuda, cpu, or another one of torch's")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="done in this order")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="trained one by one")
-    parser.add_argument("--epochs", type=int, help="of a training; default: the size's, decays in proportion")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of trainings")
-    parser.add_argument("--compile", action="store_true", help="compile networks in training (a minute or more)")
-    parser.add_argument("--model", help="a checkpoint to audit, too")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and trainings")
-    parser.add_argument("--root", help="folder with cifar10_train.npz and cifar10_test.npz")
-    parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder of everything; calls add to it")
-    arguments = parser.parse_args(argv)
+    arguments = parsed(argv, SUMMARY)
     if arguments.device == "cuda" and not torch.cuda.is_available():
         build = "is built for it" if torch.version.cuda else "is a build without CUDA"
         sys.exit(
@@ -134,30 +125,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         torch.zeros(1, device=arguments.device)
     except Exception as error:  # of a device's own backend: of any kind
         sys.exit(f"error: torch can't compute on --device {arguments.device}: {first_line(error)}")
-    if not 0 <= arguments.seed < 2**63:
-        sys.exit(f"error: --seed must be a whole number of at least 0, but is {arguments.seed}")
-    if arguments.epochs is not None and arguments.epochs < 1:
-        sys.exit(f"error: --epochs must be 1 or more, but is {arguments.epochs}")
-    if arguments.model and not Path(arguments.model).is_file():
-        sys.exit(f"error: there is no file {arguments.model}, which --model names")
-    files = [Path(arguments.root or ".") / f"cifar10_{split}.npz" for split in ("train", "test")]
-    absent = [str(path) for path in files if not path.is_file()]
-    if absent and (arguments.root or arguments.size != "tiny"):
-        sys.exit(
-            f"error: there is no {' and no '.join(absent)}: give the folder of both as --root, each with arrays x "
-            "(uint8, NHWC) and y. At --size tiny, without --root, images are made up."
-        )
+    check_images(arguments)
     return arguments
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number above 0, but is {text!r}")
-    return value
 
 
 if __name__ == "__main__":

@@ -130,13 +130,16 @@ def as_images(x: Any, name: str) -> tuple[npt.NDArray[np.float32], list[str]]:
 
 
 def _channels_last(shape: tuple[int, ...]) -> bool:
-    """Return whether the last of three sides is the channels: 1 or 3 of them, or where the two others are equal."""
+    """Return whether the last of three sides is the channels: 1 or 3 of them, or where the two others are equal.
+
+    But square images with channels first are what they are: one pixel of five channels isn't a column of five pixels.
+    """
     first, middle, last = shape
+    if middle == last:
+        return False
     if (first in (1, 3)) != (last in (1, 3)):
         return last in (1, 3)
-    if (first == middle) != (middle == last):
-        return first == middle
-    return last < min(first, middle)
+    return first == middle or last < min(first, middle)
 
 
 def _divisor(images: npt.NDArray[Any], name: str) -> int:

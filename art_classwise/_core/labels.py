@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from art_classwise._core.arrays import as_array
-from art_classwise.errors import InputError, check_whole, unknown
+from art_classwise.errors import InputError, check_whole, shown, unknown
 
 __all__ = [
     "LabelRole",
@@ -28,7 +28,7 @@ __all__ = [
 def check_labels(
     y: Any, n_examples: int, n_classes: int, *, x_name: str = "x", y_name: str = "y", kind: str = "Label"
 ) -> npt.NDArray[np.int64]:
-    """Return labels as int64 (n,) from indices (n,), (n, 1) or one-hot (n, C).
+    """Return labels as int64 (n,) from indices (n,), (n, 1) or one-hot (n, C); of soft ones the class of the largest.
 
     Args:
         y: The labels: an array, a tensor, a pandas series, a list.
@@ -39,8 +39,8 @@ def check_labels(
         kind: What to call a label.
 
     Raises:
-        InputError: The shape is none of these, the length isn't ``n_examples``, or a label is no class; ``n_classes``
-            is no whole number of at least 1.
+        InputError: The shape is none of these, the length isn't ``n_examples``, a label is no class, or a row has no
+            single largest value; ``n_classes`` is no whole number of at least 1.
     """
     check_whole("n_classes", n_classes, 1)
     array = as_array(y, y_name, texts=True)
@@ -49,7 +49,7 @@ def check_labels(
     if len(array) != n_examples:
         raise InputError(f"{x_name} and {y_name} differ in length: {n_examples} examples, but {len(array)} labels.")
     if array.ndim == 2 and array.shape[1] == n_classes and n_classes > 1:
-        array = array.argmax(1)
+        array = _largest(array, kind)
     elif array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
@@ -66,6 +66,22 @@ def check_labels(
             f"{kind} {array[first]} of example {first} is outside the {n_classes} classes 0 to {n_classes - 1}."
         )
     return array.astype(np.int64)
+
+
+def _largest(rows: npt.NDArray[Any], kind: str) -> npt.NDArray[np.int64]:
+    """Return the column of the largest value of each row (n, C), of which there must be one."""
+    if rows.dtype.kind not in "biuf":
+        raise InputError(f"{kind}s must be indices (n,) or one-hot (n, {rows.shape[1]}), but are {rows.dtype}.")
+    largest = rows.max(1, keepdims=True)
+    clear = np.isfinite(largest[:, 0]) & ((rows == largest).sum(1) == 1)
+    if not clear.all():
+        first = int(clear.argmin())
+        raise InputError(
+            f"{kind}s must be indices (n,) or one-hot (n, {rows.shape[1]}), but that of example {first}, "
+            f"{shown(rows[first].tolist(), 80)}, has no single largest value."
+        )
+    columns: npt.NDArray[np.int64] = rows.argmax(1)
+    return columns
 
 
 def class_names(classes: Sequence[str] | None, n_classes: int) -> list[str] | list[int]:
@@ -95,13 +111,18 @@ def check_differ(classes: Sequence[str]) -> None:
 
 
 def check_class_names(classes: Any) -> None:
-    """Check that class names are several, not one text, whose letters would be taken for names.
+    """Check that class names are several, in an order: not one text, whose letters would be taken for names.
 
     Raises:
-        InputError: They are one, or nothing that holds names.
+        InputError: They are one, or nothing that holds names, or a set or dict, whose order isn't that of the classes.
     """
     if isinstance(classes, (str, bytes)) or not isinstance(classes, Iterable):
-        raise InputError(f'`classes` must be a list of names, e.g. ["cat", "dog"], but got {classes!r:.200}.')
+        raise InputError(f'`classes` must be a list of names, e.g. ["cat", "dog"], but got {shown(classes)}.')
+    if isinstance(classes, (Set, Mapping)):
+        raise InputError(
+            "`classes` must be a list of names, that of class 0 first, but got "
+            f"{shown(classes)}, a {type(classes).__name__}, whose order may be another."
+        )
 
 
 def class_number(name: str | int, classes: Sequence[str]) -> int:

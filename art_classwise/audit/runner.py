@@ -8,7 +8,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -80,7 +80,7 @@ def probe_examples(data: Dataset, outcomes: pd.DataFrame, corruptions: Collectio
     small = np.prod(data.input_shape) <= _SMALL
     rows = (probes.spread_over(n), attacked, probes.spread_over(n, 256 if small else 64))
     few, to_attack, more = (
-        None if len(one) == 0 else replace(some, x=np.asarray(some.x))
+        None if len(one) == 0 else some.with_images(np.asarray(some.x))
         for one in rows
         for some in [data.take(one) if len(one) else data]
     )
@@ -264,7 +264,7 @@ class ShardRunner:
         if held is None or held[0] != shard:
             held = self._shard = None  # before the next is read
             data = self._data(shard) if callable(self._data) else shard_of(self._data, shard, self._shard_size)
-            held = self._shard = shard, replace(data, x=np.asarray(data.x))
+            held = self._shard = shard, data.with_images(np.asarray(data.x))
         return held[1]
 
     def _logits(

@@ -6,7 +6,7 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -287,4 +287,4 @@ def _nothing(shard: int) -> Dataset:
 def parcel_examples(data: Dataset, task: Task, size: int) -> Dataset:
     """Return the examples of a unit, in memory, to be sent with it."""
     data = shard_of(data, task.shard, size)
-    return replace(data, x=np.asarray(data.x))
+    return data.with_images(np.asarray(data.x))

@@ -144,7 +144,10 @@ def _check(
     check_kind(kind, eps)
     if attacks is None:
         if model is not None:
-            raise InputError("--model chooses the model on which two attacks are compared: also give --attacks X,Y.")
+            raise InputError(
+                "--model chooses the model on which two attacks are compared: also give --attacks X,Y. Models that are "
+                f"compared are named by --models, e.g. --models {model},OTHER."
+            )
         return
     if other is not None or models is not None:
         raise InputError("--attacks compares two attacks of one audit: give one folder and no --models.")
@@ -174,6 +177,8 @@ def _attacks(result: AuditResult, text: str, model: str | None, eps: float | Non
     from art_classwise.audit.comparison import compare_within
     from art_classwise.errors import unknown
 
+    if model is not None and model not in result.models:
+        raise unknown("model", model, result.models)
     if model is None and len(result.models) > 1:
         raise InputError(f"The audit has {len(result.models)} models: choose one, e.g. --model {result.models[0]}.")
     names = _names(text, (*result.attacks, WORST_CASE)) or []

@@ -125,6 +125,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "unlabeled_fraction": "--unlabeled-fraction",
         "validation_data": "--validation",
         "x_unlabeled": "--unlabeled",
+        "y_pseudo": "--pseudo-labels",
     },
     "quickstart": {"folder": "--out", "seed": "--seed", "store": "--out"},
     "zoo": {"dataset": "--dataset", "model_dir": "--model-dir", "threat": "--threat"},
@@ -135,7 +136,9 @@ _NAMED = re.compile(r"`(-{0,2}[A-Za-z_][\w-]*)(?:=([^`]*))?`")  # as InputError 
 
 
 def with_options(text: str, command: str) -> str:
-    """Return a message with a command's options in place of parameters; those that it doesn't have stay as they are.
+    """Return a message with a command's options in place of parameters; of those that it doesn't have, plain words.
+
+    A parameter of a class policy that the message speaks of is written as the option has it, as ``dafa:warmup``.
 
     Args:
         text: The message, with parameters in backquotes.
@@ -146,13 +149,25 @@ def with_options(text: str, command: str) -> str:
     def option(found: re.Match[str]) -> str:
         name, value = found.groups()
         flag = name if name.startswith("--") else options.get(name)
+        if flag is None and "class_policy" in options:
+            flag = _of_policy(name, text)
         if flag is None:
-            return found.group()
-        if flag.startswith("--option ") and value is not None:
+            return found.group()[1:-1]
+        if flag.startswith(("--option ", "--class-policy ")) and value is not None:
             return f"{flag}={_as_words(value).lower()}"
         return flag if value in (None, "True") else f"{flag} {_as_words(value)}"
 
     return _NAMED.sub(option, text)
+
+
+def _of_policy(parameter: str, text: str) -> str | None:
+    """Return how a parameter of the class policy that a text speaks of is written; None if it is no policy's."""
+    from art_classwise.trainers.policies import POLICIES
+
+    for name, policy in POLICIES.items():
+        if re.search(rf"\b{name}\b", text, re.IGNORECASE) and parameter in getattr(policy, "__dataclass_fields__", ()):
+            return f"--class-policy {name}:{parameter}"
+    return None
 
 
 def _as_words(value: str) -> str:

@@ -117,7 +117,7 @@ def corruption_names(asked: str | Iterable[str]) -> tuple[str, ...]:
         ('fog:3', 'made:contrast:1')
     """
     parts = asked.split(",") if isinstance(asked, str) else list(asked) if isinstance(asked, Iterable) else [asked]
-    if not parts or not all(isinstance(part, str) for part in parts):
+    if not parts or isinstance(asked, Mapping) or not all(isinstance(part, str) for part in parts):
         raise InputError(f'`corruptions` must be "all", or names such as "fog:3" and "snow", but got {asked!r}.'[:300])
     names = [str(one) for part in parts for one in parse_corruption(part)]
     for name in names:

@@ -169,7 +169,23 @@ class Dataset(Shown):
     def take(self, rows: npt.NDArray[Any]) -> Dataset:
         """Return these examples, with the numbers (``ids``) they had."""
         x = self.x.take(rows) if isinstance(self.x, LazyImages) else self.x[rows]
-        return replace(self, x=x, y=self.y[rows], ids=self.ids[rows])
+        return self.with_images(x, y=self.y[rows], ids=self.ids[rows])
+
+    def with_images(self, x: npt.NDArray[np.float32] | LazyImages, **changes: Any) -> Dataset:
+        """Return the set with other images, whose layout isn't guessed again: 6 x 3 pixels of 2 channels, say.
+
+        Args:
+            x: float32 (n, C, H, W) in [0, 1], or :class:`LazyImages`.
+            changes: Other attributes that change.
+
+        Raises:
+            InputError: As :class:`Dataset`.
+        """
+        if isinstance(x, LazyImages) or len(x) == 0:
+            return replace(self, x=x, **changes)
+        made = replace(self, x=np.zeros((len(x), 1, 1, 1), np.float32), **changes)
+        object.__setattr__(made, "x", x)
+        return made
 
     def first(self, n_examples: int) -> Dataset:
         """Return n examples: the first n, or evenly spaced ones where the set is sorted by class.

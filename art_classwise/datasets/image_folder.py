@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from art_classwise.datasets.catalog import DatasetSpec
-from art_classwise.datasets.class_names import class_names
+from art_classwise.datasets.class_names import folder_classes
 from art_classwise.datasets.dataset import Dataset
 from art_classwise.datasets.files import image_files, is_grey
 from art_classwise.errors import InputError
@@ -105,8 +105,8 @@ def image_folder(
     firsts = np.unique(source.targets, return_index=True)[1]
     grey = name != "imagenet" and all(is_grey(paths[i]) for i in firsts)
     x = image_files(paths, grey=grey, image_size=image_size)
-    y = np.asarray(source.targets, dtype=np.int64)
-    return Dataset(x, y, class_names(classes, source.classes, len(source.classes)), name, split)
+    names, numbers = folder_classes(classes, source.classes, str(folder))
+    return Dataset(x, np.array(numbers, dtype=np.int64)[source.targets], names, name, split)
 
 
 _SPLITS = {"train": ("train", "training"), "test": ("test", "testing", "val", "valid", "validation")}

@@ -18,7 +18,7 @@ from art_classwise.datasets.class_names import check_given_names, class_names, c
 from art_classwise.datasets.dataset import Dataset, LazyImages
 from art_classwise.datasets.files import image_files, is_grey
 from art_classwise.datasets.image_folder import ENDINGS, image_folder
-from art_classwise.datasets.npz import NpzArrays, open_npz, read_npz
+from art_classwise.datasets.npz import NpzArrays, open_npz
 from art_classwise.datasets.resize import resized
 from art_classwise.errors import InputError, check_number, check_whole, first_line, unknown
 
@@ -99,12 +99,14 @@ def load_dataset(
     data = data if n_examples is None else data.first(n_examples)
     if image_size is None or isinstance(data.x, LazyImages):  # which are of that size already
         return data
-    return replace(data, x=resized(data.x, image_size, data.name))
+    return data.with_images(resized(data.x, image_size, data.name))
 
 
 def known_name(name: str | os.PathLike[str]) -> str:
     """Return the name of a data set as it is written here, whatever its case and hyphens; another text as it is."""
     text = os.path.expanduser(os.fspath(name))
+    if not text:  # else it would be the current folder
+        raise unknown("data set", text, DATASETS, hint="Or give the path of an .npz file, or of an image folder.")
     bare = text.lower().replace("-", "").replace("_", "")
     return bare if bare in DATASETS and not os.path.exists(text) else text
 
@@ -260,15 +262,20 @@ def load_unlabeled(
         return Unlabeled(
             image_files(paths, grey=is_grey(paths[0]) if grey is None else grey, image_size=image_size), None
         )
-    needed = ("x",) if pseudo_labels is None else ("x", pseudo_labels)
-    arrays = read_npz(path, needed, ("y_pseudo",), "train")
-    if arrays["x"].ndim == 0 or len(arrays["x"]) == 0:
+    labels = "y_pseudo" if pseudo_labels is None else pseudo_labels
+    arrays = open_npz(path, ("x",), (labels,), "train")
+    if pseudo_labels is not None and labels not in arrays:
+        raise unknown(f"array of {path}", labels, arrays.names, hint="`pseudo_labels` names that of the labels.")
+    x, y_pseudo = arrays["x"], arrays.get(labels)
+    if x.ndim == 0 or len(x) == 0:
         raise InputError(f"{path} is empty: it needs at least one image in x.")
-    images = as_images(arrays["x"], str(path))[0]
-    return Unlabeled(
-        images if image_size is None else resized(images, image_size, path.stem),
-        arrays.get(pseudo_labels or "y_pseudo"),
-    )
+    if y_pseudo is not None and y_pseudo.shape[:1] != (len(x),):
+        raise InputError(
+            f"{path} holds {len(x):,} images, but {labels} has shape {y_pseudo.shape}: there must be one pseudo-label "
+            "per image."
+        )
+    images = as_images(x, str(path))[0]
+    return Unlabeled(images if image_size is None else resized(images, image_size, path.stem), y_pseudo)
 
 
 def check_unlabeled_name(name: str | os.PathLike[str], pseudo_labels: str | None = None) -> str:

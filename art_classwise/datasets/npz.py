@@ -18,7 +18,7 @@ from art_classwise._core.files import open_regular
 from art_classwise._core.memory import check_memory
 from art_classwise.errors import InputError, first_line, printable
 
-__all__ = ["NpzArrays", "open_npz", "read_npz"]
+__all__ = ["NpzArrays", "open_npz"]
 
 _AT_ONCE = 1 << 24  # bytes
 
@@ -48,11 +48,12 @@ class NpzArrays:
 
     Args:
         path: The file.
-        entries: Its arrays.
+        entries: Those of its arrays that were asked for.
+        names: The names of all, as they are in the file.
     """
 
-    def __init__(self, path: Path, entries: dict[str, _Entry]) -> None:
-        self._path, self._entries = path, entries
+    def __init__(self, path: Path, entries: dict[str, _Entry], names: Sequence[str]) -> None:
+        self._path, self._entries, self.names = path, entries, tuple(names)
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries
@@ -179,15 +180,8 @@ def open_npz(path: Path, needed: Sequence[str], optional: Sequence[str] = (), sp
             )
         keys = {name: str(key) for name, key in named.items()} | {name: name for name in optional if name in zipped}
         with zipfile.ZipFile(file) as archive:
-            return NpzArrays(path, {name: _entry(archive, zipped[key], path) for name, key in keys.items()})
-
-
-def read_npz(
-    path: Path, needed: Sequence[str], optional: Sequence[str] = (), split: str = "test"
-) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays of an .npz file by name, whole: see :func:`open_npz`."""
-    arrays = open_npz(path, needed, optional, split)
-    return {name: arrays[name] for name in (*needed, *optional) if name in arrays}
+            entries = {name: _entry(archive, zipped[key], path) for name, key in keys.items()}
+        return NpzArrays(path, entries, [*zipped])
 
 
 def _entry(archive: zipfile.ZipFile, zipped: zipfile.ZipInfo, path: Path) -> _Entry:

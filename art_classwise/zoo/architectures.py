@@ -54,9 +54,9 @@ def build(name: str, input_shape: Sequence[int], n_classes: int, *, seed: int | 
             returns no module.
     """
     shape = checked_shape(input_shape)
-    n_classes = check_whole("n_classes", n_classes, 0)
-    if len(shape) != 3 or n_classes < 2:
-        raise InputError(f"A network needs images (C, H, W) and 2 classes or more, but got {shape}, {n_classes}.")
+    n_classes = check_whole("n_classes", n_classes, 2)
+    if len(shape) != 3:
+        raise InputError(f"`input_shape` must be the shape of an image, (C, H, W), but got {shape}.")
     make = _maker(name)
     if seed is not None:
         check_seed(seed)

@@ -29,8 +29,6 @@ from lib.mart import paper_beside
 from lib.mart import told as described
 from lib.setups import network
 
-PARTS = ("speed-attacks", "speed-training", "speed-audit", "train", "autoattack")
-METHODS = ("mart", "standard", "trades")
 THREAT = "Linf:8/255"
 SPEED_SHARE = 0.35
 """Of the time, that the speed tables may take at most, if there are other parts."""

@@ -203,6 +203,7 @@ def test_without_a_folder_images_are_made_and_named_so(data, tmp_path, monkeypat
         ({"corruptions": "fog:3,fog"}, "'fog:3' is named twice"),
         ({"corruptions": ""}, "NAME or NAME:SEVERITY"),
         ({"corruptions": 3}, 'must be "all", or names'),
+        ({"corruptions": {"fog": 3}}, 'must be "all", or names'),
         ({"corruptions": "made:fog"}, "with fog can't be made here, only with gaussian_noise"),
         ({"corruptions": "fog", "threat": "corruptions", "attacks": "fgsm"}, "have no norm and no radius"),
         ({"attacks": ["fog:3"], "threat": "Linf:0.1"}, "only corruptions: leave out the threat model"),

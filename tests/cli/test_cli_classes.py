@@ -224,7 +224,7 @@ def test_all_of_it_together(run):
         (["--unlabeled", "nowhere.npz"], "There is no file"),
         (["--unlabeled", "big.npz"], "x_unlabeled holds images of shape"),
         (["--unlabeled", "labels.npz"], "Pseudo-label 10 of example 1 is outside the 10 classes"),
-        (["--unlabeled", "short.npz"], "x_unlabeled and y_pseudo differ in length: 2 examples, but 1 labels"),
+        (["--unlabeled", "short.npz"], "short.npz holds 2 images, but y_pseudo has shape (1,)"),
         (["--unlabeled", "no_x.npz"], "must hold arrays named x, but it holds y"),
         (["--unlabeled", "empty"], "There is no image in"),
     ],

@@ -40,7 +40,7 @@ ONLY_IN_PYTHON = {
     "network", "normalize", "norms", "objective", "optional", "order", "policies", "radius", "repeats", "result",
     "results", "scale", "scheduler", "shares", "smallest", "target", "targeted", "targets", "temperature", "threats",
     "threshold", "tolerance", "trainer_options", "warm_epochs", "warm_start", "warmup", "weights", "which", "withstood",
-    "worst", "worst_base", "x", "x_adv", "y", "y_pseudo", "zero_gradient",
+    "worst", "worst_base", "x", "x_adv", "y", "zero_gradient",
 }
 # fmt: on
 # They hold programs, paths and class policies, not messages.
@@ -96,16 +96,23 @@ def test_the_table_names_options_that_there_are(command):
 def test_how_parameters_are_replaced():
     text = "`eps`, `resume=True`, `device='cpu'`, `keep='a b'`; `unheard_of`, `awp_gamma`, `--labels`, not eps, ``"
     assert with_options(text, "train") == (
-        "--threat, --resume, --device cpu, --keep 'a b'; `unheard_of`, --awp, --labels, not eps, ``"
+        "--threat, --resume, --device cpu, --keep 'a b'; unheard_of, --awp, --labels, not eps, ``"
     )
-    assert with_options(text, "nothing") == text.replace("`--labels`", "--labels")
+    assert with_options(text, "nothing") == text.replace("`", "").replace("not eps, ", "not eps, ``")
 
 
 def test_options_of_the_trainer_are_named_as_they_are_written():
     text = '`weighted="correct"`, `kl=False`, `exact=True`, `passes`'
     says = "--option weighted=correct, --option kl=false, --option exact=true, --option passes"
     assert with_options(text, "train") == says
-    assert with_options(text, "audit") == text
+    assert with_options(text, "audit") == text.replace("`", "")
+
+
+def test_parameters_of_class_policies_are_named_as_they_are_written():
+    text = "DAFA begins after 70 epochs: take a smaller `warmup`, not `fawa_start`; `eps`, `lamb=2`"
+    says = "take a smaller --class-policy dafa:warmup, not fawa_start; --threat, --class-policy dafa:lamb 2"
+    assert with_options(text, "train").endswith(says.replace("lamb 2", "lamb=2"))
+    assert with_options("CFA begins: take a smaller `fawa_start`", "train").endswith("--class-policy cfa:fawa_start")
 
 
 def test_remedies_that_only_python_has_are_left_out():

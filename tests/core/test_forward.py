@@ -141,13 +141,6 @@ def test_other_networks_stay_filled_up_and_notice_nothing(make):
     assert rows_of_passes(network, x.requires_grad_()) == 16
 
 
-def test_a_network_whose_layers_are_others_is_tried_anew():
-    network, x = nn.Sequential(nn.Identity(), Doubles()).eval(), torch.rand(4, 3, 8, 8)
-    assert rows_of_passes(network, x) == 4
-    network[0] = CountsRows().eval()
-    assert rows_of_passes(network, x) == 16
-
-
 class CountsRowsIf(nn.Module):
     """A network whose kernels depend on the number of rows under some conditions."""
 

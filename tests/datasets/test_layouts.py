@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from torch.nn import functional
 from torchvision import transforms
 from torchvision.models import ResNet18_Weights
 
-from art_classwise import InputError, load_dataset
+from art_classwise import Dataset, InputError, load_dataset
 from art_classwise.datasets import DATASETS, load_unlabeled
 from art_classwise.trainers.recipes import fast_recipe
 
@@ -173,7 +176,102 @@ def test_pseudo_labels_may_have_any_name_if_it_is_given(tmp_path):
     assert given.y_pseudo.tolist() == labels.tolist()
     np.testing.assert_array_equal(given.x, images.transpose(0, 3, 1, 2) / np.float32(255))
     assert load_unlabeled(tmp_path / "1m.npz").y_pseudo is None
-    with pytest.raises(InputError, match=r"1m\.npz must hold arrays named x and labels, but it holds image, label: "):
-        load_unlabeled(tmp_path / "1m.npz", pseudo_labels="labels")
+    # As it is written: other usual names for labels don't stand for it.
+    for name, advice in (("labels", "Did you mean label?"), ("lable", "Did you mean label?"), ("y", "Known: image, l")):
+        with pytest.raises(InputError, match=rf"Unknown array of .*1m\.npz '{name}'\. {re.escape(advice)}"):
+            load_unlabeled(tmp_path / "1m.npz", pseudo_labels=name)
+    np.savez(tmp_path / "capital.npz", image=images, Label=labels)
+    assert load_unlabeled(tmp_path / "capital.npz", pseudo_labels="Label").y_pseudo.tolist() == labels.tolist()
     with pytest.raises(InputError, match=r"names an array of an \.npz file, but digits is none"):
         load_unlabeled("digits", pseudo_labels="label")
+
+
+def test_there_is_a_pseudo_label_for_each_image(tmp_path):
+    np.savez(tmp_path / "some.npz", x=np.zeros((5, 8, 8), np.uint8), y_pseudo=np.zeros(4, np.int64))
+    with pytest.raises(InputError, match=r"some\.npz holds 5 images, but y_pseudo has shape \(4,\)"):
+        load_unlabeled(tmp_path / "some.npz")
+
+
+SIDES = [(4, *last) for last in itertools.product((1, 3, 6), repeat=2)] + [(2, 5, 3), (2, 3, 3), (6, 3, 2), (9, 4, 2)]
+
+
+@pytest.mark.parametrize("shape", SIDES, ids=str)
+def test_images_of_any_shape_are_taken_and_resized_as_they_are(shape, tmp_path):
+    """What side is the channels is guessed once: rows that are taken, and smaller images, aren't guessed again."""
+    x = RNG.integers(0, 256, (4, *shape), dtype=np.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of channels that were guessed
+        data = Dataset(x, np.arange(4) % 2, ("a", "b"))
+    np.testing.assert_array_equal(data.take(np.array([3, 1])).x, data.x[[3, 1]])
+    np.testing.assert_array_equal(data.hold_out(2)[1].x, data.x[data.hold_out(2)[1].ids])
+    if shape[1] == shape[2]:  # square with channels first
+        np.testing.assert_array_equal(data.x, x / np.float32(255))
+        np.savez(tmp_path / "own.npz", x=x, y=data.y)
+        for size in (1, 2, 3, 8):
+            small = load_dataset(tmp_path / "own.npz", image_size=size)
+            assert small.x.shape == (4, shape[0], size, size)
+        channel = load_dataset(tmp_path / "own.npz", image_size=1).x[:, -1]
+        np.savez(tmp_path / "one.npz", x=x[:, -1], y=data.y)
+        np.testing.assert_array_equal(load_dataset(tmp_path / "one.npz", image_size=1).x[:, 0], channel)
+
+
+@pytest.fixture
+def named_folder(tmp_path):
+    """Return a function that makes a folder of images with subfolders of these names."""
+
+    def make(*names):
+        for name in names:
+            (tmp_path / name).mkdir()
+            Image.new("RGB", (8, 8)).save(tmp_path / name / "a.png")
+        return tmp_path
+
+    return make
+
+
+TWELVE = [f"class {k}" for k in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("folders", "classes", "named"),
+    [
+        (("cat", "dog"), ("dog", "cat"), {"cat": "cat", "dog": "dog"}),
+        (("cat", "dog"), "cifar10", {"cat": "cat", "dog": "dog"}),
+        (("Cat", "TRUCK"), "stl10", {"Cat": "cat", "TRUCK": "truck"}),
+        (("a", "A"), ("A", "a"), {"a": "a", "A": "A"}),
+        (tuple(map(str, range(12))), TWELVE, {str(k): name for k, name in enumerate(TWELVE)}),
+        (("3", "007"), "cifar10", {"3": "cat", "007": "horse"}),
+        (("n01440764", "n01443537"), ("tench", "goldfish"), {"n01440764": "tench", "n01443537": "goldfish"}),
+    ],
+)
+def test_class_names_are_given_to_the_folders_that_they_are_of(folders, classes, named, named_folder):
+    """Folders are sorted as texts, which is neither the order of names that are given nor that of numbers."""
+    data = load_dataset(named_folder(*folders), classes=classes)
+    assert {Path(file).parent.name: data.classes[k] for file, k in zip(data.x.files, data.y, strict=True)} == named
+    assert data.classes == (DATASETS[classes].class_names if isinstance(classes, str) else tuple(classes))
+
+
+@pytest.mark.parametrize(
+    ("folders", "classes", "says"),
+    [
+        (("cat", "zebra"), "cifar10", "'zebra' is none of the class names that were given (airplane, automobile, "),
+        (("cat", "Cat"), "cifar10", "or there twice"),
+        (("n1", "n2"), "cifar10", "has 2 subfolders (n1, n2), but 10 class names were given"),
+        (("n1", "n2"), ("a",), "has 2 subfolders (n1, n2), but 1 class names were given (a)"),
+        (("1", "12"), TWELVE, "numbers of the 12 classes whose names were given, 0 to 11"),
+        (("1", "01"), TWELVE, "must be different numbers"),
+        (("n1", "n2"), {"a", "b"}, "must be a list of names, that of class 0 first, but got {'"),
+        (("n1", "n2"), {"a": 0, "b": 1}, "a dict, whose order may be another"),
+        (("n1", "n2"), 2, '`classes` must be a list of names, e.g. ["cat", "dog"], but got 2'),
+    ],
+)
+def test_class_names_that_fit_no_folder_are_refused(folders, classes, says, named_folder):
+    with pytest.raises(InputError, match=re.escape(says)):
+        load_dataset(named_folder(*folders), classes=classes)
+
+
+def test_an_empty_name_is_not_the_current_folder(named_folder, monkeypatch):
+    monkeypatch.chdir(named_folder("a", "b"))
+    assert len(load_dataset(".")) == 2
+    for load in (load_dataset, load_unlabeled):
+        with pytest.raises(InputError, match="Unknown data set ''"):
+            load("")

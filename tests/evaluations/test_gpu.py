@@ -351,7 +351,7 @@ def test_a_case_that_fails_leaves_the_others(evaluation, tmp_path, monkeypatch, 
         (("--device", "cpu"), "there is no .*cifar10_train.npz"),
         (("--device", "cpu", "--size", "tiny", "--root", "nowhere"), "there is no nowhere.cifar10_train.npz"),
         (("--device", "cpu", "--size", "tiny", "--epochs", "0"), "--epochs must be 1 or more"),
-        (("--device", "cpu", "--size", "tiny", "--model", "nowhere.pt"), "there is no file nowhere.pt"),
+        (("--device", "cpu", "--size", "tiny", "--model", "nowhere.pt"), "there is no file 'nowhere.pt'"),
         (("--device", "cpu", "--size", "tiny", "--seed", "-1"), "--seed must be a whole number of at least 0"),
         (("--device", "abacus", "--size", "tiny"), "torch can't compute on --device abacus: Expected one of cpu"),
     ],
@@ -362,6 +362,33 @@ def test_what_cannot_be_done_is_said(evaluation, tmp_path, monkeypatch, argument
     with pytest.raises(SystemExit, match=said):
         evaluation("gpu").main([*arguments, "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--model", "typo.pt"), "there is no file 'typo.pt', which --model names"),
+        (("--model", ""), "there is no file '', which --model names"),
+        (("--root", "typo"), "there is no typo"),
+        (("--parts", "trian"), "argument --parts: invalid choice: 'trian'"),
+        (("--minutes", "nan"), "argument --minutes: must be a number above 0, but is 'nan'"),
+        (("--seed", str(2**63)), "--seed must be a whole number of at least 0 and below 2"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_imported(arguments, said, tmp_path):
+    """Of a machine by the minute, and without the packages that the script needs."""
+    for name in ("torch", "art", "pyautoattack", "art_classwise"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('it is imported')")
+    environment = {"PYTHONPATH": str(tmp_path), "PATH": "", "HOME": str(tmp_path)}
+    call = [sys.executable, "-S", str(SCRIPT), *arguments]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_sizes_are_those_of_the_command_line(evaluation):
+    assert tuple(evaluation("gpu_call").SIZES) == evaluation("gpu_arguments").SIZES
 
 
 def test_a_folder_that_cannot_be_made_is_said(evaluation, tmp_path):
