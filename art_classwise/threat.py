@@ -14,7 +14,7 @@ from torch import Tensor
 
 from art_classwise.errors import LARGEST, InputError, as_float, shown, too_large, unknown
 
-__all__ = ["CORRUPTIONS", "NORMS", "Norm", "ThreatModel", "Uniform", "dual_norm", "per_example"]
+__all__ = ["CORRUPTIONS", "NORMS", "Norm", "ThreatModel", "Uniform", "dual_norm", "is_asked_freely", "per_example"]
 
 Norm = Literal["Linf", "L2", "L1", "corruptions"]
 NORMS: tuple[Norm, ...] = ("Linf", "L2", "L1")
@@ -299,9 +299,14 @@ CORRUPTIONS = ThreatModel(_ANYWHERE, 1.0)
 """The threat model of corrupted images, for audits without an attacker."""
 
 
+def is_asked_freely(device: torch.device) -> bool:
+    """Return whether the host gets a value from a device at no cost: waiting for a GPU takes longer than its work."""
+    return device.type == "cpu"
+
+
 def _clamped(x: Tensor, low: Tensor, high: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Return torch.clamp's result; on a CPU, limits that are one tensor each take it six times as long as numbers."""
-    if x.device.type == "cpu" and low.numel() == high.numel() == 1:
+    if is_asked_freely(x.device) and low.numel() == high.numel() == 1:
         return torch.clamp(x, float(low), float(high), out=out)
     return torch.clamp(x, low, high, out=out)
 

@@ -17,7 +17,6 @@ __all__ = [
     "evaluating",
     "float32",
     "frozen",
-    "is_asked_freely",
     "is_exported",
     "no_seed_for_cuda",
     "one_thread",
@@ -177,8 +176,3 @@ def no_seed_for_cuda() -> Iterator[None]:
         return
     with patch.object(torch.cuda, "manual_seed_all"), patch.object(torch.cuda.random, "manual_seed"):
         yield
-
-
-def is_asked_freely(device: torch.device) -> bool:
-    """Return whether the host gets a value from a device at no cost: waiting for a GPU takes longer than its work."""
-    return device.type == "cpu"

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from art_classwise import losses
 from art_classwise._core import art_interface
 from art_classwise._core.forward import MicroBatches, in_passes
-from art_classwise._core.state import float32, is_asked_freely
+from art_classwise._core.state import float32
 from art_classwise.attacks._apgd import Order
 from art_classwise.attacks._problem import check_finite
 from art_classwise.attacks.search import derivative, input_gradient
 from art_classwise.errors import InputError
+from art_classwise.threat import is_asked_freely
 
 __all__ = ["FABAttack_PT", "SquareAttack", "Unit", "to_hyperplane"]
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from art_classwise._core.state import is_asked_freely
-from art_classwise.threat import ThreatModel, per_example
+from art_classwise.threat import ThreatModel, is_asked_freely, per_example
 
 __all__ = ["Iterates", "Seen", "Steps", "is_degenerate", "not_finite"]
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from art_classwise._core.forward import is_out_of_memory
-from art_classwise._core.state import evaluating, frozen, is_asked_freely
+from art_classwise._core.state import evaluating, frozen
 from art_classwise.attacks._iterates import Iterates, Seen, Steps, is_degenerate, not_finite
-from art_classwise.threat import ThreatModel, per_example
+from art_classwise.threat import ThreatModel, is_asked_freely, per_example
 
 __all__ = [
     "Loss",

@@ -33,14 +33,14 @@ KNOWN = {name for names in OPTIONS.values() for name in names}
 # written as in Python: --class-policy dafa:lamb=1.5.
 # fmt: off
 ONLY_IN_PYTHON = {
-    "activation", "alpha1", "alpha2", "average", "average_base", "ax", "begin_after", "broken", "budgets",
+    "activation", "alpha1", "alpha2", "audit", "average", "average_base", "ax", "begin_after", "broken", "budgets",
     "confidence", "correct", "ddof", "decay", "difference", "discordant", "distance", "eta", "executor",
-    "fawa_start", "highest", "input_shape", "key", "kind", "lamb", "lambda1", "lambda2", "left_out", "limit",
+    "fawa_start", "highest", "input_shape", "kappa", "key", "kind", "lamb", "lambda1", "lambda2", "left_out", "limit",
     "logits", "lowest", "max_radius", "minimal", "module", "momentum", "n", "n_classes", "n_iter", "nesterov",
     "network", "normalize", "norms", "objective", "optional", "order", "policies", "radius", "repeats", "result",
     "results", "scale", "scheduler", "shares", "smallest", "target", "targeted", "targets", "temperature", "threats",
-    "threshold", "tolerance", "trainer_options", "warm_epochs", "warm_start", "warmup", "weights", "which", "withstood",
-    "worst", "worst_base", "x", "x_adv", "y", "zero_gradient",
+    "threshold", "tolerance", "trainer_options", "u", "warm_epochs", "warm_start", "warmup", "weights", "which",
+    "withstood", "worst", "worst_base", "x", "x_adv", "y", "zero_gradient",
 }
 # fmt: on
 # They hold programs, paths and class policies, not messages.

@@ -90,7 +90,7 @@ def test_a_swish_network_trains_with_generated_images(command_line, tmp_path):
     assert not (tmp_path / "net.training" / "pseudo_labels.npz").exists()  # none were made
     code, _, err = command_line(*options[:-1], str(tmp_path / "other.pt"), "--pseudo-labels", "labels")
     assert code == 2
-    assert "must hold arrays named x and labels, but it holds image, label" in " ".join(err.split())
+    assert "'labels'. Did you mean label?" in " ".join(err.split())
 
 
 @pytest.mark.parametrize(

@@ -415,7 +415,8 @@ class Reads(TorchDispatchMode):
 @pytest.mark.parametrize("method", TRAINERS)
 def test_no_step_waits_for_what_it_computes(method, train_set, monkeypatch):
     """The loss is looked at every 50 batches only: else a GPU would idle at each step."""
-    monkeypatch.setattr("art_classwise.attacks._iterates.is_asked_freely", lambda device: False)  # as if it were one
+    for module in ("attacks._iterates", "threat"):
+        monkeypatch.setattr(f"art_classwise.{module}.is_asked_freely", lambda device: False)  # as if it were one
     counts = []
     for n_batches in (5, 45, 55):
         options = {"awp_gamma": 0.01, "gradient_clip": 1.0, "flip": True, "crop_padding": 1, "max_iter": 1}
