@@ -31,7 +31,9 @@ them if each of these intervals lies above 0. Of trainings that --known takes fr
 accuracies are known ("examples" in the table of runs): their test examples are drawn as binomials, alike for the seeds
 of a policy, apart from those of other policies, so that the intervals of differences are rather too wide.
 
-Sizes: quick uses digits (or MNIST, CIFAR-10 on request), full (a GPU) CIFAR-10. Interrupted runs resume.
+Sizes: quick uses digits (or MNIST, CIFAR-10 on request), full (a GPU) CIFAR-10. Interrupted runs resume. With --keep,
+rows of the tables that are of other data sets, objectives or policies stay as they are, but for p, which is adjusted
+anew.
 """
 
 from __future__ import annotations
@@ -63,6 +65,7 @@ from lib.repair_tables import (
     readable,
     summary,
     title_of,
+    with_earlier,
     with_rho,
 )
 from lib.repairs import ALONE, REPAIRS, Length
@@ -75,6 +78,12 @@ from art_classwise.trainers.recipes import Recipe, paper_recipe
 
 OBJECTIVES = ("standard", "trades", "mart")
 ATTACKS = ("pgd-20", "margin-20")
+ROWS = {
+    "runs": ["objective", "policy", "seed"],
+    "": ["objective", "policy"],
+    "ours": ["objective", "policy", "against"],
+}
+"""Columns that tell what a row of a table is of, on one data set, by the end of the file's name."""
 NOT_OF_A_RUN = ("rho", "examples", "hardware", "versions", "command")
 """Columns of the table of trainings that aren't one's own result."""
 
@@ -145,9 +154,13 @@ def main(argv: Sequence[str] | None = None) -> None:
                 study.run(*job)
         runs = pd.DataFrame([study.run(*job) for job in jobs])
         runs["examples"] = ["known" if study.paired(*job) else "by class" for job in jobs]
-        tables.append(with_rho(runs))
-        summaries.append(summary(tables[-1], study.drawn))
-        ours.append(against_published(tables[-1], study.drawn))
+        runs = with_rho(runs)
+        told = {"runs": runs, "": summary(runs, study.drawn), "ours": against_published(runs, study.drawn)}
+        if arguments.keep:
+            told = {end: with_earlier(table, path_of(arguments, end), ROWS[end]) for end, table in told.items()}
+        tables.append(told["runs"])
+        summaries.append(told[""])
+        ours.append(told["ours"])
         claims += claims_of(study, summaries[-1], ours[-1])
         hit.append(first_hit(study.fast_histories(jobs), len(trainings.classes)).assign(dataset=trainings.test.name))
         claims += claims_of_collapse(study, hit[-1])
@@ -155,6 +168,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     written = {"": pd.concat(summaries), "runs": pd.concat(tables), "ours": pd.concat(ours), "collapse": pd.concat(hit)}
     figures = {str(of["dataset"].iloc[0]): draw(of) for of in summaries}
     write(__file__, arguments, {k: t for k, t in written.items() if len(t)}, claims, figures)
+
+
+def path_of(arguments: Any, end: str) -> Path:
+    """Return where a table lies, by the end of its name."""
+    folder: Path = arguments.out
+    return folder / f"{Path(__file__).stem}_{arguments.size}{'_' if end else ''}{end}.csv"
 
 
 def jobs_of(arguments: Any) -> list[tuple[str, str, int]]:

@@ -356,7 +356,8 @@ def write(
     Args:
         script: ``__file__`` of the script, whose name begins the files'.
         arguments: Of its command line.
-        tables: By the end of the file's name; ``""`` for the main one.
+        tables: By the end of the file's name; ``""`` for the main one. Rows may have a hardware, versions and command
+            of their own.
         claims: What was measured of each.
         figure: A matplotlib figure, or axes; or several by the end of the file's name; None for none.
     """
@@ -366,7 +367,8 @@ def write(
     for end, table in {**tables, "claims": told}.items():
         path = arguments.out / f"{name}{'_' if end else ''}{end}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = table.assign(**origin).to_csv(index=False, float_format="%.5g")
+        own = {key: table[key].fillna(value) if key in table else value for key, value in origin.items()}
+        text = table.assign(**own).to_csv(index=False, float_format="%.5g")
         if keep and path.is_file():
             text = with_stored(text, path.read_text(encoding="utf-8"), ["claim", "data"] if end == "claims" else KEYS)
         path.write_text(text, encoding="utf-8")

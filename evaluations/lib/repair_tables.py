@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -180,6 +181,27 @@ def against_published(runs: pd.DataFrame, drawn: Drawn) -> pd.DataFrame:
                 rows.append(row | {"p": p})
     table = pd.DataFrame(rows)
     return table.assign(**{"p adjusted": acw.metrics.holm(table["p"])}) if len(table) else table
+
+
+def with_earlier(table: pd.DataFrame, path: Path, keys: Sequence[str]) -> pd.DataFrame:
+    """Return a table of a data set, behind those rows of an earlier one that it has none in place of.
+
+    Args:
+        table: With ``dataset``, alike in all rows.
+        path: Of the earlier table, which need not be there.
+        keys: Columns that tell what a row is of.
+
+    Returns:
+        All rows, each earlier one with the command it had. Where there is ``p``, it is adjusted for all of them anew.
+    """
+    if not path.is_file() or not len(table):
+        return table
+    earlier = pd.read_csv(path, dtype={"worst class": str})
+    earlier = earlier[earlier["dataset"] == table["dataset"].iloc[0]]
+    now = set(table[list(keys)].itertuples(index=False, name=None))
+    others = [of not in now for of in earlier[list(keys)].itertuples(index=False, name=None)]
+    joined = pd.concat([earlier[others].dropna(axis=1, how="all"), table], ignore_index=True)
+    return joined.assign(**{"p adjusted": acw.metrics.holm(joined["p"])}) if "p" in joined else joined
 
 
 def first_hit(histories: Mapping[tuple[str, int], pd.DataFrame], n_classes: int) -> pd.DataFrame:

@@ -135,6 +135,25 @@ def test_p_values_are_adjusted_for_all_comparisons(evaluation):
     assert (table["p adjusted"].dropna() >= p).all()
 
 
+def test_earlier_rows_stay_and_count_in_the_adjustment(evaluation, tmp_path):
+    """Measured anew is one policy of three; what is of another data set is no comparison of this one."""
+    script = evaluation("repair_tables")
+    path = tmp_path / "earlier.csv"
+    columns = ["dataset", "policy", "p", "p adjusted", "command"]
+    earlier = [
+        ("digits", "a", 0.01, 0.02, "old"),
+        ("digits", "b", 0.02, 0.02, "old"),
+        ("mnist", "a", 0.001, 0.001, "old"),
+    ]
+    pd.DataFrame(earlier, columns=columns).to_csv(path, index=False)
+    new = pd.DataFrame([("digits", "b", 0.03, 0.03), ("digits", "none", np.nan, np.nan)], columns=columns[:-1])
+    found = script.with_earlier(new, path, ["policy"])
+    assert found["policy"].tolist() == ["a", "b", "none"]
+    assert found["p adjusted"].tolist() == pytest.approx([0.02, 0.03, np.nan], nan_ok=True)
+    assert found["command"].fillna("new").tolist() == ["old", "new", "new"]
+    assert script.with_earlier(new, tmp_path / "none.csv", ["policy"]) is new
+
+
 def test_ours_are_compared_with_each_published_policy(evaluation):
     """Not with controls, nor with each other; p is adjusted for all of these comparisons."""
     script = evaluation("repair_tables")
