@@ -370,7 +370,10 @@ def write(
         own = {key: table[key].fillna(value) if key in table else value for key, value in origin.items()}
         text = table.assign(**own).to_csv(index=False, float_format="%.5g")
         if keep and path.is_file():
-            text = with_stored(text, path.read_text(encoding="utf-8"), ["claim", "data"] if end == "claims" else KEYS)
+            stored = path.read_text(encoding="utf-8")
+            text = (
+                with_stored(*_with_origins(text, stored), CLAIM) if end == "claims" else with_stored(text, stored, KEYS)
+            )
         path.write_text(text, encoding="utf-8")
         print(path)
     figures = figure if isinstance(figure, dict) else {} if figure is None else {"": figure}
@@ -385,6 +388,8 @@ def write(
     print(f"{origin['hardware']}; {origin['versions']}")
 
 
+CLAIM = ["claim", "data"]
+"""Columns that tell what a claim is of."""
 KEYS = ["dataset", "network", "method", "kind", "part", "weights", "attack", "seed"]
 """Columns that tell what a row of a table was measured on, where it has them."""
 
@@ -402,6 +407,21 @@ def with_stored(table: str, stored: str, keys: Sequence[str]) -> str:
     now = set(new[keys].itertuples(index=False, name=None))
     others = [of not in now for of in old[keys].itertuples(index=False, name=None)]
     return str(pd.concat([old[others], new], ignore_index=True).to_csv(index=False, na_rep=""))
+
+
+def _with_origins(claims: str, stored: str) -> tuple[str, str]:
+    """Return claims, where numbers are those of a stored one with its hardware, versions and command; and the stored.
+
+    Claims are made anew of rows that were kept, too, which the command of now didn't measure.
+    """
+    new, old = (pd.read_csv(StringIO(text), dtype=str, keep_default_na=False) for text in (claims, stored))
+    same, origin = [*CLAIM, "value", "low", "high", "n"], ["hardware", "versions", "command"]
+    known = dict(zip(old[same].itertuples(index=False, name=None), old[origin].to_numpy().tolist(), strict=True))
+    found = [known.get(of) for of in new[same].itertuples(index=False, name=None)]
+    for row, one in enumerate(found):
+        if one is not None:
+            new.loc[row, origin] = one
+    return new.to_csv(index=False), stored
 
 
 def write_beside(rows: Sequence[Mapping[str, Any]], about: Mapping[str, str], path: Path, keys: Sequence[str]) -> None:

@@ -54,6 +54,19 @@ def test_a_verdict_takes_size_and_chance_into_account(frame, value, low, high, v
     assert one.row()["verdict"] == verdict
 
 
+def test_claims_of_rows_that_were_kept_keep_the_command_that_measured_them(frame):
+    """With --keep, claims are made of all rows: told is the command of now where numbers are new, or the claim is."""
+    header = "claim,data,value,low,high,n,p,hardware,versions,command"
+    stored = "\n".join([header, "a,digits,1,0,2,n = 9,0.2,cpu,1,old", "b,digits,1,0,2,n = 9,0.2,cpu,1,old", ""])
+    rows = [
+        "a,digits,1,0,2,n = 9,0.3,gpu,2,new",
+        "b,digits,1,0,3,n = 9,0.3,gpu,2,new",
+        "c,digits,1,0,2,n = 9,,gpu,2,new",
+    ]
+    claims, _ = frame._with_origins("\n".join([header, *rows, ""]), stored)
+    assert claims.splitlines()[1:] == ["a,digits,1,0,2,n = 9,0.3,cpu,1,old", *rows[1:]]
+
+
 @pytest.mark.parametrize(
     ("interval", "p", "verdict"),
     [
