@@ -206,12 +206,11 @@ class ThreatModel:
         delta = torch.sub(_clamped(x_adv, low, high, out=out), x, out=out)
         if self.norm == "Linf":
             delta = delta.clamp_(-self.eps, self.eps) if eps is None else delta.clamp_(-eps, eps)
-            delta = torch.add(x, delta, out=out)
-            return _clamped(delta, low, high, out=delta)  # again: the sum may miss the box by a rounding
-        size = per_example(self.size(delta), x).clamp_min(torch.finfo(x.dtype).tiny)
-        delta = delta.mul_(((self.eps if eps is None else eps) / size).clamp_max(1))
-        delta = torch.add(x, delta, out=out)
-        return _clamped(delta, low, high, out=delta)
+        else:
+            size = per_example(self.size(delta), x).clamp_min(torch.finfo(x.dtype).tiny)
+            delta = delta.mul_(((self.eps if eps is None else eps) / size).clamp_max(1))
+        moved = torch.add(x, delta, out=out)
+        return _clamped(moved, low, high, out=moved)  # again: the sum may miss the box by a rounding
 
     def bounds(self, x: Tensor, low: Tensor, high: Tensor, eps: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return where ball and box around ``x`` end, for Linf: (n, ...) lower and upper bounds.
