@@ -53,7 +53,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from lib.experiment import Claim, all_trainings, over_seeds, parser, timed, told_seeds, write
+from lib.experiment import Claim, all_trainings, over_seeds, parser, path_of, timed, told_seeds, write
 from lib.repair_tables import (
     NONE,
     against_published,
@@ -157,7 +157,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         runs = with_rho(runs)
         told = {"runs": runs, "": summary(runs, study.drawn), "ours": against_published(runs, study.drawn)}
         if arguments.keep:
-            told = {end: with_earlier(table, path_of(arguments, end), ROWS[end]) for end, table in told.items()}
+            told = {
+                end: with_earlier(table, path_of(__file__, arguments, end), ROWS[end]) for end, table in told.items()
+            }
         tables.append(told["runs"])
         summaries.append(told[""])
         ours.append(told["ours"])
@@ -168,12 +170,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     written = {"": pd.concat(summaries), "runs": pd.concat(tables), "ours": pd.concat(ours), "collapse": pd.concat(hit)}
     figures = {str(of["dataset"].iloc[0]): draw(of) for of in summaries}
     write(__file__, arguments, {k: t for k, t in written.items() if len(t)}, claims, figures)
-
-
-def path_of(arguments: Any, end: str) -> Path:
-    """Return where a table lies, by the end of its name."""
-    folder: Path = arguments.out
-    return folder / f"{Path(__file__).stem}_{arguments.size}{'_' if end else ''}{end}.csv"
 
 
 def jobs_of(arguments: Any) -> list[tuple[str, str, int]]:

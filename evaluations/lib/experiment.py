@@ -362,10 +362,10 @@ def write(
         figure: A matplotlib figure, or axes; or several by the end of the file's name; None for none.
     """
     origin = {"hardware": hardware(), "versions": versions(), "command": command(script, arguments)}
-    name, keep = f"{Path(script).stem}_{arguments.size}", getattr(arguments, "keep", False)
+    keep = getattr(arguments, "keep", False)
     told = pd.DataFrame([claim.row() for claim in claims])
     for end, table in {**tables, "claims": told}.items():
-        path = arguments.out / f"{name}{'_' if end else ''}{end}.csv"
+        path = path_of(script, arguments, end)
         path.parent.mkdir(parents=True, exist_ok=True)
         own = {key: table[key].fillna(value) if key in table else value for key, value in origin.items()}
         text = table.assign(**own).to_csv(index=False, float_format="%.5g")
@@ -378,11 +378,11 @@ def write(
         print(path)
     figures = figure if isinstance(figure, dict) else {} if figure is None else {"": figure}
     for end, drawn in figures.items():
-        path = arguments.out / f"{name}{'_' if end else ''}{end}.svg"
+        path = path_of(script, arguments, end, ".svg")
         acw.figures.save(drawn, path)
         print(path)
     if figures and "" not in figures and not keep:
-        (arguments.out / f"{name}.svg").unlink(missing_ok=True)  # of a version that drew all data sets into one
+        path_of(script, arguments, "", ".svg").unlink(missing_ok=True)  # of a version that drew all data sets into one
     for claim in claims:
         print(f"{claim.verdict}: {claim.claim} [{claim.data}] {claim.statistic}: {claim.shown}; {claim.n}")
     print(f"{origin['hardware']}; {origin['versions']}")
@@ -392,6 +392,18 @@ CLAIM = ["claim", "data"]
 """Columns that tell what a claim is of."""
 KEYS = ["dataset", "network", "method", "kind", "part", "weights", "attack", "seed"]
 """Columns that tell what a row of a table was measured on, where it has them."""
+
+
+def path_of(script: str, arguments: argparse.Namespace, end: str, suffix: str = ".csv") -> Path:
+    """Return where :func:`write` puts a table or figure, by the end of its name, perhaps ``""``."""
+    folder: Path = arguments.out
+    return folder / f"{Path(script).stem}_{arguments.size}{'_' if end else ''}{end}{suffix}"
+
+
+def others_of(earlier: pd.DataFrame, table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Return the rows of an earlier table that are of something else than those of a table, by the columns ``keys``."""
+    now = set(table[list(keys)].itertuples(index=False, name=None))
+    return earlier[[of not in now for of in earlier[list(keys)].itertuples(index=False, name=None)]]
 
 
 def with_stored(table: str, stored: str, keys: Sequence[str]) -> str:
@@ -404,9 +416,7 @@ def with_stored(table: str, stored: str, keys: Sequence[str]) -> str:
     """
     new, old = (pd.read_csv(StringIO(text), dtype=str, keep_default_na=False) for text in (table, stored))
     keys = [key for key in keys if key in new and key in old]
-    now = set(new[keys].itertuples(index=False, name=None))
-    others = [of not in now for of in old[keys].itertuples(index=False, name=None)]
-    return str(pd.concat([old[others], new], ignore_index=True).to_csv(index=False, na_rep=""))
+    return str(pd.concat([others_of(old, new, keys), new], ignore_index=True).to_csv(index=False, na_rep=""))
 
 
 def _with_origins(claims: str, stored: str) -> tuple[str, str]:

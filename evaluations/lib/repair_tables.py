@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.stats import binom
 
 import art_classwise as acw
-from lib.experiment import over_both, over_seeds, p_over_both
+from lib.experiment import others_of, over_both, over_seeds, p_over_both
 from lib.repairs import ALONE, REPAIRS
 
 NONE = "none"
@@ -197,10 +197,8 @@ def with_earlier(table: pd.DataFrame, path: Path, keys: Sequence[str]) -> pd.Dat
     if not path.is_file() or not len(table):
         return table
     earlier = pd.read_csv(path, dtype={"worst class": str})
-    earlier = earlier[earlier["dataset"] == table["dataset"].iloc[0]]
-    now = set(table[list(keys)].itertuples(index=False, name=None))
-    others = [of not in now for of in earlier[list(keys)].itertuples(index=False, name=None)]
-    joined = pd.concat([earlier[others].dropna(axis=1, how="all"), table], ignore_index=True)
+    others = others_of(earlier[earlier["dataset"] == table["dataset"].iloc[0]], table, keys)
+    joined = pd.concat([others.dropna(axis=1, how="all"), table], ignore_index=True)
     return joined.assign(**{"p adjusted": acw.metrics.holm(joined["p"])}) if "p" in joined else joined
 
 

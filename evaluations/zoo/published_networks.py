@@ -30,7 +30,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from claims.diagnosis import held_out_gap
 from lib.data import load
-from lib.experiment import absent, command, parser, store_of, timed, whole, write
+from lib.experiment import absent, command, parser, path_of, store_of, timed, whole, write
 from lib.published import Published, catalog, load_published
 from lib.published_claims import Audited, by_board, by_family, measures
 
@@ -196,7 +196,7 @@ def robustbench(arguments: Any) -> list[Audited]:
         command=command(__file__, arguments),
     )
     result = made.evaluate(models, data, optional=list(models))
-    page = arguments.out / f"{Path(__file__).stem}_{arguments.size}_robustbench.html"
+    page = path_of(__file__, arguments, "robustbench", ".html")
     page.parent.mkdir(parents=True, exist_ok=True)
     result.to_html(page)
     print(page)
